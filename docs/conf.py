@@ -1,0 +1,17 @@
+"""The settings of Sphinx."""
+
+from __future__ import annotations
+
+import llmproviders
+
+project = "llmproviders"
+author = "llmproviders authors"
+copyright = f"2026, {author}"
+version = release = llmproviders.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"llmproviders {release}"
+autodoc_typehints = "description"
+nitpicky = True
