@@ -1,0 +1,132 @@
+"""Fixtures for every test: a clean environment, servers that misbehave, proxies, the sandbox."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from hypothesis import settings
+
+from tests.support.leaks import no_leaks
+from tests.support.rawserver import Behaviour, RawServer, black_hole, refused_port
+
+if TYPE_CHECKING:
+    from llmproviders.sandbox import Sandbox
+
+settings.register_profile(
+    "default", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True
+)
+settings.register_profile("nightly", settings.get_profile("default"), max_examples=5000)
+settings.load_profile("default")
+
+_PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+_OTHER_NAMES = (
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NETRC",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+)
+_PREFIXES = ("LLMPROVIDERS_", "GIGACHAT_", "OPENAI_")
+_XDG_FOLDERS = ("CONFIG", "CACHE", "STATE", "DATA")
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return paths for home folders, without end."""
+    base = tmp_path_factory.mktemp("homes")
+    return (base / str(number) for number in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Iterator[Path]) -> None:
+    """Take away what a user's environment could change: proxies, trust, netrc, keys, folders."""
+    names = {*_PROXY_NAMES, *(name.upper() for name in _PROXY_NAMES), *_OTHER_NAMES}
+    names |= {name for name in os.environ if name.startswith(_PREFIXES)}
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    home = next(homes)
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for folder in _XDG_FOLDERS:
+        monkeypatch.setenv(f"XDG_{folder}_HOME", str(home / folder.lower()))
+
+
+@pytest.fixture
+def home() -> Path:
+    """Return the test's own, empty home folder."""
+    return Path(os.environ["HOME"])
+
+
+@pytest.fixture
+def leak_guard() -> Iterator[None]:
+    """Fail the test when it leaves a thread or an open socket behind.
+
+    Name it before the fixtures that start servers, so that those end first.
+    """
+    with no_leaks():
+        yield
+
+
+RawServerFactory = Callable[..., RawServer]
+
+
+@pytest.fixture
+def raw_server() -> Iterator[RawServerFactory]:
+    """Return a function that starts a ``RawServer``; all are stopped when the test ends."""
+    with ExitStack() as running:
+
+        def start(
+            *behaviours: Behaviour, tls: trustme.CA | ssl.SSLContext | None = None
+        ) -> RawServer:
+            return running.enter_context(RawServer(*behaviours, tls=tls))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    """Return a certificate authority that nothing on this machine trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a PEM file with the certificate of ``ca``."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture(name="black_hole")
+def black_hole_port() -> Iterator[int]:
+    """Return a port on which connecting takes for ever."""
+    with black_hole() as port:
+        yield port
+
+
+@pytest.fixture(name="refused_port")
+def refused() -> Iterator[int]:
+    """Return a port on which every connection is refused."""
+    with refused_port() as port:
+        yield port
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Serve the protocols of all five services on loopback."""
+    from llmproviders.sandbox import Sandbox
+
+    with Sandbox() as serving:
+        yield serving
