@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import trustme
 
 from tests.conftest import RawServerFactory
 from tests.support.http_bytes import (
+    Body,
     chunked,
     close_delimited,
     content_length,
@@ -55,7 +57,9 @@ def _get(server: RawServer, context: ssl.SSLContext | None = None) -> tuple[int,
 
 
 @pytest.mark.parametrize("frame", [chunked, content_length, close_delimited])
-def test_every_framing_carries_the_body(raw_server: RawServerFactory, frame) -> None:
+def test_every_framing_carries_the_body(
+    raw_server: RawServerFactory, frame: Callable[[list[bytes]], Body]
+) -> None:
     """A standard HTTP client reads the same body out of each framing."""
     server = raw_server(http_response(200, {"X-Mark": "yes"}, frame(PIECES)))
     assert _get(server) == (200, "yes", b"".join(PIECES))

@@ -156,6 +156,8 @@ class Connection:
         """Make the handshake; raises ``OSError`` when the client does not like it."""
         tls = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
         self._sock = tls
+        if self._server.stopping:  # its abort() may have met the socket that tls replaces
+            raise ClientGone
         tls.do_handshake()
 
     def read_request(self) -> Request:
