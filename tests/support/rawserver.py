@@ -23,9 +23,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trustme
+
+T = TypeVar("T")
 
 PATIENCE_S = 10.0
 """How long the server waits for what must come soon: a request's rest, a thread's end."""
@@ -176,7 +178,7 @@ class Connection:
         else:
             body = self._read_exactly(int(request.header("Content-Length") or 0))
         request = Request(method, target, headers, body, self.peer_port)
-        self._server._record(request)
+        self._server.record(request)
         return request
 
     def send(self, data: bytes) -> None:
@@ -245,7 +247,7 @@ class Connection:
         """Keep what the client sends; raise ``ClientGone`` when it has closed."""
         if self._server.stopping:
             raise ClientGone
-        readable, _, _ = select.select([self._sock, self._server._wake], [], [], timeout_s)
+        readable, _, _ = select.select([self._sock, self._server.wake], [], [], timeout_s)
         if self._sock in readable:
             self._receive()
 
@@ -303,7 +305,7 @@ class RawServer:
         self._behaviours = behaviours
         self._tls = server_context(tls) if isinstance(tls, trustme.CA) else tls
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._wake, self._waker = socket.socketpair()
+        self.wake, self.waker = socket.socketpair()
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._accept, name="rawserver", daemon=True)]
         self._failures: list[BaseException] = []
@@ -355,35 +357,37 @@ class RawServer:
         if self.stopping:
             return
         self.stopping = True
-        self._waker.send(b"!")
+        self.waker.send(b"!")
         self._threads[0].join(PATIENCE_S)
         for connection in self.connections:
             connection.abort()
         for thread in self._threads:
             thread.join(PATIENCE_S)
         self._listener.close()
-        self._wake.close()
-        self._waker.close()
+        self.wake.close()
+        self.waker.close()
         if any(thread.is_alive() for thread in self._threads):
             raise TimeoutError("a behaviour of the raw server did not end")
 
-    def _record(self, request: Request) -> None:
+    def record(self, request: Request) -> None:
+        """Add to ``requests``; for ``Connection``."""
+        self._note(self.requests, request)
+
+    def _note(self, seen: list[T], item: T) -> None:
         with self._changed:
-            self.requests.append(request)
+            seen.append(item)
             self._changed.notify_all()
 
     def _accept(self) -> None:
         while True:
-            readable, _, _ = select.select([self._listener, self._wake], [], [])
-            if self._wake in readable:
+            readable, _, _ = select.select([self._listener, self.wake], [], [])
+            if self.wake in readable:
                 return
             sock, _ = self._listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             behaviour = self._behaviours[min(len(self.connections), len(self._behaviours) - 1)]
-            with self._changed:
-                connection = Connection(self, sock)
-                self.connections.append(connection)
-                self._changed.notify_all()
+            connection = Connection(self, sock)
+            self._note(self.connections, connection)
             thread = threading.Thread(
                 target=self._serve, args=(connection, behaviour), name="rawserver", daemon=True
             )
@@ -396,7 +400,7 @@ class RawServer:
                 try:
                     connection.start_tls(self._tls)
                 except OSError as error:
-                    self.failed_handshakes.append(error)
+                    self._note(self.failed_handshakes, error)
                     return
             if callable(behaviour):
                 behaviour(connection)
