@@ -1,0 +1,181 @@
+"""Puts a reply on the wire: head, framing, compression, pace, and the faults of the transport."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from llmproviders.sandbox._faults import Fault, garbled
+from llmproviders.sandbox._http import Incoming, Line
+from llmproviders.sandbox._record import RecordedRequest, RequestLog
+from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, phrase
+from llmproviders.sandbox._settings import Settings
+
+_GZIP_WBITS = 31
+
+
+@dataclass
+class Delivery:
+    """The sending of one reply, noted in the log as it goes."""
+
+    line: Line
+    request: Incoming
+    record: RecordedRequest
+    settings: Settings
+    log: RequestLog
+    fault: Fault | None
+
+    def send(self, reply: Reply) -> bool:
+        """Send the reply and return whether the connection can take another request.
+
+        Raises ConnectionOverError when the client leaves or the sandbox closes before the end.
+        """
+        try:
+            return self._send(reply)
+        finally:
+            _release(reply)
+
+    def _send(self, reply: Reply) -> bool:
+        fault = self.fault
+        if fault is not None and fault.comes_first and (fault.reset or fault.stall):
+            return self._break_off(fault)
+        if fault is not None and fault.garbage:
+            reply = garbled(reply, at_piece=fault.cut_after or 0)
+        self.record.progress.status = reply.status
+        if isinstance(reply, Whole):
+            return self._send_whole(reply)
+        return self._send_stream(reply)
+
+    def _send_whole(self, reply: Whole) -> bool:
+        fault = self.fault
+        gzips = self._gzips()
+        body = _gzip(reply.body) if gzips else reply.body
+        close = self.request.wants_close
+        framing = f"Content-Length: {len(body)}\r\n"
+        head = self._head(reply, framing, gzips=gzips, close=close)
+        if self.settings.piece_delay_s and reply.pieces:
+            self.line.wait(self.settings.piece_delay_s * reply.pieces)
+        if self.request.method == "HEAD":
+            body = b""
+        if fault is not None and fault.breaks_off:
+            self._write_head(head)
+            self._write(body[: len(body) // 2] if fault.cut_after else b"")
+            return self._break_off(fault)
+        if fault is not None and fault.drip_s:
+            self._write_head(head)
+            self._write(body)
+        else:
+            _release(reply)
+            self.line.send(head + body)
+        return not close
+
+    def _send_stream(self, reply: Stream) -> bool:
+        fault = self.fault
+        chunked = self.settings.chunked and self.request.version != "HTTP/1.0"
+        close = self.request.wants_close or not chunked
+        framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
+        gzips = self._gzips()
+        self._write_head(self._head(reply, framing, gzips=gzips, close=close))
+        encode = _Encoder(gzips=gzips, chunked=chunked)
+        pieces_left = fault.cut_after or 0 if fault is not None and fault.breaks_off else None
+        for frame in reply.frames:
+            if pieces_left == 0:
+                break
+            self._write_frame(frame, encode.frame(frame.data))
+            if pieces_left is not None and frame.is_text:
+                pieces_left -= 1
+        if fault is not None and fault.breaks_off:
+            return self._break_off(fault)
+        self.line.wait(0)
+        _release(reply)
+        for frame in reply.end[:-1]:
+            self._write_frame(frame, encode.frame(frame.data))
+        last = reply.end[-1] if reply.end else Frame(b"")
+        self._write_frame(last, encode.frame(last.data) + encode.finish())
+        return not close
+
+    def _break_off(self, fault: Fault) -> bool:
+        if fault.stall:
+            self.line.wait(None)
+        if fault.reset:
+            self.line.reset()
+        return False
+
+    def _write_frame(self, frame: Frame, data: bytes) -> None:
+        if frame.is_text and self.settings.piece_delay_s:
+            self.line.wait(self.settings.piece_delay_s)
+        self._write(data)
+        if frame.is_text:
+            self.log.piece(self.record)
+
+    def _write_head(self, head: bytes) -> None:
+        if self.fault is not None and self.fault.before_head:
+            self._write(head)
+        else:
+            self.line.send(head)
+
+    def _write(self, data: bytes) -> None:
+        if self.fault is None or self.fault.drip_s is None:
+            self.line.send(data)
+            return
+        for position in range(len(data)):
+            self.line.wait(self.fault.drip_s)
+            self.line.send(data[position : position + 1])
+
+    def _gzips(self) -> bool:
+        accepted = self.request.headers.get("accept-encoding", "")
+        return self.settings.compress and "gzip" in accepted
+
+    def _head(self, reply: Reply, framing: str, *, gzips: bool, close: bool) -> bytes:
+        lines = [
+            f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n",
+            "Server: llmproviders-sandbox\r\n",
+            f"Date: {formatdate(self.settings.clock(), usegmt=True)}\r\n",
+        ]
+        replaced = dict(self.fault.headers or {}) if self.fault is not None else {}
+        usual = {"Content-Type": reply.content_type, **dict(reply.headers)}
+        lower = {name.lower() for name in replaced}
+        for name, value in usual.items():
+            if name.lower() not in lower:
+                lines.append(f"{name}: {value}\r\n")
+        lines += [f"{name}: {value}\r\n" for name, value in replaced.items()]
+        if gzips:
+            lines.append("Content-Encoding: gzip\r\n")
+        if close:
+            lines.append("Connection: close\r\n")
+        return ("".join(lines) + framing + "\r\n").encode("latin-1")
+
+
+def _release(reply: Reply) -> None:
+    if reply.release is not None:
+        reply.release()
+
+
+def _gzip(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=_GZIP_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+class _Encoder:
+    """Turns frames into what goes over the wire, each one readable as soon as it arrives."""
+
+    def __init__(self, *, gzips: bool, chunked: bool) -> None:
+        self._compressor = zlib.compressobj(wbits=_GZIP_WBITS) if gzips else None
+        self._chunked = chunked
+
+    def frame(self, data: bytes) -> bytes:
+        """Return one frame; one chunk where the coding is chunked."""
+        if self._compressor is not None:
+            data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        return self._chunk(data)
+
+    def finish(self) -> bytes:
+        """Return what makes the body complete."""
+        rest = self._compressor.flush() if self._compressor is not None else b""
+        return self._chunk(rest) + (b"0\r\n\r\n" if self._chunked else b"")
+
+    def _chunk(self, data: bytes) -> bytes:
+        if not self._chunked or not data:
+            return data
+        return b"%x\r\n%s\r\n" % (len(data), data)

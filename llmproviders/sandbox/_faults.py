@@ -1,0 +1,229 @@
+"""Faults that a sandbox commits on request: what they are, their queue, their short form."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmproviders.sandbox._names import KINDS, service_name, suggest
+from llmproviders.sandbox._reply import HTML, JSON, Frame, Reply, Whole, dump
+
+Body = bytes | str | dict[str, Any] | list[Any]
+
+_CHALLENGE_PAGE = b"""<!DOCTYPE html>
+<html lang="en-US"><head><title>Just a moment...</title>
+<meta name="robots" content="noindex,nofollow"></head>
+<body><div class="main-wrapper" role="main"><h2>Verifying you are human.</h2>
+<noscript>Enable JavaScript and cookies to continue</noscript></div>
+<script src="/cdn-cgi/challenge-platform/h/b/orchestrate/chl_page/v1"></script></body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault; the arguments of `Sandbox.fail`, checked against one another."""
+
+    status: int | None = None
+    headers: Mapping[str, str] | None = None
+    body: Body | None = None
+    cut_after: int | None = None
+    stall: bool = False
+    drip_s: float | None = None
+    reset: bool = False
+    garbage: bool = False
+    html: bool = False
+    empty: bool = False
+    before_head: bool = False
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        own_reply = self.status is not None or self.body is not None
+        if self.status is not None and not 200 <= self.status <= 599:
+            raise ValueError(f"status must lie between 200 and 599, not {self.status}")
+        if self.cut_after is not None and self.cut_after < 0:
+            raise ValueError("cut_after counts pieces: 0 or more")
+        if self.drip_s is not None and self.drip_s <= 0:
+            raise ValueError("drip_s is the time between two bytes in seconds: more than 0")
+        if self.times < 1:
+            raise ValueError("times must be 1 or more")
+        if self.before_head and not (self.stall or self.drip_s):
+            raise ValueError("before_head says where a stall or a drip begins: give one of them")
+        if self.html and self.body is not None:
+            raise ValueError("html brings a body of its own: give one of html and body")
+        modes = {
+            "status or body": own_reply and not self.html,
+            "stall": self.stall,
+            "reset": self.reset,
+            "garbage": self.garbage,
+            "html": self.html,
+            "empty": self.empty,
+        }
+        given = [name for name, is_given in modes.items() if is_given]
+        if len(given) > 1:
+            raise ValueError(f"one fault at a time, not {' and '.join(given)}")
+        if not given and self.cut_after is None and self.drip_s is None and not self.headers:
+            raise ValueError("say what shall go wrong, for instance status=503 or cut_after=3")
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether it replaces the reply, so that the request is not even looked at."""
+        return (
+            self.status is not None
+            or self.body is not None
+            or self.html
+            or self.before_head
+            or (self.reset and self.cut_after is None)
+        )
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the reply never comes to its end."""
+        return self.stall or self.reset or (self.cut_after is not None and not self.garbage)
+
+    def own_reply(self, usual: Whole) -> Whole:
+        """Return the reply that stands in for the service's.
+
+        `usual` is what the service itself says along with the fault's status.
+        """
+        if self.html:
+            return Whole(
+                self.status or 200,
+                _CHALLENGE_PAGE,
+                content_type=HTML,
+                headers=(("cf-mitigated", "challenge"),),
+            )
+        if self.body is None:
+            return usual
+        data = _as_bytes(self.body)
+        kind = JSON if data[:1] in (b"{", b"[") else HTML
+        return replace(usual, body=data, content_type=kind)
+
+
+def _as_bytes(body: Body) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return body.encode() if isinstance(body, str) else dump(body)
+
+
+def garble(data: bytes) -> bytes:
+    """Return an event, a line or a body as something that neither UTF-8 nor JSON allows."""
+    content = data.rstrip(b"\n")
+    return content[: len(content) * 2 // 3] + b"\xff\xfe" + data[len(content) :]
+
+
+def garbled(reply: Reply, *, at_piece: int) -> Reply:
+    """Return a reply whose piece of that number, from 0, cannot be understood.
+
+    A reply with fewer pieces gets it in place of its end.
+    """
+    if isinstance(reply, Whole):
+        return replace(reply, body=garble(reply.body))
+    texts = [index for index, frame in enumerate(reply.frames) if frame.is_text]
+    if at_piece < len(texts):
+        index = texts[at_piece]
+        broken = Frame(garble(reply.frames[index].data))
+        return replace(reply, frames=[*reply.frames[:index], broken, *reply.frames[index + 1 :]])
+    return replace(reply, end=tuple(Frame(garble(frame.data)) for frame in reply.end))
+
+
+class FaultQueue:
+    """The faults still to come, for each service and kind of request, in order."""
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[str, str], deque[Fault]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, service: str, kind: str, fault: Fault) -> None:
+        """Put a fault behind those that wait already."""
+        if kind not in KINDS[service]:
+            raise ValueError(f"{service} has no {kind!r} requests; {suggest(kind, KINDS[service])}")
+        with self._lock:
+            self._queues.setdefault((service, kind), deque()).append(fault)
+
+    def take(self, service: str, kind: str, *, first: bool) -> Fault | None:
+        """Return the next fault if it is due now: before (`first`) or after a request's checks."""
+        if not self._queues:
+            return None
+        with self._lock:
+            queue = self._queues.get((service, kind))
+            if not queue or queue[0].comes_first is not first:
+                return None
+            fault = queue.popleft()
+            if fault.times > 1:
+                queue.appendleft(replace(fault, times=fault.times - 1))
+            elif not queue:
+                del self._queues[service, kind]
+            return fault
+
+    def clear(self, service: str | None) -> None:
+        """Forget the faults of one service, or of all."""
+        with self._lock:
+            for key in [key for key in self._queues if service in (None, key[0])]:
+                del self._queues[key]
+
+
+_WORDS = ("cut", "stall", "drip", "reset", "garbage", "html", "empty")
+_FAULT = re.compile(r"(?P<what>[a-z]+|[0-9]{3})(?::(?P<number>[0-9.]+))?(?:x(?P<times>[0-9]+))?")
+_DRIP_S = 1.0
+
+
+def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
+    """Return what a short form such as ``gigachat=503x2`` means, as arguments of `Sandbox.fail`.
+
+    The form is ``PROVIDER[-KIND]=FAULT[xTIMES]``. KIND is ``token`` (gigachat) or ``page``
+    (chatgptt). FAULT is a status, ``429:2`` (with ``Retry-After: 2``), ``cut:N`` (after N pieces),
+    ``stall`` or ``reset`` (``:N`` after N pieces), ``drip`` (``:S`` seconds between two bytes, 1
+    unless given), ``garbage``, ``html`` or ``empty``.
+
+    Raises ValueError with the nearest known word.
+
+    >>> parse_fault("gigachat=429:2")
+    ('gigachat', {'status': 429, 'headers': {'Retry-After': '2'}})
+    >>> parse_fault("gigachat-token=401x3")
+    ('gigachat', {'status': 401, 'on': 'token', 'times': 3})
+    """
+    target, equals, text = spec.strip().partition("=")
+    match = _FAULT.fullmatch(text.lower())
+    if not equals or match is None:
+        word = re.split(r"[^a-z]", text.lower())[0]
+        raise ValueError(
+            f"cannot read the fault {spec!r}: write PROVIDER=FAULT[xTIMES], for instance "
+            f"gigachat=503x2 or chatglm=cut:3; {suggest(word, ('503', '429:2', *_WORDS))}"
+        )
+    service, kind = _target(target)
+    arguments = _fault_arguments(match["what"], match["number"], spec)
+    if kind != "chat":
+        arguments["on"] = kind
+    if match["times"]:
+        arguments["times"] = int(match["times"])
+    Fault(**{name: value for name, value in arguments.items() if name != "on"})
+    return service, arguments
+
+
+def _target(target: str) -> tuple[str, str]:
+    name, dash, kind = target.lower().rpartition("-")
+    if not dash or kind == "compatible":
+        return service_name(target), "chat"
+    service = service_name(name)
+    if kind not in KINDS[service]:
+        raise ValueError(f"{service} has no {kind!r} requests; {suggest(kind, KINDS[service])}")
+    return service, kind
+
+
+def _fault_arguments(what: str, number: str | None, spec: str) -> dict[str, Any]:
+    if what.isdigit():
+        headers = {"headers": {"Retry-After": number}} if number else {}
+        return {"status": int(what), **headers}
+    if what not in _WORDS:
+        raise ValueError(f"unknown fault {what!r} in {spec!r}; {suggest(what, _WORDS)}")
+    if what == "drip":
+        return {"drip_s": float(number) if number else _DRIP_S}
+    if number and (what in ("garbage", "html", "empty") or not number.isdigit()):
+        raise ValueError(f"{what!r} in {spec!r} takes no such number as {number!r}")
+    if what == "cut":
+        return {"cut_after": int(number or 0)}
+    return {what: True, **({"cut_after": int(number)} if number else {})}

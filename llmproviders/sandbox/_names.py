@@ -1,0 +1,49 @@
+"""The names of the services, and of the kinds of requests that each one answers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+CLASS_NAMES = {
+    "gigachat": "GigaChat",
+    "openai": "OpenAICompatible",
+    "chatglm": "ChatGLM",
+    "chatgptt": "ChatGptt",
+    "flowgpt": "FlowGpt",
+}
+"""Service to provider class, in the default order of `Sandbox.client`."""
+
+KINDS = {
+    "gigachat": ("chat", "token", "models", "balance", "tokens", "embeddings"),
+    "openai": ("chat", "models"),
+    "chatglm": ("chat",),
+    "chatgptt": ("chat", "page"),
+    "flowgpt": ("chat",),
+}
+"""Service to the kinds of requests that a fault can be put on, chat first."""
+
+_ALIASES = {"openaicompatible": "openai"}
+
+
+def service_name(name: str) -> str:
+    """Return the service that a provider's name stands for, in any case, with or without dashes.
+
+    Raises ValueError, with the nearest known name, for any other.
+
+    >>> service_name("OpenAI-Compatible")
+    'openai'
+    """
+    plain = name.lower().replace("-", "").replace("_", "")
+    service = _ALIASES.get(plain, plain)
+    if service not in CLASS_NAMES:
+        raise ValueError(f"unknown provider {name!r}; {suggest(plain, CLASS_NAMES)}")
+    return service
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return the half sentence that names the known word nearest to a wrong one."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(words)}"

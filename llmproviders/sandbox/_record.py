@@ -1,0 +1,159 @@
+"""What was asked of a sandbox: the requests, their counts, and waiting for them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl
+
+
+class Headers(Mapping[str, str]):
+    """The headers of a request, looked up by name in any case.
+
+    >>> Headers({"x-request-id": "7"})["X-Request-ID"]
+    '7'
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, lower_case: dict[str, str]) -> None:
+        self._values = lower_case
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({sorted(self._values)})"
+
+
+@dataclass
+class Progress:
+    """How far the reply to one request has come."""
+
+    status: int | None = None
+    pieces: int = 0
+    ended: bool = False
+    aborted: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRequest:
+    """One request as it arrived.
+
+    - `service`: ``"gigachat"``, ``"openai"``, ``"chatglm"``, ``"chatgptt"``, ``"flowgpt"``, or
+      ``""`` for a path that none of them has
+    - `kind`: ``"chat"``, ``"token"``, ``"page"``, ``"models"``, ..., or ``"unknown"``
+    - `path`, `query`: the target, apart at the question mark
+    - `at`: `time.monotonic` of the moment when it had been read whole, in seconds
+    - `connection`: the number of the TCP connection, from 1; the same for reused ones
+    - `aborted`, `ended`, `status`, `pieces`: how the reply went, kept up to date
+    """
+
+    service: str
+    kind: str
+    method: str
+    path: str
+    query: str
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+    at: float
+    connection: int
+    progress: Progress = field(default_factory=Progress, repr=False)
+
+    @cached_property
+    def json(self) -> Any:
+        """The body as JSON, or None if it is not JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    @cached_property
+    def form(self) -> dict[str, str]:
+        """The body as form fields; empty if its content type is another."""
+        if not self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return {}
+        text = self.body.decode("utf-8", "replace")
+        return dict(parse_qsl(text, keep_blank_values=True))
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status that was sent, or None while none was."""
+        return self.progress.status
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of text were sent."""
+        return self.progress.pieces
+
+    @property
+    def ended(self) -> bool:
+        """Whether the sandbox is through with this request, one way or another."""
+        return self.progress.ended
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the client closed the connection before the end of the reply."""
+        return self.progress.aborted
+
+
+class RequestLog:
+    """The last requests and the exact count of all, safe to use from many threads."""
+
+    def __init__(self, keep: int) -> None:
+        self._records: deque[RecordedRequest] = deque(maxlen=keep)
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._changed = threading.Condition()
+
+    def add(self, record: RecordedRequest) -> None:
+        """Remember a request that has just arrived."""
+        with self._changed:
+            self._records.append(record)
+            self._counts[record.service, record.kind] += 1
+            self._changed.notify_all()
+
+    def end(self, record: RecordedRequest, *, aborted: bool) -> None:
+        """Note that nothing more is sent in reply to a request."""
+        with self._changed:
+            record.progress.ended = True
+            record.progress.aborted = aborted
+            self._changed.notify_all()
+
+    def piece(self, record: RecordedRequest) -> None:
+        """Note that one more piece of text was sent."""
+        with self._changed:
+            record.progress.pieces += 1
+            self._changed.notify_all()
+
+    def snapshot(self) -> list[RecordedRequest]:
+        """Return the requests that are remembered, the oldest first."""
+        with self._changed:
+            return list(self._records)
+
+    def count(self, service: str | None, kind: str | None) -> int:
+        """Return how many requests there were, of one service and one kind or of all."""
+        with self._changed:
+            return sum(
+                number
+                for (of_service, of_kind), number in self._counts.items()
+                if service in (None, of_service) and kind in (None, of_kind)
+            )
+
+    def wait_for(self, predicate: Callable[[], object], timeout_s: float) -> bool:
+        """Wait until the predicate holds, asked again at each change; False when time is up."""
+        with self._changed:
+            return bool(self._changed.wait_for(predicate, timeout_s))

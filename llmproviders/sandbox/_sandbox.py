@@ -1,0 +1,392 @@
+"""`Sandbox`: the services together, with their faults and the memory of what was asked."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmproviders.sandbox._delivery import Delivery
+from llmproviders.sandbox._faults import Body, Fault, FaultQueue
+from llmproviders.sandbox._http import (
+    HOST,
+    BadRequestError,
+    ConnectionOverError,
+    Incoming,
+    Line,
+    Server,
+)
+from llmproviders.sandbox._names import CLASS_NAMES, service_name
+from llmproviders.sandbox._record import RecordedRequest, RequestLog
+from llmproviders.sandbox._reply import Reply, Whole, html_error
+from llmproviders.sandbox._settings import ReplyText, Settings
+from llmproviders.sandbox.services import gigachat, openai_compatible
+from llmproviders.sandbox.services._base import Service
+from llmproviders.sandbox.services.chatglm import ChatGLM
+from llmproviders.sandbox.services.chatgptt import ChatGptt
+from llmproviders.sandbox.services.flowgpt import FlowGpt
+from llmproviders.sandbox.services.gigachat import GigaChat
+from llmproviders.sandbox.services.openai_compatible import OpenAICompatible
+
+if TYPE_CHECKING:
+    from llmproviders import FailoverClient
+
+_LOGGER = logging.getLogger("llmproviders.sandbox")
+_GIGACHAT_MODELS = ("GigaChat-2", "GigaChat-2-Pro", "GigaChat-2-Max")
+_OPENAI_MODELS = ("sandbox-small", "sandbox-large", "gpt-4o", "gpt-4o-mini")
+_PREFIXES = (("/api/", "gigachat"), ("/v1/", "openai"))
+
+
+class Sandbox:
+    """The protocols of all five services on loopback, with faults on request.
+
+    - `port`: where to listen on 127.0.0.1; 0 takes any that is free
+    - `reply`: a text for every reply, or a function that makes one of the list of messages (each
+      with `role` and `content`); None: the sandbox's own words, the same for the same question
+    - `piece_delay_s`: seconds that each piece of a reply takes; a reply that does not stream takes
+      the sum
+    - `compress`: gzip the replies to clients that accept it
+    - `chunked`: False ends every stream by closing the connection, as HTTP/1.0 does
+    - `keep_requests`: how many of the last requests `requests` holds; counts are exact regardless
+    - `clock`: Unix time in seconds, for the life of tokens and nonces and the ``Date`` header
+    - `gigachat_scope`: the one scope that the sandbox's key has
+    - `gigachat_max_concurrency`: chat requests at a time; None: 1 for ``GIGACHAT_API_PERS``,
+      else 10
+    - `gigachat_token_life_s`, `chatgptt_nonce_life_s`: seconds
+    - `gigachat_models`, `openai_models`: the models that these services have, the first one the
+      default
+    - `chatgptt_streams`: the site has streaming switched on
+
+    Some phrases in a prompt ask for more than text: ``think`` (reasoning first), ``call the tool``
+    (where the request offers one), ``trip the filter`` (stopped after three pieces; ``trip the
+    filter at once``: before the first).
+
+    >>> import http.client
+    >>> with Sandbox() as sandbox:
+    ...     connection = http.client.HTTPConnection("127.0.0.1", sandbox.port)
+    ...     connection.request("GET", "/v1/models")
+    ...     print(connection.getresponse().status, sandbox.count("openai", "models"))
+    ...     connection.close()
+    401 1
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        reply: ReplyText = None,
+        piece_delay_s: float = 0.0,
+        compress: bool = False,
+        chunked: bool = True,
+        keep_requests: int = 10_000,
+        clock: Callable[[], float] = time.time,
+        gigachat_scope: str = "GIGACHAT_API_PERS",
+        gigachat_max_concurrency: int | None = None,
+        gigachat_token_life_s: float = 1800.0,
+        gigachat_models: tuple[str, ...] = _GIGACHAT_MODELS,
+        openai_models: tuple[str, ...] = _OPENAI_MODELS,
+        chatgptt_streams: bool = False,
+        chatgptt_nonce_life_s: float = 12 * 3600.0,
+    ) -> None:
+        if gigachat_scope not in gigachat.SCOPES:
+            raise ValueError(f"gigachat_scope must be one of {', '.join(gigachat.SCOPES)}")
+        if gigachat_max_concurrency is None:
+            gigachat_max_concurrency = 1 if gigachat_scope == "GIGACHAT_API_PERS" else 10
+        self._settings = Settings(
+            reply=reply,
+            piece_delay_s=piece_delay_s,
+            compress=compress,
+            chunked=chunked,
+            clock=clock,
+            gigachat_scope=gigachat_scope,
+            gigachat_max_concurrency=gigachat_max_concurrency,
+            gigachat_token_life_s=gigachat_token_life_s,
+            gigachat_models=gigachat_models,
+            openai_models=openai_models,
+            chatgptt_streams=chatgptt_streams,
+            chatgptt_nonce_life_s=chatgptt_nonce_life_s,
+        )
+        self._gigachat = GigaChat(self._settings)
+        self._chatgptt = ChatGptt(self._settings)
+        services: tuple[Service, ...] = (
+            self._gigachat,
+            OpenAICompatible(self._settings),
+            ChatGLM(self._settings),
+            self._chatgptt,
+            FlowGpt(self._settings),
+        )
+        self._services = {service.name: service for service in services}
+        self._routes = {
+            target: (service, kind)
+            for service in services
+            for target, kind in service.routes.items()
+        }
+        self._log = RequestLog(keep_requests)
+        self._faults = FaultQueue()
+        self._port = port
+        self._server: Server | None = None
+        self._closed = threading.Event()
+
+    def start(self) -> Sandbox:
+        """Begin to serve, and return the sandbox.
+
+        After `close`, serves again on the same port. Raises OSError if the port is taken.
+        """
+        if self._server is None:
+            server = Server(self._handle)
+            self._port = server.start(self._port)
+            self._server = server
+            self._closed.clear()
+        return self
+
+    def close(self) -> None:
+        """End every connection and every thread; the requests stay readable."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        self._closed.set()
+
+    def __enter__(self) -> Sandbox:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wait(self) -> None:
+        """Wait until the sandbox is closed; KeyboardInterrupt passes through."""
+        self._closed.wait()
+
+    @property
+    def port(self) -> int:
+        """The port; known once the sandbox has started."""
+        if not self._port:
+            raise RuntimeError("the sandbox has no port yet: call start(), or use with")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The origin, such as ``http://127.0.0.1:8123``."""
+        return f"http://{HOST}:{self.port}"
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment variables that point every provider at this sandbox.
+
+        >>> with Sandbox() as sandbox:
+        ...     sandbox.environ()["OPENAI_BASE_URL"] == sandbox.url + "/v1"
+        True
+        """
+        giga = self.provider_arguments("gigachat")
+        openai = self.provider_arguments("openai")
+        return {
+            "LLMPROVIDERS_CHATGLM_BASE_URL": self.url,
+            "LLMPROVIDERS_CHATGPTT_BASE_URL": self.url,
+            "LLMPROVIDERS_FLOWGPT_BASE_URL": self.url,
+            "GIGACHAT_BASE_URL": giga["base_url"],
+            "GIGACHAT_AUTH_URL": giga["auth_url"],
+            "GIGACHAT_CREDENTIALS": giga["api_key"],
+            "GIGACHAT_SCOPE": giga["scope"],
+            "OPENAI_BASE_URL": openai["base_url"],
+            "OPENAI_API_KEY": openai["api_key"],
+            "OPENAI_MODEL": openai["model"],
+        }
+
+    def provider_arguments(self, name: str) -> dict[str, Any]:
+        """Return the constructor's keyword arguments that point one provider at this sandbox.
+
+        Raises ValueError, with the nearest known name, for an unknown provider.
+
+        >>> with Sandbox() as sandbox:
+        ...     sandbox.provider_arguments("ChatGLM") == {"base_url": sandbox.url}
+        True
+        """
+        service = service_name(name)
+        if service == "gigachat":
+            return {
+                "base_url": f"{self.url}/api/v1",
+                "auth_url": f"{self.url}/api/v2/oauth",
+                "api_key": gigachat.API_KEY,
+                "scope": self._settings.gigachat_scope,
+            }
+        if service == "openai":
+            return {
+                "base_url": f"{self.url}/v1",
+                "api_key": openai_compatible.API_KEY,
+                "model": self._settings.openai_models[0],
+            }
+        return {"base_url": self.url}
+
+    def client(self, *providers: Any, **failover_arguments: Any) -> FailoverClient:
+        """Return a client of the providers, in that order, each pointed at this sandbox.
+
+        - `providers`: names (in any case, with or without dashes), pairs of a name and a model, or
+          whatever a `FailoverClient` takes; without any, all five
+        - `failover_arguments`: passed on to the `FailoverClient`
+        """
+        package = importlib.import_module("llmproviders")
+        made = [self._provider(package, choice) for choice in providers or tuple(CLASS_NAMES)]
+        client: FailoverClient = package.FailoverClient(made, **failover_arguments)
+        return client
+
+    def _provider(self, package: Any, choice: Any) -> Any:
+        if isinstance(choice, tuple):
+            provider, model = choice
+            return self._provider(package, provider), model
+        if not isinstance(choice, str):
+            return choice
+        provider_class = getattr(package, CLASS_NAMES[service_name(choice)])
+        return provider_class(**self.provider_arguments(choice))
+
+    def fail(
+        self,
+        provider: str,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        cut_after: int | None = None,
+        stall: bool = False,
+        drip_s: float | None = None,
+        reset: bool = False,
+        garbage: bool = False,
+        html: bool = False,
+        empty: bool = False,
+        before_head: bool = False,
+        times: int = 1,
+        on: str = "chat",
+    ) -> None:
+        """Let the next requests to one provider go wrong; faults on the same requests queue up.
+
+        - `status`, `headers`, `body`: this reply instead; the body (bytes, text, or what becomes
+          JSON) is what the service would say unless given; `headers` alone are added to the reply
+        - `cut_after`: the connection closes after that many pieces of text, 0: after the head,
+          without the end mark; of a reply that does not stream comes the first half
+        - `stall`: after the head, or after `cut_after` pieces, nothing more comes
+        - `drip_s`: the body comes one byte at a time, with so many seconds before each
+        - `reset`: a TCP reset instead of the reply, or after `cut_after` pieces
+        - `garbage`: the first piece, or the one after `cut_after` pieces, is neither JSON nor text
+        - `html`: a bot challenge page, with HTTP status 200 unless `status` is given
+        - `empty`: a whole and well-formed reply that has no text
+        - `before_head`: `stall` and `drip_s` begin with the reply's head
+        - `times`: for how many requests
+        - `on`: ``"chat"``, ``"token"`` (gigachat), ``"page"`` (chatgptt), ``"models"`` (gigachat,
+          openai)
+
+        A fault that replaces the reply comes before a request is looked at; one that spoils it is
+        kept for the next request that the service accepts.
+
+        Raises ValueError for an unknown provider and for what makes no sense.
+        """
+        fault = Fault(
+            status=status,
+            headers=headers,
+            body=body,
+            cut_after=cut_after,
+            stall=stall,
+            drip_s=drip_s,
+            reset=reset,
+            garbage=garbage,
+            html=html,
+            empty=empty,
+            before_head=before_head,
+            times=times,
+        )
+        self._faults.add(service_name(provider), on, fault)
+
+    def heal(self, provider: str | None = None) -> None:
+        """Forget the faults still to come, of one provider or of all."""
+        self._faults.clear(provider if provider is None else service_name(provider))
+
+    def expire_tokens(self) -> None:
+        """Refuse every GigaChat token that was issued so far, as expired."""
+        self._gigachat.expire_tokens()
+
+    def expire_nonces(self) -> None:
+        """Refuse every ChatGptt nonce that was given out so far."""
+        self._chatgptt.expire_nonces()
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """The last requests, the oldest first, as many as `keep_requests`."""
+        return self._log.snapshot()
+
+    def count(self, provider: str | None = None, kind: str | None = None) -> int:
+        """Return how many requests came, of one provider and one kind, or of all."""
+        return self._log.count(provider if provider is None else service_name(provider), kind)
+
+    def wait_for(self, predicate: Callable[[Sandbox], object], *, timeout_s: float = 5.0) -> bool:
+        """Wait until the predicate holds, and return whether it did in time.
+
+        It is asked at once, and again at each change: a request comes, a piece is sent, a reply
+        ends.
+        """
+        return self._log.wait_for(lambda: predicate(self), timeout_s)
+
+    def _handle(self, line: Line, incoming: Incoming | BadRequestError) -> bool:
+        if isinstance(incoming, BadRequestError):
+            return _refuse_bytes(line, incoming.status)
+        service, kind = self._routes.get((incoming.method, incoming.path), (None, "unknown"))
+        record = RecordedRequest(
+            service=service.name if service else _owner(incoming.path),
+            kind=kind,
+            method=incoming.method,
+            path=incoming.path,
+            query=incoming.query,
+            headers=incoming.headers,
+            body=incoming.body,
+            at=time.monotonic(),
+            connection=line.number,
+        )
+        self._log.add(record)
+        aborted = False
+        try:
+            reply, fault = self._reply(service, record)
+            delivery = Delivery(line, incoming, record, self._settings, self._log, fault)
+            return delivery.send(reply)
+        except ConnectionOverError as over:
+            aborted = over.client_left
+            raise
+        finally:
+            self._log.end(record, aborted=aborted)
+
+    def _reply(
+        self, service: Service | None, record: RecordedRequest
+    ) -> tuple[Reply, Fault | None]:
+        if service is None:
+            return self._not_found(record), None
+        try:
+            return self._reply_of(service, record)
+        except Exception:
+            # A `reply` function of the user's may raise anything; clients see a broken service.
+            _LOGGER.exception("The sandbox could not answer a %s request", record.kind)
+            return service.error(500, record.kind), None
+
+    def _reply_of(self, service: Service, record: RecordedRequest) -> tuple[Reply, Fault | None]:
+        kind = record.kind
+        fault = self._faults.take(service.name, kind, first=True)
+        if fault is not None:
+            return fault.own_reply(service.error(fault.status or 200, kind)), fault
+        refusal = service.refuse(record)
+        if refusal is not None:
+            return refusal, None
+        fault = self._faults.take(service.name, kind, first=False)
+        return service.answer(record, empty=fault is not None and fault.empty), fault
+
+    def _not_found(self, record: RecordedRequest) -> Whole:
+        known = {method for method, path in self._routes if path == record.path}
+        status = 405 if known else 404
+        owner = self._services.get(record.service)
+        return owner.error(status, record.kind) if owner else html_error(status)
+
+
+def _owner(path: str) -> str:
+    return next((name for prefix, name in _PREFIXES if path.startswith(prefix)), "")
+
+
+def _refuse_bytes(line: Line, status: int) -> bool:
+    body = html_error(status).body
+    head = f"HTTP/1.1 {status} Bad Request\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    line.send(head.encode() + b"\r\n" + body)
+    return False

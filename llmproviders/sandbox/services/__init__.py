@@ -1,0 +1,3 @@
+"""One module for each service whose protocol the sandbox speaks."""
+
+from __future__ import annotations

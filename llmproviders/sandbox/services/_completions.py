@@ -1,0 +1,168 @@
+"""The chat completion replies that GigaChat and OpenAI-compatible servers share."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from llmproviders.sandbox._reply import Frame, HeaderPairs, event
+from llmproviders.sandbox._script import Script
+
+Object = dict[str, Any]
+DONE = Frame(b"data: [DONE]\n\n")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Where the two differ; `finish` has the words for `Script.finish`."""
+
+    finish: dict[str, str]
+    stream_object: str
+    role_in_each_delta: bool
+    keep_alive: bytes | None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply, to be told whole or in pieces.
+
+    `call` is the part of a message that calls a tool, with its finish reason in `call_finish`.
+    `envelope` holds the fields that every object of the reply has.
+    """
+
+    dialect: Dialect
+    script: Script
+    envelope: Object
+    usage: Object
+    choices: int = 1
+    call: Object | None = None
+    call_finish: str = ""
+
+    @property
+    def _finish(self) -> str:
+        return self.call_finish if self.call else self.dialect.finish[self.script.finish]
+
+    def whole(self) -> Object:
+        """Return the reply as one object."""
+        message: Object = {"role": "assistant", "content": "" if self.call else self.script.text}
+        if self.script.thought:
+            message["reasoning_content"] = "".join(self.script.thought)
+        message.update(self.call or {})
+        choices = [
+            {"message": message, "index": index, "finish_reason": self._finish}
+            for index in range(self.choices)
+        ]
+        return {
+            "choices": choices,
+            **self.envelope,
+            "usage": self.usage,
+            "object": "chat.completion",
+        }
+
+    def frames(self, call_deltas: list[Object]) -> list[Frame]:
+        """Return the events before the one with the finish reason."""
+        frames: list[Frame] = []
+        if not self.dialect.role_in_each_delta:
+            self._say(frames, {"role": "assistant", "content": ""})
+        for piece in self.script.thought:
+            self._say(frames, {"reasoning_content": piece})
+        if self.call:
+            for delta in call_deltas:
+                self._say(frames, delta)
+            return frames
+        keep_alive = self.dialect.keep_alive
+        for number, piece in enumerate(self.script.pieces):
+            if keep_alive and number % 10 == 0:
+                frames.append(Frame(keep_alive))
+            self._say(frames, {"content": piece}, is_text=True)
+        return frames
+
+    def _say(self, frames: list[Frame], delta: Object, *, is_text: bool = False) -> None:
+        if self.dialect.role_in_each_delta:
+            delta = {**delta, "role": "assistant"}
+        for index in range(self.choices):
+            choice = {"delta": delta, "index": index}
+            frames.append(self._event([choice], {}, is_text=is_text and index == 0))
+
+    def finish(self, extra: Object) -> Frame:
+        """Return the event with the finish reason, and more fields for it."""
+        choices = [
+            {"delta": {}, "index": index, "finish_reason": self._finish}
+            for index in range(self.choices)
+        ]
+        if self.dialect.role_in_each_delta:
+            choices = [{**choice, "delta": {"content": ""}} for choice in choices]
+        return self._event(choices, extra)
+
+    def usage_event(self) -> Frame:
+        """Return the event with the usage and no choices."""
+        return self._event([], {"usage": self.usage})
+
+    def _event(self, choices: list[Object], extra: Object, *, is_text: bool = False) -> Frame:
+        told = {"choices": choices, **self.envelope, "object": self.dialect.stream_object}
+        return event({**told, **extra}, is_text=is_text)
+
+
+def offered_functions(body: Object) -> list[Object]:
+    """Return the functions that a request offers, as `tools` or as `functions`."""
+    tools = body.get("tools") or []
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
+    found = functions or body.get("functions") or []
+    return [function for function in found if isinstance(function, dict)]
+
+
+def called_function(body: Object, question: str) -> Object | None:
+    """Return the offered function that the reply calls, or None.
+
+    It does where the last word is the user's, and they ask for it or the request demands it.
+    """
+    functions = offered_functions(body)
+    choice = body.get("tool_choice", body.get("function_call"))
+    if not functions or choice == "none" or body["messages"][-1]["role"] != "user":
+        return None
+    if isinstance(choice, dict):
+        name = choice.get("function", choice).get("name")
+        return next((function for function in functions if function.get("name") == name), None)
+    asked = choice == "required" or "call the tool" in question.lower()
+    return functions[0] if asked else None
+
+
+def sample_arguments(function: Object) -> Object:
+    """Return arguments that fit the function's parameters."""
+    samples = {
+        "string": "sandbox",
+        "integer": 1,
+        "number": 1.5,
+        "boolean": True,
+        "array": [],
+        "object": {},
+    }
+    properties = (function.get("parameters") or {}).get("properties") or {}
+    return {
+        name: (about.get("enum") or [samples.get(about.get("type"), "sandbox")])[0]
+        for name, about in properties.items()
+    }
+
+
+def arguments_text(function: Object) -> str:
+    """Return sample arguments as the JSON text that OpenAI's protocol has for them."""
+    return json.dumps(sample_arguments(function), ensure_ascii=False)
+
+
+def request_headers(request_id: str | None) -> HeaderPairs:
+    """Return the reply's header with the id of the request: the caller's own, or a new one."""
+    return (("x-request-id", request_id or str(uuid.uuid4())),)
+
+
+def messages_problem(messages: Any, roles: tuple[str, ...]) -> str | None:
+    """Return what is wrong with the list of messages, whatever the service."""
+    if not isinstance(messages, list) or not messages:
+        return "messages must be a list that is not empty"
+    for message in messages:
+        if not isinstance(message, dict):
+            return "a message must be an object"
+        if message.get("role") not in roles:
+            return f"unknown role {message.get('role')!r}"
+    return None

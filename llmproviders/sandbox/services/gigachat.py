@@ -1,0 +1,322 @@
+"""GigaChat: a token service, and the API that takes its tokens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from llmproviders.sandbox._record import RecordedRequest
+from llmproviders.sandbox._reply import HeaderPairs, Reply, Stream, Whole, json_reply, phrase
+from llmproviders.sandbox._script import count_words, last_user_text, write_script
+from llmproviders.sandbox._settings import Settings
+from llmproviders.sandbox.services._base import Service
+from llmproviders.sandbox.services._completions import (
+    DONE,
+    Completion,
+    Dialect,
+    Object,
+    called_function,
+    messages_problem,
+    request_headers,
+    sample_arguments,
+)
+
+API_KEY = base64.b64encode(
+    b"7c0f3a52-5a6d-4b8e-9c31-5a0db0c5a11e:2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7e"
+).decode()
+SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
+_OLDER_NAMES = {
+    "GigaChat": "GigaChat-2",
+    "GigaChat:latest": "GigaChat-2",
+    "GigaChat-Plus": "GigaChat-2",
+    "GigaChat-Pro": "GigaChat-2-Pro",
+    "GigaChat-Max": "GigaChat-2-Max",
+}
+_EMBEDDINGS = "Embeddings"
+_DIALECT = Dialect(
+    finish={"stop": "stop", "length": "length", "filter": "blacklist"},
+    stream_object="chat.completion",
+    role_in_each_delta=True,
+    keep_alive=None,
+)
+_ROLES = ("system", "user", "assistant", "function")
+_MAX_EXPIRED_TOKENS = 10_000
+_PLACE_GRACE_S = 0.25
+
+
+class GigaChat(Service):
+    """Checks keys, scopes, tokens, limits and messages, and answers whole or in events."""
+
+    name = "gigachat"
+    title = "GigaChat"
+    routes: ClassVar = {
+        ("POST", "/api/v2/oauth"): "token",
+        ("POST", "/api/v1/chat/completions"): "chat",
+        ("GET", "/api/v1/models"): "models",
+        ("GET", "/api/v1/balance"): "balance",
+        ("POST", "/api/v1/tokens/count"): "tokens",
+        ("POST", "/api/v1/embeddings"): "embeddings",
+    }
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._tokens = _Tokens(settings)
+        self._places = _Places(settings.gigachat_max_concurrency)
+
+    def expire_tokens(self) -> None:
+        """Refuse every token that was issued so far."""
+        self._tokens.expire()
+
+    def refuse(self, request: RecordedRequest) -> Whole | None:
+        """Return the token service's code and message, or the API's status and message."""
+        if request.kind == "token":
+            return self._refuse_token(request)
+        problem = self._tokens.problem(request.headers.get("authorization", ""))
+        if problem:
+            return _error(401, problem)
+        if request.kind == "chat":
+            return self._refuse_chat(request.json)
+        if request.kind == "balance":
+            pays_as_it_goes = self.settings.gigachat_scope == "GIGACHAT_API_CORP"
+            return _error(403, "Permission denied") if pays_as_it_goes else None
+        return _refuse_inputs(request)
+
+    def _refuse_token(self, request: RecordedRequest) -> Whole | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme not in ("Basic", "Bearer"):
+            return _token_error(401, 4, "Can't decode 'Authorization' header")
+        if key != API_KEY:
+            return _token_error(401, 6, "credentials doesn't match db data")
+        if not _is_uuid4(request.headers.get("rquid", "")):
+            return _token_error(400, 2, "RqUID must be a uuid4")
+        scope = request.form.get("scope", "")
+        if not scope:
+            return _token_error(400, 5, "scope is empty")
+        if scope not in SCOPES:
+            return _token_error(400, 1, "scope data format invalid")
+        if scope != self.settings.gigachat_scope:
+            message = "scope from db not fully includes consumed scope"
+            return _token_error(400, 7, message)
+        return None
+
+    def _refuse_chat(self, body: Any) -> Whole | None:
+        if not isinstance(body, dict):
+            return _error(400, "Bad request: the body must be a JSON object")
+        model = self._model(body)
+        if model not in self.settings.gigachat_models:
+            return _error(404, "No such model")
+        problem = messages_problem(body.get("messages"), _ROLES) or _order_problem(body)
+        if problem:
+            return _error(422, f"Invalid params: {problem}")
+        return None if self._places.take() else _error(429, "Too Many Requests")
+
+    def _model(self, body: Object) -> Any:
+        asked = body.get("model", self.settings.gigachat_models[0])
+        return _OLDER_NAMES.get(asked, asked) if isinstance(asked, str) else None
+
+    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+        """Return a token, a completion, or what else the API has."""
+        if request.kind == "token":
+            return json_reply({} if empty else self._tokens.issue())
+        headers = _headers(request)
+        if request.kind == "chat":
+            return self._chat(request.json, headers, empty=empty)
+        answers: dict[str, Callable[[Any], Any]] = {
+            "models": self._models,
+            "balance": self._balance,
+            "tokens": _count_tokens,
+            "embeddings": _embeddings,
+        }
+        answer = {} if empty else answers[request.kind](request.json)
+        return json_reply(answer, headers=headers)
+
+    def _chat(self, body: Object, headers: HeaderPairs, *, empty: bool) -> Reply:
+        release = _once(self._places.give_back)
+        try:
+            completion = self._completion(body, empty=empty)
+        except BaseException:
+            release()
+            raise
+        if not body.get("stream"):
+            reply = json_reply(completion.whole(), headers=headers)
+            reply.pieces = len(completion.script.pieces)
+            reply.release = release
+            return reply
+        frames = completion.frames([completion.call] if completion.call else [])
+        end = (completion.finish({"usage": completion.usage}), DONE)
+        return Stream(frames, end, headers=headers, release=release)
+
+    def _completion(self, body: Object, *, empty: bool) -> Completion:
+        messages = [
+            {"role": message["role"], "content": message.get("content", "")}
+            for message in body["messages"]
+        ]
+        script = write_script(
+            self.settings.reply,
+            self.title,
+            messages,
+            empty=empty,
+            max_tokens=body.get("max_tokens"),
+        )
+        function = None if empty else called_function(body, last_user_text(messages))
+        return Completion(
+            dialect=_DIALECT,
+            script=script,
+            envelope={
+                "created": int(self.settings.clock()),
+                "model": f"{self._model(body)}:2.0.28.2",
+            },
+            usage={**script.usage, "precached_prompt_tokens": 0},
+            choices=body.get("n", 1),
+            call=_call(function) if function else None,
+            call_finish="function_call",
+        )
+
+    def _models(self, _: Any) -> Object:
+        names = (*self.settings.gigachat_models, _EMBEDDINGS)
+        about = {"object": "model", "owned_by": "salutedevices"}
+        data = [
+            {"id": name, **about, "type": "embedder" if name == _EMBEDDINGS else "chat"}
+            for name in names
+        ]
+        return {"data": data, "object": "list"}
+
+    def _balance(self, _: Any) -> Object:
+        values = [{"usage": name, "value": 900_000} for name in self.settings.gigachat_models]
+        return {"balance": values}
+
+    def error(self, status: int, kind: str, /) -> Whole:
+        """Return a JSON object with `message`, and `status` or the token service's `code`."""
+        if kind == "token":
+            return _token_error(status, status, phrase(status))
+        return _error(status, phrase(status))
+
+
+class _Tokens:
+    """The tokens that were issued, and when each one dies."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._expiry: dict[str, float] = {}
+
+    def issue(self) -> Object:
+        token = f"sandbox.{uuid.uuid4().hex}{uuid.uuid4().hex}"
+        expires_at = self._settings.clock() + self._settings.gigachat_token_life_s
+        with self._lock:
+            self._expiry[token] = expires_at
+            if len(self._expiry) > _MAX_EXPIRED_TOKENS:
+                del self._expiry[next(iter(self._expiry))]
+        return {"access_token": token, "expires_at": int(expires_at * 1000)}
+
+    def problem(self, authorization: str) -> str | None:
+        scheme, _, token = authorization.partition(" ")
+        with self._lock:
+            expires_at = self._expiry.get(token)
+        if scheme != "Bearer" or expires_at is None:
+            return "Unauthorized"
+        return "Token has expired" if self._settings.clock() >= expires_at else None
+
+    def expire(self) -> None:
+        with self._lock:
+            self._expiry = dict.fromkeys(self._expiry, 0.0)
+
+
+class _Places:
+    """How many chat requests are answered at a time.
+
+    A client that drops one reply and asks at once for the next may be faster than the sandbox
+    notices the first: a short wait for a place keeps that from being refused.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = threading.Semaphore(places)
+
+    def take(self) -> bool:
+        return self._free.acquire(timeout=_PLACE_GRACE_S)
+
+    def give_back(self) -> None:
+        self._free.release()
+
+
+def _once(action: Callable[[], None]) -> Callable[[], None]:
+    pending = [action]
+
+    def run() -> None:
+        if pending:
+            pending.pop()()
+
+    return run
+
+
+def _is_uuid4(text: str) -> bool:
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        return False
+    return parsed.version == 4 and str(parsed) == text.lower()
+
+
+def _order_problem(body: Object) -> str | None:
+    for number, message in enumerate(body["messages"]):
+        if not isinstance(message.get("content", ""), str):
+            return "content must be a string"
+        if message["role"] == "system" and number > 0:
+            return "system message must be the first message"
+    choices = body.get("n", 1)
+    return None if isinstance(choices, int) and choices >= 1 else "n must be 1 or more"
+
+
+def _refuse_inputs(request: RecordedRequest) -> Whole | None:
+    if request.method != "POST":
+        return None
+    body = request.json
+    inputs = body.get("input") if isinstance(body, dict) else None
+    if isinstance(inputs, list) and all(isinstance(text, str) for text in inputs):
+        return None
+    return _error(422, "Invalid params: input must be a list of strings")
+
+
+def _call(function: Object) -> Object:
+    called = {"name": function.get("name"), "arguments": sample_arguments(function)}
+    return {"function_call": called, "functions_state_id": str(uuid.uuid4())}
+
+
+def _count_tokens(body: Object) -> list[Object]:
+    return [
+        {"object": "tokens", "tokens": count_words(text), "characters": len(text)}
+        for text in body["input"]
+    ]
+
+
+def _embeddings(body: Object) -> Object:
+    data = [
+        {
+            "embedding": [byte / 255 for byte in hashlib.sha256(text.encode()).digest()],
+            "index": index,
+            "object": "embedding",
+            "usage": {"prompt_tokens": count_words(text)},
+        }
+        for index, text in enumerate(body["input"])
+    ]
+    return {"data": data, "model": body.get("model", _EMBEDDINGS), "object": "list"}
+
+
+def _headers(request: RecordedRequest) -> HeaderPairs:
+    session_id = request.headers.get("x-session-id") or str(uuid.uuid4())
+    return (
+        *request_headers(request.headers.get("x-request-id")),
+        ("x-session-id", session_id),
+    )
+
+
+def _error(status: int, message: str) -> Whole:
+    return json_reply({"status": status, "message": message}, status=status)
+
+
+def _token_error(status: int, code: int, message: str) -> Whole:
+    return json_reply({"code": code, "message": message}, status=status)
