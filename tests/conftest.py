@@ -20,6 +20,8 @@ from tests.support.rawserver import Behaviour, RawServer, black_hole, refused_po
 if TYPE_CHECKING:
     from llmproviders.sandbox import Sandbox
 
+pytest_plugins = ["tests.support.proxies"]
+
 settings.register_profile(
     "default", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True
 )

@@ -8,12 +8,15 @@ import http.client
 import socket
 import ssl
 import threading
+import urllib.parse
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import socks
 import trustme
+import urllib3
 
 from tests.conftest import RawServerFactory
 from tests.support.http_bytes import (
@@ -25,6 +28,7 @@ from tests.support.http_bytes import (
     http_response,
 )
 from tests.support.leaks import no_leaks
+from tests.support.proxies import SOCKS_PASSWORD, USER, Proxy, find_program
 from tests.support.rawserver import (
     Close,
     Connection,
@@ -211,3 +215,116 @@ def test_a_leak_is_found() -> None:
     left_over.close()
     end.set()
     thread.join()
+
+
+@pytest.fixture(params=["socks_proxy", "socks_proxy_with_password"])
+def any_socks_proxy(request: pytest.FixtureRequest) -> Proxy:
+    """Return each SOCKS5 proxy in turn."""
+    proxy: Proxy = request.getfixturevalue(request.param)
+    return proxy
+
+
+@pytest.fixture(params=["http_proxy", "http_proxy_with_password"])
+def any_http_proxy(request: pytest.FixtureRequest) -> Proxy:
+    """Return each HTTP proxy in turn."""
+    proxy: Proxy = request.getfixturevalue(request.param)
+    return proxy
+
+
+def _get_through_socks(proxy: Proxy, server: RawServer, *, password: str | None) -> bytes:
+    with socks.socksocket() as client:
+        client.set_proxy(
+            socks.SOCKS5, "127.0.0.1", proxy.port, True, USER if password else None, password
+        )
+        client.connect(("localhost", server.port))
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        return _body(client)
+
+
+def _body(client: socket.socket) -> bytes:
+    """Read the one reply that comes over the socket."""
+    reply = http.client.HTTPResponse(client)
+    reply.begin()
+    with contextlib.closing(reply):
+        return reply.read()
+
+
+def test_the_socks_proxies_carry_and_record(
+    raw_server: RawServerFactory, any_socks_proxy: Proxy
+) -> None:
+    """A client with the right password or none is carried, its target recorded by name."""
+    server = raw_server(http_response(200, None, b"carried"))
+    body = _get_through_socks(any_socks_proxy, server, password=any_socks_proxy.password)
+    assert body == b"carried"
+    assert any_socks_proxy.targets == [f"localhost:{server.port}"]
+    any_socks_proxy.forget()
+    assert any_socks_proxy.targets == []
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_the_socks_proxy_wants_its_password(
+    raw_server: RawServerFactory, socks_proxy_with_password: Proxy, password: str | None
+) -> None:
+    """Without the right password nothing is carried."""
+    server = raw_server(http_response())
+    with pytest.raises(socks.ProxyError):
+        _get_through_socks(socks_proxy_with_password, server, password=password)
+    assert server.connections == []
+    assert socks_proxy_with_password.targets == []
+
+
+def test_the_http_proxies_carry_and_record(
+    raw_server: RawServerFactory, any_http_proxy: Proxy
+) -> None:
+    """Plain requests and CONNECT are carried, and recorded by URL and by host and port."""
+    server = raw_server(http_response(200, None, b"carried"))
+    with urllib3.ProxyManager(any_http_proxy.url(), proxy_headers=_login(any_http_proxy)) as pool:
+        assert pool.request("GET", server.url + "/x").data == b"carried"
+    tunnel = http.client.HTTPConnection("127.0.0.1", any_http_proxy.port, timeout=10)
+    tunnel.set_tunnel("localhost", server.port, _login(any_http_proxy))
+    with contextlib.closing(tunnel):
+        tunnel.request("GET", "/y")
+        assert tunnel.getresponse().read() == b"carried"
+    assert any_http_proxy.targets == [f"{server.url}/x", f"localhost:{server.port}"]
+
+
+def _login(proxy: Proxy) -> dict[str, str]:
+    if not proxy.password:
+        return {}
+    return urllib3.make_headers(proxy_basic_auth=f"{USER}:{proxy.password}")
+
+
+def test_the_http_proxy_wants_its_password(http_proxy_with_password: Proxy) -> None:
+    """Without the right password the proxy answers 407."""
+    proxy = http_proxy_with_password
+    wrong = urllib3.make_headers(proxy_basic_auth=f"{USER}:wrong")
+    with urllib3.ProxyManager(f"http://127.0.0.1:{proxy.port}", proxy_headers=wrong) as pool:
+        reply = pool.request("GET", "http://127.0.0.1:9/", retries=False)
+    assert reply.status in (401, 407)
+
+
+def test_the_https_proxy_is_spoken_to_over_tls(
+    raw_server: RawServerFactory, https_proxy: Proxy, ca: trustme.CA, ca_file: Path
+) -> None:
+    """A target with TLS is reached through the tunnel of a proxy with TLS."""
+    server = raw_server(http_response(200, None, b"carried"), tls=ca)
+    with urllib3.ProxyManager(https_proxy.url(), ca_certs=str(ca_file)) as pool:
+        assert pool.request("GET", server.url).data == b"carried"
+    assert https_proxy.targets == [f"127.0.0.1:{server.port}"]
+
+
+def test_a_missing_proxy_fails_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the program a test fails, not skips, and names the package."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install tinyproxy-bin"):
+        find_program("tinyproxy")
+
+
+def test_urls_of_proxies_encode_the_password(socks_proxy_with_password: Proxy) -> None:
+    """The URL holds the password percent-encoded, under the scheme that is asked for."""
+    parts = urllib.parse.urlsplit(socks_proxy_with_password.url("socks5"))
+    assert parts.scheme == "socks5"
+    assert parts.username == USER
+    assert urllib.parse.unquote(parts.password or "") == SOCKS_PASSWORD

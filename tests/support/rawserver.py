@@ -227,6 +227,22 @@ class Connection:
             while True:
                 self._watch_client(None)
 
+    def relay(self, upstream: socket.socket) -> None:
+        """Pass bytes on, both ways, until one side closes."""
+        while True:
+            readable, _, _ = select.select([self._sock, upstream, self._server.wake], [], [])
+            if self._server.wake in readable:
+                return
+            if self._sock in readable:
+                self._receive()
+                upstream.sendall(self._received)
+                self._received = b""
+            if upstream in readable:
+                data = upstream.recv(65536)
+                if not data:
+                    return
+                self.send(data)
+
     def reset(self) -> None:
         """Close with a TCP reset: what is not sent yet is dropped, the client gets ECONNRESET."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
