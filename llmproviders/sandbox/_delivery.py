@@ -13,6 +13,7 @@ from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, phrase
 from llmproviders.sandbox._settings import Settings
 
 _GZIP_WBITS = 31
+_WITHOUT_BODY = (204, 304)
 
 
 @dataclass
@@ -50,9 +51,10 @@ class Delivery:
     def _send_whole(self, reply: Whole) -> bool:
         fault = self.fault
         gzips = self._gzips()
-        body = _gzip(reply.body) if gzips else reply.body
+        body = b"" if reply.status in _WITHOUT_BODY else reply.body
+        body = _gzip(body) if gzips else body
         close = self.request.wants_close
-        framing = f"Content-Length: {len(body)}\r\n"
+        framing = {"Content-Length": str(len(body))}
         head = self._head(reply, framing, gzips=gzips, close=close)
         if self.settings.piece_delay_s and reply.pieces:
             self.line.wait(self.settings.piece_delay_s * reply.pieces)
@@ -62,11 +64,11 @@ class Delivery:
             self._write_head(head)
             self._write(body[: len(body) // 2] if fault.cut_after else b"")
             return self._break_off(fault)
+        _release(reply)
         if fault is not None and fault.drip_s:
             self._write_head(head)
             self._write(body)
         else:
-            _release(reply)
             self.line.send(head + body)
         return not close
 
@@ -74,7 +76,7 @@ class Delivery:
         fault = self.fault
         chunked = self.settings.chunked and self.request.version != "HTTP/1.0"
         close = self.request.wants_close or not chunked
-        framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
+        framing = {"Transfer-Encoding": "chunked"} if chunked else {}
         gzips = self._gzips()
         self._write_head(self._head(reply, framing, gzips=gzips, close=close))
         encode = _Encoder(gzips=gzips, chunked=chunked)
@@ -127,24 +129,23 @@ class Delivery:
         accepted = self.request.headers.get("accept-encoding", "")
         return self.settings.compress and "gzip" in accepted
 
-    def _head(self, reply: Reply, framing: str, *, gzips: bool, close: bool) -> bytes:
-        lines = [
-            f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n",
-            "Server: llmproviders-sandbox\r\n",
-            f"Date: {formatdate(self.settings.clock(), usegmt=True)}\r\n",
-        ]
-        replaced = dict(self.fault.headers or {}) if self.fault is not None else {}
-        usual = {"Content-Type": reply.content_type, **dict(reply.headers)}
-        lower = {name.lower() for name in replaced}
-        for name, value in usual.items():
-            if name.lower() not in lower:
-                lines.append(f"{name}: {value}\r\n")
-        lines += [f"{name}: {value}\r\n" for name, value in replaced.items()]
-        if gzips:
-            lines.append("Content-Encoding: gzip\r\n")
-        if close:
-            lines.append("Connection: close\r\n")
-        return ("".join(lines) + framing + "\r\n").encode("latin-1")
+    def _head(self, reply: Reply, framing: dict[str, str], *, gzips: bool, close: bool) -> bytes:
+        headers = {
+            "Server": "llmproviders-sandbox",
+            "Date": formatdate(self.settings.clock(), usegmt=True),
+            "Content-Type": reply.content_type,
+            **dict(reply.headers),
+            **({"Content-Encoding": "gzip"} if gzips else {}),
+            **({"Connection": "close"} if close else {}),
+            **framing,
+        }
+        if self.fault is not None and self.fault.headers:
+            replaced = {name.lower() for name in self.fault.headers}
+            headers = {name: headers[name] for name in headers if name.lower() not in replaced}
+            headers.update(self.fault.headers)
+        lines = [f"HTTP/1.1 {reply.status} {phrase(reply.status)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
 def _release(reply: Reply) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmproviders.sandbox._names import KINDS, service_name, suggest
+from llmproviders.sandbox._names import KINDS, is_service, service_name, suggest
 from llmproviders.sandbox._reply import HTML, JSON, Frame, Reply, Whole, dump
 
 Body = bytes | str | dict[str, Any] | list[Any]
@@ -139,8 +139,7 @@ class FaultQueue:
 
     def add(self, service: str, kind: str, fault: Fault) -> None:
         """Put a fault behind those that wait already."""
-        if kind not in KINDS[service]:
-            raise ValueError(f"{service} has no {kind!r} requests; {suggest(kind, KINDS[service])}")
+        _check_kind(service, kind)
         with self._lock:
             self._queues.setdefault((service, kind), deque()).append(fault)
 
@@ -167,7 +166,10 @@ class FaultQueue:
 
 
 _WORDS = ("cut", "stall", "drip", "reset", "garbage", "html", "empty")
-_FAULT = re.compile(r"(?P<what>[a-z]+|[0-9]{3})(?::(?P<number>[0-9.]+))?(?:x(?P<times>[0-9]+))?")
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_FAULT = re.compile(
+    rf"(?P<what>[a-z]+|[0-9]{{3}})(?::(?P<number>{_NUMBER}))?(?:x(?P<times>[0-9]+))?"
+)
 _DRIP_S = 1.0
 
 
@@ -205,13 +207,17 @@ def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def _target(target: str) -> tuple[str, str]:
-    name, dash, kind = target.lower().rpartition("-")
-    if not dash or kind == "compatible":
+    name, _, kind = target.lower().rpartition("-")
+    if is_service(target) or not is_service(name):
         return service_name(target), "chat"
     service = service_name(name)
+    _check_kind(service, kind)
+    return service, kind
+
+
+def _check_kind(service: str, kind: str) -> None:
     if kind not in KINDS[service]:
         raise ValueError(f"{service} has no {kind!r} requests; {suggest(kind, KINDS[service])}")
-    return service, kind
 
 
 def _fault_arguments(what: str, number: str | None, spec: str) -> dict[str, Any]:

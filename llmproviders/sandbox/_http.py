@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import selectors
 import socket
 import struct
@@ -19,7 +20,7 @@ _MAX_HEAD = 256 * 1024
 _MAX_BODY = 256 * 1024 * 1024
 _READ_SIZE = 256 * 1024
 _JOIN_S = 10.0
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_RESET_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 class ConnectionOverError(Exception):
@@ -241,6 +242,8 @@ class Server:
                 selector.select()
                 try:
                     sock, _ = self._listener.accept()
+                    sock.setblocking(True)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 except BlockingIOError:
                     continue
                 except OSError:
@@ -250,8 +253,6 @@ class Server:
                 self._open(sock)
 
     def _open(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line = Line(sock, next(self._numbers), self._closing)
         thread = threading.Thread(
             target=self._serve, args=(line,), name=f"sandbox-{line.number}", daemon=True

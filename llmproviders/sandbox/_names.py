@@ -26,6 +26,11 @@ KINDS = {
 _ALIASES = {"openaicompatible": "openai"}
 
 
+def is_service(name: str) -> bool:
+    """Whether `service_name` knows what a name stands for."""
+    return _plain(name) in CLASS_NAMES
+
+
 def service_name(name: str) -> str:
     """Return the service that a provider's name stands for, in any case, with or without dashes.
 
@@ -34,11 +39,15 @@ def service_name(name: str) -> str:
     >>> service_name("OpenAI-Compatible")
     'openai'
     """
-    plain = name.lower().replace("-", "").replace("_", "")
-    service = _ALIASES.get(plain, plain)
+    service = _plain(name)
     if service not in CLASS_NAMES:
-        raise ValueError(f"unknown provider {name!r}; {suggest(plain, CLASS_NAMES)}")
+        raise ValueError(f"unknown provider {name!r}; {suggest(service, CLASS_NAMES)}")
     return service
+
+
+def _plain(name: str) -> str:
+    plain = name.lower().replace("-", "").replace("_", "")
+    return _ALIASES.get(plain, plain)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

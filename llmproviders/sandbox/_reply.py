@@ -65,9 +65,9 @@ def dump(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def json_reply(value: Any, *, status: int = 200, headers: HeaderPairs = ()) -> Whole:
+def json_reply(value: Any, *, status: int = 200) -> Whole:
     """Return a reply that is one JSON value."""
-    return Whole(status, dump(value), headers=headers)
+    return Whole(status, dump(value))
 
 
 def event(value: Any, *, is_text: bool = False) -> Frame:

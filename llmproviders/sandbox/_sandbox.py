@@ -357,11 +357,14 @@ class Sandbox:
         if service is None:
             return self._not_found(record), None
         try:
-            return self._reply_of(service, record)
+            reply, fault = self._reply_of(service, record)
         except Exception:
             # A `reply` function of the user's may raise anything; clients see a broken service.
             _LOGGER.exception("The sandbox could not answer a %s request", record.kind)
-            return service.error(500, record.kind), None
+            reply, fault = service.error(500, record.kind), None
+        if fault is None or not fault.html:
+            reply.headers += service.reply_headers(record)
+        return reply, fault
 
     def _reply_of(self, service: Service, record: RecordedRequest) -> tuple[Reply, Fault | None]:
         kind = record.kind

@@ -68,7 +68,7 @@ def write_script(
         text = _own_words(service_title, question)
     else:
         text = reply if isinstance(reply, str) else reply(messages)
-    for mark in stop or []:
+    for mark in filter(None, stop or ()):
         text = text.partition(mark)[0]
     pieces = split_pieces(text)
     finish = "stop"

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
-from llmproviders.sandbox._reply import Reply, Whole
+from llmproviders.sandbox._reply import HeaderPairs, Reply, Whole
 from llmproviders.sandbox._settings import Settings
 
 
@@ -29,6 +29,10 @@ class Service(ABC):
     @abstractmethod
     def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
         """Return the reply to an accepted request; one without any text if `empty`."""
+
+    def reply_headers(self, _request: RecordedRequest, /) -> HeaderPairs:
+        """Return the headers that every reply of the service carries, errors too."""
+        return ()
 
     @abstractmethod
     def error(self, status: int, kind: str, /) -> Whole:

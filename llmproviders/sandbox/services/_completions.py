@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from llmproviders.sandbox._record import RecordedRequest
 from llmproviders.sandbox._reply import Frame, HeaderPairs, event
 from llmproviders.sandbox._script import Script
 
@@ -151,9 +152,18 @@ def arguments_text(function: Object) -> str:
     return json.dumps(sample_arguments(function), ensure_ascii=False)
 
 
-def request_headers(request_id: str | None) -> HeaderPairs:
-    """Return the reply's header with the id of the request: the caller's own, or a new one."""
-    return (("x-request-id", request_id or str(uuid.uuid4())),)
+def id_header(request: RecordedRequest, name: str) -> HeaderPairs:
+    """Return the header that gives a request's or session's id: the caller's own, or a new one."""
+    return ((name, request.headers.get(name) or str(uuid.uuid4())),)
+
+
+def numbers_problem(body: Object) -> str | None:
+    """Return what is wrong with the numbers among a request's parameters."""
+    for name in ("n", "max_tokens", "max_completion_tokens"):
+        value = body.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            return f"{name} must be a whole number, 1 or more"
+    return None
 
 
 def messages_problem(messages: Any, roles: tuple[str, ...]) -> str | None:

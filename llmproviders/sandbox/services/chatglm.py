@@ -85,7 +85,8 @@ class _Telling:
         ]
         if script.finish == "filter":
             return Stream(frames, (self._intervention(),))
-        last = self._event("finish", [aside, *self._parts(script.text)], is_text=ends_late)
+        parts = [{**part, "status": "finish"} for part in (aside, *self._parts(script.text))]
+        last = self._event("finish", parts, is_text=ends_late)
         return Stream(frames, (last,))
 
     def _aside(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class FlowGpt(Service):
             return "x-timestamp must be whole seconds"
         if abs(int(timestamp) - self.settings.clock()) > _CLOCK_TOLERANCE_S:
             return "x-timestamp is out of range"
-        if not re.fullmatch(r"[0-9a-f]{32}", nonce):
+        if not re.fullmatch(r"[0-9a-fA-F]{32}", nonce):
             return "x-nonce must be 32 hex digits"
         if not re.fullmatch(r"f-[a-z0-9]{19}", headers.get("x-flow-device-id", "")):
             return "x-flow-device-id is malformed"

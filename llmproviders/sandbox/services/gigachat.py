@@ -20,8 +20,9 @@ from llmproviders.sandbox.services._completions import (
     Dialect,
     Object,
     called_function,
+    id_header,
     messages_problem,
-    request_headers,
+    numbers_problem,
     sample_arguments,
 )
 
@@ -109,7 +110,11 @@ class GigaChat(Service):
         model = self._model(body)
         if model not in self.settings.gigachat_models:
             return _error(404, "No such model")
-        problem = messages_problem(body.get("messages"), _ROLES) or _order_problem(body)
+        problem = (
+            messages_problem(body.get("messages"), _ROLES)
+            or _order_problem(body)
+            or numbers_problem(body)
+        )
         if problem:
             return _error(422, f"Invalid params: {problem}")
         return None if self._places.take() else _error(429, "Too Many Requests")
@@ -122,9 +127,15 @@ class GigaChat(Service):
         """Return a token, a completion, or what else the API has."""
         if request.kind == "token":
             return json_reply({} if empty else self._tokens.issue())
-        headers = _headers(request)
         if request.kind == "chat":
-            return self._chat(request.json, headers, empty=empty)
+            release = _once(self._places.give_back)
+            try:
+                reply = self._chat(request.json, empty=empty)
+            except BaseException:
+                release()
+                raise
+            reply.release = release
+            return reply
         answers: dict[str, Callable[[Any], Any]] = {
             "models": self._models,
             "balance": self._balance,
@@ -132,23 +143,21 @@ class GigaChat(Service):
             "embeddings": _embeddings,
         }
         answer = {} if empty else answers[request.kind](request.json)
-        return json_reply(answer, headers=headers)
+        return json_reply(answer)
 
-    def _chat(self, body: Object, headers: HeaderPairs, *, empty: bool) -> Reply:
-        release = _once(self._places.give_back)
-        try:
-            completion = self._completion(body, empty=empty)
-        except BaseException:
-            release()
-            raise
+    def reply_headers(self, request: RecordedRequest, /) -> HeaderPairs:
+        """Return the ids of the request and of the session."""
+        return (*id_header(request, "x-request-id"), *id_header(request, "x-session-id"))
+
+    def _chat(self, body: Object, *, empty: bool) -> Reply:
+        completion = self._completion(body, empty=empty)
         if not body.get("stream"):
-            reply = json_reply(completion.whole(), headers=headers)
+            reply = json_reply(completion.whole())
             reply.pieces = len(completion.script.pieces)
-            reply.release = release
             return reply
         frames = completion.frames([completion.call] if completion.call else [])
         end = (completion.finish({"usage": completion.usage}), DONE)
-        return Stream(frames, end, headers=headers, release=release)
+        return Stream(frames, end)
 
     def _completion(self, body: Object, *, empty: bool) -> Completion:
         messages = [
@@ -171,7 +180,7 @@ class GigaChat(Service):
                 "model": f"{self._model(body)}:2.0.28.2",
             },
             usage={**script.usage, "precached_prompt_tokens": 0},
-            choices=body.get("n", 1),
+            choices=body.get("n") or 1,
             call=_call(function) if function else None,
             call_finish="function_call",
         )
@@ -267,8 +276,7 @@ def _order_problem(body: Object) -> str | None:
             return "content must be a string"
         if message["role"] == "system" and number > 0:
             return "system message must be the first message"
-    choices = body.get("n", 1)
-    return None if isinstance(choices, int) and choices >= 1 else "n must be 1 or more"
+    return None
 
 
 def _refuse_inputs(request: RecordedRequest) -> Whole | None:
@@ -304,14 +312,6 @@ def _embeddings(body: Object) -> Object:
         for index, text in enumerate(body["input"])
     ]
     return {"data": data, "model": body.get("model", _EMBEDDINGS), "object": "list"}
-
-
-def _headers(request: RecordedRequest) -> HeaderPairs:
-    session_id = request.headers.get("x-session-id") or str(uuid.uuid4())
-    return (
-        *request_headers(request.headers.get("x-request-id")),
-        ("x-session-id", session_id),
-    )
 
 
 def _error(status: int, message: str) -> Whole:

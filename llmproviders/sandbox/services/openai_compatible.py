@@ -6,7 +6,7 @@ import uuid
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
-from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, json_reply, phrase
+from llmproviders.sandbox._reply import Frame, HeaderPairs, Reply, Stream, Whole, json_reply, phrase
 from llmproviders.sandbox._script import last_user_text, plain_text, write_script
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services._completions import (
@@ -16,8 +16,9 @@ from llmproviders.sandbox.services._completions import (
     Object,
     arguments_text,
     called_function,
+    id_header,
     messages_problem,
-    request_headers,
+    numbers_problem,
 )
 
 API_KEY = "sk-sandbox-5f1c9b6e0d3a4a27"
@@ -34,7 +35,6 @@ _ERROR_TYPES = {
     403: "permission_error",
     429: "rate_limit_exceeded",
 }
-_MAX_CHOICES = 128
 
 
 class OpenAICompatible(Service):
@@ -63,26 +63,27 @@ class OpenAICompatible(Service):
         problem = messages_problem(body.get("messages"), _ROLES) or _content_problem(body)
         if problem:
             return _error(400, problem, param="messages")
-        choices = body.get("n", 1)
-        if not isinstance(choices, int) or not 1 <= choices <= _MAX_CHOICES:
-            return _error(400, f"n must lie between 1 and {_MAX_CHOICES}", param="n")
-        return None
+        problem = numbers_problem(body)
+        return _error(400, problem) if problem else None
+
+    def reply_headers(self, request: RecordedRequest, /) -> HeaderPairs:
+        """Return the id of the request."""
+        return id_header(request, "x-request-id")
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
         """Return the list of models, or a completion, in events where `stream` is true."""
-        headers = request_headers(request.headers.get("x-request-id"))
         if request.kind == "models":
-            return json_reply({} if empty else self._models(), headers=headers)
+            return json_reply({} if empty else self._models())
         body = request.json
         completion = self._completion(body, empty=empty)
         if not body.get("stream"):
-            reply = json_reply(completion.whole(), headers=headers)
+            reply = json_reply(completion.whole())
             reply.pieces = len(completion.script.pieces)
             return reply
         end: tuple[Frame, ...] = (completion.finish({}), DONE)
         if (body.get("stream_options") or {}).get("include_usage"):
             end = (end[0], completion.usage_event(), DONE)
-        return Stream(completion.frames(_call_deltas(completion.call)), end, headers=headers)
+        return Stream(completion.frames(_call_deltas(completion.call)), end)
 
     def _models(self) -> Object:
         about = {"object": "model", "created": 1735689600, "owned_by": "sandbox"}
@@ -100,7 +101,7 @@ class OpenAICompatible(Service):
             self.title,
             messages,
             empty=empty,
-            max_tokens=body.get("max_completion_tokens", body.get("max_tokens")),
+            max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
             stop=[stop] if isinstance(stop, str) else stop,
         )
         function = None if empty else called_function(body, last_user_text(messages))
@@ -113,7 +114,7 @@ class OpenAICompatible(Service):
                 "model": body["model"],
             },
             usage=script.usage,
-            choices=body.get("n", 1),
+            choices=body.get("n") or 1,
             call=_call(function, as_tool=bool(body.get("tools"))) if function else None,
             call_finish="tool_calls" if body.get("tools") else "function_call",
         )
