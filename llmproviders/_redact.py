@@ -1,0 +1,82 @@
+"""The one place that keeps secrets out of what people read: messages, reprs, logs, tracebacks.
+
+Two nets: what was announced with :func:`conceal` (keys, tokens, proxy passwords) is masked
+wherever it turns up, even where a service echoes it; and what looks like a credential (user-info
+in a URL, the value of an authorization header) is masked without having been announced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from urllib.parse import quote, unquote, urlsplit
+
+MASK = "***"
+_SHORTEST = 6
+_MOST_REMEMBERED = 4096
+
+_USER_INFO = re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]+)*(?=@)")
+_AUTHORIZATION = re.compile(r"\b(Bearer|Basic)(\s+)(?!null\b)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+
+_concealed: OrderedDict[str, None] = OrderedDict()
+
+
+def conceal(secret: str | None) -> None:
+    """Mask ``secret`` in everything that passes :func:`redact` from now on.
+
+    Shorter ones than six characters are left alone: masking them would eat ordinary words. The
+    last 4,096 are remembered, so that tokens renewed for weeks do not fill the memory.
+    """
+    if not secret:
+        return
+    for form in {secret, quote(secret, safe=""), unquote(secret)}:
+        if len(form) >= _SHORTEST:
+            _concealed[form] = None
+            _concealed.move_to_end(form)
+    while len(_concealed) > _MOST_REMEMBERED:
+        _concealed.popitem(last=False)
+
+
+def conceal_user_info(url: str | None) -> None:
+    """Mask the password that ``url`` carries, and its user where there is a password."""
+    if not url or "@" not in url:
+        return
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return
+    conceal(password)
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with every known or recognizable credential replaced by ``***``.
+
+    >>> redact("cannot reach socks5://me:hunter22@127.0.0.1:1080")
+    'cannot reach socks5://***@127.0.0.1:1080'
+    """
+    for secret in sorted(_concealed, key=len, reverse=True):
+        if secret in text:
+            text = text.replace(secret, MASK)
+    text = _USER_INFO.sub(MASK, text)
+    return _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
+
+
+def scrub(error: BaseException) -> None:
+    """Redact the texts of ``error`` and of all that it was raised from, in place.
+
+    A traceback prints the whole chain, and the lower libraries put URLs into their messages.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        chain += [link.__cause__, link.__context__]
+        chain += [arg for arg in link.args if isinstance(arg, BaseException)]
+        reason = getattr(link, "reason", None)
+        if isinstance(reason, BaseException):
+            chain.append(reason)
+        if any(isinstance(arg, str) for arg in link.args):
+            link.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in link.args)

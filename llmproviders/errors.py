@@ -1,0 +1,181 @@
+"""Every error that a caller can meet.
+
+::
+
+    LLMError
+    ├── MissingAuthError          a key is needed and none was given
+    ├── AuthenticationError       the service refused the key
+    ├── QuotaExceededError        paid-for tokens are used up
+    ├── RateLimitError            too many requests                               retryable
+    ├── InvalidRequestError       the request is wrong (also a ValueError)
+    │   └── ModelNotFoundError    no such model
+    ├── ServerError               the service is in trouble                       retryable
+    ├── BlockedError              a challenge or access-denied page stands before it
+    ├── ConnectionFailed          DNS, refused, reset, TLS, proxy (also a ConnectionError)
+    │                                                                             retryable
+    ├── ProviderTimeout           connect or read timeout (also a TimeoutError)   retryable
+    │   └── DeadlineExceeded      the call's own deadline passed
+    ├── StreamInterrupted         the reply was cut short                         retryable
+    ├── ProtocolError             the reply cannot be understood (also a RuntimeError)
+    │                                                                             retryable
+    ├── EmptyReplyError           a reply without text                            retryable
+    │   └── RefusedError          a filter stopped it before any text
+    ├── RejectedReplyError        the caller's own ``accept`` said no
+    └── AllProvidersFailed        every provider of a FailoverClient failed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ._redact import redact
+
+if TYPE_CHECKING:
+    from .results import Attempt
+
+
+class LLMError(Exception):
+    """Something went wrong between a caller and a language model.
+
+    Args:
+        message: what happened and what to do about it; secrets in it are masked.
+        provider: the provider's name.
+        status_code: the HTTP status, where there was one.
+        retry_after: seconds that the service asked to wait.
+        request_id: the service's id for the request.
+        retryable: would the same request to the same provider later be worth trying; the
+            class decides where it is not given.
+        partial_text: what had been received of the reply.
+        attempts: the attempts made so far, this one included.
+        detail: the service's own reason, where it gave one.
+
+    >>> error = ServerError("upstream is down", provider="GigaChat", status_code=503)
+    >>> str(error), error.provider, error.status_code, error.retryable
+    ('upstream is down', 'GigaChat', 503, True)
+    """
+
+    retryable_by_default: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        provider: str | None = None,
+        status_code: int | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        retryable: bool | None = None,
+        partial_text: str = "",
+        attempts: tuple[Attempt, ...] = (),
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(redact(message))
+        self.provider = provider
+        self.status_code = status_code
+        self.retry_after = retry_after
+        self.request_id = request_id
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+        self.partial_text = partial_text
+        self.attempts = tuple(attempts)
+        self.detail = None if detail is None else redact(detail)
+
+    @property
+    def message(self) -> str:
+        """What happened, as ``str(error)`` gives it."""
+        return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The attributes come as state, after the error itself: its attempts refer back to it.
+        return type(self), self.args, self.__dict__
+
+
+class MissingAuthError(LLMError):
+    """A key is needed and none was given."""
+
+
+class AuthenticationError(LLMError):
+    """The service refused the key (401, 403)."""
+
+
+class QuotaExceededError(LLMError):
+    """Paid-for tokens are used up (402)."""
+
+
+class RateLimitError(LLMError):
+    """Too many requests (429)."""
+
+    retryable_by_default = True
+
+
+class InvalidRequestError(LLMError, ValueError):
+    """The request is wrong: the service said so (400, 413, 422), or it was seen before sending.
+
+    ``status_code`` is None where nothing was sent.
+    """
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """The service has no such model."""
+
+
+class ServerError(LLMError):
+    """The service is in trouble (5xx, or an error inside a reply)."""
+
+    retryable_by_default = True
+
+
+class BlockedError(LLMError):
+    """A bot challenge or an access-denied page stands before the service."""
+
+
+class ConnectionFailed(LLMError, ConnectionError):  # noqa: N818 - the name is the contract's
+    """No connection: DNS, refused, reset, TLS, proxy.
+
+    Retryable, except for certificates and proxy authentication.
+    """
+
+    retryable_by_default = True
+
+
+class ProviderTimeout(LLMError, TimeoutError):  # noqa: N818 - the name is the contract's
+    """The service did not connect or answer in time."""
+
+    retryable_by_default = True
+
+
+class DeadlineExceeded(ProviderTimeout):
+    """The deadline of the whole call passed; ``partial_text`` and ``attempts`` say how far it got."""
+
+    retryable_by_default = False
+
+
+class StreamInterrupted(LLMError):  # noqa: N818 - the name is the contract's
+    """The reply was cut short; ``partial_text`` is what came of it."""
+
+    retryable_by_default = True
+
+
+class ProtocolError(LLMError, RuntimeError):
+    """The reply cannot be understood."""
+
+    retryable_by_default = True
+
+
+class EmptyReplyError(LLMError):
+    """The service ended a reply that has no text."""
+
+    retryable_by_default = True
+
+
+class RefusedError(EmptyReplyError):
+    """A filter stopped the reply before any text; ``detail`` has the service's reason."""
+
+    retryable_by_default = False
+
+
+class RejectedReplyError(LLMError):
+    """The caller's own ``accept`` turned the reply down."""
+
+
+class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
+    """Every provider of a ``FailoverClient`` failed; ``attempts`` has each with its error."""
