@@ -1,0 +1,162 @@
+"""What is to be sent, as plain data, and the checks of what callers say about sending it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from ._clock import Scope
+from ._lines import MAX_LINE
+from ._redact import conceal_user_info, redact
+from .errors import InvalidRequestError
+
+Timeout = float | tuple[float | None, float | None]
+DEFAULT_TIMEOUT = (10.0, 60.0)
+
+SOCKS_SCHEMES = ("socks4", "socks4a", "socks5", "socks5h")
+PROXY_SCHEMES = ("http", "https", *SOCKS_SCHEMES)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a reply may be, in bytes after decompression; beyond is a ``ProtocolError``.
+
+    Attributes:
+        line: one line of a stream; ChatGLM repeats the whole text in each.
+        reply: a whole reply.
+        error_body: how much of an error's body is read; the rest is not.
+    """
+
+    line: int = MAX_LINE
+    reply: int = 1024 * 1024 * 1024
+    error_body: int = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request as plain data.
+
+    Attributes:
+        method: ``"GET"`` or ``"POST"``.
+        url: the full address.
+        headers: all but the authorization.
+        json: a body to send as JSON, or None.
+        form: a body to send form-encoded, or None.
+        authorization: the value of the ``Authorization`` header, or None; kept apart so that
+            nothing else, ``~/.netrc`` above all, puts its own in place.
+        accept: ``"html"`` where a page is what is wanted; anywhere else a page is an error.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    form: Mapping[str, str] | None = None
+    authorization: str | None = field(default=None, repr=False)
+    accept: Literal["any", "html"] = "any"
+
+
+class Reply(Protocol):
+    """A service's answer as a provider sees it; the body may still be on the way."""
+
+    status: int
+    headers: Mapping[str, str]
+    content_type: str
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id for the request."""
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that came with it."""
+
+    def lines(self) -> Iterator[bytes]:
+        """The body's lines, each as soon as it has arrived."""
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The whole body, or its first ``limit`` bytes where that is given."""
+
+    def json(self) -> Any:
+        """The body as JSON."""
+
+    def finish(self) -> None:
+        """Read what comes after the end mark, so that the connection can be kept."""
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+
+
+class Sender(Protocol):
+    """What sends a provider's calls."""
+
+    def open(
+        self,
+        call: Call,
+        scope: Scope,
+        *,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+    ) -> Reply:
+        """Send ``call`` and return its reply; what is not a success is raised."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose certificates are believed.
+
+    Attributes:
+        verify: False believes anybody.
+        extra: certificates in PEM, believed beside the usual ones.
+    """
+
+    verify: bool = True
+    extra: str | None = None
+
+
+def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, float]:
+    """``timeout`` as a pair ``(connect, read)`` in seconds, infinite where there is none.
+
+    Raises:
+        InvalidRequestError: it is neither a positive number nor a pair of them.
+    """
+    value = default if timeout is None else timeout
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    try:
+        connect, read = (inf if part is None else float(part) for part in pair)
+    except (TypeError, ValueError):
+        connect = read = -1.0
+    if not (connect > 0 and read > 0):
+        raise InvalidRequestError(
+            f"timeout is {timeout!r}; it must be seconds or a pair (connect, read), above zero"
+        )
+    return connect, read
+
+
+def check_proxy(proxy: str) -> str:
+    """A proxy's URL as requests takes it; ``socks://`` means ``socks5h://``.
+
+    Raises:
+        InvalidRequestError: it is not the URL of a proxy of a known kind.
+    """
+    conceal_user_info(proxy)
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    scheme, rest = url.split("://", 1)
+    scheme = "socks5h" if scheme.lower() == "socks" else scheme.lower()
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        usable = scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidRequestError(
+            f"the proxy {redact(proxy)!r} is not a URL such as http://host:port or "
+            f"socks5h://user:password@host:port (known schemes: {', '.join(PROXY_SCHEMES)})"
+        )
+    return f"{scheme}://{rest}"

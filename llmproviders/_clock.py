@@ -1,0 +1,158 @@
+"""The one clock of a call: what time it is, how long is left, and how another thread ends it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+from .errors import DeadlineExceeded, LLMError, ProviderTimeout
+
+
+class Clock(Protocol):
+    """Where time comes from; tests pass one that does not wait."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary moment; never goes back."""
+
+    def wall(self) -> float:
+        """Unix time in seconds."""
+
+    def sleep(self, seconds: float, wake: threading.Event | None = None) -> None:
+        """Wait for ``seconds``, or until ``wake`` is set."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+    @staticmethod
+    def sleep(seconds: float, wake: threading.Event | None = None) -> None:
+        """Wait for ``seconds``, or until ``wake`` is set; a signal's handler runs at once."""
+        if wake is None:
+            time.sleep(seconds)
+        else:
+            wake.wait(seconds)
+
+
+SYSTEM_CLOCK: Clock = SystemClock()
+
+
+class Scope:
+    """The moment at which a call must have ended, and the means to end it before that.
+
+    Everything that waits, a socket, a sleep, a lock, asks its scope how long it may. A scope may
+    have a nearer ``limit`` for a while (the first text of an attempt); when that passes, the
+    attempt failed, not the call.
+
+    Args:
+        at: the deadline, in seconds of ``clock.monotonic()``.
+        clock: where the time comes from.
+        parent: a scope inside which this one lives; it cannot outlast it.
+    """
+
+    __slots__ = ("_cutters", "_ended", "_lock", "_wake", "at", "clock", "limit", "parent")
+
+    def __init__(
+        self, at: float = inf, *, clock: Clock = SYSTEM_CLOCK, parent: Scope | None = None
+    ) -> None:
+        self.clock = clock
+        self.parent = parent
+        self.at: float = at if parent is None else min(at, parent.at)
+        self.limit = inf
+        self._lock = threading.Lock()
+        self._ended: str | None = None
+        self._wake: threading.Event | None = None
+        self._cutters: dict[int, Callable[[], None]] = {}
+        if parent is not None:
+            parent.attach(self, self._cancel_with_parent)
+
+    @classmethod
+    def lasting(cls, seconds: float | None, *, clock: Clock, parent: Scope | None = None) -> Scope:
+        """A scope that ends in ``seconds``; None: never."""
+        at = inf if seconds is None else clock.monotonic() + seconds
+        return cls(at, clock=clock, parent=parent)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any moment at which it ends."""
+        return self.at != inf or self.limit != inf
+
+    def remaining(self) -> float:
+        """Seconds left, negative when it is over, infinite where nothing bounds it."""
+        end = self.at if self.at < self.limit else self.limit
+        return inf if end == inf else end - self.clock.monotonic()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.at != inf and self.clock.monotonic() >= self.at
+
+    @property
+    def over(self) -> bool:
+        """Whether the deadline or the nearer limit has passed, or another thread ended it."""
+        return self.cancelled or self.remaining() <= 0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether another thread ended it."""
+        return self._ended is not None
+
+    def cancellable(self) -> Scope:
+        """Let sleeps end, too, when :meth:`cancel` is called; returns itself."""
+        self._wake = threading.Event()
+        return self
+
+    def cancel(self, why: str = "the call was ended") -> None:
+        """End the call now, from any thread: what it waits for is cut off."""
+        with self._lock:
+            self._ended = why
+            if self._wake is not None:
+                self._wake.set()
+            for cut in self._cutters.values():
+                cut()
+
+    def _cancel_with_parent(self) -> None:
+        assert self.parent is not None
+        self.cancel(self.parent._ended or "the call was ended")
+
+    def attach(self, owner: object, cut: Callable[[], None]) -> None:
+        """Have :meth:`cancel` call ``cut``, until ``owner`` is detached."""
+        with self._lock:
+            self._cutters[id(owner)] = cut
+            if self.cancelled:
+                cut()
+
+    def detach(self, owner: object) -> None:
+        """Forget what was attached for ``owner``; once this returns it is not cut any more."""
+        with self._lock:
+            self._cutters.pop(id(owner), None)
+
+    def close(self) -> None:
+        """Leave the parent; for scopes that end before it does."""
+        if self.parent is not None:
+            self.parent.detach(self)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for ``seconds``, not longer than is left.
+
+        Raises:
+            LLMError: the scope ended during the wait; see :meth:`error`.
+        """
+        left = self.remaining()
+        if seconds > 0 and left > 0:
+            self.clock.sleep(min(seconds, left), self._wake)
+        if self.over:
+            raise self.error()
+
+    def error(self) -> LLMError:
+        """What to raise when it is over."""
+        if self._ended is not None:
+            return ProviderTimeout(self._ended, retryable=False)
+        if self.expired:
+            return DeadlineExceeded("the deadline of the call passed")
+        return ProviderTimeout("no text came within first_chunk_timeout")

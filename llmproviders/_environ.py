@@ -1,0 +1,21 @@
+"""The only reader of the process's environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+
+def first_set(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first of ``names`` that is set and not empty, with its value."""
+    for name in names:
+        value = os.environ.get(name)
+        if value:
+            return name, value
+    return None
+
+
+def lookup(*names: str) -> str | None:
+    """The value of the first of ``names`` that is set and not empty."""
+    found = first_set(names)
+    return None if found is None else found[1]

@@ -1,0 +1,320 @@
+"""Sockets that end with their call, and the urllib3 connections that use them.
+
+A read timeout bounds one silence, so a server that sends a byte a second, or comments for ever,
+defeats it. Here each receive, in a proxy's greeting, in headers or in a body, asks the scope of
+its call how long it may take, and another thread can cut it off. No timer, no thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import socks
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
+
+from ._clock import Scope
+
+
+class Exchange:
+    """One request and its reply: ties the socket that serves it to the scope of its call."""
+
+    __slots__ = ("scope", "sock")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.sock: Bounded | None = None
+
+    def bind(self, sock: Any) -> None:
+        """Let ``sock`` serve this exchange, and no longer the one that it served before."""
+        if not isinstance(sock, Bounded) or sock is self.sock:
+            return
+        self.unbind()
+        if sock.exchange is not None:
+            sock.exchange.unbind()
+        self.sock = sock
+        sock.exchange = self
+        self.scope.attach(sock, sock.cut)
+
+    def unbind(self) -> None:
+        """Let go of the socket; from here on the scope cannot touch it."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            self.scope.detach(sock)
+            sock.exchange = None
+
+
+class Bounded(socket.socket):
+    """A socket none of whose operations outlasts the exchange that it serves."""
+
+    exchange: Exchange | None = None
+    patience: float | None = None
+
+    def settimeout(self, value: float | None) -> None:
+        """Bound the silence between two reads, as any socket does."""
+        self.patience = value
+        super().settimeout(value)
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        """Receive as any socket does, for no longer than the scope lasts."""
+        if self.exchange is not None and self.exchange.scope.bounded:
+            self._fit()
+        return super().recv_into(*args, **kwargs)
+
+    def recv(self, *args: Any, **kwargs: Any) -> bytes:
+        """Receive as any socket does, for no longer than the scope lasts."""
+        if self.exchange is not None and self.exchange.scope.bounded:
+            self._fit()
+        return super().recv(*args, **kwargs)
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        """Send as any socket does, for no longer than the scope lasts."""
+        if self.exchange is not None and self.exchange.scope.bounded:
+            self._fit()
+        super().sendall(*args, **kwargs)
+
+    def _fit(self) -> None:
+        assert self.exchange is not None
+        left = self.exchange.scope.remaining()
+        if left <= 0:
+            raise TimeoutError("the call is over")
+        patience = inf if self.patience is None else self.patience
+        fitting = min(left, patience)
+        super().settimeout(None if fitting == inf else fitting)
+
+    def cut(self) -> None:
+        """Wake whoever waits for this socket, from another thread."""
+        # SSLSocket.shutdown would drop its TLS state under the reader's feet.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self, socket.SHUT_RDWR)
+
+
+class BoundedTLS(Bounded, ssl.SSLSocket):
+    """The same over TLS; a context makes them when it is its ``sslsocket_class``."""
+
+
+class _SocksNegotiation(Bounded, socks.socksocket):
+    """Speaks to a SOCKS proxy; once through, its connection goes on as a plain socket."""
+
+
+@dataclass(frozen=True)
+class SocksProxy:
+    """Where a SOCKS proxy is and how it wants to be spoken to."""
+
+    version: int
+    host: str
+    port: int
+    remote_names: bool
+    username: str | None = None
+    password: str | None = None
+
+
+def resolve(host: str, port: int, scope: Scope) -> list[tuple[Any, ...]]:
+    """Addresses of ``host`` as ``getaddrinfo`` gives them, within the scope.
+
+    A resolver cannot be given a time limit nor be interrupted, so one that has to ask the network
+    is asked in a thread of its own, and left behind when time is up.
+
+    Raises:
+        TimeoutError: the scope ended first.
+        OSError: there is no such name.
+    """
+    if _needs_no_network(host):
+        return socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+    answer: list[Any] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            answer.append(socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answer.append(error)
+        done.set()
+
+    scope.attach(done, done.set)
+    try:
+        threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+        left = scope.remaining()
+        done.wait(None if left == inf else max(0.0, left))
+    finally:
+        scope.detach(done)
+    if not answer:
+        raise TimeoutError(f"the name {host} was not resolved in time")
+    if isinstance(answer[0], UnicodeError):
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name")
+    if isinstance(answer[0], OSError):
+        raise answer[0]
+    return list(answer[0])
+
+
+def _needs_no_network(host: str) -> bool:
+    return host == "localhost" or is_address(host)
+
+
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def dial(
+    host: str,
+    port: int,
+    *,
+    timeout: float | None,
+    exchange: Exchange,
+    options: Any = (),
+    proxy: SocksProxy | None = None,
+) -> Bounded:
+    """Open a connection, through ``proxy`` where there is one, trying each address in turn.
+
+    Args:
+        host: a name or an address.
+        port: a TCP port.
+        timeout: seconds for one address.
+        exchange: what the socket will serve; its scope bounds all of it.
+        options: socket options as urllib3 has them.
+        proxy: a SOCKS proxy to go through.
+
+    Raises:
+        OSError: the last address's error; ``TimeoutError`` and ``socket.gaierror`` among them.
+    """
+    scope = exchange.scope
+    if proxy is not None and not proxy.remote_names and not is_address(host):
+        host = str(resolve(host, port, scope)[0][4][0])
+    near = (host, port) if proxy is None else (proxy.host, proxy.port)
+    failure: OSError = OSError(f"{near[0]} has no address")
+    for family, kind, number, _, address in resolve(near[0].strip("[]"), near[1], scope):
+        sock = (Bounded if proxy is None else _SocksNegotiation)(family, kind, number)
+        try:
+            for option in options or ():
+                sock.setsockopt(*option)
+            exchange.bind(sock)
+            left = min(inf if timeout is None else timeout, scope.remaining())
+            if left <= 0 or scope.cancelled:
+                raise TimeoutError("the call is over")  # noqa: TRY301
+            sock.settimeout(None if left == inf else left)
+            if not isinstance(sock, _SocksNegotiation):
+                sock.connect(address)
+                return sock
+            assert proxy is not None
+            return _through(sock, proxy, address, (host, port), exchange)
+        except OSError as error:
+            failure = error
+            _drop(sock, exchange)
+        except BaseException:
+            _drop(sock, exchange)
+            raise
+    raise failure
+
+
+def _through(
+    sock: _SocksNegotiation,
+    proxy: SocksProxy,
+    address: tuple[Any, ...],
+    target: tuple[str, int],
+    exchange: Exchange,
+) -> Bounded:
+    sock.set_proxy(
+        proxy.version,
+        address[0],
+        address[1],
+        rdns=True,
+        username=proxy.username,
+        password=proxy.password,
+    )
+    sock.connect(target)
+    patience = sock.patience
+    exchange.unbind()
+    plain = Bounded(fileno=sock.detach())
+    plain.settimeout(patience)
+    exchange.bind(plain)
+    return plain
+
+
+def _drop(sock: socket.socket, exchange: Exchange) -> None:
+    exchange.unbind()
+    sock.close()
+
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def serving(exchange: Exchange) -> Iterator[None]:
+    """Let the connections that this thread opens or reuses in the block serve ``exchange``."""
+    before = getattr(_local, "exchange", None)
+    _local.exchange = exchange
+    try:
+        yield
+    finally:
+        _local.exchange = before
+
+
+def _current() -> Exchange:
+    exchange = getattr(_local, "exchange", None)
+    return Exchange(Scope()) if exchange is None else exchange
+
+
+class _Dialing(HTTPConnection):
+    socks_proxy: SocksProxy | None = None
+
+    # The same hook that urllib3's own SOCKS support overrides; urllib3 has no public one.
+    def _new_conn(self) -> socket.socket:
+        try:
+            return dial(
+                self.host,
+                self.port,
+                timeout=self.timeout,
+                exchange=_current(),
+                options=self.socket_options,
+                proxy=self.socks_proxy,
+            )
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from error
+        except OSError as error:
+            if isinstance(_socket_error(error), TimeoutError):
+                raise ConnectTimeoutError(self, "the proxy did not answer in time") from error
+            raise NewConnectionError(self, f"no connection to {self.host}: {error}") from error
+
+    def connect(self) -> None:
+        super().connect()
+        _current().bind(self.sock)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            _current().bind(self.sock)
+        super().request(*args, **kwargs)
+
+
+def _socket_error(error: OSError) -> BaseException | None:
+    return getattr(error, "socket_err", None)
+
+
+class _DialingTLS(_Dialing, HTTPSConnection):
+    pass
+
+
+def pool_classes(proxy: SocksProxy | None = None) -> dict[str, type[HTTPConnectionPool]]:
+    """urllib3 pools, by scheme, whose connections are dialled here, through ``proxy`` if any."""
+    plain = type("Connection", (_Dialing,), {"socks_proxy": proxy})
+    tls = type("TLSConnection", (_DialingTLS,), {"socks_proxy": proxy})
+    return {
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+    }

@@ -1,0 +1,100 @@
+"""What a service means by a status and by the words that come with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from . import errors
+
+BY_STATUS: dict[int, type[errors.LLMError]] = {
+    400: errors.InvalidRequestError,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExceededError,
+    403: errors.AuthenticationError,
+    404: errors.InvalidRequestError,
+    407: errors.ConnectionFailed,
+    408: errors.ProviderTimeout,
+    413: errors.InvalidRequestError,
+    422: errors.InvalidRequestError,
+    425: errors.ServerError,
+    429: errors.RateLimitError,
+}
+
+SAID_BY_STATUS = {
+    400: "the service calls the request wrong",
+    401: "the service refused the key; check it",
+    402: "the service wants to be paid: tokens are used up",
+    403: "the service denies access; check the key and its rights",
+    404: "the service knows no such address or model; check base_url and model",
+    407: "the proxy wants a user and password; give them in its URL",
+    413: "the request is too large for the service; shorten the prompt",
+    422: "the service calls the request wrong",
+    429: "too many requests; wait",
+}
+
+
+def class_of_status(status: int) -> type[errors.LLMError]:
+    """The error that an HTTP status means."""
+    known = BY_STATUS.get(status)
+    if known is not None:
+        return known
+    if 400 <= status < 500:
+        return errors.InvalidRequestError
+    if 500 <= status < 600:
+        return errors.ServerError
+    return errors.ProtocolError
+
+
+def service_message(body: bytes) -> str | None:
+    """What a service says in an error's body: a field of its JSON, or a short plain text."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        text = body[:300].decode(errors="replace").strip()
+        return text or None
+    return message_of(value)
+
+
+def message_of(value: Any) -> str | None:
+    """The message in an error object of any of the services' shapes."""
+    if isinstance(value, str):
+        return value[:500] or None
+    if not isinstance(value, Mapping):
+        return None
+    if value.get("error"):
+        return message_of(value["error"])
+    for name in ("message", "msg", "detail", "data"):
+        text = value.get(name)
+        if isinstance(text, str) and text:
+            return text[:500]
+    return None
+
+
+def error_of(value: Any) -> errors.LLMError:
+    """The error that an error object inside a successful reply means.
+
+    Its ``code`` or ``status`` decides where that is an HTTP status, or a word for one; else the
+    service is in trouble.
+    """
+    inner = value.get("error") if isinstance(value, Mapping) else None
+    fields = inner if isinstance(inner, Mapping) else value if isinstance(value, Mapping) else {}
+    status = next((n for n in map(_status, (fields.get(k) for k in _STATUS_FIELDS)) if n), None)
+    kind = errors.ServerError if status is None else class_of_status(status)
+    said = message_of(value)
+    return kind(
+        f"the service reports an error{': ' + said if said else ''}",
+        status_code=status,
+        detail=said,
+    )
+
+
+_STATUS_FIELDS = ("status", "code", "type")
+_STATUS_WORDS = {"rate_limit_exceeded": 429, "insufficient_quota": 402, "model_not_found": 404}
+
+
+def _status(value: Any) -> int | None:
+    if isinstance(value, str):
+        value = _STATUS_WORDS.get(value, int(value) if value.isascii() and value.isdigit() else 0)
+    return value if type(value) is int and 400 <= value < 600 else None

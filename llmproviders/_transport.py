@@ -1,0 +1,585 @@
+"""The only module that talks: connections, proxies, TLS, timeouts, and what their failures mean."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+from math import inf
+from typing import Any
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
+
+import certifi
+import requests
+import socks
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from requests.exceptions import RequestException
+from requests.utils import get_environ_proxies
+from urllib3 import PoolManager, ProxyManager
+from urllib3 import exceptions as urllib3_errors
+from urllib3.exceptions import HTTPError
+
+from . import _environ, errors
+from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, check_timeout
+from ._clock import Scope
+from ._headers import parse_retry_after
+from ._lines import decode_json, iter_lines
+from ._redact import conceal_user_info, redact, scrub
+from ._sockets import BoundedTLS, Exchange, SocksProxy, pool_classes, serving
+from ._status import SAID_BY_STATUS, class_of_status, service_message
+
+logger = logging.getLogger("llmproviders")
+
+_BLOCK = 64 * 1024
+_CONNECTIONS_KEPT = 64
+_MOST_REDIRECTS = 5
+_SOCKS_VERSIONS = {
+    "socks4": (socks.SOCKS4, False),
+    "socks4a": (socks.SOCKS4, True),
+    "socks5": (socks.SOCKS5, False),
+    "socks5h": (socks.SOCKS5, True),
+}
+
+
+class HTTPReply:
+    """A service's answer, its body still on the way; iterating yields the body as it arrives."""
+
+    def __init__(self, response: requests.Response, exchange: Exchange, limits: Limits) -> None:
+        self._response = response
+        self._exchange = exchange
+        self.limits = limits
+        self._size = 0
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        content_type = self.headers.get("content-type", "")
+        self.content_type = content_type.partition(";")[0].strip().lower()
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id for the request."""
+        return self.headers.get("x-request-id")
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that came with the reply."""
+        return {cookie.name: cookie.value or "" for cookie in self._response.cookies}
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield what has arrived, decompressed, as soon as it has.
+
+        Raises:
+            StreamInterrupted: the connection broke, or the body is shorter than announced.
+            ProviderTimeout: nothing came for the read timeout.
+            DeadlineExceeded: the scope's deadline passed.
+            ProtocolError: the framing or compression is broken, or a limit was passed.
+        """
+        read1 = self._response.raw.read1
+        scope, limit = self._exchange.scope, self.limits.reply
+        while True:
+            if scope.bounded and scope.over:
+                raise scope.error()
+            try:
+                block = read1(_BLOCK, decode_content=True)
+            except (HTTPError, RequestException, OSError, ValueError, AttributeError) as error:
+                raise reading_error(error, scope) from error
+            if not block:
+                return
+            self._size += len(block)
+            if self._size > limit:
+                raise errors.ProtocolError(
+                    f"the reply is larger than {limit} bytes; if that is right, raise Limits.reply"
+                )
+            yield block
+
+    def lines(self) -> Iterator[bytes]:
+        """The body's lines, each as soon as it has arrived; see :func:`._lines.iter_lines`."""
+        return iter_lines(self, max_line=self.limits.line)
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The whole body, or its first ``limit`` bytes where that is given."""
+        blocks, size = [], 0
+        for block in self:
+            blocks.append(block)
+            size += len(block)
+            if limit is not None and size >= limit:
+                return b"".join(blocks)[:limit]
+        return b"".join(blocks)
+
+    def json(self) -> Any:
+        """The body as JSON; see :func:`._lines.decode_json` for what is raised."""
+        return decode_json(self.read())
+
+    def finish(self, patience_s: float = 0.25) -> None:
+        """Read the little that comes after the end mark, so that the connection can be kept.
+
+        A service that sends nothing more but does not end the body either is given
+        ``patience_s`` and its connection is dropped.
+        """
+        scope = self._exchange.scope
+        limit, scope.limit = scope.limit, scope.clock.monotonic() + patience_s
+        try:
+            self.read(_BLOCK)
+        except errors.LLMError as error:
+            logger.debug("connection not kept: %s", error)
+        finally:
+            scope.limit = limit
+            self.close()
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        self._exchange.unbind()
+        self._response.close()
+
+
+def tls_context(trust: Trust) -> ssl.SSLContext:
+    """A context for ``trust``; the same one for the same trust, for making one takes 30 ms."""
+    bundle = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or certifi.where()
+    return _context(trust, bundle)
+
+
+@lru_cache(maxsize=64)
+def _context(trust: Trust, bundle: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = BoundedTLS
+    if not trust.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        if os.path.isdir(bundle):
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except (OSError, ssl.SSLError) as error:
+        raise errors.ConnectionFailed(
+            f"the certificate bundle {bundle!r} cannot be read; "
+            "check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+            retryable=False,
+        ) from error
+    if trust.extra is not None:
+        context.load_verify_locations(cadata=trust.extra)
+    return context
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter on this package's sockets and trust; safe to share between threads."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = pool_classes()
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
+        manager: PoolManager | None = self.proxy_manager.get(proxy)
+        if manager is None:
+            manager = self.proxy_manager[proxy] = self._proxy_manager(proxy)
+        return manager
+
+    def _proxy_manager(self, proxy: str) -> PoolManager:
+        parts = urlsplit(proxy)
+        if parts.scheme not in _SOCKS_VERSIONS:
+            manager = ProxyManager(
+                proxy,
+                proxy_headers=self.proxy_headers(proxy),
+                proxy_ssl_context=tls_context(self._trust) if parts.scheme == "https" else None,
+                maxsize=_CONNECTIONS_KEPT,
+            )
+            manager.pool_classes_by_scheme = pool_classes()
+            return manager
+        version, remote_names = _SOCKS_VERSIONS[parts.scheme]
+        direct = PoolManager(maxsize=_CONNECTIONS_KEPT)
+        direct.pool_classes_by_scheme = pool_classes(
+            SocksProxy(
+                version,
+                parts.hostname or "",
+                parts.port or 1080,
+                remote_names,
+                None if parts.username is None else unquote(parts.username),
+                None if parts.password is None else unquote(parts.password),
+            )
+        )
+        return direct
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, True, cert)
+        tls = {"ssl_context": tls_context(self._trust)} if host["scheme"] == "https" else {}
+        return host, tls
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """The context has it all; loading bundles again would cost 30 ms a connection."""
+
+
+class _Authorization(AuthBase):
+    def __init__(self, value: str | None) -> None:
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._value is not None:
+            request.headers["Authorization"] = self._value
+        return request
+
+
+class Transport:
+    """Sends calls for one provider. Any number of threads may use it; a fork starts afresh.
+
+    Args:
+        proxy: the proxy's URL for all calls, checked, or None for the environment's.
+        asked: whether ``proxy`` is an argument, which holds for loopback addresses too.
+        timeout: seconds, or ``(connect, read)``.
+        trust: whose certificates are believed.
+        session: a session to send with instead of own connections.
+        limits: how large a reply may be.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        asked: bool = True,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        trust: Trust,
+        session: requests.Session | None = None,
+        limits: Limits,
+    ) -> None:
+        self._proxy = proxy
+        self._asked = asked
+        self._timeout = timeout
+        self._trust = trust
+        self._session = session
+        self._limits = limits
+        self._adapters: dict[int, _Adapter] = {}
+        self._prepared: dict[tuple[str, str], requests.PreparedRequest] = {}
+        self._found_proxies: dict[str, dict[str, str]] = {}
+
+    def open(
+        self,
+        call: Call,
+        scope: Scope,
+        *,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+    ) -> HTTPReply:
+        """Send ``call`` and return its reply once the headers are there and tell of success.
+
+        Args:
+            call: what to send.
+            scope: how long all of it may take.
+            timeout: seconds, or ``(connect, read)``, for this call.
+            proxy: a proxy's URL for this call.
+
+        Raises:
+            LLMError: the class that the failure has in the table of errors.
+        """
+        request = self._prepare(call)
+        for _ in range(_MOST_REDIRECTS):
+            reply = self._send(request, scope, timeout, proxy)
+            try:
+                target = _redirect(reply, request)
+                if target is None:
+                    check_reply(reply, call, scope)
+                    return reply
+            except BaseException:
+                reply.close()
+                raise
+            reply.close()
+            request = request.copy()
+            request.prepare_url(target, None)
+        raise errors.ProtocolError(f"the service redirected {_MOST_REDIRECTS} times in a row")
+
+    def _prepare(self, call: Call) -> requests.PreparedRequest:
+        key = (call.method, call.url)
+        template = self._prepared.get(key)
+        try:
+            if template is None:
+                template = requests.PreparedRequest()
+                blank = _Authorization(None)
+                template.prepare(method=call.method, url=call.url, headers={}, auth=blank)
+                self._prepared[key] = template
+            request = template.copy()
+            request.headers.update(call.headers)
+            body, kind = _body(call)
+            if body is not None:
+                request.headers.setdefault("Content-Type", kind)
+                request.prepare_body(body, None)
+            request.prepare_auth(_Authorization(call.authorization))
+        except (RequestException, UnicodeError) as error:
+            raise opening_error(error, Scope()) from error
+        return request
+
+    def _send(
+        self,
+        request: requests.PreparedRequest,
+        scope: Scope,
+        timeout: Timeout | None,
+        proxy: str | None,
+    ) -> HTTPReply:
+        if scope.over:
+            raise scope.error()
+        connect, read = check_timeout(timeout, self._timeout)
+        left = scope.remaining()
+        exchange = Exchange(scope)
+        try:
+            with serving(exchange):
+                response = self._sender()(
+                    request,
+                    stream=True,
+                    timeout=(_least(connect, left), _least(read, left)),
+                    verify=self._trust.verify,
+                    proxies=self._proxies(str(request.url), proxy),
+                )
+        except (RequestException, HTTPError, OSError, ValueError) as error:
+            exchange.unbind()
+            if isinstance(error, errors.LLMError):
+                raise
+            raise opening_error(error, scope) from error
+        except BaseException:
+            exchange.unbind()
+            raise
+        logger.debug("%s %s: %s", request.method, redact(str(request.url)), response.status_code)
+        return HTTPReply(response, exchange, self._limits)
+
+    def _sender(self) -> Callable[..., requests.Response]:
+        if self._session is not None:
+            session = self._session
+
+            def send(request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+                if session.verify is not True and kwargs["verify"]:
+                    kwargs["verify"] = session.verify
+                kwargs["proxies"] = kwargs["proxies"] or session.proxies
+                return session.send(request, allow_redirects=False, **kwargs)
+
+            return send
+        pid = os.getpid()
+        adapter = self._adapters.get(pid)
+        if adapter is None:
+            # What a parent process left is dropped, never closed or used: it is the parent's.
+            fresh = {pid: _Adapter(self._trust)}
+            if pid not in self._adapters:
+                self._adapters = fresh
+            adapter = self._adapters.setdefault(pid, fresh[pid])
+        return adapter.send
+
+    def _proxies(self, url: str, proxy: str | None) -> dict[str, str]:
+        if proxy is not None:
+            return _both(check_proxy(proxy))
+        if self._proxy is not None and self._asked:
+            return _both(self._proxy)
+        parts = urlsplit(url)
+        if is_loopback(parts.hostname or ""):
+            return {}
+        if self._proxy is not None:
+            return _both(self._proxy)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        found = self._found_proxies.get(origin)
+        if found is None:
+            found = {k: check_proxy(v) for k, v in get_environ_proxies(url, None).items() if v}
+            found.pop("no", None)
+            self._found_proxies[origin] = found
+        return found
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        adapter = self._adapters.pop(os.getpid(), None)
+        if adapter is not None:
+            adapter.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its loopback address or name."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _both(proxy: str) -> dict[str, str]:
+    return {"http": proxy, "https": proxy}
+
+
+def _least(timeout: float, left: float) -> float | None:
+    least = min(timeout, left)
+    return None if least == inf else max(least, 0.001)
+
+
+def _body(call: Call) -> tuple[bytes | None, str]:
+    if call.json is not None:
+        return json.dumps(call.json).encode(), "application/json"
+    if call.form is not None:
+        return urlencode(call.form).encode(), "application/x-www-form-urlencoded"
+    return None, ""
+
+
+def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None:
+    """Where a redirect leads, None where there is none; only to the same host, and not to http.
+
+    A prompt or a key must not go where nobody sent it.
+    """
+    location = reply.headers.get("location")
+    if not 300 <= reply.status < 400 or not location:
+        return None
+    old = urlsplit(str(request.url))
+    target = urljoin(str(request.url), location)
+    new = urlsplit(target)
+    keeps_method = request.method == "GET" or reply.status in (307, 308)
+    if new.hostname == old.hostname and keeps_method:
+        same_place = (new.scheme, new.port) == (old.scheme, old.port)
+        if same_place or (old.scheme, new.scheme) == ("http", "https"):
+            return target
+    conceal_user_info(target)
+    raise errors.ProtocolError(
+        f"the service redirects to {new.scheme}://{new.hostname}, which is not followed; "
+        "if it is right, set base_url to it",
+        status_code=reply.status,
+        retryable=False,
+    )
+
+
+_CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")
+
+
+def is_challenge(page: bytes) -> bool:
+    """Whether a page is a browser challenge that only a person passes."""
+    head = page[:8192].lower()
+    return any(mark in head for mark in _CHALLENGES)
+
+
+def check_reply(reply: HTTPReply, call: Call, scope: Scope) -> None:
+    """Raise what a reply's status and kind mean, if that is an error."""
+    if reply.status == 200 and (call.accept == "html" or reply.content_type != "text/html"):
+        return
+    if 200 < reply.status < 300 and reply.status not in (204, 205):
+        return
+    body = _error_body(reply)
+    said = service_message(body) if reply.content_type != "text/html" else None
+    kind = class_of_status(reply.status)
+    message = SAID_BY_STATUS.get(reply.status, f"the service answered {reply.status}")
+    if reply.content_type == "text/html" and (is_challenge(body) or reply.status == 403):
+        kind = errors.BlockedError
+        message = "a challenge or access-denied page stands before the service"
+    elif reply.status in (204, 205):
+        kind, message = errors.EmptyReplyError, "the service answered without content"
+    elif reply.status == 200:
+        message = "the service answered with a web page where a reply was due; check base_url"
+    raise kind(
+        f"{message} (HTTP {reply.status}{': ' + said if said else ''})",
+        status_code=reply.status,
+        retry_after=parse_retry_after(reply.headers, now=scope.clock.wall()),
+        request_id=reply.request_id,
+        retryable=False if reply.status == 407 else None,
+        detail=said,
+    )
+
+
+def _error_body(reply: HTTPReply) -> bytes:
+    try:
+        return reply.read(reply.limits.error_body)
+    except errors.DeadlineExceeded:
+        raise
+    except errors.LLMError as error:
+        logger.debug("the body of an error reply could not be read: %s", error)
+        return b""
+
+
+# Order matters: urllib3's NewConnectionError is a ConnectTimeoutError, requests' ConnectTimeout
+# and ProxyError are ConnectionErrors.
+_REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bool | None], ...] = (
+    (requests.exceptions.ProxyError, errors.ConnectionFailed, "the proxy failed", None),
+    (requests.exceptions.SSLError, errors.ConnectionFailed, "no secure connection", None),
+    (requests.exceptions.ConnectTimeout, errors.ProviderTimeout, "no connection in time", None),
+    (requests.exceptions.ReadTimeout, errors.ProviderTimeout, "no answer in time", None),
+    (requests.exceptions.Timeout, errors.ProviderTimeout, "no answer in time", None),
+    (requests.exceptions.ConnectionError, errors.ConnectionFailed, "no connection", None),
+    (requests.exceptions.ChunkedEncodingError, errors.StreamInterrupted, "the reply broke", None),
+    (requests.exceptions.ContentDecodingError, errors.ProtocolError, "bad compression", None),
+    (requests.exceptions.StreamConsumedError, errors.StreamInterrupted, "the reply broke", None),
+    (requests.exceptions.TooManyRedirects, errors.ProtocolError, "too many redirects", None),
+    (requests.exceptions.JSONDecodeError, errors.ProtocolError, "the reply is not JSON", None),
+    (requests.exceptions.InvalidJSONError, errors.InvalidRequestError, "not JSON", None),
+    (requests.exceptions.HTTPError, errors.ServerError, "the service failed", None),
+    (requests.exceptions.RetryError, errors.ServerError, "the service failed", None),
+    (requests.exceptions.URLRequired, errors.InvalidRequestError, "a URL is missing", None),
+    (requests.exceptions.MissingSchema, errors.InvalidRequestError, "a wrong URL", None),
+    (requests.exceptions.InvalidSchema, errors.InvalidRequestError, "a wrong URL", None),
+    (requests.exceptions.InvalidProxyURL, errors.InvalidRequestError, "a wrong proxy URL", None),
+    (requests.exceptions.InvalidURL, errors.InvalidRequestError, "a wrong URL", None),
+    (requests.exceptions.InvalidHeader, errors.InvalidRequestError, "a wrong header", None),
+    (requests.exceptions.UnrewindableBodyError, errors.InvalidRequestError, "a wrong body", None),
+    (urllib3_errors.LocationValueError, errors.InvalidRequestError, "a wrong URL", None),
+    (urllib3_errors.ReadTimeoutError, errors.ProviderTimeout, "no answer in time", None),
+    (urllib3_errors.SSLError, errors.ConnectionFailed, "no secure connection", None),
+    (UnicodeError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
+    (TimeoutError, errors.ProviderTimeout, "no answer in time", None),
+    (OSError, errors.ConnectionFailed, "no connection", None),
+    (HTTPError, errors.ConnectionFailed, "no connection", None),
+    (ValueError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
+)
+
+
+def opening_error(error: BaseException, scope: Scope) -> errors.LLMError:
+    """What a failure before the reply's headers means; the texts of ``error`` are redacted."""
+    scrub(error)
+    if scope.over:
+        return scope.error()
+    root = _root(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return errors.ConnectionFailed(
+            f"the server's certificate is not trusted ({root.verify_message})",
+            retryable=False,
+            detail="certificate",
+        )
+    proxy_refused = isinstance(root, (socks.SOCKS5AuthError, socks.HTTPError)) or (
+        "407 " in str(root)
+    )
+    for cls, kind, said, retryable in _REQUESTS_TABLE:
+        if isinstance(error, cls):
+            return kind(f"{said}: {_brief(root)}", retryable=False if proxy_refused else retryable)
+    raise AssertionError(f"{type(error).__name__} has no place in the table") from error
+
+
+def reading_error(error: BaseException, scope: Scope) -> errors.LLMError:
+    """What a failure in the middle of a body means; the texts of ``error`` are redacted."""
+    scrub(error)
+    if scope.over:
+        return scope.error()
+    root = _root(error)
+    if isinstance(error, (urllib3_errors.ReadTimeoutError, requests.Timeout)) or isinstance(
+        root, TimeoutError
+    ):
+        return errors.ProviderTimeout("nothing more of the reply came within the read timeout")
+    if isinstance(error, urllib3_errors.DecodeError):
+        return errors.ProtocolError(f"the reply's compression is broken: {_brief(root)}")
+    return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}")
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost error that the libraries wrapped."""
+    seen = {id(error)}
+    while True:
+        inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
+        inner += [*error.args, error.__cause__, error.__context__]
+        deeper = next(
+            (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
+        )
+        if deeper is None:
+            return error
+        seen.add(id(deeper))
+        error = deeper
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
