@@ -1,0 +1,171 @@
+"""Replies in the shape of OpenAI's chat completions, which several services speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ._call import Reply
+from ._lines import decode_json, decode_object, iter_events
+from ._status import error_of
+from .errors import ProtocolError, ServerError
+from .results import FinishReason, Usage
+
+_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+    "blacklist": "content_filter",
+    "function_call": "function_call",
+    "tool_calls": "tool_calls",
+}
+
+
+def parse_chat(reply: Reply) -> Iterator[str]:
+    """Yield the text of the first choice of ``reply``, then a ``FinishReason``.
+
+    A stream is whole at ``[DONE]``, or when its body ends in order after a finish reason; a reply
+    in JSON comes as one piece.
+
+    Raises:
+        LLMError: what an error object inside the reply means.
+        ProtocolError: a field of another type than the protocol has.
+    """
+    state = _State()
+    if reply.content_type == "application/json":
+        yield from state.take(_object(reply.json()), "message")
+        yield state.finish()
+        return
+    for data in iter_events(reply.lines()):
+        if data == b"[DONE]":
+            yield state.finish()
+            return
+        yield from state.take(decode_object(data), "delta")
+    if state.raw is not None:
+        yield state.finish()
+
+
+class _State:
+    """What the events so far said beside the text."""
+
+    def __init__(self) -> None:
+        self.raw: str | None = None
+        self._model: str | None = None
+        self._usage: Usage | None = None
+        self._reasoning: list[str] = []
+        self._detail: list[str] = []
+        self._tool_calls: dict[int, dict[str, Any]] = {}
+
+    def take(self, event: dict[str, Any], field: str) -> Iterator[str]:
+        """Yield the text of one event; ``field`` is where its choices keep their message."""
+        if event.get("error") is not None:
+            raise error_of(event)
+        choices = event.get("choices")
+        if choices is None and "usage" not in event:
+            raise _wrong("choices", choices)
+        usage = event.get("usage")
+        if usage is not None:
+            self._usage = Usage.from_json(usage) or self._usage
+        model = event.get("model")
+        if isinstance(model, str):
+            self._model = model
+        for choice in _list(choices, "choices"):
+            if _mapping(choice, "choices").get("index", 0) != 0:
+                continue
+            raw = choice.get("finish_reason")
+            if raw is not None:
+                self.raw = _string(raw, "finish_reason")
+            delta = choice.get(field)
+            if delta is not None:
+                text = self._delta(_mapping(delta, field))
+                if text:
+                    yield text
+
+    def _delta(self, delta: Mapping[str, Any]) -> str:
+        for name in ("reasoning_content", "reasoning"):
+            reasoning = delta.get(name)
+            if isinstance(reasoning, str):
+                self._reasoning.append(reasoning)
+                break
+        refusal = delta.get("refusal")
+        if isinstance(refusal, str):
+            self._detail.append(refusal)
+        for call in _list(delta.get("tool_calls"), "tool_calls"):
+            self._tool_call(_mapping(call, "tool_calls"))
+        function_call = delta.get("function_call")
+        if function_call is not None:
+            self._tool_call({"function": function_call, "index": 0, "type": "function"})
+        return _text(delta.get("content"))
+
+    def _tool_call(self, piece: Mapping[str, Any]) -> None:
+        index = piece.get("index", len(self._tool_calls))
+        call = self._tool_calls.setdefault(
+            index if type(index) is int else 0, {"type": "function", "function": {}}
+        )
+        call.update({k: v for k, v in piece.items() if k in ("id", "type") and v is not None})
+        function = call["function"]
+        for name, value in _mapping(piece.get("function") or {}, "function").items():
+            if name == "arguments" and isinstance(value, str):
+                function[name] = _string(function.get(name) or "", name) + value
+            elif value is not None:
+                function[name] = value
+
+    def finish(self) -> FinishReason:
+        """The end of the reply."""
+        if self.raw == "error":
+            raise ServerError("the service ended the reply with the finish reason 'error'")
+        return FinishReason(
+            _REASONS.get(self.raw or "stop", "stop"),
+            raw=self.raw,
+            model=self._model,
+            usage=self._usage,
+            detail="".join(self._detail) or None,
+            reasoning="".join(self._reasoning) or None,
+            tool_calls=[self._tool_calls[index] for index in sorted(self._tool_calls)],
+        )
+
+
+def parse_list(data: bytes, field: str = "data") -> list[dict[str, Any]]:
+    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``."""
+    listing = _object(decode_json(data)).get(field)
+    if listing is None:
+        raise _wrong(field, listing)
+    return [dict(_mapping(item, field)) for item in _list(listing, field)]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return dict(_mapping(value, "the reply"))
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    parts = (_mapping(part, "content") for part in _list(content, "content"))
+    return "".join(_string(p.get("text"), "text") for p in parts if p.get("type") == "text")
+
+
+def _mapping(value: Any, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(field, value)
+    return value
+
+
+def _list(value: Any, field: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _wrong(field, value)
+    return value
+
+
+def _string(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(field, value)
+    return value
+
+
+def _wrong(field: str, value: Any) -> ProtocolError:
+    return ProtocolError(f"the reply has {type(value).__name__} where {field} was due")

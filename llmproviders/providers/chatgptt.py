@@ -1,0 +1,181 @@
+"""ChatGptt: a WordPress site with a chat plugin; tokens from its page, then a form."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any, NamedTuple
+
+from .._chat_completions import parse_chat
+from .._lines import decode_json
+from .._redact import conceal
+from .._status import message_of
+from ..errors import (
+    AuthenticationError,
+    BlockedError,
+    LLMError,
+    ProtocolError,
+    ServerError,
+)
+from ..messages import fold
+from ..provider import USER_AGENT, Call, Fetch, Provider, Reply, Request
+from ..results import FinishReason
+
+_PAGE_LIMIT = 4 * 1024 * 1024
+_STALE_ANSWERS = (b"-1", b"0")
+_STALE_WORDS = ("nonce", "session", "expired", "security check")
+
+
+class _Page(NamedTuple):
+    nonce: str
+    post_id: str
+    cookie: str
+
+
+class ChatGptt(Provider):
+    """chatgptt.me's chat; no key. Its site has been behind a browser challenge.
+
+    >>> ChatGptt().get_model(None)
+    'gpt-4o'
+    """
+
+    url = "https://chatgptt.me"
+    api_endpoint = f"{url}/wp-admin/admin-ajax.php"
+    working = False
+    default_model = "gpt-4o"
+    models = ("gpt-4", "gpt-4o", "gpt-4o-mini")
+
+    _page: _Page | None = None
+
+    def prepare(self, request: Request, fetch: Fetch) -> Call:
+        """Fill the chat plugin's form with the tokens of its page."""
+        self.sampling(request)
+        page = self._page
+        if page is None:
+            page = self._page = self._fetch_page(fetch)
+        form = {
+            "_wpnonce": page.nonce,
+            "post_id": page.post_id,
+            "url": self.base_url,
+            "action": "wpaicg_chat_shortcode_message",
+            "message": fold(request.messages),
+            "bot_id": "0",
+            "chatbot_identity": "shortcode",
+            "wpaicg_chat_client_id": secrets.token_hex(5),
+            "wpaicg_chat_history": "",
+        }
+        headers = self._headers()
+        if page.cookie:
+            headers["Cookie"] = page.cookie
+        return Call("POST", f"{self.base_url}/wp-admin/admin-ajax.php", headers=headers, form=form)
+
+    def parse(self, reply: Reply) -> Iterator[str]:
+        """A JSON object with the whole text, or a stream where the site has streaming on."""
+        if reply.content_type == "text/event-stream":
+            yield from parse_chat(reply)
+            return
+        body = reply.read().strip()
+        if body in _STALE_ANSWERS:
+            raise _stale(f"the site answered {body.decode()}")
+        answer: Any = decode_json(body)
+        if not isinstance(answer, dict):
+            raise ProtocolError(f"the reply is {type(answer).__name__} where an object was due")
+        data = answer.get("data")
+        if answer.get("status") != "success" or not isinstance(data, str):
+            said = message_of(answer) or "without a reason"
+            if any(word in said.lower() for word in _STALE_WORDS):
+                raise _stale(said)
+            raise ServerError(f"the site reports an error: {said}", detail=said)
+        yield data
+        yield FinishReason("stop", raw="")
+
+    def mend(
+        self,
+        error: LLMError,
+        call: Call | None,
+        request: Request,
+        fetch: Fetch,
+    ) -> str | None:
+        """Forget tokens that the site no longer takes, so that its page is fetched anew."""
+        if call is None or not isinstance(error, AuthenticationError):
+            return None
+        page = self._page
+        if page is not None and call.form is not None and call.form["_wpnonce"] == page.nonce:
+            self._page = None
+        return "page"
+
+    def explain(self, error: LLMError, request: Request) -> LLMError:
+        """Say that fresh page tokens were refused, too."""
+        if not isinstance(error, AuthenticationError):
+            return error
+        return AuthenticationError(
+            f"{self.name} refused the tokens of its own page, fresh ones too: {error}",
+            status_code=error.status_code,
+            request_id=error.request_id,
+            detail=error.detail,
+        )
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "accept": "application/json",
+            "accept-encoding": "gzip, deflate",
+            "origin": self.base_url,
+            "referer": f"{self.base_url}/chat",
+            "user-agent": USER_AGENT,
+        }
+
+    def _fetch_page(self, fetch: Fetch) -> _Page:
+        reply = fetch(Call("GET", f"{self.base_url}/", headers=self._headers(), accept="html"))
+        try:
+            body = reply.read(_PAGE_LIMIT)
+            cookies = reply.cookies
+            reply.finish()
+        finally:
+            reply.close()
+        widget = _Widget()
+        widget.feed(body.decode(errors="replace"))
+        if widget.title.strip().lower() in ("just a moment...", "attention required! | cloudflare"):
+            raise BlockedError(f"a browser challenge stands before {self.base_url}")
+        missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
+        if missing:
+            raise ProtocolError(
+                f"the page of {self.base_url} has no {' and no '.join(missing)}; "
+                "the site has changed, or a challenge page was served"
+            )
+        for value in (widget.found["data-nonce"], *cookies.values()):
+            conceal(value)
+        return _Page(
+            widget.found["data-nonce"],
+            widget.found["data-post-id"],
+            "; ".join(f"{name}={value}" for name, value in cookies.items()),
+        )
+
+
+class _Widget(HTMLParser):
+    """Finds the attributes of the chat widget's element, and the page's title."""
+
+    NEEDED = ("data-nonce", "data-post-id")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self.title = ""
+        self._in_title = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        here = {name: value for name, value in attrs if name in self.NEEDED and value}
+        if len(here) > len(self.found):
+            self.found = here
+        self._in_title = tag == "title"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_title = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_title:
+            self.title += data
+
+
+def _stale(said: str) -> AuthenticationError:
+    return AuthenticationError(f"the page's tokens are not taken any more ({said})", detail=said)

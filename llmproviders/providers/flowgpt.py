@@ -1,0 +1,116 @@
+"""FlowGPT: an anonymous web API, signed per request, that replies in JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from .._lines import decode_object
+from ..errors import ServerError
+from ..provider import USER_AGENT, Call, Fetch, Provider, Reply, Request
+from ..results import FinishReason
+
+_AUTHORIZATION = "Bearer null"
+_DEVICE_ALPHABET = string.ascii_lowercase + string.digits
+_GREETING = {"role": "assistant", "content": "Hello, how can I help you today?"}
+_SYSTEM = "You are helpful assistant. Follow the user's instructions carefully."
+
+
+class FlowGpt(Provider):
+    """FlowGPT's guest chat; no key.
+
+    >>> FlowGpt().get_model("gemini")
+    'google-gemini'
+    """
+
+    url = "https://prod-backend-k8s.flowgpt.com"
+    api_endpoint = f"{url}/v3/chat-anonymous"
+    working = False
+    default_model = "gpt-3.5-turbo"
+    models = (
+        "gpt-3.5-turbo",
+        "gpt-3.5-long",
+        "gpt-4-turbo",
+        "google-gemini",
+        "claude-instant",
+        "claude-v1",
+        "claude-v2",
+        "llama2-13b",
+        "mythalion-13b",
+        "pygmalion-13b",
+        "chronos-hermes-13b",
+        "Mixtral-8x7B",
+        "Dolphin-2.6-8x7B",
+    )
+    model_aliases = {"gemini": "google-gemini", "gemini-pro": "google-gemini"}
+    takes = frozenset({"temperature"})
+
+    def prepare(self, request: Request, fetch: Fetch) -> Call:
+        """Sign the request; the system messages travel apart from the history."""
+        system = [m["content"] for m in request.messages if m["role"] == "system"]
+        turns = [
+            {"role": m["role"], "content": m["content"]}
+            for m in request.messages
+            if m["role"] != "system"
+        ]
+        body: dict[str, Any] = {
+            "model": request.model,
+            "nsfw": False,
+            "question": turns[-1]["content"],
+            "history": [_GREETING, *turns[:-1]],
+            "system": "\n".join(system) or _SYSTEM,
+            "temperature": 0.7,
+            "promptId": f"model-{request.model}",
+            "documentIds": [],
+            "chatFileDocumentIds": [],
+            "generateImage": False,
+            "generateAudio": False,
+            **self.sampling(request),
+            **request.params.get("extra_body", {}),
+        }
+        return Call(
+            "POST",
+            f"{self.base_url}/v3/chat-anonymous",
+            headers=_headers(),
+            json=body,
+            authorization=_AUTHORIZATION,
+        )
+
+    def parse(self, reply: Reply) -> Iterator[str]:
+        """Text events are the reply; the body's clean end is its end."""
+        for line in reply.lines():
+            if not line.strip():
+                continue
+            event = decode_object(line)
+            kind, data = event.get("event"), event.get("data")
+            if kind == "text" and isinstance(data, str):
+                yield data
+            elif kind == "error":
+                raise ServerError(f"the service reports an error: {str(data)[:300]}")
+        yield FinishReason("stop", raw="")
+
+
+def _headers() -> dict[str, str]:
+    timestamp = str(int(time.time()))
+    nonce = secrets.token_hex(16)
+    signed = f"{timestamp}-{nonce}-{_AUTHORIZATION}"
+    device = "".join(secrets.choice(_DEVICE_ALPHABET) for _ in range(19))
+    return {
+        "Accept": "*/*",
+        "Accept-Encoding": "gzip, deflate",
+        "Accept-Language": "en-US;q=0.7,en;q=0.3",
+        "Origin": "https://flowgpt.com",
+        "Referer": "https://flowgpt.com/",
+        "Sec-Fetch-Dest": "empty",
+        "Sec-Fetch-Mode": "cors",
+        "Sec-Fetch-Site": "same-site",
+        "User-Agent": USER_AGENT,
+        "x-flow-device-id": f"f-{device}",
+        "x-nonce": nonce,
+        "x-signature": hashlib.md5(signed.encode(), usedforsecurity=False).hexdigest(),
+        "x-timestamp": timestamp,
+    }

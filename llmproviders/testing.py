@@ -1,0 +1,101 @@
+"""A provider without any network, for tests of code that calls language models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ._clock import Scope
+from ._params import SAMPLING
+from .errors import LLMError
+from .provider import Call, Fetch, Provider, Reply, Request
+from .results import FinishReason
+
+
+class ScriptedProvider(Provider):
+    """Gives the same reply to every call, and raises ``error`` after it if there is one.
+
+    It takes every model and every parameter, and keeps what it was asked in ``requests``.
+
+    Args:
+        chunks: the pieces of the reply.
+        error: what to raise after them, instead of ending well.
+        **arguments: as for any provider; ``name`` is the useful one.
+
+    >>> from llmproviders import FailoverClient, ServerError
+    >>> client = FailoverClient(
+    ...     [
+    ...         ScriptedProvider([], error=ServerError("down"), name="first"),
+    ...         ScriptedProvider(["Hello", "!"], name="second"),
+    ...     ],
+    ...     attempts=1,
+    ... )
+    >>> reply = client.complete("Hi")
+    >>> str(reply), reply.provider, len(reply.attempts)
+    ('Hello!', 'second', 2)
+    """
+
+    url = "scripted://here"
+    default_model = "scripted"
+    open_catalogue = True
+    takes = SAMPLING
+
+    def __init__(
+        self, chunks: Iterable[str] = (), error: LLMError | None = None, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self.chunks = tuple(chunks)
+        self.error = error
+        self.requests: list[Request] = []
+
+    def prepare(self, request: Request, fetch: Fetch) -> Call:
+        """Keep the request."""
+        self.requests.append(request)
+        return Call("POST", self.base_url)
+
+    def parse(self, reply: Reply) -> Iterator[str]:
+        """Recite the script."""
+        yield from self.chunks
+        if self.error is not None:
+            raise copy.copy(self.error)
+        yield FinishReason("stop")
+
+    def make_transport(self) -> _NoTransport:
+        """Nothing is sent."""
+        return _NoTransport()
+
+
+class _NoTransport:
+    def open(self, call: Call, scope: Scope, **_: Any) -> _NoReply:
+        if scope.over:
+            raise scope.error()
+        return _NoReply()
+
+    def close(self) -> None:
+        pass
+
+
+class _NoReply:
+    status = 200
+    content_type = ""
+    request_id: str | None = None
+
+    def __init__(self) -> None:
+        self.headers: Mapping[str, str] = {}
+        self.cookies: dict[str, str] = {}
+
+    def lines(self) -> Iterator[bytes]:
+        return iter(())
+
+    def read(self, limit: int | None = None) -> bytes:
+        return b""
+
+    def json(self) -> Any:
+        return None
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
