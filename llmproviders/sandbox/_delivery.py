@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from llmproviders.sandbox._faults import Fault, garbled
+from llmproviders.sandbox._faults import Fault, garble
 from llmproviders.sandbox._http import Incoming, Line
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
 from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, phrase
@@ -41,8 +41,6 @@ class Delivery:
         fault = self.fault
         if fault is not None and fault.comes_first and (fault.reset or fault.stall):
             return self._break_off(fault)
-        if fault is not None and fault.garbage:
-            reply = garbled(reply, at_piece=fault.cut_after or 0)
         self.record.progress.status = reply.status
         if isinstance(reply, Whole):
             return self._send_whole(reply)
@@ -52,6 +50,7 @@ class Delivery:
         fault = self.fault
         gzips = self._gzips()
         body = b"" if reply.status in _WITHOUT_BODY else reply.body
+        body = garble(body) if fault is not None and fault.garbage else body
         body = _gzip(body) if gzips else body
         close = self.request.wants_close
         framing = {"Content-Length": str(len(body))}
@@ -80,21 +79,24 @@ class Delivery:
         gzips = self._gzips()
         self._write_head(self._head(reply, framing, gzips=gzips, close=close))
         encode = _Encoder(gzips=gzips, chunked=chunked)
-        pieces_left = fault.cut_after or 0 if fault is not None and fault.breaks_off else None
+        garbles = fault is not None and fault.garbage
         for frame in reply.frames:
-            if pieces_left == 0:
-                break
+            if fault is not None and self.record.pieces == fault.after_pieces:
+                if fault.breaks_off:
+                    break
+                if garbles and frame.is_text:
+                    frame, garbles = Frame(garble(frame.data)), False
             self._write_frame(frame, encode.frame(frame.data))
-            if pieces_left is not None and frame.is_text:
-                pieces_left -= 1
         if fault is not None and fault.breaks_off:
             return self._break_off(fault)
         self.line.wait(0)
         _release(reply)
-        for frame in reply.end[:-1]:
+        end = reply.end or (Frame(b""),)
+        if garbles:
+            end = tuple(Frame(garble(frame.data)) for frame in end)
+        for frame in end[:-1]:
             self._write_frame(frame, encode.frame(frame.data))
-        last = reply.end[-1] if reply.end else Frame(b"")
-        self._write_frame(last, encode.frame(last.data) + encode.finish())
+        self._write_frame(end[-1], encode.frame(end[-1].data) + encode.finish())
         return not close
 
     def _break_off(self, fault: Fault) -> bool:

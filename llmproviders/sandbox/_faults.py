@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmproviders.sandbox._names import KINDS, is_service, service_name, suggest
-from llmproviders.sandbox._reply import HTML, JSON, Frame, Reply, Whole, dump
+from llmproviders.sandbox._reply import HTML, JSON, Whole, dump
 
 Body = bytes | str | dict[str, Any] | list[Any]
 
@@ -84,6 +84,11 @@ class Fault:
         """Whether the reply never comes to its end."""
         return self.stall or self.reset or (self.cut_after is not None and not self.garbage)
 
+    @property
+    def after_pieces(self) -> int:
+        """How many pieces of text come before it."""
+        return self.cut_after or 0
+
     def own_reply(self, usual: Whole) -> Whole:
         """Return the reply that stands in for the service's.
 
@@ -110,24 +115,9 @@ def _as_bytes(body: Body) -> bytes:
 
 
 def garble(data: bytes) -> bytes:
-    """Return an event, a line or a body as something that neither UTF-8 nor JSON allows."""
+    """Return an event, a line or a body as something that is neither UTF-8 nor JSON."""
     content = data.rstrip(b"\n")
     return content[: len(content) * 2 // 3] + b"\xff\xfe" + data[len(content) :]
-
-
-def garbled(reply: Reply, *, at_piece: int) -> Reply:
-    """Return a reply whose piece of that number, from 0, cannot be understood.
-
-    A reply with fewer pieces gets it in place of its end.
-    """
-    if isinstance(reply, Whole):
-        return replace(reply, body=garble(reply.body))
-    texts = [index for index, frame in enumerate(reply.frames) if frame.is_text]
-    if at_piece < len(texts):
-        index = texts[at_piece]
-        broken = Frame(garble(reply.frames[index].data))
-        return replace(reply, frames=[*reply.frames[:index], broken, *reply.frames[index + 1 :]])
-    return replace(reply, end=tuple(Frame(garble(frame.data)) for frame in reply.end))
 
 
 class FaultQueue:

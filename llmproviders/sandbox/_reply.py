@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -36,12 +36,12 @@ class Whole:
 
 @dataclass
 class Stream:
-    """A reply in pieces: `frames`, then `end`, which makes it a whole one.
+    """A reply in pieces: `frames`, made as they are sent, then `end`, which makes it a whole one.
 
     `release` is called before `end` is sent, or as soon as it is clear that it will not be.
     """
 
-    frames: list[Frame]
+    frames: Iterable[Frame]
     end: tuple[Frame, ...] = ()
     content_type: str = EVENTS
     headers: HeaderPairs = ()
@@ -62,7 +62,8 @@ def phrase(status: int) -> str:
 
 def dump(value: Any) -> bytes:
     """Return a value as compact JSON, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def json_reply(value: Any, *, status: int = 200) -> Whole:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,30 +63,26 @@ class Completion:
             "object": "chat.completion",
         }
 
-    def frames(self, call_deltas: list[Object]) -> list[Frame]:
-        """Return the events before the one with the finish reason."""
-        frames: list[Frame] = []
+    def frames(self, call_deltas: list[Object]) -> Iterator[Frame]:
+        """Yield the events before the one with the finish reason."""
         if not self.dialect.role_in_each_delta:
-            self._say(frames, {"role": "assistant", "content": ""})
+            yield from self._say({"role": "assistant", "content": ""})
         for piece in self.script.thought:
-            self._say(frames, {"reasoning_content": piece})
-        if self.call:
-            for delta in call_deltas:
-                self._say(frames, delta)
-            return frames
+            yield from self._say({"reasoning_content": piece})
+        for delta in call_deltas:
+            yield from self._say(delta)
         keep_alive = self.dialect.keep_alive
-        for number, piece in enumerate(self.script.pieces):
+        for number, piece in enumerate([] if self.call else self.script.pieces):
             if keep_alive and number % 10 == 0:
-                frames.append(Frame(keep_alive))
-            self._say(frames, {"content": piece}, is_text=True)
-        return frames
+                yield Frame(keep_alive)
+            yield from self._say({"content": piece}, is_text=True)
 
-    def _say(self, frames: list[Frame], delta: Object, *, is_text: bool = False) -> None:
+    def _say(self, delta: Object, *, is_text: bool = False) -> Iterator[Frame]:
         if self.dialect.role_in_each_delta:
             delta = {**delta, "role": "assistant"}
         for index in range(self.choices):
             choice = {"delta": delta, "index": index}
-            frames.append(self._event([choice], {}, is_text=is_text and index == 0))
+            yield self._event([choice], {}, is_text=is_text and index == 0)
 
     def finish(self, extra: Object) -> Frame:
         """Return the event with the finish reason, and more fields for it."""

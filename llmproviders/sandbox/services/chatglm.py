@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import Headers, RecordedRequest
@@ -75,19 +77,20 @@ class _Telling:
 
     def stream(self) -> Stream:
         script = self._script
-        aside = self._aside()
-        frames = [self._event("init", []), self._event("init", [aside])]
-        grown = [script.text[:end] for end in _ends(script.pieces)]
-        ends_late = script.finish == "stop" and len(grown) >= _LONG_REPLY
-        frames += [
-            self._event("init", [aside, *self._parts(text)], is_text=True)
-            for text in (grown[:-1] if ends_late else grown)
-        ]
         if script.finish == "filter":
-            return Stream(frames, (self._intervention(),))
-        parts = [{**part, "status": "finish"} for part in (aside, *self._parts(script.text))]
-        last = self._event("finish", parts, is_text=ends_late)
-        return Stream(frames, (last,))
+            return Stream(self._frames(script.pieces), (self._intervention(),))
+        ends_late = len(script.pieces) >= _LONG_REPLY
+        frames = self._frames(script.pieces[:-1] if ends_late else script.pieces)
+        told = (self._aside(), *self._parts(script.text))
+        parts = [{**part, "status": "finish"} for part in told]
+        return Stream(frames, (self._event("finish", parts, is_text=ends_late),))
+
+    def _frames(self, pieces: list[str]) -> Iterator[Frame]:
+        aside = self._aside()
+        yield self._event("init", [])
+        yield self._event("init", [aside])
+        for text in itertools.accumulate(pieces):
+            yield self._event("init", [aside, *self._parts(text)], is_text=True)
 
     def _aside(self) -> dict[str, Any]:
         thought = "".join(self._script.thought)
@@ -135,14 +138,6 @@ class _Telling:
                 "last_error": error,
             }
         )
-
-
-def _ends(pieces: list[str]) -> list[int]:
-    ends, end = [], 0
-    for piece in pieces:
-        end += len(piece)
-        ends.append(end)
-    return ends
 
 
 def _header_problem(headers: Headers) -> str | None:

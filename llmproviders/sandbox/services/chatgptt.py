@@ -90,10 +90,10 @@ class ChatGptt(Service):
             reply = json_reply({"status": "success", "data": script.text, "msg": ""})
             reply.pieces = len(script.pieces)
             return reply
-        frames = [
+        frames = (
             event({"choices": [{"index": 0, "delta": {"content": piece}}]}, is_text=True)
             for piece in script.pieces
-        ]
+        )
         stop = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
         return Stream(frames, (event(stop), Frame(b"data: [DONE]\n\n")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 from llmproviders.sandbox._record import Headers, RecordedRequest
@@ -86,12 +87,9 @@ class FlowGpt(Service):
             {"role": "user", "content": body["question"]},
         ]
         script = write_script(self.settings.reply, self.title, messages, empty=empty)
-        frames = [_line({"event": "start", "data": {"model": body["model"]}})]
-        for number, piece in enumerate(script.pieces):
-            if number % 8 == 4:
-                frames.append(_line({"heartbeat": number}))
-            frames.append(_line({"event": "text", "data": piece}, is_text=True))
-        return Stream(frames, content_type="text/plain; charset=utf-8")
+        return Stream(
+            _frames(body["model"], script.pieces), content_type="text/plain; charset=utf-8"
+        )
 
     def error(self, status: int, _kind: str, /) -> Whole:
         """Return a JSON object with `statusCode` and `message`."""
@@ -119,6 +117,14 @@ def _body_problem(request: RecordedRequest) -> str | None:
         if message.get("role") not in ("user", "assistant"):
             return "history takes the roles user and assistant"
     return None
+
+
+def _frames(model: str, pieces: list[str]) -> Iterator[Frame]:
+    yield _line({"event": "start", "data": {"model": model}})
+    for number, piece in enumerate(pieces):
+        if number % 8 == 4:
+            yield _line({"heartbeat": number})
+        yield _line({"event": "text", "data": piece}, is_text=True)
 
 
 def _error(status: int, message: str) -> Whole:
