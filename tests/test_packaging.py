@@ -144,8 +144,18 @@ def test_every_import_is_declared(metadata: Message) -> None:
 
 
 def _imported_packages(path: Path) -> set[str]:
+    """Return the top-level packages that the file imports when it runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
+        if node in for_typing:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
