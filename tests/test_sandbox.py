@@ -396,6 +396,10 @@ class TestFlowGpt:
         assert response.status_code == 401
         assert header in response.json()["message"]
 
+    def test_body_that_is_not_json(self, caller: Caller) -> None:
+        """A body that is not JSON gets 400."""
+        assert caller.post(self.path, data=b"[", headers=flowgpt_headers()).status_code == 400
+
     @pytest.mark.parametrize("off_by", [-600, 600])
     def test_refused_clock(self, caller: Caller, off_by: int) -> None:
         """A timestamp that is ten minutes off is refused with 401."""
@@ -741,6 +745,17 @@ class TestOpenAI:
         items = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
         extra = {"messages": [{"role": "user", "content": items}]}
         assert "You asked: one two." in text_of("openai", caller.ask("openai", extra=extra).content)
+
+    def test_body_that_is_not_json(self, caller: Caller) -> None:
+        """A body that is not JSON gets 400."""
+        key = caller.sandbox.environ()["OPENAI_API_KEY"]
+        headers = {"Authorization": f"Bearer {key}"}
+        assert caller.post("/v1/chat/completions", data=b"{", headers=headers).status_code == 400
+
+    def test_no_user_message(self, caller: Caller) -> None:
+        """A conversation without a user's message is answered as well."""
+        extra = {"messages": [{"role": "system", "content": "Be brief."}]}
+        assert "You asked: ." in text_of("openai", caller.ask("openai", extra=extra).content)
 
     def test_several_choices(self, caller: Caller) -> None:
         """A request for n choices gets them, streaming or not."""

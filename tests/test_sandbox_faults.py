@@ -44,7 +44,7 @@ def caller(sandbox: Sandbox) -> Iterator[Caller]:
 
 class TestFaults:
     @pytest.mark.parametrize("provider", PROVIDERS)
-    @pytest.mark.parametrize("status", [402, 403, 429, 500, 503])
+    @pytest.mark.parametrize("status", [402, 403, 429, 500, 503, 599])
     def test_status(self, caller: Caller, provider: str, status: int) -> None:
         """A status is sent once, and the next request is well again."""
         caller.sandbox.fail(provider, status=status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from llmproviders import OpenAICompatible
 from llmproviders.sandbox import Headers, RecordedRequest, Sandbox
 from tests.sandbox_caller import (
     STREAMING,
@@ -272,6 +274,27 @@ class TestLife:
                 assert sandbox.wait_for(lambda s: s.requests and s.requests[0].pieces > 10)
                 sandbox.close()
 
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_close_with_a_forked_process_around(self) -> None:
+        """A process that was forked, and has copies of the sockets, keeps nothing open."""
+        reading, writing = os.pipe()
+        with calling() as caller:
+            caller.ask("openai")
+            if (pid := os.fork()) == 0:
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            try:
+                caller.sandbox.fail("openai", cut_after=0)
+                _ask_in_vain(caller)
+                caller.sandbox.close()
+                with pytest.raises(requests.ConnectionError):
+                    caller.get("/")
+            finally:
+                os.close(writing)
+                os.waitpid(pid, 0)
+                os.close(reading)
+
     def test_close_twice(self) -> None:
         """A sandbox may be closed twice, and before it starts."""
         sandbox = Sandbox()
@@ -352,6 +375,34 @@ class TestPointing:
     def test_guest_arguments(self, sandbox: Sandbox, name: str) -> None:
         """The guest services need an address alone."""
         assert sandbox.provider_arguments(name) == {"base_url": sandbox.url}
+
+    @pytest.mark.parametrize("name", ["gigachat", "openai"])
+    def test_arguments_with_keys(self, sandbox: Sandbox, name: str) -> None:
+        """The others get the keys of the sandbox, and the addresses of its environment."""
+        arguments = sandbox.provider_arguments(name)
+        assert set(arguments.values()) <= set(sandbox.environ().values())
+        assert arguments["api_key"]
+
+    def test_client_of_all(self, sandbox: Sandbox) -> None:
+        """Without a choice a client has all five providers, GigaChat first."""
+        with sandbox.client() as client:
+            assert client.complete("Why?").provider == "GigaChat"
+
+    def test_client_by_name(self, sandbox: Sandbox) -> None:
+        """A client has the providers that are named, in that order."""
+        sandbox.fail("flowgpt", status=503)
+        with sandbox.client("FlowGpt", "openai-compatible", attempts=1) as client:
+            reply = client.complete("Why?")
+        assert [attempt.provider for attempt in reply.attempts] == ["FlowGpt", "OpenAICompatible"]
+        assert "You asked: Why?" in reply.text
+
+    def test_client_with_models_and_providers(self, sandbox: Sandbox) -> None:
+        """A choice may be a pair with a model, or a provider of the caller's own."""
+        own = OpenAICompatible(**sandbox.provider_arguments("openai"), name="mine")
+        with sandbox.client(own, ("openai", "gpt-4o")) as client:
+            assert client.complete("Why?").provider == "mine"
+            sandbox.fail("openai", status=401)
+            assert client.complete("Why?").model == "gpt-4o"
 
     def test_unknown_provider(self, sandbox: Sandbox) -> None:
         """An unknown provider is an error that names the nearest."""

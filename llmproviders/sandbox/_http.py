@@ -189,6 +189,7 @@ class Line:
 
     def close(self) -> None:
         """End the connection."""
+        self.interrupt()
         self._sock.close()
 
 
@@ -219,12 +220,13 @@ class Server:
     def close(self) -> None:
         """End every connection and every thread."""
         self._closing.set()
-        self._waker.close()
+        # Bytes and shutdowns reach their ends even if a forked process holds copies of the sockets.
+        self._waker.send(b"!")
         self._acceptor.join()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._woken.close()
+        for sock in (self._listener, self._waker, self._woken):
+            sock.close()
         with self._lock:
             lines = dict(self._lines)
         for line in lines:

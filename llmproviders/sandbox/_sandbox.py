@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 import time
@@ -225,18 +224,20 @@ class Sandbox:
           whatever a `FailoverClient` takes; without any, all five
         - `failover_arguments`: passed on to the `FailoverClient`
         """
-        package = importlib.import_module("llmproviders")
-        made = [self._provider(package, choice) for choice in providers or tuple(CLASS_NAMES)]
-        client: FailoverClient = package.FailoverClient(made, **failover_arguments)
-        return client
+        from llmproviders import FailoverClient
 
-    def _provider(self, package: Any, choice: Any) -> Any:
+        choices = providers or tuple(CLASS_NAMES)
+        return FailoverClient([self._provider(choice) for choice in choices], **failover_arguments)
+
+    def _provider(self, choice: Any) -> Any:
         if isinstance(choice, tuple):
             provider, model = choice
-            return self._provider(package, provider), model
+            return self._provider(provider), model
         if not isinstance(choice, str):
             return choice
-        provider_class = getattr(package, CLASS_NAMES[service_name(choice)])
+        import llmproviders
+
+        provider_class = getattr(llmproviders, CLASS_NAMES[service_name(choice)])
         return provider_class(**self.provider_arguments(choice))
 
     def fail(
