@@ -25,7 +25,9 @@ pytest_plugins = ["tests.support.proxies"]
 settings.register_profile(
     "default", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True
 )
-settings.register_profile("nightly", settings.get_profile("default"), max_examples=5000)
+settings.register_profile(
+    "nightly", settings.get_profile("default"), derandomize=False, max_examples=5000
+)
 settings.load_profile("default")
 
 _PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
