@@ -177,11 +177,13 @@ class TestFaults:
             caller.http.post(caller.sandbox.url + "/v1/chat/completions", timeout=0.1)
         assert caller.sandbox.wait_for(lambda s: s.requests[-1].aborted)
 
-    @pytest.mark.parametrize("provider", PROVIDERS)
-    def test_drip(self, provider: str) -> None:
+    @pytest.mark.parametrize(
+        ("provider", "before_head"), [*((name, False) for name in PROVIDERS), ("openai", True)]
+    )
+    def test_drip(self, provider: str, before_head: bool) -> None:
         """A dripping reply is whole in the end."""
         with calling(reply="ok") as caller:
-            caller.sandbox.fail(provider, drip_s=0.0001)
+            caller.sandbox.fail(provider, drip_s=0.0001, before_head=before_head)
             assert text_of(provider, caller.ask(provider).content) == "ok"
 
     @pytest.mark.parametrize("before_head", [True, False])
@@ -193,7 +195,7 @@ class TestFaults:
             raw.settimeout(10)
             if not before_head:
                 assert b"\r\n\r\n" in raw.recv(4096)
-            assert len(raw.recv(4096)) <= 2
+            assert len(raw.recv(4096)) < 50
         assert caller.sandbox.wait_for(lambda s: s.requests[-1].aborted)
 
     @pytest.mark.parametrize("provider", STREAMING)

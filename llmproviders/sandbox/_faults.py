@@ -75,7 +75,7 @@ class Fault:
             self.status is not None
             or self.body is not None
             or self.html
-            or self.before_head
+            or (self.stall and self.before_head)
             or (self.reset and self.cut_after is None)
         )
 
