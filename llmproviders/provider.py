@@ -24,6 +24,7 @@ from ._call import (
 from ._clock import Clock, Scope
 from ._params import check_names, nearest
 from ._redact import redact
+from ._secret import Key, reveal
 from ._transcript import Transcript
 from .errors import (
     ConnectionFailed,
@@ -325,7 +326,7 @@ class Provider(BaseClient):
         self.base_url = (self._setting("base_url", base_url) or self.default_base_url()).rstrip("/")
         self.model = self._setting("model", model)
         self.timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        found = proxy or _environ.lookup("LLMPROVIDERS_PROXY")
+        found = self._setting("proxy", proxy)
         self._proxy = (check_proxy(found) if found else None, bool(proxy))
         self._session = session
         self._limits = limits or Limits()
@@ -338,11 +339,16 @@ class Provider(BaseClient):
     @classmethod
     def environment_of(cls, argument: str) -> tuple[str, ...]:
         """The names of the environment that stand for ``argument``, the first that is set wins."""
-        own = (f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL",) if argument == "base_url" else ()
-        return own + tuple(cls.environment.get(argument, ()))
+        everywhere = {
+            "base_url": (f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL",),
+            "proxy": ("LLMPROVIDERS_PROXY",),
+        }
+        return everywhere.get(argument, ()) + tuple(cls.environment.get(argument, ()))
 
-    def _setting(self, argument: str, given: str | None) -> str | None:
-        return given if given is not None else _environ.lookup(*self.environment_of(argument))
+    def _setting(self, argument: str, given: Key | None) -> str | None:
+        if given is not None:
+            return reveal(given)
+        return _environ.lookup(*self.environment_of(argument))
 
     def trust(self) -> Trust:
         """Whose certificates this provider believes."""

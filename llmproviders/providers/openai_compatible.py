@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .._chat_completions import parse_chat, parse_list
 from .._params import SAMPLING
 from .._redact import conceal
+from .._secret import Key
 from ..errors import InvalidRequestError, LLMError, MissingAuthError, ModelNotFoundError
 from ..provider import Call, Catalogue, Fetch, Limits, Provider, Reply, Request, Timeout
 
@@ -21,7 +22,7 @@ class OpenAICompatible(Provider):
     """A server with ``/chat/completions`` under its ``base_url``.
 
     Args:
-        api_key: the key, where the server wants one; ``OPENAI_API_KEY``.
+        api_key: the key, where the server wants one, or where it is kept; ``OPENAI_API_KEY``.
         max_concurrency: requests at a time in this process for one key; None: any number.
         base_url: with the path, which usually ends in ``/v1``; ``OPENAI_BASE_URL``.
 
@@ -45,7 +46,7 @@ class OpenAICompatible(Provider):
     def __init__(
         self,
         *,
-        api_key: str | None = None,
+        api_key: Key | None = None,
         max_concurrency: int | None = None,
         base_url: str | None = None,
         model: str | None = None,
