@@ -66,7 +66,8 @@ class Scope:
         self.limit = inf
         self._lock = threading.Lock()
         self._ended: str | None = None
-        self._wake: threading.Event | None = None
+        waits = parent is not None and parent._wake is not None
+        self._wake: threading.Event | None = threading.Event() if waits else None
         self._cutters: dict[int, Callable[[], None]] = {}
         if parent is not None:
             parent.attach(self, self._cancel_with_parent)
@@ -103,8 +104,11 @@ class Scope:
         return self._ended is not None
 
     def cancellable(self) -> Scope:
-        """Let sleeps end, too, when :meth:`cancel` is called; returns itself."""
-        self._wake = threading.Event()
+        """Let sleeps end, too, when :meth:`cancel` is called, those of scopes made inside it as
+        well; returns itself.
+        """
+        if self._wake is None:
+            self._wake = threading.Event()
         return self
 
     def cancel(self, why: str = "the call was ended") -> None:
