@@ -204,8 +204,11 @@ class FailoverClient(BaseClient):
         >>> print(client.complete("Hi"))
         long enough
         """
-        request = Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
-        return collect(self._run(request, None, restarts=True, accept=self._accept))
+        return super().complete(prompt, model=model, timeout=timeout, proxy=proxy, **params)
+
+    def answer(self, request: Request, scope: Scope | None = None) -> Completion:
+        """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
+        return collect(self._run(request, scope, restarts=True, accept=self._accept))
 
     def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
         """Yield one provider's whole reply and its ``FinishReason``; or raise an ``LLMError``."""

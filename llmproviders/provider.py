@@ -181,8 +181,13 @@ class BaseClient(ABC):
         >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
         'Rayleigh scattering.'
         """
-        request = Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
-        return collect(self.generate(request))
+        return self.answer(
+            Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
+        )
+
+    def answer(self, request: Request, scope: Scope | None = None) -> Completion:
+        """The whole reply to a request that is already checked; what ``complete`` stands on."""
+        return collect(self.generate(request, scope))
 
     def create_generator(
         self,
