@@ -1,0 +1,145 @@
+"""The modules stand in layers, and what is heavy or global has one importer each."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import llmproviders
+
+ROOT = Path(llmproviders.__file__).parent
+LAYERS = (
+    "_redact _params _environ _transcript _headers",
+    "errors",
+    "messages results",
+    "_clock _lines _call _status _sockets _transport _chat_completions",
+    "_secret _token _retry _health _hedge",
+    "provider",
+    "providers",
+    "failover testing",
+    "config batch",
+    "cli notebook __main__",
+)
+"""Lower never imports higher; ``providers`` and ``cli`` stand for all their modules."""
+
+LAYER = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
+APART = ("sandbox",)
+"""Stands alone; the tests of the sandbox say what it may import."""
+
+ONLY_IMPORTER = {
+    "requests": ["_transport"],
+    "urllib3": ["_sockets", "_transport"],
+    "socks": ["_sockets", "_transport"],
+    "tenacity": ["_retry"],
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Parse every module but the sandbox's, by its dotted name inside the package."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name.partition(".")[0] not in APART:
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk through what runs: everything but what only a type checker sees."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from running(child)
+
+
+def imports(name: str) -> Iterator[str]:
+    """What a module imports: absolute names as they are, its own package's with a dot before."""
+    is_package = (ROOT / name.replace(".", "/") / "__init__.py").exists()
+    package = [] if name == "__init__" else name.split(".")
+    if not is_package:
+        package = package[:-1]
+    for node in running(MODULES[name]):
+        if isinstance(node, ast.Import):
+            yield from (_own(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (_own(f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1]
+            stem = [*start, *(node.module or "").split(".")] if node.module else start
+            yield from ("." + ".".join([*stem, alias.name]) for alias in node.names)
+
+
+def _own(name: str) -> str:
+    return name.removeprefix("llmproviders") if name.startswith("llmproviders.") else name
+
+
+def own_modules(name: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for imported in imports(name):
+        if imported.startswith("."):
+            dotted = imported[1:]
+            while dotted and dotted not in MODULES:
+                dotted = dotted.rpartition(".")[0]
+            found.add(dotted or imported[1:].partition(".")[0])
+    return found - {name}
+
+
+def test_every_module_has_a_layer() -> None:
+    """A module that nobody gave a place to fails here, not in a review."""
+    tops = {name.partition(".")[0] for name in MODULES} - {"__init__"}
+    assert sorted(tops - LAYER.keys()) == []
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"__init__"}))
+def test_imports_point_down(name: str) -> None:
+    """No module imports from a layer above its own."""
+    height = LAYER[name.partition(".")[0]]
+    tops = {imported.partition(".")[0] for imported in own_modules(name)} - set(APART)
+    assert {top for top in tops if LAYER.get(top, 99) > height} == set()
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """The imports have no cycle, inside a layer neither."""
+    TopologicalSorter({name: own_modules(name) for name in MODULES}).prepare()
+
+
+def test_providers_know_only_the_contract() -> None:
+    """Providers import neither one another nor what sends, retries or fails over."""
+    providers = [name for name in MODULES if name.startswith("providers.")]
+    assert len(providers) == 5
+    banned = ("_transport", "_sockets", "_retry", "_health", "_environ", "providers")
+    for name in providers:
+        tops = {imported.partition(".")[0] for imported in own_modules(name)}
+        assert tops.isdisjoint(banned), name
+
+
+@pytest.mark.parametrize("library", ONLY_IMPORTER)
+def test_a_library_has_one_importer(library: str) -> None:
+    """requests and what lies under it is met in the transport, tenacity in the retries, alone."""
+    importers = [
+        name
+        for name in MODULES
+        if library in {imported.partition(".")[0] for imported in imports(name)}
+    ]
+    assert importers == ONLY_IMPORTER[library]
+
+
+def test_the_environment_has_one_reader() -> None:
+    """``os.environ`` and ``os.getenv`` stand in one module."""
+    readers = {
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"))
+        or (isinstance(node, ast.alias) and node.name in ("environ", "environb", "getenv"))
+    }
+    assert readers == {"_environ"}

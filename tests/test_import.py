@@ -1,0 +1,110 @@
+"""Importing the public names costs nothing and touches nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmproviders
+
+HEAVY = (
+    "requests",
+    "urllib3",
+    "socks",
+    "certifi",
+    "tenacity",
+    "click",
+    "tqdm",
+    "dask",
+    "filelock",
+    "platformdirs",
+    "email",
+    "http",
+    "ssl",
+    "socket",
+    "tomllib",
+    "llmproviders.sandbox",
+    "llmproviders._transport",
+)
+
+WATCH = """
+import json, os, sys
+opened, events = [], []
+def hook(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)):
+        opened.append(os.path.abspath(os.fsdecode(args[0])))
+    elif event.startswith(("socket.", "subprocess.", "os.system", "urllib.")):
+        events.append(event + repr(args))
+before = set(sys.modules)
+sys.addaudithook(hook)
+{code}
+loaded = sorted(set(sys.modules) - before)
+print(json.dumps({{"opened": opened, "events": events, "modules": loaded}}))
+"""
+PUBLIC = "from llmproviders import " + ", ".join(llmproviders.__all__)
+MAKING = PUBLIC + "\nFailoverClient([GigaChat(), ChatGLM(), ChatGptt(), FlowGpt()])\n"
+MAKING += "OpenAICompatible(base_url='http://127.0.0.1:9/v1', proxy='http://127.0.0.1:9')"
+
+
+def watch(code: str) -> dict[str, Any]:
+    """Run code in a fresh process and report what it opened, did and loaded."""
+    result = subprocess.run(
+        [sys.executable, "-c", WATCH.format(code=code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(llmproviders.__file__).parents[1])},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    seen: dict[str, Any] = json.loads(result.stdout)
+    return seen
+
+
+@pytest.fixture(scope="module", params=[PUBLIC, MAKING], ids=["import", "make"])
+def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What importing the public names did, and what making every provider did."""
+    return watch(request.param)
+
+
+def test_no_socket_no_process(seen: dict[str, Any]) -> None:
+    """Neither a socket nor a process comes to be."""
+    assert seen["events"] == []
+
+
+def test_no_file_of_the_user(seen: dict[str, Any]) -> None:
+    """Only Python's own files and the package's are opened: no configuration, no netrc, no key."""
+    prefixes = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib")}
+    prefixes |= {Path(llmproviders.__file__).parent}
+    strangers = [
+        path
+        for path in seen["opened"]
+        if not any(Path(path).is_relative_to(prefix) for prefix in prefixes)
+        and not path.startswith("/dev/")
+    ]
+    assert strangers == []
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_nothing_heavy(seen: dict[str, Any], name: str) -> None:
+    """What is heavy loads when it is first used, not before."""
+    assert name not in seen["modules"]
+
+
+def test_every_public_name_is_there() -> None:
+    """``__all__`` names exactly what the package gives, in order, each documented."""
+    assert sorted(llmproviders.__all__) == llmproviders.__all__
+    for name in llmproviders.__all__:
+        assert getattr(llmproviders, name).__doc__, name
+
+
+def test_logging_is_silent_by_default() -> None:
+    """A warning of the library prints nothing as long as nobody configured logging."""
+    watch("import logging, llmproviders\nlogging.getLogger('llmproviders').warning('x')")
