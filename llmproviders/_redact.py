@@ -80,3 +80,8 @@ def scrub(error: BaseException) -> None:
             chain.append(reason)
         if any(isinstance(arg, str) for arg in link.args):
             link.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in link.args)
+        # What an OSError and PySocks' errors say is not in their args alone.
+        for name in ("strerror", "msg"):
+            said = getattr(link, name, None)
+            if isinstance(said, str):
+                setattr(link, name, redact(said))
