@@ -1,0 +1,323 @@
+"""The tree of errors: what each is, carries and conceals, and which one a status means."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+from typing import Any
+
+import pytest
+
+from llmproviders import errors
+from llmproviders._redact import MASK, conceal, conceal_user_info, redact, scrub
+from llmproviders._status import class_of_status, error_of, service_message
+from llmproviders.errors import (
+    AllProvidersFailed,
+    AuthenticationError,
+    BlockedError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    EmptyReplyError,
+    InvalidRequestError,
+    LLMError,
+    MissingAuthError,
+    ModelNotFoundError,
+    ProtocolError,
+    ProviderTimeout,
+    QuotaExceededError,
+    RateLimitError,
+    RefusedError,
+    RejectedReplyError,
+    ServerError,
+    StreamInterrupted,
+)
+from llmproviders.results import Attempt
+
+CONTRACT: dict[type[LLMError], tuple[bool, set[type[BaseException]]]] = {
+    LLMError: (False, {Exception}),
+    MissingAuthError: (False, {LLMError}),
+    AuthenticationError: (False, {LLMError}),
+    QuotaExceededError: (False, {LLMError}),
+    RateLimitError: (True, {LLMError}),
+    InvalidRequestError: (False, {LLMError, ValueError}),
+    ModelNotFoundError: (False, {InvalidRequestError}),
+    ServerError: (True, {LLMError}),
+    BlockedError: (False, {LLMError}),
+    ConnectionFailed: (True, {LLMError, ConnectionError}),
+    ProviderTimeout: (True, {LLMError, TimeoutError}),
+    StreamInterrupted: (True, {LLMError}),
+    ProtocolError: (True, {LLMError, RuntimeError}),
+    EmptyReplyError: (True, {LLMError}),
+    RefusedError: (False, {EmptyReplyError}),
+    RejectedReplyError: (False, {LLMError}),
+    DeadlineExceeded: (False, {ProviderTimeout}),
+    AllProvidersFailed: (False, {LLMError}),
+}
+"""Class -> (retryable, its bases)."""
+
+CLASSES = pytest.mark.parametrize("cls", CONTRACT, ids=lambda cls: cls.__name__)
+KEY = "sk-do-not-print-me-0123456789"
+
+
+def every_attribute(cls: type[LLMError]) -> LLMError:
+    """An error that carries something in every attribute, its own attempt among them."""
+    error = cls(
+        "what happened",
+        provider="GigaChat",
+        status_code=503,
+        retry_after=1.5,
+        request_id="r-1",
+        retryable=not cls.retryable_by_default,
+        partial_text="so far",
+        detail="why",
+    )
+    error.attempts = (Attempt("GigaChat", "m", 1.0, None, 0.5, error=error, waited=0.1, chunks=2),)
+    return error
+
+
+class TestTree:
+    def test_the_table_is_complete(self) -> None:
+        """Every error of the module has a row in the table, and every row an error."""
+        found = {c for _, c in inspect.getmembers(errors, inspect.isclass)}
+        assert {c for c in found if issubclass(c, LLMError)} == CONTRACT.keys()
+
+    @CLASSES
+    def test_row(self, cls: type[LLMError]) -> None:
+        """Each is retryable or not, and derives from what the contract says, unless told else."""
+        retryable, bases = CONTRACT[cls]
+        assert cls("x").retryable is retryable
+        assert cls("x", retryable=not retryable).retryable is not retryable
+        assert set(cls.__bases__) == bases
+        assert issubclass(cls, LLMError)
+
+    @CLASSES
+    def test_it_is_in_the_drawing(self, cls: type[LLMError]) -> None:
+        """The module's docstring draws each under its parent."""
+        own, parent = self._place(cls), self._place(cls.__bases__[0])
+        assert (own > parent) if parent else cls is LLMError
+
+    @staticmethod
+    def _place(cls: type[BaseException]) -> tuple[int, int] | None:
+        """How far to the right a class is drawn, and how far down."""
+        found = re.search(rf"^([ │├└─]*)(?={cls.__name__}\b)", errors.__doc__ or "", re.M)
+        return (len(found[0]), found.start()) if found else None
+
+
+class TestAttributes:
+    @CLASSES
+    def test_defaults(self, cls: type[LLMError]) -> None:
+        """The message comes first; whatever nobody gave is empty."""
+        error = cls("what happened")
+        assert str(error) == error.message == "what happened"
+        assert (error.provider, error.status_code, error.retry_after) == (None, None, None)
+        assert (error.request_id, error.partial_text, error.attempts) == (None, "", ())
+        assert error.detail is None
+        assert str(cls()) == ""
+
+    @CLASSES
+    def test_nothing_but_the_message_by_position(self, cls: type[LLMError]) -> None:
+        """A provider given by position is a mistake that shows."""
+        with pytest.raises(TypeError):
+            cls("what happened", "GigaChat")  # type: ignore[misc]
+
+    @CLASSES
+    @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+    def test_pickle(self, cls: type[LLMError], protocol: int) -> None:
+        """A pickle brings back the class, the message and every attribute."""
+        self._same(pickle.loads(pickle.dumps(every_attribute(cls), protocol)), cls)
+
+    @CLASSES
+    def test_copies(self, cls: type[LLMError]) -> None:
+        """So does a deep copy, and a shallow one shares what the error holds."""
+        error = every_attribute(cls)
+        self._same(copy.deepcopy(error), cls)
+        shallow = copy.copy(error)
+        assert type(shallow) is cls
+        assert shallow.__dict__ == error.__dict__
+        assert str(shallow) == str(error)
+
+    @staticmethod
+    def _same(again: Any, cls: type[LLMError]) -> None:
+        assert type(again) is cls
+        assert str(again) == "what happened"
+        before = every_attribute(cls).__dict__
+        rest = {k: v for k, v in again.__dict__.items() if k != "attempts"}
+        assert rest == {k: v for k, v in before.items() if k != "attempts"}
+        (attempt,) = again.attempts
+        assert attempt.error is again
+        assert (attempt.provider, attempt.waited, attempt.chunks) == ("GigaChat", 0.1, 2)
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"key {KEY}",
+            f"http://x/?key={KEY}",
+            f"{KEY}{KEY}",
+            f"Invalid header value b'Bearer {KEY}'",
+            "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.e30.abc",
+            "authorization: basic dXNlcjpwYXNzd29yZA==",
+            "Proxy-Authorization: Basic dXNlcjpwYXNzd29yZA==",
+            "socks5h://me:hunter22@127.0.0.1:1080",
+            "http://me:hun%20ter22@proxy:3128/path",
+            "cannot reach https://me:hu@nter22@proxy:3128",
+            "https://tok-hunter22@host/",
+            "a http://me:hunter22@one and http://you:hunter22@two",
+        ],
+    )
+    def test_no_message_holds_one(self, text: str) -> None:
+        """A key that is known, and whatever looks like a credential, is masked in a message."""
+        conceal(KEY)
+        error = LLMError(text, detail=text)
+        for said in (str(error), repr(error), str(error.detail)):
+            assert MASK in said
+            for secret in (KEY, "hunter22", "ter22", "eyJ", "dXNl"):
+                assert secret not in said
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Authorization: Bearer null",
+            "http://127.0.0.1:8123/v1",
+            "mail me at someone@example.org",
+            "see https://example.org/@user and https://example.org/a?b=c@d",
+            "a bearer of bad news",
+            "a basic error",
+        ],
+    )
+    def test_plain_words_stay(self, text: str) -> None:
+        """What is no credential is left as it is."""
+        assert redact(text) == text
+
+    def test_a_secret_is_masked_however_it_is_written(self) -> None:
+        """A secret is known in its percent-encoded form, and in the plain one, as well."""
+        conceal("pass/wo rd+1")
+        conceal_user_info("http://me:s%2Fecret%40word@127.0.0.1:1")
+        for text in ("pass/wo rd+1", "pass%2Fwo%20rd%2B1", "s%2Fecret%40word", "s/ecret@word"):
+            assert redact(f"a {text} b") == f"a {MASK} b"
+
+    def test_short_ones_are_left(self) -> None:
+        """Masking a secret of a letter or two would eat ordinary words."""
+        conceal("a")
+        conceal("")
+        conceal(None)
+        assert redact("banana") == "banana"
+
+    def test_the_memory_is_bounded(self) -> None:
+        """Tokens renewed for weeks push out the oldest; the newest are masked."""
+        conceal("the-oldest-of-all")
+        for number in range(5000):
+            conceal(f"token-{number:06}")
+        assert redact("token-004999 token-000000") == f"{MASK} token-000000"
+        assert redact("the-oldest-of-all") == "the-oldest-of-all"
+
+    def test_the_whole_chain_is_scrubbed(self) -> None:
+        """Causes, contexts, wrapped errors and reasons are masked too: a traceback prints them."""
+        conceal(KEY)
+        inner = ValueError(f"inner {KEY}")
+        wrapped = RuntimeError(f"wrapped {KEY}", inner)
+        system = OSError(5, f"system {KEY}")
+        inner.__context__ = system
+        reason = RuntimeError(f"reason {KEY}")
+        outer = LLMError("outer")
+        outer.__cause__ = wrapped
+        wrapped.__context__ = outer
+        wrapped.reason = reason  # type: ignore[attr-defined]
+        scrub(outer)
+        for link in (inner, wrapped, reason, system):
+            assert KEY not in str(link)
+            assert KEY not in repr(link)
+
+    def test_no_pickle_holds_one(self) -> None:
+        """What is pickled is the masked message."""
+        conceal(KEY)
+        error = LLMError(f"it was {KEY}", detail=f"{KEY}?")
+        error.__cause__ = ValueError(KEY)
+        assert KEY.encode() not in pickle.dumps(error)
+
+
+STATUSES: dict[int, type[LLMError]] = {
+    400: InvalidRequestError,
+    401: AuthenticationError,
+    402: QuotaExceededError,
+    403: AuthenticationError,
+    404: InvalidRequestError,
+    407: ConnectionFailed,
+    408: ProviderTimeout,
+    413: InvalidRequestError,
+    422: InvalidRequestError,
+    425: ServerError,
+    429: RateLimitError,
+}
+
+
+class TestStatus:
+    @pytest.mark.parametrize("status", range(400, 600))
+    def test_failures(self, status: int) -> None:
+        """Each 4xx and 5xx has the class of the table, else the one of its hundred."""
+        rest = InvalidRequestError if status < 500 else ServerError
+        assert class_of_status(status) is STATUSES.get(status, rest)
+
+    @pytest.mark.parametrize("status", [100, 103, 200, 204, 300, 304, 399, 600, 999])
+    def test_anything_else(self, status: int) -> None:
+        """A status that is neither a success to be read nor a failure cannot be understood."""
+        assert class_of_status(status) is ProtocolError
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (b'{"error": {"message": "no model", "type": "x"}}', "no model"),
+            (b'{"error": "plainly"}', "plainly"),
+            (b'{"status": 422, "message": "Invalid params"}', "Invalid params"),
+            (b'{"status": "error", "msg": "nonce"}', "nonce"),
+            (b'{"detail": "Not Found"}', "Not Found"),
+            (b'{"event": "error", "data": "busy"}', "busy"),
+            (b'"text"', "text"),
+            (b"plain text", "plain text"),
+            (b"\xff\xfe", "\ufffd\ufffd"),
+            (b"x" * 1000, "x" * 300),
+            (b'{"message": "' + b"x" * 1000 + b'"}', "x" * 500),
+            (b"", None),
+            (b"  \n", None),
+            (b"{}", None),
+            (b"[1]", None),
+            (b'{"error": {"message": 7}}', None),
+            (b'{"error": null, "message": ""}', None),
+            (b"[" * 100_000, "[" * 300),
+        ],
+    )
+    def test_what_a_service_says(self, body: bytes, said: str | None) -> None:
+        """The words of an error body are found in every shape that a service has for them."""
+        assert service_message(body) == said
+
+    @pytest.mark.parametrize(
+        ("value", "cls", "status"),
+        [
+            ({"error": {"message": "m", "code": 429}}, RateLimitError, 429),
+            ({"error": {"message": "m", "code": "401"}}, AuthenticationError, 401),
+            ({"error": {"message": "m", "type": "insufficient_quota"}}, QuotaExceededError, 402),
+            ({"error": {"message": "m", "code": "rate_limit_exceeded"}}, RateLimitError, 429),
+            ({"error": {"message": "m", "code": "model_not_found"}}, InvalidRequestError, 404),
+            ({"error": {"message": "m", "code": "odd", "type": "x"}}, ServerError, None),
+            ({"error": "m"}, ServerError, None),
+            ({"error": ["m"]}, ServerError, None),
+            ({"status": 422, "message": "m"}, InvalidRequestError, 422),
+            ({"status": 1, "message": "m"}, ServerError, None),
+            ({"code": 10001, "msg": "m"}, ServerError, None),
+            ({"status": True}, ServerError, None),
+            ({"status": 200}, ServerError, None),
+            ("m", ServerError, None),
+            (None, ServerError, None),
+        ],
+    )
+    def test_an_error_in_a_success(
+        self, value: Any, cls: type[LLMError], status: int | None
+    ) -> None:
+        """An error object in a reply with status 200 means what its code or status says."""
+        error = error_of(value)
+        assert (type(error), error.status_code) == (cls, status)
+        if "m" in str(value):
+            assert str(error).endswith(": m") or value == {"error": ["m"]}
