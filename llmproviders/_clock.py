@@ -51,8 +51,8 @@ class Scope:
 
     Args:
         at: the deadline, in seconds of ``clock.monotonic()``.
-        clock: where the time comes from.
-        parent: a scope inside which this one lives; it cannot outlast it.
+        clock: where the time comes from; a scope inside another goes by that one's clock.
+        parent: a scope inside which this one lives; it cannot outlast it, nor its limits.
     """
 
     __slots__ = ("_cutters", "_ended", "_lock", "_wake", "at", "clock", "limit", "parent")
@@ -60,7 +60,7 @@ class Scope:
     def __init__(
         self, at: float = inf, *, clock: Clock = SYSTEM_CLOCK, parent: Scope | None = None
     ) -> None:
-        self.clock = clock
+        self.clock = clock if parent is None else parent.clock
         self.parent = parent
         self.at: float = at if parent is None else min(at, parent.at)
         self.limit = inf
@@ -75,18 +75,29 @@ class Scope:
     @classmethod
     def lasting(cls, seconds: float | None, *, clock: Clock, parent: Scope | None = None) -> Scope:
         """A scope that ends in ``seconds``; None: never."""
+        clock = clock if parent is None else parent.clock
         at = inf if seconds is None else clock.monotonic() + seconds
         return cls(at, clock=clock, parent=parent)
 
     @property
     def bounded(self) -> bool:
         """Whether there is any moment at which it ends."""
-        return self.at != inf or self.limit != inf
+        return self._end() != inf
 
     def remaining(self) -> float:
         """Seconds left, negative when it is over, infinite where nothing bounds it."""
-        end = self.at if self.at < self.limit else self.limit
+        end = self._end()
         return inf if end == inf else end - self.clock.monotonic()
+
+    def _end(self) -> float:
+        # A limit is lifted while a call runs, so the scopes inside have to ask for it each time.
+        end = self.at
+        scope: Scope | None = self
+        while scope is not None:
+            if scope.limit < end:
+                end = scope.limit
+            scope = scope.parent
+        return end
 
     @property
     def expired(self) -> bool:
