@@ -60,7 +60,7 @@ class Scope:
     def __init__(
         self, at: float = inf, *, clock: Clock = SYSTEM_CLOCK, parent: Scope | None = None
     ) -> None:
-        self.clock = clock if parent is None else parent.clock
+        self.clock: Clock = clock if parent is None else parent.clock
         self.parent = parent
         self.at: float = at if parent is None else min(at, parent.at)
         self.limit = inf
