@@ -14,6 +14,7 @@ import pytest
 import trustme
 from hypothesis import settings
 
+from tests.support.environment import clean
 from tests.support.leaks import no_leaks
 from tests.support.rawserver import Behaviour, RawServer, black_hole, refused_port
 
@@ -30,21 +31,6 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-_PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
-_OTHER_NAMES = (
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NETRC",
-    "NO_COLOR",
-    "FORCE_COLOR",
-    "CLICOLOR",
-    "CLICOLOR_FORCE",
-)
-_PREFIXES = ("LLMPROVIDERS_", "GIGACHAT_", "OPENAI_")
-_XDG_FOLDERS = ("CONFIG", "CACHE", "STATE", "DATA")
-
 
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -56,15 +42,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Iterator[Path]) -> None:
     """Take away what a user's environment could change: proxies, trust, netrc, keys, folders."""
-    names = {*_PROXY_NAMES, *(name.upper() for name in _PROXY_NAMES), *_OTHER_NAMES}
-    names |= {name for name in os.environ if name.startswith(_PREFIXES)}
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    home = next(homes)
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    for folder in _XDG_FOLDERS:
-        monkeypatch.setenv(f"XDG_{folder}_HOME", str(home / folder.lower()))
+    clean(monkeypatch, next(homes))
 
 
 @pytest.fixture
