@@ -15,7 +15,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Tail(bytes):
-    """The last line of a reply, where no line end came after it: it may have been cut."""
+    """The last line or event of a reply, where nothing ended it: it may have been cut."""
 
     __slots__ = ()
 
@@ -41,10 +41,9 @@ def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator
     pending_size = 0
     after_cr = False
     for block in blocks:
-        if after_cr:
-            if block.startswith(b"\n"):
-                block = block[1:]
-            after_cr = not block
+        if after_cr and block:
+            after_cr = False
+            block = block.removeprefix(b"\n")
         if not block:
             continue
         if b"\r" in block:
@@ -61,6 +60,8 @@ def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator
             first = b"".join(pending)
             pending.clear()
         _check(len(first), max_line)
+        if len(block) > max_line:
+            _check(max(map(len, rest)), max_line)
         yield first
         last = rest.pop()
         yield from rest
@@ -83,8 +84,8 @@ def iter_events(lines: Iterable[bytes]) -> Iterator[bytes]:
     r"""Yield the data of each server-sent event.
 
     Comments and the fields ``event``, ``id`` and ``retry`` mean nothing to these services and are
-    passed over. An event that the end of the body cuts off is yielded too, as a :class:`Tail`
-    where its last line has no end: whether the reply is whole is for its end mark to say.
+    passed over. An event that the end of the body cuts off is yielded too, as a :class:`Tail`:
+    whether the reply is whole is for its end mark to say.
     Source: the HTML standard, 9.2.6 "Interpreting an event stream".
 
     >>> list(iter_events([b": hi", b"data: a", b"data: b", b"", b"data:c", b""]))
@@ -102,13 +103,11 @@ def iter_events(lines: Iterable[bytes]) -> Iterator[bytes]:
                 yield data[0] if len(data) == 1 else b"\n".join(data)
                 data = []
         elif line.startswith(b"data:"):
-            value = line[6:] if line.startswith(b"data: ") else line[5:]
-            data.append(Tail(value) if isinstance(line, Tail) else value)
+            data.append(line[6:] if line.startswith(b"data: ") else line[5:])
         elif line == b"data":
             data.append(b"")
     if data:
-        joined = b"\n".join(data)
-        yield Tail(joined) if isinstance(data[-1], Tail) else joined
+        yield Tail(b"\n".join(data))
 
 
 def decode_json(data: bytes) -> Any:
@@ -122,7 +121,7 @@ def decode_json(data: bytes) -> Any:
         text = data.decode().strip()
         value, end = _raw_decode(text)
         if end != len(text):
-            raise ValueError("more follows the value")  # noqa: TRY301
+            raise ValueError("more follows the value")
     except (ValueError, RecursionError) as error:
         if isinstance(data, Tail):
             raise StreamInterrupted("the reply was cut in the middle of a line") from error
