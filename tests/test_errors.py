@@ -99,9 +99,9 @@ class TestTree:
         assert (own > parent) if parent else cls is LLMError
 
     @staticmethod
-    def _place(cls: type[BaseException]) -> tuple[int, int] | None:
+    def _place(drawn: type[BaseException]) -> tuple[int, int] | None:
         """How far to the right a class is drawn, and how far down."""
-        found = re.search(rf"^([ │├└─]*)(?={cls.__name__}\b)", errors.__doc__ or "", re.M)
+        found = re.search(rf"^([ │├└─]*)(?={drawn.__name__}\b)", errors.__doc__ or "", re.M)
         return (len(found[0]), found.start()) if found else None
 
 

@@ -1,0 +1,136 @@
+"""Prompts become messages, or an error before anything is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmproviders import InvalidRequestError
+from llmproviders.messages import fold, normalize
+
+
+def user(content: Any) -> dict[str, Any]:
+    """A user's message."""
+    return {"role": "user", "content": content}
+
+
+PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+OLD_CALL = {"role": "assistant", "content": None, "function_call": {"name": "f"}}
+
+
+class TestNormalize:
+    @pytest.mark.parametrize(
+        ("prompt", "messages"),
+        [
+            ("Hi", [user("Hi")]),
+            ("  Hi\n", [user("  Hi\n")]),
+            ([user("Hi")], [user("Hi")]),
+            ((user("Hi"),), [user("Hi")]),
+            ([user(PARTS)], [user("one two")]),
+            ([user(tuple(PARTS))], [user("one two")]),
+            ([user([]), user("x")], [user(""), user("x")]),
+            (
+                [{"role": "developer", "content": "Be brief."}, user("Hi")],
+                [{"role": "system", "content": "Be brief."}, user("Hi")],
+            ),
+            ([user("x"), CALL], [user("x"), {**CALL, "content": ""}]),
+            ([user("x"), OLD_CALL], [user("x"), {**OLD_CALL, "content": ""}]),
+            (
+                [user("x"), {"role": "tool", "content": "7", "tool_call_id": "1"}],
+                [user("x"), {"role": "tool", "content": "7", "tool_call_id": "1"}],
+            ),
+            (
+                [{"role": "function", "content": "7", "name": "f"}],
+                [{"role": "function", "content": "7", "name": "f"}],
+            ),
+            ([{**user("x"), "name": "me"}], [{**user("x"), "name": "me"}]),
+        ],
+    )
+    def test_taken(self, prompt: Any, messages: list[dict[str, Any]]) -> None:
+        """A text, or messages of texts or parts, become messages with one text each."""
+        assert normalize(prompt) == messages
+
+    def test_a_system_prompt_comes_first(self) -> None:
+        """``system`` is put before the messages, before their own system message too."""
+        own = {"role": "system", "content": "own"}
+        first = {"role": "system", "content": "given"}
+        assert normalize([own, user("x")], system="given") == [first, own, user("x")]
+
+    def test_the_callers_messages_stay_as_they_are(self) -> None:
+        """What the caller passed is not changed, and is not what is passed on."""
+        prompt = [user(PARTS)]
+        normalize(prompt)[0]["content"] = "other"
+        assert prompt == [user(PARTS)]
+
+    @pytest.mark.parametrize(
+        ("prompt", "said"),
+        [
+            ("", "empty"),
+            (" \n\t\u3000", "empty"),
+            ([], "empty"),
+            ([user("")], "empty"),
+            ([user([])], "empty"),
+            ([{"role": "system", "content": "only"}], "empty"),
+            (None, "NoneType"),
+            (7, "int"),
+            (b"Hi", "bytes"),
+            ({"role": "user", "content": "Hi"}, "dict"),
+            ({"Hi"}, "set"),
+            (["Hi"], "message 0 is str"),
+            ([user("x"), None], "message 1 is NoneType"),
+            ([{"content": "x"}], "role None"),
+            ([{"role": "robot", "content": "x"}], "'robot'; known are system, user"),
+            ([{"role": "User", "content": "x"}], "'User'"),
+            ([{"role": ["user"], "content": "x"}], "message 0 has the role"),
+            ([{"role": "user"}], "NoneType"),
+            ([user(None)], "NoneType"),
+            ([user(7)], "int"),
+            ([user(b"x")], "bytes"),
+            ([user({"type": "text", "text": "x"})], "dict"),
+            ([user(["x"])], "part"),
+            ([user([{"type": "text"}])], "part"),
+            ([user([{"type": "text", "text": 7}])], "part"),
+            ([user([{"type": "image_url", "image_url": {"url": "x"}}])], "only text"),
+            ("half \ud83d", "lone surrogate at position 5"),
+        ],
+    )
+    def test_refused(self, prompt: Any, said: str) -> None:
+        """What no service could take is refused, with what is wrong and where."""
+        with pytest.raises(InvalidRequestError, match=said) as caught:
+            normalize(prompt)
+        assert caught.value.status_code is None
+
+    @pytest.mark.parametrize("system", [7, b"x", ["x"]])
+    def test_refused_system_prompts(self, system: Any) -> None:
+        """A system prompt is a text, or parts, as any message."""
+        with pytest.raises(InvalidRequestError):
+            normalize("Hi", system=system)
+
+
+class TestFold:
+    @pytest.mark.parametrize(
+        ("messages", "text"),
+        [
+            ([user("Hi")], "Hi"),
+            ([{"role": "assistant", "content": "Hi"}], "Hi"),
+            ([user(" Hi\n")], " Hi\n"),
+            (
+                [{"role": "system", "content": "Be brief."}, user("Hi")],
+                "System: Be brief.\nUser: Hi\nAssistant:",
+            ),
+            (
+                [user("Hi"), {"role": "assistant", "content": ""}, user("Why?")],
+                "User: Hi\nUser: Why?\nAssistant:",
+            ),
+            (
+                [user("a"), {"role": "tool", "content": "7"}],
+                "User: a\nTool: 7\nAssistant:",
+            ),
+            ([user("a\nb"), user("c")], "User: a\nb\nUser: c\nAssistant:"),
+        ],
+    )
+    def test_paragraphs(self, messages: list[dict[str, Any]], text: str) -> None:
+        """One message is sent as it is; more become a paragraph each, and a last line asks."""
+        assert fold(messages) == text
