@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
+    from typing_extensions import Self
 
     from ._call import Timeout
 
@@ -176,6 +177,21 @@ class FailoverClient(BaseClient):
         self._health = Health(
             MemoryStore(clock.monotonic), cooldown=cooldown, threshold=failure_threshold
         )
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None) -> Self:
+        """A client of the providers and settings that a configuration names.
+
+        Args:
+            path: the file; None: ``LLMPROVIDERS_CONFIG``, else ``llmproviders/config.toml`` in
+                the user's configuration folder, else what the environment gives.
+
+        Raises:
+            llmproviders.config.ConfigError: a ``ValueError`` that names file, line and key.
+        """
+        from .config import load
+
+        return load(path).client(cls)
 
     @property
     def providers(self) -> tuple[BaseClient, ...]:

@@ -1,0 +1,478 @@
+"""The configuration: which providers there are, how they fail over, and where each value is from.
+
+A TOML file with ``[[provider]]`` tables in priority order and a ``[failover]`` table::
+
+    [[provider]]
+    type = "gigachat"
+    api_key_file = "gigachat.key"
+
+    [[provider]]
+    type = "openai"
+    name = "local"
+    base_url = "http://localhost:11434/v1"
+    model = "llama3.2"
+
+    [failover]
+    deadline = 120
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from . import _environ
+from ._params import nearest
+from ._places import config_folder
+from ._redact import conceal_user_info
+from ._schema import Argument, arguments_of, as_argument
+from ._secret import KeyFile, KeyVariable
+from .errors import MissingAuthError
+from .failover import FailoverClient
+from .provider import Provider
+from .providers import ALIASES, REGISTRY, find
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+logger = logging.getLogger("llmproviders")
+Client = TypeVar("Client", bound=FailoverClient)
+
+VARIABLE = "LLMPROVIDERS_CONFIG"
+TABLES = ("provider", "failover")
+_Source = type[KeyFile] | type[KeyVariable]
+_SOURCES: dict[str, _Source] = {"_env": KeyVariable, "_file": KeyFile}
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names file, line and key."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting in force and where it comes from.
+
+    Attributes:
+        value: as the constructor takes it; a key stays where it is kept.
+        origin: ``"argument"``, ``"environment NAME"``, ``"FILE:LINE"`` or ``"default"``.
+    """
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class ProviderSettings:
+    """One provider as it is configured, not made yet.
+
+    Attributes:
+        kind: its class.
+        given: the arguments that were given, by name.
+        origin: where it is named: ``"FILE:LINE"``, ``"argument"``, ``"environment"`` or
+            ``"default"``.
+    """
+
+    kind: type[Provider]
+    given: Mapping[str, Value] = field(default_factory=dict)
+    origin: str = "default"
+
+    @property
+    def name(self) -> str:
+        """How it is called."""
+        given = self.given.get("name")
+        return str(given.value) if given is not None else self.kind.__name__
+
+    def having(self, origin: str = "argument", **arguments: Any) -> ProviderSettings:
+        """The same with ``arguments`` instead of what was given.
+
+        None is passed over, and so is what its class does not take.
+        """
+        known = arguments_of(self.kind)
+        new = {n: Value(v, origin) for n, v in arguments.items() if v is not None and n in known}
+        return replace(self, given={**self.given, **new})
+
+    def without(self, *arguments: str) -> ProviderSettings:
+        """The same with ``arguments`` as if they had not been given."""
+        return replace(self, given={n: v for n, v in self.given.items() if n not in arguments})
+
+    def make(self) -> Provider:
+        """The provider.
+
+        Raises:
+            ConfigError: its class turns an argument down.
+        """
+        try:
+            return self.kind(**{name: value.value for name, value in self.given.items()})
+        except ValueError as error:
+            raise ConfigError(f"{self.origin}: {self.name}: {error}") from error
+
+    def in_force(self) -> dict[str, Value]:
+        """Every argument with the value that counts and its origin."""
+        values = {}
+        for argument in arguments_of(self.kind).values():
+            found = self.given.get(argument.name)
+            if found is None:
+                found = _from_environment(self.kind, argument)
+            values[argument.name] = found or Value(_default(self.kind, argument), "default")
+        return values
+
+    def key(self) -> Value | None:
+        """Where its key or token is, or None where it takes none or has none."""
+        in_force = self.in_force()
+        for name in secrets_of(self.kind):
+            if in_force[name].value is not None:
+                return in_force[name]
+        return None
+
+    def key_from(self) -> str | None:
+        """Where its key is, in words; None where there is none to be read."""
+        key = self.key()
+        if key is None:
+            return None
+        if not isinstance(key.value, (KeyFile, KeyVariable)):
+            return key.origin
+        try:
+            key.value.read()
+        except MissingAuthError:
+            return None
+        return source_of(key.value)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is in force.
+
+    Attributes:
+        providers: in priority order.
+        failover: the arguments of ``FailoverClient``, by name.
+        path: the file that was read, or None.
+        path_origin: who named it: ``"argument"``, ``"environment NAME"`` or ``"default"``.
+        warnings: what should be mended, though it works.
+    """
+
+    providers: tuple[ProviderSettings, ...]
+    failover: Mapping[str, Value] = field(default_factory=dict)
+    path: Path | None = None
+    path_origin: str = "default"
+    warnings: tuple[str, ...] = ()
+
+    def choose(self, names: Iterable[str]) -> Configuration:
+        """The same with the providers that ``names`` name, in that order.
+
+        A name is a configured provider's own, else the type of configured ones, else a type.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        chosen: list[ProviderSettings] = []
+        for name in names:
+            chosen += [found for found in self._named(name) if found not in chosen]
+        return replace(self, providers=tuple(chosen)) if chosen else self
+
+    def _named(self, name: str) -> list[ProviderSettings]:
+        found = [item for item in self.providers if item.name.lower() == name.lower()]
+        if found:
+            return found
+        kind = find(name)
+        if kind is None:
+            known = [*(item.name for item in self.providers), *REGISTRY]
+            raise ConfigError(f"there is no provider {name!r}{_hint(name, known)}")
+        found = [item for item in self.providers if item.kind is kind]
+        return found or [ProviderSettings(kind, origin="argument")]
+
+    def having(self, origin: str = "argument", **arguments: Any) -> Configuration:
+        """The same with ``arguments`` of ``FailoverClient`` instead of what was given."""
+        new = {name: Value(value, origin) for name, value in arguments.items()}
+        return replace(self, failover={**self.failover, **new})
+
+    def client(self, kind: type[Client] = FailoverClient) -> Client:  # type: ignore[assignment]
+        """A client of the providers.
+
+        Args:
+            kind: its class.
+
+        Raises:
+            ConfigError: there is no provider, or an argument is turned down.
+        """
+        if not self.providers:
+            raise ConfigError("no provider is configured; `llmproviders config init` makes a start")
+        providers = [settings.make() for settings in self.providers]
+        arguments = {name: value.value for name, value in self.failover.items()}
+        try:
+            return kind(providers, **arguments)
+        except ValueError as error:
+            raise ConfigError(f"{self.path or 'arguments'}: [failover]: {error}") from error
+
+
+def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
+    """The file that counts, there or not, and who named it."""
+    if path is not None:
+        return Path(path).expanduser(), "argument"
+    named = _environ.lookup(VARIABLE)
+    if named is not None:
+        return Path(named).expanduser(), f"environment {VARIABLE}"
+    return config_folder() / "config.toml", "default"
+
+
+def load(path: str | os.PathLike[str] | None = None) -> Configuration:
+    """Read the configuration; without a file, what the environment gives.
+
+    Args:
+        path: the file; None: ``LLMPROVIDERS_CONFIG``, else the one in the user's configuration
+            folder, if it is there.
+
+    Raises:
+        ConfigError: the file cannot be read or used.
+    """
+    file, origin = locate(path)
+    if origin == "default" and not file.exists():
+        return Configuration(providers_of_environment())
+    configuration = _Reader(file).read()
+    for warning in configuration.warnings:
+        logger.warning("%s", warning)
+    return replace(configuration, path_origin=origin)
+
+
+def providers_of_environment() -> tuple[ProviderSettings, ...]:
+    """Those whose credentials are in the environment, then the keyless ones that work."""
+    with_key, keyless = [], []
+    for kind in REGISTRY.values():
+        if _has_credentials(kind):
+            with_key.append(ProviderSettings(kind, origin="environment"))
+        elif kind.working and not kind.needs_auth and not secrets_of(kind):
+            keyless.append(ProviderSettings(kind))
+    return (*with_key, *keyless)
+
+
+def secrets_of(kind: type[Provider]) -> list[str]:
+    """The arguments of a provider that are keys or tokens."""
+    return [argument.name for argument in arguments_of(kind).values() if argument.secret]
+
+
+def source_of(key: KeyFile | KeyVariable) -> str:
+    """Where a key is kept, in words."""
+    return f"file {key.path}" if isinstance(key, KeyFile) else f"environment {key.name}"
+
+
+def exposed(path: str | os.PathLike[str]) -> str | None:
+    """What to do about a file that others than its owner can read; None where none can."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    if os.name != "posix" or not mode & 0o077:
+        return None
+    return f"{path} can be read by others (mode {mode & 0o777:04o}); do: chmod 600 {path}"
+
+
+def _has_credentials(kind: type[Provider]) -> bool:
+    telling = secrets_of(kind)
+    if telling and not kind.needs_auth:
+        # A server of one's own, which may want no key, is told by its address.
+        telling.append("base_url")
+    return any(_environ.first_set(kind.environment_of(argument)) for argument in telling)
+
+
+def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:
+    found = _environ.first_set(kind.environment_of(argument.name))
+    if found is None:
+        return None
+    name, value = found
+    return Value(KeyVariable(name) if argument.secret else value, f"environment {name}")
+
+
+def _default(kind: type[Provider], argument: Argument) -> Any:
+    if argument.default is not None:
+        return argument.default
+    if argument.name == "base_url":
+        return kind.default_base_url()
+    return {"model": kind.default_model, "name": kind.__name__}.get(argument.name)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else f"; known: {', '.join(known)}"
+
+
+class _Reader:
+    """Reads one file; every complaint names its line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._warnings: list[str] = []
+        try:
+            self._text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise ConfigError(
+                f"there is no configuration at {path}; `llmproviders config init` makes one"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+
+    def read(self) -> Configuration:
+        try:
+            document = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            at = re.search(r"at line (\d+)", str(error))
+            place = f"{self._path}:{at[1]}" if at else str(self._path)
+            raise ConfigError(f"{place}: this is not TOML: {error}") from error
+        for key in document:
+            if key not in TABLES:
+                raise self._error(_Table(), key, f"unknown key {key!r}{_hint(key, TABLES)}")
+        tables = document.get("provider", [])
+        if not isinstance(tables, list) or not all(isinstance(item, dict) for item in tables):
+            raise self._error(_Table(), "provider", "write each provider under [[provider]]")
+        failover = document.get("failover", {})
+        if not isinstance(failover, dict):
+            raise self._error(_Table(), "failover", "write these settings under [failover]")
+        providers = [self._provider(item, index) for index, item in enumerate(tables)]
+        self._check_names(providers)
+        return Configuration(
+            providers=tuple(providers) if providers else providers_of_environment(),
+            failover=self._values(failover, arguments_of(FailoverClient), _Table("failover")),
+            path=self._path,
+            warnings=tuple(self._warnings),
+        )
+
+    def _provider(self, item: dict[str, Any], index: int) -> ProviderSettings:
+        table = _Table("provider", index)
+        rest = dict(item)
+        name = rest.pop("type", None)
+        if not isinstance(name, str):
+            raise self._error(table, "type", f"type is missing; known: {', '.join(REGISTRY)}")
+        kind = find(name)
+        if kind is None:
+            known = (*REGISTRY, *ALIASES)
+            raise self._error(table, "type", f"unknown type {name!r}{_hint(name, known)}")
+        values = self._values(rest, arguments_of(kind), table)
+        return ProviderSettings(kind, values, self._place(table, "type"))
+
+    def _values(
+        self, given: dict[str, Any], known: Mapping[str, Argument], table: _Table
+    ) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        for key, value in given.items():
+            name, source = _key_source(key, known)
+            if name in values:
+                raise self._error(table, key, f"{name} is given twice: by {name}_env and by {key}")
+            origin = self._place(table, key)
+            if source is not None:
+                values[name] = Value(self._key(source, value, key, table), origin)
+                continue
+            argument = known.get(key)
+            if argument is None:
+                names = _names_in_file(known.values(), table)
+                raise self._error(table, key, f"unknown key {key!r}{_hint(key, names)}")
+            if argument.secret:
+                raise self._error(
+                    table,
+                    key,
+                    f"{key} must not stand here in clear: write it into a file of its own and "
+                    f"name that as {key}_file, or name an environment variable as {key}_env",
+                )
+            if not argument.accepts(value):
+                raise self._error(table, key, f"{key} must be {argument.due}, not {_shown(value)}")
+            self._refuse_password(value, key, table)
+            values[key] = Value(as_argument(argument, value, self._path.parent), origin)
+        return values
+
+    def _key(self, source: _Source, value: Any, key: str, table: _Table) -> KeyFile | KeyVariable:
+        if not isinstance(value, str) or not value:
+            raise self._error(table, key, f"{key} must be a text, not {_shown(value)}")
+        if source is KeyVariable:
+            return KeyVariable(value)
+        file = str(self._path.parent / Path(value).expanduser())
+        warning = exposed(file)
+        if warning:
+            self._warnings.append(f"the key file {warning}")
+        return KeyFile(file)
+
+    def _refuse_password(self, value: Any, key: str, table: _Table) -> None:
+        if not isinstance(value, str) or "@" not in value:
+            return
+        try:
+            password = urlsplit(value).password
+        except ValueError:
+            return
+        if password:
+            conceal_user_info(value)
+            remedy = "set LLMPROVIDERS_PROXY in the environment instead"
+            message = f"{key} must not hold a password" + (f": {remedy}" if key == "proxy" else "")
+            raise self._error(table, key, message)
+
+    def _check_names(self, providers: list[ProviderSettings]) -> None:
+        seen: set[str] = set()
+        for index, settings in enumerate(providers):
+            name = settings.name
+            if name.lower() in seen:
+                raise self._error(
+                    _Table("provider", index),
+                    "name",
+                    f"there are two providers called {name!r}: give each a name of its own",
+                )
+            seen.add(name.lower())
+
+    def _error(self, table: _Table, key: str, message: str) -> ConfigError:
+        where = f" in {table}" if table.name else ""
+        return ConfigError(f"{self._place(table, key)}: {message}{where}")
+
+    def _place(self, table: _Table, key: str) -> str:
+        line = table.find(self._text, key)
+        return str(self._path) if line is None else f"{self._path}:{line}"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of the file: the ``index``-th of that name, or the top where there is no name."""
+
+    name: str = ""
+    index: int = 0
+
+    def find(self, text: str, key: str) -> int | None:
+        """The line of ``key`` in this table, else of the table itself, counted from 1."""
+        wanted = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+        current, seen, line_of_table = "", -1, None
+        for number, line in enumerate(text.splitlines(), 1):
+            header = re.match(r"\s*\[\[?\s*([^\]\s]+)\s*\]", line)
+            if header is not None:
+                current = header[1]
+                seen += current == self.name
+                if current == self.name and seen == self.index:
+                    line_of_table = number
+            here = current == self.name and seen == self.index
+            if (here or not self.name) and wanted.match(line):
+                return number
+        return line_of_table
+
+    def __str__(self) -> str:
+        return "[[provider]]" if self.name == "provider" else f"[{self.name}]"
+
+
+def _key_source(key: str, known: Mapping[str, Argument]) -> tuple[str, _Source | None]:
+    for ending, source in _SOURCES.items():
+        name = key.removesuffix(ending)
+        if name != key and name in known and known[name].secret:
+            return name, source
+    return key, None
+
+
+def _names_in_file(arguments: Iterable[Argument], table: _Table) -> list[str]:
+    names = ["type"] if table.name == "provider" else []
+    for argument in arguments:
+        names += [argument.name + e for e in _SOURCES] if argument.secret else [argument.name]
+    return names
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
