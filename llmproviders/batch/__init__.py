@@ -1,0 +1,16 @@
+"""Many requests through one client: from any iterable, or from JSON lines to JSON lines.
+
+Memory stays flat however long the input is: a few requests for each worker are under way, and
+the next one is read when one of them has ended.
+"""
+
+from __future__ import annotations
+
+from ._file import run_file
+from ._output import BatchLocked
+from ._rows import as_row
+from ._run import run
+from ._tally import Summary
+from ._task import BatchResult
+
+__all__ = ["BatchLocked", "BatchResult", "Summary", "as_row", "run", "run_file"]

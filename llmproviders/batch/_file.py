@@ -1,0 +1,133 @@
+"""A batch from a file to a file, which can be ended at any moment and taken up again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+
+from ..errors import InvalidRequestError
+from ..provider import BaseClient
+from ._flow import Flow
+from ._input import Input, opened, pair_digest
+from ._interrupts import Interrupts
+from ._output import Finished, locked
+from ._progress import bar_if
+from ._rows import row_of
+from ._run import check_arguments
+from ._tally import Summary, Tally
+from ._task import BatchResult, Task, request_hash
+
+GRACE_S = 30.0
+
+
+def run_file(
+    client: BaseClient,
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    workers: int = 4,
+    executor: Executor | None = None,
+    on_result: Callable[[BatchResult], object] | None = None,
+    progress: bool = False,
+    deadline: float | None = None,
+    max_failures: int | None = None,
+    grace_s: float = GRACE_S,
+) -> Summary:
+    """Answer the requests in a file of JSON lines, and write a row of JSON for each to another.
+
+    Each row is written and flushed as its request ends. A rerun skips what is done, by id and a
+    hash of the request, and does the rest: what failed, what was changed, what is new. A process
+    that is killed loses no row that was written, and a rerun pays for none of them again.
+
+    On Ctrl-C and SIGTERM nothing more is sent; what is under way gets ``grace_s`` seconds and is
+    written; then the signal does what it would have done. A second one does so at once.
+
+    Args:
+        client: a provider or a ``FailoverClient``.
+        input: a file with a request on each line, as :func:`run` takes them. A broken line
+            becomes an error row; its id is the line's number, from 1.
+        output: a file of rows, appended to. Runs of the same output exclude one another.
+        workers: how many requests run at a time; with an ``executor``: how many it has.
+        executor: where they run, any ``concurrent.futures.Executor``; default: threads.
+        on_result: called with each result after its row was written.
+        progress: show a bar on stderr.
+        deadline: seconds for each request, waits and retries included.
+        max_failures: stop early when so many rows have failed in this run.
+        grace_s: seconds.
+
+    Returns:
+        How many rows succeeded, were skipped, failed; how long it took; the tokens.
+
+    Raises:
+        InvalidRequestError: two requests have the same id, or the output is another kind of file;
+            nothing was sent.
+        BatchLocked: another run is writing the same output.
+        OSError: a file cannot be read or written.
+        TypeError, ValueError: as for :func:`run`, and for numbers below their least.
+
+    >>> import pathlib, tempfile
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "in.jsonl").write_text('{"id": "sky", "prompt": "Why blue?"}')
+    >>> client = ScriptedProvider(["Because."])
+    >>> run_file(client, folder / "in.jsonl", folder / "out.jsonl").done
+    1
+    >>> run_file(client, folder / "in.jsonl", folder / "out.jsonl").skipped
+    1
+    """
+    check_arguments(client, workers)
+    _check_numbers(deadline, max_failures, grace_s)
+    began = time.monotonic()
+    target = os.path.realpath(output)
+    tally = Tally()
+    with opened(input) as stream, locked(target):
+        if os.path.exists(target) and os.path.samefile(input, target):
+            raise InvalidRequestError(f"{target} is the input; choose another output")
+        asked = Input(stream, hashes=os.path.exists(target))
+        finished = Finished(target, asked)
+        finished.keep()
+        skipped = sum(pair in asked.pairs for pair in finished.pairs)
+        tasks = _left(asked, finished)
+        flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
+        interrupts = Interrupts(lambda: flow.stop(within_s=grace_s))
+        with (
+            interrupts,
+            open(target, "ab") as rows,
+            flow,
+            bar_if(progress, total=len(asked), skipped=skipped) as bar,
+        ):
+            for outcome in flow.outcomes():
+                rows.write(row_of(*outcome))
+                rows.flush()
+                tally.add(outcome)
+                if bar is not None:
+                    bar.show(tally)
+                if on_result is not None:
+                    on_result(outcome.result())
+                if tally.failed == max_failures:
+                    flow.stop()
+            os.fsync(rows.fileno())
+    interrupts.pass_on()
+    stopped = max_failures is not None and tally.failed >= max_failures
+    return tally.summary(skipped=skipped, duration=time.monotonic() - began, stopped=stopped)
+
+
+def _check_numbers(deadline: float | None, max_failures: int | None, grace_s: float) -> None:
+    if deadline is not None and not deadline > 0:
+        raise ValueError(f"deadline is a number of seconds above zero, or None, not {deadline!r}")
+    if max_failures is not None and max_failures < 1:
+        raise ValueError(f"max_failures must be at least 1, or None, not {max_failures!r}")
+    if not grace_s >= 0:
+        raise ValueError(f"grace_s is a number of seconds, not {grace_s!r}")
+
+
+def _left(asked: Input, finished: Finished) -> Iterator[Task]:
+    for task in asked.tasks():
+        if (
+            not finished.pairs
+            or task.request is None
+            or pair_digest(task.id, request_hash(task.request)) not in finished.pairs
+        ):
+            yield task

@@ -1,0 +1,132 @@
+"""The output of a batch: locked, and cleaned of what has to be done again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import InvalidRequestError
+from ._index import Digests
+from ._input import Input, id_digest, pair_digest
+
+
+class BatchLocked(RuntimeError):  # noqa: N818 - says what is the case, as the other errors do
+    """Another run is writing the same output."""
+
+
+@contextlib.contextmanager
+def locked(output: str) -> Iterator[None]:
+    """Hold the lock that stands beside ``output``; the system lets go of it when a process dies.
+
+    Raises:
+        BatchLocked: another run holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder, name = os.path.split(output)
+    lock = FileLock(os.path.join(folder, f".{name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise BatchLocked(
+            f"another run is writing {output}; wait for its end, or choose another output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Finished:
+    """The rows of an earlier run that stand.
+
+    Torn and failed rows do not, nor those whose request is another one now, nor a second one of
+    the same id. Rows of requests that the input does not have any more do.
+
+    Args:
+        output: the file; it need not exist.
+        asked: what has to stand in it in the end.
+
+    Attributes:
+        pairs: their ids with the hashes of their requests.
+
+    Raises:
+        InvalidRequestError: the file is not the output of a batch.
+    """
+
+    def __init__(self, output: str, asked: Input) -> None:
+        self._output = output
+        self._asked = asked
+        self._all_stand = True
+        self.pairs = Digests()
+        if os.path.exists(output):
+            if not os.path.isfile(output):
+                raise InvalidRequestError(f"{output} is no regular file, which a rerun could read")
+            self._survey()
+
+    def _survey(self) -> None:
+        ids = Digests()
+        for line, row in self._rows():
+            if row is None or not self._stands(row) or not line.endswith(b"\n"):
+                self._all_stand = False
+            if row is not None and self._stands(row):
+                ids.add(id_digest(row["id"]))
+                self.pairs.add(pair_digest(row["id"], row["request_hash"]))
+        self._repeated = ids.repeated()
+        if self._repeated:
+            self._all_stand = False
+
+    def _rows(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+        with open(self._output, "rb") as rows:
+            for number, line in enumerate(rows, 1):
+                yield line, _row_in(line, f"line {number} of {self._output}")
+
+    def _stands(self, row: dict[str, Any]) -> bool:
+        return row["error"] is None and (
+            pair_digest(row["id"], row["request_hash"]) in self._asked.pairs
+            or id_digest(row["id"]) not in self._asked.ids
+        )
+
+    def keep(self) -> None:
+        """Rewrite the file, atomically, with these rows alone."""
+        if self._all_stand:
+            return
+        beside = self._output + ".new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        seen = set()
+        with open(beside, "xb") as kept:
+            for line, row in self._rows():
+                if row is None or not self._stands(row):
+                    continue
+                own = id_digest(row["id"])
+                if own in self._repeated:
+                    if own in seen:
+                        continue
+                    seen.add(own)
+                kept.write(line if line.endswith(b"\n") else line + b"\n")
+            kept.flush()
+            os.fsync(kept.fileno())
+        shutil.copymode(self._output, beside)
+        os.replace(beside, self._output)
+
+
+def _row_in(line: bytes, where: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        # A crash tears a row, and a loss of power may leave zeros in its place.
+        if line.strip(b"\0\r\n")[:1] in (b"", b"{"):
+            return None
+        row = None
+    if (
+        isinstance(row, dict)
+        and row.keys() >= {"id", "error", "request_hash"}
+        and isinstance(row["id"], (str, int))
+    ):
+        return row
+    raise InvalidRequestError(f"{where} is not a row of a batch; choose another output")

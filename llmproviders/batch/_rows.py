@@ -1,0 +1,108 @@
+"""JSON lines: what an input line asks, and what an output row tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .._redact import redact
+from ..errors import InvalidRequestError, LLMError
+from ..results import Completion, error_as_dict
+from ._task import Task, request_hash, task_of
+
+_BOM = b"\xef\xbb\xbf"
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+
+
+def tasks_in(lines: Iterable[bytes]) -> Iterator[Task]:
+    """The tasks of JSON lines; one that is broken is a task with an error.
+
+    Blank lines ask nothing. A line's number, from 1, counts them too.
+    """
+    for index, line in enumerate(lines):
+        if index == 0:
+            line = line.removeprefix(_BOM)
+        if line.strip():
+            yield _task_in(line, index)
+
+
+def _task_in(line: bytes, index: int) -> Task:
+    try:
+        item = json.loads(line.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        why = "it is not UTF-8"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        why = str(error)
+    else:
+        return task_of(item, index)
+    broken = InvalidRequestError(f"line {index + 1} of the input is not a JSON value: {why}")
+    return Task(index + 1, index, None, broken)
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def as_row(completion: Completion | None, error: BaseException | None) -> dict[str, Any]:
+    """A reply, or why there is none, as a JSON object; all but the ``id`` and ``request_hash``
+    of an output row.
+
+    ``tool_calls`` is there where the model asked for calls.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> row = as_row(ScriptedProvider(["Because."]).complete("Why?"), None)
+    >>> row["text"], row["finish_reason"], row["error"]
+    ('Because.', 'stop', None)
+    """
+    finish = completion.finish_reason if completion is not None else None
+    attempts = completion.attempts if completion is not None else getattr(error, "attempts", ())
+    row: dict[str, Any] = {
+        "text": completion.text if completion is not None else None,
+        "provider": completion.provider if completion is not None else _provider_of(error),
+        "model": completion.model if completion is not None else None,
+        "finish_reason": finish.reason if finish is not None else None,
+        "usage": completion.usage.as_dict() if completion and completion.usage else None,
+        "attempts": [attempt.as_dict() for attempt in attempts],
+        "error": _error_as_dict(error),
+    }
+    if finish is not None and finish.tool_calls:
+        row["tool_calls"] = finish.tool_calls
+    return row
+
+
+def _provider_of(error: BaseException | None) -> str | None:
+    return error.provider if isinstance(error, LLMError) else None
+
+
+def _error_as_dict(error: BaseException | None) -> dict[str, str] | None:
+    told = error_as_dict(error)
+    if told is not None and not isinstance(error, LLMError):
+        told["message"] = redact(told["message"])
+    return told
+
+
+def row_of(task: Task, completion: Completion | None, error: Exception | None) -> bytes:
+    """An output row as one line, whatever is taken for the end of a line."""
+    row = {
+        "id": task.id,
+        **as_row(completion, error),
+        "request_hash": None if task.request is None else request_hash(task.request),
+    }
+    return json_line(row).encode() + b"\n"
+
+
+def json_line(value: Any) -> str:
+    r"""JSON without anything that any reader takes for the end of a line, and that is UTF-8.
+
+    >>> print(json_line({"text": "Зачем?\u2028"}))
+    {"text": "Зачем?\u2028"}
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text.translate(_LINE_ENDS)

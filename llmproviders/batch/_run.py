@@ -1,0 +1,87 @@
+"""A batch in memory: requests in, results out as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+
+from ..messages import Prompt
+from ..provider import BaseClient
+from ._flow import Flow
+from ._task import BatchResult, tasks_of
+
+BatchRequest = Prompt | Mapping[str, object]
+
+
+def run(
+    client: BaseClient,
+    requests: Iterable[BatchRequest],
+    *,
+    workers: int = 4,
+    executor: Executor | None = None,
+    on_result: Callable[[BatchResult], object] | None = None,
+) -> Generator[BatchResult, None, None]:
+    """Answer many requests at a time, and yield each one's result as it finishes.
+
+    A request that fails is a result with an ``error``. The input is read as room becomes free,
+    and may be endless; four requests for each worker are under way at most, however slow the
+    consumer. Closing the generator breaks off what is under way.
+
+    Args:
+        client: a provider or a ``FailoverClient``.
+        requests: each a string, a list of messages, or a dict
+            ``{"id": ..., "prompt" | "messages": ..., "model": ..., **params}``.
+        workers: how many run at a time; with an ``executor``: how many it has.
+        executor: where they run, any ``concurrent.futures.Executor``; default: threads. It is not
+            shut down.
+        on_result: called with each result before it is yielded.
+
+    Returns:
+        A generator of one ``BatchResult`` for each request, in the order in which they finish.
+        Nothing is sent before its first ``next()``.
+
+    Raises:
+        InvalidRequestError: two requests have the same id: of a list at once, before anything is
+            sent; of an iterator, which can be read but once, when the second one comes up: it is
+            not sent, and the results of those before it come first.
+        TypeError: no client, one string or dict instead of a list of them, or a client that
+            cannot be sent to the executor's processes.
+        concurrent.futures.BrokenExecutor: while iterating; the executor does not work any more.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> client = ScriptedProvider(["Because."])
+    >>> for result in run(client, [{"id": "sky", "prompt": "Why blue?"}]):
+    ...     print(result.id, result.completion)
+    sky Because.
+    """
+    check_arguments(client, workers)
+    if isinstance(requests, (str, bytes, Mapping)):
+        raise TypeError("requests is a list or another iterable of them; put the one into a list")
+    if isinstance(requests, Sequence):
+        for _ in tasks_of(requests):
+            pass
+    return _results(Flow(client, tasks_of(requests), workers=workers, executor=executor), on_result)
+
+
+def check_arguments(client: BaseClient, workers: int) -> None:
+    """Raise for what no batch can work with.
+
+    Raises:
+        TypeError: no client.
+        ValueError: less than one worker.
+    """
+    if not isinstance(client, BaseClient):
+        raise TypeError(f"a provider or a FailoverClient is needed, not {client!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+
+
+def _results(
+    flow: Flow, on_result: Callable[[BatchResult], object] | None
+) -> Generator[BatchResult, None, None]:
+    with flow:
+        for outcome in flow.outcomes():
+            result = outcome.result()
+            if on_result is not None:
+                on_result(result)
+            yield result

@@ -1,0 +1,141 @@
+"""What a batch is asked, one request at a time, and what comes of each."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from ..errors import InvalidRequestError
+from ..messages import Prompt
+from ..provider import Request
+from ..results import Completion
+
+Id = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What came of one request of a batch; one of ``completion`` and ``error`` is None.
+
+    Attributes:
+        id: the request's own, else its number, from 1.
+        index: its place in the input, from 0.
+        completion: the reply.
+        error: why there is none; an ``LLMError`` unless something unforeseen happened.
+    """
+
+    id: Id
+    index: int
+    completion: Completion | None
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request of a batch, checked; one of ``request`` and ``error`` is None."""
+
+    id: Id
+    index: int
+    request: Request | None
+    error: InvalidRequestError | None = None
+
+
+def task_of(item: object, index: int) -> Task:
+    """The task that ``item`` stands for; what is wrong with it becomes the task's error.
+
+    Args:
+        item: a string, a list of messages, or
+            ``{"id": ..., "prompt" | "messages": ..., "model": ..., **params}``.
+        index: its place in the input, from 0.
+
+    >>> task_of({"id": "sky", "prompt": "Why blue?"}, 0).request.messages
+    ({'role': 'user', 'content': 'Why blue?'},)
+    >>> task_of("Why blue?", 6).id
+    7
+    >>> print(task_of({"promt": "Why blue?"}, 0).error)
+    a request needs a "prompt" or "messages"
+    """
+    own_id: Id = index + 1
+    try:
+        if isinstance(item, Mapping):
+            fields = dict(item)
+            given = fields.pop("id", None)
+            if given is not None:
+                own_id = _check_id(given)
+            return Task(own_id, index, _request_of(fields))
+        return Task(own_id, index, Request.of(item, params={}))  # type: ignore[arg-type]
+    except InvalidRequestError as error:
+        return Task(own_id, index, None, error)
+    except TypeError as error:
+        return Task(own_id, index, None, InvalidRequestError(str(error)))
+
+
+def _check_id(given: object) -> Id:
+    if isinstance(given, str):
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequestError("the id holds a lone surrogate, which is no text") from None
+        return given
+    try:
+        if not isinstance(given, bool):
+            return operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InvalidRequestError(f"an id is a string or a whole number, not {given!r:.40}")
+
+
+def _request_of(fields: dict[str, Any]) -> Request:
+    asked = [name for name in ("prompt", "messages") if name in fields]
+    if len(asked) != 1:
+        raise InvalidRequestError(
+            'a request has both "prompt" and "messages"; give one'
+            if asked
+            else 'a request needs a "prompt" or "messages"'
+        )
+    prompt: Prompt = fields.pop(asked[0])
+    model = fields.pop("model", None)
+    if not isinstance(model, (str, type(None))):
+        raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
+    return Request.of(prompt, model=model, params=fields)
+
+
+def tasks_of(requests: Iterable[object]) -> Iterator[Task]:
+    """The tasks of a batch, each made when it is wanted.
+
+    Raises:
+        InvalidRequestError: while iterating, at a request whose id stood before.
+    """
+    seen: set[Id] = set()
+    for index, item in enumerate(requests):
+        task = task_of(item, index)
+        if task.id in seen:
+            raise duplicate(task.id)
+        seen.add(task.id)
+        yield task
+
+
+def duplicate(own_id: Id, *lines: int) -> InvalidRequestError:
+    """The error for an id that stands twice, in the input's ``lines`` where it has such."""
+    where = f" (lines {', '.join(map(str, lines))})" if lines else ""
+    return InvalidRequestError(
+        f"two requests have the id {own_id!r}{where}; every id may stand once, "
+        "and a request without one has the number of its line"
+    )
+
+
+def request_hash(request: Request) -> str:
+    """The same for the same messages, model and parameters, however they were written.
+
+    >>> once = task_of("Why?", 0).request
+    >>> again = task_of({"id": 5, "messages": [{"role": "user", "content": "Why?"}]}, 1).request
+    >>> request_hash(once) == request_hash(again)
+    True
+    """
+    asked = {"messages": request.messages, "model": request.model, "params": request.params}
+    canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()
