@@ -1,0 +1,24 @@
+"""The command line: ``llmproviders COMMAND``, also ``python -m llmproviders``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .overview import overview
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code, one of :class:`.exits.Exit`.
+
+    Args:
+        arguments: what stands behind the program's name; None: those of the process.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given in (["--help"], ["-h"]):
+        # What is asked most is told without loading anything.
+        sys.stdout.write(overview())
+        return 0
+    from .run import run
+
+    return run(given)

@@ -1,0 +1,158 @@
+"""``llmproviders ask``: one prompt, one reply."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from typing import Any
+
+import click
+
+from ..config import ConfigError
+from ..errors import LLMError
+from ..failover import FailoverClient
+from ..results import Attempt, Completion, FinishReason, Restart, error_as_dict
+from .exits import CommandError, Exit, exit_of_reply
+from .files import WholeFile, locked, read_prompt
+from .notes import Notes, say
+from .options import Choices, call_options
+
+
+@click.command(
+    "ask",
+    epilog='Example: git diff | llmproviders ask -p gigachat "Review this change."',
+)
+@click.argument("prompt", required=False)
+@click.option("--no-stream", is_flag=True, help="Print the reply when it is whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, on failure too.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the reply to FILE, whole or not at all.",
+)
+@click.option(
+    "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
+)
+@call_options
+def command(
+    choices: Choices,
+    prompt: str | None,
+    no_stream: bool,
+    as_json: bool,
+    output: str | None,
+    lock: str | None,
+) -> Exit:
+    """Ask for one reply, and stream it to standard output.
+
+    Without PROMPT, or with -, the prompt is standard input; a file or a pipe that is standard
+    input is added to a given PROMPT (in a loop over lines, use < /dev/null).
+    """
+    notes = choices.notes()
+    whole = no_stream or as_json or output is not None
+    destination = _Destination(as_json=as_json, file=None if output is None else WholeFile(output))
+    try:
+        text = read_prompt(prompt)
+        with locked(lock), choices.client(on_event=notes.attempt) as client:
+            if not whole:
+                return _stream(client, text, choices.params(), notes)
+            completion = client.complete(text, **choices.params())
+    except (LLMError, ConfigError, CommandError) as error:
+        if whole:
+            destination.failed(error)
+        raise
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        if whole:
+            destination.failed(interrupt)
+        raise
+    destination.replied(completion)
+    notes.completion(completion)
+    return exit_of_reply(completion.finish_reason)
+
+
+def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: Notes) -> Exit:
+    finish = None
+    with closing(client.stream(text, **params)) as stream, closing(_Line()) as line:
+        for piece in stream:
+            if type(piece) is str:
+                line.write(piece)
+            elif isinstance(piece, FinishReason):
+                finish = piece
+            elif isinstance(piece, Restart):
+                line.close()
+                say(f"{piece.provider} broke off; what came of its reply is void", fg="yellow")
+    assert finish is not None
+    notes.reply(finish)
+    return exit_of_reply(finish)
+
+
+class _Line:
+    """Standard output, which a line break ends where the text has none."""
+
+    def __init__(self) -> None:
+        self._ended = True
+
+    def write(self, piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        self._ended = piece.endswith("\n")
+
+    def close(self) -> None:
+        if not self._ended:
+            self.write("\n")
+
+
+class _Destination:
+    """Where a reply goes that is printed when it is whole."""
+
+    def __init__(self, *, as_json: bool, file: WholeFile | None) -> None:
+        self._as_json = as_json
+        self._file = file
+
+    def replied(self, completion: Completion) -> None:
+        if self._as_json:
+            self._put(_dumped(_row(completion.text, completion.finish_reason, None)))
+        else:
+            self._put(completion.text)
+
+    def failed(self, error: BaseException) -> None:
+        """Show what came of the reply; a file stays as it was."""
+        partial = str(getattr(error, "partial_text", ""))
+        if self._as_json:
+            print(_dumped(_row(partial or None, None, error)), flush=True)
+        elif self._file is None and partial:
+            _print(partial)
+
+    def _put(self, text: str) -> None:
+        if self._file is None:
+            _print(text)
+        else:
+            self._file.write(text if text.endswith("\n") else text + "\n")
+
+
+def _print(text: str) -> None:
+    with closing(_Line()) as line:
+        line.write(text)
+
+
+def _dumped(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _row(
+    text: str | None, finish: FinishReason | None, error: BaseException | None
+) -> dict[str, Any]:
+    source: Any = finish if finish is not None else error
+    attempts: tuple[Attempt, ...] = getattr(source, "attempts", ())
+    usage = finish.usage if finish is not None else None
+    return {
+        "text": text,
+        "provider": getattr(source, "provider", None),
+        "model": finish.model if finish is not None else None,
+        "finish_reason": finish.reason if finish is not None else None,
+        "usage": usage.as_dict() if usage is not None else None,
+        "attempts": [attempt.as_dict() for attempt in attempts],
+        "error": error_as_dict(error),
+    }

@@ -1,0 +1,100 @@
+"""The exit codes, and which one each outcome has: the one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from ..errors import (
+    AllProvidersFailed,
+    AuthenticationError,
+    DeadlineExceeded,
+    InvalidRequestError,
+    LLMError,
+    MissingAuthError,
+    ModelNotFoundError,
+    RefusedError,
+    RejectedReplyError,
+)
+from ..results import FinishReason
+
+
+class Exit(IntEnum):
+    """How a command ended; the value is the process's exit code."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    FILTERED = 4
+    ROWS_FAILED = 65
+    FAILED = 69
+    TRY_LATER = 75
+    CREDENTIALS = 77
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+MEANING = {
+    Exit.OK: "a whole reply; a batch whose rows all succeeded; a doctor without a problem",
+    Exit.UNEXPECTED: "an unexpected error; doctor found a problem",
+    Exit.USAGE: "wrong usage or configuration; a model that no provider has",
+    Exit.INCOMPLETE: "an incomplete reply: cut, or stopped by the deadline, after text",
+    Exit.FILTERED: "the service's filter stopped the reply, or accept said no",
+    Exit.ROWS_FAILED: "a batch that ended with failed rows",
+    Exit.FAILED: "every provider failed for good",
+    Exit.TRY_LATER: "a provider failed in a way that may pass; a lock that another run holds",
+    Exit.CREDENTIALS: "credentials missing or refused, and nothing else to try later",
+    Exit.INTERRUPTED: "ended by Ctrl-C",
+    Exit.TERMINATED: "ended by SIGTERM",
+}
+
+
+class CommandError(Exception):
+    """A command cannot go on: what to say about it, and the exit code."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_CREDENTIALS = (MissingAuthError, AuthenticationError)
+_FILTERED = (RefusedError, RejectedReplyError)
+
+
+def exit_of_error(error: LLMError) -> Exit:
+    """The code for a call that failed.
+
+    Where several providers failed, the outcome that promises most decides: what may pass by
+    itself, then what a key would mend, then what a filter stopped.
+    """
+    if error.partial_text and not isinstance(error, RejectedReplyError):
+        return Exit.INCOMPLETE
+    failures = [attempt.error for attempt in error.attempts if attempt.error] or [error]
+    if isinstance(error, AllProvidersFailed):
+        return _exit_of_all(failures)
+    return _exit_of_all([error])
+
+
+def _exit_of_all(failures: Iterable[LLMError]) -> Exit:
+    failures = list(failures)
+    if any(error.retryable or isinstance(error, DeadlineExceeded) for error in failures):
+        return Exit.TRY_LATER
+    if any(isinstance(error, _CREDENTIALS) for error in failures):
+        return Exit.CREDENTIALS
+    if any(isinstance(error, _FILTERED) for error in failures):
+        return Exit.FILTERED
+    if all(_is_usage(error) for error in failures):
+        return Exit.USAGE
+    return Exit.FAILED
+
+
+def _is_usage(error: LLMError) -> bool:
+    unsent = isinstance(error, InvalidRequestError) and error.status_code is None
+    return unsent or isinstance(error, ModelNotFoundError)
+
+
+def exit_of_reply(finish: FinishReason | None) -> Exit:
+    """The code for a reply that came to its end."""
+    filtered = finish is not None and finish.reason == "content_filter"
+    return Exit.FILTERED if filtered else Exit.OK

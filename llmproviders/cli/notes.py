@@ -1,0 +1,93 @@
+"""What is told on standard error, and how much of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from .. import _environ
+from .._redact import redact
+from ..results import Attempt, Completion, FinishReason, Usage
+
+_NAME = "llmproviders"
+
+
+def use_colour(stream: Any) -> bool:
+    """Whether colour is wanted on ``stream``; https://no-color.org is heeded."""
+    return bool(stream.isatty()) and _environ.lookup("NO_COLOR") is None
+
+
+def styled(text: str, stream: Any, **style: Any) -> str:
+    """``text`` in a style where ``stream`` shows one."""
+    return click.style(text, **style) if use_colour(stream) else text
+
+
+def say(message: str, **style: Any) -> None:
+    """Tell the user something on standard error, after the program's name."""
+    print(styled(redact(f"{_NAME}: {message}"), sys.stderr, **style), file=sys.stderr, flush=True)
+
+
+class Notes:
+    """Tells how a call goes.
+
+    Without ``verbose``, warnings alone, and those only at a terminal: what cron mails is what is
+    printed. With it each attempt, twice: what the library logs, too. ``quiet``: nothing.
+    """
+
+    def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
+        self.verbose = 0 if quiet else verbose
+        self._level = logging.WARNING
+        if self.verbose:
+            self._level = logging.INFO if self.verbose == 1 else logging.DEBUG
+        elif quiet or not sys.stderr.isatty():
+            self._level = logging.CRITICAL
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(f"{_NAME}: %(message)s"))
+        logger = logging.getLogger(_NAME)
+        logger.handlers[:] = [handler]
+        logger.setLevel(self._level)
+
+    def warn(self, message: str) -> None:
+        """Tell what is not an error, at a terminal or where more was asked for."""
+        if self._level <= logging.WARNING:
+            say(message, fg="yellow")
+
+    def attempt(self, attempt: Attempt) -> None:
+        """Tell of an attempt that has ended; to be a client's ``on_event``."""
+        if self.verbose:
+            say(described(attempt), dim=True)
+
+    def reply(self, finish: FinishReason) -> None:
+        """Tell how a reply ended."""
+        if finish.reason == "content_filter":
+            why = f": {finish.detail}" if finish.detail else ""
+            say(f"the filter of {finish.provider} stopped the reply{why}")
+        elif finish.reason == "length":
+            self.warn("the reply reached its largest length; raise --max-tokens for more")
+        if self.verbose:
+            say(f"{finish.provider} answered{_tokens(finish.usage)}", dim=True)
+
+    def completion(self, completion: Completion) -> None:
+        """Tell how a whole reply ended."""
+        self.reply(completion.finish_reason)
+
+
+def described(attempt: Attempt) -> str:
+    """An attempt in a line."""
+    name = f"{attempt.provider} ({attempt.model})" if attempt.model else attempt.provider
+    waited = f" after a wait of {attempt.waited:.2f} s" if attempt.waited >= 0.005 else ""
+    if attempt.error is not None:
+        kind = type(attempt.error).__name__
+        return f"{name}{waited}: {kind} after {attempt.duration:.2f} s: {attempt.error}"
+    first = attempt.first_chunk_after
+    start = f", the first after {first:.2f} s" if first is not None else ""
+    return f"{name}{waited}: {attempt.chunks} pieces in {attempt.duration:.2f} s{start}"
+
+
+def _tokens(usage: Usage | None) -> str:
+    if usage is None or usage.total_tokens is None:
+        return ""
+    return f": {usage.total_tokens} tokens"

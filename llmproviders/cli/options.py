@@ -1,0 +1,165 @@
+"""The options that several commands have, and the client that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from .. import _places
+from .._call import Timeout
+from ..config import Configuration, load
+from ..failover import FailoverClient
+from .notes import Notes
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _timeout(value: str) -> Timeout:
+    try:
+        parts = [float(part) for part in value.split(",")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2) or not all(part > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is neither seconds nor CONNECT,READ in seconds")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+_CONFIG = click.option("--config", type=click.Path(), metavar="FILE", help="Configuration to use.")
+_STATE = click.option(
+    "--no-state",
+    "stateless",
+    is_flag=True,
+    help="Keep neither tokens nor the memory of troubles between runs.",
+)
+_CALL = (
+    click.option(
+        "-p",
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        help="Provider to ask; repeat it in order of priority.",
+    ),
+    click.option("-m", "--model", metavar="NAME", help="Model, or an alias of one."),
+    click.option("-s", "--system", metavar="TEXT", help="System prompt."),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0),
+        metavar="NUMBER",
+        help="Sampling temperature.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="COUNT",
+        help="Longest reply, in tokens.",
+    ),
+    click.option("--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call."),
+    click.option(
+        "--timeout",
+        type=_timeout,
+        metavar="SECONDS",
+        help="For connecting and for one silence; or CONNECT,READ.",
+    ),
+    click.option("--proxy", metavar="URL", help="Proxy for every request."),
+    _STATE,
+    _CONFIG,
+    click.option(
+        "-v", "--verbose", count=True, help="Tell each attempt on standard error; twice: more."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors."),
+)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the shared options say."""
+
+    config: str | None = None
+    providers: tuple[str, ...] = ()
+    model: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    deadline: float | None = None
+    timeout: Timeout | None = None
+    proxy: str | None = None
+    stateless: bool = False
+    verbose: int = 0
+    quiet: bool = False
+
+    def notes(self) -> Notes:
+        """What to tell on standard error."""
+        return Notes(verbose=self.verbose, quiet=self.quiet)
+
+    def params(self) -> dict[str, Any]:
+        """The sampling parameters that were given, by their usual names."""
+        given = {
+            "system": self.system,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def configuration(self) -> Configuration:
+        """The configuration with what the options change.
+
+        Raises:
+            ConfigError: it cannot be used, or names no such provider.
+        """
+        configuration = load(self.config).choose(self.providers)
+        providers = [
+            settings.having(model=self.model, timeout=self.timeout, proxy=self.proxy)
+            for settings in configuration.providers
+        ]
+        if self.stateless:
+            providers = [settings.without("token_cache") for settings in providers]
+        else:
+            cache = str(_places.token_cache())
+            providers = [
+                settings
+                if "token_cache" in settings.given
+                else settings.having("default", token_cache=cache)
+                for settings in providers
+            ]
+        configuration = replace(configuration, providers=tuple(providers))
+        if self.deadline is not None:
+            configuration = configuration.having(deadline=self.deadline)
+        if self.stateless:
+            return configuration.having(health=None)
+        if "health" not in configuration.failover:
+            return configuration.having("default", health=str(_places.health_file()))
+        return configuration
+
+    def client(self, **arguments: Any) -> FailoverClient:
+        """The client that the options describe; ``arguments`` of its class win over them."""
+        return self.configuration().having(**arguments).client()
+
+
+def call_options(function: Function) -> Function:
+    """Give a command the options of a call; it gets them as its first argument, ``Choices``."""
+    return _with_choices(function, _CALL)
+
+
+def setup_options(function: Function) -> Function:
+    """Give a command the options of the setup alone; it gets ``Choices``, too."""
+    return _with_choices(function, (_STATE, _CONFIG))
+
+
+def _with_choices(function: Function, options: tuple[Callable[[Any], Any], ...]) -> Function:
+    @wraps(function)
+    def collected(*args: Any, **given: Any) -> Any:
+        names = [field.name for field in fields(Choices) if field.name in given]
+        chosen = {name: given.pop(name) for name in names}
+        chosen["config"] = chosen["config"] or click.get_current_context().obj
+        return function(Choices(**chosen), *args, **given)
+
+    for option in reversed(options):
+        collected = option(collected)
+    return collected  # type: ignore[return-value]

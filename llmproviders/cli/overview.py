@@ -1,0 +1,48 @@
+"""The commands that there are, and the help that lists them; loads nothing."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "ask": "Ask for one reply, and stream it to standard output.",
+    "chat": "Hold a conversation at the terminal.",
+    "batch": "Answer a file of prompts, a JSON object a line.",
+    "providers": "List the providers: what works, and where keys come from.",
+    "models": "List the models of a provider.",
+    "doctor": "Check this machine's setup and say what to do about each problem.",
+    "config": "Make, show or find the configuration.",
+    "trust": "Trust the certificate authority that GigaChat needs.",
+    "health": "Show or clear the shared memory of providers in trouble.",
+    "sandbox": "Serve all protocols on this machine, with faults on request.",
+    "demo": "See it work, with no key and no network.",
+}
+"""Command -> what it does; each is the module of its name here, which has it as ``command``."""
+
+OPTIONS = {
+    "--config FILE": "Configuration to use (LLMPROVIDERS_CONFIG).",
+    "--version": "Show the version and exit.",
+    "-h, --help": "Show this message and exit.",
+}
+"""Options before the command -> what they do."""
+
+
+def overview() -> str:
+    """What ``llmproviders --help`` prints."""
+    return f"""\
+Usage: llmproviders [OPTIONS] COMMAND [ARGS]...
+
+  Ask language models from the shell. Where one service fails, the next one
+  answers.
+
+  Example: llmproviders ask "Why is the sky blue?"
+
+Options:
+{_rows(OPTIONS)}
+Commands:
+{_rows(COMMANDS)}
+Each COMMAND has --help with an example.
+"""
+
+
+def _rows(table: dict[str, str]) -> str:
+    width = max(map(len, table))
+    return "".join(f"  {name:<{width}}  {text}\n" for name, text in table.items())

@@ -1,0 +1,137 @@
+"""``llmproviders providers``: what there is, what works, and where keys come from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from .._redact import redact
+from ..config import Configuration, ProviderSettings, secrets_of
+from ..errors import AllProvidersFailed, LLMError
+from ..providers import REGISTRY
+from .exits import Exit, exit_of_error
+from .notes import Notes
+from .options import Choices, setup_options
+from .table import print_table
+
+TINY_PROMPT = "Answer with one word: ready?"
+_CHECK_TIMEOUT_S = 20.0
+
+
+@click.command("providers", epilog="Example: llmproviders providers --check")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+@click.option("--check", is_flag=True, help="Send each a tiny request; this may cost a few tokens.")
+@setup_options
+def command(choices: Choices, as_json: bool, check: bool) -> Exit:
+    """List the providers: what works, and where keys come from.
+
+    Those of the configuration come first, in order of priority. With --check the exit code is 0
+    when at least one of them answers.
+    """
+    Notes()
+    listed = every_provider(choices.configuration())
+    checks = ask_each(listed) if check else [None] * len(listed)
+    if as_json:
+        rows = [_as_object(item, result) for item, result in zip(listed, checks, strict=True)]
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+    else:
+        _print(listed, checks)
+    return _exit_of(checks)
+
+
+def every_provider(configuration: Configuration) -> list[ProviderSettings]:
+    """Those in force, in order of priority, then the types that are not among them."""
+    named = {item.kind for item in configuration.providers}
+    rest = [ProviderSettings(kind) for kind in REGISTRY.values() if kind not in named]
+    return [*configuration.providers, *rest]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What came of a tiny request: an error, or None, after so many seconds."""
+
+    error: LLMError | None
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"ok after {self.seconds:.1f} s"
+        return f"{type(self.error).__name__}: {self.error}".replace("\n", " ")
+
+
+def ask_each(listed: Sequence[ProviderSettings]) -> list[Check | None]:
+    """Send each a tiny request, all at the same time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=len(listed)) as pool:
+        return list(pool.map(ask_one, listed))
+
+
+def ask_one(settings: ProviderSettings) -> Check:
+    """Send one a tiny request."""
+    begin = time.monotonic()
+    try:
+        with settings.having(timeout=_CHECK_TIMEOUT_S).make() as provider:
+            provider.complete(TINY_PROMPT)
+    except LLMError as error:
+        return Check(error, time.monotonic() - begin)
+    return Check(None, time.monotonic() - begin)
+
+
+def _as_object(settings: ProviderSettings, check: Check | None) -> dict[str, Any]:
+    kind, in_force = settings.kind, settings.in_force()
+    row = {
+        "name": settings.name,
+        "type": kind.__name__,
+        "working": kind.working,
+        "needs_auth": kind.needs_auth,
+        "key_from": settings.key_from(),
+        "supports_stream": kind.supports_stream,
+        "default_model": in_force["model"].value,
+        "base_url": redact(in_force["base_url"].value),
+    }
+    return row if check is None else {**row, "check": str(check)}
+
+
+def _print(listed: Sequence[ProviderSettings], checks: Sequence[Check | None]) -> None:
+    header = ["name", "works", "key needed", "streams", "default model", "key from"]
+    rows = []
+    for settings, check in zip(listed, checks, strict=True):
+        kind = settings.kind
+        row = [
+            settings.name,
+            _yes(kind.working),
+            _yes(kind.needs_auth),
+            _yes(kind.supports_stream),
+            settings.in_force()["model"].value,
+            settings.key_from() or _missing(settings),
+        ]
+        rows.append(row if check is None else [*row, str(check)])
+    print_table(header if checks[0] is None else [*header, "check"], rows)
+
+
+def _missing(settings: ProviderSettings) -> str:
+    secrets = secrets_of(settings.kind)
+    if not secrets:
+        return "-"
+    if secrets[0] in settings.given:
+        return "not found where the configuration says"
+    return f"set {settings.kind.environment_of(secrets[0])[0]}" if settings.kind.needs_auth else "-"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _exit_of(checks: Sequence[Check | None]) -> Exit:
+    errors = [check.error for check in checks if check is not None]
+    failed = [error for error in errors if error is not None]
+    if len(failed) < len(errors) or not errors:
+        return Exit.OK
+    attempts = tuple(attempt for error in failed for attempt in error.attempts)
+    return exit_of_error(AllProvidersFailed(attempts=attempts))

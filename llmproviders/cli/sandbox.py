@@ -1,0 +1,61 @@
+"""``llmproviders sandbox``: the services' protocols on loopback."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from ..sandbox import Sandbox, parse_fault
+
+
+def _fault(spec: str) -> tuple[str, dict[str, Any]]:
+    try:
+        return parse_fault(spec)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(
+    "sandbox",
+    epilog="Example: llmproviders sandbox --port 8123 --fail gigachat=503x2 --fail chatglm=cut:3",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Where to listen; 0: any free one."
+)
+@click.option(
+    "--fail",
+    "faults",
+    type=_fault,
+    multiple=True,
+    metavar="PROVIDER=FAULT[xTIMES]",
+    help="What shall go wrong: a status (503, 429:2 with a Retry-After), cut:N, stall, drip, "
+    "reset, garbage, html, empty. PROVIDER-token and chatgptt-page address the requests before.",
+)
+@click.option(
+    "--delay",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Time between two pieces of a reply.",
+)
+def command(port: int, faults: tuple[tuple[str, dict[str, Any]], ...], delay: float) -> None:
+    """Serve all protocols on this machine, with faults on request.
+
+    First come lines of export NAME=value: the environment that points every other command at it.
+    Copy them into another terminal. It ends on Ctrl-C or SIGTERM.
+    """
+    sandbox = Sandbox(port=port, piece_delay_s=delay)
+    for provider, fault in faults:
+        sandbox.fail(provider, **fault)
+    try:
+        sandbox.start()
+    except OSError as error:
+        raise click.UsageError(f"port {port} cannot be used: {error.strerror}") from None
+    with sandbox:
+        for name, value in sandbox.environ().items():
+            print(f"export {name}={shlex.quote(value)}")
+        sys.stdout.flush()
+        sandbox.wait()
