@@ -68,6 +68,36 @@ class Attempt:
         }
 
 
+class Attempts(tuple[Attempt, ...]):
+    """The attempts of one call, in order: a tuple that a notebook shows as a timeline and a table.
+
+    >>> Attempts([Attempt("ChatGLM", "glm-4", 0.0, 0.5, 1.0, chunks=7)]).to_svg()[:4]
+    '<svg'
+    """
+
+    __slots__ = ()
+
+    def to_svg(self) -> str:
+        """The timeline as an SVG file, readable on a light and on a dark page."""
+        from ._timeline import svg
+
+        return svg(self, standalone=True)
+
+    def to_text(self, *, width: int = 100) -> str:
+        """The timeline in characters, ``width`` columns wide."""
+        from ._timeline import text
+
+        return text(self, width=width)
+
+    def _repr_html_(self) -> str:
+        from ._html import attempts
+
+        return attempts(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.to_text())
+
+
 def error_as_dict(error: BaseException | None) -> dict[str, str] | None:
     """An error as ``{"type": class name, "message": text}``; None stays None."""
     return None if error is None else {"type": type(error).__name__, "message": str(error)}
@@ -115,7 +145,7 @@ class FinishReason(str):
     reasoning: str | None
     tool_calls: list[dict[str, Any]]
     request_id: str | None
-    attempts: tuple[Attempt, ...]
+    attempts: Attempts
 
     def __new__(
         cls,
@@ -142,7 +172,7 @@ class FinishReason(str):
         self.reasoning = reasoning
         self.tool_calls = tool_calls or []
         self.request_id = request_id
-        self.attempts = attempts
+        self.attempts = Attempts(attempts)
         return self
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
@@ -214,7 +244,7 @@ class Completion:
     provider: str | None
     model: str | None
     usage: Usage | None
-    attempts: tuple[Attempt, ...]
+    attempts: Attempts
 
     @classmethod
     def of(cls, text: str, finish: FinishReason) -> Completion:
@@ -223,3 +253,8 @@ class Completion:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_markdown_(self) -> str:
+        from ._markdown import harmless
+
+        return harmless(self.text)

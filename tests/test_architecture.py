@@ -15,6 +15,7 @@ ROOT = Path(llmproviders.__file__).parent
 LAYERS = (
     "_redact _params _environ _transcript _headers",
     "errors",
+    "_drawing _timeline _html _markdown",
     "messages results",
     "_clock _lines _call _status _sockets _transport _chat_completions",
     "_secret _token _retry _health _hedge",

@@ -1,0 +1,76 @@
+"""What pictures share: escaped text, seconds in words, an axis, and one colour for one meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import escape as escape_html
+from math import floor, log10
+
+GOOD, HALF, PASSING, FINAL, IDLE, NEUTRAL = (
+    "#1f9d6b",
+    "#8a6fd1",
+    "#c77700",
+    "#d64545",
+    "#808080",
+    "#3b82d6",
+)
+"""Each has a contrast of at least 3:1 to white and to a nearly black page (WCAG 1.4.11)."""
+
+SVG = "http://www.w3.org/2000/svg"
+
+#: What XML 1.0 has no character for, and what would move the text around it.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+"
+)
+
+
+def plain(value: object) -> str:
+    r"""A value as one line of text that no terminal and no parser stumbles over.
+
+    >>> plain("two\nlines")
+    'two lines'
+    """
+    return _UNPRINTABLE.sub(" ", str(value))
+
+
+def escape(value: object) -> str:
+    """A value as one line of text inside HTML or XML.
+
+    >>> escape("<b>")
+    '&lt;b&gt;'
+    """
+    return escape_html(plain(value))
+
+
+def shorten(text: str, width: int) -> str:
+    """At most ``width`` characters of ``text``, an ellipsis for what was cut."""
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds as people say them; nothing for None.
+
+    >>> seconds(0.0421), seconds(1.5), seconds(75.0)
+    ('42 ms', '1.50 s', '75.0 s')
+    """
+    if value is None:
+        return ""
+    if value < 0.0995:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+
+
+def ticks(end: float, most: int = 6) -> Iterator[tuple[float, str]]:
+    """Round numbers from 0 to ``end``, at most ``most`` of them, each with its label in seconds.
+
+    >>> list(ticks(1.3, 4))
+    [(0.0, '0 s'), (0.5, '0.5 s'), (1.0, '1 s')]
+    """
+    power = 10.0 ** floor(log10(end / most))
+    step = next(
+        power * factor for factor in (1, 2, 5, 10, 20) if floor(end / (power * factor)) < most
+    )
+    for number in range(floor(end / step) + 1):
+        value = float(f"{number * step:.6g}")
+        yield value, f"{value:g} s"
