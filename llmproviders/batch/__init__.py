@@ -6,6 +6,7 @@ the next one is read when one of them has ended.
 
 from __future__ import annotations
 
+from ._dask import dask_executor
 from ._file import run_file
 from ._output import BatchLocked
 from ._rows import as_row
@@ -13,4 +14,4 @@ from ._run import run
 from ._tally import Summary
 from ._task import BatchResult
 
-__all__ = ["BatchLocked", "BatchResult", "Summary", "as_row", "run", "run_file"]
+__all__ = ["BatchLocked", "BatchResult", "Summary", "as_row", "dask_executor", "run", "run_file"]

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._clock import Scope
 from ..provider import BaseClient, Request
 from ..results import Completion
-from ._carrier import Carrier, work
+from ._route import Answer, route_to
 from ._task import BatchResult, Task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _UNDER_WAY_PER_WORKER = 4
-_Answer = tuple[Completion | None, Exception | None]
 
 
 class Outcome(NamedTuple):
@@ -59,15 +58,11 @@ class Flow:
     ) -> None:
         self._tasks = tasks
         self._room = workers * _UNDER_WAY_PER_WORKER
-        self._deadline = deadline
         self._scope = Scope().cancellable()
         self._own = ThreadPoolExecutor(workers, "llmproviders batch") if executor is None else None
-        self._executor: Executor = executor or self._own  # type: ignore[assignment]
-        self._carrier = Carrier(client, self._scope)
-        if executor is not None:
-            _check_travels(self._carrier, executor)
-        self._under_way: dict[Future[_Answer], Task] = {}
-        self._ended: queue.SimpleQueue[Future[_Answer] | None] = queue.SimpleQueue()
+        self._route = route_to(executor or self._own, client, self._scope, deadline)  # type: ignore[arg-type]
+        self._under_way: dict[Future[Answer], Task] = {}
+        self._ended: queue.SimpleQueue[Future[Answer] | None] = queue.SimpleQueue()
         self._input_error: BaseException | None = None
         self._more = True
         self._give_up_at = inf
@@ -121,7 +116,7 @@ class Flow:
         return None
 
     def _send(self, task: Task, request: Request) -> None:
-        future = self._executor.submit(work, self._carrier, request, self._deadline)
+        future = self._route.send(request)
         self._under_way[future] = task
         future.add_done_callback(self._ended.put)
 
@@ -132,7 +127,8 @@ class Flow:
         except queue.Empty:
             return None
         if future is None:
-            self._withdraw()
+            if self._route.knows_started:
+                self._withdraw()
             return None
         task = self._under_way.pop(future, None)
         if task is None:
@@ -164,10 +160,3 @@ class Flow:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-
-def _check_travels(carrier: Carrier, executor: Executor) -> None:
-    from concurrent.futures import ProcessPoolExecutor
-
-    if isinstance(executor, ProcessPoolExecutor):
-        carrier.pack()
