@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from . import _environ
+from ._call import DEFAULT_TIMEOUT
 from ._params import nearest
 from ._places import config_folder
 from ._redact import conceal_user_info
@@ -116,7 +117,7 @@ class ProviderSettings:
             raise ConfigError(f"{self.origin}: {self.name}: {error}") from error
 
     def in_force(self) -> dict[str, Value]:
-        """Every argument with the value that counts and its origin."""
+        """Every argument with the value that counts and its origin; keys come first."""
         values = {}
         for argument in arguments_of(self.kind).values():
             found = self.given.get(argument.name)
@@ -253,6 +254,14 @@ def providers_of_environment() -> tuple[ProviderSettings, ...]:
     return (*with_key, *keyless)
 
 
+def failover_in_force(configuration: Configuration) -> dict[str, Value]:
+    """Every argument of ``FailoverClient`` with the value that counts and its origin."""
+    return {
+        name: configuration.failover.get(name, Value(argument.default, "default"))
+        for name, argument in arguments_of(FailoverClient).items()
+    }
+
+
 def secrets_of(kind: type[Provider]) -> list[str]:
     """The arguments of a provider that are keys or tokens."""
     return [argument.name for argument in arguments_of(kind).values() if argument.secret]
@@ -293,9 +302,13 @@ def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:
 def _default(kind: type[Provider], argument: Argument) -> Any:
     if argument.default is not None:
         return argument.default
-    if argument.name == "base_url":
-        return kind.default_base_url()
-    return {"model": kind.default_model, "name": kind.__name__}.get(argument.name)
+    defaults = {
+        "base_url": kind.default_base_url(),
+        "model": kind.default_model,
+        "name": kind.__name__,
+        "timeout": DEFAULT_TIMEOUT,
+    }
+    return defaults.get(argument.name)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -372,7 +385,7 @@ class _Reader:
             argument = known.get(key)
             if argument is None:
                 names = _names_in_file(known.values(), table)
-                raise self._error(table, key, f"unknown key {key!r}{_hint(key, names)}")
+                raise self._error(table, key, f"unknown key {key!r} in {table}{_hint(key, names)}")
             if argument.secret:
                 raise self._error(
                     table,
@@ -423,8 +436,7 @@ class _Reader:
             seen.add(name.lower())
 
     def _error(self, table: _Table, key: str, message: str) -> ConfigError:
-        where = f" in {table}" if table.name else ""
-        return ConfigError(f"{self._place(table, key)}: {message}{where}")
+        return ConfigError(f"{self._place(table, key)}: {message}")
 
     def _place(self, table: _Table, key: str) -> str:
         line = table.find(self._text, key)

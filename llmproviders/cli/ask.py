@@ -12,7 +12,7 @@ import click
 from ..config import ConfigError
 from ..errors import LLMError
 from ..failover import FailoverClient
-from ..results import Attempt, Completion, FinishReason, Restart, error_as_dict
+from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply
 from .files import WholeFile, locked, read_prompt
 from .notes import Notes, say
@@ -112,16 +112,13 @@ class _Destination:
         self._file = file
 
     def replied(self, completion: Completion) -> None:
-        if self._as_json:
-            self._put(_dumped(_row(completion.text, completion.finish_reason, None)))
-        else:
-            self._put(completion.text)
+        self._put(_row(completion, None) if self._as_json else completion.text)
 
     def failed(self, error: BaseException) -> None:
         """Show what came of the reply; a file stays as it was."""
         partial = str(getattr(error, "partial_text", ""))
         if self._as_json:
-            print(_dumped(_row(partial or None, None, error)), flush=True)
+            _print(_row(None, error, partial_text=partial))
         elif self._file is None and partial:
             _print(partial)
 
@@ -137,22 +134,12 @@ def _print(text: str) -> None:
         line.write(text)
 
 
-def _dumped(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False)
-
-
 def _row(
-    text: str | None, finish: FinishReason | None, error: BaseException | None
-) -> dict[str, Any]:
-    source: Any = finish if finish is not None else error
-    attempts: tuple[Attempt, ...] = getattr(source, "attempts", ())
-    usage = finish.usage if finish is not None else None
-    return {
-        "text": text,
-        "provider": getattr(source, "provider", None),
-        "model": finish.model if finish is not None else None,
-        "finish_reason": finish.reason if finish is not None else None,
-        "usage": usage.as_dict() if usage is not None else None,
-        "attempts": [attempt.as_dict() for attempt in attempts],
-        "error": error_as_dict(error),
-    }
+    completion: Completion | None, error: BaseException | None, *, partial_text: str = ""
+) -> str:
+    from ..batch import as_row
+
+    row = as_row(completion, error)
+    if partial_text:
+        row["text"] = partial_text
+    return json.dumps(row, ensure_ascii=False)

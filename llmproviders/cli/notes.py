@@ -39,10 +39,11 @@ class Notes:
 
     def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
         self.verbose = 0 if quiet else verbose
+        self.at_terminal = sys.stderr.isatty() and not quiet
         self._level = logging.WARNING
         if self.verbose:
             self._level = logging.INFO if self.verbose == 1 else logging.DEBUG
-        elif quiet or not sys.stderr.isatty():
+        elif not self.at_terminal:
             self._level = logging.CRITICAL
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(f"{_NAME}: %(message)s"))

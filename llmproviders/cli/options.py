@@ -94,6 +94,10 @@ class Choices:
     verbose: int = 0
     quiet: bool = False
 
+    def naming(self, *providers: str) -> Choices:
+        """The same with other providers chosen."""
+        return replace(self, providers=providers)
+
     def notes(self) -> Notes:
         """What to tell on standard error."""
         return Notes(verbose=self.verbose, quiet=self.quiet)
@@ -150,6 +154,11 @@ def call_options(function: Function) -> Function:
 def setup_options(function: Function) -> Function:
     """Give a command the options of the setup alone; it gets ``Choices``, too."""
     return _with_choices(function, (_STATE, _CONFIG))
+
+
+def config_option(function: Function) -> Function:
+    """Give a command ``--config`` alone; it gets ``Choices``, too."""
+    return _with_choices(function, (_CONFIG,))
 
 
 def _with_choices(function: Function, options: tuple[Callable[[Any], Any], ...]) -> Function:

@@ -1,0 +1,117 @@
+"""``llmproviders batch``: a file of prompts in, a file of replies out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ..batch import BatchLocked, BatchResult, Summary, run_file
+from .exits import CommandError, Exit
+from .files import locked
+from .notes import say
+from .options import Choices, call_options
+
+
+@click.command(
+    "batch",
+    epilog="Example: llmproviders batch prompts.jsonl -o replies.jsonl --workers 8",
+)
+@click.argument("input", type=click.Path(), metavar="IN")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="OUT", required=True, help="File of the replies."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    metavar="COUNT",
+    help="Requests at a time.",
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help="Stop when so many rows have failed.",
+)
+@click.option("--dask", metavar="ADDRESS", help="Send the work to a Dask scheduler.")
+@click.option(
+    "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
+)
+@call_options
+def command(
+    choices: Choices,
+    input: str,
+    output: str,
+    workers: int,
+    max_failures: int | None,
+    dask: str | None,
+    lock: str | None,
+) -> Exit:
+    """Answer a file of prompts, a JSON object a line.
+
+    Each line of IN is {"id": ..., "prompt": ...} or {"id": ..., "messages": [...]}, with "model"
+    and sampling parameters where they differ. OUT gets a row for each as it finishes; a rerun
+    does what is left. --deadline counts for each row.
+    """
+    notes = choices.notes()
+
+    def tell(result: BatchResult) -> None:
+        reply = result.completion
+        attempts = reply.attempts if reply is not None else getattr(result.error, "attempts", ())
+        for attempt in attempts:
+            notes.attempt(attempt)
+
+    with locked(lock), choices.client() as client, _cluster(dask) as (executor, threads):
+        try:
+            summary = run_file(
+                client,
+                input,
+                output,
+                workers=threads or workers,
+                executor=executor,
+                max_failures=max_failures,
+                on_result=tell if notes.verbose > 1 else None,
+                progress=notes.at_terminal,
+            )
+        except BatchLocked as error:
+            raise CommandError(str(error), Exit.TRY_LATER) from error
+    if notes.verbose or summary.failed:
+        say(_described(summary))
+    return Exit.ROWS_FAILED if summary.failed else Exit.OK
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]]:
+    """Dask's executor and how many threads it has; neither where no address is given."""
+    if address is None:
+        yield None, None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise CommandError(
+            "--dask needs the extra: pip install 'llmproviders[dask]'", Exit.USAGE
+        ) from None
+    connect: Any = Client
+    try:
+        cluster = connect(address)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"no Dask scheduler at {address}: {error}", Exit.TRY_LATER) from error
+    with cluster:
+        yield cluster.get_executor(), max(1, sum(cluster.nthreads().values()))
+
+
+def _described(summary: Summary) -> str:
+    tokens = summary.usage.total_tokens
+    parts = [
+        f"{summary.done} done",
+        f"{summary.skipped} done before",
+        f"{summary.failed} failed" + (", stopped early" if summary.stopped else ""),
+        f"{summary.duration:.1f} s",
+    ]
+    return ", ".join(parts if tokens is None else [*parts, f"{tokens} tokens"])

@@ -1,0 +1,138 @@
+"""``llmproviders config``: make, show or find the configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from .._redact import redact
+from .._secret import KeyFile, KeyVariable
+from ..config import Configuration, ProviderSettings, Value, failover_in_force, locate
+from ..errors import MissingAuthError
+from ..providers import REGISTRY
+from .exits import CommandError, Exit
+from .group import CONTEXT
+from .notes import Notes
+from .options import Choices, config_option, setup_options
+
+_WIDEST = 40
+TEMPLATE = """\
+# The configuration of llmproviders. Remove the "# " of what you want to use.
+# Every key: the page "Configuration" of the documentation.
+
+# Providers, in order of priority. Without any: those whose credentials are in the environment,
+# then those that need none and work.
+
+# [[provider]]
+# type = "gigachat"
+# api_key_file = "gigachat.key"    # chmod 600; or api_key_env = "NAME of a variable"
+# model = "GigaChat-2"
+
+# [[provider]]
+# type = "openai"                  # Ollama, llama.cpp, vLLM, most commercial services
+# name = "local"
+# base_url = "http://localhost:11434/v1"
+# model = "llama3.2"
+# timeout = [5, 120]               # seconds to connect, and between two pieces
+
+# [[provider]]
+# type = "chatglm"
+
+# [failover]
+# attempts = 3                     # tries of one provider before the next
+# deadline = 120                   # seconds for a whole call
+# first_chunk_timeout = 20         # seconds for a provider's first text
+# cooldown = 30                    # seconds for which a provider that failed is put last
+"""
+
+
+@click.group("config", context_settings=CONTEXT, epilog="Example: llmproviders config show")
+def command() -> None:
+    """Make, show or find the configuration."""
+
+
+@command.command("init", epilog="Example: llmproviders config init")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@config_option
+def init(choices: Choices, force: bool) -> None:
+    """Make a configuration to start from, every key of it commented out."""
+    path, _ = locate(choices.config)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(path, "w" if force else "x", encoding="utf-8", newline="\n") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise CommandError(f"{path} is there already; --force replaces it", Exit.USAGE) from None
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}", Exit.USAGE) from None
+    print(path)
+
+
+@command.command("path", epilog='Example: $EDITOR "$(llmproviders config path)"')
+@config_option
+def path(choices: Choices) -> None:
+    """Print where the configuration is, or would be."""
+    print(locate(choices.config)[0])
+
+
+@command.command("show", epilog="Example: llmproviders config show")
+@setup_options
+def show(choices: Choices) -> None:
+    """Show what is in force and where each value comes from.
+
+    It is TOML again. Keys are never shown, only where they are and whether they can be read.
+    """
+    notes = Notes()
+    configuration = choices.configuration()
+    for line in _lines(configuration):
+        print(line)
+    for warning in configuration.warnings:
+        notes.warn(warning)
+
+
+def _lines(configuration: Configuration) -> list[str]:
+    path, origin = configuration.path, configuration.path_origin
+    if path is None:
+        lines = [f"# no configuration: there is no {locate()[0]}"]
+    else:
+        lines = [f"# {path} ({origin})"]
+    for settings in configuration.providers:
+        lines += ["", f"[[provider]]  # {settings.origin}", f"type = {_toml(_type_of(settings))}"]
+        lines += _aligned(settings.in_force())
+    return [*lines, "", "[failover]", *_aligned(failover_in_force(configuration))]
+
+
+def _aligned(values: dict[str, Value]) -> list[str]:
+    shown = [(_assignment(name, value), value) for name, value in values.items()]
+    width = min(max(len(text) for text, _ in shown), _WIDEST)
+    return [f"{text:<{width}}  # {_origin(value)}" for text, value in shown]
+
+
+def _assignment(name: str, value: Value) -> str:
+    if isinstance(value.value, KeyFile):
+        return f"{name}_file = {_toml(value.value.path)}"
+    if isinstance(value.value, KeyVariable):
+        return f"{name}_env = {_toml(value.value.name)}"
+    return f"# {name}" if value.value is None else f"{name} = {_toml(value.value)}"
+
+
+def _origin(value: Value) -> str:
+    if not isinstance(value.value, (KeyFile, KeyVariable)):
+        return value.origin if value.value is not None else "not set"
+    try:
+        value.value.read()
+    except MissingAuthError as error:
+        return f"{value.origin}; {error}"
+    return f"{value.origin}; ***"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    return json.dumps(redact(value) if isinstance(value, str) else value, ensure_ascii=False)
+
+
+def _type_of(settings: ProviderSettings) -> str:
+    return next(name for name, kind in REGISTRY.items() if kind is settings.kind)

@@ -1,0 +1,30 @@
+"""``llmproviders models``: the models of a provider."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..config import ConfigError
+from .notes import Notes
+from .options import Choices, setup_options
+
+
+@click.command("models", epilog="Example: llmproviders models gigachat")
+@click.argument("provider")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of names.")
+@setup_options
+def command(choices: Choices, provider: str, as_json: bool) -> None:
+    """List the models of a provider; a service that can say is asked.
+
+    PROVIDER is the name of a configured one, or a type.
+    """
+    Notes()
+    settings, *others = choices.naming(provider).configuration().providers
+    if others:
+        names = ", ".join(item.name for item in (settings, *others))
+        raise ConfigError(f"there are several of the type {provider!r}; name one: {names}")
+    with settings.make() as made:
+        names_of_models = made.list_models()
+    print(json.dumps(names_of_models) if as_json else "\n".join(names_of_models))
