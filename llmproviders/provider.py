@@ -461,7 +461,7 @@ class Provider(BaseClient):
             error.provider = error.provider or self.name
             partial_text = record.transcript.text()
             if partial_text and _broke_off(error):
-                error = _interrupted(error)
+                error = interrupted(error)
             error.partial_text = partial_text
             error.attempts = (record.attempt(error),)
             if error is failure:
@@ -634,7 +634,8 @@ def _broke_off(error: LLMError) -> bool:
     )
 
 
-def _interrupted(error: LLMError) -> StreamInterrupted:
+def interrupted(error: LLMError) -> StreamInterrupted:
+    """What an error means for a reply whose text has begun to come."""
     return StreamInterrupted(
         f"the reply was cut short: {error}",
         provider=error.provider,
