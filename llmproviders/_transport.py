@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from http.client import HTTPException, RemoteDisconnected
 from ipaddress import ip_address
 from math import inf
 from typing import Any
@@ -88,6 +89,8 @@ class HTTPReply:
             except (HTTPError, RequestException, OSError, ValueError, AttributeError) as error:
                 raise reading_error(error, scope) from error
             if not block:
+                if _cut_in_compression(self._response.raw):
+                    raise errors.StreamInterrupted("the reply was cut in its compressed data")
                 return
             self._size += len(block)
             if self._size > limit:
@@ -134,6 +137,17 @@ class HTTPReply:
         """Give the connection back if the body was read to its end, else close it."""
         self._exchange.unbind()
         self._response.close()
+
+
+def _cut_in_compression(raw: Any) -> bool:
+    """Whether a body that only the connection's end delimits ends before its gzip stream does.
+
+    urllib3 takes such a body for whole; where there is a length or a last chunk, that tells.
+    """
+    if raw.chunked or raw.headers.get("content-length") is not None:
+        return False
+    packed = getattr(getattr(raw, "_decoder", None), "_obj", None)
+    return getattr(packed, "eof", True) is False
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:
@@ -432,11 +446,20 @@ def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None
     if not 300 <= reply.status < 400 or not location:
         return None
     old = urlsplit(str(request.url))
-    target = urljoin(str(request.url), location)
-    new = urlsplit(target)
+    try:
+        target = urljoin(str(request.url), location)
+        new = urlsplit(target)
+        port = new.port
+    except ValueError:
+        # Not chained: the text of that error has the address, with a password that it may hold.
+        raise errors.ProtocolError(
+            "the service redirects to something that is no address",
+            status_code=reply.status,
+            retryable=False,
+        ) from None
     keeps_method = request.method == "GET" or reply.status in (307, 308)
     if new.hostname == old.hostname and keeps_method:
-        same_place = (new.scheme, new.port) == (old.scheme, old.port)
+        same_place = (new.scheme, port) == (old.scheme, old.port)
         if same_place or (old.scheme, new.scheme) == ("http", "https"):
             return target
     conceal_user_info(target)
@@ -451,6 +474,9 @@ def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None
 _CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")
 
 
+_BODILESS = (204, 205, 304)
+
+
 def is_challenge(page: bytes) -> bool:
     """Whether a page is a browser challenge that only a person passes."""
     head = page[:8192].lower()
@@ -463,7 +489,9 @@ def check_reply(reply: HTTPReply, call: Call, scope: Scope) -> None:
         return
     if 200 < reply.status < 300 and reply.status not in (204, 205):
         return
-    body = _error_body(reply)
+    # What comes on a connection after a reply that has no body is not this reply's: it is not
+    # read, so that closing the reply closes the connection.
+    body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply)
     said = service_message(body) if reply.content_type != "text/html" else None
     kind = class_of_status(reply.status)
     message = SAID_BY_STATUS.get(reply.status, f"the service answered {reply.status}")
@@ -529,6 +557,9 @@ _REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bo
 )
 
 
+_NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
+
+
 def opening_error(error: BaseException, scope: Scope) -> errors.LLMError:
     """What a failure before the reply's headers means; the texts of ``error`` are redacted."""
     scrub(error)
@@ -541,6 +572,9 @@ def opening_error(error: BaseException, scope: Scope) -> errors.LLMError:
             retryable=False,
             detail="certificate",
         )
+    not_http = isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected)
+    if not_http and not isinstance(error, requests.exceptions.ProxyError):
+        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}")
     proxy_refused = isinstance(root, (socks.SOCKS5AuthError, socks.HTTPError)) or (
         "407 " in str(root)
     )
@@ -570,7 +604,8 @@ def _root(error: BaseException) -> BaseException:
     seen = {id(error)}
     while True:
         inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
-        inner += [*error.args, error.__cause__, error.__context__]
+        # Not the context: it leads to whatever the caller was handling when the call was made.
+        inner += [*error.args, error.__cause__]
         deeper = next(
             (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
         )
@@ -581,5 +616,6 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _brief(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else " " for letter in said).strip()
     return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,226 @@
+"""Every fault of a connection or a reply, for every provider, ends in the documented error."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from llmproviders import ChatGLM, ConnectionFailed, FlowGpt, LLMError, OpenAICompatible
+from llmproviders.errors import EmptyReplyError, ProtocolError
+from llmproviders.provider import Provider
+from llmproviders.results import FinishReason
+from tests.conftest import RawServerFactory
+from tests.reliability.faults import FAULTS, GOOD, Fault, bomb
+from tests.reliability.matrix import run_row
+from tests.reliability.services import JSON, SERVICES, SSE, TEXT, Service, dumps, event, spoiled
+from tests.reliability.stub import StubReply, StubSender, stubbed
+from tests.support.http_bytes import chunked, http_response
+from tests.support.rawserver import Connection, keep_alive
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_a_fault_ends_in_its_documented_class_in_time(fault: Fault) -> None:
+    """Each provider, streamed or whole, before the chat or in it, says what the table says."""
+    wrong = [result.wrong for _, result in run_row(fault) if result.wrong]
+    assert wrong == []
+
+
+def test_the_matrix_has_every_service() -> None:
+    """No provider is left out of the matrix."""
+    from llmproviders.providers import REGISTRY
+
+    assert {cls.__name__ for cls in REGISTRY.values()} == {service.name for service in SERVICES}
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=[service.name for service in SERVICES])
+def test_a_field_of_another_type_is_an_error_of_ours(service: Service) -> None:
+    """Whatever stands where a field is due, the stream keeps its promise or raises our error."""
+    count = 0
+    for content_type, objects in service.examples:
+        for index, value in enumerate(objects):
+            for bad in spoiled(value):
+                _expect_promise_kept(service, content_type, [*objects[:index], bad])
+                count += 1
+    assert count > 50
+
+
+def _expect_promise_kept(service: Service, content_type: str, objects: list[Any]) -> None:
+    try:
+        blocks = [_written(content_type, value) for value in objects]
+    except UnicodeEncodeError:
+        return
+    if content_type == SSE and service.name != "ChatGLM":
+        blocks.append(b"data: [DONE]\n\n")
+    provider = _answering(service, *(StubReply(blocks, content_type) for _ in range(3)))
+    try:
+        *pieces, last = provider.stream("Why?")
+    except LLMError:
+        return
+    assert isinstance(last, FinishReason)
+    assert all(type(piece) is str and piece for piece in pieces)
+
+
+def _written(content_type: str, value: Any) -> bytes:
+    return event(value) if content_type == SSE else dumps(value) + b"\n"
+
+
+def _answering(service: Service, *replies: StubReply) -> Provider:
+    before = []
+    if service.before is not None:
+        before = [StubReply([service.before[1]], service.before[0])]
+    return stubbed(service.make("http://127.0.0.1:9"), StubSender(*before, *replies))
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """Trace the memory that is allocated."""
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+def test_a_line_of_64_mebibytes_does_not_fill_the_memory(
+    raw_server: RawServerFactory, traced: None
+) -> None:
+    """Past ``Limits.line`` nothing more of a line is kept."""
+
+    def serve(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: ")
+        block = b"a" * MIB
+        for _ in range(64):
+            conn.send(block)
+
+    server = raw_server(serve)
+    with pytest.raises(ProtocolError, match=r"Limits\.line"):
+        ChatGLM(base_url=f"http://127.0.0.1:{server.port}").complete("Why?")
+    assert tracemalloc.get_traced_memory()[1] < 40 * MIB
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_gzip_bomb_does_not_fill_the_memory(
+    raw_server: RawServerFactory, traced: None, status: int
+) -> None:
+    """One MiB on the wire that would become one GiB is given up at the limit."""
+    packed = bomb(1024)
+    tracemalloc.reset_peak()
+    base = tracemalloc.get_traced_memory()[0]
+    headers = {"Content-Type": SSE, "Content-Encoding": "gzip"}
+    server = raw_server(http_response(status, headers, packed))
+    with pytest.raises(LLMError) as caught:
+        ChatGLM(base_url=f"http://127.0.0.1:{server.port}").complete("Why?")
+    assert type(caught.value).__name__ == ("ProtocolError" if status == 200 else "ServerError")
+    assert tracemalloc.get_traced_memory()[1] - base < 40 * MIB
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_redirect_to_another_place_takes_nothing_along(
+    raw_server: RawServerFactory, status: int, host: str
+) -> None:
+    """No request, and so no key and no prompt, goes to the place that a redirect names."""
+    other = raw_server(http_response(200, {"Content-Type": JSON}, b"{}"))
+    place = f"http://{host}:{other.port}/v1/chat/completions"
+    server = raw_server(http_response(status, {"Location": place}))
+    base_url = f"http://127.0.0.1:{server.port}/v1"
+    provider = OpenAICompatible(base_url=base_url, api_key="sk-stays-at-home")
+    with pytest.raises(ProtocolError, match="redirects"):
+        provider.complete("Why?")
+    assert len(server.requests) == 1
+    assert other.connections == []
+
+
+def test_a_redirect_on_the_same_host_is_followed_with_the_same_request(
+    raw_server: RawServerFactory,
+) -> None:
+    """A 307 to another path of the same origin gets the same body and key."""
+    chat = http_response(200, {"Content-Type": SSE}, chunked(SERVICES[-1].pieces))
+    moved = http_response(307, {"Location": "/v2/chat/completions"})
+    server = raw_server(keep_alive(moved, chat), keep_alive(chat))
+    base_url = f"http://127.0.0.1:{server.port}/v1"
+    assert OpenAICompatible(base_url=base_url, api_key="sk-follows").complete("Why?").text == TEXT
+    first, second = server.requests
+    assert (second.target, second.body) == ("/v2/chat/completions", first.body)
+    assert second.header("Authorization") == "Bearer sk-follows"
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    raw_server: RawServerFactory,
+    ca: trustme.CA,
+    ca_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was encrypted does not go on in clear."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+    behaviour: list[Any] = []
+    server = raw_server(lambda conn: (conn.read_request(), conn.run(behaviour)), tls=ca)
+    behaviour += http_response(307, {"Location": f"http://127.0.0.1:{server.port}/chat"})
+    with pytest.raises(ProtocolError, match="redirects to http"):
+        FlowGpt(base_url=f"https://127.0.0.1:{server.port}").complete("Why?")
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"]
+)
+def test_a_late_reply_is_not_taken_for_the_next_ones(
+    raw_server: RawServerFactory, first: bytes
+) -> None:
+    """What follows a reply that has no body is never read as the answer to the next request."""
+    sent = threading.Event()
+    stale = http_response(200, {"Content-Type": SSE}, _said("an old answer"))
+    fresh = http_response(200, {"Content-Type": SSE}, _said("its own answer"))
+
+    def serve_late(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(first)
+        conn.wait(sent)
+        conn.run([b"".join(stale)])
+
+    server = raw_server(serve_late, keep_alive(fresh))
+    with ChatGLM(base_url=f"http://127.0.0.1:{server.port}") as provider:
+        with pytest.raises((ProtocolError, EmptyReplyError)):
+            provider.complete("first")
+        with closing(provider.stream("second")) as stream:
+            sent.set()
+            assert next(stream) == "its own answer"
+
+
+def _said(text: str) -> bytes:
+    part = {"logic_id": "1", "content": [{"type": "text", "text": text}]}
+    return event({"status": "finish", "parts": [part]})
+
+
+def test_what_the_caller_was_handling_does_not_colour_an_error(refused_port: int) -> None:
+    """A call made while another error is handled is judged by its own cause alone."""
+    provider = ChatGLM(base_url=f"http://127.0.0.1:{refused_port}")
+    try:
+        raise ssl.SSLCertVerificationError("certificate verify failed")
+    except ssl.SSLCertVerificationError:
+        with pytest.raises(ConnectionFailed) as caught:
+            provider.complete("Why?")
+    assert caught.value.retryable
+    assert "refused" in str(caught.value).lower()
+
+
+def test_an_error_quotes_no_control_characters(raw_server: RawServerFactory) -> None:
+    """What a server sends instead of HTTP cannot steer the terminal that shows the error."""
+    server = raw_server([b"\x1b[2J\x07gone\r\n"])
+    with pytest.raises(ProtocolError, match="not HTTP") as caught:
+        FlowGpt(base_url=f"http://127.0.0.1:{server.port}").complete("Why?")
+    assert str(caught.value).isprintable()
+
+
+def test_good_replies_are_good() -> None:
+    """The replies that the faults spoil are whole ones to begin with."""
+    assert [r.wrong for _, r in run_row(Fault("none", GOOD, lambda a: a.reply()))] == [""] * 17
