@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self
 
+    from .conversation import Conversation
+
 __all__ = [
     "BaseClient",
     "Call",
@@ -214,6 +216,26 @@ class BaseClient(ABC):
                 messages, model=model, timeout=timeout, proxy=proxy, stream=stream, params=params
             )
         )
+
+    def conversation(
+        self, *, system: str | None = None, model: str | None = None, **arguments: Any
+    ) -> Conversation:
+        """Begin a conversation, which sends what was said so far with each new turn.
+
+        Args:
+            system: the system prompt.
+            model: a model or an alias; None for the default.
+            **arguments: the others of :class:`~llmproviders.conversation.Conversation`, and
+                sampling parameters for every turn.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> chat = ScriptedProvider(["Yes."]).conversation(system="Be brief.")
+        >>> print(chat.ask("Is the sky blue?"))
+        Yes.
+        """
+        from .conversation import Conversation
+
+        return Conversation(self, system=system, model=model, **arguments)
 
     @abstractmethod
     def close(self) -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     "messages results _drawing _html _markdown _timeline _report",
     "_clock _lines _call _status _sockets _transport _chat_completions",
     "_secret _token _files _locks _wake _concurrency _retry _health _hedge",
-    "provider",
+    "conversation provider",
     "providers",
     "failover testing",
     "__init__ config batch",
