@@ -1,0 +1,276 @@
+"""A conversation: what was said so far, sent again with each new turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._params import check_names
+from .messages import Message, Prompt, normalize
+from .results import Completion, FinishReason, Restart
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .provider import BaseClient
+
+_VERSION = 1
+
+
+class Conversation:
+    """Keeps the turns of a conversation with one client; usually ``client.conversation()``.
+
+    **What is kept.** A turn is the user's message and the reply. It is kept when the reply is
+    whole, and when the caller stopped a stream that had text: what came is what was read, and the
+    next message may refer to it. A turn whose reply failed is not kept: ask again. Nor is one
+    that has no text, such as the call of a tool.
+
+    **What is sent.** The system prompt, then the turns, then the new message. Where
+    ``max_messages`` or ``max_characters`` bounds that, the oldest turns are left out, whole ones,
+    until it fits; the system prompt and the new message are always sent. ``messages`` still has
+    all turns. Providers without history or system prompts (``supports_message_history``,
+    ``supports_system_message``) write what is sent as one text, ``Role: content`` in paragraphs.
+
+    One conversation is held in one thread at a time; :meth:`fork` makes another one.
+
+    Args:
+        client: a provider or a ``FailoverClient``.
+        system: the system prompt.
+        model: a model or an alias; None for the default.
+        messages: turns to begin with, as ``messages`` has them; a system message that comes
+            first is taken for ``system``.
+        max_messages: the most messages to send, the new one included, the system prompt not.
+        max_characters: the most characters to send, the system prompt included.
+        **params: sampling parameters for every turn.
+
+    Attributes:
+        client, system, model, max_messages, max_characters, params: as given; they may be changed
+            between turns.
+
+    Raises:
+        InvalidRequestError: messages of another shape.
+        TypeError: a parameter that no service has.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> chat = ScriptedProvider(["Because it scatters."]).conversation(system="Be brief.")
+    >>> print(chat.ask("Why is the sky blue?"))
+    Because it scatters.
+    >>> [message["role"] for message in chat.messages]
+    ['user', 'assistant']
+    """
+
+    def __init__(
+        self,
+        client: BaseClient,
+        *,
+        system: str | None = None,
+        model: str | None = None,
+        messages: Prompt = (),
+        max_messages: int | None = None,
+        max_characters: int | None = None,
+        **params: Any,
+    ) -> None:
+        check_names(params)
+        for name, most in (("max_messages", max_messages), ("max_characters", max_characters)):
+            if most is not None and most < 1:
+                raise ValueError(f"{name} must be at least 1, or None, not {most}")
+        self.client = client
+        self.system = system
+        self.model = model
+        self.max_messages = max_messages
+        self.max_characters = max_characters
+        self.params = params
+        self._said = normalize(messages) if messages else []
+        if system is None and self._said and self._said[0]["role"] == "system":
+            self.system = str(self._said.pop(0)["content"])
+        self._running: weakref.ref[Generator[str, None, None]] | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        """The turns so far, without the system prompt; a copy."""
+        return [dict(message) for message in self._said]
+
+    def ask(self, text: str, **params: Any) -> Completion:
+        """Say ``text`` and return the reply.
+
+        Args:
+            text: the user's message.
+            **params: as for ``complete``, for this turn alone.
+
+        Raises:
+            LLMError: there is no whole reply; the turn is not kept.
+        """
+        self.end()
+        completion = self.client.complete(self._asking(text), **self._with(params))
+        self._keep(text, completion.text)
+        return completion
+
+    def stream(self, text: str, **params: Any) -> Generator[str, None, None]:
+        """Say ``text`` and yield the reply as it comes, as a client's ``stream`` does.
+
+        A stream that is still open when the next turn begins is closed first.
+
+        Args:
+            text: the user's message.
+            **params: as for a client's ``stream``, for this turn alone.
+
+        Raises:
+            LLMError: while iterating; the turn is not kept.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> chat = ScriptedProvider(["Because ", "it scatters."]).conversation()
+        >>> "".join(chat.stream("Why is the sky blue?"))
+        'Because it scatters.'
+        """
+        self.end()
+        turn = self._turn(text, self.client.stream(self._asking(text), **self._with(params)))
+        # The generator refers to its conversation: a plain reference back would keep one that is
+        # dropped in mid-reply, and its connection, until the next collection.
+        self._running = weakref.ref(turn)
+        return turn
+
+    def _turn(self, text: str, stream: Generator[str, None, None]) -> Generator[str, None, None]:
+        pieces: list[str] = []
+        kept = False
+        try:
+            with closing(stream):
+                for piece in stream:
+                    if type(piece) is str:
+                        pieces.append(piece)
+                    elif isinstance(piece, Restart):
+                        pieces.clear()
+                    elif isinstance(piece, FinishReason):
+                        self._keep(text, "".join(pieces))
+                        kept = True
+                    yield piece
+        except (GeneratorExit, KeyboardInterrupt):
+            if not kept:
+                self._keep(text, "".join(pieces))
+            raise
+
+    def end(self) -> None:
+        """Stop the reply that is still streaming, if there is one; what came of it is kept."""
+        running = self._running() if self._running is not None else None
+        self._running = None
+        if running is not None:
+            running.close()
+
+    def undo(self) -> str | None:
+        """Take the last turn back and return what the user said in it; None without a turn."""
+        self.end()
+        for index in range(len(self._said) - 1, -1, -1):
+            if self._said[index]["role"] == "user":
+                text = str(self._said[index]["content"])
+                del self._said[index:]
+                return text
+        return None
+
+    def fork(self) -> Self:
+        """Another conversation with the same client that begins with the same turns.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> chat = ScriptedProvider(["Yes."]).conversation()
+        >>> other = chat.fork()
+        >>> _ = other.ask("Sure?")
+        >>> len(chat.messages), len(other.messages)
+        (0, 2)
+        """
+        return type(self)(self.client, **self._settings(), messages=self.messages, **self.params)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file of JSON, whole or not at all, readable for this user alone.
+
+        The client is not written: nothing secret is.
+
+        Raises:
+            OSError: the file cannot be written; an old one is as it was.
+            TypeError: a parameter that is no JSON.
+        """
+        from ._files import Unusable, replace_private
+
+        document = {
+            "version": _VERSION,
+            **self._settings(),
+            "params": self.params,
+            "messages": self._said,
+        }
+        data = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        try:
+            replace_private(Path(path), data + b"\n")
+        except Unusable as error:
+            raise OSError(f"the conversation cannot be saved: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], client: BaseClient) -> Self:
+        """Read one from a file that :meth:`save` wrote, to go on with ``client``.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no conversation.
+        """
+        try:
+            document = json.loads(Path(path).read_bytes())
+            if document.pop("version") != _VERSION:
+                raise ValueError("it is of a version that this one does not know")
+            return cls(client, **document.pop("params"), **document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a saved conversation: {error}") from error
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "model": self.model,
+            "max_messages": self.max_messages,
+            "max_characters": self.max_characters,
+        }
+
+    def _with(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {"model": self.model, **self.params, **params}
+
+    def _asking(self, text: str) -> list[Message]:
+        """What is sent: the newest turns that fit, around them what is always sent."""
+        new = normalize(text)
+        system = self._instruction()
+        turns = list(self._said)
+        while turns and not self._fits(turns + new, system):
+            del turns[0]
+            while turns and turns[0]["role"] != "user":
+                del turns[0]
+        return [*system, *turns, *new]
+
+    def _instruction(self) -> list[Message]:
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
+
+    def _fits(self, sent: list[Message], system: list[Message]) -> bool:
+        if self.max_messages is not None and len(sent) > self.max_messages:
+            return False
+        if self.max_characters is None:
+            return True
+        return sum(len(m["content"]) for m in (*system, *sent)) <= self.max_characters
+
+    def _keep(self, text: str, reply: str) -> None:
+        if reply.strip():
+            self._said += [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": reply},
+            ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_running": None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client!r}, {len(self._said)} messages)"
+
+    def _repr_markdown_(self) -> str:
+        from ._markdown import harmless
+
+        said = [*self._instruction(), *self._said]
+        return "\n\n---\n\n".join(
+            f"**{message['role'].capitalize()}**\n\n{harmless(message['content'])}"
+            for message in said
+        )
