@@ -21,6 +21,7 @@ from ._call import (
     check_proxy,
     check_timeout,
 )
+from ._characters import whole_characters
 from ._clock import Clock, Scope
 from ._params import check_names, nearest
 from ._redact import redact
@@ -30,6 +31,7 @@ from .errors import (
     ConnectionFailed,
     DeadlineExceeded,
     EmptyReplyError,
+    InvalidRequestError,
     LLMError,
     ModelNotFoundError,
     ProviderTimeout,
@@ -104,11 +106,18 @@ class Request:
 
         Raises:
             TypeError: a parameter that no service has.
-            InvalidRequestError: an empty or misshapen prompt, timeout or proxy.
+            InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy or
+                ``extra_body``.
         """
         check_names(params)
         rest = dict(params)
         system = rest.pop("system", None)
+        if rest.get("extra_body") is None:
+            rest.pop("extra_body", None)
+        elif not isinstance(rest["extra_body"], Mapping):
+            raise InvalidRequestError("extra_body is not a dict of fields for the request's body")
+        if model is not None and not isinstance(model, str):
+            raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
         if timeout is not None:
             check_timeout(timeout, timeout)
         if proxy is not None:
@@ -563,7 +572,7 @@ class Provider(BaseClient):
 
     def _once(self, request: Request, reply: Reply, record: _Record) -> Generator[str, None, None]:
         try:
-            pieces = iter(self.parse(reply))
+            pieces = whole_characters(self.parse(reply))
             finish: str | None = None
             blank: list[str] = []
             for piece in pieces:
