@@ -73,7 +73,7 @@ class ChatGLM(Provider):
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """Yield what each event adds to the text of the parts before it."""
-        if reply.content_type == "application/json":
+        if reply.content_type != "text/event-stream":
             raise _refusal(decode_json(reply.read()))
         said = _Said()
         growth = _Growth()
@@ -96,7 +96,7 @@ class ChatGLM(Provider):
             if status == "intervene":
                 yield said.finish("content_filter", raw=status, detail=_why(event))
                 return
-            growth.learn(data, parts, said.speaking)
+            growth.learn(data, parts, said)
 
 
 class _Text(NamedTuple):
@@ -112,6 +112,10 @@ class _Said:
         self._seen: dict[str, str] = {}
         self._thoughts: dict[str, str] = {}
         self._rewritten = False
+
+    def seen(self, key: str) -> str:
+        """The text of a part so far, without what may yet change."""
+        return self._seen[key]
 
     def append(self, added: str) -> str:
         """The part that speaks grew by ``added``, which is new."""
@@ -199,13 +203,14 @@ class _Growth:
         self._tries = self._TRIES_WITHOUT_SUCCESS
         return added
 
-    def learn(self, data: bytes, parts: Mapping[str, _Text], speaking: str | None) -> None:
+    def learn(self, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
         """Find where the text of the part that speaks grows in ``data``."""
+        speaking = said.speaking
         if speaking is None or speaking not in parts or self._tries == 0:
             return
         self._tries -= 1
         text, thought = parts[speaking]
-        if _settled(text) < len(text):
+        if text != said.seen(speaking):
             return
         grown: dict[str, _Text] = {**parts, speaking: _Text(text + "x", thought)}
         end = len(data)
@@ -224,9 +229,11 @@ class _Growth:
 
 def _texts(event: Mapping[str, Any]) -> dict[str, _Text]:
     texts: dict[str, _Text] = {}
-    for part in _objects(event.get("parts"), "parts"):
+    for index, part in enumerate(_objects(event.get("parts"), "parts")):
         items = _objects(part.get("content"), "content")
-        texts[str(part.get("logic_id"))] = _Text(_joined(items, "text"), _joined(items, "think"))
+        logic_id = part.get("logic_id")
+        key = str(index if logic_id is None else logic_id)
+        texts[key] = _Text(_joined(items, "text"), _joined(items, "think"))
     return texts
 
 
