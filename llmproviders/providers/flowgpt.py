@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._lines import decode_object
-from ..errors import ServerError
+from ..errors import ProtocolError, ServerError
 from ..provider import USER_AGENT, Call, Fetch, Provider, Reply, Request
 from ..results import FinishReason
 
@@ -81,13 +81,19 @@ class FlowGpt(Provider):
         )
 
     def parse(self, reply: Reply) -> Iterator[str]:
-        """Text events are the reply; the body's clean end is its end."""
+        """Text events are the reply; the body's clean end is its end.
+
+        There is no end mark. Where nothing but the end of the connection frames the body, one
+        that was cut between two lines cannot be told from a whole one.
+        """
         for line in reply.lines():
             if not line.strip():
                 continue
             event = decode_object(line)
             kind, data = event.get("event"), event.get("data")
-            if kind == "text" and isinstance(data, str):
+            if kind == "text":
+                if not isinstance(data, str):
+                    raise ProtocolError(f"a text event has {type(data).__name__} for its text")
                 yield data
             elif kind == "error":
                 raise ServerError(f"the service reports an error: {str(data)[:300]}")
