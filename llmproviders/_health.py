@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+from ._locks import ForkLock
 
 LONGEST_COOLDOWN_S = 600.0
 _PROBE_LEASE_S = 120.0
@@ -20,7 +21,7 @@ class Trouble:
         failures: failed calls in a row.
         at: when the last one was.
         until: the end of the cooldown, 0 while there is none.
-        cooldown: how long it is, in seconds.
+        cooldown: how long the last failure made it, in seconds.
         probe_until: until then one caller is finding out whether it works again.
     """
 
@@ -30,6 +31,11 @@ class Trouble:
     cooldown: float = 0.0
     probe_until: float = 0.0
 
+    @property
+    def due(self) -> float:
+        """When the next caller may try it in its place."""
+        return max(self.until, self.probe_until)
+
 
 class Store(Protocol):
     """Where troubles are kept, by a key for each provider."""
@@ -37,8 +43,8 @@ class Store(Protocol):
     def now(self) -> float:
         """The time that this store goes by."""
 
-    def read(self) -> dict[str, Trouble]:
-        """All of them; not to be changed."""
+    def read(self) -> Mapping[str, Trouble]:
+        """All of them."""
 
     def change(self) -> AbstractContextManager[dict[str, Trouble]]:
         """All of them, to be changed by nobody else meanwhile."""
@@ -49,34 +55,66 @@ class MemoryStore:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self._troubles: dict[str, Trouble] = {}
-        self._lock = threading.Lock()
+        self._troubles: Mapping[str, Trouble] = {}
+        self._lock = ForkLock()
 
-    def read(self) -> dict[str, Trouble]:
-        """All of them; not to be changed."""
+    def read(self) -> Mapping[str, Trouble]:
+        """All of them."""
         return self._troubles
 
-    def change(self) -> AbstractContextManager[dict[str, Trouble]]:
+    @contextmanager
+    def change(self) -> Iterator[dict[str, Trouble]]:
         """All of them, to be changed by nobody else meanwhile."""
-        return _Changing(self)
+        with self._lock:
+            changed = dict(self._troubles)
+            yield changed
+            self._troubles = changed
 
 
-class _Changing:
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A call that turns to a provider.
 
-    def __enter__(self) -> dict[str, Trouble]:
-        self._store._lock.acquire()
-        self._changed = dict(self._store._troubles)
-        return self._changed
+    Attributes:
+        index: which one, of those it could choose from.
+        key: what its health is remembered by.
+        began: when, by the store's clock.
+        probes: whether it finds out for all callers if the provider works again.
+    """
 
-    def __exit__(self, *_: object) -> None:
-        self._store._troubles = self._changed
-        self._store._lock.release()
+    index: int
+    key: str
+    began: float
+    probes: bool = False
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a provider is doing.
+
+    Attributes:
+        failures: failed calls in a row.
+        cooling: seconds until it is tried in its place again, 0 where it is now.
+        probed: whether a call is finding out at the moment.
+
+    >>> print(Condition(failures=2, cooling=12.4))
+    cooling, 12 s
+    """
+
+    failures: int = 0
+    cooling: float = 0.0
+    probed: bool = False
+
+    def __str__(self) -> str:
+        if self.probed:
+            return "being probed"
+        if self.cooling > 0:
+            return f"cooling, {self.cooling:.0f} s"
+        return f"{self.failures} failed in a row" if self.failures else "well"
 
 
 class Health:
-    """Ranks providers by what is known of them, and learns from each call.
+    """Says whom to turn to by what is known of them, and learns from each call.
 
     Args:
         store: where the knowledge is kept.
@@ -89,65 +127,86 @@ class Health:
         self._cooldown = cooldown
         self._threshold = threshold
 
-    def rank(self, keys: Sequence[str]) -> list[int]:
-        """The order in which to try the providers, as indices into ``keys``.
+    def visit(self, keys: Sequence[str]) -> Visit:
+        """Choose among providers in priority order.
 
-        Those that are cooling down come last, the one that is due first before the others. When a
-        cooldown has passed, one caller gets the provider in its old place, to probe it, and the
-        others still find it last until that one has reported.
+        The first that is not cooling down; where all are, the one that is due first. When a
+        cooldown has passed, one caller gets the provider in its place, to probe it, and the
+        others pass it by until that one has reported.
         """
-        troubles = self.store.read()
-        if not any(key in troubles for key in keys):
-            return list(range(len(keys)))
         now = self.store.now()
-        healthy, cooling = [], []
+        troubles = self.store.read()
+        cooling: list[tuple[float, int]] = []
         for index, key in enumerate(keys):
-            trouble = troubles.get(key)
-            if trouble is None or trouble.until == 0 or now < trouble.at or self._claim(key, now):
-                healthy.append(index)
-            else:
-                cooling.append((max(trouble.until, trouble.probe_until), index))
-        return healthy + [index for _, index in sorted(cooling)]
+            trouble = _known(troubles, key, now)
+            if trouble is None or not trouble.until:
+                return Visit(index, key, now)
+            if trouble.due <= now and self._claim(key, now):
+                return Visit(index, key, now, probes=True)
+            cooling.append((trouble.due, index))
+        _, index = min(cooling)
+        return Visit(index, keys[index], now)
 
     def _claim(self, key: str, now: float) -> bool:
-        trouble = self.store.read().get(key)
-        if trouble is not None and now < max(trouble.until, trouble.probe_until):
-            return False
         with self.store.change() as troubles:
             trouble = troubles.get(key)
-            if trouble is None:
-                return True
-            if now < max(trouble.until, trouble.probe_until):
-                return False
+            if trouble is None or trouble.due > now:
+                return trouble is None
             troubles[key] = replace(trouble, probe_until=now + _PROBE_LEASE_S)
             return True
 
-    def succeeded(self, key: str) -> None:
-        """A call succeeded: whatever was held against the provider is forgotten."""
-        if key in self.store.read():
-            with self.store.change() as troubles:
-                troubles.pop(key, None)
+    def succeeded(self, visit: Visit) -> None:
+        """A call succeeded: whatever was held against the provider is forgotten.
 
-    def failed(self, key: str, *, retry_after: float = 0.0) -> None:
+        Unless it failed after this call had begun, which is the fresher news.
+        """
+        if visit.key not in self.store.read():
+            return
+        with self.store.change() as troubles:
+            trouble = _known(troubles, visit.key, self.store.now())
+            if trouble is None or visit.began >= trouble.at:
+                troubles.pop(visit.key, None)
+            elif visit.probes:
+                troubles[visit.key] = replace(trouble, probe_until=0.0)
+
+    def failed(self, visit: Visit, *, retry_after: float = 0.0) -> None:
         """A call failed; ``retry_after`` seconds is a rest that the service asked for."""
         if self._cooldown <= 0 and retry_after <= 0:
             return
-        now = self.store.now()
         with self.store.change() as troubles:
-            before = troubles.get(key) or Trouble(0, now)
-            failures = before.failures + 1
-            cooldown, until = before.cooldown, before.until
-            if failures >= self._threshold and now >= until:
-                cooldown = min(before.cooldown * 2, LONGEST_COOLDOWN_S) or self._cooldown
-                until = now + cooldown
+            now = self.store.now()
+            before = _known(troubles, visit.key, now) or Trouble(0, now)
+            after = replace(before, failures=before.failures + 1, at=now)
+            # Calls that were under way when the cooldown began all fail for the one reason.
+            is_news = visit.began >= before.until
+            if is_news:
+                after = replace(after, probe_until=0.0)
+            if is_news and self._cooldown > 0 and after.failures >= self._threshold:
+                cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
+                after = replace(after, cooldown=cooldown, until=now + cooldown)
             if retry_after > 0:
-                until = max(until, now + retry_after)
-            troubles[key] = Trouble(failures, now, until, cooldown)
+                after = replace(after, until=max(after.until, now + retry_after))
+            troubles[visit.key] = after
 
-    def released(self, key: str) -> None:
-        """A probe ended without telling anything: the next caller may probe."""
-        trouble = self.store.read().get(key)
-        if trouble is not None and trouble.probe_until:
-            with self.store.change() as troubles:
-                if key in troubles:
-                    troubles[key] = replace(troubles[key], probe_until=0.0)
+    def left(self, visit: Visit) -> None:
+        """A call ended without telling anything: if it was a probe, the next caller may probe."""
+        if not visit.probes:
+            return
+        with self.store.change() as troubles:
+            if visit.key in troubles:
+                troubles[visit.key] = replace(troubles[visit.key], probe_until=0.0)
+
+    def condition(self, key: str) -> Condition:
+        """How a provider is doing now."""
+        now = self.store.now()
+        trouble = _known(self.store.read(), key, now)
+        if trouble is None:
+            return Condition()
+        probed = trouble.until <= now < trouble.probe_until
+        return Condition(trouble.failures, max(0.0, trouble.until - now), probed)
+
+
+def _known(troubles: Mapping[str, Trouble], key: str, now: float) -> Trouble | None:
+    """What is known of a provider, but nothing from the future: the clock was set back since."""
+    trouble = troubles.get(key)
+    return None if trouble is None or trouble.at > now else trouble

@@ -2,52 +2,76 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
 
 from ._clock import Scope
 from .errors import LLMError
 
+SLOWER = "another provider was faster"
 _LOSERS_END_WITHIN_S = 0.3
-_SLOWER = "another provider was faster"
+_OVERDUE_S = 0.1
+
+Start = Callable[[Scope, Callable[[], bool]], Generator[str, None, None]]
 
 
 class Runner:
-    """One stream in the race, waiting for its first item in a thread of its own."""
+    """One stream in the race, on the way to its first item in a thread of its own.
 
-    def __init__(self, race: Race, make: Callable[[Scope], Generator[str, None, None]]) -> None:
+    Attributes:
+        error: what it failed with, once it has.
+        defect: what else it raised.
+    """
+
+    def __init__(self, race: Race, start: Start) -> None:
         self.error: LLMError | None = None
         self.defect: BaseException | None = None
-        self.scope = Scope(clock=race.scope.clock, parent=race.scope).cancellable()
         self._race = race
-        self._stream = make(self.scope)
-        self._first: str = ""
-        self.thread = threading.Thread(target=self._run, name="llmproviders hedge", daemon=True)
+        self._scope = Scope(parent=race.scope).cancellable()
+        self._stream = start(self._scope, self._wins)
+        self._first = ""
+        self._thread = threading.Thread(target=self._run, name="llmproviders hedge", daemon=True)
+
+    def begin(self) -> None:
+        """Start its thread."""
+        self._thread.start()
+
+    def _wins(self) -> bool:
+        if self._race.won_by(self):
+            return True
+        self.cut_off()
+        return False
 
     def _run(self) -> None:
         try:
             self._first = next(self._stream)
         except LLMError as error:
             self.error = error
-            self._race.report(self)
-        except BaseException as defect:
+        except BaseException as defect:  # noqa: BLE001 - raised again where the race is waited for
             self.defect = defect
-            self._race.report(self)
-        else:
-            if not self._race.report(self):
-                self._stream.close()
-                self.scope.close()
+        self._race.ended(self)
 
     def stream(self) -> Generator[str, None, None]:
         """What the winner yields, from its first item on."""
-        try:
-            yield self._first
-            yield from self._stream
-        finally:
-            self._stream.close()
-            self.scope.close()
+        yield self._first
+        yield from self._stream
+
+    def cut_off(self) -> None:
+        """End whatever it waits for."""
+        self._scope.cancel(SLOWER)
+
+    def join(self, until: float) -> bool:
+        """Wait for its thread until a moment of the clock; whether it has ended."""
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, until - self._scope.clock.monotonic()))
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Close its stream, once its thread has ended."""
+        self._stream.close()
+        self._scope.close()
 
 
 class Race:
@@ -60,71 +84,96 @@ class Race:
 
     def __init__(self, scope: Scope, hedge_after: float) -> None:
         self.scope = scope
+        self.wants_another = True
         self._hedge_after = hedge_after
         self._runners: list[Runner] = []
-        self._ended: queue.SimpleQueue[Runner] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._winner: Runner | None = None
         self._over = False
-        self.running = 0
-        self.wants_another = True
+        self._news: deque[Runner] = deque()
+        self._woken = threading.Event()
+        self._running = 0
 
-    def start(self, make: Callable[[Scope], Generator[str, None, None]]) -> None:
-        """Start a stream; ``make`` makes it, within the scope that it is given."""
-        runner = Runner(self, make)
-        self._runners.append(runner)
-        self.running += 1
+    @property
+    def running(self) -> bool:
+        """Whether any stream is still on the way to its first item."""
+        return self._running > 0
+
+    def start(self, start: Start) -> Runner:
+        """Start a stream.
+
+        Args:
+            start: makes it, from a scope to run within and a function that it calls when it has
+                its first item, which says whether it was the first to have one.
+        """
         self.wants_another = False
-        runner.thread.start()
+        self._running += 1
+        runner = Runner(self, start)
+        self._runners.append(runner)
+        runner.begin()
+        return runner
 
     def wait(self, *, more: bool) -> Runner | None:
         """The next stream that has text or failed; None when it is time for another one.
 
         Args:
             more: whether another one could be started.
+
+        Raises:
+            LLMError: the scope ended, and the streams in it did not.
         """
-        patience = self._hedge_after if more else inf
-        try:
-            ended = self._ended.get(timeout=None if patience == inf else patience)
-        except queue.Empty:
+        if not self._news:
+            patience = self._hedge_after if more else inf
+            patience = min(patience, self.scope.remaining() + _OVERDUE_S)
+            self.scope.clock.sleep(min(patience, threading.TIMEOUT_MAX), self._woken)
+        self._woken.clear()
+        if not self._news:
+            if self.scope.remaining() < -_OVERDUE_S / 2:
+                raise self.scope.error()
             self.wants_another = True
             return None
-        self.running -= 1
-        if ended.defect is not None:
-            raise ended.defect
-        if ended.error is None:
-            self._cut_off_losers()
+        runner = self._news.popleft()
+        self._running -= 1
+        if runner.defect is not None:
+            raise runner.defect
+        if runner.error is None:
+            self._cut_off_others()
         else:
             self.wants_another = True
-        return ended
+        return runner
 
-    def report(self, runner: Runner) -> bool:
-        """Called by a stream's thread; False tells it that another one has won."""
+    def won_by(self, runner: Runner) -> bool:
+        """Whether ``runner``, which has its first item, is the first that has one."""
         with self._lock:
-            if runner.error is None and runner.defect is None:
-                if self._over or self._winner is not None:
-                    return False
+            if self._winner is None and not self._over:
                 self._winner = runner
-            self._ended.put(runner)
-            return True
+            return self._winner is runner
 
-    def _cut_off_losers(self) -> None:
+    def ended(self, runner: Runner) -> None:
+        """Called by a stream's thread as its last act."""
+        self._news.append(runner)
+        self._woken.set()
+
+    def _cut_off_others(self) -> None:
         for runner in self._runners:
             if runner is not self._winner:
-                runner.scope.cancel(_SLOWER)
+                runner.cut_off()
 
     def settle(self) -> None:
         """Wait for the losers' threads, which end at once when their connections are cut."""
+        patience = _OVERDUE_S if self.scope.over else _LOSERS_END_WITHIN_S
+        until = self.scope.clock.monotonic() + patience
         for runner in self._runners:
             if runner is not self._winner:
-                runner.thread.join(_LOSERS_END_WITHIN_S)
+                runner.join(until)
 
     def end(self) -> None:
-        """Cut off whatever still runs."""
+        """Cut off whatever still runs, and close all."""
         with self._lock:
             self._over = True
-            winner = self._winner
-        self._cut_off_losers()
-        if winner is not None:
-            winner.stream().close()
-        self.settle()
+        until = self.scope.clock.monotonic() + _OVERDUE_S
+        for runner in self._runners:
+            runner.cut_off()
+        for runner in self._runners:
+            if runner.join(until):
+                runner.close()

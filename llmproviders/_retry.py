@@ -6,19 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import errors
 from ._clock import Scope
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState, Retrying
+    from tenacity import RetryCallState
     from tenacity.retry import RetryBaseT
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 
 LONGEST_LAST_WAIT_S = 60.0
 _JITTER = 0.1
+_MOST_JITTER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,33 +29,34 @@ class Outcome:
     Attributes:
         tries: of one provider in a call, at most, where the error is one to retry; the client's
             ``attempts`` bounds it too.
-        moves_on: whether the next provider is tried.
-        counts: whether it tells against the provider's health, so that it may cool down. What
-            is the caller's own doing does not.
+        unsent_ends: whether the call ends, and no other provider is tried, where nothing had been
+            sent.
+        cools: whether it tells against the provider's health, so that it may cool down. What is
+            the caller's own doing does not.
     """
 
     tries: float = inf
-    moves_on: bool = True
-    counts: bool = True
+    unsent_ends: bool = False
+    cools: bool = True
 
 
 OUTCOMES: dict[type[errors.LLMError], Outcome] = {
-    errors.MissingAuthError: Outcome(counts=False),
+    errors.MissingAuthError: Outcome(cools=False),
     errors.AuthenticationError: Outcome(),
     errors.QuotaExceededError: Outcome(),
     errors.RateLimitError: Outcome(),
-    errors.InvalidRequestError: Outcome(counts=False),
-    errors.ModelNotFoundError: Outcome(counts=False),
+    errors.InvalidRequestError: Outcome(unsent_ends=True, cools=False),
+    errors.ModelNotFoundError: Outcome(cools=False),
     errors.ServerError: Outcome(),
     errors.BlockedError: Outcome(),
     errors.ConnectionFailed: Outcome(),
     errors.ProviderTimeout: Outcome(),
-    errors.DeadlineExceeded: Outcome(tries=1, moves_on=False, counts=False),
+    errors.DeadlineExceeded: Outcome(),
     errors.StreamInterrupted: Outcome(),
     errors.ProtocolError: Outcome(tries=2),
     errors.EmptyReplyError: Outcome(),
-    errors.RefusedError: Outcome(counts=False),
-    errors.RejectedReplyError: Outcome(counts=False),
+    errors.RefusedError: Outcome(cools=False),
+    errors.RejectedReplyError: Outcome(cools=False),
     errors.AllProvidersFailed: Outcome(),
     errors.LLMError: Outcome(),
 }
@@ -65,19 +67,23 @@ def outcome_of(error: errors.LLMError) -> Outcome:
     return next(OUTCOMES[cls] for cls in type(error).__mro__ if cls in OUTCOMES)
 
 
-def not_sent(error: errors.LLMError) -> bool:
-    """Whether a request was found invalid before anything was sent."""
-    return (
-        isinstance(error, errors.InvalidRequestError)
-        and not isinstance(error, errors.ModelNotFoundError)
-        and error.status_code is None
-    )
+def moves_on(error: errors.LLMError) -> bool:
+    """Whether the next provider is tried, unless the caller says otherwise."""
+    return error.status_code is not None or not outcome_of(error).unsent_ends
 
 
+def cools(error: errors.LLMError) -> bool:
+    """Whether ``error`` tells against the provider's health; for several, whether any does."""
+    if isinstance(error, errors.AllProvidersFailed):
+        return any(a.error is not None and cools(a.error) for a in error.attempts)
+    return outcome_of(error).cools
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """How often and after what waits one provider is tried in a call.
 
-    Args:
+    Attributes:
         attempts: tries, the first included.
         wait: a tenacity wait, or None: exponential from 0.5 s, jittered, at most 8 s.
         retry: a tenacity retry predicate over the error, or None: the ``retryable`` errors.
@@ -86,58 +92,92 @@ class Policy:
             provider is left.
     """
 
+    attempts: int
+    wait: WaitBaseT | None
+    retry: RetryBaseT | None
+    stop: StopBaseT | None
+    max_retry_after: float
+
+
+class Tries:
+    """The tries of one provider in one call, the first of which begins now.
+
+    tenacity takes a tenth of a second to import, so it is asked only about a failure that is worth
+    another try.
+
+    Args:
+        policy: how often, and after what waits.
+        scope: what no wait may outlast.
+        is_last: whether no other provider is left to turn to.
+        made: tries of this provider that the call has made before.
+    """
+
     def __init__(
-        self,
-        *,
-        attempts: int,
-        wait: WaitBaseT | None,
-        retry: RetryBaseT | None,
-        stop: StopBaseT | None,
-        max_retry_after: float,
+        self, policy: Policy, scope: Scope, *, is_last: Callable[[], bool], made: int = 0
     ) -> None:
-        self._attempts = attempts
-        self._wait = wait
-        self._retry = retry
-        self._stop = stop
-        self._max_retry_after = max_retry_after
+        self.made = made + 1
+        self._policy = policy
+        self._scope = scope
+        self._is_last = is_last
+        self._began = scope.clock.monotonic()
+        self._state: RetryCallState | None = None
 
-    def tries(self, scope: Scope, *, is_last: Callable[[], bool], before: Any) -> Retrying:
-        """Tries of one provider, for a ``for`` loop that records each one's outcome.
+    def wait_after(self, error: errors.LLMError) -> float | None:
+        """Seconds to wait before the next try, now that this one failed; None: there is none."""
+        policy = self._policy
+        most = min(policy.attempts, outcome_of(error).tries)
+        longest = LONGEST_LAST_WAIT_S if self._is_last() else policy.max_retry_after
+        if (
+            self.made >= most
+            or self._scope.over
+            or (error.retry_after or 0.0) > longest
+            or (policy.retry is None and not error.retryable)
+        ):
+            return None
+        seconds = self._ask_tenacity(error)
+        if seconds is None or seconds >= self._scope.remaining():
+            return None
+        self.made += 1
+        return seconds
 
-        Args:
-            scope: what no wait may outlast.
-            is_last: whether no other provider is left to turn to.
-            before: called with the seconds of each wait, before it.
-        """
+    def _ask_tenacity(self, error: errors.LLMError) -> float | None:
         import tenacity
 
-        def waits(state: RetryCallState) -> float:
-            base = float(wait(state))
-            floor = _error(state).retry_after
-            return base if floor is None else max(base, floor * (1 + _JITTER * random()))
-
-        def stops(state: RetryCallState) -> bool:
-            error = _error(state)
-            if state.attempt_number >= min(self._attempts, outcome_of(error).tries):
-                return True
-            longest = LONGEST_LAST_WAIT_S if is_last() else self._max_retry_after
-            if error.retry_after is not None and error.retry_after > longest:
-                return True
-            return state.upcoming_sleep >= scope.remaining() or (
-                self._stop is not None and bool(self._stop(state))
+        policy, state = self._policy, self._state
+        if state is None:
+            retrying = tenacity.Retrying(
+                wait=_at_least_retry_after(policy.wait),
+                stop=policy.stop or tenacity.stop_never,
+                retry=policy.retry or tenacity.retry_always,
+                reraise=True,
             )
+            state = self._state = tenacity.RetryCallState(retrying, None, (), {})
+            state.start_time = self._began
+            state.attempt_number = self.made
+        state.set_exception((type(error), error, error.__traceback__))
+        state.outcome_timestamp = self._scope.clock.monotonic()
+        # Its statistics belong to a thread, and a lane may change threads.
+        state.retry_object.begin()
+        try:
+            action = state.retry_object.iter(state)
+        except errors.LLMError:
+            return None
+        assert isinstance(action, tenacity.DoSleep)
+        state.prepare_for_next_attempt()
+        return float(action)
 
-        def sleep(seconds: float) -> None:
-            before(seconds)
-            scope.sleep(seconds)
 
-        wait = self._wait or tenacity.wait_exponential_jitter(initial=0.5, max=8, jitter=0.5)
-        retry = self._retry or tenacity.retry_if_exception(lambda e: getattr(e, "retryable", False))
-        return tenacity.Retrying(wait=waits, stop=stops, retry=retry, sleep=sleep, reraise=True)
+def _at_least_retry_after(wait: WaitBaseT | None) -> Callable[[RetryCallState], float]:
+    import tenacity
 
+    # Not wait_exponential_jitter: its first argument has two names, neither known to all releases.
+    chosen = wait or (
+        tenacity.wait_exponential(multiplier=0.5, max=7.5) + tenacity.wait_random(0, 0.5)
+    )
 
-def _error(state: RetryCallState) -> errors.LLMError:
-    assert state.outcome is not None
-    error = state.outcome.exception()
-    assert isinstance(error, errors.LLMError)
-    return error
+    def seconds(state: RetryCallState) -> float:
+        assert state.outcome is not None
+        floor = getattr(state.outcome.exception(), "retry_after", None) or 0.0
+        return max(float(chosen(state)), floor + random() * min(floor * _JITTER, _MOST_JITTER_S))
+
+    return seconds

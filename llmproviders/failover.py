@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
-from math import inf
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._clock import SYSTEM_CLOCK, Clock, Scope
-from ._health import Health, MemoryStore
-from ._retry import Policy, not_sent, outcome_of
-from .errors import (
-    AllProvidersFailed,
-    DeadlineExceeded,
-    LLMError,
-    ModelNotFoundError,
-    RejectedReplyError,
-    StreamInterrupted,
-)
+from ._health import Health, MemoryStore, Store, Visit
+from ._lane import Accept, Call, Lane, Ledger, Member, Rules, brief, health_key
+from ._report import History, Report
+from ._retry import Policy, moves_on
+from .errors import AllProvidersFailed, LLMError, ModelNotFoundError
 from .messages import Prompt
 from .provider import BaseClient, Request, collect
-from .results import Attempt, Completion, FinishReason, Restart
+from .results import Attempt, Completion
 
 if TYPE_CHECKING:
     import os
@@ -37,62 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("llmproviders")
 
-Member = BaseClient | tuple[BaseClient, str]
-Accept = Callable[[Completion], "bool | str"]
+Choice = BaseClient | tuple[BaseClient, str]
 FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]
-
-
-@dataclass(frozen=True)
-class _Member:
-    client: BaseClient
-    model: str | None
-
-    @property
-    def key(self) -> str:
-        """What its health is remembered by: nothing of it is secret."""
-        return "|".join((self.client.name, getattr(self.client, "base_url", ""), self.model or ""))
-
-
-class _Ledger:
-    """The attempts of one call, each told to ``on_event`` as it ends."""
-
-    def __init__(self, on_event: Callable[[Attempt], object] | None) -> None:
-        self.attempts: tuple[Attempt, ...] = ()
-        self._on_event = on_event
-        self._lock = threading.Lock()
-
-    def add(self, attempts: Sequence[Attempt], *, waited: float) -> None:
-        """Enter ``attempts``, the first of which came after ``waited`` seconds."""
-        if not attempts:
-            return
-        first = replace(attempts[0], waited=attempts[0].waited + waited)
-        with self._lock:
-            self.attempts += (first, *attempts[1:])
-        if self._on_event is not None:
-            for attempt in (first, *attempts[1:]):
-                try:
-                    self._on_event(attempt)
-                except Exception:
-                    logger.exception("on_event failed; the call goes on")
-
-
-@dataclass
-class _Call:
-    """One call of a client, over all its tries.
-
-    Attributes:
-        voided: stands before the next text, where text of a reply that broke is already out.
-        settle: to be called before the end is told, so that every attempt has ended.
-    """
-
-    request: Request
-    scope: Scope
-    ledger: _Ledger
-    restarts: bool
-    accept: Accept | None
-    waiting: list[_Member]
-    voided: Restart | None = None
-    settle: Callable[[], None] = lambda: None
 
 
 class FailoverClient(BaseClient):
@@ -130,7 +69,7 @@ class FailoverClient(BaseClient):
 
     def __init__(
         self,
-        providers: Sequence[Member],
+        providers: Sequence[Choice],
         *,
         attempts: int = 3,
         wait: WaitBaseT | None = None,
@@ -150,32 +89,37 @@ class FailoverClient(BaseClient):
         name: str = "FailoverClient",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        providers = tuple(providers)
         self._given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         _check_positive(
             deadline=deadline, first_chunk_timeout=first_chunk_timeout, hedge_after=hedge_after
         )
         if attempts < 1 or failure_threshold < 1:
             raise ValueError("attempts and failure_threshold must be at least 1")
+        if not (isfinite(cooldown) and cooldown >= 0 and max_retry_after >= 0):
+            raise ValueError("cooldown and max_retry_after are seconds, not below zero")
         if on_interrupt not in ("raise", "restart"):
             raise ValueError(f"on_interrupt is 'raise' or 'restart', not {on_interrupt!r}")
-        self._members = tuple(_member(item) for item in providers)
-        if not self._members:
-            raise ValueError("a FailoverClient needs at least one provider")
+        self._members = _members(providers)
         self.name = name
         self._deadline = deadline
-        self._first_chunk_timeout = first_chunk_timeout
         self._hedge_after = hedge_after
         self._restarts = on_interrupt == "restart"
         self._fall_through = fall_through
         self._accept = accept
-        self._on_event = on_event
         self._clock = clock
-        self._policy = Policy(
-            attempts=attempts, wait=wait, retry=retry, stop=stop, max_retry_after=max_retry_after
-        )
-        self._max_retry_after = max_retry_after
-        self._health = Health(
-            MemoryStore(clock.monotonic), cooldown=cooldown, threshold=failure_threshold
+        self._rules = Rules(
+            policy=Policy(
+                attempts=attempts,
+                wait=wait,
+                retry=retry,
+                stop=stop,
+                max_retry_after=max_retry_after,
+            ),
+            health=Health(_store(health, clock), cooldown=cooldown, threshold=failure_threshold),
+            first_chunk_timeout=first_chunk_timeout,
+            on_event=on_event,
+            history=History(),
         )
 
     @classmethod
@@ -234,158 +178,114 @@ class FailoverClient(BaseClient):
         self, request: Request, parent: Scope | None, *, restarts: bool, accept: Accept | None
     ) -> Generator[str, None, None]:
         scope = Scope.lasting(self._deadline, clock=self._clock, parent=parent)
-        order = self._health.rank([member.key for member in self._members])
-        waiting = [self._members[index] for index in order]
-        call = _Call(request, scope, _Ledger(self._on_event), restarts, accept, waiting)
+        call = Call(
+            request, scope, self._rules, restarts, accept, list(self._members), Ledger(self._rules)
+        )
         failures: list[LLMError] = []
         try:
-            while waiting:
+            while call.waiting:
                 try:
-                    if self._hedge_after is None or len(waiting) == 1:
-                        yield from self._lane(waiting.pop(0), call, scope)
+                    if self._hedge_after is None or len(call.waiting) == 1:
+                        member, visit = _turn(call, failures[-1] if failures else None)
+                        yield from Lane(call, member, visit, scope).run()
                     else:
-                        yield from self._race(call, failures)
+                        yield from self._race(call, failures, self._hedge_after)
                 except LLMError as error:
-                    if error.partial_text and not restarts or not self._moves_on(error, scope):
+                    if scope.over and not call.broken:
+                        _raise_ended(scope, error)
+                    if call.broken or scope.over or not self._moves_on(error):
                         raise
                     failures.append(error)
-                    if waiting:
-                        logger.warning("%s; %s is next", error, waiting[0].client.name)
                 else:
                     return
-            raise _all_failed(failures) from failures[-1]
+            raise _all_failed(self.name, failures) from failures[-1]
         except LLMError as error:
             call.settle()
             error.attempts = call.ledger.attempts
+            if call.voided is not None and not error.partial_text:
+                error.partial_text = call.voided.discarded_text
             raise
         finally:
             scope.close()
 
-    def _lane(self, member: _Member, call: _Call, scope: Scope) -> Generator[str, None, None]:
-        """One member's reply, with its tries, waits and restarts; or what it failed with."""
-        told = False
-        try:
-            for piece in self._tries(member, call, scope):
-                if type(piece) is not str and isinstance(piece, FinishReason):
-                    self._health.succeeded(member.key)
-                    told = True
-                yield piece
-        except LLMError as error:
-            told = self._tell(member, error, call.scope)
-            raise
-        finally:
-            if not told:
-                self._health.released(member.key)
-
-    def _tell(self, member: _Member, error: LLMError, scope: Scope) -> bool:
-        if not outcome_of(error).counts or scope.over:
-            return False
-        rest = error.retry_after or 0.0
-        self._health.failed(member.key, retry_after=rest if rest > self._max_retry_after else 0.0)
-        return True
-
-    def _tries(self, member: _Member, call: _Call, scope: Scope) -> Generator[str, None, None]:
-        request = replace(call.request, model=call.request.model or member.model)
-        waited = 0.0
-
-        def before(seconds: float) -> None:
-            nonlocal waited
-            waited = seconds
-            logger.info("%s failed, next try in %.2f s", member.client.name, seconds)
-
-        def is_last() -> bool:
-            return not call.waiting
-
-        for attempt in self._policy.tries(scope, is_last=is_last, before=before):
-            within = Scope(clock=self._clock, parent=scope)
-            if self._first_chunk_timeout is not None:
-                within.limit = self._clock.monotonic() + self._first_chunk_timeout
-            try:
-                yield from self._try(member, call, request, within, waited)
-            except LLMError as error:
-                attempt.retry_state.set_exception((type(error), error, error.__traceback__))
-            else:
-                return
-            finally:
-                within.close()
-
-    def _try(
-        self, member: _Member, call: _Call, request: Request, scope: Scope, waited: float
+    def _race(
+        self, call: Call, failures: list[LLMError], hedge_after: float
     ) -> Generator[str, None, None]:
-        delivered = False
-        kept: list[str] | None = [] if call.accept is not None else None
-        stream = member.client.generate(request, scope)
-        try:
-            for piece in stream:
-                if type(piece) is str:
-                    if not delivered:
-                        delivered = True
-                        scope.limit = inf
-                        if call.voided is not None:
-                            yield call.voided
-                            call.voided = None
-                    if kept is not None:
-                        kept.append(piece)
-                    yield piece
-                elif isinstance(piece, FinishReason):
-                    if kept is not None:
-                        _check_accepted(call.accept, "".join(kept), piece)
-                    call.ledger.add(piece.attempts, waited=waited)
-                    call.settle()
-                    yield piece.evolve(attempts=call.ledger.attempts)
-                else:
-                    if kept is not None:
-                        kept.clear()
-                    yield piece
-        except LLMError as error:
-            call.ledger.add(error.attempts, waited=waited)
-            if not delivered or isinstance(error, DeadlineExceeded):
-                raise
-            if not call.restarts:
-                raise _interrupted(error) from error
-            call.voided = Restart(error.partial_text, provider=member.client.name)
-            raise
-        finally:
-            stream.close()
-
-    def _race(self, call: _Call, failures: list[LLMError]) -> Generator[str, None, None]:
         """The first members' reply that has text, each started a while after the one before."""
-        from ._hedge import Race
+        from ._hedge import Race, Runner
 
-        assert self._hedge_after is not None
-        race = Race(call.scope, self._hedge_after)
+        race = Race(call.scope, hedge_after)
         call.settle = race.settle
+        racing: dict[Runner, Member] = {}
+        failure = failures[-1] if failures else None
         try:
             while True:
                 if race.wants_another and call.waiting:
-                    member = call.waiting.pop(0)
-                    race.start(partial(self._lane, member, call))
+                    member, visit = _turn(call, failure, beside=racing.values())
+                    racing[race.start(partial(_lane, call, member, visit))] = member
+                    failure = None
                 ended = race.wait(more=bool(call.waiting))
                 if ended is None:
                     continue
-                if ended.error is None:
+                del racing[ended]
+                failure = ended.error
+                if failure is None:
+                    self._take_back(call, racing.values())
                     yield from ended.stream()
                     return
-                if not (race.running or call.waiting) or not self._moves_on(
-                    ended.error, call.scope
-                ):
-                    raise ended.error
-                failures.append(ended.error)
-                logger.warning("%s; another provider is tried", ended.error)
+                if not self._moves_on(failure):
+                    if not racing:
+                        raise failure
+                    call.waiting.clear()
+                if not (racing or call.waiting):
+                    raise failure
+                failures.append(failure)
         finally:
             race.end()
 
-    def _moves_on(self, error: LLMError, scope: Scope) -> bool:
-        if isinstance(error, DeadlineExceeded):
-            return not scope.over
-        if isinstance(error, ModelNotFoundError):
-            return True
+    def _take_back(self, call: Call, losers: Collection[Member]) -> None:
+        """Let a call turn again to those that were not slow enough to have failed.
+
+        Should the winner break, they are tried with what is left of their tries.
+        """
+        most = self._rules.policy.attempts
+        call.waiting = [
+            member
+            for member in self._members
+            if member in call.waiting or (member in losers and call.tries.get(member.key, 0) < most)
+        ]
+
+    def _moves_on(self, error: LLMError) -> bool:
         chosen = self._fall_through
-        if chosen is None:
-            return not not_sent(error)
+        if chosen is None or isinstance(error, ModelNotFoundError):
+            return moves_on(error)
         if isinstance(chosen, (type, tuple)):
             return isinstance(error, chosen)
         return chosen(error)
+
+    def report(self) -> Report:
+        """What this client has seen of its providers; ``print`` it for a table.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> client = FailoverClient([ScriptedProvider(["Hello"], name="first")])
+        >>> reply = client.complete("Hi")
+        >>> record = client.report().providers[0]
+        >>> record.provider, record.calls, record.successes, str(record.condition)
+        ('first', 1, 1, 'well')
+        """
+        return Report(
+            self.name,
+            tuple(
+                member.tally.record(
+                    member.client.name,
+                    member.model,
+                    self._rules.health.condition(member.key),
+                    member.client.report() if isinstance(member.client, FailoverClient) else None,
+                )
+                for member in self._members
+            ),
+            self._rules.history.recent(),
+        )
 
     def close(self) -> None:
         """Close every provider's connections; the next call opens new ones."""
@@ -403,14 +303,32 @@ def _remake(cls: type[FailoverClient], given: dict[str, Any]) -> FailoverClient:
     return cls(**given)
 
 
-def _member(item: Member) -> _Member:
-    client, model = item if isinstance(item, tuple) else (item, None)
-    if not isinstance(client, BaseClient):
-        raise TypeError(
-            f"a provider, a pair (provider, model) or a client is needed, not {item!r}"
-            + ("; make it with ()" if isinstance(item, type) else "")
-        )
-    return _Member(client, model)
+def _members(providers: Sequence[Choice]) -> tuple[Member, ...]:
+    members: list[Member] = []
+    keys: list[str] = []
+    for item in providers:
+        client, model = item if isinstance(item, tuple) else (item, None)
+        if not isinstance(client, BaseClient):
+            raise TypeError(
+                f"a provider, a pair (provider, model) or a client is needed, not {item!r}"
+                + ("; make it with ()" if isinstance(item, type) else "")
+            )
+        key = health_key(client, model)
+        # Two of the same service, with a key each say, are healthy or not each for itself.
+        same = keys.count(key)
+        keys.append(key)
+        members.append(Member(client, model, f"{key}#{same + 1}" if same else key))
+    if not members:
+        raise ValueError("a FailoverClient needs at least one provider")
+    return tuple(members)
+
+
+def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
+    if health is None:
+        return MemoryStore(clock.monotonic)
+    from ._health_file import FileStore
+
+    return FileStore(health, now=clock.wall)
 
 
 def _check_positive(**seconds: float | None) -> None:
@@ -419,38 +337,40 @@ def _check_positive(**seconds: float | None) -> None:
             raise ValueError(f"{name} is a number of seconds above zero, or None, not {value!r}")
 
 
-def _check_accepted(accept: Accept | None, text: str, finish: FinishReason) -> None:
-    verdict = accept(Completion.of(text, finish)) if accept is not None else True
-    if verdict is True:
-        return
-    error = RejectedReplyError(
-        f"accept turned the reply down{': ' + verdict if isinstance(verdict, str) else ''}",
-        provider=finish.provider,
-        request_id=finish.request_id,
-        partial_text=text,
-        detail=verdict if isinstance(verdict, str) else None,
-    )
-    *before, last = finish.attempts
-    error.attempts = (*before, replace(last, error=error))
-    raise error
+def _turn(
+    call: Call, failure: LLMError | None, beside: Collection[Member] = ()
+) -> tuple[Member, Visit]:
+    """The provider to turn to next, and the reason for the log: a failure, or slow others."""
+    member, visit = call.next_member()
+    name = member.client.name
+    if failure is not None:
+        logger.warning("%s failed (%s), %s is next", failure.provider, brief(failure), name)
+    elif beside:
+        slow = ", ".join(other.client.name for other in beside)
+        logger.info("%s has no text yet, %s is started beside it", slow, name)
+    return member, visit
 
 
-def _interrupted(error: LLMError) -> LLMError:
-    if isinstance(error, StreamInterrupted):
-        return error
-    return StreamInterrupted(
-        f"the reply was cut short: {error}",
-        provider=error.provider,
-        status_code=error.status_code,
-        request_id=error.request_id,
-        partial_text=error.partial_text,
-        attempts=error.attempts,
-    )
+def _lane(
+    call: Call, member: Member, visit: Visit, scope: Scope, wins: Callable[[], bool]
+) -> Generator[str, None, None]:
+    return Lane(call, member, visit, scope, wins).run()
 
 
-def _all_failed(failures: Sequence[LLMError]) -> AllProvidersFailed:
-    lines = [f"{e.provider}: {type(e).__name__}: {e}" for e in failures]
+def _raise_ended(scope: Scope, error: LLMError) -> None:
+    """Raise what ended the call, unless ``error`` says so itself."""
+    ended = scope.error()
+    if not isinstance(error, type(ended)):
+        ended.partial_text = error.partial_text
+        raise ended from error
+
+
+def _all_failed(name: str, failures: Sequence[LLMError]) -> AllProvidersFailed:
+    lines = [f"{e.provider}: {type(e).__name__}: {e}".replace("\n", "\n  ") for e in failures]
+    rests = [e.retry_after for e in failures if e.retry_after is not None]
     return AllProvidersFailed(
         "\n  ".join(["every provider failed:", *lines]),
+        provider=name,
+        retry_after=min(rests, default=None),
         partial_text=next((e.partial_text for e in reversed(failures) if e.partial_text), ""),
     )

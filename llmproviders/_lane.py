@@ -1,0 +1,287 @@
+"""One provider's part in one call: its tries, the waits between them, and their record."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from urllib.parse import urlsplit
+
+from ._clock import Scope
+from ._health import Health, Visit
+from ._hedge import SLOWER
+from ._report import History, Tally
+from ._retry import Policy, Tries, cools
+from .errors import LLMError, ProviderTimeout, RejectedReplyError, StreamInterrupted
+from .provider import BaseClient, Request, interrupted
+from .results import Attempt, Completion, FinishReason, Restart
+
+logger = logging.getLogger("llmproviders")
+
+Accept = Callable[[Completion], "bool | str"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A provider as one client has it.
+
+    Attributes:
+        client: the provider, or another client.
+        model: what it is asked for where the call does not say; None: its own default.
+        key: what its health is remembered by; nothing of it is secret.
+        tally: counts what happens to it.
+    """
+
+    client: BaseClient
+    model: str | None
+    key: str
+    tally: Tally = field(default_factory=Tally, compare=False)
+
+
+def health_key(client: BaseClient, model: str | None) -> str:
+    """What a provider's health is remembered by: its name, its address and its model.
+
+    A password in the address is left out, and so is a query, where keys are put, too.
+    """
+    url = urlsplit(getattr(client, "base_url", ""))
+    address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}" if url.netloc else ""
+    return "|".join((client.name, address, model or getattr(client, "model", None) or ""))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a client's arguments say about every call."""
+
+    policy: Policy
+    health: Health
+    first_chunk_timeout: float | None
+    on_event: Callable[[Attempt], object] | None
+    history: History
+
+
+class Ledger:
+    """The attempts of one call, each told to ``on_event`` as it ends."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.attempts: tuple[Attempt, ...] = ()
+        self._rules = rules
+        self._lock = threading.Lock()
+
+    def add(
+        self, attempts: Sequence[Attempt], *, waited: float, tally: Tally, error: LLMError | None
+    ) -> None:
+        """Enter one try, which came after ``waited`` seconds and ended with ``error``, if any."""
+        if attempts:
+            first = replace(attempts[0], waited=attempts[0].waited + waited)
+            attempts = (first, *attempts[1:])
+        tally.tried(attempts, error)
+        with self._lock:
+            self.attempts += tuple(attempts)
+        for attempt in attempts:
+            self._rules.history.add(attempt)
+            self._tell(attempt)
+
+    def _tell(self, attempt: Attempt) -> None:
+        if self._rules.on_event is None:
+            return
+        try:
+            self._rules.on_event(attempt)
+        except Exception:
+            logger.exception("on_event failed; the call goes on")
+
+
+@dataclass
+class Call:
+    """One call of a client, over all its tries.
+
+    Attributes:
+        request: what is asked.
+        scope: how long all of it may take.
+        rules: the client's.
+        restarts: whether a reply that breaks after text may begin anew.
+        accept: what a whole reply has to please, or None.
+        waiting: the providers that are left to turn to, in priority order.
+        ledger: the attempts.
+        tries: how often each provider was tried.
+        voided: stands before the next text, where text of a reply that broke is already out.
+        broken: whether the call is over because text is out and it may not restart.
+        settle: to be called before the end is told, so that every attempt has ended.
+    """
+
+    request: Request
+    scope: Scope
+    rules: Rules
+    restarts: bool
+    accept: Accept | None
+    waiting: list[Member]
+    ledger: Ledger
+    tries: dict[str, int] = field(default_factory=dict)
+    voided: Restart | None = None
+    broken: bool = False
+    settle: Callable[[], None] = lambda: None
+
+    def next_member(self) -> tuple[Member, Visit]:
+        """The provider to turn to now, by priority and health."""
+        visit = self.rules.health.visit([member.key for member in self.waiting])
+        return self.waiting.pop(visit.index), visit
+
+
+class Lane:
+    """What one provider does for one call.
+
+    Args:
+        call: the call.
+        member: the provider.
+        visit: as its health granted it.
+        scope: how long this may take: the call's, or one inside it.
+        wins: asked when the first item is there: whether it may be delivered, or another lane
+            was faster.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        member: Member,
+        visit: Visit,
+        scope: Scope,
+        wins: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._call = call
+        self._member = member
+        self._visit = visit
+        self._scope = scope
+        self._wins = wins
+        self._told = False
+
+    def run(self) -> Generator[str, None, None]:
+        """Yield its reply, with its tries, waits and restarts; or raise what it failed with."""
+        health = self._call.rules.health
+        self._member.tally.called()
+        try:
+            yield from self._tries()
+        except LLMError as error:
+            error.provider = error.provider or self._member.client.name
+            if cools(error) and not self._scope.over:
+                self._told = True
+                health.failed(self._visit, retry_after=error.retry_after or 0.0)
+            raise
+        finally:
+            if not self._told:
+                health.left(self._visit)
+
+    def _tries(self) -> Generator[str, None, None]:
+        call, key = self._call, self._member.key
+        tries = Tries(
+            call.rules.policy,
+            self._scope,
+            is_last=lambda: not call.waiting,
+            made=call.tries.get(key, 0),
+        )
+        waited = 0.0
+        while True:
+            call.tries[key] = tries.made
+            try:
+                yield from self._try(waited)
+            except LLMError as error:
+                pause = None if call.broken else tries.wait_after(error)
+                if pause is None:
+                    raise
+                waited = pause
+                logger.info(
+                    "%s failed (%s), try %d in %.2f s",
+                    self._member.client.name,
+                    brief(error),
+                    tries.made,
+                    pause,
+                )
+            else:
+                return
+            self._scope.sleep(waited)
+
+    def _try(self, waited: float) -> Generator[str, None, None]:
+        call, client = self._call, self._member.client
+        request = replace(call.request, model=call.request.model or self._member.model)
+        scope = Scope(parent=self._scope)
+        started_at, start = scope.clock.wall(), scope.clock.monotonic()
+        if call.rules.first_chunk_timeout is not None:
+            scope.limit = start + call.rules.first_chunk_timeout
+        opened = delivered = False
+        kept: list[str] | None = None if call.accept is None else []
+        stream = client.generate(request, scope)
+        try:
+            for piece in stream:
+                if not opened:
+                    if not self._wins():
+                        now = scope.clock.monotonic() - start
+                        raise _lost(Attempt(client.name, request.model, started_at, now, now))
+                    opened = True
+                if type(piece) is str:
+                    if not delivered:
+                        delivered = True
+                        scope.limit = inf
+                        if call.voided is not None:
+                            yield call.voided
+                            call.voided = None
+                    if kept is not None:
+                        kept.append(piece)
+                elif isinstance(piece, FinishReason):
+                    if kept is not None:
+                        _check_accepted(call.accept, "".join(kept), piece)
+                    self._enter(piece.attempts, waited, None)
+                    self._told = True
+                    call.rules.health.succeeded(self._visit)
+                    call.settle()
+                    piece = piece.evolve(attempts=call.ledger.attempts)
+                elif kept is not None:
+                    kept.clear()
+                yield piece
+        except LLMError as error:
+            self._enter(error.attempts, waited, error)
+            if not delivered or self._scope.over:
+                raise
+            if call.restarts:
+                call.voided = Restart(error.partial_text, provider=client.name)
+                raise
+            call.broken = True
+            if isinstance(error, StreamInterrupted):
+                raise
+            cut = interrupted(error)
+            cut.partial_text = error.partial_text
+            raise cut from error
+        finally:
+            stream.close()
+            scope.close()
+
+    def _enter(self, attempts: Sequence[Attempt], waited: float, error: LLMError | None) -> None:
+        self._call.ledger.add(attempts, waited=waited, tally=self._member.tally, error=error)
+
+
+def _lost(attempt: Attempt) -> ProviderTimeout:
+    error = ProviderTimeout(SLOWER, provider=attempt.provider, retryable=False)
+    error.attempts = (replace(attempt, error=error, chunks=1),)
+    return error
+
+
+def _check_accepted(accept: Accept | None, text: str, finish: FinishReason) -> None:
+    verdict = True if accept is None else accept(Completion.of(text, finish))
+    reason = verdict if isinstance(verdict, str) else None
+    if verdict and reason is None:
+        return
+    error = RejectedReplyError(
+        f"accept turned the reply down{': ' + reason if reason else ''}",
+        provider=finish.provider,
+        request_id=finish.request_id,
+        partial_text=text,
+        detail=reason,
+    )
+    *before, last = finish.attempts
+    error.attempts = (*before, replace(last, error=error))
+    raise error
+
+
+def brief(error: LLMError) -> str:
+    """An error for a log: its class and its status, never its words, which may be a prompt's."""
+    name = type(error).__name__
+    return name if error.status_code is None else f"{name} {error.status_code}"
