@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -62,7 +62,6 @@ __all__ = [
 
 logger = logging.getLogger("llmproviders")
 
-Fetch = Callable[[Call], Reply]
 T = TypeVar("T")
 
 USER_AGENT = (
@@ -303,6 +302,32 @@ class Catalogue:
         return names
 
 
+class Fetch:
+    """Sends what has to be sent for one request, and knows how long that may take.
+
+    Attributes:
+        scope: the end of the request.
+        route: which way it goes; the same for requests that go the same way.
+    """
+
+    def __init__(self, provider: Provider, request: Request, scope: Scope) -> None:
+        self.scope = scope
+        self.route = (provider._proxy, provider.timeout, request.proxy, request.timeout)
+        self._provider = provider
+        self._request = request
+
+    def __call__(self, call: Call) -> Reply:
+        """Send ``call``; the reply is closed by whoever asked for it.
+
+        Raises:
+            LLMError: what is not a success.
+        """
+        request = self._request
+        return self._provider._transport.open(
+            call, self.scope, timeout=request.timeout, proxy=request.proxy
+        )
+
+
 class Provider(BaseClient):
     """One service. A subclass says what to send, ``prepare``, and what the reply means, ``parse``.
 
@@ -459,11 +484,22 @@ class Provider(BaseClient):
         name = self.model_aliases.get(name, name)
         if self.open_catalogue or name in self.models:
             return name
-        near = nearest(name, (*self.models, *self.model_aliases))
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise ModelNotFoundError(
-            f"{self.name} has no model {name!r}{hint} It has: {', '.join(self.models)}",
+        raise self.lacks(name, self.models)
+
+    def lacks(self, model: str, names: Sequence[str], **about: Any) -> ModelNotFoundError:
+        """The error for a model that the service does not have; it names near ones and all.
+
+        Args:
+            model: what was asked for.
+            names: what there is.
+            **about: more for the error, such as its ``status_code``.
+        """
+        near = nearest(model, (*names, *self.model_aliases))
+        hint = f"; did you mean {near!r}?" if near else "."
+        return ModelNotFoundError(
+            f"{self.name} has no model {model!r}{hint} It has: {', '.join(names)}",
             provider=self.name,
+            **about,
         )
 
     def list_models(self) -> list[str]:
@@ -502,9 +538,7 @@ class Provider(BaseClient):
     def _replies(
         self, request: Request, scope: Scope, record: _Record
     ) -> Generator[str, None, None]:
-        def fetch(call: Call) -> Reply:
-            return self._transport.open(call, scope, timeout=request.timeout, proxy=request.proxy)
-
+        fetch = Fetch(self, request, scope)
         mended: set[str] = set()
         while True:
             named = replace(request, model=self.get_model(request.model))
@@ -525,6 +559,7 @@ class Provider(BaseClient):
         make: Callable[[Fetch], Call],
         read: Callable[[Reply], T],
         *,
+        request: Request | None = None,
         scope: Scope | None = None,
     ) -> T:
         """Send a call that is not a chat and return what ``read`` makes of its reply.
@@ -532,14 +567,11 @@ class Provider(BaseClient):
         Args:
             make: the call; it may fetch what has to come before.
             read: what to return.
+            request: what it is for, where there is something to say of it, the model above all.
             scope: how long all of it may take; None: as long as it takes.
         """
-        within = Scope() if scope is None else scope
-        nothing = Request(())
-
-        def fetch(call: Call) -> Reply:
-            return self._transport.open(call, within)
-
+        request = request or Request(())
+        fetch = Fetch(self, request, scope or Scope())
         mended: set[str] = set()
         while True:
             call = None
@@ -550,10 +582,10 @@ class Provider(BaseClient):
                     reply.finish()
                     return value
             except LLMError as failure:
-                error = self.explain(failure, nothing)
+                error = self.explain(failure, request)
                 error.provider = error.provider or self.name
                 cause = None if error is failure else failure
-                self._mend_or_raise(error, call, nothing, fetch, mended, cause)
+                self._mend_or_raise(error, call, request, fetch, mended, cause)
 
     def _mend_or_raise(
         self,
@@ -606,6 +638,9 @@ class Provider(BaseClient):
                 raise _no_text(finish)
             yield finish.evolve(attempts=(record.attempt(None),))
             reply.finish()
+        except LLMError as error:
+            error.request_id = error.request_id or reply.request_id
+            raise
         finally:
             reply.close()
 
