@@ -95,7 +95,9 @@ class _State:
             self._tool_call(_mapping(call, "tool_calls"))
         function_call = delta.get("function_call")
         if function_call is not None:
-            self._tool_call({"function": function_call, "index": 0, "type": "function"})
+            # GigaChat wants its state id back with the function's result, as others want a call's.
+            state = delta.get("functions_state_id")
+            self._tool_call({"function": function_call, "index": 0, "id": state})
         return _text(delta.get("content"))
 
     def _tool_call(self, piece: Mapping[str, Any]) -> None:
