@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from . import _environ
 from ._redact import conceal
 from .errors import MissingAuthError
+
+
+def digest(*parts: str) -> str:
+    """What credentials are remembered by, in memory and in files: their hash, in hex.
+
+    >>> digest("key", "scope") == digest("keys", "cope")
+    False
+    """
+    return sha256(b"".join(sha256(part.encode()).digest() for part in parts)).hexdigest()
 
 
 @dataclass(frozen=True)
