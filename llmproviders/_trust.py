@@ -1,0 +1,277 @@
+"""Certificate authorities that one provider believes beside the usual ones.
+
+GigaChat's hosts have certificates under the "Russian Trusted Root CA", which neither certifi nor
+most systems know. What is taken into the user's configuration folder here is pinned: only a
+certificate whose fingerprint is known or was given by the user gets in, and it is checked against
+its fingerprint each time it is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _files
+from ._call import Call, Limits, Timeout, Trust
+from ._clock import Scope
+from ._files import Unusable
+from ._places import config_folder
+from .errors import ConnectionFailed, InvalidRequestError, LLMError
+
+if TYPE_CHECKING:
+    import ssl
+
+logger = logging.getLogger("llmproviders")
+
+#: SHA-256 of the Russian Trusted Root CA in DER; valid from 2022-03-01 to 2032-02-27.
+KNOWN_FINGERPRINT = "d26d2d0231b7c39f92cc738512ba54103519e4405d68b5bd703e9788ca8ecf31"
+#: The certificate itself; the page that offers it to people is https://www.gosuslugi.ru/crt.
+DOWNLOAD_URL = "https://gu-st.ru/content/lending/russian_trusted_root_ca_pem.crt"
+COMMAND = "llmproviders trust gigachat"
+
+_LARGEST = 1024 * 1024
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
+
+
+class UnverifiedTLSWarning(UserWarning):
+    """A client was made that believes any server: whoever sits between reads keys and prompts."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate that was taken in.
+
+    Attributes:
+        fingerprint: SHA-256 of the DER, in hex without colons.
+        subject: whom it is for, such as ``"Russian Trusted Root CA"``.
+        expires: as OpenSSL writes it, such as ``"Feb 27 21:04:15 2032 GMT"``.
+        path: the file that holds it.
+    """
+
+    fingerprint: str
+    subject: str
+    expires: str
+    path: Path
+
+
+def folder() -> Path:
+    """Where the certificates lie that GigaChat is trusted with."""
+    return config_folder() / "trust" / "gigachat"
+
+
+def install(
+    source: bytes | str | os.PathLike[str], *, fingerprint: str | None = None
+) -> Certificate:
+    """Take a certificate authority in, from then on believed for GigaChat's hosts alone.
+
+    Args:
+        source: the certificate's content, or a file's path; PEM or DER. Of several certificates
+            in one file the one with the right fingerprint is taken.
+        fingerprint: its SHA-256, with or without colons; None: the known one.
+
+    Raises:
+        InvalidRequestError: there is no certificate in it, or none with that fingerprint.
+        OSError: the file cannot be read, or the configuration folder not be written.
+    """
+    data = source if isinstance(source, bytes) else _read_file(Path(source))
+    wanted = KNOWN_FINGERPRINT if fingerprint is None else _plain(fingerprint)
+    found = {sha256(der).hexdigest(): der for der in _certificates(data)}
+    if not found:
+        raise InvalidRequestError(
+            "there is no certificate in it; what is wanted is a file in PEM (it begins with "
+            "-----BEGIN CERTIFICATE-----) or in DER"
+        )
+    if wanted not in found:
+        raise InvalidRequestError(
+            "it is not the certificate that is wanted: its SHA-256 fingerprint is "
+            f"{' and '.join(map(colons, found))}, not {colons(wanted)}; nothing was changed"
+        )
+    context = _context([found[wanted]])
+    path = folder() / f"{wanted}.pem"
+    try:
+        _files.replace_private(path, _as_pem(found[wanted]).encode())
+    except Unusable as trouble:
+        raise OSError(str(trouble)) from trouble
+    return _described(wanted, context, path)
+
+
+def download(
+    url: str = DOWNLOAD_URL,
+    *,
+    fingerprint: str | None = None,
+    proxy: str | None = None,
+    timeout: Timeout | None = None,
+) -> Certificate:
+    """Fetch a certificate authority and take it in; arguments as for :func:`install`.
+
+    Raises:
+        LLMError: it cannot be fetched.
+        InvalidRequestError: what came is not the certificate that is wanted.
+        OSError: the configuration folder cannot be written.
+    """
+    from ._transport import Transport
+
+    transport = Transport(trust=Trust(extra=pinned() or None), limits=Limits(reply=_LARGEST))
+    try:
+        call = Call("GET", url, headers={"Accept": "*/*"})
+        with closing(transport.open(call, Scope(), timeout=timeout, proxy=proxy)) as reply:
+            data = reply.read()
+    finally:
+        transport.close()
+    return install(data, fingerprint=fingerprint)
+
+
+def installed() -> list[Certificate]:
+    """The certificates that were taken in and are what they were."""
+    return [_described(path.stem, _context([der]), path) for path, der in _intact(_stored())]
+
+
+def remove() -> list[Path]:
+    """Forget every certificate that was taken in; the files that are gone.
+
+    Raises:
+        OSError: a file cannot be deleted.
+    """
+    gone = _stored()
+    for path in gone:
+        path.unlink()
+    return gone
+
+
+def pinned() -> str:
+    """The certificates that were taken in, as PEM; one that was changed since is left out."""
+    return "".join(_as_pem(der) for _, der in _intact(_stored()))
+
+
+def bundle(path: str | os.PathLike[str]) -> str:
+    """The certificates of a file in PEM or DER, as PEM.
+
+    Raises:
+        ConnectionFailed: it cannot be read or has none; not retryable.
+    """
+    try:
+        certificates = _certificates(_read_file(Path(path).expanduser()))
+        problem = "" if certificates else "holds no certificate in PEM or DER"
+    except OSError as error:
+        certificates = []
+        problem = f"cannot be read: {error.strerror}"
+    if problem:
+        raise ConnectionFailed(
+            f"the certificate bundle {os.fspath(path)!r} {problem}; check ca_bundle and "
+            "GIGACHAT_CA_BUNDLE_FILE",
+            retryable=False,
+        )
+    return "".join(map(_as_pem, certificates))
+
+
+def advice(error: LLMError) -> str:
+    """What a certificate that is not believed says, and the command that mends it."""
+    said = str(error)
+    if "ostname" in said or "address mismatch" in said or "not valid for" in said:
+        return f"{said}; check base_url and auth_url"
+    if "expired" in said or "not yet valid" in said:
+        return f"{said}; check this machine's clock"
+    return (
+        f"{said}. GigaChat's hosts need the Russian Trusted Root CA: run "
+        f"`{COMMAND} --download` once (or --file FILE), or pass ca_bundle="
+    )
+
+
+def warn_unverified(name: str) -> None:
+    """Warn that a client believes any server; each time, unless the user's filters say else."""
+    warnings.simplefilter("always", UnverifiedTLSWarning, append=True)
+    warnings.warn(
+        f"{name} was told not to verify certificates: whoever sits between can read the key and "
+        f"the prompts. `{COMMAND} --download` makes that unnecessary",
+        UnverifiedTLSWarning,
+        stacklevel=3,
+    )
+
+
+def colons(fingerprint: str) -> str:
+    """A fingerprint as certificates' viewers show it.
+
+    >>> colons("d26d2d")
+    'D2:6D:2D'
+    """
+    return ":".join(re.findall("..", fingerprint.upper()))
+
+
+def _plain(fingerprint: str) -> str:
+    plain = re.sub(r"[\s:]", "", fingerprint).lower()
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise InvalidRequestError(
+            "a SHA-256 fingerprint has 64 hex digits, with or without colons between them"
+        )
+    return plain
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LARGEST)
+
+
+def _certificates(data: bytes) -> list[bytes]:
+    """The certificates in ``data``, each in DER; none where one of them is broken."""
+    import binascii
+    import ssl
+
+    try:
+        blocks = [block.decode() for block in _PEM.findall(data)]
+        found = [ssl.PEM_cert_to_DER_cert(block) for block in blocks] or [data]
+        _context(found)
+    except (ssl.SSLError, ValueError, binascii.Error):
+        return []
+    return found
+
+
+def _context(certificates: Iterable[bytes]) -> ssl.SSLContext:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for certificate in certificates:
+        context.load_verify_locations(cadata=certificate)
+    return context
+
+
+def _as_pem(certificate: bytes) -> str:
+    import ssl
+
+    return ssl.DER_cert_to_PEM_cert(certificate)
+
+
+def _stored() -> list[Path]:
+    return sorted(folder().glob("*.pem"))
+
+
+def _intact(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
+    for path in paths:
+        try:
+            certificates = _certificates(_read_file(path))
+        except OSError as error:
+            logger.warning("the certificate %s is not used: %s", path, error.strerror)
+            continue
+        if [sha256(der).hexdigest() for der in certificates] == [path.stem]:
+            yield path, certificates[0]
+        else:
+            logger.warning(
+                "the certificate %s is not used: it has not the fingerprint that it was taken in "
+                "with; run `%s` again",
+                path,
+                COMMAND,
+            )
+
+
+def _described(fingerprint: str, context: ssl.SSLContext, path: Path) -> Certificate:
+    known: dict[str, Any] = next(iter(context.get_ca_certs()), {})
+    names = dict(pair for group in known.get("subject", ()) for pair in group)
+    subject = names.get("commonName") or names.get("organizationName") or "unknown"
+    return Certificate(fingerprint, subject, str(known.get("notAfter", "unknown")), path)
