@@ -1,0 +1,429 @@
+"""One access token with its expiry: check, lock, check again, refresh; in memory or in a file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from . import _files
+from ._clock import Scope
+from ._files import Held, Unusable
+from ._redact import conceal
+from ._retry import Policy, Tries
+from ._wake import Wake
+from .errors import AuthenticationError, LLMError, ProtocolError, RateLimitError
+
+logger = logging.getLogger("llmproviders")
+
+_EARLY_S = 300.0
+_LATE_S = 60.0
+_EARLY_PATIENCE_S = 5.0
+_EARLY_PAUSE_S = 30.0
+_LOCK_PATIENCE_S = 30.0
+_WRITE_PATIENCE_S = 2.0
+_TRIES = 5
+_LONGEST_RETRY_AFTER_S = 5.0
+_WRONG_CLOCK_S = 3600.0
+_SMALLEST_MS = 1e11
+_MANY = 256
+_FILE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token; times are Unix seconds by this machine's clock.
+
+    Attributes:
+        value: what is sent.
+        expires_at: when the service takes it no more.
+        fetched_at: when it came.
+        renew_from: from then on one caller renews it, while others go on with it; five minutes
+            before the end, less for a token that lives less than twenty.
+    """
+
+    value: str = field(repr=False)
+    expires_at: float
+    fetched_at: float
+    renew_from: float = -inf
+
+    def __post_init__(self) -> None:
+        if self.renew_from == -inf:
+            early = min(_EARLY_S, self._life / 4)
+            object.__setattr__(self, "renew_from", self.expires_at - early)
+        conceal(self.value)
+
+    @property
+    def _life(self) -> float:
+        return max(0.0, self.expires_at - self.fetched_at)
+
+    @property
+    def good_until(self) -> float:
+        """From then on nobody goes on with it; a minute before the end, less for a short life."""
+        return self.expires_at - min(_LATE_S, self._life / 10)
+
+
+def token_of(answer: Mapping[str, Any], *, now: float, date: float | None) -> Token:
+    """The token in a token service's answer.
+
+    Its end is ``expires_at`` in milliseconds, or, in an older form, ``exp`` in seconds; which of
+    the two is told by the magnitude.
+
+    Args:
+        answer: ``{"access_token", "expires_at"}`` or ``{"tok", "exp"}``.
+        now: Unix time in seconds by this machine's clock.
+        date: the same by the service's, from the answer's ``Date`` header, or None.
+
+    Raises:
+        ProtocolError: it holds no token.
+        AuthenticationError: the token has already expired, or this machine's clock is wrong;
+            ``detail`` is ``"clock"``.
+
+    >>> token_of({"tok": "a.b.c", "exp": 1800}, now=0, date=None).expires_at
+    1800.0
+    """
+    value = answer.get("access_token", answer.get("tok"))
+    expires_at = answer.get("expires_at", answer.get("exp"))
+    if not _is_token(value):
+        raise ProtocolError("the token service's answer has no access_token")
+    if not _is_number(expires_at) or expires_at <= 0:
+        raise ProtocolError("the token service's answer does not say when the token expires")
+    end = expires_at / 1000 if expires_at > _SMALLEST_MS else float(expires_at)
+    _check_clock(end, now, date)
+    return Token(value, end, now)
+
+
+def _check_clock(end: float, now: float, date: float | None) -> None:
+    ahead = 0.0 if date is None else now - date
+    if end > now and ahead > -_WRONG_CLOCK_S:
+        return
+    if date is not None and end > date:
+        raise AuthenticationError(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
+            "the token service's, so that no token can be told to be valid: set the clock",
+            detail="clock",
+        )
+    raise AuthenticationError(
+        f"the token service gave a token that expired {now - end:.0f} s ago by this machine's "
+        "clock: check the clock; if it is right, the service is in trouble",
+        detail="clock",
+    )
+
+
+def _is_token(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value.isascii() and value.isprintable() and value != ""
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and isfinite(value)
+
+
+class TokenFile:
+    """The tokens that the processes of one user share: JSON, by the hash of their credentials."""
+
+    def __init__(self, path: Path, credential: str) -> None:
+        self.path = path
+        self._credential = credential
+
+    def read(self) -> Token | None:
+        """The credential's token; None where there is none.
+
+        Raises:
+            Unusable: the file is not one of this user's that holds tokens.
+        """
+        return _token_in_file(self._tokens().get(self._credential))
+
+    def write(self, token: Token, scope: Scope) -> None:
+        """Put a token in; those of other credentials stay, as long as they live.
+
+        Raises:
+            Unusable: it cannot be done.
+            LLMError: the scope ended.
+        """
+        lock = _files.locks_folder(self.path) / "write"
+        with _files.wait_for_lock(lock, scope, _WRITE_PATIENCE_S):
+            now = scope.clock.wall()
+            tokens = {
+                credential: entry
+                for credential, entry in self._tokens().items()
+                if (other := _token_in_file(entry)) is not None and other.expires_at > now
+            }
+            tokens[self._credential] = {
+                "access_token": token.value,
+                "expires_at": token.expires_at,
+                "fetched_at": token.fetched_at,
+            }
+            content = json.dumps({"version": _FILE_VERSION, "tokens": tokens}, indent=1)
+            _files.replace_private(self.path, content.encode())
+
+    def try_refresh(self) -> Held | None:
+        """The right to fetch the next token, or None where another process has it.
+
+        Raises:
+            Unusable: the lock's file cannot be made.
+        """
+        return _files.try_lock(_files.locks_folder(self.path) / f"{self._credential[:16]}.refresh")
+
+    def _tokens(self) -> Mapping[str, Any]:
+        data = _files.read_private(self.path)
+        if not data:
+            return {}
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError):
+            content = None
+        tokens = content.get("tokens") if isinstance(content, dict) else None
+        if not isinstance(tokens, dict):
+            raise Unusable(f"{self.path} holds something else than tokens; delete it")
+        return tokens
+
+
+def _token_in_file(entry: Any) -> Token | None:
+    if not isinstance(entry, dict):
+        return None
+    value, end, start = (entry.get(n) for n in ("access_token", "expires_at", "fetched_at"))
+    if not (_is_token(value) and _is_number(end) and _is_number(start)):
+        return None
+    return Token(value, float(end), float(start))
+
+
+class _Flight:
+    """One fetch of a token, and those who wait for it."""
+
+    def __init__(self, route: Hashable) -> None:
+        self.route = route
+        self.error: LLMError | None = None
+        self._over = False
+        self._waiting: deque[Wake] = deque()
+
+    def wait(self, scope: Scope) -> None:
+        """Wait until it is over."""
+        wake = Wake()
+        self._waiting.append(wake)
+        if not self._over:
+            wake.wait(scope)
+
+    def end(self) -> None:
+        """It is over."""
+        self._over = True
+        while self._waiting:
+            self._waiting.popleft().up()
+
+
+class TokenKeeper:
+    """Holds the token of one credential for all threads of this process.
+
+    Made by :func:`keeper`. Where it has a file, other processes take part.
+    """
+
+    def __init__(self, credential: str, path: Path | None) -> None:
+        self._file = None if path is None else TokenFile(path, credential)
+        self._token: Token | None = None
+        self._refused: str | None = None
+        # One at most for each process, so that a forked child waits for none of its parent's;
+        # dict.setdefault is atomic.
+        self._flights: dict[int, _Flight] = {}
+
+    def get(self, fetch: Callable[[], Token], scope: Scope, *, route: Hashable = None) -> str:
+        """A token that is valid now; fetched by one thread, of one process, if need be.
+
+        Args:
+            fetch: asks the token service, within ``scope``.
+            scope: how long to wait, and whose clock counts.
+            route: which way ``fetch`` goes. Who waits for another's fetch that fails, and would
+                go the same way, fails like it.
+
+        Raises:
+            LLMError: what ``fetch`` raised, or the end of the scope.
+        """
+        while True:
+            token = self._known(scope)
+            if token is not None and scope.clock.wall() < token.renew_from:
+                return token.value
+            mine = _Flight(route)
+            flight = self._flights.setdefault(os.getpid(), mine)
+            if flight is mine:
+                return self._lead(mine, fetch, scope)
+            if token is not None:
+                return token.value
+            flight.wait(scope)
+            if flight.error is not None and flight.route == route:
+                error = copy.copy(flight.error)
+                error.provider = None
+                raise error from flight.error
+
+    def refuse(self, value: str) -> None:
+        """Do not use ``value`` again, if it still is the token: the service took it no more."""
+        if self._token is not None and self._token.value == value:
+            self._refused = value
+
+    def is_spent(self, now: float) -> bool:
+        """Whether nothing is lost when it is forgotten."""
+        alive = self._token is not None and now < self._token.expires_at
+        return not alive and os.getpid() not in self._flights
+
+    def _known(self, scope: Scope) -> Token | None:
+        """The token that can be used now, from memory or from the file."""
+        if self._usable(self._token, scope):
+            return self._token
+        token = self._in_file()
+        if not self._usable(token, scope):
+            return None
+        self._token = token
+        return token
+
+    def _usable(self, token: Token | None, scope: Scope) -> bool:
+        return (
+            token is not None
+            and token.value != self._refused
+            and scope.clock.wall() < token.good_until
+        )
+
+    def _in_file(self) -> Token | None:
+        if self._file is None:
+            return None
+        try:
+            return self._file.read()
+        except Unusable as trouble:
+            _files.tell_once(self._file.path, trouble)
+            return None
+
+    def _lead(self, flight: _Flight, fetch: Callable[[], Token], scope: Scope) -> str:
+        try:
+            token = self._known(scope)
+            if token is None:
+                return self._renew(fetch, scope).value
+            if scope.clock.wall() < token.renew_from:
+                return token.value
+            return self._renew_early(token, fetch, scope).value
+        except LLMError as error:
+            if not scope.over:
+                flight.error = error
+            raise
+        finally:
+            self._flights.pop(os.getpid(), None)
+            flight.end()
+
+    def _renew_early(self, old: Token, fetch: Callable[[], Token], scope: Scope) -> Token:
+        """A new token if that is to be had at once, else the old one, which is still good."""
+        clock = scope.clock
+        limit = scope.limit
+        scope.limit = min(limit, clock.monotonic() + min(_EARLY_PATIENCE_S, scope.remaining() / 2))
+        held = None
+        try:
+            if self._file is not None:
+                try:
+                    held = self._file.try_refresh()
+                    if held is None:
+                        return old
+                    newer = self._in_file()
+                except Unusable as trouble:
+                    _files.tell_once(self._file.path, trouble)
+                    newer = None
+                if newer is not None and self._usable(newer, scope):
+                    self._token = newer
+                    if clock.wall() < newer.renew_from:
+                        return newer
+            return self._keep(fetch(), scope)
+        except LLMError as error:
+            logger.debug("the token could not be renewed before its time: %s", error)
+            self._token = replace(old, renew_from=clock.wall() + _EARLY_PAUSE_S)
+            return old
+        finally:
+            scope.limit = limit
+            if held is not None:
+                held.release()
+
+    def _renew(self, fetch: Callable[[], Token], scope: Scope) -> Token:
+        held = self._claim(scope)
+        if isinstance(held, Token):
+            return held
+        try:
+            return self._keep(_patiently(fetch, scope), scope)
+        finally:
+            if held is not None:
+                held.release()
+
+    def _claim(self, scope: Scope) -> Held | Token | None:
+        """The right to fetch, or the token that another process has fetched meanwhile."""
+        if self._file is None:
+            return None
+        monotonic = scope.clock.monotonic
+        patience = min(_LOCK_PATIENCE_S, scope.remaining() / 2)
+        end = monotonic() + patience
+        try:
+            while True:
+                held = self._file.try_refresh()
+                token = self._known(scope)
+                if token is not None:
+                    if held is not None:
+                        held.release()
+                    return token
+                if held is not None:
+                    return held
+                if monotonic() >= end:
+                    raise Unusable(
+                        f"another process has been fetching a token for {patience:.0f} s"
+                    )
+                _files.pause(scope)
+        except Unusable as trouble:
+            _files.tell_once(self._file.path, trouble)
+            return None
+
+    def _keep(self, token: Token, scope: Scope) -> Token:
+        self._token = token
+        if self._file is not None:
+            try:
+                self._file.write(token, scope)
+            except Unusable as trouble:
+                _files.tell_once(self._file.path, trouble)
+        return token
+
+
+def _patiently(fetch: Callable[[], Token], scope: Scope) -> Token:
+    """Fetch, and again after a while as long as the token service has too many requests."""
+    policy = Policy(
+        attempts=_TRIES,
+        wait=None,
+        retry=None,
+        stop=None,
+        max_retry_after=_LONGEST_RETRY_AFTER_S,
+    )
+    tries = Tries(policy, scope, is_last=lambda: False)
+    while True:
+        try:
+            return fetch()
+        except RateLimitError as error:
+            seconds = tries.wait_after(error)
+            if seconds is None:
+                raise
+            logger.info("too many requests for tokens, next try in %.2f s", seconds)
+            scope.sleep(seconds)
+
+
+_keepers: dict[tuple[str, Path | None], TokenKeeper] = {}
+
+
+def keeper(credential: str, path: Path | None, *, now: float) -> TokenKeeper:
+    """The one keeper of a credential's token in this process.
+
+    Args:
+        credential: the hash of all that a token depends on; see :func:`._secret.digest`.
+        path: the file in which processes share it; None: this process's memory alone.
+        now: Unix time in seconds; what has expired by then is forgotten some time.
+    """
+    found = _keepers.get((credential, path))
+    if found is None:
+        if len(_keepers) >= _MANY:
+            for key, other in list(_keepers.items()):
+                if other.is_spent(now):
+                    _keepers.pop(key, None)
+        found = _keepers.setdefault((credential, path), TokenKeeper(credential, path))
+    return found
