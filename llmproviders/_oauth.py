@@ -1,0 +1,127 @@
+"""GigaChat's token service: an authorization key in, an access token out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import uuid
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from . import _trust
+from ._call import Call
+from ._lines import decode_object
+from ._secret import digest
+from ._token import Token, token_of
+from .errors import AuthenticationError, ConnectionFailed, LLMError
+
+if TYPE_CHECKING:
+    from .provider import Fetch
+
+SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
+INDIVIDUAL, PREPAID, POSTPAID = SCOPES
+CABINET = "https://developers.sber.ru/studio"
+
+_SCOPES_ARE = f"it is {INDIVIDUAL} for individuals, {PREPAID} prepaid, {POSTPAID} postpaid"
+_SCOPE_ADVICE = {
+    "is empty": "no scope was given; set GIGACHAT_SCOPE or pass scope=",
+    "format invalid": "{scope!r} is no scope; set GIGACHAT_SCOPE or pass scope=",
+    "not fully includes": "this key is not for the scope {scope!r}; take the one that the cabinet "
+    "shows beside the key",
+}
+
+Error = TypeVar("Error", bound=LLMError)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an access token is issued for.
+
+    Attributes:
+        key: the authorization key, base64 of ``client_id:client_secret``.
+        scope: the version of the API.
+        auth_url: the token service's full address.
+    """
+
+    key: str = field(repr=False)
+    scope: str
+    auth_url: str
+
+    @property
+    def credential(self) -> str:
+        """What its token and its places are remembered by."""
+        return digest(self.key, self.scope, self.auth_url)
+
+    def fetch_token(self, fetch: Fetch) -> Token:
+        """Ask the token service for a token.
+
+        Raises:
+            AuthenticationError: the key cannot be one, or was refused; or a clock is wrong.
+            LLMError: as for any call, with what to do about it.
+        """
+        from ._headers import parse_http_date
+
+        _check_key(self.key)
+        call = Call(
+            "POST",
+            self.auth_url,
+            headers={"Accept": "application/json", "RqUID": str(uuid.uuid4())},
+            form={"scope": self.scope},
+            authorization=f"Basic {self.key}",
+        )
+        try:
+            with closing(fetch(call)) as reply:
+                body = reply.read()
+                reply.finish()
+        except LLMError as error:
+            raise retold(error, self._advice(error)) from error
+        date = parse_http_date(reply.headers.get("date"))
+        return token_of(decode_object(body), now=fetch.scope.clock.wall(), date=date)
+
+    def _advice(self, error: LLMError) -> str:
+        if isinstance(error, ConnectionFailed) and error.detail == "certificate":
+            return _trust.advice(error)
+        if error.status_code in (401, 403):
+            return (
+                "the token service refused the authorization key: check that "
+                "GIGACHAT_CREDENTIALS, or api_key=, is the whole key of this project, or make a "
+                f"new one in {CABINET} ({error})"
+            )
+        if error.status_code == 400:
+            for words, advice in _SCOPE_ADVICE.items():
+                if words in (error.detail or ""):
+                    return f"{advice.format(scope=self.scope)}: {_SCOPES_ARE} ({error})"
+        return f"no access token from {self.auth_url}: {error}"
+
+
+def retold(error: Error, message: str) -> Error:
+    """The same error with more to say."""
+    return type(error)(
+        message,
+        provider=error.provider,
+        status_code=error.status_code,
+        retry_after=error.retry_after,
+        request_id=error.request_id,
+        retryable=error.retryable,
+        detail=error.detail,
+    )
+
+
+def _check_key(key: str) -> None:
+    try:
+        pair = base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        pair = b""
+    identity, colon, secret = pair.partition(b":")
+    if identity and colon and secret:
+        return
+    hint = "it is not base64"
+    if ":" in key:
+        hint = "it is the pair itself, not encoded"
+    elif pair:
+        hint = "decoded, it has no colon; the client secret alone is not it"
+    raise AuthenticationError(
+        "the authorization key has to be base64 of client_id:client_secret, in one line, as the "
+        f"cabinet shows it; {hint}: take it from {CABINET}"
+    )
