@@ -18,6 +18,17 @@ from ._wake import Wake
 from .errors import RateLimitError
 
 
+def check_limit(limit: int) -> int:
+    """``limit`` as it is.
+
+    Raises:
+        ValueError: it is no number of requests.
+    """
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"max_concurrency is a whole number above zero, not {limit!r}")
+    return limit
+
+
 class _Turn:
     """One request's place, or its wait for one."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _trust
 from .._chat_completions import parse_chat, parse_list
 from .._clock import Scope
-from .._concurrency import Place
+from .._concurrency import Place, check_limit
 from .._lines import decode_json
 from .._oauth import CABINET, INDIVIDUAL, Account, retold
 from .._places import token_cache as users_token_cache
@@ -178,9 +178,7 @@ class GigaChat(Provider):
         self.auth_url = self._setting("auth_url", auth_url) or self.default_auth_url
         if max_concurrency is None:
             max_concurrency = 1 if self.scope == INDIVIDUAL else 10
-        if max_concurrency < 1:
-            raise ValueError(f"max_concurrency is 1 or more, not {max_concurrency}")
-        self.max_concurrency = max_concurrency
+        self.max_concurrency = check_limit(max_concurrency)
         self.update_interval = update_interval
         self.token_cache = token_cache
         self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)

@@ -1,14 +1,17 @@
-"""Any server that speaks OpenAI's chat completions: Ollama, llama.cpp, vLLM, most commercial APIs."""
+"""Any server that speaks OpenAI's chat completions: Ollama, llama.cpp, vLLM, commercial APIs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .._chat_completions import parse_chat, parse_list
+from .._clock import Scope
+from .._concurrency import Place, check_limit
 from .._params import SAMPLING
 from .._redact import conceal
-from .._secret import Key
+from .._secret import Key, digest
 from ..errors import InvalidRequestError, LLMError, MissingAuthError, ModelNotFoundError
 from ..provider import Call, Catalogue, Fetch, Limits, Provider, Reply, Request, Timeout
 
@@ -65,8 +68,15 @@ class OpenAICompatible(Provider):
             name=name,
             limits=limits,
         )
-        self.max_concurrency = max_concurrency
+        self.max_concurrency = None if max_concurrency is None else check_limit(max_concurrency)
         self._api_key = api_key
+
+    def place(self, scope: Scope) -> AbstractContextManager[float]:
+        """Wait for one of the ``max_concurrency`` places of this key."""
+        if self.max_concurrency is None:
+            return nullcontext(0.0)
+        key = self._setting("api_key", self._api_key) or ""
+        return Place(digest(key, self.base_url), self.max_concurrency, scope)
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Put the messages and parameters into a JSON body."""
