@@ -20,7 +20,7 @@ import socks
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.exceptions import RequestException
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import PoolManager, ProxyManager
 from urllib3 import exceptions as urllib3_errors
 from urllib3.exceptions import HTTPError
@@ -311,6 +311,26 @@ class Transport:
             request = request.copy()
             request.prepare_url(target, None)
         raise errors.ProtocolError(f"the service redirected {_MOST_REDIRECTS} times in a row")
+
+    def probe(self, url: str, scope: Scope) -> HTTPReply:
+        """Connect and ask for ``url``; whatever the answer, it is returned.
+
+        Args:
+            url: an address of the service.
+            scope: how long it may take.
+
+        Raises:
+            LLMError: there is no connection or no answer.
+        """
+        return self._send(self._prepare(Call("HEAD", url)), scope, None, None)
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy by which ``url`` is reached, from the arguments or the environment.
+
+        Raises:
+            InvalidRequestError: the environment names one that cannot be used.
+        """
+        return select_proxy(url, self._proxies(url, None))
 
     def _prepare(self, call: Call) -> requests.PreparedRequest:
         key = (call.method, call.url)
