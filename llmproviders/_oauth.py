@@ -62,7 +62,7 @@ class Account:
         """
         from ._headers import parse_http_date
 
-        _check_key(self.key)
+        check_key(self.key)
         call = Call(
             "POST",
             self.auth_url,
@@ -108,7 +108,8 @@ def retold(error: Error, message: str) -> Error:
     )
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Raise an ``AuthenticationError`` for what cannot be an authorization key, and say why."""
     try:
         pair = base64.b64decode(key, validate=True)
     except (binascii.Error, ValueError):

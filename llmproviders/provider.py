@@ -502,6 +502,14 @@ class Provider(BaseClient):
             **about,
         )
 
+    def check_credentials(self) -> None:
+        """Look at the key as far as can be told without asking the service.
+
+        Raises:
+            MissingAuthError: a key is needed and there is none.
+            AuthenticationError: what there is cannot be a key.
+        """
+
     def list_models(self) -> list[str]:
         """The names of the models that the service has; those known where it cannot be asked."""
         return list(self.models)

@@ -17,7 +17,7 @@ from .._chat_completions import parse_chat, parse_list
 from .._clock import Scope
 from .._concurrency import Place, check_limit
 from .._lines import decode_json
-from .._oauth import CABINET, INDIVIDUAL, Account, retold
+from .._oauth import CABINET, INDIVIDUAL, Account, check_key, retold
 from .._places import token_cache as users_token_cache
 from .._redact import conceal
 from .._secret import Key, digest
@@ -296,6 +296,15 @@ class GigaChat(Provider):
             "one token_cache wait for one another"
         )
 
+    def check_credentials(self) -> None:
+        """Look for an access token, or a key that has the shape of one."""
+        key = self._key()
+        if self._given_token(key) is not None:
+            return
+        if key is None:
+            raise self._no_key()
+        check_key(key)
+
     def list_models(self) -> list[str]:
         """The names of the models that the service has now.
 
@@ -434,13 +443,16 @@ class GigaChat(Provider):
         if token is not None:
             return token
         if key is None:
-            raise MissingAuthError(
-                f"{self.name} needs an authorization key: set GIGACHAT_CREDENTIALS or pass "
-                f"api_key=; the cabinet shows it: {CABINET}"
-            )
+            raise self._no_key()
         account = self._account(key)
         return self._keeper(account, fetch.scope).get(
             lambda: account.fetch_token(fetch), fetch.scope, route=fetch.route
+        )
+
+    def _no_key(self) -> MissingAuthError:
+        return MissingAuthError(
+            f"{self.name} needs an authorization key: set GIGACHAT_CREDENTIALS or pass "
+            f"api_key=; the cabinet shows it: {CABINET}"
         )
 
     def _renew_token(self, call: Call, fetch: Fetch) -> str | None:

@@ -117,7 +117,11 @@ class OpenAICompatible(Provider):
         """
         return self.ask(lambda _: self._call("GET", "/models"), lambda r: _names(r.read()))
 
-    def _call(self, method: str, path: str, json: Any = None) -> Call:
+    def check_credentials(self) -> None:
+        """Look for the key, where the address is one that wants one."""
+        self._key()
+
+    def _key(self) -> str | None:
         key = self._setting("api_key", self._api_key)
         if not key and self.base_url == self.url:
             raise MissingAuthError(
@@ -125,6 +129,10 @@ class OpenAICompatible(Provider):
                 "or set OPENAI_BASE_URL to a server that needs none"
             )
         conceal(key)
+        return key
+
+    def _call(self, method: str, path: str, json: Any = None) -> Call:
+        key = self._key()
         return Call(
             method,
             self.base_url + path,
