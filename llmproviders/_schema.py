@@ -113,7 +113,10 @@ def _argument(parameter: inspect.Parameter) -> Argument | None:
 
 
 def as_argument(argument: Argument, value: Any, folder: Path) -> Any:
-    """A value out of TOML as the constructor takes it; a relative path lies in ``folder``."""
-    if argument.is_path:
+    """A value out of TOML as the constructor takes it.
+
+    A relative path lies in ``folder``; ``"user"`` is no path but a word for one of the user's.
+    """
+    if argument.is_path and value != "user":
         return str(folder / Path(value).expanduser())
     return tuple(value) if isinstance(value, list) else value

@@ -29,7 +29,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from . import _environ
-from ._call import DEFAULT_TIMEOUT
 from ._params import nearest
 from ._places import config_folder
 from ._redact import conceal_user_info
@@ -92,14 +91,20 @@ class ProviderSettings:
         given = self.given.get("name")
         return str(given.value) if given is not None else self.kind.__name__
 
-    def having(self, origin: str = "argument", **arguments: Any) -> ProviderSettings:
+    def having(self, **arguments: Any) -> ProviderSettings:
         """The same with ``arguments`` instead of what was given.
 
         None is passed over, and so is what its class does not take.
         """
+        return replace(self, given={**self.given, **self._values(arguments, "argument")})
+
+    def defaulting(self, **arguments: Any) -> ProviderSettings:
+        """The same with ``arguments`` where none were given; passed over as by :meth:`having`."""
+        return replace(self, given={**self._values(arguments, "default"), **self.given})
+
+    def _values(self, arguments: Mapping[str, Any], origin: str) -> dict[str, Value]:
         known = arguments_of(self.kind)
-        new = {n: Value(v, origin) for n, v in arguments.items() if v is not None and n in known}
-        return replace(self, given={**self.given, **new})
+        return {n: Value(v, origin) for n, v in arguments.items() if v is not None and n in known}
 
     def without(self, *arguments: str) -> ProviderSettings:
         """The same with ``arguments`` as if they had not been given."""
@@ -123,8 +128,15 @@ class ProviderSettings:
             found = self.given.get(argument.name)
             if found is None:
                 found = _from_environment(self.kind, argument)
-            values[argument.name] = found or Value(_default(self.kind, argument), "default")
+            values[argument.name] = found or Value(self._default(argument), "default")
         return values
+
+    def _default(self, argument: Argument) -> Any:
+        """What the provider itself takes for an argument that it is not given."""
+        if argument.secret:
+            return None
+        value = getattr(self.make(), argument.name, argument.default)
+        return self.kind.default_model if argument.name == "model" and value is None else value
 
     def key(self) -> Value | None:
         """Where its key or token is, or None where it takes none or has none."""
@@ -190,10 +202,15 @@ class Configuration:
         found = [item for item in self.providers if item.kind is kind]
         return found or [ProviderSettings(kind, origin="argument")]
 
-    def having(self, origin: str = "argument", **arguments: Any) -> Configuration:
+    def having(self, **arguments: Any) -> Configuration:
         """The same with ``arguments`` of ``FailoverClient`` instead of what was given."""
-        new = {name: Value(value, origin) for name, value in arguments.items()}
+        new = {name: Value(value, "argument") for name, value in arguments.items()}
         return replace(self, failover={**self.failover, **new})
+
+    def defaulting(self, **arguments: Any) -> Configuration:
+        """The same with ``arguments`` of ``FailoverClient`` where none were given."""
+        new = {name: Value(value, "default") for name, value in arguments.items()}
+        return replace(self, failover={**new, **self.failover})
 
     def client(self, kind: type[Client] = FailoverClient) -> Client:  # type: ignore[assignment]
         """A client of the providers.
@@ -297,18 +314,6 @@ def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:
         return None
     name, value = found
     return Value(KeyVariable(name) if argument.secret else value, f"environment {name}")
-
-
-def _default(kind: type[Provider], argument: Argument) -> Any:
-    if argument.default is not None:
-        return argument.default
-    defaults = {
-        "base_url": kind.default_base_url(),
-        "model": kind.default_model,
-        "name": kind.__name__,
-        "timeout": DEFAULT_TIMEOUT,
-    }
-    return defaults.get(argument.name)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

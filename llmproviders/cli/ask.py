@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..failover import FailoverClient
 from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply
 from .files import WholeFile, locked, read_prompt
-from .notes import Notes, say
+from .notes import Line, Notes, tell
 from .options import Choices, call_options
 
 
@@ -74,7 +73,7 @@ def command(
 
 def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: Notes) -> Exit:
     finish = None
-    with closing(client.stream(text, **params)) as stream, closing(_Line()) as line:
+    with closing(client.stream(text, **params)) as stream, closing(Line()) as line:
         for piece in stream:
             if type(piece) is str:
                 line.write(piece)
@@ -82,26 +81,10 @@ def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: No
                 finish = piece
             elif isinstance(piece, Restart):
                 line.close()
-                say(f"{piece.provider} broke off; what came of its reply is void", fg="yellow")
+                tell(f"{piece.provider} broke off; what came of its reply is void.")
     assert finish is not None
     notes.reply(finish)
     return exit_of_reply(finish)
-
-
-class _Line:
-    """Standard output, which a line break ends where the text has none."""
-
-    def __init__(self) -> None:
-        self._ended = True
-
-    def write(self, piece: str) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-        self._ended = piece.endswith("\n")
-
-    def close(self) -> None:
-        if not self._ended:
-            self.write("\n")
 
 
 class _Destination:
@@ -130,7 +113,7 @@ class _Destination:
 
 
 def _print(text: str) -> None:
-    with closing(_Line()) as line:
+    with closing(Line()) as line:
         line.write(text)
 
 

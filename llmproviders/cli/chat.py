@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from typing import Any
+from pathlib import Path
 
 import click
 
 from .._params import nearest
+from ..conversation import Conversation
 from ..errors import LLMError
-from ..failover import FailoverClient
-from ..messages import Message
 from ..results import FinishReason, Restart
 from .files import WholeFile
-from .notes import Notes, say, styled
+from .notes import Line, Notes, say, tell
 from .options import Choices, call_options
 
 _HELP = """\
 /retry        ask the last question again
 /system TEXT  set the system prompt; /system - takes it away, /system shows it
 /model NAME   ask this model; /model - the default one again, /model shows it
-/save FILE    write the conversation: as JSON where FILE ends in .json, else as Markdown
+/save FILE    write the conversation: as Markdown, or, where FILE ends in .json, for
+              Conversation.load
 /help         show this
 /quit         leave, as does Ctrl-D
 Ctrl-C stops a reply and keeps what came of it. A line that starts with // is a question with /.
@@ -40,34 +39,23 @@ def command(choices: Choices) -> None:
     notes = choices.notes()
     with choices.client(on_event=notes.attempt) as client:
         names = ", ".join(provider.name for provider in client.providers)
-        _tell(f"Talking to {names}. /help tells what there is, Ctrl-D leaves.")
-        Chat(client, notes, model=choices.model, **choices.params()).run(_questions())
+        tell(f"Talking to {names}. /help tells what there is, Ctrl-D leaves.")
+        Chat(Conversation(client, **choices.params()), notes).run(_questions())
 
 
 class Chat:
-    """The messages so far, and what a line does to them."""
+    """What a line does to a conversation."""
 
-    def __init__(
-        self,
-        client: FailoverClient,
-        notes: Notes,
-        *,
-        model: str | None = None,
-        system: str | None = None,
-        **params: Any,
-    ) -> None:
-        self._client = client
+    def __init__(self, conversation: Conversation, notes: Notes) -> None:
+        self._conversation = conversation
         self._notes = notes
-        self._model = model
-        self._system = system
-        self._params = params
-        self._messages: list[Message] = []
+        self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "retry": self._retry,
             "system": self._set_system,
             "model": self._set_model,
             "save": self._save,
-            "help": lambda _: _tell(_HELP.rstrip()),
+            "help": lambda _: tell(_HELP.rstrip()),
         }
 
     def run(self, read: Callable[[], str]) -> None:
@@ -78,7 +66,7 @@ class Chat:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                _tell("\n/quit or Ctrl-D leaves.")
+                tell("\n/quit or Ctrl-D leaves.")
                 continue
             if line == "/quit":
                 return
@@ -93,85 +81,74 @@ class Chat:
         if action is None:
             near = nearest(word, self._commands)
             hint = f"did you mean /{near}?" if near else "/help tells what there is."
-            _tell(f"There is no /{word}; {hint}")
-            return
-        try:
+            tell(f"There is no /{word}; {hint}")
+        else:
             action(rest.strip())
-        except (click.UsageError, OSError) as error:
-            say(error.format_message() if isinstance(error, click.UsageError) else str(error))
 
     def _ask(self, question: str) -> None:
-        if self._messages and self._messages[-1]["role"] == "user":
-            # It had no reply, and was not asked again.
-            self._messages.pop()
-        self._messages.append({"role": "user", "content": question})
-        reply = self._reply()
-        if reply:
-            self._messages.append({"role": "assistant", "content": reply})
-
-    def _reply(self) -> str:
-        """The reply, or what came of it."""
-        pieces: list[str] = []
+        self._failed = question
         try:
-            with closing(self._stream()) as stream:
+            with (
+                closing(self._conversation.stream(question)) as stream,
+                closing(Line()) as line,
+            ):
                 for piece in stream:
-                    if isinstance(piece, Restart):
-                        pieces.clear()
-                        _tell(f"\n{piece.provider} broke off; what came of its reply is void.")
-                    elif isinstance(piece, FinishReason):
-                        self._end_line(pieces)
+                    if isinstance(piece, FinishReason):
+                        line.close()
                         self._notes.reply(piece)
+                        self._failed = None
+                    elif isinstance(piece, Restart):
+                        line.close()
+                        tell(f"{piece.provider} broke off; what came of its reply is void.")
                     else:
-                        pieces.append(piece)
-                        sys.stdout.write(piece)
-                        sys.stdout.flush()
+                        line.write(piece)
         except KeyboardInterrupt:
-            self._end_line(pieces)
-            _tell("(stopped)")
+            tell("(stopped)")
+            if self._conversation.messages[-2:-1] == [{"role": "user", "content": question}]:
+                self._failed = None
         except LLMError as error:
-            self._end_line(pieces)
             say(str(error), fg="red")
-        return "".join(pieces)
-
-    def _stream(self) -> Any:
-        params = {"system": self._system, **self._params}
-        given = {name: value for name, value in params.items() if value is not None}
-        return self._client.stream(self._messages, model=self._model, **given)
-
-    def _end_line(self, pieces: list[str]) -> None:
-        if pieces and not pieces[-1].endswith("\n"):
-            print(flush=True)
 
     def _retry(self, _rest: str) -> None:
-        while self._messages and self._messages[-1]["role"] == "assistant":
-            self._messages.pop()
-        if not self._messages:
-            _tell("There is nothing to ask again.")
-            return
-        self._ask(self._messages.pop()["content"])
+        question = self._failed or self._conversation.undo()
+        if question is None:
+            tell("There is nothing to ask again.")
+        else:
+            self._ask(question)
 
     def _set_system(self, rest: str) -> None:
         if rest:
-            self._system = None if rest == "-" else rest
-        _tell(f"System prompt: {self._system or '(none)'}")
+            self._conversation.system = None if rest == "-" else rest
+        tell(f"System prompt: {self._conversation.system or '(none)'}")
 
     def _set_model(self, rest: str) -> None:
         if rest:
-            self._model = None if rest == "-" else rest
-        _tell(f"Model: {self._model or '(default)'}")
+            self._conversation.model = None if rest == "-" else rest
+        tell(f"Model: {self._conversation.model or '(default)'}")
 
     def _save(self, rest: str) -> None:
         if not rest:
-            _tell("Name a file: /save FILE")
+            tell("Name a file: /save FILE")
             return
-        system = [{"role": "system", "content": self._system}] if self._system else []
-        messages = [*system, *self._messages]
-        if rest.endswith(".json"):
-            text = json.dumps(messages, ensure_ascii=False, indent=2)
+        path = Path(rest).expanduser()
+        try:
+            if path.suffix == ".json":
+                self._conversation.save(path)
+            else:
+                WholeFile(str(path)).write(_as_markdown(self._conversation))
+        except click.UsageError as error:
+            say(error.format_message())
+        except OSError as error:
+            say(f"{path}: {error.strerror or error}")
         else:
-            text = "\n\n".join(f"## {m['role'].capitalize()}\n\n{m['content']}" for m in messages)
-        WholeFile(rest).write(text + "\n")
-        _tell(f"Saved {len(self._messages)} messages in {rest}")
+            tell(f"Saved {len(self._conversation.messages)} messages in {path}")
+
+
+def _as_markdown(conversation: Conversation) -> str:
+    system = conversation.system
+    said = [{"role": "system", "content": system}] if system else []
+    said += conversation.messages
+    return "\n".join(f"## {m['role'].capitalize()}\n\n{m['content']}\n" for m in said)
 
 
 def _questions() -> Callable[[], str]:
@@ -187,7 +164,3 @@ def _line_of(line: str) -> str:
     if not line:
         raise EOFError
     return line
-
-
-def _tell(text: str) -> None:
-    print(styled(text, sys.stderr, dim=True), file=sys.stderr, flush=True)

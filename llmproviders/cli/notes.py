@@ -1,4 +1,4 @@
-"""What is told on standard error, and how much of it."""
+"""What is told: replies on standard output, everything else, and how much of it, on the other."""
 
 from __future__ import annotations
 
@@ -30,6 +30,29 @@ def say(message: str, **style: Any) -> None:
     print(styled(redact(f"{_NAME}: {message}"), sys.stderr, **style), file=sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """Tell what belongs to a conversation on standard error."""
+    print(styled(text, sys.stderr, dim=True), file=sys.stderr, flush=True)
+
+
+class Line:
+    """Standard output, which a line break ends where the text has none."""
+
+    def __init__(self) -> None:
+        self._ended = True
+
+    def write(self, text: str) -> None:
+        """Put out some text at once."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        self._ended = text.endswith("\n")
+
+    def close(self) -> None:
+        """End the line, if one has begun."""
+        if not self._ended:
+            self.write("\n")
+
+
 class Notes:
     """Tells how a call goes.
 
@@ -47,9 +70,11 @@ class Notes:
             self._level = logging.CRITICAL
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(f"{_NAME}: %(message)s"))
-        logger = logging.getLogger(_NAME)
-        logger.handlers[:] = [handler]
-        logger.setLevel(self._level)
+        logging.captureWarnings(True)
+        for name in (_NAME, "py.warnings"):
+            logger = logging.getLogger(name)
+            logger.handlers[:] = [handler]
+            logger.setLevel(self._level)
 
     def warn(self, message: str) -> None:
         """Tell what is not an error, at a terminal or where more was asked for."""

@@ -28,9 +28,19 @@ def _timeout(value: str) -> Timeout:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+_USERS = "user"
 SECONDS = click.FloatRange(min=0, min_open=True)
 
 _CONFIG = click.option("--config", type=click.Path(), metavar="FILE", help="Configuration to use.")
+_PROVIDERS = click.option(
+    "-p",
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Provider to ask; repeat it in order of priority.",
+)
+_PROXY = click.option("--proxy", metavar="URL", help="Proxy for every request.")
 _STATE = click.option(
     "--no-state",
     "stateless",
@@ -38,14 +48,7 @@ _STATE = click.option(
     help="Keep neither tokens nor the memory of troubles between runs.",
 )
 _CALL = (
-    click.option(
-        "-p",
-        "--provider",
-        "providers",
-        multiple=True,
-        metavar="NAME",
-        help="Provider to ask; repeat it in order of priority.",
-    ),
+    _PROVIDERS,
     click.option("-m", "--model", metavar="NAME", help="Model, or an alias of one."),
     click.option("-s", "--system", metavar="TEXT", help="System prompt."),
     click.option(
@@ -67,7 +70,7 @@ _CALL = (
         metavar="SECONDS",
         help="For connecting and for one silence; or CONNECT,READ.",
     ),
-    click.option("--proxy", metavar="URL", help="Proxy for every request."),
+    _PROXY,
     _STATE,
     _CONFIG,
     click.option(
@@ -125,21 +128,13 @@ class Choices:
         if self.stateless:
             providers = [settings.without("token_cache") for settings in providers]
         else:
-            cache = str(_places.token_cache())
-            providers = [
-                settings
-                if "token_cache" in settings.given
-                else settings.having("default", token_cache=cache)
-                for settings in providers
-            ]
+            providers = [settings.defaulting(token_cache=_USERS) for settings in providers]
         configuration = replace(configuration, providers=tuple(providers))
         if self.deadline is not None:
             configuration = configuration.having(deadline=self.deadline)
         if self.stateless:
             return configuration.having(health=None)
-        if "health" not in configuration.failover:
-            return configuration.having("default", health=str(_places.health_file()))
-        return configuration
+        return configuration.defaulting(health=str(_places.health_file()))
 
     def client(self, **arguments: Any) -> FailoverClient:
         """The client that the options describe; ``arguments`` of its class win over them."""
@@ -154,6 +149,11 @@ def call_options(function: Function) -> Function:
 def setup_options(function: Function) -> Function:
     """Give a command the options of the setup alone; it gets ``Choices``, too."""
     return _with_choices(function, (_STATE, _CONFIG))
+
+
+def check_options(function: Function) -> Function:
+    """Give a command the options of what is to be checked; it gets ``Choices``, too."""
+    return _with_choices(function, (_PROVIDERS, _PROXY, _STATE, _CONFIG))
 
 
 def config_option(function: Function) -> Function:

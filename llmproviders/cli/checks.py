@@ -1,0 +1,333 @@
+"""What ``llmproviders doctor`` checks, and the remedy for each problem."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .. import _files, _places, _trust
+from .._clock import SYSTEM_CLOCK, Scope
+from .._headers import parse_http_date
+from .._health_file import FileStore
+from .._redact import redact
+from .._token import TokenFile
+from .._transport import Transport, tls_context
+from ..config import Configuration, ProviderSettings
+from ..errors import ConnectionFailed, LLMError, ProviderTimeout
+from ..provider import Provider, Request
+from ..providers.gigachat import GigaChat
+from .providers import ask_one
+
+_OLDEST_PYTHON = (3, 10)
+_PATIENCE_S = 15.0
+_PROXY_PATIENCE_S = 5.0
+_CLOCK_WARN_S = 30.0
+_CLOCK_FAIL_S = 300.0
+_EXPIRY_WARN_S = 60 * 24 * 3600.0
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SOCKS_PORT = 1080
+_RESOLVING_HERE = ("socks4", "socks5")
+
+
+class Level(Enum):
+    """How serious a finding is."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        level: a ``FAIL`` keeps something from working, a ``WARN`` may do so one day.
+        topic: what was looked at.
+        text: what is the case.
+        remedy: what to do about it.
+    """
+
+    level: Level
+    topic: str
+    text: str
+    remedy: str = ""
+
+
+def ok(topic: str, text: str) -> Finding:
+    """What is as it should be."""
+    return Finding(Level.OK, topic, text)
+
+
+def warn(topic: str, text: str, remedy: str) -> Finding:
+    """What works, but should be seen to."""
+    return Finding(Level.WARN, topic, text, remedy)
+
+
+def fail(topic: str, text: str, remedy: str) -> Finding:
+    """What keeps something from working."""
+    return Finding(Level.FAIL, topic, text, remedy)
+
+
+def check_python() -> Iterator[Finding]:
+    """Whether this Python and the libraries are new enough."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < _OLDEST_PYTHON:
+        yield fail("Python", version, "install Python 3.10 or later")
+    else:
+        yield ok("Python", version)
+    try:
+        required = metadata.requires("llmproviders") or []
+    except metadata.PackageNotFoundError:
+        yield warn("libraries", "not installed as a package", "pip install llmproviders")
+        return
+    found = []
+    for requirement in required:
+        match = re.match(r"([\w.-]+)[^;]*?>=\s*([\d.]+)[^;]*(?:;(.*))?$", requirement)
+        if match is None or "extra" in (match[3] or "") or "python_version" in (match[3] or ""):
+            continue
+        name, oldest = match[1], match[2]
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield fail("libraries", f"{name} is missing", f"pip install '{name}>={oldest}'")
+            continue
+        if _numbers(installed) < _numbers(oldest):
+            text = f"{name} {installed} is older than {oldest}"
+            yield fail("libraries", text, f"pip install -U '{name}>={oldest}'")
+        found.append(f"{name} {installed}")
+    yield ok("libraries", ", ".join(found))
+
+
+def check_configuration(configuration: Configuration) -> Iterator[Finding]:
+    """Where the configuration is, and what should be mended in it."""
+    names = ", ".join(item.name for item in configuration.providers) or "none"
+    source = configuration.path or "none; the environment decides"
+    yield ok("configuration", f"{source}; providers: {names}")
+    for warning in configuration.warnings:
+        problem, _, remedy = warning.partition("; do: ")
+        yield warn("configuration", problem, remedy)
+
+
+def check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> Iterator[Finding]:
+    """One provider: its key, its certificates, the way to it, and its clock."""
+    name = settings.name
+    if not settings.kind.working:
+        yield warn(name, "did not work when it was last looked at", "put another one before it")
+    try:
+        provider = settings.make()
+    except ValueError as error:
+        yield fail(name, str(error), "mend the configuration")
+        return
+    with provider:
+        yield from _check_key(name, settings, provider)
+        yield from _check_certificates(name, provider)
+        if not offline:
+            yield from _check_connections(name, provider)
+    if live:
+        result = ask_one(settings)
+        if result.error is None:
+            yield ok(f"{name}, reply", str(result))
+        else:
+            yield fail(
+                f"{name}, reply", str(result), "see what this error means in the documentation"
+            )
+
+
+def check_proxies(providers: Iterable[ProviderSettings], *, offline: bool) -> Iterator[Finding]:
+    """The proxies on the way, each once: whether they are there, and who resolves names."""
+    ways: dict[str, str] = {}
+    for settings in providers:
+        try:
+            with settings.make() as provider:
+                for url in _addresses(provider):
+                    proxy = _transport_of(provider).proxy_for(url)
+                    if proxy is not None:
+                        ways.setdefault(proxy, url)
+        except (LLMError, ValueError) as error:
+            yield fail("proxy", str(error), "mend the proxy's address, or take it away")
+    if not ways:
+        yield ok("proxy", "none")
+    for proxy, url in ways.items():
+        yield from _check_proxy(proxy, urlsplit(url).hostname or "", offline=offline)
+
+
+def check_state(configuration: Configuration) -> Iterator[Finding]:
+    """The files that are kept between runs: where they are, and who can read them."""
+    caches = {
+        _places.token_cache() if value.value == "user" else Path(value.value)
+        for settings in configuration.providers
+        if (value := settings.given.get("token_cache")) is not None
+    }
+    for path in sorted(caches):
+        try:
+            TokenFile(path, "").read()
+        except _files.Unusable as trouble:
+            yield fail("token cache", str(trouble), f"rm {path}")
+        else:
+            yield from _check_folder("token cache", path)
+    health = configuration.failover.get("health")
+    if health is not None and health.value is not None:
+        path = Path(health.value)
+        yield from _check_folder("health file", path)
+        resting = [
+            key for key, trouble in FileStore(path).read().items() if trouble.until > time.time()
+        ]
+        for key in resting:
+            text = f"{key.partition('|')[0]} is put last for a while, since it failed"
+            yield warn(
+                "health file", text, "llmproviders health shows it, health --reset forgets it"
+            )
+
+
+def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:
+    topic = f"{name}, key"
+    try:
+        provider.check_credentials()
+    except LLMError as error:
+        yield fail(topic, str(error), _key_remedy(settings))
+        return
+    source = settings.key_from()
+    yield ok(topic, f"from {source}" if source is not None else "none needed")
+
+
+def _key_remedy(settings: ProviderSettings) -> str:
+    variable = next(iter(settings.kind.environment_of("api_key")), None)
+    return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
+
+
+def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
+    topic = f"{name}, certificates"
+    if not any(url.startswith("https:") for url in _addresses(provider)):
+        return
+    try:
+        trust = provider.trust()
+        tls_context(trust)
+    except (LLMError, OSError) as error:
+        yield fail(topic, str(error), "name another bundle, or take the setting away")
+        return
+    if not trust.verify:
+        yield warn(topic, "not verified: anybody can pose as the service", "take verify away")
+    elif not isinstance(provider, GigaChat):
+        yield ok(topic, "the usual authorities")
+    elif trust.extra is None:
+        text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
+        yield fail(topic, text, f"{_trust.COMMAND} --download")
+    else:
+        yield from _check_expiry(topic, _trust.installed())
+
+
+def _check_expiry(topic: str, certificates: Iterable[_trust.Certificate]) -> Iterator[Finding]:
+    found = False
+    for certificate in certificates:
+        found = True
+        left = ssl.cert_time_to_seconds(certificate.expires) - time.time()
+        text = f"{certificate.subject}, until {certificate.expires}"
+        if left < _EXPIRY_WARN_S:
+            yield warn(topic, text, f"{_trust.COMMAND} --file FILE --fingerprint SHA256")
+        else:
+            yield ok(topic, text)
+    if not found:
+        yield ok(topic, "those of ca_bundle")
+
+
+def _check_connections(name: str, provider: Provider) -> Iterator[Finding]:
+    topic = f"{name}, connection"
+    dates = []
+    for url in _addresses(provider):
+        scope = Scope.lasting(_PATIENCE_S, clock=SYSTEM_CLOCK)
+        begin = time.monotonic()
+        try:
+            with closing(_transport_of(provider).probe(url, scope)) as reply:
+                date = parse_http_date(reply.headers.get("date"))
+        except LLMError as failure:
+            error = provider.explain(failure, Request(()))
+            yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error))
+            continue
+        if date is not None:
+            dates.append(time.time() - date)
+        yield ok(topic, f"{redact(url)} answers after {time.monotonic() - begin:.1f} s")
+    if dates:
+        yield from _check_clock(f"{name}, clock", max(dates, key=abs))
+
+
+def _connection_remedy(error: LLMError) -> str:
+    if isinstance(error, ConnectionFailed) and error.detail == "certificate":
+        return "see what it says; for a server of your own: REQUESTS_CA_BUNDLE=FILE"
+    if isinstance(error, (ConnectionFailed, ProviderTimeout)):
+        return "check the network, the proxy and base_url"
+    return "check base_url"
+
+
+def _check_clock(topic: str, ahead_s: float) -> Iterator[Finding]:
+    text = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the service's"
+    remedy = "set this machine's clock, for instance: timedatectl set-ntp true"
+    if abs(ahead_s) > _CLOCK_FAIL_S:
+        yield fail(topic, text, remedy)
+    elif abs(ahead_s) > _CLOCK_WARN_S:
+        yield warn(topic, text, remedy)
+    else:
+        yield ok(topic, "as the service's")
+
+
+def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
+    parts = urlsplit(proxy)
+    shown = redact(proxy)
+    here = parts.scheme in _RESOLVING_HERE
+    if here:
+        text = f"{shown}: names are resolved on this machine"
+        yield warn("proxy", text, f"{parts.scheme}h:// or {parts.scheme}a:// leaves that to it")
+    else:
+        yield ok("proxy", f"{shown}: it resolves names itself")
+    if offline:
+        return
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, _SOCKS_PORT)
+    try:
+        socket.create_connection((parts.hostname or "", port), _PROXY_PATIENCE_S).close()
+    except OSError as error:
+        yield fail("proxy", f"{shown} cannot be reached: {error}", "start it, or name another one")
+        return
+    if here:
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            yield fail("proxy", f"this machine cannot resolve {host}", "use socks5h://")
+
+
+def _check_folder(topic: str, path: Path) -> Iterator[Finding]:
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        yield fail(topic, f"{path} cannot be written: {folder} is closed", f"chmod u+w {folder}")
+    elif path.exists():
+        yield ok(topic, f"{path} (mode {path.stat().st_mode & 0o777:04o})")
+    else:
+        yield ok(topic, f"{path} (not there yet)")
+
+
+def _addresses(provider: Provider) -> list[str]:
+    """Where its requests go."""
+    auth_url = getattr(provider, "auth_url", None)
+    return [provider.base_url] + ([auth_url] if auth_url else [])
+
+
+def _transport_of(provider: Provider) -> Transport:
+    transport = provider.make_transport()
+    assert isinstance(transport, Transport)
+    return transport
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,68 @@
+"""``llmproviders doctor``: every check, and what to do about each problem."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+
+from ..config import ConfigError, Configuration, providers_of_environment
+from .checks import (
+    Finding,
+    Level,
+    check_configuration,
+    check_provider,
+    check_proxies,
+    check_python,
+    check_state,
+    fail,
+)
+from .exits import Exit
+from .notes import Notes, styled
+from .options import Choices, check_options
+
+_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+
+
+@click.command("doctor", epilog="Example: llmproviders doctor --offline")
+@click.option("--offline", is_flag=True, help="Do not connect to anything.")
+@click.option("--live", is_flag=True, help="Send each provider a tiny request, too.")
+@check_options
+def command(choices: Choices, offline: bool, live: bool) -> Exit:
+    """Check this machine's setup and say what to do about each problem.
+
+    A FAIL keeps something from working, and the exit code is 1 then; a WARN may one day. Without
+    --live nothing is sent that costs.
+    """
+    if offline and live:
+        raise click.UsageError("--offline and --live exclude one another")
+    Notes(quiet=True)
+    failed = False
+    for finding in _findings(choices, offline=offline, live=live):
+        _print(finding)
+        failed = failed or finding.level is Level.FAIL
+    return Exit.UNEXPECTED if failed else Exit.OK
+
+
+def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Finding]:
+    yield from check_python()
+    try:
+        configuration = choices.configuration()
+    except ConfigError as error:
+        yield fail("configuration", str(error), 'edit it: $EDITOR "$(llmproviders config path)"')
+        configuration = Configuration(providers_of_environment())
+    else:
+        yield from check_configuration(configuration)
+    yield from check_proxies(configuration.providers, offline=offline)
+    for settings in configuration.providers:
+        yield from check_provider(settings, offline=offline, live=live)
+    yield from check_state(configuration)
+
+
+def _print(finding: Finding) -> None:
+    level = styled(f"{finding.level.value:<4}", sys.stdout, fg=_COLOURS[finding.level], bold=True)
+    print(f"{level}  {finding.topic}: {finding.text}")
+    if finding.remedy:
+        print(f"      do: {finding.remedy}")
+    sys.stdout.flush()

@@ -1,0 +1,47 @@
+"""``llmproviders health``: the memory of providers in trouble that all processes share."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from .._health import Trouble
+from .._health_file import FileStore
+from .notes import Notes, say
+from .options import Choices, config_option
+from .table import print_table
+
+
+@click.command("health", epilog="Example: llmproviders health --reset")
+@click.option("--reset", is_flag=True, help="Forget all of it.")
+@config_option
+def command(choices: Choices, reset: bool) -> None:
+    """Show or clear the shared memory of providers in trouble.
+
+    A provider that failed is put last for a while, also by the next process.
+    """
+    Notes()
+    store = FileStore(choices.configuration().failover["health"].value)
+    if reset:
+        store.clear()
+    troubles = store.read()
+    if not troubles:
+        say(f"no provider is in trouble ({store.path})")
+        return
+    rows = [_row(key, trouble) for key, trouble in sorted(troubles.items())]
+    print_table(["provider", "address", "model", "failures", "last", "put last for"], rows)
+
+
+def _row(key: str, trouble: Trouble) -> list[str]:
+    name, address, model = [*key.split("|"), "", ""][:3]
+    now = time.time()
+    left = trouble.due - now
+    return [
+        name,
+        address,
+        model or "-",
+        str(trouble.failures),
+        f"{max(0.0, now - trouble.at):.0f} s ago",
+        f"{left:.0f} s" if left > 0 else "-",
+    ]

@@ -1,0 +1,64 @@
+"""``llmproviders trust``: the certificate authority that GigaChat's hosts need."""
+
+from __future__ import annotations
+
+import click
+
+from .. import _trust
+from .exits import CommandError, Exit
+from .notes import Notes
+
+
+@click.command(
+    "trust", epilog="Example: llmproviders trust gigachat --file russian_trusted_root_ca.cer"
+)
+@click.argument("provider", type=click.Choice(["gigachat"], case_sensitive=False))
+@click.option("--file", type=click.Path(), metavar="FILE", help="Take it from FILE, PEM or DER.")
+@click.option("--download", is_flag=True, help="Fetch it.")
+@click.option("--url", metavar="URL", default=_trust.DOWNLOAD_URL, help="Where to fetch it.")
+@click.option("--proxy", metavar="URL", help="Proxy for fetching it.")
+@click.option("--fingerprint", metavar="SHA256", help="Of a successor to the known certificate.")
+@click.option("--list", "listing", is_flag=True, help="Show what was taken in.")
+@click.option("--remove", is_flag=True, help="Forget what was taken in.")
+def command(
+    provider: str,  # noqa: ARG001 - one there is
+    file: str | None,
+    download: bool,
+    url: str,
+    proxy: str | None,
+    fingerprint: str | None,
+    listing: bool,
+    remove: bool,
+) -> None:
+    """Trust the certificate authority that GigaChat needs.
+
+    The Russian Trusted Root CA is taken into the user's configuration folder if its fingerprint is
+    the known one, and GigaChat, but no other provider, trusts it from then on. People download it
+    at https://www.gosuslugi.ru/crt.
+    """
+    Notes()
+    if sum((file is not None, download, listing, remove)) != 1:
+        raise click.UsageError("Give one of --file FILE, --download, --list, --remove.")
+    try:
+        if file is not None:
+            _show(_trust.install(file, fingerprint=fingerprint))
+        elif download:
+            _show(_trust.download(url, fingerprint=fingerprint, proxy=proxy))
+        elif remove:
+            for path in _trust.remove():
+                print(f"removed {path}")
+        else:
+            for certificate in _trust.installed():
+                _show(certificate)
+    except OSError as error:
+        if isinstance(error, ConnectionError):
+            raise
+        reason = error.strerror or str(error)
+        raise CommandError(f"{error.filename or file}: {reason}", Exit.USAGE) from error
+
+
+def _show(certificate: _trust.Certificate) -> None:
+    print(certificate.subject)
+    print(f"  until {certificate.expires}")
+    print(f"  SHA-256 {_trust.colons(certificate.fingerprint)}")
+    print(f"  {certificate.path}")
