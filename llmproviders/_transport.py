@@ -231,6 +231,16 @@ class _Adapter(HTTPAdapter):
         tls = {"ssl_context": tls_context(self._trust)} if host["scheme"] == "https" else {}
         return host, tls
 
+    def close(self) -> None:
+        # urllib3 leaves it to the garbage collector to close pools, and an error's traceback
+        # keeps them from it.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it is no dict, and does not iterate
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
+
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """The context has it all; loading bundles again would cost 30 ms a connection."""
 
