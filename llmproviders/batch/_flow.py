@@ -90,8 +90,7 @@ class Flow:
                     self._send(task, task.request)
                 elif task is not None:
                     yield Outcome(task, None, task.error)
-                if self._has_room() and self._ended.empty():
-                    continue
+                continue
             if not self._under_way:
                 break
             outcome = self._take()

@@ -15,6 +15,15 @@ _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 
 
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+# json.loads and json.dumps would make these anew for each row.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def tasks_in(lines: Iterable[bytes]) -> Iterator[Task]:
     """The tasks of JSON lines; one that is broken is a task with an error.
 
@@ -29,7 +38,7 @@ def tasks_in(lines: Iterable[bytes]) -> Iterator[Task]:
 
 def _task_in(line: bytes, index: int) -> Task:
     try:
-        item = json.loads(line.decode(), parse_constant=_refuse_constant)
+        item = _decode(line.decode())
     except UnicodeDecodeError:
         why = "it is not UTF-8"
     except RecursionError:
@@ -40,10 +49,6 @@ def _task_in(line: bytes, index: int) -> Task:
         return task_of(item, index)
     broken = InvalidRequestError(f"line {index + 1} of the input is not a JSON value: {why}")
     return Task(index + 1, index, None, broken)
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
 
 
 def as_row(completion: Completion | None, error: BaseException | None) -> dict[str, Any]:
@@ -100,7 +105,9 @@ def json_line(value: Any) -> str:
     >>> print(json_line({"text": "Зачем?\u2028"}))
     {"text": "Зачем?\u2028"}
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = _encode(value)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

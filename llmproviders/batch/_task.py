@@ -16,6 +16,8 @@ from ..results import Completion
 
 Id = str | int
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
@@ -137,5 +139,4 @@ def request_hash(request: Request) -> str:
     True
     """
     asked = {"messages": request.messages, "model": request.model, "params": request.params}
-    canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"))
-    return sha256(canonical.encode()).hexdigest()
+    return sha256(_canonical(asked).encode()).hexdigest()
