@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import click
 
-from ..batch import BatchLocked, BatchResult, Summary, run_file
+from ..batch import BatchLocked, BatchResult, Summary, dask_executor, run_file
 from .exits import CommandError, Exit
 from .files import locked
 from .notes import say
-from .options import Choices, call_options
+from .options import Choices, batch_options
 
 
 @click.command(
@@ -42,7 +41,7 @@ from .options import Choices, call_options
 @click.option(
     "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
 )
-@call_options
+@batch_options
 def command(
     choices: Choices,
     input: str,
@@ -91,19 +90,17 @@ def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]
     if address is None:
         yield None, None
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise CommandError(
-            "--dask needs the extra: pip install 'llmproviders[dask]'", Exit.USAGE
-        ) from None
-    connect: Any = Client
-    try:
-        cluster = connect(address)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"no Dask scheduler at {address}: {error}", Exit.TRY_LATER) from error
-    with cluster:
-        yield cluster.get_executor(), max(1, sum(cluster.nthreads().values()))
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(dask_executor(address))
+        except ModuleNotFoundError as error:
+            raise CommandError(str(error), Exit.USAGE) from error
+        except ValueError as error:
+            raise click.UsageError(f"--dask {address}: {error}") from error
+        except OSError as error:
+            message = f"no Dask scheduler at {address}: {error}"
+            raise CommandError(message, Exit.TRY_LATER) from error
+        yield found
 
 
 def _described(summary: Summary) -> str:

@@ -37,7 +37,7 @@ _CLOCK_FAIL_S = 300.0
 _EXPIRY_WARN_S = 60 * 24 * 3600.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS_PORT = 1080
-_RESOLVING_HERE = ("socks4", "socks5")
+_RESOLVING_HERE = {"socks4": "socks4a", "socks5": "socks5h"}
 
 
 class Level(Enum):
@@ -287,7 +287,7 @@ def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
     here = parts.scheme in _RESOLVING_HERE
     if here:
         text = f"{shown}: names are resolved on this machine"
-        yield warn("proxy", text, f"{parts.scheme}h:// or {parts.scheme}a:// leaves that to it")
+        yield warn("proxy", text, f"write {_RESOLVING_HERE[parts.scheme]}:// to leave that to it")
     else:
         yield ok("proxy", f"{shown}: it resolves names itself")
     if offline:
@@ -302,7 +302,7 @@ def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
         try:
             socket.getaddrinfo(host, None)
         except OSError:
-            yield fail("proxy", f"this machine cannot resolve {host}", "use socks5h://")
+            yield fail("proxy", f"this machine cannot resolve {host}", "as above")
 
 
 def _check_folder(topic: str, path: Path) -> Iterator[Finding]:

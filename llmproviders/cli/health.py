@@ -8,7 +8,7 @@ import click
 
 from .._health import Trouble
 from .._health_file import FileStore
-from .notes import Notes, say
+from .notes import Notes
 from .options import Choices, config_option
 from .table import print_table
 
@@ -27,7 +27,7 @@ def command(choices: Choices, reset: bool) -> None:
         store.clear()
     troubles = store.read()
     if not troubles:
-        say(f"no provider is in trouble ({store.path})")
+        print(f"No provider is in trouble ({store.path}).")
         return
     rows = [_row(key, trouble) for key, trouble in sorted(troubles.items())]
     print_table(["provider", "address", "model", "failures", "last", "put last for"], rows)

@@ -47,9 +47,21 @@ _STATE = click.option(
     is_flag=True,
     help="Keep neither tokens nor the memory of troubles between runs.",
 )
-_CALL = (
-    _PROVIDERS,
-    click.option("-m", "--model", metavar="NAME", help="Model, or an alias of one."),
+_MODEL = click.option("-m", "--model", metavar="NAME", help="Model, or an alias of one.")
+_DEADLINE = click.option(
+    "--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call, waits included."
+)
+_TIMEOUT = click.option(
+    "--timeout",
+    type=_timeout,
+    metavar="SECONDS",
+    help="For connecting and for one silence; or CONNECT,READ.",
+)
+_VERBOSE = click.option(
+    "-v", "--verbose", count=True, help="Tell each attempt on standard error; twice: more."
+)
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors.")
+_SAMPLING = (
     click.option("-s", "--system", metavar="TEXT", help="System prompt."),
     click.option(
         "--temperature",
@@ -63,21 +75,10 @@ _CALL = (
         metavar="COUNT",
         help="Longest reply, in tokens.",
     ),
-    click.option("--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call."),
-    click.option(
-        "--timeout",
-        type=_timeout,
-        metavar="SECONDS",
-        help="For connecting and for one silence; or CONNECT,READ.",
-    ),
-    _PROXY,
-    _STATE,
-    _CONFIG,
-    click.option(
-        "-v", "--verbose", count=True, help="Tell each attempt on standard error; twice: more."
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors."),
 )
+_SETUP = (_STATE, _CONFIG)
+_BATCH = (_PROVIDERS, _MODEL, _DEADLINE, _TIMEOUT, _PROXY, *_SETUP, _VERBOSE, _QUIET)
+_CALL = (*_BATCH[:2], *_SAMPLING, *_BATCH[2:])
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,19 @@ def call_options(function: Function) -> Function:
     return _with_choices(function, _CALL)
 
 
+def batch_options(function: Function) -> Function:
+    """Give a command the options of many calls, whose prompts bring their own parameters."""
+    return _with_choices(function, _BATCH)
+
+
 def setup_options(function: Function) -> Function:
     """Give a command the options of the setup alone; it gets ``Choices``, too."""
-    return _with_choices(function, (_STATE, _CONFIG))
+    return _with_choices(function, _SETUP)
 
 
 def check_options(function: Function) -> Function:
     """Give a command the options of what is to be checked; it gets ``Choices``, too."""
-    return _with_choices(function, (_PROVIDERS, _PROXY, _STATE, _CONFIG))
+    return _with_choices(function, (_PROVIDERS, _PROXY, *_SETUP))
 
 
 def config_option(function: Function) -> Function:
