@@ -173,17 +173,19 @@ class Health:
         """A call failed; ``retry_after`` seconds is a rest that the service asked for."""
         if self._cooldown <= 0 and retry_after <= 0:
             return
+        before = _known(self.store.read(), visit.key, self.store.now())
+        if before is not None and visit.began < before.until and retry_after <= 0:
+            # Calls that were under way when the cooldown began all fail for the one reason.
+            return
         with self.store.change() as troubles:
             now = self.store.now()
             before = _known(troubles, visit.key, now) or Trouble(0, now)
             after = replace(before, failures=before.failures + 1, at=now)
-            # Calls that were under way when the cooldown began all fail for the one reason.
-            is_news = visit.began >= before.until
-            if is_news:
+            if visit.began >= before.until:
                 after = replace(after, probe_until=0.0)
-            if is_news and self._cooldown > 0 and after.failures >= self._threshold:
-                cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
-                after = replace(after, cooldown=cooldown, until=now + cooldown)
+                if self._cooldown > 0 and after.failures >= self._threshold:
+                    cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
+                    after = replace(after, cooldown=cooldown, until=now + cooldown)
             if retry_after > 0:
                 after = replace(after, until=max(after.until, now + retry_after))
             troubles[visit.key] = after

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
+from ._clock import Scope
+from ._files import (
+    Unusable,
+    make_private_folder,
+    read_private,
+    replace_private,
+    tell_once,
+    wait_for_lock,
+)
 from ._health import Trouble
 from ._locks import ForkLock
 
-logger = logging.getLogger("llmproviders")
-
 _VERSION = 1
 _MOST_ENTRIES = 256
-_MOST_BYTES = 256 * 1024
 _FORGOTTEN_AFTER_S = 24 * 3600.0
 _FURTHEST_S = 7 * 24 * 3600.0
 _LOCK_PATIENCE_S = 0.1
@@ -42,7 +48,7 @@ class FileStore:
     def __init__(
         self, path: str | os.PathLike[str], *, now: Callable[[], float] = time.time
     ) -> None:
-        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        self.path = Path(path).expanduser().absolute()
         self.now = now
         self._lock = ForkLock()
         self._alone_again = 0.0
@@ -85,52 +91,34 @@ class FileStore:
         if stamp is None:
             return {}
         try:
-            with open(self.path, "rb") as file:
-                return _decode(file.read(_MOST_BYTES + 1))
-        except OSError as error:
-            self._complain(error)
+            return _decode(read_private(self.path))
+        except Unusable as trouble:
+            tell_once(self.path, trouble)
             return self._seen[1]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:
         """Keep other processes out; False where that cannot be done, or just could not."""
-        from filelock import FileLock
-
-        if time.monotonic() < self._alone_again:
+        held = None
+        if time.monotonic() >= self._alone_again:
+            try:
+                make_private_folder(self.path.parent)
+                lock = self.path.with_name(f"{self.path.name}.lock")
+                held = wait_for_lock(lock, Scope(), _LOCK_PATIENCE_S)
+            except Unusable as trouble:
+                tell_once(self.path, trouble)
+                self._alone_again = time.monotonic() + _LOCK_PAUSE_S
+        if held is None:
             yield False
             return
-        lock = FileLock(f"{self.path}.lock", timeout=_LOCK_PATIENCE_S, mode=0o600)
-        try:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            lock.acquire(poll_interval=0.005)
-        except (OSError, RuntimeError) as error:
-            self._complain(error)
-            self._alone_again = time.monotonic() + _LOCK_PAUSE_S
-            yield False
-            return
-        try:
+        with held:
             yield True
-        finally:
-            with contextlib.suppress(OSError):
-                lock.release()
 
     def _save(self, troubles: Mapping[str, Trouble]) -> None:
-        import tempfile
-
         try:
-            handle, beside = tempfile.mkstemp(prefix=".health-", dir=os.path.dirname(self.path))
-            try:
-                with open(handle, "wb") as file:
-                    file.write(_encode(troubles))
-                os.replace(beside, self.path)
-            except BaseException:
-                os.unlink(beside)
-                raise
-        except OSError as error:
-            self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        logger.debug("%s: cooldowns are not shared: %s", self.path, error)
+            replace_private(self.path, _encode(troubles))
+        except Unusable as trouble:
+            tell_once(self.path, trouble)
 
 
 def _bounded(troubles: Mapping[str, Trouble], now: float) -> dict[str, Trouble]:
@@ -150,8 +138,6 @@ def _encode(troubles: Mapping[str, Trouble]) -> bytes:
 
 def _decode(data: bytes) -> dict[str, Trouble]:
     """What a file holds; nothing, where it is not one of these."""
-    if len(data) > _MOST_BYTES:
-        return {}
     try:
         content = json.loads(data)
         entries = content["providers"].items() if content["version"] == _VERSION else ()

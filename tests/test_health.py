@@ -1,0 +1,567 @@
+"""What is remembered of providers in trouble, in memory and in a file that processes share."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from llmproviders import (
+    AllProvidersFailed,
+    AuthenticationError,
+    DeadlineExceeded,
+    FailoverClient,
+    InvalidRequestError,
+    LLMError,
+    MissingAuthError,
+    OpenAICompatible,
+    RateLimitError,
+    RefusedError,
+    RejectedReplyError,
+    ServerError,
+)
+from llmproviders import _files as files
+from llmproviders._health import Health, MemoryStore, Store, Trouble
+from llmproviders._health_file import FileStore
+from tests.support.actors import Actor, FakeClock
+
+KEYS = ["a", "b", "c"]
+GOOD = ["It scatters."]
+DOWN = [ServerError("down", status_code=503)]
+SHARED = b'{"version": 1, "providers": {"a": {%b}}}'
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Return a clock that the test sets forward."""
+    return FakeClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where a shared memory may come to be."""
+    return tmp_path / "state" / "health.json"
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, clock: FakeClock, path: Path) -> Store:
+    """Return each kind of store."""
+    return (
+        MemoryStore(clock.monotonic)
+        if request.param == "memory"
+        else FileStore(path, now=clock.wall)
+    )
+
+
+@pytest.fixture
+def health(store: Store) -> Health:
+    """Return a health of 30 s cooldowns at the first failure."""
+    return Health(store, cooldown=30.0, threshold=1)
+
+
+def order(health: Health, keys: list[str] = KEYS) -> list[str]:
+    """In what order a call would turn to the providers, if none of them answered."""
+    left, found = list(keys), []
+    while left:
+        visit = health.visit(left)
+        health.left(visit)
+        found.append(left.pop(visit.index))
+    return found
+
+
+class TestCooldown:
+    def test_one_that_failed_is_put_last(self, health: Health, clock: FakeClock) -> None:
+        """For its cooldown a provider comes after the others, then in its place again."""
+        health.failed(health.visit(KEYS))
+        assert order(health) == ["b", "c", "a"]
+        clock.pass_(29.9)
+        assert order(health) == ["b", "c", "a"]
+        clock.pass_(0.1)
+        assert order(health) == ["a", "b", "c"]
+
+    def test_all_cooling(self, health: Health, clock: FakeClock) -> None:
+        """When every provider cools down, the one that is due first is tried first."""
+        for key, wait in (("b", 5.0), ("a", 5.0), ("c", 5.0)):
+            health.failed(health.visit([key]))
+            clock.pass_(wait)
+        assert order(health) == ["b", "a", "c"]
+
+    def test_success_forgets(self, health: Health, clock: FakeClock) -> None:
+        """A success clears the failures, the cooldown and its growth."""
+        for _ in range(3):
+            health.failed(health.visit(["a"]))
+            clock.pass_(600.0)
+        health.succeeded(health.visit(["a"]))
+        assert health.store.read() == {}
+        health.failed(health.visit(["a"]))
+        assert health.condition("a").cooling == 30.0
+
+    def test_a_failed_probe_doubles(self, health: Health, clock: FakeClock) -> None:
+        """Each probe that fails doubles the cooldown, up to ten minutes."""
+        cooldowns = []
+        for _ in range(7):
+            visit = health.visit(["a"])
+            health.failed(visit)
+            cooldowns.append(health.condition("a").cooling)
+            clock.pass_(cooldowns[-1])
+        assert cooldowns == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+
+    def test_a_longer_cooldown_than_ten_minutes(self, store: Store, clock: FakeClock) -> None:
+        """A cooldown that the caller wants longer stays as long as he wants it."""
+        health = Health(store, cooldown=3600.0, threshold=1)
+        for _ in range(2):
+            health.failed(health.visit(["a"]))
+            assert health.condition("a").cooling == 3600.0
+            clock.pass_(3600.0)
+
+    def test_threshold(self, store: Store) -> None:
+        """With a threshold, so many failures in a row come before the cooldown."""
+        health = Health(store, cooldown=30.0, threshold=3)
+        health.failed(health.visit(KEYS))
+        health.failed(health.visit(KEYS))
+        assert order(health)[0] == "a"
+        assert str(health.condition("a")) == "2 failed in a row"
+        health.succeeded(health.visit(KEYS))
+        for _ in range(3):
+            assert order(health)[0] == "a"
+            health.failed(health.visit(KEYS))
+        assert order(health)[0] == "b"
+
+    def test_retry_after_needs_no_threshold(self, store: Store, clock: FakeClock) -> None:
+        """A rest that a service asks for counts at once, for as long as it asks."""
+        health = Health(store, cooldown=30.0, threshold=3)
+        health.failed(health.visit(KEYS), retry_after=100.0)
+        clock.pass_(99.0)
+        assert order(health)[0] == "b"
+        clock.pass_(1.0)
+        assert order(health)[0] == "a"
+
+    def test_no_cooldown(self, store: Store, clock: FakeClock) -> None:
+        """A cooldown of 0 switches it off, but not what a service asks for."""
+        health = Health(store, cooldown=0.0, threshold=1)
+        health.failed(health.visit(KEYS))
+        assert order(health)[0] == "a"
+        health.failed(health.visit(KEYS), retry_after=20.0)
+        assert order(health)[0] == "b"
+
+    def test_calls_that_fail_for_the_same_reason(self, health: Health) -> None:
+        """Calls that were under way when a provider went down lengthen its cooldown once."""
+        visits = [health.visit(["a"]) for _ in range(16)]
+        for visit in visits:
+            health.failed(visit)
+        assert health.condition("a").cooling == 30.0
+
+    def test_late_news(self, health: Health, clock: FakeClock) -> None:
+        """A success of a call that began before the failure does not end the cooldown."""
+        early = health.visit(["a"])
+        clock.pass_(1.0)
+        health.failed(health.visit(["a"]))
+        health.succeeded(early)
+        assert health.condition("a").cooling == 30.0
+
+    def test_conditions(self, health: Health, clock: FakeClock) -> None:
+        """The state of a provider reads in a word or two."""
+        assert str(health.condition("a")) == "well"
+        health.failed(health.visit(["a"]))
+        clock.pass_(10.0)
+        assert str(health.condition("a")) == "cooling, 20 s"
+        clock.pass_(20.0)
+        health.visit(["a"])
+        assert str(health.condition("a")) == "being probed"
+
+
+class TestProbe:
+    def test_one_caller_probes(self, health: Health, clock: FakeClock) -> None:
+        """After the cooldown one caller gets the provider first, the others pass it by."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(30.0)
+        probe = health.visit(KEYS)
+        assert (probe.key, probe.probes) == ("a", True)
+        assert [health.visit(KEYS).key for _ in range(5)] == ["b"] * 5
+        health.succeeded(probe)
+        assert health.visit(KEYS).key == "a"
+
+    def test_sixteen_callers_one_probe(self, health: Health, clock: FakeClock) -> None:
+        """Of sixteen threads that come at once exactly one probes."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(30.0)
+        together = threading.Barrier(16)
+
+        def visit(_: int) -> str:
+            together.wait()
+            return health.visit(KEYS).key
+
+        with ThreadPoolExecutor(16) as pool:
+            assert sorted(pool.map(visit, range(16))) == ["a"] + ["b"] * 15
+
+    def test_a_probe_that_tells_nothing(self, health: Health, clock: FakeClock) -> None:
+        """A probing call that is closed before it knows gives the probe to the next caller."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(30.0)
+        probe, other = health.visit(KEYS), health.visit(KEYS)
+        health.left(other)
+        assert health.visit(KEYS).key == "b"
+        health.left(probe)
+        assert health.visit(KEYS).key == "a"
+
+    def test_a_probe_that_never_ends(self, health: Health, clock: FakeClock) -> None:
+        """A caller that died while it probed holds the others up for two minutes, not longer."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(30.0)
+        health.visit(KEYS)
+        clock.pass_(119.0)
+        assert health.visit(KEYS).key == "b"
+        clock.pass_(1.0)
+        assert health.visit(KEYS).key == "a"
+
+    def test_only_who_needs_it_probes(self, clock: FakeClock) -> None:
+        """A call that is answered before its turn comes to the provider does not hold its probe."""
+        first, second = Actor(GOOD, name="first"), Actor(DOWN, GOOD, name="second")
+        client = FailoverClient([first, second], attempts=1, clock=clock)
+        FailoverClient.complete(client, "Why?")
+        health = client._rules.health
+        health.failed(health.visit([client._members[1].key]))
+        clock.pass_(30.0)
+        client.complete("Why?")
+        assert not client.report().providers[1].condition.probed
+
+
+class TestInCalls:
+    @pytest.mark.parametrize("where", ["memory", "file"])
+    def test_a_dead_first_provider_is_asked_once(
+        self, clock: FakeClock, path: Path, where: str
+    ) -> None:
+        """The first call finds out; the next hundred do not ask it again."""
+        dead, good = Actor(DOWN, name="dead"), Actor(GOOD, name="good")
+        client = FailoverClient(
+            [dead, good], attempts=2, clock=clock, health=path if where == "file" else None
+        )
+        for _ in range(100):
+            assert client.complete("Why?").provider == "good"
+        assert dead.tries == 2
+
+    def test_success_in_its_place_again(self, clock: FakeClock) -> None:
+        """After its cooldown a provider that works again gets its place back."""
+        first, good = Actor(DOWN, GOOD, name="first"), Actor(GOOD, name="good")
+        client = FailoverClient([first, good], attempts=1, clock=clock)
+        assert client.complete("Why?").provider == "good"
+        clock.pass_(30.0)
+        assert [client.complete("Why?").provider for _ in range(2)] == ["first", "first"]
+
+    def test_cooling_never_makes_a_call_fail(self, clock: FakeClock) -> None:
+        """When all cool down, they are tried all the same."""
+        a, b = Actor(DOWN, DOWN, GOOD, name="a"), Actor(DOWN, name="b")
+        client = FailoverClient([a, b], attempts=1, clock=clock)
+        for _ in range(2):
+            with pytest.raises(AllProvidersFailed):
+                client.complete("Why?")
+        assert client.complete("Why?").provider == "a"
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MissingAuthError("no key"),
+            InvalidRequestError("bad", status_code=400),
+            RefusedError("no"),
+            RejectedReplyError("no"),
+        ],
+    )
+    def test_the_callers_own_doing(self, clock: FakeClock, error: LLMError) -> None:
+        """What lies in the request or the caller does not count against a provider."""
+        first, good = Actor([error], name="first"), Actor(GOOD, name="good")
+        client = FailoverClient([first, good], attempts=1, clock=clock)
+        for _ in range(2):
+            client.complete("Why?")
+        assert first.tries == 2
+        assert str(client.report().providers[0].condition) == "well"
+
+    def test_the_callers_own_deadline(self, clock: FakeClock) -> None:
+        """A deadline that was too short says nothing about the provider."""
+        slow = Actor([5.0, *GOOD], name="slow")
+        client = FailoverClient([slow], deadline=1.0, clock=clock)
+        with pytest.raises(DeadlineExceeded):
+            client.complete("Why?")
+        assert str(client.report().providers[0].condition) == "well"
+
+    def test_two_keys_of_one_service(self, clock: FakeClock) -> None:
+        """Two members that differ in nothing but their key are well or ill each for itself."""
+        refused = [AuthenticationError("no", status_code=401)]
+        first, second = Actor(refused, name="same"), Actor(GOOD, name="same")
+        client = FailoverClient([first, second], clock=clock)
+        for _ in range(3):
+            client.complete("Why?")
+        assert (first.tries, second.tries) == (1, 3)
+
+    def test_retry_after_cools_for_as_long(self, clock: FakeClock) -> None:
+        """A rest longer than is worth waiting for goes to the next provider at once."""
+        busy = Actor([RateLimitError("busy", retry_after=300.0)], GOOD, name="busy")
+        client = FailoverClient([busy, Actor(GOOD, name="good")], clock=clock)
+        assert client.complete("Why?").provider == "good"
+        assert clock.slept == []
+        clock.pass_(299.0)
+        assert client.complete("Why?").provider == "good"
+        clock.pass_(1.0)
+        assert client.complete("Why?").provider == "busy"
+
+
+def entries(path: Path) -> dict[str, Any]:
+    """What a health file holds."""
+    found: dict[str, Any] = json.loads(path.read_text())["providers"]
+    return found
+
+
+class TestFile:
+    @pytest.fixture
+    def shared(self, path: Path, clock: FakeClock) -> Callable[[], Health]:
+        """Return what makes a health like that of one more process."""
+        return lambda: Health(FileStore(path, now=clock.wall), cooldown=30.0, threshold=1)
+
+    def test_processes_share_it(self, shared: Callable[[], Health], clock: FakeClock) -> None:
+        """What one process learns all know, and one of them probes for all."""
+        one, other = shared(), shared()
+        one.failed(one.visit(KEYS))
+        assert other.visit(KEYS).key == "b"
+        clock.pass_(30.0)
+        assert other.visit(KEYS).probes
+        assert one.visit(KEYS).key == "b"
+
+    def test_a_new_process_knows(self, path: Path) -> None:
+        """A process that starts later does not ask a provider that is known to be down."""
+        code = """if True:
+            import sys
+            sys.path.insert(0, sys.argv[2])
+            from llmproviders import FailoverClient
+            from tests.support.actors import Actor
+            from llmproviders import ServerError
+            dead, good = Actor([ServerError("down")], name="dead"), Actor(["ok"], name="good")
+            reply = FailoverClient([dead, good], attempts=1, health=sys.argv[1]).complete("Why?")
+            print(reply.provider, dead.tries, "filelock" in sys.modules)
+        """
+        root = str(Path(__file__).parents[1])
+        runs = [
+            subprocess.run(
+                [sys.executable, "-c", code, str(path), root], capture_output=True, text=True
+            )
+            for _ in range(2)
+        ]
+        assert [run.stderr for run in runs] == ["", ""]
+        assert [run.stdout.split() for run in runs] == [
+            ["good", "1", "True"],
+            ["good", "0", "False"],
+        ]
+
+    def test_nobody_else_may_read_it(self, shared: Callable[[], Health], path: Path) -> None:
+        """The file and its lock are the user's alone, and so is a folder made for them."""
+        health = shared()
+        health.failed(health.visit(KEYS))
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.with_name("health.json.lock").stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert sorted(p.name for p in path.parent.iterdir()) == ["health.json", "health.json.lock"]
+
+    def test_no_secret_and_no_prompt(self, path: Path) -> None:
+        """It names providers, addresses and models; no key, no password, no text."""
+        provider = OpenAICompatible(
+            base_url="http://user:hunter22@127.0.0.1:9/v1?key=s3cret99", api_key="sk-hush-hush"
+        )
+        client = FailoverClient([(provider, "m")], attempts=1, health=path)
+        with pytest.raises(AllProvidersFailed):
+            client.complete("a prompt about rosebuds")
+        assert list(entries(path)) == ["OpenAICompatible|http://127.0.0.1:9/v1|m"]
+        assert not any(
+            word in path.read_text() for word in ("hunter22", "s3cret99", "hush", "rosebud")
+        )
+
+    def test_a_healthy_call_does_not_write(self, shared: Callable[[], Health], path: Path) -> None:
+        """As long as nothing fails, the file is not even made."""
+        health = shared()
+        health.succeeded(health.visit(KEYS))
+        assert not path.parent.exists()
+
+    def test_it_is_read_once(
+        self, shared: Callable[[], Health], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that nobody changed is not read again."""
+        one, other = shared(), shared()
+        one.failed(one.visit(KEYS))
+        reads: list[Path] = []
+        read = files.read_private
+
+        def counting(path: Path) -> bytes:
+            reads.append(path)
+            return read(path)
+
+        monkeypatch.setattr("llmproviders._health_file.read_private", counting)
+        assert [other.visit(KEYS).key for _ in range(5)] == ["b"] * 5
+        assert len(reads) == 1
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"{",
+            b"\xff\xfe",
+            b"[]",
+            b"null",
+            b'{"version": 99, "providers": {"a": 1}}',
+            b'{"version": 1}',
+            b'{"version": 1, "providers": []}',
+            b'{"version": 1, "providers": {"a": 1, "b": {"failures": 1}}}',
+            SHARED % b'"failures": 1, "at": 1e9, "until": 1e300, "cooldown": 0, "probe_until": 0',
+            SHARED % b'"failures": 1, "at": NaN, "until": Infinity, "cooldown": -1',
+            SHARED % b'"failures": "1", "at": 1, "until": 2, "cooldown": 0, "probe_until": 0',
+            b"[" * 100_000,
+            b" " * 2_000_000,
+        ],
+    )
+    def test_corrupt(self, shared: Callable[[], Health], path: Path, content: bytes) -> None:
+        """Whatever is in the file, calls go on, and the next failure makes it whole again."""
+        path.parent.mkdir()
+        path.write_bytes(content)
+        path.chmod(0o600)
+        health = shared()
+        visit = health.visit(KEYS)
+        assert visit.key == "a"
+        health.failed(visit)
+        assert list(entries(path)) == ["a"]
+        assert shared().visit(KEYS).key == "b"
+
+    def test_random_bytes(self, shared: Callable[[], Health], path: Path) -> None:
+        """No one byte of a good file, when it is another, makes a call fail."""
+        health = shared()
+        health.failed(health.visit(KEYS))
+        good = path.read_bytes()
+        for at in range(len(good)):
+            path.write_bytes(good[:at] + b"\x00" + good[at + 1 :])
+            shared().visit(KEYS)
+            path.write_bytes(good[:at])
+            shared().visit(KEYS)
+
+    def test_a_clock_set_back(self, shared: Callable[[], Health], clock: FakeClock) -> None:
+        """What the future is said to have seen is not believed."""
+        health = shared()
+        health.failed(health.visit(KEYS))
+        clock.set_wall(clock.wall() - 7 * 24 * 3600)
+        assert health.visit(KEYS).key == "a"
+        health.failed(health.visit(KEYS))
+        assert health.condition("a").cooling == 30.0
+
+    def test_the_clock_was_set_forward(
+        self, shared: Callable[[], Health], clock: FakeClock
+    ) -> None:
+        """A cooldown that the clock has left behind is over."""
+        health = shared()
+        health.failed(health.visit(KEYS))
+        clock.set_wall(clock.wall() + 365 * 24 * 3600)
+        assert health.visit(KEYS).key == "a"
+
+    def test_bounded(self, shared: Callable[[], Health], path: Path, clock: FakeClock) -> None:
+        """The file keeps the 256 providers that failed last, and nothing that is long over."""
+        health = shared()
+        now = clock.wall()
+        with health.store.change() as troubles:
+            for number in range(300):
+                troubles[f"p{number}"] = Trouble(1, now - 300 + number, now + 30, 30.0)
+        assert sorted(entries(path)) == sorted(f"p{n}" for n in range(44, 300))
+        clock.pass_(24 * 3600.0)
+        health.failed(health.visit(["new"]))
+        assert list(entries(path)) == ["new"]
+
+    def test_clear(self, shared: Callable[[], Health], path: Path) -> None:
+        """What was remembered can be forgotten at once."""
+        health = shared()
+        health.failed(health.visit(KEYS))
+        FileStore(path).clear()
+        assert entries(path) == {}
+        assert health.visit(KEYS).key == "a"
+
+
+class TestFileTrouble:
+    @pytest.fixture
+    def dead(self, path: Path, clock: FakeClock) -> Iterator[Callable[[], int]]:
+        """Return what makes two calls past a dead provider and says how often it was asked."""
+
+        def calls() -> int:
+            dead = Actor(DOWN, name="dead")
+            client = FailoverClient(
+                [dead, Actor(GOOD, name="good")], attempts=1, clock=clock, health=path
+            )
+            assert [client.complete("Why?").provider for _ in range(2)] == ["good"] * 2
+            return dead.tries
+
+        return calls
+
+    def test_the_disk_is_full(
+        self,
+        dead: Callable[[], int],
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """What cannot be written is remembered by the process, and told once in the log."""
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        caplog.set_level(logging.WARNING)
+        monkeypatch.setattr(os, "replace", full)
+        assert dead() == 1
+        assert [p.name for p in path.parent.iterdir()] == ["health.json.lock"]
+        told = [r.getMessage() for r in caplog.records if str(path) in r.getMessage()]
+        assert len(told) == 1
+        assert "No space left" in told[0]
+
+    def test_the_path_is_a_folder(self, dead: Callable[[], int], path: Path) -> None:
+        """A folder in the file's place does no harm."""
+        path.mkdir(parents=True)
+        assert dead() == 1
+
+    def test_a_file_in_the_folders_place(self, dead: Callable[[], int], path: Path) -> None:
+        """A folder that cannot be made does no harm."""
+        path.parent.write_text("not a folder")
+        assert dead() == 1
+
+    def test_the_lock_is_held(self, dead: Callable[[], int], path: Path) -> None:
+        """A lock that somebody holds for ever is waited for once, a tenth of a second."""
+        path.parent.mkdir()
+        with FileLock(f"{path}.lock"):
+            assert dead() == 1
+        assert not path.exists()
+
+    def test_it_vanishes(self, dead: Callable[[], int], path: Path) -> None:
+        """A file that was deleted is an empty memory."""
+        assert dead() == 1
+        path.unlink()
+        assert dead() == 1
+
+    def test_many_processes(self, path: Path) -> None:
+        """Processes that write at the same time lose nothing of one another's."""
+        code = """if True:
+            import sys
+            sys.path.insert(0, sys.argv[2])
+            from llmproviders import _health_file
+            from llmproviders._health import Trouble
+            _health_file._LOCK_PATIENCE_S = 10.0
+            store = _health_file.FileStore(sys.argv[1])
+            for n in range(10):
+                with store.change() as troubles:
+                    troubles[f"{sys.argv[3]}-{n}"] = Trouble(1, store.now())
+        """
+        root = str(Path(__file__).parents[1])
+        running = [
+            subprocess.Popen([sys.executable, "-c", code, str(path), root, str(number)])
+            for number in range(4)
+        ]
+        assert [process.wait(60) for process in running] == [0] * 4
+        assert len(entries(path)) == 40
