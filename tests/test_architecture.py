@@ -15,12 +15,13 @@ ROOT = Path(llmproviders.__file__).parent
 LAYERS = (
     "_redact _params _environ _characters _transcript _headers _places _schema",
     "errors",
-    "messages results _drawing _html _markdown _timeline _report",
+    "messages results _drawing _html _markdown _timeline",
     "_clock _lines _call _status _sockets _transport _chat_completions",
-    "_secret _token _files _locks _wake _concurrency _retry _health _hedge",
+    "_secret _token _trust _oauth _files _locks _wake _concurrency",
+    "_retry _health _health_file _report _hedge",
     "conversation provider",
     "providers",
-    "failover testing",
+    "_lane failover testing",
     "__init__ config batch",
     "cli notebook __main__",
 )
