@@ -47,7 +47,8 @@ class Call:
         form: a body to send form-encoded, or None.
         authorization: the value of the ``Authorization`` header, or None; kept apart so that
             nothing else, ``~/.netrc`` above all, puts its own in place.
-        accept: ``"html"`` where a page is what is wanted; anywhere else a page is an error.
+        accept: ``"html"`` where a page is wanted, or told apart from a reply by who reads it;
+            anywhere else a page is an error.
     """
 
     method: str

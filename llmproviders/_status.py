@@ -47,6 +47,15 @@ def class_of_status(status: int) -> type[errors.LLMError]:
     return errors.ProtocolError
 
 
+_CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")
+
+
+def is_challenge(page: bytes) -> bool:
+    """Whether a page is a browser challenge that only a person passes."""
+    head = page[:8192].lower()
+    return any(mark in head for mark in _CHALLENGES)
+
+
 def service_message(body: bytes) -> str | None:
     """What a service says in an error's body: a field of its JSON, or a short plain text."""
     try:

@@ -32,7 +32,7 @@ from ._headers import parse_retry_after
 from ._lines import decode_json, iter_lines
 from ._redact import conceal_user_info, redact, scrub
 from ._sockets import BoundedTLS, Exchange, SocksProxy, pool_classes, serving
-from ._status import SAID_BY_STATUS, class_of_status, service_message
+from ._status import SAID_BY_STATUS, class_of_status, is_challenge, service_message
 
 logger = logging.getLogger("llmproviders")
 
@@ -501,16 +501,7 @@ def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None
     )
 
 
-_CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")
-
-
 _BODILESS = (204, 205, 304)
-
-
-def is_challenge(page: bytes) -> bool:
-    """Whether a page is a browser challenge that only a person passes."""
-    head = page[:8192].lower()
-    return any(mark in head for mark in _CHALLENGES)
 
 
 def check_reply(reply: HTTPReply, call: Call, scope: Scope) -> None:
@@ -522,10 +513,11 @@ def check_reply(reply: HTTPReply, call: Call, scope: Scope) -> None:
     # What comes on a connection after a reply that has no body is not this reply's: it is not
     # read, so that closing the reply closes the connection.
     body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply)
-    said = service_message(body) if reply.content_type != "text/html" else None
+    is_page = reply.content_type == "text/html" and b"<" in body
+    said = None if is_page else service_message(body)
     kind = class_of_status(reply.status)
     message = SAID_BY_STATUS.get(reply.status, f"the service answered {reply.status}")
-    if reply.content_type == "text/html" and (is_challenge(body) or reply.status == 403):
+    if is_page and (is_challenge(body) or reply.status == 403):
         kind = errors.BlockedError
         message = "a challenge or access-denied page stands before the service"
     elif reply.status in (204, 205):

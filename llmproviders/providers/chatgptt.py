@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .._chat_completions import parse_chat
 from .._lines import decode_json
 from .._redact import conceal
-from .._status import message_of
+from .._status import is_challenge, message_of
 from ..errors import (
     AuthenticationError,
     BlockedError,
@@ -68,7 +68,9 @@ class ChatGptt(Provider):
         headers = self._headers()
         if page.cookie:
             headers["Cookie"] = page.cookie
-        return Call("POST", f"{self.base_url}/wp-admin/admin-ajax.php", headers=headers, form=form)
+        # WordPress says text/html of whatever is not a reply of the plugin.
+        address = f"{self.base_url}/wp-admin/admin-ajax.php"
+        return Call("POST", address, headers=headers, form=form, accept="html")
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """A JSON object with the whole text, or a stream where the site has streaming on."""
@@ -78,6 +80,8 @@ class ChatGptt(Provider):
         body = reply.read().strip()
         if body in _STALE_ANSWERS:
             raise _stale(f"the site answered {body.decode()}")
+        if is_challenge(body):
+            raise _challenged(self.base_url)
         answer: Any = decode_json(body)
         if not isinstance(answer, dict):
             raise ProtocolError(f"the reply is {type(answer).__name__} where an object was due")
@@ -133,10 +137,10 @@ class ChatGptt(Provider):
             reply.finish()
         finally:
             reply.close()
+        if is_challenge(body):
+            raise _challenged(self.base_url)
         widget = _Widget()
         widget.feed(body.decode(errors="replace"))
-        if widget.title.strip().lower() in ("just a moment...", "attention required! | cloudflare"):
-            raise BlockedError(f"a browser challenge stands before {self.base_url}")
         missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
         if missing:
             raise ProtocolError(
@@ -153,28 +157,22 @@ class ChatGptt(Provider):
 
 
 class _Widget(HTMLParser):
-    """Finds the attributes of the chat widget's element, and the page's title."""
+    """Finds the attributes of the chat widget's element."""
 
     NEEDED = ("data-nonce", "data-post-id")
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, str] = {}
-        self.title = ""
-        self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         here = {name: value for name, value in attrs if name in self.NEEDED and value}
         if len(here) > len(self.found):
             self.found = here
-        self._in_title = tag == "title"
 
-    def handle_endtag(self, tag: str) -> None:
-        self._in_title = False
 
-    def handle_data(self, data: str) -> None:
-        if self._in_title:
-            self.title += data
+def _challenged(base_url: str) -> BlockedError:
+    return BlockedError(f"a browser challenge stands before {base_url}")
 
 
 def _stale(said: str) -> AuthenticationError:
