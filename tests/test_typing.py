@@ -1,0 +1,41 @@
+"""The interface is typed: good uses pass a strict check, and slips are found by it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from mypy import api
+
+FOLDER = Path(__file__).parent / "typing"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[tuple[int, str]]]:
+    """Return the errors that mypy finds, as line and code, by the file's name."""
+    cache = tmp_path_factory.mktemp("mypy")
+    report, trouble, _ = api.run(
+        ["--strict", "--config-file=", f"--cache-dir={cache}", *map(str, FOLDER.glob("*.py"))]
+    )
+    assert not trouble
+    errors: dict[str, set[tuple[int, str]]] = {}
+    for name, line, code in re.findall(r"(\w+\.py):(\d+): error: .*\[([\w-]+)\]", report):
+        errors.setdefault(name, set()).add((int(line), code))
+    return errors
+
+
+def test_good_uses_are_accepted(found: dict[str, set[tuple[int, str]]]) -> None:
+    """What the documents show passes a strict type check."""
+    assert found.get("good.py", set()) == set()
+
+
+def test_slips_are_found(found: dict[str, set[tuple[int, str]]]) -> None:
+    """A wrong argument, a misspelt name, a changed result: each is refused where it stands."""
+    lines = (FOLDER / "bad.py").read_text(encoding="utf-8").splitlines()
+    expected = {
+        (number, match[1])
+        for number, line in enumerate(lines, 1)
+        if (match := re.search(r"# error: ([\w-]+)$", line))
+    }
+    assert found.get("bad.py", set()) == expected

@@ -1,0 +1,18 @@
+"""Uses that a type checker has to refuse: each marked line, with the code that is named."""
+
+from __future__ import annotations
+
+from llmproviders import ChatGLM, FailoverClient, GigaChat
+
+FailoverClient([ChatGLM])  # error: list-item
+FailoverClient([ChatGLM()], on_interrupt="repeat")  # error: arg-type
+FailoverClient([ChatGLM()], deadline="soon")  # error: arg-type
+FailoverClient([ChatGLM()], 3)  # error: call-arg
+FailoverClient([ChatGLM()], retries=3)  # error: call-arg
+GigaChat("key")  # error: call-arg
+ChatGLM(api_key="key")  # error: call-arg
+ChatGLM().complete("Hi").txt  # error: attr-defined
+ChatGLM().complete(17)  # error: arg-type
+ChatGLM().stream("Hi", timeout="5")  # error: arg-type
+count: int = ChatGLM().complete("Hi").text  # error: assignment
+ChatGLM().complete("Hi").text = "other"  # error: misc
