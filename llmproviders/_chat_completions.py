@@ -71,7 +71,7 @@ class _State:
         if isinstance(model, str):
             self._model = model
         for choice in _list(choices, "choices"):
-            if _mapping(choice, "choices").get("index", 0) != 0:
+            if (_mapping(choice, "choices").get("index") or 0) != 0:
                 continue
             raw = choice.get("finish_reason")
             if raw is not None:

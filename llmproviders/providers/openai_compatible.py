@@ -106,7 +106,7 @@ class OpenAICompatible(Provider):
         else:
             kind = InvalidRequestError
             hint = "" if self.base_url.endswith("/v1") else "; it usually ends in /v1"
-            message = f"there is no /chat/completions under {self.base_url}{hint}; check base_url"
+            message = f"no service answers under {self.base_url}{hint}; check base_url"
         return kind(message, status_code=404, request_id=error.request_id, detail=error.detail)
 
     def list_models(self) -> list[str]:
@@ -143,4 +143,4 @@ class OpenAICompatible(Provider):
 
 
 def _names(body: bytes) -> list[str]:
-    return [str(item["id"]) for item in parse_list(body) if "id" in item]
+    return [item["id"] for item in parse_list(body) if isinstance(item.get("id"), str)]
