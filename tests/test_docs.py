@@ -61,3 +61,33 @@ def test_examples_of_troubleshooting_are_messages() -> None:
         words = re.split(r"GigaChat |https://\S+|data-nonce", heading)
         for part in (word.strip() for word in words):
             assert part in source, heading
+
+
+@pytest.mark.parametrize(
+    ("english", "russian"),
+    [("README.md", "README.ru.md"), ("docs/how-to/gigachat.md", "docs/how-to/gigachat.ru.md")],
+)
+def test_the_russian_pages_keep_up(english: str, russian: str) -> None:
+    """A page that exists in Russian has the same sections, the same code and the same commands."""
+    originals, translations = (
+        (ROOT / name).read_text(encoding="utf-8") for name in (english, russian)
+    )
+    assert _outline(originals) == _outline(translations)
+    assert _code(originals) == _code(translations)
+
+
+def _outline(text: str) -> list[str]:
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return re.findall(r"^(#+) ", text, re.MULTILINE)
+
+
+def _code(text: str) -> list[str]:
+    """Return the blocks of code without what is said in words: strings, comments, output."""
+    found = []
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL):
+        if language == "console":
+            block = "\n".join(re.findall(r"^(?:\$|    ).*", block, re.MULTILINE))
+        if language in ("console", "python", "sh"):
+            block = re.sub(r"#.*", "", re.sub(r'"[^"\n]*"', '""', block))
+            found.append(" ".join(block.split()))
+    return found
