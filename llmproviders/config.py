@@ -212,7 +212,11 @@ class Configuration:
         new = {name: Value(value, "default") for name, value in arguments.items()}
         return replace(self, failover={**new, **self.failover})
 
-    def client(self, kind: type[Client] = FailoverClient) -> Client:  # type: ignore[assignment]
+    def client(self) -> FailoverClient:
+        """A client of the providers; see :meth:`make`."""
+        return self.make(FailoverClient)
+
+    def make(self, kind: type[Client]) -> Client:
         """A client of the providers.
 
         Args:

@@ -135,7 +135,7 @@ class FailoverClient(BaseClient):
         """
         from .config import load
 
-        return load(path).client(cls)
+        return load(path).make(cls)
 
     @property
     def providers(self) -> tuple[BaseClient, ...]:

@@ -17,8 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given in (["--help"], ["-h"]):
         # What is asked most is told without loading anything.
-        sys.stdout.write(overview())
-        return 0
+        try:
+            print(overview(), end="", flush=True)
+            return 0
+        except BrokenPipeError:
+            from .run import reader_left
+
+            return reader_left()
     from .run import run
 
     return run(given)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from typing import Any
 
 import click
 
-from ..config import ConfigError
+from ..config import ConfigError, Configuration
 from ..errors import LLMError
 from ..failover import FailoverClient
 from ..results import Completion, FinishReason, Restart
@@ -54,21 +55,25 @@ def command(
     destination = _Destination(as_json=as_json, file=None if output is None else WholeFile(output))
     try:
         text = read_prompt(prompt)
-        with locked(lock), choices.client(on_event=notes.attempt) as client:
+        configuration = choices.configuration()
+        whole = whole or _takes_back(configuration)
+        with locked(lock), configuration.having(on_event=notes.attempt).client() as client:
             if not whole:
                 return _stream(client, text, choices.params(), notes)
             completion = client.complete(text, **choices.params())
-    except (LLMError, ConfigError, CommandError) as error:
+    except (LLMError, ConfigError, CommandError, KeyboardInterrupt, SystemExit) as error:
         if whole:
             destination.failed(error)
         raise
-    except (KeyboardInterrupt, SystemExit) as interrupt:
-        if whole:
-            destination.failed(interrupt)
-        raise
     destination.replied(completion)
-    notes.completion(completion)
+    notes.reply(completion.finish_reason)
     return exit_of_reply(completion.finish_reason)
+
+
+def _takes_back(configuration: Configuration) -> bool:
+    """Whether a stream may say that text is void which no file and no pipe can take back."""
+    chosen = configuration.failover.get("on_interrupt")
+    return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
 
 def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: Notes) -> Exit:

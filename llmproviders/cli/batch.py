@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 import click
 
 from ..batch import BatchLocked, BatchResult, Summary, dask_executor, run_file
+from ..errors import LLMError
 from .exits import CommandError, Exit
-from .files import locked
+from .files import check_place, locked
 from .notes import say
 from .options import Choices, batch_options
 
@@ -19,7 +20,7 @@ from .options import Choices, batch_options
     "batch",
     epilog="Example: llmproviders batch prompts.jsonl -o replies.jsonl --workers 8",
 )
-@click.argument("input", type=click.Path(), metavar="IN")
+@click.argument("input", type=click.Path(exists=True, dir_okay=False), metavar="IN")
 @click.option(
     "-o", "--output", type=click.Path(), metavar="OUT", required=True, help="File of the replies."
 )
@@ -57,6 +58,7 @@ def command(
     and sampling parameters where they differ. OUT gets a row for each as it finishes; a rerun
     does what is left. --deadline counts for each row.
     """
+    check_place(output)
     notes = choices.notes()
 
     def tell(result: BatchResult) -> None:
@@ -79,6 +81,10 @@ def command(
             )
         except BatchLocked as error:
             raise CommandError(str(error), Exit.TRY_LATER) from error
+        except ValueError as error:
+            if isinstance(error, LLMError):
+                raise
+            raise click.UsageError(str(error)) from error
     if notes.verbose or summary.failed:
         say(_described(summary))
     return Exit.ROWS_FAILED if summary.failed else Exit.OK

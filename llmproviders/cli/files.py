@@ -59,6 +59,21 @@ def _read_stdin() -> str:
         ) from None
 
 
+def check_place(path: str) -> None:
+    """Look whether a file can be written, before anything is asked.
+
+    Raises:
+        click.UsageError: it could never be written.
+    """
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        raise click.UsageError(f"{path} is a folder; name a file")
+    if not real.parent.is_dir():
+        raise click.UsageError(f"there is no folder {real.parent}; make it first")
+    if not os.access(real.parent, os.W_OK):
+        raise click.UsageError(f"the folder {real.parent} cannot be written to")
+
+
 class WholeFile:
     """A file that is written whole or not at all; until then the old one stays.
 
@@ -66,18 +81,12 @@ class WholeFile:
         path: the file; a device or a pipe is written as it is.
 
     Raises:
-        click.UsageError: it could never be written, which is told before anything is asked.
+        click.UsageError: it could never be written.
     """
 
     def __init__(self, path: str) -> None:
+        check_place(path)
         self._path = Path(os.path.realpath(path))
-        folder = self._path.parent
-        if self._path.is_dir():
-            raise click.UsageError(f"{path} is a folder; name a file")
-        if not folder.is_dir():
-            raise click.UsageError(f"there is no folder {folder}; make it first")
-        if not os.access(folder, os.W_OK):
-            raise click.UsageError(f"{folder} cannot be written to")
 
     def write(self, text: str) -> None:
         """Put ``text`` in the file's place."""

@@ -10,7 +10,7 @@ import click
 
 from .. import _environ
 from .._redact import redact
-from ..results import Attempt, Completion, FinishReason, Usage
+from ..results import Attempt, FinishReason, Usage
 
 _NAME = "llmproviders"
 
@@ -95,10 +95,6 @@ class Notes:
             self.warn("the reply reached its largest length; raise --max-tokens for more")
         if self.verbose:
             say(f"{finish.provider} answered{_tokens(finish.usage)}", dim=True)
-
-    def completion(self, completion: Completion) -> None:
-        """Tell how a whole reply ended."""
-        self.reply(completion.finish_reason)
 
 
 def described(attempt: Attempt) -> str:

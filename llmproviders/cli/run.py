@@ -32,14 +32,14 @@ def run(arguments: Sequence[str]) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        return _reader_left()
+        return reader_left()
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else Exit.UNEXPECTED
     except OSError as error:
         if error.errno == errno.EPIPE:
-            return _reader_left()
+            return reader_left()
         say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         return Exit.UNEXPECTED
     except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code
@@ -90,7 +90,7 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(int(Exit.TERMINATED))
 
 
-def _reader_left() -> int:
+def reader_left() -> int:
     """Whoever read the output has gone: end as every other tool does, without a word."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)

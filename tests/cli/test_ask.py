@@ -1,0 +1,220 @@
+"""``llmproviders ask``: where prompts come from, and where replies go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmproviders.batch import as_row
+from llmproviders.sandbox import Sandbox
+from tests.cli.conftest import Configure
+from tests.cli.process import command, environ, run
+
+ASK = ("ask", "-p", "openai")
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """Serve what was asked as the reply."""
+    with Sandbox(reply=lambda messages: str(messages[-1]["content"])) as sandbox:
+        for name, value in sandbox.environ().items():
+            monkeypatch.setenv(name, value)
+        yield sandbox
+
+
+def test_prompts(echo: Sandbox) -> None:
+    """A prompt is the argument, or standard input, or the one with the other below it."""
+    table = [
+        (("one",), None, "one"),
+        ((), "two\n", "two"),
+        (("-",), "\ufeffthree", "three"),
+        (("four",), "data", "four\n\ndata"),
+        (("five",), " \n", "five"),
+    ]
+    for arguments, stdin, prompt in table:
+        result = run(*ASK, *arguments, stdin=stdin)
+        assert (result.code, result.out, result.err) == (0, f"{prompt}\n", "")
+
+
+def test_what_is_no_prompt(echo: Sandbox) -> None:
+    """No text, or none in UTF-8, is wrong usage, and nothing is sent."""
+    for arguments, stdin, words in [
+        ((), None, "empty"),
+        ((), b"\xcf\xf0\xe8", "UTF-8"),
+        (("look:",), b"\xcf\xf0\xe8", "iconv"),
+    ]:
+        result = run(*ASK, *arguments, stdin=stdin)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+    assert echo.count() == 0
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "no_SUCH.KOI8-R"])
+def test_utf8_whatever_the_locale_says(echo: Sandbox, locale: str) -> None:
+    """Prompts and replies are UTF-8 in a locale that knows no such letters."""
+    env = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    result = run(*ASK, "Почему? 为什么", stdin="🦊".encode(), env=env)
+    assert (result.code, result.out, result.err) == (0, "Почему? 为什么\n\n🦊\n", "")
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_output_is_written_whole_or_not_at_all(echo: Sandbox, tmp_path: Path) -> None:
+    """-o prints nothing; a failure leaves the old file and no other beside it."""
+    file = tmp_path / "reply.txt"
+    file.write_text("old")
+    file.chmod(0o640)
+    echo.fail("openai", cut_after=3)
+    result = run(*ASK, "one two three four five six", "-o", str(file))
+    assert (result.code, result.out, file.read_text()) == (3, "", "old")
+    result = run(*ASK, "new", "-o", str(file))
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert file.read_text() == "new\n"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["reply.txt"]
+
+
+def test_output_that_cannot_be_written(echo: Sandbox, tmp_path: Path) -> None:
+    """A folder that is not there is told before anything is asked."""
+    for path in (tmp_path / "no" / "reply.txt", tmp_path):
+        result = run(*ASK, "Why?", "-o", str(path))
+        assert (result.code, result.out) == (2, "")
+        assert str(path) in result.err or str(path.parent) in result.err
+    assert echo.count() == 0
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_json(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """--json prints one object with the fields of a batch's row, on failure too; -o takes it."""
+    fields = set(as_row(None, ValueError()))
+    reply = json.loads(run(*ASK, "Why?", "--json").out)
+    assert set(reply) == fields
+    assert reply["text"].startswith("This is the")
+    assert (reply["finish_reason"], reply["provider"]) == ("stop", "OpenAICompatible")
+    assert reply["usage"]["total_tokens"] > 0
+    assert (len(reply["attempts"]), reply["error"]) == (1, None)
+
+    file = tmp_path / "reply.json"
+    assert run(*ASK, "Why?", "--json", "-o", str(file)).out == ""
+    assert json.loads(file.read_text()).keys() == fields
+
+    at_sandbox.fail("openai", cut_after=3)
+    result = run(*ASK, "Why?", "--json")
+    failure = json.loads(result.out)
+    assert (result.code, set(failure)) == (3, fields)
+    assert failure["text"] == "This is the"
+    assert failure["error"]["type"] == "AllProvidersFailed"
+    assert failure["attempts"][0]["error"]["type"] == "StreamInterrupted"
+
+
+def test_json_of_a_wrong_setup(home: Path) -> None:
+    """--json prints an object where the configuration is what failed, too."""
+    result = run(*ASK, "Why?", "--json", "--config", "no-such-file")
+    assert result.code == 2
+    assert json.loads(result.out)["error"]["type"] == "ConfigError"
+
+
+def test_whole_replies_recover(at_sandbox: Sandbox, configure: Configure) -> None:
+    """A reply that is cut is asked for again where nothing was shown; stdout has it once."""
+    whole = run(*ASK, "Why?").out
+    for options, settings in [(("--no-stream",), ""), ((), 'on_interrupt = "restart"')]:
+        configure(f"[failover]\n{settings}\n")
+        at_sandbox.fail("openai", cut_after=5)
+        result = run(*ASK, "Why?", *options)
+        assert (result.code, result.out, result.err) == (0, whole, "")
+
+
+def test_a_line_break_ends_the_output() -> None:
+    """A reply that ends its last line gets no second line break."""
+    with Sandbox(reply="a line\n") as sandbox:
+        for options in ((), ("--no-stream",)):
+            assert run(*ASK, "Why?", *options, env=sandbox.environ()).out == "a line\n"
+
+
+def test_a_closed_pipe_ends_quietly(at_sandbox: Sandbox) -> None:
+    """A reader that has left ends the command as it ends every other tool, without a word."""
+    for arguments in ((*ASK, "Why?"), (*ASK, "Why?", "--json"), ("providers",), ("--help",)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb") as pipe:
+            ended = subprocess.run(
+                command(*arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=subprocess.PIPE,
+                env=environ(),
+            )
+        assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_what_is_told_on_stderr(at_sandbox: Sandbox) -> None:
+    """In a pipe nothing is told; -v tells each attempt; -q not even the warnings."""
+    told = {}
+    for option in ("", "-v", "-q"):
+        at_sandbox.fail("chatglm", html=True)
+        result = run("ask", "-p", "chatglm", "-p", "openai", "Why?", "--no-state", *option.split())
+        assert result.code == 0
+        assert result.out.startswith("This is the OpenAI")
+        told[option] = result.err
+    assert (told[""], told["-q"]) == ("", "")
+    assert "ChatGLM (glm-4): BlockedError" in told["-v"]
+    assert "OpenAICompatible (sandbox-small): " in told["-v"]
+
+
+def test_options_reach_the_service(at_sandbox: Sandbox) -> None:
+    """Model, system prompt and sampling parameters are sent as they were given."""
+    options = ["-m", "sandbox-large", "--temperature", "0.5", "--max-tokens=7", "--timeout=3,9"]
+    assert run(*ASK, "Why?", "-s", "Be brief.", *options).code == 0
+    body = at_sandbox.requests[-1].json
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("sandbox-large", 0.5, 7)
+
+
+def test_options_that_make_no_sense(home: Path) -> None:
+    """A number out of its range and a wrong timeout are wrong usage, with the option's name."""
+    for option, value in [("--deadline", "0"), ("--timeout", "1,2,3"), ("--temperature", "-1")]:
+        result = run(*ASK, "Why?", option, value)
+        assert result.code == 2
+        assert option in result.err
+
+
+def test_a_proxy_carries_every_request(at_sandbox: Sandbox, refused_port: int) -> None:
+    """--proxy holds for loopback addresses, too, and its password is never shown."""
+    proxy = f"http://me:hunter22@127.0.0.1:{refused_port}"
+    result = run(*ASK, "Why?", "--proxy", proxy, "--deadline", "1")
+    assert (result.code, at_sandbox.count()) == (75, 0)
+    assert "hunter22" not in result.err
+
+
+def test_a_lock_keeps_two_runs_apart(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """A second run ends at once with 75 and a line that says so, as an object where asked."""
+    from filelock import FileLock
+
+    lock = tmp_path / "report.lock"
+    with FileLock(str(lock)):
+        result = run(*ASK, "Why?", "--lock", str(lock))
+        assert (result.code, result.out) == (75, "")
+        assert result.err.count("\n") == 1
+        assert str(lock) in result.err
+        told = json.loads(run(*ASK, "Why?", "--json", "--lock", str(lock)).out)
+        assert str(lock) in told["error"]["message"]
+    assert at_sandbox.count() == 0
+    assert run(*ASK, "Why?", "--lock", str(lock)).code == 0
+    assert run(*ASK, "Why?", "--lock", str(lock / "no-folder")).code == 2
+
+
+def test_state_between_runs(at_sandbox: Sandbox, home: Path) -> None:
+    """A token serves the next run, and what failed is put last by it; --no-state: neither."""
+    both = ("ask", "-p", "chatglm", "-p", "gigachat", "Why?")
+    at_sandbox.fail("chatglm", html=True, times=2)
+    assert run(*both, "--no-state").code == 0
+    assert list(home.rglob("*.json")) == []
+    assert run(*both).code == 0
+    assert run(*both).code == 0
+    assert at_sandbox.count("chatglm") == 2
+    assert at_sandbox.count("gigachat", "token") == 2
+    assert {path.name for path in home.rglob("*.json")} == {"tokens.json", "health.json"}
