@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def _own(name: str) -> str:
     return name.removeprefix("llmproviders") if name.startswith("llmproviders.") else name
 
 
+@cache
 def own_modules(name: str) -> set[str]:
     """The modules of the package that a module imports."""
     found = set()
