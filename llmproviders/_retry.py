@@ -75,7 +75,8 @@ def moves_on(error: errors.LLMError) -> bool:
 def cools(error: errors.LLMError) -> bool:
     """Whether ``error`` tells against the provider's health; for several, whether any does."""
     if isinstance(error, errors.AllProvidersFailed):
-        return any(a.error is not None and cools(a.error) for a in error.attempts)
+        inside = [a.error for a in error.attempts if a.error is not None and a.error is not error]
+        return not inside or any(map(cools, inside))
     return outcome_of(error).cools
 
 
