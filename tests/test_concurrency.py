@@ -1,0 +1,478 @@
+"""Places: how many requests of one key run at a time, in a process and across processes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from llmproviders import (
+    DeadlineExceeded,
+    GigaChat,
+    LLMError,
+    OpenAICompatible,
+    ProviderTimeout,
+    RateLimitError,
+)
+from llmproviders._clock import SYSTEM_CLOCK, Scope
+from llmproviders._concurrency import Place, check_limit
+from llmproviders._wake import Wake
+from llmproviders.sandbox import Sandbox
+from tests.support.processes import Child, in_child
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def credential() -> str:
+    """A credential that nobody used before."""
+    return uuid.uuid4().hex
+
+
+def within(seconds: float | None = PATIENCE_S) -> Scope:
+    """How long one call may take."""
+    return Scope.lasting(seconds, clock=SYSTEM_CLOCK)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    tick = threading.Event()
+    for _ in range(int(PATIENCE_S / 0.002)):
+        if condition():
+            return
+        tick.wait(0.002)
+    raise AssertionError("it never came true")
+
+
+class Holder:
+    """A thread that takes a place, and keeps it until it is told to give it back."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.inside = threading.Event()
+        self.leave = threading.Event()
+        self.waited: float | None = None
+        self.error: LLMError | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self.place as self.waited:
+                self.inside.set()
+                assert self.leave.wait(PATIENCE_S)
+        except LLMError as error:
+            self.error = error
+
+    def end(self) -> None:
+        """Give the place back."""
+        self.leave.set()
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Place], Holder]]:
+    """Return a function that has a thread take a place; all are given back in the end."""
+    with ExitStack() as holders:
+
+        def start(place: Place) -> Holder:
+            holder = Holder(place)
+            holders.callback(holder.end)
+            return holder
+
+        yield start
+
+
+Hold = Callable[[Place], Holder]
+
+
+class TestWake:
+    def test_before_the_wait(self) -> None:
+        """A wake that came before the wait ends it, and coming twice does no harm."""
+        wake = Wake()
+        wake.up()
+        wake.up()
+        wake.wait(within())
+
+    def test_deadline(self) -> None:
+        """Without a wake the wait ends at the deadline."""
+        with pytest.raises(DeadlineExceeded):
+            Wake().wait(within(0.02))
+
+
+class TestInOneProcess:
+    def test_free_place(self, credential: str) -> None:
+        """A place that is free is had at once, and shows no wait."""
+        for _ in range(3):
+            with Place(credential, 1, within()) as waited:
+                assert waited == 0.0
+
+    def test_second_waits(self, credential: str, hold: Hold) -> None:
+        """The second of two threads waits for its turn, and its wait is told."""
+        first = hold(Place(credential, 1, within()))
+        assert first.inside.wait(PATIENCE_S)
+        second = hold(Place(credential, 1, within()))
+        assert not second.inside.wait(0.05)
+        first.end()
+        assert second.inside.wait(PATIENCE_S)
+        assert first.waited == 0.0
+        assert second.waited is not None
+        assert second.waited >= 0.05
+
+    def test_first_come_first_served(self, credential: str, hold: Hold) -> None:
+        """Who waits longer is served first, and nobody overtakes."""
+        first = hold(Place(credential, 1, within()))
+        assert first.inside.wait(PATIENCE_S)
+        line = []
+        for length in range(1, 5):
+            line.append(hold(Place(credential, 1, within())))
+            pool = first.place._pool
+            eventually(lambda pool=pool, length=length: len(pool._waiting) == length)
+        for before, after in zip([first, *line], line, strict=False):
+            assert not after.inside.is_set()
+            before.end()
+            assert after.inside.wait(PATIENCE_S)
+
+    def test_limit(self, credential: str) -> None:
+        """With many threads there are never more inside than allowed, and all get in."""
+        inside, most, done = [0], [0], [0]
+        guard = threading.Lock()
+
+        def run() -> None:
+            for _ in range(25):
+                with Place(credential, 3, within()):
+                    with guard:
+                        inside[0] += 1
+                        most[0] = max(most[0], inside[0])
+                    with guard:
+                        inside[0] -= 1
+                        done[0] += 1
+
+        threads = [threading.Thread(target=run) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert done == [400]
+        assert most[0] <= 3
+
+    def test_keys_do_not_wait_for_one_another(self, credential: str, hold: Hold) -> None:
+        """Places are counted for each credential."""
+        assert hold(Place(credential, 1, within())).inside.wait(PATIENCE_S)
+        with Place(f"another-{credential}", 1, within()) as waited:
+            assert waited == 0.0
+
+    def test_deadline(self, credential: str, hold: Hold) -> None:
+        """A wait ends at the deadline, and who gave up is not in the others' way."""
+        first = hold(Place(credential, 1, within()))
+        assert first.inside.wait(PATIENCE_S)
+        with pytest.raises(DeadlineExceeded):
+            Place(credential, 1, within(0.02)).__enter__()
+        first.end()
+        with Place(credential, 1, within()) as waited:
+            assert waited == 0.0
+
+    def test_cancelled(self, credential: str, hold: Hold) -> None:
+        """A wait ends at once when its call is ended from another thread."""
+        assert hold(Place(credential, 1, within())).inside.wait(PATIENCE_S)
+        scope = within(None)
+        waiting = hold(Place(credential, 1, scope))
+        assert not waiting.inside.wait(0.02)
+        scope.cancel("another was faster")
+        waiting.thread.join(PATIENCE_S)
+        assert isinstance(waiting.error, ProviderTimeout)
+        assert str(waiting.error) == "another was faster"
+
+    def test_given_back_in_another_thread(self, credential: str) -> None:
+        """A place may be given back by another thread than took it."""
+        place = Place(credential, 1, within())
+        place.__enter__()
+        thread = threading.Thread(target=place.__exit__, args=(None, None, None))
+        thread.start()
+        thread.join()
+        with Place(credential, 1, within()) as waited:
+            assert waited == 0.0
+
+    def test_dropped(self, credential: str) -> None:
+        """A generator that is dropped with a place gives it back, out of a cycle too."""
+
+        def stream() -> Iterator[str]:
+            with Place(credential, 1, within()):
+                yield "text"
+                yield "more"
+
+        dropped = stream()
+        next(dropped)
+        del dropped
+        cycle = [stream()]
+        next(cycle[0])
+        cycle.append(cycle)  # type: ignore[arg-type]
+        del cycle
+        gc.collect()
+        with Place(credential, 1, within()) as waited:
+            assert waited == 0.0
+
+    def test_after_an_error(self, credential: str) -> None:
+        """A place is given back when the request fails."""
+        with pytest.raises(ValueError, match="bad"), Place(credential, 1, within()):
+            raise ValueError("bad")
+        with Place(credential, 1, within()) as waited:
+            assert waited == 0.0
+
+    def test_own_open_stream(self, credential: str) -> None:
+        """A thread that would wait for itself is told so, instead of waiting for ever."""
+        with (
+            Place(credential, 1, within(None)),
+            pytest.raises(RateLimitError, match="holds open itself"),
+            Place(credential, 1, within(None)),
+        ):
+            pass
+        with Place(credential, 1, within()) as waited:
+            assert waited == 0.0
+
+    def test_own_and_anothers_stream(self, credential: str, hold: Hold) -> None:
+        """As long as another thread has a place, waiting makes sense."""
+        other = hold(Place(credential, 2, within()))
+        assert other.inside.wait(PATIENCE_S)
+        timer = threading.Timer(0.05, other.leave.set)
+        with Place(credential, 2, within()):
+            timer.start()
+            with Place(credential, 2, within()) as waited:
+                assert waited > 0
+        timer.join()
+
+    def test_fork(self, credential: str) -> None:
+        """A forked child has places of its own, and leaves its parent's alone."""
+        mine = Place(credential, 1, within())
+        mine.__enter__()
+
+        def child() -> None:
+            with Place(credential, 1, within(1.0)) as waited:
+                assert waited == 0.0
+            mine.__exit__(None, None, None)
+
+        in_child(child)
+        with pytest.raises(RateLimitError):
+            Place(credential, 1, within()).__enter__()
+        mine.__exit__(None, None, None)
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.5, "2"])
+    def test_no_limit(self, limit: int) -> None:
+        """A number of requests is a whole number above zero."""
+        with pytest.raises(ValueError, match="max_concurrency"):
+            check_limit(limit)
+        with pytest.raises(ValueError, match="max_concurrency"):
+            GigaChat(max_concurrency=limit)
+        with pytest.raises(ValueError, match="max_concurrency"):
+            OpenAICompatible(max_concurrency=limit)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The file whose sharers count their places together."""
+    return tmp_path / "cache" / "tokens.json"
+
+
+class Occupant:
+    """A process that takes a shared place, says so, and keeps it until it is told to end."""
+
+    def __init__(self, credential: str, file: Path, *, limit: int = 1) -> None:
+        self._inside, told = os.pipe()
+        heard, self._leave = os.pipe()
+
+        def run() -> None:
+            with Place(credential, limit, within(), file=file):
+                os.write(told, b"!")
+                os.read(heard, 1)
+
+        self.child = Child(run)
+        os.close(told)
+        os.close(heard)
+        assert os.read(self._inside, 1) == b"!"
+
+    def close(self) -> None:
+        """Close the pipes."""
+        os.close(self._inside)
+        os.close(self._leave)
+
+    def end(self) -> None:
+        """Have it give its place back."""
+        os.write(self._leave, b"!")
+        self.child.wait()
+        self.close()
+
+    def kill(self) -> None:
+        """End it as it stands."""
+        self.child.kill()
+        self.close()
+
+
+class TestAcrossProcesses:
+    def test_second_waits(self, credential: str, file: Path) -> None:
+        """A process waits for another one's place, and its wait is told."""
+        other = Occupant(credential, file)
+        with pytest.raises(DeadlineExceeded):
+            Place(credential, 1, within(0.1), file=file).__enter__()
+        timer = threading.Timer(0.05, other.end)
+        timer.start()
+        with Place(credential, 1, within(), file=file) as waited:
+            assert waited > 0
+        timer.join()
+        with Place(credential, 1, within(), file=file) as waited:
+            assert waited == 0.0
+
+    def test_killed(self, credential: str, file: Path) -> None:
+        """A process that is killed leaves no place taken."""
+        Occupant(credential, file).kill()
+        with Place(credential, 1, within(), file=file):
+            pass
+
+    def test_limit(self, credential: str, file: Path) -> None:
+        """All processes together have as many places as allowed."""
+        others = [Occupant(credential, file, limit=2) for _ in range(2)]
+        with pytest.raises(DeadlineExceeded):
+            Place(credential, 2, within(0.1), file=file).__enter__()
+        others.pop().end()
+        with Place(credential, 2, within(), file=file):
+            pass
+        others.pop().end()
+
+    def test_cancelled(self, credential: str, file: Path) -> None:
+        """A wait for another process ends when its call is ended."""
+        other = Occupant(credential, file)
+        scope = within(None).cancellable()
+        timer = threading.Timer(0.05, scope.cancel, args=["another was faster"])
+        timer.start()
+        with pytest.raises(ProviderTimeout, match="another was faster"):
+            Place(credential, 1, scope, file=file).__enter__()
+        timer.join()
+        other.end()
+
+    def test_nobody_starves(self, credential: str, file: Path) -> None:
+        """A process that comes back at once stands behind one that has been waiting."""
+        stop, told = os.pipe()
+
+        def busy() -> None:
+            os.set_blocking(stop, False)
+            while True:
+                try:
+                    os.read(stop, 1)
+                except BlockingIOError:
+                    with Place(credential, 1, within(), file=file):
+                        threading.Event().wait(0.01)
+                else:
+                    return
+
+        child = Child(busy)
+        os.close(stop)
+        for _ in range(5):
+            with Place(credential, 1, within(), file=file):
+                pass
+        os.write(told, b"!")
+        os.close(told)
+        child.wait()
+
+    def test_inherited(self, credential: str, file: Path) -> None:
+        """A child that drops what it inherited does not give its parent's place away."""
+        mine = Place(credential, 1, within(), file=file)
+        mine.__enter__()
+
+        def child() -> None:
+            mine.__exit__(None, None, None)
+            with pytest.raises(DeadlineExceeded):
+                Place(credential, 1, within(0.1), file=file).__enter__()
+
+        in_child(child)
+        mine.__exit__(None, None, None)
+        with Place(credential, 1, within(), file=file) as waited:
+            assert waited == 0.0
+
+    def test_unusable_folder(
+        self, credential: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where files cannot be locked, the process counts its own places, after one warning."""
+        (tmp_path / "file").touch()
+        file = tmp_path / "file" / "tokens.json"
+        with caplog.at_level(logging.WARNING, "llmproviders"):
+            for _ in range(2):
+                with Place(credential, 1, within(), file=file) as waited:
+                    assert waited == 0.0
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+class TestProviders:
+    @pytest.mark.parametrize("provider", ["gigachat", "openai"])
+    def test_waits_instead_of_429(self, provider: str) -> None:
+        """Of threads that share a key, one asks at a time, and the others' waits are told."""
+        with Sandbox(reply="one two three", piece_delay_s=0.005) as sandbox:
+            kind = {"gigachat": GigaChat, "openai": OpenAICompatible}[provider]
+            client = kind(**sandbox.provider_arguments(provider), max_concurrency=1)
+            waits: list[float] = []
+
+            def ask() -> None:
+                waits.append(client.complete("Hi").attempts[0].waited)
+
+            threads = [threading.Thread(target=ask) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+            assert len(waits) == 4
+            assert sum(waited > 0 for waited in waits) == 3
+            chats = [request for request in sandbox.requests if request.kind == "chat"]
+            assert [request.status for request in chats] == [200] * 4
+            client.close()
+
+    def test_every_way_a_stream_ends(self, sandbox: Sandbox) -> None:
+        """Read to its end, closed, dropped or failed: a stream gives its place back."""
+        with GigaChat(**sandbox.provider_arguments("gigachat")) as client:
+            list(client.stream("Hi"))
+            closed = client.stream("Hi")
+            next(closed)
+            closed.close()
+            dropped = client.stream("Hi")
+            next(dropped)
+            del dropped
+            sandbox.fail("gigachat", cut_after=1)
+            with pytest.raises(LLMError):
+                list(client.stream("Hi"))
+            sandbox.fail("gigachat", status=500)
+            with pytest.raises(LLMError):
+                list(client.stream("Hi"))
+            assert client.complete("Hi").attempts[0].waited == 0.0
+
+    def test_deadline(self, sandbox: Sandbox) -> None:
+        """A wait for a place counts against the deadline of the call."""
+        with GigaChat(**sandbox.provider_arguments("gigachat")) as client:
+            holding = client.stream("Hi")
+            next(holding)
+            errors: list[LLMError] = []
+
+            def ask() -> None:
+                with pytest.raises(DeadlineExceeded) as caught:
+                    sandbox.client(client, deadline=0.1).complete("Hi")
+                errors.append(caught.value)
+
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join(PATIENCE_S)
+            holding.close()
+            assert len(errors) == 1
+            assert sandbox.count("gigachat", "chat") == 1
+
+    def test_default_limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An individual's key has one place, a business's ten, any other server's no limit."""
+        assert GigaChat().max_concurrency == 1
+        assert GigaChat(scope="GIGACHAT_API_B2B").max_concurrency == 10
+        assert GigaChat(max_concurrency=3).max_concurrency == 3
+        assert OpenAICompatible().max_concurrency is None
+        monkeypatch.setenv("GIGACHAT_SCOPE", "GIGACHAT_API_CORP")
+        assert GigaChat().max_concurrency == 10
