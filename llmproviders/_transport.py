@@ -39,6 +39,7 @@ logger = logging.getLogger("llmproviders")
 _BLOCK = 64 * 1024
 _CONNECTIONS_KEPT = 64
 _MOST_REDIRECTS = 5
+_DEFAULT_HEADERS = {"User-Agent": "llmproviders"}
 _SOCKS_VERSIONS = {
     "socks4": (socks.SOCKS4, False),
     "socks4a": (socks.SOCKS4, True),
@@ -349,7 +350,7 @@ class Transport:
             if template is None:
                 template = requests.PreparedRequest()
                 blank = _Authorization(None)
-                template.prepare(method=call.method, url=call.url, headers={}, auth=blank)
+                template.prepare(method=call.method, url=call.url, headers=_DEFAULT_HEADERS, auth=blank)
                 self._prepared[key] = template
             request = template.copy()
             request.headers.update(call.headers)
