@@ -71,7 +71,10 @@ class _State:
         if isinstance(model, str):
             self._model = model
         for choice in _list(choices, "choices"):
-            if (_mapping(choice, "choices").get("index") or 0) != 0:
+            index = _mapping(choice, "choices").get("index") or 0
+            if index != 0:
+                if not isinstance(index, int):
+                    raise _wrong("index", index)
                 continue
             raw = choice.get("finish_reason")
             if raw is not None:

@@ -1,0 +1,516 @@
+"""OpenAICompatible: chat completions as a dozen servers speak them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from typing import Any
+
+import pytest
+
+from llmproviders import (
+    AuthenticationError,
+    EmptyReplyError,
+    InvalidRequestError,
+    LLMError,
+    MissingAuthError,
+    ModelNotFoundError,
+    OpenAICompatible,
+    ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
+    RefusedError,
+    ServerError,
+    StreamInterrupted,
+    Usage,
+)
+from tests.conftest import RawServerFactory
+from tests.support.calls import Canned, Sender, canned, with_sender
+from tests.support.golden import goldens, on_the_wire
+from tests.support.http_bytes import http_response
+from tests.support.promise import Reading, read
+from tests.support.rawserver import keep_alive
+
+SHORT = goldens("openaicompatible", name="short")[0]
+KEY = "sk-test-0123456789abcdef"
+JSON = "application/json"
+LOCAL = "http://127.0.0.1:9/v1"
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(content: Any = None, **more: Any) -> dict[str, Any]:
+    """An event with one choice."""
+    delta = {} if content is None else {"content": content}
+    return {"choices": [{"index": 0, "delta": {**delta, **more}, "finish_reason": None}]}
+
+
+def stop(reason: str = "stop") -> dict[str, Any]:
+    """The event that tells why the reply ends."""
+    return {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+
+
+def events(*values: Any, end: bytes = DONE) -> bytes:
+    """A stream of events; bytes are taken as they are."""
+    raw = (v if isinstance(v, bytes) else f"data: {json.dumps(v)}\n\n".encode() for v in values)
+    return b"".join(raw) + end
+
+
+def ask(*values: Any, end: bytes = DONE) -> Reading:
+    """What comes out of a stream of events."""
+    provider = canned(OpenAICompatible, Canned(events(*values, end=end)), base_url=LOCAL)
+    return read(provider.stream("Hi"))
+
+
+def whole(message: Any, reason: str = "stop", **more: Any) -> Reading:
+    """What comes out of a whole reply in JSON."""
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    body = json.dumps({"choices": [choice], **more}).encode()
+    provider = canned(OpenAICompatible, Canned(body, JSON), base_url=LOCAL)
+    return read(provider.create_generator(None, "Hi", stream=False))
+
+
+def call_of(prompt: Any = "Hi", *, stream: bool = True, **arguments: Any) -> dict[str, Any]:
+    """The body that is sent."""
+    sender = Sender(Canned(SHORT.body))
+    provider = with_sender(OpenAICompatible, sender, base_url=LOCAL)
+    read(
+        provider.create_generator(arguments.pop("model", None), prompt, stream=stream, **arguments)
+    )
+    body: dict[str, Any] = sender.calls[0].json
+    return body
+
+
+class TestRequest:
+    def test_exactly_as_documented(self, raw_server: RawServerFactory) -> None:
+        """Path, headers and body are those that these servers know."""
+        reply = b"".join(on_the_wire(SHORT.body, "chunked", SHORT.content_type))
+        server = raw_server(keep_alive([reply]))
+        address = f"{server.url}/some/v1/"
+        with OpenAICompatible(base_url=address, api_key=KEY, model="llama3.2") as provider:
+            assert str(provider.complete("Why?", temperature=0.5)) == SHORT.text
+        (request,) = server.requests
+        assert (request.method, request.target) == ("POST", "/some/v1/chat/completions")
+        assert {name.lower(): value for name, value in request.headers} == {
+            "accept": "application/json, text/event-stream",
+            "accept-encoding": "gzip, deflate",
+            "authorization": f"Bearer {KEY}",
+            "content-length": str(len(request.body)),
+            "content-type": "application/json",
+            "host": f"127.0.0.1:{server.port}",
+            "user-agent": "llmproviders",
+        }
+        assert json.loads(request.body) == {
+            "model": "llama3.2",
+            "messages": [{"role": "user", "content": "Why?"}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": 0.5,
+        }
+
+    def test_not_streaming(self) -> None:
+        """Asked for a whole reply, a server is not asked to stream, nor for options of a stream."""
+        body = call_of(stream=False)
+        assert body["stream"] is False
+        assert "stream_options" not in body
+
+    def test_messages_and_parameters(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Roles are kept, parameters that these servers know are sent, others left out and told."""
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "me"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+            {"role": "tool", "content": "7", "tool_call_id": "1"},
+        ]
+        with caplog.at_level(logging.DEBUG, "llmproviders"):
+            body = call_of(
+                messages, system="S", seed=0, stop=["x"], tools=[{}], top_p=None, profanity_check=1
+            )
+        assert body["messages"] == [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "Hi", "name": "me"},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},
+            {"role": "tool", "content": "7", "tool_call_id": "1"},
+        ]
+        assert (body["seed"], body["stop"], body["tools"]) == (0, ["x"], [{}])
+        assert not body.keys() & {"top_p", "profanity_check"}
+        assert "OpenAICompatible takes no profanity_check; left out" in caplog.messages
+
+    def test_extra_body_is_merged_as_it_is(self) -> None:
+        """It adds fields and wins over what is there."""
+        body = call_of(extra_body={"top_k": 5, "stream_options": None}, model="any-name")
+        assert (body["top_k"], body["stream_options"], body["model"]) == (5, None, "any-name")
+
+
+class TestKey:
+    def test_a_local_server_needs_none(self) -> None:
+        """Without a key nothing is sent in its place."""
+        provider = with_sender(
+            OpenAICompatible, sender := Sender(Canned(SHORT.body)), base_url=LOCAL
+        )
+        read(provider.stream("Hi"))
+        assert sender.calls[0].authorization is None
+
+    def test_openai_itself_needs_one(self) -> None:
+        """Where the address wants a key, a missing one is reported at the call, before sending."""
+        provider = with_sender(OpenAICompatible, sender := Sender(Canned()))
+        stream = provider.stream("Hi")
+        for ask_for in (lambda: next(stream), provider.list_models):
+            with pytest.raises(MissingAuthError, match=r"OPENAI_API_KEY.*api_key="):
+                ask_for()
+        assert sender.calls == []
+
+    def test_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Key, address and model come from the environment unless an argument says otherwise."""
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", LOCAL)
+        monkeypatch.setenv("OPENAI_MODEL", "from-env")
+        for arguments, expected in [
+            ({}, (f"Bearer {KEY}", LOCAL, "from-env")),
+            ({"api_key": "other", "model": "m"}, ("Bearer other", LOCAL, "m")),
+            ({"base_url": "http://x/v1"}, (f"Bearer {KEY}", "http://x/v1", "from-env")),
+        ]:
+            sender = Sender(Canned(SHORT.body))
+            read(with_sender(OpenAICompatible, sender, **arguments).stream("Hi"))
+            (call,) = sender.calls
+            address = call.url.removesuffix("/chat/completions")
+            assert (call.authorization, address, call.json["model"]) == expected
+
+    def test_our_own_name_for_the_address_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``LLMPROVIDERS_OPENAICOMPATIBLE_BASE_URL`` goes before ``OPENAI_BASE_URL``."""
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://x/v1")
+        monkeypatch.setenv("LLMPROVIDERS_OPENAICOMPATIBLE_BASE_URL", LOCAL)
+        assert OpenAICompatible().base_url == LOCAL
+
+    @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX-Injected: 1", "ключ-" + KEY])
+    def test_a_key_that_cannot_be_sent(self, raw_server: RawServerFactory, key: str) -> None:
+        """A key with a line end or strange letters is an error that does not print it."""
+        server = raw_server(http_response())
+        with OpenAICompatible(base_url=server.url, api_key=key) as provider:
+            error = read(provider.stream("Hi")).error
+        assert isinstance(error, InvalidRequestError)
+        assert error.status_code is None
+        assert server.requests == []
+        assert KEY not in f"{error!r} {error} {error.__cause__!r} {error.__cause__}"
+
+    def test_nothing_shows_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        """No ``repr``, log line, error that echoes the key, or pickle of it shows it."""
+        echo = AuthenticationError(f"Incorrect API key provided: {KEY}", status_code=401)
+        sender = Sender(Canned(json.dumps({"error": {"message": f"bad {KEY}"}}).encode(), JSON))
+        with caplog.at_level(logging.DEBUG):
+            provider = with_sender(OpenAICompatible, sender, base_url=LOCAL, api_key=KEY)
+            error = read(provider.stream("Hi")).error
+        shown = [repr(provider), caplog.text, str(error), repr(error), str(echo.detail)]
+        assert KEY not in "".join(shown)
+        assert KEY.encode() not in pickle.dumps(error)
+
+
+class TestStream:
+    @pytest.mark.parametrize(
+        ("values", "pieces"),
+        [
+            ([chunk("a"), chunk("b"), stop()], ["a", "b"]),
+            ([chunk(role="assistant"), chunk("", role="assistant"), chunk("a"), stop()], ["a"]),
+            ([b": keep-alive\n\n", b":\n", chunk("a"), b": keep-alive\n\n", stop()], ["a"]),
+            ([{"choices": []}, chunk("a"), stop(), {"choices": [], "usage": None}], ["a"]),
+            ([chunk("a"), {"choices": None, "usage": {"total_tokens": 1}}], ["a"]),
+            ([{"choices": [{"delta": {"content": "a"}}]}], ["a"]),
+            ([{"choices": [{"delta": {"content": "a"}, "index": None}]}], ["a"]),
+            ([{"choices": [{"delta": {"content": "b"}, "index": 1}]}, chunk("a")], ["a"]),
+            ([{"choices": [{"delta": None, "finish_reason": None}]}, chunk("a")], ["a"]),
+            ([chunk([{"type": "text", "text": "a"}, {"type": "image"}]), stop()], ["a"]),
+            ([chunk("\ud83d"), chunk("\ude00"), stop()], ["😀"]),
+            ([{**chunk("a"), "error": None}, stop()], ["a"]),
+        ],
+    )
+    def test_text(self, values: list[Any], pieces: list[str]) -> None:
+        """The first choice's content is the text; everything else in the stream is not."""
+        reading = ask(*values)
+        assert [piece for piece in reading.pieces if piece] == pieces
+        assert reading.finish is not None
+
+    @pytest.mark.parametrize(
+        ("raw", "reason"),
+        [
+            ("stop", "stop"),
+            ("length", "length"),
+            ("max_tokens", "length"),
+            ("content_filter", "content_filter"),
+            ("tool_calls", "tool_calls"),
+            ("function_call", "function_call"),
+            ("eos", "stop"),
+        ],
+    )
+    def test_finish(self, raw: str, reason: str) -> None:
+        """The reason is one of ours, ``raw`` is the service's word."""
+        finish = ask({**chunk("a"), "model": "m-1"}, stop(raw)).finish
+        assert (finish.reason, finish.raw, finish.model) == (reason, raw, "m-1")
+        assert finish.provider == "OpenAICompatible"
+
+    def test_the_model_is_as_asked_where_the_service_names_none(self) -> None:
+        """Without a word of the service's own, the model is the one asked for."""
+        provider = canned(OpenAICompatible, Canned(SHORT.body), base_url=LOCAL, model="mine")
+        assert read(provider.stream("Hi")).finish.model == "mine"
+        assert read(provider.stream("Hi", model="other")).finish.model == "other"
+
+    def test_usage(self) -> None:
+        """Usage comes with an event of its own, or with any other; a later one wins."""
+        counts = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        assert ask(chunk("a"), stop(), {"choices": [], "usage": counts}).finish.usage == Usage(
+            1, 2, 3
+        )
+        early = {**chunk("a"), "usage": {"total_tokens": 1}}
+        assert ask(early, {**stop(), "usage": counts}).finish.usage == Usage(1, 2, 3)
+        assert ask(chunk("a"), stop()).finish.usage is None
+
+    @pytest.mark.parametrize("end", [DONE, b"data: [DONE]", b"data:[DONE]\r\n\r\n", b""])
+    def test_whole_streams(self, end: bytes) -> None:
+        """A stream is whole at its end mark, or at the end of its body after a finish reason."""
+        assert ask(chunk("a"), stop(), end=end).finish is not None
+
+    @pytest.mark.parametrize("end", [b"", b"data: [DON", b": x\n\n", b'data: {"choices": [{"del'])
+    def test_cut_streams(self, end: bytes) -> None:
+        """Without a finish reason and an end mark a stream was cut."""
+        reading = ask(chunk("a"), end=end)
+        assert reading.text == "a"
+        assert isinstance(reading.error, StreamInterrupted)
+
+    def test_an_end_mark_without_a_reason(self) -> None:
+        """The end mark alone makes a whole reply."""
+        assert ask(chunk("a")).finish.reason == "stop"
+
+
+class TestThinkingAndTools:
+    @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+    def test_reasoning(self, name: str) -> None:
+        """What the model thought is collected apart from its text."""
+        reading = ask(chunk(**{name: "hm, "}), chunk(**{name: "yes"}), chunk("a"), stop())
+        assert (reading.pieces, reading.finish.reasoning) == (("a",), "hm, yes")
+        assert whole({"content": "a", name: "hm"}).finish.reasoning == "hm"
+
+    def test_tool_calls_are_put_together(self) -> None:
+        """Names and arguments that come in pieces are joined by index; text is not needed."""
+        pieces = [
+            [
+                {
+                    "index": 0,
+                    "id": "1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": ""},
+                }
+            ],
+            [{"index": 0, "function": {"arguments": '{"a"'}}],
+            [{"index": 1, "id": "2", "function": {"name": "g", "arguments": "{}"}}],
+            [{"index": 0, "function": {"arguments": ": 1}"}}],
+        ]
+        reading = ask(*(chunk(tool_calls=one) for one in pieces), stop("tool_calls"))
+        assert reading.finish.reason == "tool_calls"
+        assert reading.finish.tool_calls == [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+            {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ]
+
+    def test_tool_calls_of_a_whole_reply(self) -> None:
+        """Calls without an index are calls of their own."""
+        calls = [{"id": str(n), "type": "function", "function": {"name": "f"}} for n in range(2)]
+        reading = whole({"content": None, "tool_calls": calls}, "tool_calls")
+        assert reading.finish.tool_calls == calls
+
+    def test_a_function_call_counts_as_one(self) -> None:
+        """The older form is a tool call, too."""
+        first = chunk(function_call={"name": "f", "arguments": "{"})
+        reading = ask(first, chunk(function_call={"arguments": "}"}), stop("function_call"))
+        assert reading.finish.reason == "function_call"
+        (call,) = reading.finish.tool_calls
+        assert call["function"] == {"name": "f", "arguments": "{}"}
+
+    def test_a_refusal_is_the_filters_word(self) -> None:
+        """A refusal tells why a filter stopped the reply before any text."""
+        error = ask(chunk(refusal="I can"), chunk(refusal="not."), stop("content_filter")).error
+        assert isinstance(error, RefusedError)
+        assert error.detail == "I cannot."
+
+
+class TestWhole:
+    def test_one_piece(self) -> None:
+        """A whole reply is one piece, and has what a stream's end has."""
+        counts = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        reading = whole({"content": "a\nb"}, "length", model="m-1", usage=counts)
+        assert reading.pieces == ("a\nb",)
+        finish = reading.finish
+        assert (finish.reason, finish.model, finish.usage) == ("length", "m-1", Usage(1, 2, 3))
+
+    @pytest.mark.parametrize(
+        "message", [{"content": ""}, {"content": None}, {}, {"content": " \n"}]
+    )
+    def test_no_text(self, message: Any) -> None:
+        """A whole reply without text is an empty one."""
+        assert isinstance(whole(message).error, EmptyReplyError)
+        error = whole(message, "length").error
+        assert "max_tokens" in str(error)
+
+    def test_a_stream_that_is_asked_for_whole(self) -> None:
+        """A server that streams all the same still gives one piece."""
+        provider = canned(OpenAICompatible, Canned(events(chunk("a"), chunk("b"))), base_url=LOCAL)
+        reading = read(provider.create_generator(None, "Hi", stream=False))
+        assert reading.pieces == ("ab",)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "cls"),
+        [
+            ({"message": "slow down", "code": 429}, RateLimitError),
+            ({"message": "pay", "type": "insufficient_quota"}, QuotaExceededError),
+            ({"message": "who?", "code": "401"}, AuthenticationError),
+            ({"message": "bad", "code": 400}, InvalidRequestError),
+            ({"message": "busy", "type": "server_error", "param": None, "code": None}, ServerError),
+            ("busy", ServerError),
+            ({}, ServerError),
+            (["busy"], ServerError),
+        ],
+    )
+    @pytest.mark.parametrize("before", [[], [chunk("a")]])
+    def test_an_error_inside_a_stream(
+        self, before: list[Any], error: Any, cls: type[LLMError]
+    ) -> None:
+        """An error that comes with status 200 is what its code says, before text and after."""
+        reading = ask(*before, {"error": error})
+        assert type(reading.error) is cls
+        assert reading.text == ("a" if before else "")
+        if isinstance(error, dict):
+            assert error.get("message", "") in str(reading.error)
+        else:
+            assert ("busy" in str(reading.error)) is isinstance(error, str)
+
+    def test_the_finish_reason_error(self) -> None:
+        """A reply that the service itself calls failed is a ``ServerError``."""
+        assert isinstance(ask(chunk("a"), stop("error")).error, ServerError)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            b"data: {\n\n",
+            b"data: <html>\n\n",
+            b"data: \xff\n\n",
+            [],
+            "x",
+            7,
+            None,
+            {},
+            {"choices": None},
+            {"choices": {}},
+            {"choices": "x"},
+            {"choices": [[]]},
+            {"choices": [None]},
+            {"choices": [{"delta": []}]},
+            {"choices": [{"delta": "x"}]},
+            {"choices": [{"delta": {}, "finish_reason": 7}]},
+            {"choices": [{"delta": {}, "finish_reason": {}}]},
+            {"choices": [{"delta": {}, "index": "0"}]},
+            chunk(7),
+            chunk({"text": "x"}),
+            chunk(True),
+            chunk(["x"]),
+            chunk([{"type": "text", "text": 7}]),
+            chunk([{"type": "text"}]),
+            chunk(tool_calls={}),
+            chunk(tool_calls=["x"]),
+            chunk(tool_calls=[{"index": 0, "function": "x"}]),
+            chunk(function_call="x"),
+            chunk(function_call=[1]),
+        ],
+    )
+    def test_what_cannot_be_understood(self, value: Any) -> None:
+        """No JSON, and a field that carries text but has another type, are errors."""
+        for before in ([], [chunk("a")]):
+            reading = ask(*before, value, chunk("b"), stop())
+            assert isinstance(reading.error, ProtocolError)
+            assert reading.text == ("a" if before else "")
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            {"usage": [1]},
+            {"usage": "x"},
+            {"usage": {"total_tokens": "3"}},
+            {"model": 7},
+            {"created": "now"},
+            {"object": None},
+        ],
+    )
+    def test_what_is_beside_the_text_does_not_spoil_it(self, odd: dict[str, Any]) -> None:
+        """A count or a name of another type is left out, and the reply is whole."""
+        reading = ask({**chunk("a"), **odd}, stop())
+        assert reading.text == "a"
+        assert reading.finish.usage in (None, Usage())
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"{", b"[]", b"{}", b'{"choices": 7}', b"null", b"<html>"]
+    )
+    def test_a_whole_reply_that_is_none(self, body: bytes) -> None:
+        """So is a whole reply of another shape."""
+        provider = canned(OpenAICompatible, Canned(body, JSON), base_url=LOCAL)
+        error = read(provider.create_generator(None, "Hi", stream=False)).error
+        assert isinstance(error, ProtocolError)
+
+    @pytest.mark.parametrize(
+        ("path", "body", "cls", "words"),
+        [
+            (
+                "/v1",
+                {"error": {"message": "The model `x` does not exist"}},
+                ModelNotFoundError,
+                "'x'",
+            ),
+            ("/v1", {"error": {"message": "model 'x' not found"}}, ModelNotFoundError, "models()"),
+            ("/v1", {"detail": "Not Found"}, InvalidRequestError, "check base_url"),
+            ("", {"detail": "Not Found"}, InvalidRequestError, "usually ends in /v1"),
+            ("/api", b"<html>404</html>", InvalidRequestError, "usually ends in /v1"),
+        ],
+    )
+    def test_404(
+        self, raw_server: RawServerFactory, path: str, body: Any, cls: type[LLMError], words: str
+    ) -> None:
+        """A 404 says whether the model or the address is wrong, and hints at a missing /v1."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        kind = "text/html" if isinstance(body, bytes) else JSON
+        server = raw_server(http_response(404, {"Content-Type": kind}, raw))
+        with OpenAICompatible(base_url=server.url + path, model="x") as provider:
+            error = read(provider.stream("Hi")).error
+        assert type(error) is cls
+        assert error.status_code == 404
+        assert words in str(error)
+        assert ("usually ends" in str(error)) is (path != "/v1")
+
+
+class TestModels:
+    def test_the_server_is_asked(self, raw_server: RawServerFactory) -> None:
+        """``models()`` and ``list_models()`` give the names that the server has."""
+        listing = {
+            "object": "list",
+            "data": [{"id": "b", "object": "model"}, {"id": "a"}, {"x": 1}],
+        }
+        reply = http_response(200, {"Content-Type": JSON}, json.dumps(listing).encode())
+        server = raw_server(keep_alive(reply))
+        with OpenAICompatible(base_url=f"{server.url}/v1", api_key=KEY) as provider:
+            assert provider.models() == provider.list_models() == ["b", "a"]
+        assert [(r.method, r.target) for r in server.requests] == [("GET", "/v1/models")] * 2
+        assert server.requests[0].header("authorization") == f"Bearer {KEY}"
+        assert len(server.connections) == 1
+
+    def test_the_names_known_without_asking(self) -> None:
+        """The class has a tuple of names; any other name is passed on."""
+        assert OpenAICompatible.models == ("gpt-4o-mini", "gpt-4o")
+        assert OpenAICompatible().models == ("gpt-4o-mini", "gpt-4o")
+        assert OpenAICompatible().get_model("whatever") == "whatever"
+        assert OpenAICompatible().get_model(None) == "gpt-4o-mini"
+
+    @pytest.mark.parametrize("listing", [[], {}, {"data": None}, {"data": {}}, {"data": ["x"]}, 7])
+    def test_a_listing_that_is_none(self, listing: Any) -> None:
+        """A listing of another shape is an error that names the provider."""
+        reply = Canned(json.dumps(listing).encode(), JSON)
+        provider = canned(OpenAICompatible, reply, base_url=LOCAL, name="mine")
+        with pytest.raises(ProtocolError) as caught:
+            provider.list_models()
+        assert caught.value.provider == "mine"
+        assert reply.closed == 1
