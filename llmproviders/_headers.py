@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import timezone
 from email.utils import parsedate_to_datetime
-from math import isfinite
 
 _LONGEST_S = 7 * 24 * 3600.0
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?")
 
 
 def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
@@ -24,18 +26,13 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
     >>> parse_retry_after({"retry-after-ms": "1500"}, now=0)
     1.5
     """
-    seconds = _number(headers.get("retry-after-ms"))
-    if seconds is not None:
-        seconds /= 1000
-    else:
-        value = headers.get("retry-after")
-        seconds = _number(value)
-        if seconds is None and (moment := parse_http_date(value)) is not None:
-            date = parse_http_date(headers.get("date"))
-            seconds = max(0.0, moment - (now if date is None else date))
-    if seconds is None or not 0 <= seconds <= _LONGEST_S:
-        return None
-    return seconds
+    milliseconds = _number(headers.get("retry-after-ms"))
+    value = headers.get("retry-after")
+    seconds = _number(value) if milliseconds is None else milliseconds / 1000
+    if seconds is None and (moment := parse_http_date(value)) is not None:
+        date = parse_http_date(headers.get("date"))
+        seconds = moment - (now if date is None else date)
+    return seconds if seconds is not None and 0 <= seconds <= _LONGEST_S else None
 
 
 def parse_http_date(value: str | None) -> float | None:
@@ -43,16 +40,13 @@ def parse_http_date(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return parsedate_to_datetime(value).timestamp()
+        moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
+    # A date without a zone, or of the zone -0000, is Universal Time, too: HTTP has no other.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _number(value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
+    found = _NUMBER.fullmatch((value or "").strip())
+    return float(found[0]) if found else None
