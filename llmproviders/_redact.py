@@ -29,7 +29,7 @@ def conceal(secret: str | None) -> None:
     """
     if not secret:
         return
-    for form in {secret, quote(secret, safe=""), unquote(secret)}:
+    for form in {secret, quote(secret, safe="", errors="replace"), unquote(secret)}:
         if len(form) >= _SHORTEST:
             _concealed[form] = None
             _concealed.move_to_end(form)

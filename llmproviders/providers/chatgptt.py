@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -140,7 +141,10 @@ class ChatGptt(Provider):
         if is_challenge(body):
             raise _challenged(self.base_url)
         widget = _Widget()
-        widget.feed(body.decode(errors="replace"))
+        # Some releases of Python assert that a page has no marked section of a kind unknown to
+        # them; what stands before it has been read.
+        with contextlib.suppress(AssertionError):
+            widget.feed(body.decode(errors="replace"))
         missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
         if missing:
             raise ProtocolError(

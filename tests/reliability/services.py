@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from llmproviders import ChatGLM, ChatGptt, FlowGpt, GigaChat, OpenAICompatible
@@ -106,11 +108,16 @@ def _guest(cls: type[Provider]) -> Callable[..., Provider]:
     return make
 
 
+_numbers = count()
+
+
 def _gigachat(origin: str, *, timeout: float = 2.0, limits: Limits | None = None) -> Provider:
+    # A key of its own for each, since the tokens and places of one key are shared.
+    key = base64.b64encode(f"id-{next(_numbers)}:key-secret".encode()).decode()
     return GigaChat(
         base_url=f"{origin}/api/v1",
         auth_url=f"{origin}/api/v2/oauth",
-        api_key="a2V5LWlkOmtleS1zZWNyZXQ=",
+        api_key=key,
         **_options(timeout, limits),
     )
 

@@ -1,0 +1,99 @@
+"""Fuzz: ``python -m benchmarks.fuzz [--short] [--inputs N] [--engine E] [TARGET ...]``.
+
+Each target gets N inputs (a million; with ``--short``, ten thousand), from atheris where it is
+installed (guided by the coverage of the library's code) and from hypothesis elsewhere. An input
+that lets anything but the library's own errors out is printed and kept; make a test of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.fuzz.inputs import inputs_for
+from tests.fuzz.targets import BY_NAME, Target
+
+ENGINES = ("atheris", "hypothesis")
+
+
+def main(arguments: list[str]) -> int:
+    """Fuzz the targets one after another and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(BY_NAME))
+    parser.add_argument("--short", action="store_true", help="ten thousand inputs each")
+    parser.add_argument("--inputs", type=int)
+    installed = importlib.util.find_spec("atheris") is not None
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0 if installed else 1])
+    given_ = parser.parse_args(arguments)
+    inputs = given_.inputs or (10_000 if given_.short else 1_000_000)
+    run = _by_atheris if given_.engine == "atheris" else _by_hypothesis
+    print(f"| target | inputs ({given_.engine}) | seconds | result |\n| --- | --- | --- | --- |")
+    failed = False
+    for name in given_.targets or BY_NAME:
+        start = time.monotonic()
+        done, trouble = run(BY_NAME[name], inputs)
+        took = time.monotonic() - start
+        print(f"| {name} | {done:,} | {took:.0f} | {trouble or 'nothing'} |", flush=True)
+        failed |= trouble is not None
+    return 1 if failed else 0
+
+
+def _by_hypothesis(target: Target, inputs: int) -> tuple[int, str | None]:
+    done = 0
+
+    @settings(
+        max_examples=inputs,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(inputs_for(target))
+    def search(data: bytes) -> None:
+        nonlocal done
+        done += 1
+        target.run(data)
+
+    try:
+        search()
+    except Exception as error:  # noqa: BLE001 - it is what is looked for
+        return done, f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}"
+    return done, None
+
+
+def _by_atheris(target: Target, inputs: int) -> tuple[int, str | None]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = folder / "corpus"
+        corpus.mkdir()
+        for index, seed in enumerate(target.seeds):
+            (corpus / str(index)).write_bytes(seed)
+        words = folder / "words"
+        words.write_text("\n".join(map(_quoted, target.words)))
+        command = [sys.executable, "-m", "benchmarks.fuzz.guided", target.name]
+        options = [f"-runs={inputs}", f"-dict={words}", "-max_len=4096", "-rss_limit_mb=4096"]
+        found = Path(tempfile.gettempdir()) / f"found-{target.name}-"
+        options += [f"-artifact_prefix={found}", str(corpus)]
+        ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    counts = [int(n) for n in re.findall(r"^#(\d+)", ran.stderr, re.MULTILINE)]
+    if ran.returncode == 0:
+        return max(counts, default=0), None
+    print(ran.stdout[-2000:], ran.stderr[-4000:], sep="\n", file=sys.stderr)
+    return max(counts, default=0), f"found: see {found}*"
+
+
+def _quoted(word: bytes) -> str:
+    return '"' + "".join(f"\\x{byte:02x}" for byte in word[:64]) + '"'
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
