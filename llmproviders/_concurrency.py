@@ -18,13 +18,13 @@ from ._wake import Wake
 from .errors import RateLimitError
 
 
-def check_limit(limit: int) -> int:
+def check_limit(limit: object) -> int:
     """``limit`` as it is.
 
     Raises:
         ValueError: it is no number of requests.
     """
-    if not isinstance(limit, int) or limit < 1:
+    if type(limit) is not int or limit < 1:
         raise ValueError(f"max_concurrency is a whole number above zero, not {limit!r}")
     return limit
 

@@ -206,7 +206,7 @@ class _Adapter(HTTPAdapter):
             manager = ProxyManager(
                 proxy,
                 proxy_headers=self.proxy_headers(proxy),
-                proxy_ssl_context=tls_context(self._trust) if parts.scheme == "https" else None,
+                proxy_ssl_context=tls_context(Trust()) if parts.scheme == "https" else None,
                 maxsize=_CONNECTIONS_KEPT,
             )
             manager.pool_classes_by_scheme = pool_classes()
