@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from itertools import groupby
 
 from ..errors import InvalidRequestError
 from ..provider import BaseClient
@@ -88,7 +89,7 @@ def run_file(
         asked = Input(stream, hashes=os.path.exists(target))
         finished = Finished(target, asked)
         finished.keep()
-        skipped = sum(pair in asked.pairs for pair in finished.pairs)
+        skipped = sum(pair in asked.pairs for pair, _ in groupby(finished.pairs))
         tasks = _left(asked, finished)
         flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
         interrupts = Interrupts(lambda: flow.stop(within_s=grace_s))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from .._files import Unusable, try_lock
 from ..errors import InvalidRequestError
 from ._index import Digests
 from ._input import Input, id_digest, pair_digest
@@ -24,21 +27,23 @@ def locked(output: str) -> Iterator[None]:
 
     Raises:
         BatchLocked: another run holds it.
+        OSError: nothing can be locked there.
     """
-    from filelock import FileLock, Timeout
-
-    folder, name = os.path.split(output)
-    lock = FileLock(os.path.join(folder, f".{name}.lock"))
+    place = Path(output)
+    if not place.parent.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, "the output's folder does not exist", str(place.parent)
+        )
     try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
+        held = try_lock(place.with_name(f".{place.name}.lock"))
+    except Unusable as trouble:
+        raise OSError(f"the output cannot be locked: {trouble}") from trouble
+    if held is None:
         raise BatchLocked(
             f"another run is writing {output}; wait for its end, or choose another output"
-        ) from error
-    try:
+        )
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 class Finished:

@@ -82,6 +82,8 @@ class Gate(Echo):
 
 PROGRAM = """
 import json, sys
+import filelock
+import llmproviders._transport
 from llmproviders import OpenAICompatible
 from llmproviders.batch import run_file
 print("ready", flush=True)
