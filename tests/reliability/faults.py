@@ -475,6 +475,12 @@ def _client_error(asked: Asked) -> Outcome:
 
 STATUSES = (
     Fault("204", errors.EmptyReplyError, lambda a: [b"HTTP/1.1 204 No Content\r\n\r\n"]),
+    Fault(
+        "429",
+        errors.RateLimitError,
+        # The token service is asked again after a short while, but not after a long one.
+        lambda a: http_response(429, {"Retry-After": "60", "Connection": "close"}),
+    ),
     Fault("205", errors.EmptyReplyError, lambda a: http_response(205)),
     *(
         _status(status, expect)
@@ -488,7 +494,6 @@ STATUSES = (
             (413, errors.InvalidRequestError),
             (422, errors.InvalidRequestError),
             (425, errors.ServerError),
-            (429, errors.RateLimitError),
             *((status, _client_error) for status in (405, 406, 409, 410, 415, 418, 431, 451, 499)),
             (407, errors.ConnectionFailed),
             *((status, errors.ServerError) for status in (*range(500, 512), 520, 522, 529, 599)),
