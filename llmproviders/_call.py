@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from ._clock import Scope
 from ._lines import MAX_LINE
-from ._redact import conceal_user_info, redact
+from ._redact import MASK, conceal_user_info
 from .errors import InvalidRequestError
 
 Timeout = float | tuple[float | None, float | None]
@@ -156,8 +156,12 @@ def check_proxy(proxy: str) -> str:
     except ValueError:
         usable = False
     if not usable:
+        # Whatever stands before the last @ is a user's, however wrongly it is written.
+        login, at, place = rest.rpartition("@")
+        hint = "; in a user or password, / ? # @ have to be percent-encoded" if at else ""
         raise InvalidRequestError(
-            f"the proxy {redact(proxy)!r} is not a URL such as http://host:port or "
-            f"socks5h://user:password@host:port (known schemes: {', '.join(PROXY_SCHEMES)})"
+            f"the proxy {scheme}://{MASK if login else ''}{at}{place} is not a URL such as "
+            f"http://host:port or socks5h://host:port{hint} "
+            f"(known schemes: {', '.join(PROXY_SCHEMES)})"
         )
     return f"{scheme}://{rest}"

@@ -350,7 +350,9 @@ class Transport:
             if template is None:
                 template = requests.PreparedRequest()
                 blank = _Authorization(None)
-                template.prepare(method=call.method, url=call.url, headers=_DEFAULT_HEADERS, auth=blank)
+                template.prepare(
+                    method=call.method, url=call.url, headers=_DEFAULT_HEADERS, auth=blank
+                )
                 self._prepared[key] = template
             request = template.copy()
             request.headers.update(call.headers)
