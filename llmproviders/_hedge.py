@@ -109,7 +109,11 @@ class Race:
         self.wants_another = False
         self._running += 1
         runner = Runner(self, start)
-        self._runners.append(runner)
+        with self._lock:
+            self._runners.append(runner)
+            too_late = self._winner is not None
+        if too_late:
+            runner.cut_off()
         runner.begin()
         return runner
 
@@ -136,33 +140,30 @@ class Race:
         self._running -= 1
         if runner.defect is not None:
             raise runner.defect
-        if runner.error is None:
-            self._cut_off_others()
-        else:
-            self.wants_another = True
+        self.wants_another = runner.error is not None
         return runner
 
     def won_by(self, runner: Runner) -> bool:
-        """Whether ``runner``, which has its first item, is the first that has one."""
+        """Whether ``runner``, which has an item, was the first to have one; then the others end."""
         with self._lock:
-            if self._winner is None and not self._over:
-                self._winner = runner
-            return self._winner is runner
+            if self._over or self._winner is not None:
+                return self._winner is runner
+            self._winner = runner
+            others = [other for other in self._runners if other is not runner]
+        for other in others:
+            other.cut_off()
+        return True
 
     def ended(self, runner: Runner) -> None:
         """Called by a stream's thread as its last act."""
         self._news.append(runner)
         self._woken.set()
 
-    def _cut_off_others(self) -> None:
-        for runner in self._runners:
-            if runner is not self._winner:
-                runner.cut_off()
-
     def settle(self) -> None:
         """Wait for the losers' threads, which end at once when their connections are cut."""
-        patience = _OVERDUE_S if self.scope.over else _LOSERS_END_WITHIN_S
-        until = self.scope.clock.monotonic() + patience
+        if self._over:
+            return
+        until = self.scope.clock.monotonic() + _LOSERS_END_WITHIN_S
         for runner in self._runners:
             if runner is not self._winner:
                 runner.join(until)
