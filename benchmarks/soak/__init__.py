@@ -1,0 +1,1 @@
+"""Tens of thousands of calls from many threads, some of which go wrong, and what they leave."""
