@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -210,14 +211,22 @@ class TestKeys:
 
 
 def test_one_stream_across_workers(dask: Any, executor: Executor) -> None:
-    """GigaChat's one stream at a time is kept across the workers: the service refuses none."""
-    with Sandbox(piece_delay_s=0.001) as sandbox:
+    """GigaChat's one stream at a time is kept across the workers: no two requests overlap."""
+    with Sandbox(piece_delay_s=0.002) as sandbox:
         keys_on_workers(dask, sandbox)
         client = GigaChat(**without_key(sandbox, "gigachat"))
         results = list(run(client, [f"question {n}" for n in range(12)], executor=executor))
-        assert [result.error for result in results] == [None] * 12
-        statuses = {record.status for record in sandbox.requests if record.kind == "chat"}
-        assert statuses == {200}
+    assert [result.error for result in results] == [None] * 12
+    assert all(result.completion is not None for result in results)
+    attempts = sorted(
+        (attempt.started_at, attempt.started_at + attempt.duration)
+        for result in results
+        if result.completion is not None
+        for attempt in result.completion.attempts
+    )
+    assert len(attempts) == 12
+    for (_, end), (start, _) in itertools.pairwise(attempts):
+        assert end < start + 0.005
 
 
 def test_a_killed_worker(executor: Executor, tmp_path: Path) -> None:
