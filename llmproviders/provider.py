@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -259,7 +259,8 @@ class BaseClient(ABC):
 def collect(stream: Generator[str, None, None]) -> Completion:
     """Read a stream to its end; what a ``Restart`` made void does not count.
 
-    An interrupt from the keyboard leaves with the text so far in its ``partial_text``.
+    What a signal's handler raises, a ``KeyboardInterrupt`` above all, leaves with the text so far
+    in its ``partial_text``.
     """
     pieces: list[str] = []
     finish = FinishReason()
@@ -272,8 +273,11 @@ def collect(stream: Generator[str, None, None]) -> Completion:
                     finish = piece
                 elif isinstance(piece, Restart):
                     pieces.clear()
-        except (KeyboardInterrupt, SystemExit) as interrupt:
-            interrupt.partial_text = "".join(pieces)  # type: ignore[union-attr]
+        except LLMError:
+            raise
+        except BaseException as interrupt:
+            with suppress(AttributeError):
+                interrupt.partial_text = "".join(pieces)  # type: ignore[attr-defined]
             raise
     return Completion.of("".join(pieces), finish)
 
