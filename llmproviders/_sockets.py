@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from math import inf
 from typing import Any
 
@@ -27,13 +28,20 @@ from ._clock import Scope
 
 
 class Exchange:
-    """One request and its reply: ties the socket that serves it to the scope of its call."""
+    """One request and its reply: ties the socket that serves it to the scope of its call.
 
-    __slots__ = ("scope", "sock")
+    Attributes:
+        scope: how long both may take.
+        sock: what they travel on.
+        reply: the reply as ``http.client`` reads it, under what urllib3 makes of it.
+    """
+
+    __slots__ = ("reply", "scope", "sock")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.sock: Bounded | None = None
+        self.reply: HTTPResponse | None = None
 
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
@@ -269,7 +277,16 @@ def _current() -> Exchange:
     return Exchange(Scope()) if exchange is None else exchange
 
 
+class _Told(HTTPResponse):
+    """Makes itself known to the exchange that it answers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _current().reply = self
+
+
 class _Dialing(HTTPConnection):
+    response_class = _Told
     socks_proxy: SocksProxy | None = None
 
     # The same hook that urllib3's own SOCKS support overrides; urllib3 has no public one.
