@@ -1,0 +1,6 @@
+"""How fast and how large a batch is: 100,000 rows, beside a loop over requests in threads.
+
+- ``python -m benchmarks.batch`` measures in full, some ten minutes, and fails where the batch is
+  slower than 0.8 of the loop or grows by more than 60 MB.
+- ``python -m benchmarks.batch --short`` measures a few rows, and fails at a generous bound.
+"""

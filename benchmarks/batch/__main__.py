@@ -1,0 +1,103 @@
+"""The command ``python -m benchmarks.batch``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SERVER = """
+import json, sys
+from llmproviders.sandbox import Sandbox
+with Sandbox(keep_requests=10) as sandbox:
+    print(json.dumps(sandbox.environ()), flush=True)
+    sys.stdin.read()
+"""
+
+ROWS, SHORT_ROWS = 100_000, 1_000
+ROUND_ROWS, SHORT_ROUND_ROWS = 4_000, 500
+LEAST_RATIO, SHORT_LEAST_RATIO = 0.8, 0.5
+MOST_GROWTH_MB = 60.0
+
+Figures = dict[str, float]
+
+
+@contextlib.contextmanager
+def sandbox() -> Iterator[dict[str, str]]:
+    """Serve in a process of its own; the value of the block is the environment for clients."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert server.stdout is not None
+    try:
+        yield {**os.environ, **json.loads(server.stdout.readline()), "PYTHONPATH": str(ROOT)}
+    finally:
+        server.communicate()
+
+
+def measure(kind: str, rows: int, workers: int, environment: dict[str, str]) -> Figures:
+    """Run one kind in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "in.jsonl")
+        with source.open("w") as lines:
+            for number in range(rows):
+                prompt = f"What is the answer to question {number}?"
+                lines.write(json.dumps({"id": f"row {number}", "prompt": prompt}) + "\n")
+        command = [sys.executable, "-m", "benchmarks.batch.work", kind]
+        command += [str(source), str(Path(folder, "out.jsonl")), str(workers)]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE
+        )
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def main() -> int:
+    """Measure, print, and say whether the goals were met."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="few rows, for CI")
+    parser.add_argument("--rows", type=int, help=f"of the long run; default {ROWS}")
+    parser.add_argument("--rounds", type=int, help="of the comparison; default 5, short 3")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    options = parser.parse_args()
+    rows = options.rows or (SHORT_ROWS if options.short else ROWS)
+    round_rows = SHORT_ROUND_ROWS if options.short else ROUND_ROWS
+    least = SHORT_LEAST_RATIO if options.short else LEAST_RATIO
+
+    rates: dict[str, list[float]] = {"batch": [], "loop": []}
+    with sandbox() as environment:
+        for number in range(options.rounds or (3 if options.short else 5)):
+            for kind in sorted(rates, reverse=bool(number % 2)):
+                figures = measure(kind, round_rows, options.workers, environment)
+                rates[kind].append(figures["rows_per_s"])
+        long = measure("batch", rows, options.workers, environment)
+
+    medians = {kind: statistics.median(found) for kind, found in rates.items()}
+    ratios = [own / plain for own, plain in zip(rates["batch"], rates["loop"], strict=True)]
+    ratio = statistics.median(ratios)
+    growth = long["peak_mb"] - long["before_mb"]
+    print(f"{options.workers} workers, rounds of {round_rows:,} rows, medians:")
+    print(f"  loop over requests in threads  {medians['loop']:6.0f} rows/s")
+    print(f"  batch                          {medians['batch']:6.0f} rows/s")
+    print(f"  ratio                          {ratio:6.2f}  (goal: at least {least})")
+    print(f"one batch of {long['rows']:,.0f} rows:")
+    print(f"  rate                           {long['rows_per_s']:6.0f} rows/s")
+    print(f"  memory at its start            {long['before_mb']:6.1f} MB")
+    print(f"  most memory                    {long['peak_mb']:6.1f} MB")
+    print(f"  growth                         {growth:6.1f} MB  (goal: at most {MOST_GROWTH_MB})")
+    if options.json:
+        options.json.write_text(json.dumps({"rates": rates, "long": long}, indent=1))
+    return 0 if ratio >= least and growth <= MOST_GROWTH_MB else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""One measurement in a fresh process: ``python -m benchmarks.batch.work KIND IN OUT WORKERS``.
+
+Prints its figures as JSON. Where the service is comes from the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def memory_mb(field: str) -> float:
+    """The process's memory: ``VmRSS``, what it has, or ``VmHWM``, the most that it had."""
+    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def batch(source: str, output: str, workers: int) -> None:
+    """The library's batch, with the client that the command line makes."""
+    from llmproviders import FailoverClient, OpenAICompatible
+    from llmproviders.batch import run_file
+
+    summary = run_file(FailoverClient([OpenAICompatible()]), source, output, workers=workers)
+    assert summary.failed == 0, summary
+
+
+def loop(source: str, output: str, workers: int) -> None:
+    """What one writes by hand: a session for each thread, streamed replies, no retries."""
+    import requests
+
+    address = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+    model = os.environ["OPENAI_MODEL"]
+    of_thread = threading.local()
+
+    def ask(line: str) -> str:
+        if not hasattr(of_thread, "session"):
+            of_thread.session = requests.Session()
+        row = json.loads(line)
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": row["prompt"]}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        pieces = []
+        with of_thread.session.post(address, json=body, headers=headers, stream=True) as reply:
+            reply.raise_for_status()
+            for event in reply.iter_lines():
+                if event.startswith(b"data: ") and event != b"data: [DONE]":
+                    choices = json.loads(event[6:])["choices"]
+                    if choices:
+                        pieces.append(choices[0]["delta"].get("content") or "")
+        return json.dumps({"id": row["id"], "text": "".join(pieces)})
+
+    with (
+        open(source) as lines,
+        open(output, "w") as rows,
+        ThreadPoolExecutor(workers) as threads,
+    ):
+        for row in threads.map(ask, lines):
+            rows.write(row + "\n")
+            rows.flush()
+
+
+KINDS = {"batch": batch, "loop": loop}
+
+
+def main(kind: str, source: str, output: str, workers: str) -> None:
+    """Measure one kind."""
+    few = source + ".few"
+    with open(source) as lines, open(few, "w") as first:
+        first.writelines(line for line, _ in zip(lines, range(200), strict=False))
+    # Whatever loads when it is first used is loaded, and every thread has its connection.
+    KINDS[kind](few, output + ".few", int(workers))
+    before_mb, began = memory_mb("VmRSS"), time.perf_counter()
+    KINDS[kind](source, output, int(workers))
+    seconds = time.perf_counter() - began
+    with open(output) as rows:
+        count = sum(1 for _ in rows)
+    figures = {
+        "rows": count,
+        "rows_per_s": count / seconds,
+        "before_mb": before_mb,
+        "peak_mb": memory_mb("VmHWM"),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
