@@ -19,3 +19,9 @@ def lookup(*names: str) -> str | None:
     """The value of the first of ``names`` that is set and not empty."""
     found = first_set(names)
     return None if found is None else found[1]
+
+
+def hide(names: Iterable[str]) -> None:
+    """Take ``names`` away from this process and those that it starts."""
+    for name in names:
+        os.environ.pop(name, None)

@@ -288,6 +288,12 @@ def secrets_of(kind: type[Provider]) -> list[str]:
     return [argument.name for argument in arguments_of(kind).values() if argument.secret]
 
 
+def variables_of(kind: type[Provider]) -> dict[str, tuple[str, ...]]:
+    """The environment's names for a provider's arguments, the first that is set wins."""
+    named = {name: kind.environment_of(name) for name in arguments_of(kind)}
+    return {argument: names for argument, names in named.items() if names}
+
+
 def source_of(key: KeyFile | KeyVariable) -> str:
     """Where a key is kept, in words."""
     return f"file {key.path}" if isinstance(key, KeyFile) else f"environment {key.name}"

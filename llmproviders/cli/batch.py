@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,15 @@ from .exits import CommandError, Exit
 from .files import check_place, locked
 from .notes import say
 from .options import Choices, batch_options
+
+
+def _checked_address(
+    _context: click.Context, _parameter: click.Parameter, address: str | None
+) -> str | None:
+    # Dask itself never ends once it was given an address without a port.
+    if address is not None and not re.fullmatch(r"([a-z]+://)?[^/\s]+:\d+", address):
+        raise click.BadParameter(f"{address!r} is not like tcp://HOST:PORT")
+    return address
 
 
 @click.command(
@@ -38,7 +48,12 @@ from .options import Choices, batch_options
     metavar="COUNT",
     help="Stop when so many rows have failed.",
 )
-@click.option("--dask", metavar="ADDRESS", help="Send the work to a Dask scheduler.")
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    callback=_checked_address,
+    help="Send the work to the Dask scheduler at tcp://HOST:PORT.",
+)
 @click.option(
     "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
 )
@@ -101,8 +116,6 @@ def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]
             found = stack.enter_context(dask_executor(address))
         except ModuleNotFoundError as error:
             raise CommandError(str(error), Exit.USAGE) from error
-        except ValueError as error:
-            raise click.UsageError(f"--dask {address}: {error}") from error
         except OSError as error:
             message = f"no Dask scheduler at {address}: {error}"
             raise CommandError(message, Exit.TRY_LATER) from error

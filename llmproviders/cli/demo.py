@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
+from .. import _environ
+from ..config import variables_of
 from ..failover import FailoverClient
+from ..providers import REGISTRY
 from ..results import Attempt, FinishReason, Restart
 from ..sandbox import Sandbox
 from .notes import described, styled
@@ -25,6 +28,9 @@ def command() -> None:
 
     The services are stand-ins on this machine, which the command starts and ends.
     """
+    for kind in REGISTRY.values():
+        for names in variables_of(kind).values():
+            _environ.hide(names)
     with Sandbox(piece_delay_s=_PIECE_DELAY_S) as sandbox:
         _tell("Five services run on this machine now, as stand-ins for the real ones, and go wrong")
         _tell("when told to. The client knows three of them, in this order:")

@@ -16,9 +16,9 @@ from .options import Choices, setup_options
 @click.option("--json", "as_json", is_flag=True, help="Print a list of names.")
 @setup_options
 def command(choices: Choices, provider: str, as_json: bool) -> None:
-    """List the models of a provider; a service that can say is asked.
+    """List the models of a provider.
 
-    PROVIDER is the name of a configured one, or a type.
+    A service that can say is asked. PROVIDER is the name of a configured one, or a type.
     """
     Notes()
     settings, *others = choices.naming(provider).configuration().providers

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -118,6 +119,7 @@ class Terminal:
         piped: tuple[str, ...] = (),
     ) -> None:
         self._master, slave = os.openpty()
+        _set_size(slave, rows=24, columns=100)
         streams = {
             name: subprocess.PIPE if name in piped else slave for name in ("stdout", "stderr")
         }
@@ -165,6 +167,13 @@ class Terminal:
         self._process.wait()
 
 
+def _set_size(terminal: int, *, rows: int, columns: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 def _take_terminal() -> None:
     import fcntl
     import termios
@@ -183,7 +192,7 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 def _read_until(descriptor: int, pattern: str, seen: bytes) -> bytes:
     """Return ``seen`` and what comes, once it matches or there is no more."""
-    wanted = re.compile(pattern.encode())
+    wanted = re.compile(pattern.encode(), re.DOTALL)
     end = time.monotonic() + PATIENCE_S
     while wanted.search(seen) is None:
         ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))

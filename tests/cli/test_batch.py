@@ -1,0 +1,100 @@
+"""``llmproviders batch``: files in, files out, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from llmproviders.sandbox import Sandbox
+from tests.cli.process import Running, run
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Return a file with ten prompts."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"id": n, "prompt": f"row {n}"}) + "\n" for n in range(10)))
+    return path
+
+
+def written(path: Path) -> list[dict[str, object]]:
+    """Return the rows of an output."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_batch_and_its_rerun(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """Nothing is printed on success; a rerun asks nothing again; -v tells what was done."""
+    out = tmp_path / "out.jsonl"
+    command = ("batch", str(rows), "-o", str(out), "-p", "openai", "--workers", "2")
+    result = run(*command)
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert sorted(row["id"] for row in written(out)) == list(range(10))
+    result = run(*command, "-v")
+    assert (result.code, result.out) == (0, "")
+    assert result.err.startswith("llmproviders: 0 done, 10 done before, 0 failed, ")
+    assert result.err.count("\n") == 1
+    assert at_sandbox.count("openai") == 10
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_failed_rows(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """A batch with failed rows is 65 and says how many; --max-failures ends it early."""
+    out = tmp_path / "out.jsonl"
+    command = ("batch", str(rows), "-o", str(out), "-p", "openai", "--no-state", "--workers=1")
+    at_sandbox.fail("openai", status=402)
+    result = run(*command)
+    assert (result.code, result.out) == (65, "")
+    assert "9 done, 0 done before, 1 failed" in result.err
+    assert [row["error"]["type"] for row in written(out) if row["error"]]  # type: ignore[index]
+    out.unlink()
+    at_sandbox.fail("openai", status=402, times=100)
+    result = run(*command, "--max-failures", "2")
+    assert result.code == 65
+    assert "failed, stopped early" in result.err
+    assert len(written(out)) < 10
+
+
+def test_a_batch_that_cannot_begin(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """Wrong files and ids that stand twice are 2, a lock that is held 75; nothing is sent."""
+    out = str(tmp_path / "out.jsonl")
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n')
+    table = [
+        (("no-such-file", "-o", out), "no-such-file"),
+        ((str(rows), "-o", str(tmp_path / "no" / "out")), "no folder"),
+        ((str(rows), "-o", str(rows)), "choose another output"),
+        ((str(twice), "-o", out), "the id 1"),
+        ((str(rows), "-o", out, "--dask", "tcp://no-port"), "--dask"),
+    ]
+    for arguments, words in table:
+        result = run("batch", *arguments, "-p", "openai")
+        assert (result.code, result.out) == (2, ""), result
+        assert words in result.err
+    with FileLock(str(tmp_path / "lock")):
+        result = run("batch", str(rows), "-o", out, "--lock", str(tmp_path / "lock"))
+    assert (result.code, result.err.count("\n")) == (75, 1)
+    assert at_sandbox.count() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(rows: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """A signal lets what is under way be finished, ends the batch, and a rerun does the rest."""
+    out = tmp_path / "out.jsonl"
+    command = ("batch", str(rows), "-o", str(out), "-p", "openai", "--workers", "1")
+    with Sandbox(reply="one two", piece_delay_s=0.05) as sandbox:
+        with Running(*command, env=sandbox.environ()) as batch:
+            assert sandbox.wait_for(lambda serving: serving.count("openai") == 1, timeout_s=20)
+            batch.signal(number)
+            result = batch.end()
+        assert (result.code, result.out) == (code, "")
+        assert "Traceback" not in result.err
+        finished = len(written(out))
+        assert 1 <= finished < 10
+        assert sandbox.count("openai") == finished
+        assert run(*command, env=sandbox.environ()).code == 0
+        assert sorted(str(row["id"]) for row in written(out)) == [str(n) for n in range(10)]
+        assert sandbox.count("openai") == 10

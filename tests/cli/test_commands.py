@@ -1,0 +1,306 @@
+"""The commands beside ask, chat and batch, as processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import ssl
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+
+import trustme
+
+from llmproviders.sandbox import Sandbox
+from tests.cli.conftest import Configure
+from tests.cli.process import Result, Running, run
+from tests.conftest import RawServerFactory
+from tests.support.http_bytes import http_response
+
+
+def loaded(result: Result) -> object:
+    """Return what a command that went well printed as JSON."""
+    assert (result.code, result.err) == (0, ""), result
+    return json.loads(result.out)
+
+
+class TestProviders:
+    FIELDS = (
+        "name",
+        "type",
+        "working",
+        "needs_auth",
+        "key_from",
+        "supports_stream",
+        "default_model",
+        "base_url",
+    )
+
+    def test_json(self, at_sandbox: Sandbox) -> None:
+        """Each provider is an object with these fields; those in force come first."""
+        rows = loaded(run("providers", "--json"))
+        assert isinstance(rows, list)
+        assert [tuple(row) for row in rows] == [self.FIELDS] * 5
+        assert [row["type"] for row in rows][:3] == ["GigaChat", "OpenAICompatible", "ChatGLM"]
+        assert rows[0]["key_from"] == "environment GIGACHAT_CREDENTIALS"
+        assert rows[1]["default_model"] == "sandbox-small"
+        assert rows[1]["base_url"] == f"{at_sandbox.url}/v1"
+
+    def test_configured(self, configure: Configure, home: Path) -> None:
+        """Names and key files of the configuration are told, with the key's place alone."""
+        (home / "key").write_text("sk-secret-secret")
+        (home / "key").chmod(0o600)
+        configure('[[provider]]\ntype = "openai"\nname = "mine"\napi_key_file = "key"\n')
+        result = run("providers")
+        first = result.out.splitlines()[1]
+        assert first.startswith("mine ")
+        assert first.endswith(f"file {home / 'key'}")
+        assert "sk-secret" not in result.out
+        missing = [line for line in result.out.splitlines() if line.startswith("GigaChat")]
+        assert missing[0].endswith("set GIGACHAT_CREDENTIALS")
+
+    def test_check(self, at_sandbox: Sandbox) -> None:
+        """--check asks each; one that answers is enough, and where none does the code says why."""
+        at_sandbox.fail("chatglm", html=True)
+        rows = loaded(run("providers", "--check", "--json"))
+        assert isinstance(rows, list)
+        checks = {row["type"]: row["check"] for row in rows}
+        assert checks["GigaChat"].startswith("ok after")
+        assert checks["ChatGLM"].startswith("BlockedError: ")
+        at_sandbox.close()
+        result = run("providers", "--check")
+        assert result.code == 75
+        assert result.out.count("ConnectionFailed") == 5
+
+
+class TestModels:
+    def test_asks_the_service(self, at_sandbox: Sandbox) -> None:
+        """A service that can say is asked; of another one the known names are told."""
+        assert loaded(run("models", "openai", "--json"))[0] == "sandbox-small"  # type: ignore[index]
+        assert at_sandbox.count("openai", "models") == 1
+        assert run("models", "chatglm").out == "glm-4\n"
+
+    def test_several_of_one_type(self, configure: Configure) -> None:
+        """A type that stands for several configured ones is refused, with their names."""
+        table = '[[provider]]\ntype = "openai"\nname = "%s"\n'
+        configure(table % "one" + table % "two")
+        result = run("models", "openai")
+        assert result.code == 2
+        assert "one, two" in result.err
+
+
+class TestConfig:
+    def test_init_path_show(self, home: Path) -> None:
+        """init makes what path names and show shows, and never replaces what is there."""
+        path = run("config", "path").out.strip()
+        assert path.startswith(str(home))
+        assert run("config", "init").out == f"{path}\n"
+        assert Path(path).is_file()
+        assert run("config", "init").code == 2
+        assert run("config", "init", "--force").code == 0
+        shown = run("config", "show")
+        assert shown.out.startswith(f"# {path} (default)\n")
+        assert '[[provider]]  # default\ntype = "chatglm"' in shown.out
+
+    def test_show(self, configure: Configure, home: Path) -> None:
+        """Every value has its origin, no secret is shown, and what is shown is TOML again."""
+        (home / "giga.key").write_text("c2VjcmV0OnNlY3JldA==")
+        path = configure(
+            '[[provider]]\ntype = "gigachat"\napi_key_file = "giga.key"\n\n'
+            '[[provider]]\ntype = "openai"\napi_key_env = "MY_KEY"\n\n[failover]\ndeadline = 9\n'
+        )
+        env = {
+            "GIGACHAT_MODEL": "GigaChat-2-Max",
+            "MY_KEY": "sk-secret-secret",
+            "LLMPROVIDERS_PROXY": "socks5://me:hunter22@proxy:1080",
+        }
+        shown = run("config", "show", env=env).out
+        lines = [re.sub(r"\s+", " ", line) for line in shown.splitlines()]
+        for line in (
+            f'api_key_file = "{home / "giga.key"}" # {path}:3; ***',
+            'model = "GigaChat-2-Max" # environment GIGACHAT_MODEL',
+            'scope = "GIGACHAT_API_PERS" # default',
+            f'api_key_env = "MY_KEY" # {path}:7; ***',
+            'proxy = "socks5://***@proxy:1080" # environment LLMPROVIDERS_PROXY',
+            "timeout = [10.0, 60.0] # default",
+            f"deadline = 9 # {path}:10",
+        ):
+            assert line in lines
+        for secret in ("c2VjcmV0", "sk-secret", "hunter22"):
+            assert secret not in shown
+        again = home / "again.toml"
+        again.write_text(shown.replace("proxy =", "# proxy ="))
+        assert run("config", "show", "--config", str(again), env=env).code == 0
+
+    def test_config_before_and_after_the_command(self, home: Path) -> None:
+        """--config stands before or after the command; the one after counts."""
+        for name in ("one", "two"):
+            (home / name).write_text(f'[[provider]]\ntype = "chatglm"\nname = "{name}"\n')
+        before = ("--config", str(home / "one"))
+        assert '"one"' in run(*before, "config", "show").out
+        assert '"two"' in run(*before, "config", "show", "--config", str(home / "two")).out
+
+    def test_errors(self, configure: Configure) -> None:
+        """A configuration that cannot be used is 2, told in one line with file and line."""
+        path = configure('[[provider]]\ntype = "chatglm"\nmodle = "x"\n')
+        result = run("ask", "Why?")
+        assert (result.code, result.out) == (2, "")
+        assert f"{path}:3: unknown key 'modle'" in result.err
+        assert "did you mean 'model'?" in result.err
+        assert result.err.count("\n") == 1
+
+
+class TestTrust:
+    def test_file_list_remove(self, ca: trustme.CA, tmp_path: Path) -> None:
+        """A certificate with the right fingerprint is taken in, listed, and forgotten again."""
+        file = tmp_path / "ca.pem"
+        ca.cert_pem.write_to_path(file)
+        wrong = run("trust", "gigachat", "--file", str(file))
+        assert (wrong.code, wrong.out) == (2, "")
+        assert "D2:6D:2D" in wrong.err
+        assert run("trust", "gigachat", "--list").out == ""
+        der = ssl.PEM_cert_to_DER_cert(file.read_text())
+        fingerprint = sha256(der).hexdigest()
+        taken = run("trust", "gigachat", "--file", str(file), "--fingerprint", fingerprint)
+        assert (taken.code, taken.err) == (0, "")
+        assert run("trust", "gigachat", "--list").out == taken.out
+        assert run("trust", "gigachat", "--remove").out.startswith("removed ")
+        assert run("trust", "gigachat", "--list").out == ""
+
+    def test_download(self, raw_server: RawServerFactory, ca: trustme.CA) -> None:
+        """What is downloaded is taken in only with the right fingerprint."""
+        der = ssl.PEM_cert_to_DER_cert(ca.cert_pem.bytes().decode())
+        server = raw_server(http_response(body=der))
+        options = ("trust", "gigachat", "--download", "--url", f"http://127.0.0.1:{server.port}/ca")
+        assert run(*options).code == 2
+        assert run(*options, "--fingerprint", sha256(der).hexdigest()).code == 0
+        assert run("trust", "gigachat", "--download", "--list").code == 2
+
+
+class TestHealth:
+    def test_show_and_reset(self, at_sandbox: Sandbox) -> None:
+        """A provider that failed is shown, without secrets, and forgotten on --reset."""
+        at_sandbox.fail("chatglm", html=True)
+        assert run("ask", "-p", "chatglm", "-p", "openai", "Why?").code == 0
+        shown = run("health").out
+        assert re.search(r"^ChatGLM +http://127\.0\.0\.1:\d+ +", shown, re.MULTILINE)
+        assert run("health", "--reset").code == 0
+        assert "No provider is in trouble" in run("health").out
+
+
+class TestSandbox:
+    def test_serves_until_it_is_told_to_end(self, home: Path) -> None:
+        """It prints the environment first, serves with its faults, and ends on a signal."""
+        options = ("--fail", "openai=402", "--fail", "gigachat-token=503", "--delay", "0.001")
+        with Running("sandbox", *options) as serving:
+            lines = serving.read_until("OPENAI_MODEL=.*\n").splitlines()
+            exported = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+            assert all(line.startswith("export ") for line in lines)
+            env = {**exported, "GIGACHAT_CREDENTIALS": exported["GIGACHAT_CREDENTIALS"].strip("'")}
+            assert run("ask", "-p", "openai", "Why?", env=env).code == 69
+            assert run("ask", "-p", "openai", "Why?", env=env).code == 0
+            serving.signal(signal.SIGTERM)
+            result = serving.end()
+        assert (result.code, result.err) == (143, "")
+        assert result.out.splitlines() == lines
+
+    def test_wrong_usage(self, sandbox: Sandbox) -> None:
+        """An unknown fault and a port that is taken are told, the nearest word with it."""
+        result = run("sandbox", "--fail", "chatglm=stal")
+        assert result.code == 2
+        assert "did you mean 'stall'?" in result.err
+        result = run("sandbox", "--port", str(sandbox.port))
+        assert result.code == 2
+        assert str(sandbox.port) in result.err
+
+
+class TestDemo:
+    def test_tells_the_main_job(self, home: Path) -> None:
+        """A stream, a failover, a reply that breaks off and a recovery, and each attempt."""
+        result = run("demo")
+        assert (result.code, result.err) == (0, "")
+        told = re.sub(r"\d+\.\d+ s", "N s", result.out)
+        assert told.count("GigaChat (GigaChat-2): ServerError after N s") == 1
+        assert told.count("GigaChat (GigaChat-2) after a wait of N s: ServerError") == 1
+        assert told.count("This is the ChatGLM sandbox") == 1
+        assert told.count("broke off; the text above is void") == 1
+        assert told.count("StreamInterrupted") == 2
+        assert "\x1b" not in told
+
+    def test_heeds_no_setting_of_the_user(self, home: Path) -> None:
+        """What the user has set for the real services does not reach the stand-ins."""
+        settings = {
+            "GIGACHAT_ACCESS_TOKEN": "expired",
+            "GIGACHAT_MODEL": "retired",
+            "LLMPROVIDERS_PROXY": "http://127.0.0.1:1",
+        }
+        assert run("demo", env=settings).out.count("ServerError") == 2
+
+
+class TestDoctor:
+    def test_all_is_well(self, at_sandbox: Sandbox) -> None:
+        """Each check is a line with its outcome; without a problem the code is 0."""
+        result = run("doctor", "--live")
+        assert (result.code, result.err) == (0, "")
+        lines = result.out.splitlines()
+        assert all(line.startswith(("OK    ", "WARN  ", "      do: ")) for line in lines)
+        topics = {line[6:].partition(":")[0] for line in lines if line.startswith("OK")}
+        assert {
+            "Python",
+            "configuration",
+            "proxy",
+            "GigaChat, key",
+            "GigaChat, connection",
+            "GigaChat, clock",
+            "GigaChat, reply",
+            "token cache",
+            "health file",
+        } <= topics
+
+    def test_offline_connects_to_nothing(self, at_sandbox: Sandbox) -> None:
+        """--offline checks what can be checked here; --live beside it is wrong usage."""
+        assert run("doctor", "--offline").code == 0
+        assert at_sandbox.count() == 0
+        assert run("doctor", "--offline", "--live").code == 2
+
+    def test_problems_have_remedies(self, configure: Configure, home: Path) -> None:
+        """A bad key, a missing certificate, an open key file, an unreachable proxy: what to do."""
+        (home / "key").write_text("sk-secret-secret")
+        (home / "key").chmod(0o644)
+        configure(
+            '[[provider]]\ntype = "gigachat"\nproxy = "socks5://127.0.0.1:1"\n\n'
+            '[[provider]]\ntype = "openai"\napi_key_file = "key"\n\n'
+            '[[provider]]\ntype = "chatgptt"\n'
+        )
+        result = run("doctor", "--offline", env={"GIGACHAT_CREDENTIALS": "id:secret"})
+        assert (result.code, result.err) == (1, "")
+        lines = result.out.splitlines()
+        remedies = {
+            line[6:].partition(": ")[0]: below.strip()
+            for line, below in pairwise(lines)
+            if not line.startswith("OK") and below.startswith("      do: ")
+        }
+        assert remedies["configuration"] == f"do: chmod 600 {home / 'key'}"
+        assert remedies["GigaChat, key"].startswith("do: set GIGACHAT_CREDENTIALS")
+        assert remedies["GigaChat, certificates"] == "do: llmproviders trust gigachat --download"
+        assert remedies["proxy"] == "do: write socks5h:// to leave that to it"
+        assert "ChatGptt" in remedies
+        assert not [line for line in lines if line.startswith("FAIL") and "do: " not in result.out]
+
+    def test_a_broken_configuration(self, configure: Configure) -> None:
+        """A configuration that cannot be read is one FAIL among the other checks."""
+        configure("[[provider]\n")
+        result = run("doctor", "--offline")
+        assert result.code == 1
+        assert re.search(r"^FAIL  configuration: .*:1: this is not TOML", result.out, re.MULTILINE)
+        assert "OK    ChatGLM, key" in result.out
+
+    def test_a_wrong_clock(self, configure: Configure) -> None:
+        """A clock that is ten minutes off fails, and by how much is told."""
+        import time
+
+        with Sandbox(clock=lambda: time.time() + 600) as sandbox:
+            result = run("doctor", "-p", "chatglm", env=sandbox.environ())
+        assert result.code == 1
+        assert re.search(r"FAIL  ChatGLM, clock: (599|600|601) s behind the service's", result.out)
