@@ -45,6 +45,7 @@ class Exchange:
 
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
+        sock = getattr(sock, "socket", sock)  # urllib3's TLS inside the TLS of a proxy
         if not isinstance(sock, Bounded) or sock is self.sock:
             return
         self.unbind()
@@ -67,38 +68,46 @@ class Bounded(socket.socket):
 
     exchange: Exchange | None = None
     patience: float | None = None
+    _fitted: float | None = None
 
     def settimeout(self, value: float | None) -> None:
         """Bound the silence between two reads, as any socket does."""
-        self.patience = value
+        self.patience = self._fitted = value
         super().settimeout(value)
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Receive as any socket does, for no longer than the scope lasts."""
-        if self.exchange is not None and self.exchange.scope.bounded:
-            self._fit()
+        self.fit()
         return super().recv_into(*args, **kwargs)
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
         """Receive as any socket does, for no longer than the scope lasts."""
-        if self.exchange is not None and self.exchange.scope.bounded:
-            self._fit()
+        self.fit()
         return super().recv(*args, **kwargs)
+
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        """Send as any socket does, for no longer than the scope lasts."""
+        self.fit()
+        return super().send(*args, **kwargs)
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
         """Send as any socket does, for no longer than the scope lasts."""
-        if self.exchange is not None and self.exchange.scope.bounded:
-            self._fit()
+        self.fit()
         super().sendall(*args, **kwargs)
 
-    def _fit(self) -> None:
-        assert self.exchange is not None
-        left = self.exchange.scope.remaining()
+    def fit(self) -> None:
+        """Let the next operation wait no longer than the scope lasts.
+
+        Raises:
+            TimeoutError: it is over.
+        """
+        left = inf if self.exchange is None else self.exchange.scope.remaining()
         if left <= 0:
             raise TimeoutError("the call is over")
-        patience = inf if self.patience is None else self.patience
-        fitting = min(left, patience)
-        super().settimeout(None if fitting == inf else fitting)
+        fitting = left if self.patience is None else min(left, self.patience)
+        if fitting != self._fitted:
+            self._fitted = fitting
+            super().settimeout(None if fitting == inf else fitting)
 
     def cut(self) -> None:
         """Wake whoever waits for this socket, from another thread."""
@@ -109,6 +118,13 @@ class Bounded(socket.socket):
 
 class BoundedTLS(Bounded, ssl.SSLSocket):
     """The same over TLS; a context makes them when it is its ``sslsocket_class``."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
+        # The socket is this one from here on; the plain one before it has lost its descriptor.
+        _current().bind(self)
+        self.fit()
+        super().do_handshake(block)
 
 
 class _SocksNegotiation(Bounded, socks.socksocket):

@@ -94,6 +94,8 @@ class HTTPReply:
             except _BROKEN as error:
                 raise reading_error(error, scope) from error
             if not block:
+                if scope.cancelled:
+                    raise scope.error()
                 if _cut_in_compression(self._response.raw):
                     raise errors.StreamInterrupted("the reply was cut in its compressed data")
                 return
@@ -398,7 +400,8 @@ class Transport:
         if scope.over:
             raise scope.error()
         connect, read = check_timeout(timeout, self._timeout)
-        left = scope.remaining()
+        # Own sockets ask the scope at each wait; those of a session can be told but once.
+        left = inf if self._session is None else scope.remaining()
         exchange = Exchange(scope)
         try:
             with serving(exchange):
