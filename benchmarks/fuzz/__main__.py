@@ -80,7 +80,12 @@ def _by_atheris(target: Target, inputs: int) -> tuple[int, str | None]:
         words = folder / "words"
         words.write_text("\n".join(map(_quoted, target.words)))
         command = [sys.executable, "-m", "benchmarks.fuzz.guided", target.name]
-        options = [f"-runs={inputs}", f"-dict={words}", "-max_len=4096", "-rss_limit_mb=4096"]
+        options = [
+            f"-runs={inputs}",
+            f"-dict={words}",
+            f"-max_len={target.longest}",
+            "-rss_limit_mb=4096",
+        ]
         found = Path(tempfile.gettempdir()) / f"found-{target.name}-"
         options += [f"-artifact_prefix={found}", str(corpus)]
         ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
