@@ -21,13 +21,16 @@ def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
             if half:
                 yield "\ufffd"
         elif half or not piece.isascii():
-            piece = half + piece
-            half = piece[-1] if "\ud800" <= piece[-1] <= "\udbff" else ""
-            if half:
-                piece = piece[:-1]
-            try:
-                piece.encode()
-            except UnicodeEncodeError:
-                units = piece.encode("utf-16-le", "surrogatepass")
-                piece = units.decode("utf-16-le", "replace")
+            piece, half = _mended(half + piece)
         yield piece
+
+
+def _mended(text: str) -> tuple[str, str]:
+    """``text`` as it can be encoded, and the first half of a character that it ends with."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+        units = text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass")
+        return units.decode("utf-16-le", "replace"), half
+    return text, ""

@@ -21,6 +21,8 @@ _REASONS = {
     "tool_calls": "tool_calls",
 }
 
+_TEXT_ALONE = {"role", "content"}
+
 
 def parse_chat(reply: Reply) -> Iterator[str]:
     """Yield the text of the first choice of ``reply``, then a ``FinishReason``.
@@ -34,14 +36,18 @@ def parse_chat(reply: Reply) -> Iterator[str]:
     """
     state = _State()
     if reply.content_type == "application/json":
-        yield from state.take(_object(reply.json()), "message")
+        text = state.take(_object(reply.json()), "message")
+        if text:
+            yield text
         yield state.finish()
         return
     for data in iter_events(reply.lines()):
         if data == b"[DONE]":
             yield state.finish()
             return
-        yield from state.take(decode_object(data), "delta")
+        text = state.take(decode_object(data), "delta")
+        if text:
+            yield text
     if state.raw is not None:
         yield state.finish()
 
@@ -57,8 +63,8 @@ class _State:
         self._detail: list[str] = []
         self._tool_calls: dict[int, dict[str, Any]] = {}
 
-    def take(self, event: dict[str, Any], field: str) -> Iterator[str]:
-        """Yield the text of one event; ``field`` is where its choices keep their message."""
+    def take(self, event: dict[str, Any], field: str) -> str:
+        """The text of one event; ``field`` is where its choices keep their message."""
         if event.get("error") is not None:
             raise error_of(event)
         choices = event.get("choices")
@@ -70,6 +76,7 @@ class _State:
         model = event.get("model")
         if isinstance(model, str):
             self._model = model
+        text = ""
         for choice in _list(choices, "choices"):
             index = _mapping(choice, "choices").get("index") or 0
             if index != 0:
@@ -81,11 +88,12 @@ class _State:
                 self.raw = _string(raw, "finish_reason")
             delta = choice.get(field)
             if delta is not None:
-                text = self._delta(_mapping(delta, field))
-                if text:
-                    yield text
+                text += self._delta(_mapping(delta, field))
+        return text
 
     def _delta(self, delta: Mapping[str, Any]) -> str:
+        if delta.keys() <= _TEXT_ALONE:
+            return _text(delta.get("content"))
         for name in ("reasoning_content", "reasoning"):
             reasoning = delta.get(name)
             if isinstance(reasoning, str):

@@ -49,25 +49,23 @@ def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator
         if b"\r" in block:
             after_cr = block.endswith(b"\r")
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        first, *rest = block.split(b"\n")
-        if not rest:
-            pending.append(block)
-            pending_size += len(block)
+        lines = block.split(b"\n")
+        rest = lines.pop()
+        if not lines:
+            pending.append(rest)
+            pending_size += len(rest)
             _check(pending_size, max_line)
             continue
         if pending:
-            pending.append(first)
-            first = b"".join(pending)
+            pending.append(lines[0])
+            lines[0] = b"".join(pending)
             pending.clear()
-        _check(len(first), max_line)
-        if len(block) > max_line:
-            _check(max(map(len, rest)), max_line)
-        yield first
-        last = rest.pop()
-        yield from rest
-        pending_size = len(last)
-        if last:
-            pending.append(last)
+        if len(block) + pending_size > max_line:
+            _check(max(map(len, [*lines, rest])), max_line)
+        yield from lines
+        pending_size = len(rest)
+        if rest:
+            pending.append(rest)
     if pending:
         yield Tail(b"".join(pending))
 
@@ -134,6 +132,6 @@ def decode_json(data: bytes) -> Any:
 def decode_object(data: bytes) -> dict[str, Any]:
     """The JSON object that ``data`` holds; any other value is a :class:`ProtocolError`."""
     value = decode_json(data)
-    if not isinstance(value, dict):
+    if type(value) is not dict:
         raise ProtocolError(f"the reply holds a {type(value).__name__} where an object was due")
     return value
