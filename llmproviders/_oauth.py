@@ -88,6 +88,8 @@ class Account:
                 "GIGACHAT_CREDENTIALS, or api_key=, is the whole key of this project, or make a "
                 f"new one in {CABINET} ({error})"
             )
+        if error.status_code == 404:
+            return f"there is no token service at {self.auth_url}; check auth_url ({error})"
         if error.status_code == 400:
             for words, advice in _SCOPE_ADVICE.items():
                 if words in (error.detail or ""):

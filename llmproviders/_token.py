@@ -104,15 +104,17 @@ def _check_clock(end: float, now: float, date: float | None) -> None:
     ahead = 0.0 if date is None else now - date
     if end > now and ahead > -_WRONG_CLOCK_S:
         return
-    if date is not None and end > date:
+    there = now if date is None else date
+    if end > there:
         raise AuthenticationError(
             f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
             "the token service's, so that no token can be told to be valid: set the clock",
             detail="clock",
         )
+    whose = "this machine's" if date is None else "its own"
     raise AuthenticationError(
-        f"the token service gave a token that expired {now - end:.0f} s ago by this machine's "
-        "clock: check the clock; if it is right, the service is in trouble",
+        f"the token service gave a token that expired {there - end:.0f} s ago by {whose} clock: "
+        "check this machine's; if that is right, the service is in trouble",
         detail="clock",
     )
 

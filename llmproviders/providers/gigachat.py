@@ -238,7 +238,7 @@ class GigaChat(Provider):
         return self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
 
     def parse(self, reply: Reply) -> Iterator[str]:
-        """Read a stream or a whole reply; see :func:`.._chat_completions.parse_chat`."""
+        """Read a stream or a whole reply; see ``parse_chat``."""
         return parse_chat(reply)
 
     def mend(
@@ -359,8 +359,12 @@ class GigaChat(Provider):
             LLMError: as for any call.
         """
         scope = Scope()
-        with self.place(scope):
-            entries = self._about(texts, "/embeddings", model, scope)
+        try:
+            with self.place(scope):
+                entries = self._about(texts, "/embeddings", model, scope)
+        except LLMError as error:
+            error.provider = error.provider or self.name
+            raise
         entries.sort(key=lambda entry: _field(entry, "index", int))
         return [
             Embedding(
@@ -410,9 +414,9 @@ class GigaChat(Provider):
     # -- the token
 
     def _key(self) -> str | None:
-        key = self._setting("api_key", self._api_key)
+        key = (self._setting("api_key", self._api_key) or "").strip()
         conceal(key)
-        return key.strip() or None if key else None
+        return key or None
 
     def _given_token(self, key: str | None) -> str | None:
         """The access token to use as it is; none where a key is given nearer, or it has failed."""

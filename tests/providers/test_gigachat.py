@@ -280,8 +280,9 @@ class TestKey:
         for call in (lambda: client.complete(QUESTION), client.models, client.balance):
             with pytest.raises(MissingAuthError, match="GIGACHAT_CREDENTIALS"):
                 call()
-        with pytest.raises(MissingAuthError):
+        with pytest.raises(MissingAuthError) as caught:
             client.embed("text")
+        assert caught.value.provider == "GigaChat"
 
     def test_looked_up_at_the_call(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """A key that comes into the environment later is found."""
@@ -403,6 +404,13 @@ class TestTokenService:
         sandbox.fail("gigachat", empty=True, on="token")
         with pytest.raises(ProtocolError, match="no access_token"):
             giga.complete(QUESTION)
+
+    def test_wrong_address(self, sandbox: Sandbox) -> None:
+        """An address without a token service is told apart from a wrong ``base_url``."""
+        arguments = {**sandbox.provider_arguments("gigachat"), "auth_url": f"{sandbox.url}/oauth"}
+        with GigaChat(**arguments) as client, pytest.raises(InvalidRequestError) as caught:
+            client.complete(QUESTION)
+        assert str(caught.value).startswith(f"there is no token service at {sandbox.url}/oauth")
 
     def test_older_form(self, sandbox: Sandbox, raw_server: RawServerFactory) -> None:
         """The older form of the answer, with seconds, is understood."""
