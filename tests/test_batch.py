@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tenacity import wait_none
 
 from llmproviders import (
@@ -146,6 +148,27 @@ class TestRequests:
             found.extend(result.id for result in run(client, requests))
         assert sorted(found, key=str) == [2, "x"]
         assert sorted(client.asked) == ["a", "b"]
+
+    @given(st.lists(st.one_of(st.none(), st.integers(-2, 12), st.sampled_from("ab")), max_size=12))
+    def test_any_duplicate(self, ids: list[Any]) -> None:
+        """The first id that stood before is found, given ones and numbers of requests alike."""
+        seen: set[Any] = set()
+        fine = 0
+        for number, own_id in enumerate(ids, 1):
+            counts_as = number if own_id is None else own_id
+            if counts_as in seen:
+                break
+            seen.add(counts_as)
+            fine += 1
+        client = Echo()
+        requests = iter([{"id": own_id, "prompt": f"q{n}"} for n, own_id in enumerate(ids)])
+        found: list[Any] = []
+        try:
+            found.extend(result.id for result in run(client, requests, workers=1))
+        except InvalidRequestError:
+            assert fine < len(ids)
+        assert set(found) == seen
+        assert len(client.asked) == fine
 
     def test_a_number_and_its_string_are_two_ids(self) -> None:
         """Ids are told apart as JSON tells them apart."""

@@ -453,7 +453,7 @@ class TestRerun:
         files.ask("fail", "a")
         files.run(Echo())
         files.output.chmod(0o640)
-        (files.output.parent / "out.jsonl.new").write_text("left by a crash")
+        (files.output.parent / ".out.jsonl.new").write_text("left by a crash")
         files.run(Echo())
         assert stat.S_IMODE(files.output.stat().st_mode) == 0o640
         names = {path.name for path in files.input.parent.iterdir()}

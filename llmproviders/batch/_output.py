@@ -100,9 +100,9 @@ class Finished:
         """Rewrite the file, atomically, with these rows alone."""
         if self._all_stand:
             return
-        beside = self._output + ".new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+        output = Path(self._output)
+        beside = output.with_name(f".{output.name}.new")
+        beside.unlink(missing_ok=True)
         seen = set()
         with open(beside, "xb") as kept:
             for line, row in self._rows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -112,13 +113,36 @@ def tasks_of(requests: Iterable[object]) -> Iterator[Task]:
     Raises:
         InvalidRequestError: while iterating, at a request whose id stood before.
     """
-    seen: set[Id] = set()
+    seen = _SeenIds()
     for index, item in enumerate(requests):
         task = task_of(item, index)
-        if task.id in seen:
+        if not seen.add(task.id, index + 1):
             raise duplicate(task.id)
-        seen.add(task.id)
         yield task
+
+
+class _SeenIds:
+    """The ids so far; those that are the number of their request take no memory."""
+
+    def __init__(self) -> None:
+        self._others: set[Id] = set()
+        self._turns: list[int] = []  # where requests begin, or cease, to have their number as id
+
+    def add(self, own_id: Id, number: int) -> bool:
+        """Add the id of the request ``number``, counted from 1; whether it is a new one."""
+        if own_id in self._others or self._is_number_before(own_id, number):
+            return False
+        numbered = own_id == number
+        if numbered != bool(len(self._turns) % 2):
+            self._turns.append(number)
+        if not numbered:
+            self._others.add(own_id)
+        return True
+
+    def _is_number_before(self, own_id: Id, number: int) -> bool:
+        if isinstance(own_id, str) or own_id >= number:
+            return False
+        return bool(bisect_right(self._turns, own_id) % 2)
 
 
 def duplicate(own_id: Id, *lines: int) -> InvalidRequestError:
