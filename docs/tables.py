@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import click
+
+from llmproviders import FailoverClient, Provider
+from llmproviders._schema import Argument, arguments_of
+from llmproviders.cli.exits import MEANING
+from llmproviders.cli.group import CONTEXT, PROGRAM, group
+from llmproviders.cli.overview import COMMANDS
+from llmproviders.config import variables_of
 from llmproviders.providers import REGISTRY
 
 DOCS = Path(__file__).parent
@@ -42,6 +52,97 @@ def models() -> str:
     return "\n".join(lines)
 
 
+def commands() -> str:
+    """The help of every command, as it is printed at a width of 88 columns."""
+    top = click.Context(group, info_name=PROGRAM, **CONTEXT)
+    pages = []
+    for name in COMMANDS:
+        command = group.get_command(top, name)
+        assert command is not None
+        pages += _helps(command, name, top)
+    return "\n\n".join(pages)
+
+
+def _helps(command: click.Command, name: str, parent: click.Context) -> list[str]:
+    context = click.Context(command, parent=parent, info_name=name, terminal_width=86)
+    words = context.command_path.removeprefix(f"{PROGRAM} ")
+    level = "#" * (2 + len(words.split()))
+    pages = [f"{level} {words}\n\n```text\n{command.get_help(context)}\n```"]
+    if isinstance(command, click.Group):
+        for inner in sorted(command.commands):
+            pages += _helps(command.commands[inner], inner, context)
+    return pages
+
+
+def exit_codes() -> str:
+    """Every exit code and what it says."""
+    rows = [f"| {int(code)} | {meaning} |" for code, meaning in MEANING.items()]
+    return "\n".join(["| code | when |", "| --- | --- |", *rows])
+
+
+def every_provider() -> str:
+    """The keys that every provider's table has."""
+    return _keys(Provider, shared_arguments())
+
+
+def some_providers() -> str:
+    """The keys that only one provider's table has, by provider."""
+    sections = []
+    for kind in REGISTRY.values():
+        own = {n: a for n, a in arguments_of(kind).items() if n not in shared_arguments()}
+        if own:
+            sections.append(f"`{kind.__name__}` also:\n\n{_keys(kind, own)}")
+    return "\n\n".join(sections)
+
+
+def failover() -> str:
+    """The keys of ``[failover]``."""
+    return _keys(FailoverClient, arguments_of(FailoverClient))
+
+
+def shared_arguments() -> dict[str, Argument]:
+    """What every provider takes."""
+    return {
+        name: argument
+        for name, argument in arguments_of(Provider).items()
+        if all(name in arguments_of(kind) for kind in REGISTRY.values())
+    }
+
+
+def _keys(owner: type, arguments: Mapping[str, Argument]) -> str:
+    meanings = _meanings(owner)
+    rows = ["| key | value | default | means |", "| --- | --- | --- | --- |"]
+    for name, argument in arguments.items():
+        default = "" if argument.default is None else f"`{json.dumps(argument.default)}`"
+        if argument.secret:
+            keys, due = f"`{name}_file`, `{name}_env`", "a text"
+        else:
+            keys, due = f"`{name}`", argument.due
+        rows.append(f"| {keys} | {due} | {default} | {meanings[name]} |")
+    return "\n".join(rows)
+
+
+def _meanings(owner: type) -> dict[str, str]:
+    """What a class's docstring says of each argument."""
+    text = inspect.cleandoc(owner.__doc__ or "")
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None, owner
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", section[1], re.MULTILINE | re.DOTALL)
+    return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
+
+
+def variables() -> str:
+    """Every variable that stands for a provider's argument."""
+    rows = ["| variable | provider | argument |", "| --- | --- | --- |"]
+    for kind in REGISTRY.values():
+        for argument, names in variables_of(kind).items():
+            if argument != "proxy":
+                told = ", ".join(f"`{name}`" for name in names)
+                rows.append(f"| {told} | `{kind.__name__}` | `{argument}` |")
+    told = ", ".join(f"`{name}`" for name in Provider.environment_of("proxy"))
+    return "\n".join([*rows, f"| {told} | every one | `proxy` |"])
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -49,6 +150,12 @@ def _yes(value: bool) -> str:
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("reference/providers.md", "providers"): providers,
     ("reference/providers.md", "models"): models,
+    ("reference/cli.md", "commands"): commands,
+    ("reference/cli.md", "exit-codes"): exit_codes,
+    ("reference/configuration.md", "every-provider"): every_provider,
+    ("reference/configuration.md", "some-providers"): some_providers,
+    ("reference/configuration.md", "failover"): failover,
+    ("reference/environment.md", "variables"): variables,
 }
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,15 +14,20 @@ from llmproviders import __version__
 from llmproviders.cli.overview import COMMANDS, overview
 from tests.cli.process import command, environ, run
 
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 SUBCOMMANDS = [("config", "init"), ("config", "path"), ("config", "show")]
 
 
 @pytest.mark.parametrize("words", [*((name,) for name in COMMANDS), *SUBCOMMANDS])
 def test_help(words: tuple[str, ...]) -> None:
-    """Each command explains itself, with an example, and its first sentence is the overview's."""
+    """Each command explains itself as the reference does, with an example.
+
+    Its first sentence is the overview's.
+    """
     result = run(*words, "--help")
     assert (result.code, result.err) == (0, "")
     assert "Example: " in result.out
+    assert f"```text\n{result.out}```" in REFERENCE.read_text(encoding="utf-8")
     if len(words) == 1:
         assert COMMANDS[words[0]] in re.sub(r"\s+", " ", result.out)
 
