@@ -82,18 +82,19 @@ class Account:
     def _advice(self, error: LLMError) -> str:
         if isinstance(error, ConnectionFailed) and error.detail == "certificate":
             return _trust.advice(error)
+        said = f"HTTP {error.status_code}: {error.detail or 'without a word'}"
         if error.status_code in (401, 403):
             return (
                 "the token service refused the authorization key: check that "
                 "GIGACHAT_CREDENTIALS, or api_key=, is the whole key of this project, or make a "
-                f"new one in {CABINET} ({error})"
+                f"new one in {CABINET} ({said})"
             )
         if error.status_code == 404:
-            return f"there is no token service at {self.auth_url}; check auth_url ({error})"
+            return f"there is no token service at {self.auth_url}; check auth_url ({said})"
         if error.status_code == 400:
             for words, advice in _SCOPE_ADVICE.items():
                 if words in (error.detail or ""):
-                    return f"{advice.format(scope=self.scope)}: {_SCOPES_ARE} ({error})"
+                    return f"{advice.format(scope=self.scope)}: {_SCOPES_ARE} ({said})"
         return f"no access token from {self.auth_url}: {error}"
 
 
