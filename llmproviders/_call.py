@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from ._clock import Scope
+from ._clock import LONGEST_S, Scope
 from ._lines import MAX_LINE
 from ._redact import MASK, conceal_user_info
 from .errors import InvalidRequestError
@@ -130,7 +130,8 @@ def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, flo
     value = default if timeout is None else timeout
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     try:
-        connect, read = (inf if part is None else float(part) for part in pair)
+        seconds = (inf if part is None else float(part) for part in pair)
+        connect, read = (inf if part > LONGEST_S else part for part in seconds)
     except (TypeError, ValueError):
         connect = read = -1.0
     if not (connect > 0 and read > 0):

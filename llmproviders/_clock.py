@@ -10,6 +10,9 @@ from typing import Protocol
 
 from .errors import DeadlineExceeded, LLMError, ProviderTimeout
 
+LONGEST_S = 1e6
+"""Eleven days; a socket cannot be told to wait for more than 24, so that more is for ever."""
+
 
 class Clock(Protocol):
     """Where time comes from; tests pass one that does not wait."""

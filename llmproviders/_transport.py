@@ -343,7 +343,7 @@ class Transport:
             except BaseException:
                 reply.close()
                 raise
-            reply.close()
+            reply.finish()
             request = request.copy()
             request.prepare_url(target, None)
         raise errors.ProtocolError(f"the service redirected {_MOST_REDIRECTS} times in a row")
@@ -488,9 +488,17 @@ def _least(timeout: float, left: float) -> float | None:
     return None if least == inf else max(least, 0.001)
 
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
 def _body(call: Call) -> tuple[bytes | None, str]:
     if call.json is not None:
-        return json.dumps(call.json).encode(), "application/json"
+        try:
+            return _encode(call.json).encode(), "application/json"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise errors.InvalidRequestError(
+                f"the request cannot be written as JSON: {error}"
+            ) from error
     if call.form is not None:
         return urlencode(call.form).encode(), "application/x-www-form-urlencoded"
     return None, ""
