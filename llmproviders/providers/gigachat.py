@@ -480,7 +480,8 @@ class GigaChat(Provider):
         if models is None:
             return None
         found = _general_model(models, asked)
-        if request.model is None and self.model is None and found is not None:
+        is_default = request.model is None and self.model is None
+        if is_default and asked == self.get_model(None) and found is not None:
             logger.warning(
                 "%s has no model %s any more; %s is asked instead: name one with model= or "
                 "GIGACHAT_MODEL",

@@ -541,6 +541,12 @@ class TestModel:
         assert caught.value.status_code == 404
         assert caught.value.request_id
 
+    def test_named_in_the_body(self, sandbox: Sandbox, giga: GigaChat) -> None:
+        """A model that ``extra_body`` names counts as named, too."""
+        with pytest.raises(ModelNotFoundError, match="'GigaChat-0'"):
+            giga.complete(QUESTION, extra_body={"model": "GigaChat-0"})
+        assert giga.complete(QUESTION).attempts[0].model == "GigaChat-2"
+
     def test_models_cannot_be_asked(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """Where the models cannot be listed, the address is what is to be checked."""
         sandbox.fail("gigachat", status=404)
