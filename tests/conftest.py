@@ -45,6 +45,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Iterator[Path]) ->
     clean(monkeypatch, next(homes))
 
 
+@pytest.fixture(autouse=True)
+def forget_tokens() -> None:
+    """Forget the tokens of earlier tests, whose sandboxes may have had the same port."""
+    from llmproviders import _token
+
+    _token._keepers.clear()
+
+
 @pytest.fixture
 def home() -> Path:
     """Return the test's own, empty home folder."""
