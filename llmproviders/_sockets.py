@@ -55,6 +55,12 @@ class Exchange:
         sock.exchange = self
         self.scope.attach(sock, sock.cut)
 
+    def cut(self) -> None:
+        """Close the connection, whoever holds it, and let go of it."""
+        if self.sock is not None:
+            self.sock.cut()
+        self.unbind()
+
     def unbind(self) -> None:
         """Let go of the socket; from here on the scope cannot touch it."""
         sock, self.sock = self.sock, None

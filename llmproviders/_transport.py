@@ -161,8 +161,14 @@ class HTTPReply:
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
-        self._exchange.unbind()
-        self._response.close()
+        sock = self._exchange.sock
+        try:
+            self._exchange.unbind()
+            self._response.close()
+        except BaseException:
+            if sock is not None:
+                sock.cut()
+            raise
 
 
 def _cut_in_compression(raw: Any) -> bool:
@@ -418,7 +424,7 @@ class Transport:
                 raise
             raise opening_error(error, scope) from error
         except BaseException:
-            exchange.unbind()
+            exchange.cut()
             raise
         logger.debug("%s %s: %s", request.method, redact(str(request.url)), response.status_code)
         return HTTPReply(response, exchange, self._limits)

@@ -546,6 +546,10 @@ class Provider(BaseClient):
             if error is failure:
                 raise
             raise error from failure
+        except BaseException:
+            # An interrupt can come between two steps, when nobody would close the connection.
+            scope.cancel("the call was interrupted")
+            raise
 
     def _replies(
         self, request: Request, scope: Scope, record: _Record
