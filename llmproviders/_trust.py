@@ -255,9 +255,9 @@ def _stored() -> list[Path]:
 def _intact(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
     for path in paths:
         try:
-            certificates = _certificates(_read_file(path))
-        except OSError as error:
-            logger.warning("the certificate %s is not used: %s", path, error.strerror)
+            certificates = _certificates(_files.read_private(path))
+        except Unusable as trouble:
+            logger.warning("the certificate %s is not used: %s", path, trouble)
             continue
         if [sha256(der).hexdigest() for der in certificates] == [path.stem]:
             yield path, certificates[0]

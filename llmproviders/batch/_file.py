@@ -13,7 +13,7 @@ from ..provider import BaseClient
 from ._flow import Flow
 from ._input import Input, opened, pair_digest
 from ._interrupts import Interrupts
-from ._output import Finished, locked
+from ._output import Finished, locked, target_of
 from ._progress import bar_if
 from ._rows import row_of
 from ._run import check_arguments
@@ -81,7 +81,7 @@ def run_file(
     check_arguments(client, workers)
     _check_numbers(deadline, max_failures, grace_s)
     began = time.monotonic()
-    target = os.path.realpath(output)
+    target = target_of(output)
     tally = Tally()
     with opened(input) as stream, locked(target):
         if os.path.exists(target) and os.path.samefile(input, target):

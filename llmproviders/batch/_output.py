@@ -21,6 +21,22 @@ class BatchLocked(RuntimeError):  # noqa: N818 - says what is the case, as the o
     """Another run is writing the same output."""
 
 
+def target_of(output: str | os.PathLike[str]) -> str:
+    """The file that ``output`` names, through a link too, unless the link is another user's.
+
+    Raises:
+        InvalidRequestError: it is; who made it would choose which file is written.
+    """
+    path = os.path.abspath(output)
+    if os.name == "posix" and os.path.islink(path):
+        owner = os.lstat(path).st_uid
+        if owner not in (0, os.geteuid()):
+            raise InvalidRequestError(
+                f"{path} is a link that belongs to another user; choose another output"
+            )
+    return os.path.realpath(path)
+
+
 @contextlib.contextmanager
 def locked(output: str) -> Iterator[None]:
     """Hold the lock that stands beside ``output``; the system lets go of it when a process dies.
