@@ -123,20 +123,14 @@ class ProviderSettings:
 
     def in_force(self) -> dict[str, Value]:
         """Every argument with the value that counts and its origin; keys come first."""
+        made = self.make()
         values = {}
         for argument in arguments_of(self.kind).values():
             found = self.given.get(argument.name)
             if found is None:
                 found = _from_environment(self.kind, argument)
-            values[argument.name] = found or Value(self._default(argument), "default")
+            values[argument.name] = found or Value(_default(made, argument), "default")
         return values
-
-    def _default(self, argument: Argument) -> Any:
-        """What the provider itself takes for an argument that it is not given."""
-        if argument.secret:
-            return None
-        value = getattr(self.make(), argument.name, argument.default)
-        return self.kind.default_model if argument.name == "model" and value is None else value
 
     def key(self) -> Value | None:
         """Where its key or token is, or None where it takes none or has none."""
@@ -324,6 +318,14 @@ def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:
         return None
     name, value = found
     return Value(KeyVariable(name) if argument.secret else value, f"environment {name}")
+
+
+def _default(made: Provider, argument: Argument) -> Any:
+    """What a provider takes for an argument that it was not given."""
+    if argument.secret:
+        return None
+    value = getattr(made, argument.name, argument.default)
+    return made.default_model if argument.name == "model" and value is None else value
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from .overview import overview
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code, one of :class:`.exits.Exit`.
 
     Args:
         arguments: what stands behind the program's name; None: those of the process.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     if given in (["--help"], ["-h"]):
         # What is asked most is told without loading anything.
         try:
@@ -24,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .run import reader_left
 
             return reader_left()
-    from .run import run
-
+    try:
+        from .run import run
+    except KeyboardInterrupt:
+        return 130
     return run(given)

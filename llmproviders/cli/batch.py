@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from ..batch import BatchLocked, BatchResult, Summary, dask_executor, run_file
 from ..errors import LLMError
 from .exits import CommandError, Exit
 from .files import check_place, locked
-from .notes import say
+from .notes import Notes, say
 from .options import Choices, batch_options
 
 
@@ -74,7 +75,7 @@ def command(
     does what is left. --deadline counts for each row.
     """
     check_place(output)
-    notes = choices.notes()
+    notes = Notes(verbose=choices.verbose - 1, quiet=choices.verbose == 0)
 
     def tell(result: BatchResult) -> None:
         reply = result.completion
@@ -91,8 +92,8 @@ def command(
                 workers=threads or workers,
                 executor=executor,
                 max_failures=max_failures,
-                on_result=tell if notes.verbose > 1 else None,
-                progress=notes.at_terminal,
+                on_result=tell if notes.verbose else None,
+                progress=sys.stderr.isatty() and not choices.quiet,
             )
         except BatchLocked as error:
             raise CommandError(str(error), Exit.TRY_LATER) from error
@@ -100,7 +101,7 @@ def command(
             if isinstance(error, LLMError):
                 raise
             raise click.UsageError(str(error)) from error
-    if notes.verbose or summary.failed:
+    if choices.verbose or summary.failed:
         say(_described(summary))
     return Exit.ROWS_FAILED if summary.failed else Exit.OK
 

@@ -22,7 +22,7 @@ def read_prompt(argument: str | None) -> str:
         argument: what stands on the command line; None or ``-`` is standard input alone.
     """
     if argument is None or argument == "-":
-        if sys.stdin is not None and sys.stdin.isatty():
+        if sys.stdin.isatty():
             click.echo("Type the prompt; end it with Ctrl-D (Windows: Ctrl-Z, Enter).", err=True)
         return _read_stdin()
     prompt = decoded(argument)
@@ -48,8 +48,6 @@ def _is_piped() -> bool:
 
 
 def _read_stdin() -> str:
-    if sys.stdin is None:
-        return ""
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:

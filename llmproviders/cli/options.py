@@ -57,9 +57,12 @@ _TIMEOUT = click.option(
     metavar="SECONDS",
     help="For connecting and for one silence; or CONNECT,READ.",
 )
-_VERBOSE = click.option(
-    "-v", "--verbose", count=True, help="Tell each attempt on standard error; twice: more."
-)
+
+
+def _verbose(help_text: str) -> Callable[[Any], Any]:
+    return click.option("-v", "--verbose", count=True, help=help_text)
+
+
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors.")
 _SAMPLING = (
     click.option("-s", "--system", metavar="TEXT", help="System prompt."),
@@ -77,8 +80,20 @@ _SAMPLING = (
     ),
 )
 _SETUP = (_STATE, _CONFIG)
-_BATCH = (_PROVIDERS, _MODEL, _DEADLINE, _TIMEOUT, _PROXY, *_SETUP, _VERBOSE, _QUIET)
-_CALL = (*_BATCH[:2], *_SAMPLING, *_BATCH[2:])
+_WAY = (_DEADLINE, _TIMEOUT, _PROXY, *_SETUP, _QUIET)
+_CALL = (
+    _PROVIDERS,
+    _MODEL,
+    *_SAMPLING,
+    *_WAY,
+    _verbose("Tell each attempt on standard error; twice: what the library logs."),
+)
+_BATCH = (
+    _PROVIDERS,
+    _MODEL,
+    *_WAY,
+    _verbose("Tell on standard error what was done; twice: each attempt."),
+)
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,12 @@ def _run(arguments: Sequence[str]) -> int:
 
 def speak_utf8() -> None:
     """Read and write UTF-8, whatever the locale says."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # Closed by whoever started the process: what is written goes nowhere.
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        getattr(sys, name).reconfigure(encoding="utf-8", errors="backslashreplace")
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        errors = "replace" if mode == "r" else "backslashreplace"
+        getattr(sys, name).reconfigure(encoding="utf-8", errors=errors)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:

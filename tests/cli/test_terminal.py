@@ -148,9 +148,10 @@ def test_a_reply_that_fails_can_be_asked_again(at_sandbox: Sandbox) -> None:
 
 def test_chat_without_a_terminal(at_sandbox: Sandbox) -> None:
     """Lines from a pipe are answered one after another, the replies alone on stdout."""
-    result = run(*CHAT, stdin="one\ntwo\n/nothing\n")
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    result = run(*CHAT, stdin="one\nдва\n/nothing\n", env=locale)
     assert result.code == 0
-    assert [line[:35] for line in result.out.splitlines()] == [
-        "This is the ChatGLM sandbox, not th"
-    ] * 2
+    first, second = result.out.splitlines()
+    assert "You asked: one." in first
+    assert "You asked: два." in second
     assert "There is no /nothing" in result.err
