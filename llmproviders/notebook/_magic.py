@@ -1,0 +1,246 @@
+"""The cell magic ``%%llm`` and the line magic ``%llm_config``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+
+from .._drawing import plain
+from .._redact import redact
+from ..cli.files import WholeFile
+from ..cli.options import Choices, call_options
+from ..config import ConfigError
+from ..conversation import Conversation
+from ..errors import LLMError
+from ..failover import FailoverClient
+from ..provider import BaseClient
+from ..results import Attempts
+from ._chosen import chosen, use
+from ._page import put
+from ._prompt import MissingVariableError, fill
+from ._show import be_brief, show
+
+_SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
+_HERE = {
+    "verbose": "Show the timeline of the attempts below the reply.",
+    "quiet": "Show the text alone.",
+}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What the first line of a cell says."""
+
+    choices: Choices
+    name: str | None
+    client: str | None
+    no_stream: bool
+    output: str | None
+
+
+@click.command("%%llm", context_settings=_SETTINGS)
+@click.option("--as", "name", metavar="NAME", help="Keep the Completion in this variable.")
+@click.option("--client", metavar="NAME", help="Ask the client or Conversation in this variable.")
+@click.option("--no-stream", is_flag=True, help="Show the reply when it is whole.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write the reply to FILE, too, whole or not at all.",
+)
+@call_options
+def _cell_line(
+    choices: Choices, name: str | None, client: str | None, no_stream: bool, output: str | None
+) -> _Cell:
+    """Show the reply to the cell's text, as it grows.
+
+    {name} in the text stands for the notebook's variable of that name, {{name}} for the braces
+    themselves. The client is the one that %llm_config chose, else what the configuration says;
+    with -p, --deadline, --config or --no-state it is made for this cell.
+
+    Stopping the cell keeps the text so far on the page and closes the connection. NAME keeps the
+    value it had where there is no whole reply.
+    """
+    return _Cell(choices, name, client, no_stream, output)
+
+
+@click.command("%llm_config", context_settings=_SETTINGS)
+@click.argument("name", required=False)
+@click.option("--reset", is_flag=True, help="Go by the configuration again.")
+@call_options
+def _config_line(
+    choices: Choices, name: str | None, reset: bool
+) -> tuple[Choices, str | None, bool]:
+    """Choose the client that %%llm and show() use from now on.
+
+    NAME is a variable that holds a client; without it, the options make one. Options of a call
+    (model, system prompt, sampling) go with every call that does not say otherwise. Without
+    anything, tells what is in use.
+    """
+    return choices, name, reset
+
+
+for _command in (_cell_line, _config_line):
+    for _parameter in _command.params:
+        if _parameter.name in _HERE and isinstance(_parameter, click.Option):
+            _parameter.help = _HERE[_parameter.name]
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics with an IPython."""
+    for command, kind, name, run in (
+        (_cell_line, "cell", "llm", _llm),
+        (_config_line, "line", "llm_config", _llm_config),
+    ):
+        # The function of a magic is called without the shell, and its help is its docstring.
+        magic = _bound(run, shell)
+        magic.__doc__ = _help(command)
+        shell.magics_manager.register_function(magic, magic_kind=kind, magic_name=name)
+
+
+def _bound(run: Callable[..., None], shell: InteractiveShell) -> Callable[..., None]:
+    def magic(*texts: str) -> None:
+        with _plainly():
+            run(shell, *texts)
+
+    return magic
+
+
+def _help(command: click.Command) -> str:
+    with click.Context(command, info_name=command.name, terminal_width=88) as context:
+        return command.get_help(context)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Tell what is wrong in a line or two: the frames of this package are of no use to a cell."""
+    try:
+        yield
+    except (click.ClickException, ConfigError, MissingVariableError) as error:
+        words = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        raise UsageError(words) from error
+    except LLMError as error:
+        be_brief(error, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _llm(shell: InteractiveShell, line: str, text: str) -> None:
+    asked = _parsed(_cell_line, line)
+    if not isinstance(asked, _Cell):
+        return
+    if asked.name is not None and not asked.name.isidentifier():
+        raise click.UsageError(f"--as {asked.name}: that is no name for a variable")
+    file = None if asked.output is None else WholeFile(asked.output)
+    prompt = fill(text, shell.user_ns)
+    choices = asked.choices
+    with ExitStack() as stack:
+        client, params = _client(asked, shell, stack)
+        try:
+            if asked.no_stream:
+                reply = show(_whole(client, prompt, params), note=not choices.quiet)
+            else:
+                reply = show(client.stream(prompt, **params), note=not choices.quiet)
+        except LLMError as error:
+            _trace(choices, Attempts(error.attempts))
+            raise
+    if file is not None:
+        file.write(f"{reply.text}\n")
+    if asked.name is not None:
+        shell.user_ns[asked.name] = reply
+    _trace(choices, reply.attempts)
+
+
+def _parsed(command: click.Command, line: str) -> Any:
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise click.UsageError(f"a quotation mark is missing: {error}") from None
+    return command.main(words, prog_name=command.name, standalone_mode=False)
+
+
+def _client(
+    asked: _Cell, shell: InteractiveShell, stack: ExitStack
+) -> tuple[BaseClient | Conversation, dict[str, Any]]:
+    choices = asked.choices
+    own = choices.providers or choices.deadline or choices.config or choices.stateless
+    if asked.client is not None:
+        if own:
+            raise click.UsageError("--client and -p, --deadline, --config, --no-state: choose one")
+        return _variable(shell, asked.client), _of_call(choices)
+    usual = chosen()
+    if usual is None or own:
+        return stack.enter_context(choices.client()), choices.params()
+    client, params = usual
+    return client, {**params, **_of_call(choices)}
+
+
+def _of_call(choices: Choices) -> dict[str, Any]:
+    """What a call to a client that is there already can say."""
+    route = {"model": choices.model, "timeout": choices.timeout, "proxy": choices.proxy}
+    return {
+        **{name: value for name, value in route.items() if value is not None},
+        **choices.params(),
+    }
+
+
+def _variable(shell: InteractiveShell, name: str) -> BaseClient | Conversation:
+    client = shell.user_ns.get(name)
+    if not isinstance(client, (BaseClient, Conversation)):
+        raise click.UsageError(
+            f"there is no client {name}"
+            if client is None
+            else f"{name} is {type(client).__name__}, not a client"
+        )
+    return client
+
+
+def _whole(client: BaseClient | Conversation, prompt: str, params: dict[str, Any]) -> Iterator[str]:
+    ask = client.ask if isinstance(client, Conversation) else client.complete
+    completion = ask(prompt, **params)
+    if completion.text:
+        yield completion.text
+    yield completion.finish_reason
+
+
+def _trace(choices: Choices, attempts: Attempts) -> None:
+    if choices.verbose and not choices.quiet:
+        put(attempts)
+
+
+def _llm_config(shell: InteractiveShell, line: str) -> None:
+    parsed = _parsed(_config_line, line)
+    if not isinstance(parsed, tuple):
+        return
+    choices, name, reset = parsed
+    if name is not None:
+        client = _variable(shell, name)
+        if isinstance(client, Conversation):
+            raise click.UsageError(f"{name} is a Conversation; name it in a cell, with --client")
+        use(client, **_of_call(choices))
+    elif reset:
+        use(None)
+    elif choices != Choices():
+        use(choices.client(), **choices.params())
+    click.echo(_told())
+
+
+def _told() -> str:
+    usual = chosen()
+    if usual is None:
+        return f"by the configuration: {_names(Choices().client())}"
+    client, params = usual
+    also = "".join(f", {name}={value!r}" for name, value in params.items())
+    return plain(redact(f"{_names(client)}{also}"))
+
+
+def _names(client: BaseClient) -> str:
+    if isinstance(client, FailoverClient):
+        return ", then ".join(_names(provider) for provider in client.providers)
+    return client.name

@@ -1,0 +1,139 @@
+"""Where a reply is shown: on a notebook's page, or on standard output where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+from .._clock import Clock
+from .._drawing import escape, plain, seconds
+from .._markdown import harmless
+
+SHORTEST_INTERVAL_S = 0.1
+_CHARACTERS_A_SECOND = 100_000
+"""Each update carries the whole text, and a notebook's server drops what is beyond its rate."""
+
+
+def shell() -> Any:
+    """The IPython that runs this, or None; IPython is not imported for it."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def put(item: object) -> None:
+    """Show something as IPython shows it."""
+    from IPython.display import display
+
+    show: Callable[..., Any] = display
+    show(item)
+
+
+class Place(Protocol):
+    """Where one reply is shown while it grows."""
+
+    def begin(self) -> None:
+        """The reply is asked for."""
+
+    def add(self, piece: str) -> None:
+        """The text grows."""
+
+    def restart(self, provider: str) -> None:
+        """The text so far is void; ``provider`` broke off."""
+
+    def end(self, note: str) -> None:
+        """Nothing more comes; ``note`` says what the reply was."""
+
+
+def place(clock: Clock) -> Place:
+    """The page of the notebook that runs this, else standard output."""
+    running = shell()
+    if running is None or not hasattr(running, "kernel"):
+        return Terminal(sys.stdout)
+    from IPython.display import display
+
+    return Page(display, clock)
+
+
+class Page:
+    """One display in a notebook, renewed as the text grows.
+
+    Args:
+        display: IPython's function of that name.
+        clock: what decides when it is renewed.
+    """
+
+    def __init__(self, display: Callable[..., Any], clock: Clock) -> None:
+        self._display = display
+        self._clock = clock
+        self._handle: Any = None
+        self._text: list[str] = []
+        self._began = self._due = clock.monotonic()
+
+    def begin(self) -> None:
+        """Show that the reply is under way."""
+        self._update("waiting for the first text")
+        self._due = self._began
+
+    def add(self, piece: str) -> None:
+        """Add to the text, and renew the page where that is due."""
+        self._text.append(piece)
+        if self._clock.monotonic() >= self._due:
+            self._update(self._so_far())
+
+    def restart(self, provider: str) -> None:
+        """Clear the text."""
+        self._text.clear()
+        self._update(f"{provider} broke off; its text is void, the reply begins anew")
+
+    def end(self, note: str) -> None:
+        """Show all of the text, with the note."""
+        plain_text = "\n\n".join(filter(None, ("".join(self._text), note)))
+        self._update(note, {"text/plain": plain_text})
+
+    def _so_far(self) -> str:
+        return f"{seconds(self._clock.monotonic() - self._began)} …"
+
+    def _update(self, note: str, also: dict[str, str] | None = None) -> None:
+        text = "".join(self._text)
+        below = f"\n\n<div><small>{escape(note)}</small></div>" if note else ""
+        bundle = {"text/markdown": harmless(text) + below, **(also or {})}
+        if self._handle is None:
+            self._handle = self._display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+        interval = max(SHORTEST_INTERVAL_S, len(text) / _CHARACTERS_A_SECOND)
+        self._due = self._clock.monotonic() + interval
+
+
+class Terminal:
+    """A stream of text, to which each piece is written as it comes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._ended = True
+
+    def begin(self) -> None:
+        """Nothing is shown before the text."""
+
+    def add(self, piece: str) -> None:
+        """Write it."""
+        self._write(piece)
+        self._ended = piece.endswith("\n")
+
+    def restart(self, provider: str) -> None:
+        """Say so: what is written cannot be taken back."""
+        self._line(f"[{plain(provider)} broke off; the text above is void]")
+
+    def end(self, note: str) -> None:
+        """End the line, and write the note."""
+        self._line(f"[{plain(note)}]" if note else "")
+
+    def _line(self, words: str) -> None:
+        lines = ("" if self._ended else "\n") + (f"{words}\n" if words else "")
+        self._write(lines)
+        self._ended = True
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

@@ -1,0 +1,160 @@
+"""``show``: a reply on the page while it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .._clock import SYSTEM_CLOCK, Clock
+from .._drawing import seconds
+from .._timeline import count
+from ..messages import Prompt
+from ..provider import BaseClient
+from ..results import Completion, FinishReason, Restart
+from ._chosen import in_use
+from ._page import Place, place, shell
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation
+
+
+def show(
+    stream_or_prompt: Iterator[str] | Prompt,
+    client: BaseClient | Conversation | None = None,
+    *,
+    note: bool = True,
+    clock: Clock = SYSTEM_CLOCK,
+    **params: Any,
+) -> Completion:
+    """Show a reply as it grows, and return it.
+
+    On a notebook's page the text is Markdown, in one display that is renewed about ten times a
+    second at most; a small line below it tells provider, model, tokens and time. Where there is no
+    page, the text goes to standard output.
+
+    Stopping the cell closes the connection, keeps the text so far on the page with a note, and
+    raises ``KeyboardInterrupt``, so that no later cell runs by accident; its ``partial_text`` has
+    the text. After an error, too, the text stays on the page.
+
+    Args:
+        stream_or_prompt: what a client's ``stream`` returned, or a prompt: a text or messages.
+        client: whom to ask a prompt: a provider, a ``FailoverClient`` or a ``Conversation``; None:
+            the one that ``%llm_config`` chose, else what the configuration says.
+        note: whether to show the small line.
+        clock: where time comes from.
+        **params: as for a client's ``stream``, with a prompt.
+
+    Raises:
+        LLMError: there is no whole reply.
+        KeyboardInterrupt: the cell was stopped.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> reply = show("Why is the sky blue?", ScriptedProvider(["It ", "scatters."]), note=False)
+    It scatters.
+    >>> reply.provider
+    'ScriptedProvider'
+    """
+    with ExitStack() as stack:
+        if isinstance(stream_or_prompt, Iterator):
+            if client is not None or params:
+                raise TypeError("a stream comes from its client with all parameters; give only it")
+            stream = stream_or_prompt
+        else:
+            if client is None:
+                client, usual = stack.enter_context(in_use())
+                params = {**usual, **params}
+            stream = client.stream(stream_or_prompt, **params)  # type: ignore[arg-type]
+        return _shown(stream, place(clock), clock, note=note)
+
+
+def _cell() -> int | None:
+    number: int | None = getattr(shell(), "execution_count", None)
+    return number
+
+
+def _display_again(cell: int | None) -> None:
+    """What IPython calls to display a reply that ``cell`` has shown already."""
+    if cell is None or cell != _cell():
+        raise NotImplementedError
+
+
+def _shown(stream: Iterator[str], page: Place, clock: Clock, *, note: bool) -> Completion:
+    began = clock.monotonic()
+    first_text_after: float | None = None
+    pieces: list[str] = []
+    finish = FinishReason()
+    page.begin()
+    try:
+        with ExitStack() as stack:
+            if isinstance(stream, Generator):
+                stack.enter_context(closing(stream))
+            for piece in stream:
+                if isinstance(piece, FinishReason):
+                    finish = piece
+                elif isinstance(piece, Restart):
+                    pieces.clear()
+                    page.restart(piece.provider)
+                else:
+                    if first_text_after is None:
+                        first_text_after = clock.monotonic() - began
+                    pieces.append(piece)
+                    page.add(piece)
+    except BaseException as error:
+        page.end(_end_of(error, clock.monotonic() - began))
+        if isinstance(error, KeyboardInterrupt):
+            error.partial_text = "".join(pieces)  # type: ignore[attr-defined]
+            be_brief(error, "Stopped.")
+        raise
+    line = _line(finish, clock.monotonic() - began, first_text_after)
+    page.end(line if note else _trouble(finish))
+    reply = Completion.of("".join(pieces), finish)
+    # As the last value of its cell it would be displayed a second time.
+    object.__setattr__(reply, "_ipython_display_", partial(_display_again, _cell()))
+    return reply
+
+
+def _line(finish: FinishReason, took: float, first_text_after: float | None) -> str:
+    failed = sum(attempt.error is not None for attempt in finish.attempts)
+    first = "" if first_text_after is None else f" (first text after {seconds(first_text_after)})"
+    words = (
+        finish.provider,
+        finish.model,
+        _tokens(finish),
+        seconds(took) + first,
+        f"after {count(failed, 'failed attempt')}" if failed else None,
+        _trouble(finish),
+    )
+    return " · ".join(word for word in words if word)
+
+
+def _tokens(finish: FinishReason) -> str | None:
+    usage = finish.usage
+    if usage is None:
+        return None
+    if usage.prompt_tokens is not None and usage.completion_tokens is not None:
+        return f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+    return None if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+
+
+def _trouble(finish: FinishReason) -> str:
+    """What a reader must know of a reply that is not simply whole."""
+    if finish.reason == "length":
+        return "cut at its largest length; raise max_tokens for more"
+    if finish.reason == "content_filter":
+        return "stopped by the service's filter" + (f": {finish.detail}" if finish.detail else "")
+    if finish.tool_calls:
+        return f"asks for {count(len(finish.tool_calls), 'call')} of a tool"
+    return ""
+
+
+def _end_of(error: BaseException, after: float) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return f"stopped after {seconds(after)}; the connection is closed"
+    return f"broke off after {seconds(after)}: {type(error).__name__}"
+
+
+def be_brief(error: BaseException, words: str) -> None:
+    """Let IPython print ``words`` instead of the error's traceback, which tells nothing more."""
+    error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]
