@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from .errors import (
     AllProvidersFailed,
@@ -31,13 +32,17 @@ from .providers.chatgptt import ChatGptt
 from .providers.flowgpt import FlowGpt
 from .providers.gigachat import GigaChat
 from .providers.openai_compatible import OpenAICompatible
-from .results import Attempt, Completion, FinishReason, Restart, Usage
+from .results import Attempt, Attempts, Completion, FinishReason, Restart, Usage
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 __version__ = "1.0.0rc1"
 
 __all__ = [
     "AllProvidersFailed",
     "Attempt",
+    "Attempts",
     "AuthenticationError",
     "BlockedError",
     "ChatGLM",
@@ -69,3 +74,10 @@ __all__ = [
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """Give an IPython the magics ``%%llm`` and ``%llm_config``; for ``%load_ext llmproviders``."""
+    from .notebook._magic import load
+
+    load(ipython)
