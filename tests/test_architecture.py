@@ -32,14 +32,16 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names.s
 APART = ("sandbox",)
 """Stands alone; the tests of the sandbox say what it may import."""
 
-UPWARD = {("failover", "config")}
-"""Imports against the direction, inside a function: ``from_config`` is made of a configuration."""
+UPWARD = {("failover", "config"), ("__init__", "notebook")}
+"""Imports against the direction, inside a function: ``from_config`` is made of a configuration,
+and ``%load_ext llmproviders`` asks the package itself for its magics."""
 
 ONLY_IMPORTER = {
     "requests": ["_transport"],
     "urllib3": ["_sockets", "_transport"],
     "socks": ["_sockets", "_transport"],
     "tenacity": ["_retry"],
+    "IPython": ["notebook._magic", "notebook._page"],
 }
 
 
