@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -118,5 +119,5 @@ def as_argument(argument: Argument, value: Any, folder: Path) -> Any:
     A relative path lies in ``folder``; ``"user"`` is no path but a word for one of the user's.
     """
     if argument.is_path and value != "user":
-        return str(folder / Path(value).expanduser())
+        return str(folder / os.path.expanduser(value))
     return tuple(value) if isinstance(value, list) else value

@@ -232,10 +232,10 @@ class Configuration:
 def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
     """The file that counts, there or not, and who named it."""
     if path is not None:
-        return Path(path).expanduser(), "argument"
+        return Path(os.path.expanduser(path)), "argument"
     named = _environ.lookup(VARIABLE)
     if named is not None:
-        return Path(named).expanduser(), f"environment {VARIABLE}"
+        return Path(os.path.expanduser(named)), f"environment {VARIABLE}"
     return config_folder() / "config.toml", "default"
 
 
@@ -421,7 +421,7 @@ class _Reader:
             raise self._error(table, key, f"{key} must be a text, not {_shown(value)}")
         if source is KeyVariable:
             return KeyVariable(value)
-        file = str(self._path.parent / Path(value).expanduser())
+        file = str(self._path.parent / os.path.expanduser(value))
         warning = exposed(file)
         if warning:
             self._warnings.append(f"the key file {warning}")
