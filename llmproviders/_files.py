@@ -33,7 +33,7 @@ class Unusable(Exception):  # noqa: N818 - it says what the file is, and never r
     """A shared file cannot be used; the message says why, and what to do where one can tell."""
 
 
-def tell_once(path: Path, trouble: Unusable) -> None:
+def tell_once(path: Path, trouble: object) -> None:
     """Warn that this process goes on without the file ``path``; once in its life."""
     first = object()
     if _told.setdefault(path, first) is first:

@@ -271,17 +271,23 @@ class TokenKeeper:
         alive = self._token is not None and now < self._token.expires_at
         return not alive and os.getpid() not in self._flights
 
-    def _known(self, scope: Scope) -> Token | None:
-        """The token that can be used now, from memory or from the file."""
-        if self._usable(self._token, scope):
-            return self._token
-        token = self._in_file()
-        if not self._usable(token, scope):
-            return None
-        self._token = token
+    def _known(self, scope: Scope, *, look: bool = False) -> Token | None:
+        """The token that can be used now, from memory, or from the file if there is none.
+
+        Args:
+            scope: whose clock counts.
+            look: whether to look into the file in any case, for a newer one.
+        """
+        token = self._token if self._usable(self._token, scope) else None
+        if token is None or look:
+            found = self._in_file()
+            if self._usable(found, scope) and (
+                token is None or found.expires_at > token.expires_at
+            ):
+                self._token = token = found
         return token
 
-    def _usable(self, token: Token | None, scope: Scope) -> bool:
+    def _usable(self, token: Token | None, scope: Scope) -> TypeGuard[Token]:
         return (
             token is not None
             and token.value != self._refused
@@ -294,90 +300,81 @@ class TokenKeeper:
         try:
             return self._file.read()
         except Unusable as trouble:
-            _files.tell_once(self._file.path, trouble)
+            self._tell(trouble)
             return None
+
+    def _tell(self, trouble: object) -> None:
+        assert self._file is not None
+        _files.tell_once(self._file.path, trouble)
 
     def _lead(self, flight: _Flight, fetch: Callable[[], Token], scope: Scope) -> str:
         try:
             token = self._known(scope)
             if token is None:
-                return self._renew(fetch, scope).value
-            if scope.clock.wall() < token.renew_from:
-                return token.value
-            return self._renew_early(token, fetch, scope).value
+                token = self._renew(fetch, scope)
+            elif scope.clock.wall() >= token.renew_from:
+                token = self._renew_early(token, fetch, scope)
         except LLMError as error:
             if not scope.over:
                 flight.error = error
             raise
+        else:
+            return token.value
         finally:
             self._flights.pop(os.getpid(), None)
             flight.end()
 
     def _renew_early(self, old: Token, fetch: Callable[[], Token], scope: Scope) -> Token:
         """A new token if that is to be had at once, else the old one, which is still good."""
-        clock = scope.clock
         limit = scope.limit
-        scope.limit = min(limit, clock.monotonic() + min(_EARLY_PATIENCE_S, scope.remaining() / 2))
-        held = None
+        patience = min(_EARLY_PATIENCE_S, scope.remaining() / 2)
+        scope.limit = min(limit, scope.clock.monotonic() + patience)
+        mine, held = self._claim()
+        token = self._known(scope, look=True) or old
         try:
-            if self._file is not None:
-                try:
-                    held = self._file.try_refresh()
-                    if held is None:
-                        return old
-                    newer = self._in_file()
-                except Unusable as trouble:
-                    _files.tell_once(self._file.path, trouble)
-                    newer = None
-                if newer is not None and self._usable(newer, scope):
-                    self._token = newer
-                    if clock.wall() < newer.renew_from:
-                        return newer
+            if not mine or scope.clock.wall() < token.renew_from:
+                return token
             return self._keep(fetch(), scope)
         except LLMError as error:
             logger.debug("the token could not be renewed before its time: %s", error)
-            self._token = replace(old, renew_from=clock.wall() + _EARLY_PAUSE_S)
-            return old
+            self._token = replace(token, renew_from=scope.clock.wall() + _EARLY_PAUSE_S)
+            return token
         finally:
             scope.limit = limit
             if held is not None:
                 held.release()
 
     def _renew(self, fetch: Callable[[], Token], scope: Scope) -> Token:
-        held = self._claim(scope)
-        if isinstance(held, Token):
-            return held
-        try:
-            return self._keep(_patiently(fetch, scope), scope)
-        finally:
-            if held is not None:
-                held.release()
-
-    def _claim(self, scope: Scope) -> Held | Token | None:
-        """The right to fetch, or the token that another process has fetched meanwhile."""
-        if self._file is None:
-            return None
+        """A new token, fetched here or, where they share a file, by another process."""
         monotonic = scope.clock.monotonic
         patience = min(_LOCK_PATIENCE_S, scope.remaining() / 2)
         end = monotonic() + patience
-        try:
-            while True:
-                held = self._file.try_refresh()
-                token = self._known(scope)
+        while True:
+            mine, held = self._claim()
+            try:
+                token = self._known(scope, look=True)
                 if token is not None:
-                    if held is not None:
-                        held.release()
                     return token
+                if mine:
+                    return self._keep(_patiently(fetch, scope), scope)
+            finally:
                 if held is not None:
-                    return held
-                if monotonic() >= end:
-                    raise Unusable(
-                        f"another process has been fetching a token for {patience:.0f} s"
-                    )
-                _files.pause(scope)
+                    held.release()
+            if monotonic() >= end:
+                self._tell(f"another process has been fetching a token for {patience:.0f} s")
+                return self._keep(_patiently(fetch, scope), scope)
+            _files.pause(scope)
+
+    def _claim(self) -> tuple[bool, Held | None]:
+        """Whether this process may fetch now, and the lock to let go afterwards."""
+        if self._file is None:
+            return True, None
+        try:
+            held = self._file.try_refresh()
         except Unusable as trouble:
-            _files.tell_once(self._file.path, trouble)
-            return None
+            self._tell(trouble)
+            return True, None
+        return held is not None, held
 
     def _keep(self, token: Token, scope: Scope) -> Token:
         self._token = token
@@ -385,7 +382,7 @@ class TokenKeeper:
             try:
                 self._file.write(token, scope)
             except Unusable as trouble:
-                _files.tell_once(self._file.path, trouble)
+                self._tell(trouble)
         return token
 
 
