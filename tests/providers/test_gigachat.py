@@ -41,6 +41,7 @@ from tests.support.actors import FakeClock
 from tests.support.http_bytes import http_response
 from tests.support.processes import Child
 from tests.support.proxies import Proxy
+from tests.support.rawserver import Script
 from tests.test_sandbox_official import gigachat_client
 
 QUESTION = "Why is the sky blue?"
@@ -78,6 +79,12 @@ def user(text: str) -> dict[str, str]:
 def system(text: str) -> dict[str, str]:
     """A system message."""
     return {"role": "system", "content": text}
+
+
+def json_reply(answer: bytes) -> Script:
+    """A reply in JSON, after which the connection ends."""
+    kind = {"Content-Type": "application/json", "Connection": "close"}
+    return http_response(200, kind, answer)
 
 
 class TestRequest:
@@ -418,7 +425,7 @@ class TestTokenService:
             client.complete(QUESTION)
         token = asked(sandbox, "chat")[0].headers["authorization"].removeprefix("Bearer ")
         answer = f'{{"tok": "{token}", "exp": {2**33}}}'.encode()
-        older = raw_server(http_response(200, {"Content-Type": "application/json"}, answer))
+        older = raw_server(json_reply(answer))
         arguments = {**sandbox.provider_arguments("gigachat"), "auth_url": f"{older.url}/oauth"}
         with GigaChat(**arguments) as client:
             assert client.complete(QUESTION).text
@@ -630,7 +637,7 @@ class TestRest:
             for number in (1, 0)
         ]
         answer = f'{{"data": [{", ".join(entries)}], "object": "list"}}'.encode()
-        server = raw_server(http_response(200, {"Content-Type": "application/json"}, answer))
+        server = raw_server(json_reply(answer))
         with GigaChat(base_url=f"{server.url}/v1", access_token="some-token") as client:
             assert client.embed(["a", "b"]) == [Embedding([0.0]), Embedding([1.0])]
 
@@ -647,7 +654,7 @@ class TestRest:
     )
     def test_misshapen(self, raw_server: RawServerFactory, answer: bytes) -> None:
         """An answer of another shape is an error of ours."""
-        server = raw_server(http_response(200, {"Content-Type": "application/json"}, answer))
+        server = raw_server(json_reply(answer))
         with GigaChat(base_url=f"{server.url}/v1", access_token="some-token") as client:
             for call in (lambda: client.count_tokens("a"), lambda: client.embed("a")):
                 with pytest.raises(ProtocolError):
