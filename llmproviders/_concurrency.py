@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections import deque
@@ -65,7 +66,7 @@ class _Pool:
             self._hand_out()
             if id(turn) in self._holders:
                 return False
-            self._check_others_hold(turn)
+            self._look_after_abandoned(turn)
             turn.wake.wait(scope)
         except BaseException:
             self._give_up(turn)
@@ -110,14 +111,22 @@ class _Pool:
                 del self._holders[id(turn)]
         return False
 
-    def _check_others_hold(self, turn: _Turn) -> None:
-        holders = [other for other in list(self._holders.values()) if other is not turn]
-        if len(holders) >= self.limit and all(other.thread is turn.thread for other in holders):
+    def _look_after_abandoned(self, turn: _Turn) -> None:
+        """See to places that nobody may ever give back, before waiting for them."""
+        others = self._others(turn)
+        if any(other.thread is turn.thread or not other.thread.is_alive() for other in others):
+            # A stream that was dropped in a reference cycle is still open until it is collected.
+            gc.collect()
+            others = self._others(turn)
+        if len(others) >= self.limit and all(other.thread is turn.thread for other in others):
             raise RateLimitError(
                 f"this thread waits for a stream that it holds open itself ({self.limit} at a "
                 "time for this key): read the stream to its end or close it, or raise "
                 "max_concurrency"
             )
+
+    def _others(self, turn: _Turn) -> list[_Turn]:
+        return [other for other in list(self._holders.values()) if other is not turn]
 
 
 class Place:

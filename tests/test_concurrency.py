@@ -209,16 +209,26 @@ class TestInOneProcess:
                 yield "text"
                 yield "more"
 
+        def drop_in_a_cycle() -> None:
+            cycle = [stream()]
+            next(cycle[0])
+            cycle.append(cycle)  # type: ignore[arg-type]
+
         dropped = stream()
         next(dropped)
         del dropped
-        cycle = [stream()]
-        next(cycle[0])
-        cycle.append(cycle)  # type: ignore[arg-type]
-        del cycle
-        gc.collect()
-        with Place(credential, 1, within()) as waited:
-            assert waited == 0.0
+        gc.disable()
+        try:
+            drop_in_a_cycle()
+            with Place(credential, 1, within()):
+                pass
+            thread = threading.Thread(target=drop_in_a_cycle)
+            thread.start()
+            thread.join()
+            with Place(credential, 1, within()):
+                pass
+        finally:
+            gc.enable()
 
     def test_after_an_error(self, credential: str) -> None:
         """A place is given back when the request fails."""
