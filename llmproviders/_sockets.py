@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import Any
 
@@ -346,6 +346,12 @@ def _socket_error(error: OSError) -> BaseException | None:
 
 
 class _DialingTLS(_Dialing, HTTPSConnection):
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except HTTPException as error:
+            raise OSError(f"the proxy's answer is not HTTP: {error}") from None
+
     def connect(self) -> None:
         super().connect()
         # urllib3 would warn at each request; who wants no verification was warned when asking.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -463,9 +464,8 @@ class Transport:
         origin = f"{parts.scheme}://{parts.netloc}"
         found = self._found_proxies.get(origin)
         if found is None:
-            found = {k: check_proxy(v) for k, v in get_environ_proxies(url, None).items() if v}
-            found.pop("no", None)
-            self._found_proxies[origin] = found
+            named = select_proxy(url, get_environ_proxies(url, None))
+            found = self._found_proxies[origin] = _both(check_proxy(named)) if named else {}
         return found
 
     def close(self) -> None:
@@ -622,6 +622,8 @@ _REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bo
 )
 
 
+# tinyproxy says 401 where others say 407.
+_LOGIN_REFUSED = re.compile(r"Tunnel connection failed: 40[17]\b")
 _NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
 
 
@@ -640,12 +642,12 @@ def opening_error(error: BaseException, scope: Scope) -> errors.LLMError:
     not_http = isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected)
     if not_http and not isinstance(error, requests.exceptions.ProxyError):
         return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}")
-    proxy_refused = isinstance(root, (socks.SOCKS5AuthError, socks.HTTPError)) or (
-        "407 " in str(root)
+    login_refused = isinstance(root, socks.SOCKS5AuthError) or bool(
+        _LOGIN_REFUSED.search(str(root))
     )
     for cls, kind, said, retryable in _REQUESTS_TABLE:
         if isinstance(error, cls):
-            return kind(f"{said}: {_brief(root)}", retryable=False if proxy_refused else retryable)
+            return kind(f"{said}: {_brief(root)}", retryable=False if login_refused else retryable)
     raise AssertionError(f"{type(error).__name__} has no place in the table") from error
 
 
