@@ -1,0 +1,357 @@
+"""Through proxies, real ones, of every kind and given in every way; and never around them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from llmproviders import (
+    AuthenticationError,
+    ChatGptt,
+    ConnectionFailed,
+    FlowGpt,
+    InvalidRequestError,
+    LLMError,
+)
+from tests.conftest import RawServerFactory
+from tests.support.golden import PAGE
+from tests.support.http_bytes import chunked, http_response
+from tests.support.promise import Reading, read
+from tests.support.proxies import HTTP_PASSWORD, SOCKS_PASSWORD, USER, Proxy
+from tests.support.rawserver import Connection, RawServer, Script, server_context
+
+ANSWER = http_response(200, None, chunked([b'{"event": "text", "data": "carried"}\n']))
+WITH_AND_WITHOUT = [
+    ("http_proxy", "http"),
+    ("http_proxy_with_password", "http"),
+    ("socks_proxy", "socks5"),
+    ("socks_proxy", "socks5h"),
+    ("socks_proxy", "socks"),
+    ("socks_proxy_with_password", "socks5"),
+    ("socks_proxy_with_password", "socks5h"),
+    ("socks_proxy_with_password", "socks"),
+]
+ANYWHERE = "0.0.0.0"
+"""An address that is not loopback's, yet leads a proxy on this machine to it."""
+
+Server = Callable[..., RawServer]
+
+
+@pytest.fixture
+def server(raw_server: RawServerFactory, ca: trustme.CA) -> Server:
+    """Start a server, plain or with TLS, that answers every question."""
+
+    def start(*answers: Script, tls: bool = False) -> RawServer:
+        context = server_context(ca, "127.0.0.1", "localhost", ANYWHERE) if tls else None
+        remaining = list(answers or [ANSWER])
+
+        def answer(conn: Connection) -> None:
+            # tinyproxy passes one request on and says that it is the last one
+            while conn.read_request().header("connection") != "close":
+                conn.run(remaining.pop(0) if len(remaining) > 1 else remaining[0])
+            conn.run(remaining.pop(0) if len(remaining) > 1 else remaining[0])
+
+        return raw_server(answer, tls=context)
+
+    return start
+
+
+@pytest.fixture(autouse=True)
+def trusted(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust the authority of the tests."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+
+
+def ask(url: str, **arguments: Any) -> Reading:
+    """Ask a FlowGPT at an address, once."""
+    with FlowGpt(base_url=url, **arguments) as provider:
+        return read(provider.stream("Hi"))
+
+
+def at(server: RawServer, host: str) -> str:
+    """The address of a server, under another host."""
+    return server.url.replace("127.0.0.1", host)
+
+
+class TestKinds:
+    @pytest.mark.parametrize(("fixture", "scheme"), WITH_AND_WITHOUT)
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    @pytest.mark.parametrize("way", ["constructor", "call"])
+    def test_carried(
+        self,
+        request: pytest.FixtureRequest,
+        server: Server,
+        fixture: str,
+        scheme: str,
+        tls: bool,
+        way: str,
+    ) -> None:
+        """Every kind of proxy carries plain and encrypted calls, with and without a password."""
+        proxy: Proxy = request.getfixturevalue(fixture)
+        target = server(tls=tls)
+        address = proxy.url(scheme)
+        constructor, call = (
+            ({"proxy": address}, {}) if way == "constructor" else ({}, {"proxy": address})
+        )
+        with FlowGpt(base_url=at(target, "localhost"), **constructor) as provider:
+            for _ in range(2):
+                assert read(provider.stream("Hi", **call)).text == "carried"
+        host = "127.0.0.1" if scheme == "socks5" else "localhost"
+        place = f"{host}:{target.port}"
+        if scheme == "http" and not tls:
+            assert proxy.targets == [f"http://{place}/v3/chat-anonymous"] * 2
+        else:
+            assert proxy.targets == [place]
+            assert len(target.connections) == 1
+        for sent in target.requests:
+            assert sent.header("proxy-authorization") is None
+            assert sent.target == "/v3/chat-anonymous"
+
+    def test_a_proxy_with_tls(self, server: Server, https_proxy: Proxy) -> None:
+        """A proxy that is itself spoken to over TLS carries both, too."""
+        plain, secure = server(), server(tls=True)
+        for target in (plain, secure):
+            assert ask(target.url, proxy=https_proxy.url()).text == "carried"
+        assert https_proxy.targets == [
+            f"{plain.url}/v3/chat-anonymous",
+            f"127.0.0.1:{secure.port}",
+        ]
+
+    def test_a_call_goes_its_own_way(
+        self, server: Server, http_proxy: Proxy, socks_proxy: Proxy
+    ) -> None:
+        """A call's proxy goes before the provider's, and the next call is the provider's again."""
+        target = server()
+        with FlowGpt(base_url=target.url, proxy=http_proxy.url()) as provider:
+            for proxy in (None, socks_proxy.url(), None):
+                assert str(provider.complete("Hi", proxy=proxy)) == "carried"
+        assert len(http_proxy.targets) == 2
+        assert socks_proxy.targets == [f"127.0.0.1:{target.port}"]
+
+    def test_every_request_goes_through(self, server: Server, http_proxy: Proxy) -> None:
+        """The page that comes before a question goes through the proxy as the question does."""
+        said = json.dumps({"status": "success", "data": "carried"}).encode()
+        page = http_response(200, {"Content-Type": "text/html"}, PAGE)
+        answer = http_response(200, {"Content-Type": "application/json"}, said)
+        for way in ("constructor", "call"):
+            target = server(page, answer)
+            address = {"proxy": http_proxy.url()}
+            http_proxy.forget()
+            with ChatGptt(
+                base_url=target.url, **(address if way == "constructor" else {})
+            ) as provider:
+                assert (
+                    str(provider.complete("Hi", **(address if way == "call" else {}))) == "carried"
+                )
+            assert http_proxy.targets == [
+                f"{target.url}/",
+                f"{target.url}/wp-admin/admin-ajax.php",
+            ]
+
+    def test_login_of_an_http_proxy(self, raw_server: RawServerFactory) -> None:
+        """User and password are decoded from the URL, however strange they are."""
+        proxy = raw_server(ANSWER)
+        address = proxy.url.replace("//", "//m%40e:s3%3Acr%2Fet%25@")
+        assert ask("http://service.invalid", proxy=address).text == "carried"
+        (request,) = proxy.requests
+        login = base64.b64encode(b"m@e:s3:cr/et%").decode()
+        assert request.header("proxy-authorization") == f"Basic {login}"
+        assert request.target == "http://service.invalid/v3/chat-anonymous"
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        ("tls", "name"),
+        [
+            (False, "HTTP_PROXY"),
+            (False, "http_proxy"),
+            (False, "ALL_PROXY"),
+            (False, "LLMPROVIDERS_PROXY"),
+            (True, "HTTPS_PROXY"),
+            (True, "https_proxy"),
+            (True, "all_proxy"),
+            (True, "LLMPROVIDERS_PROXY"),
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["http", "socks5h", "socks"])
+    def test_where_none_is_given(
+        self,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
+        server: Server,
+        tls: bool,
+        name: str,
+        scheme: str,
+    ) -> None:
+        """The environment's proxy carries calls to other machines, as desktops export it, too."""
+        fixture = "http_proxy_with_password" if scheme == "http" else "socks_proxy_with_password"
+        proxy: Proxy = request.getfixturevalue(fixture)
+        target = server(tls=tls)
+        monkeypatch.setenv(name, proxy.url(scheme))
+        monkeypatch.setenv("FTP_PROXY", "nonsense://somewhere")
+        monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.0/8,::1,.corp")
+        assert ask(at(target, ANYWHERE)).text == "carried"
+        assert len(proxy.targets) == 1
+
+    def test_ours_goes_before_the_others(
+        self, monkeypatch: pytest.MonkeyPatch, server: Server, http_proxy: Proxy, refused_port: int
+    ) -> None:
+        """``LLMPROVIDERS_PROXY`` is for us, so it wins; an argument wins over it."""
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{refused_port}")
+        monkeypatch.setenv("LLMPROVIDERS_PROXY", http_proxy.url())
+        assert ask(at(server(), ANYWHERE)).text == "carried"
+        monkeypatch.setenv("LLMPROVIDERS_PROXY", f"http://127.0.0.1:{refused_port}")
+        assert ask(at(server(), ANYWHERE), proxy=http_proxy.url()).text == "carried"
+
+    @pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY", "LLMPROVIDERS_PROXY"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+    def test_never_to_loopback(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        server: Server,
+        refused_port: int,
+        name: str,
+        host: str,
+    ) -> None:
+        """A server on this machine is reached directly, whatever the environment says."""
+        monkeypatch.setenv(name, f"http://127.0.0.1:{refused_port}")
+        assert ask(at(server(), host)).text == "carried"
+
+    @pytest.mark.parametrize(
+        "exempt", ["service.invalid", "*", ".invalid", "other,service.invalid"]
+    )
+    def test_no_proxy(
+        self, monkeypatch: pytest.MonkeyPatch, raw_server: RawServerFactory, exempt: str
+    ) -> None:
+        """What ``NO_PROXY`` names does not go through the environment's proxy."""
+        proxy = raw_server(ANSWER)
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert ask("http://service.invalid").text == "carried"
+        monkeypatch.setenv("NO_PROXY", exempt)
+        assert type(ask("http://service.invalid").error) is ConnectionFailed
+        assert len(proxy.requests) == 1
+
+    @pytest.mark.parametrize("exempt", ["::1", "localhost,::1", "[::1]:80", "a b", "http://x/"])
+    def test_strange_exemptions(
+        self, monkeypatch: pytest.MonkeyPatch, raw_server: RawServerFactory, exempt: str
+    ) -> None:
+        """What stands in ``NO_PROXY`` is a list of hosts, and no proxy to be checked."""
+        monkeypatch.setenv("HTTP_PROXY", raw_server(ANSWER).url)
+        monkeypatch.setenv("NO_PROXY", exempt)
+        assert ask("http://service.invalid").text == "carried"
+
+    def test_a_proxy_without_a_scheme(
+        self, monkeypatch: pytest.MonkeyPatch, raw_server: RawServerFactory
+    ) -> None:
+        """``host:port`` means an HTTP proxy."""
+        monkeypatch.setenv("HTTP_PROXY", raw_server(ANSWER).url.removeprefix("http://"))
+        assert ask("http://service.invalid").text == "carried"
+
+    def test_a_proxy_of_an_unknown_kind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A proxy in the environment that cannot be used is named without its password."""
+        monkeypatch.setenv("HTTP_PROXY", "nonsense://me:hunter22@127.0.0.1:1")
+        error = ask("http://service.invalid").error
+        assert type(error) is InvalidRequestError
+        assert "nonsense://" in str(error)
+        assert "hunter22" not in shown(error)
+
+
+def shown(error: LLMError | None) -> str:
+    """All that a user may see of an error: its traceback with every cause."""
+    assert error is not None
+    return f"{error!r}" + "".join(traceback.format_exception(error))
+
+
+class TestFailures:
+    @pytest.mark.parametrize("given", ["wrong-password", None], ids=["wrong", "none"])
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    @pytest.mark.parametrize(
+        ("fixture", "scheme"),
+        [
+            ("http_proxy_with_password", "http"),
+            ("socks_proxy_with_password", "socks5"),
+            ("socks_proxy_with_password", "socks5h"),
+        ],
+    )
+    def test_a_wrong_password(
+        self,
+        request: pytest.FixtureRequest,
+        server: Server,
+        fixture: str,
+        scheme: str,
+        tls: bool,
+        given: str | None,
+    ) -> None:
+        """A refused login is not worth a second try, and nothing prints a password.
+
+        The one that cannot be told from the service's own refusal is the 401 that tinyproxy gives
+        to a plain request.
+        """
+        proxy: Proxy = request.getfixturevalue(fixture)
+        target = server(tls=tls)
+        address = proxy.url(scheme, password=given)
+        if given is None:
+            address = f"{scheme}://127.0.0.1:{proxy.port}"
+        error = ask(target.url, proxy=address).error
+        is_plain_401 = (scheme, tls, error.status_code) == ("http", False, 401)
+        assert type(error) is (AuthenticationError if is_plain_401 else ConnectionFailed)
+        assert not error.retryable
+        for secret in ("wrong-password", HTTP_PASSWORD, SOCKS_PASSWORD, f"{USER}:"):
+            assert secret not in shown(error)
+        assert target.connections == []
+
+    @pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h", "socks"])
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    def test_a_dead_proxy_is_not_gone_around(
+        self, server: Server, refused_port: int, scheme: str, tls: bool
+    ) -> None:
+        """Where the proxy does not answer, the call fails: it never goes out by itself."""
+        target = server(tls=tls)
+        error = ask(target.url, proxy=f"{scheme}://me:hunter22@127.0.0.1:{refused_port}").error
+        assert type(error) is ConnectionFailed
+        assert error.retryable
+        assert "hunter22" not in shown(error)
+        assert target.connections == []
+
+    @pytest.mark.parametrize(
+        ("fixture", "scheme"), [("http_proxy", "http"), ("socks_proxy", "socks5h")]
+    )
+    def test_a_target_that_the_proxy_cannot_reach(
+        self, request: pytest.FixtureRequest, refused_port: int, fixture: str, scheme: str
+    ) -> None:
+        """A proxy that works and a service that does not are a failed connection."""
+        proxy: Proxy = request.getfixturevalue(fixture)
+        error = ask(f"https://127.0.0.1:{refused_port}", proxy=proxy.url(scheme)).error
+        assert type(error) is ConnectionFailed
+        assert error.retryable
+
+    @pytest.mark.parametrize(
+        ("answer", "scheme"),
+        [
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n", "http"),
+            (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "http"),
+            (b"noise\r\n\r\n", "http"),
+            (b"", "http"),
+            (b"\x04\x00", "socks5h"),
+            (b"\x05\xff", "socks5h"),
+            (b"\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00", "socks5h"),
+            (b"\x05\x00\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00", "socks5h"),
+            (b"\x05\x00\x05\x00\x00\x09", "socks5h"),
+            (b"HTTP/1.1 400 Bad\r\n\r\n", "socks5h"),
+            (b"", "socks5h"),
+        ],
+    )
+    def test_what_else_a_proxy_may_say(
+        self, raw_server: RawServerFactory, answer: bytes, scheme: str
+    ) -> None:
+        """A proxy that refuses, or speaks another language, is a failed connection."""
+        proxy = raw_server(lambda conn: conn.send(answer))
+        error = ask("https://127.0.0.1:9", proxy=proxy.url.replace("http", scheme)).error
+        assert type(error) is ConnectionFailed
