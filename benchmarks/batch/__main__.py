@@ -73,29 +73,34 @@ def main() -> int:
     round_rows = SHORT_ROUND_ROWS if options.short else ROUND_ROWS
     least = SHORT_LEAST_RATIO if options.short else LEAST_RATIO
 
-    rates: dict[str, list[float]] = {"batch": [], "loop": []}
+    kinds = ("batch", "loop")
+    found: dict[str, list[Figures]] = {kind: [] for kind in kinds}
     with sandbox() as environment:
         for number in range(options.rounds or (3 if options.short else 5)):
-            for kind in sorted(rates, reverse=bool(number % 2)):
-                figures = measure(kind, round_rows, options.workers, environment)
-                rates[kind].append(figures["rows_per_s"])
+            for kind in sorted(kinds, reverse=bool(number % 2)):
+                found[kind].append(measure(kind, round_rows, options.workers, environment))
         long = measure("batch", rows, options.workers, environment)
 
-    medians = {kind: statistics.median(found) for kind, found in rates.items()}
-    ratios = [own / plain for own, plain in zip(rates["batch"], rates["loop"], strict=True)]
-    ratio = statistics.median(ratios)
+    def median(kind: str, figure: str) -> float:
+        return statistics.median(figures[figure] for figures in found[kind])
+
+    ratio = statistics.median(
+        own["rows_per_s"] / plain["rows_per_s"]
+        for own, plain in zip(found["batch"], found["loop"], strict=True)
+    )
     growth = long["peak_mb"] - long["before_mb"]
     print(f"{options.workers} workers, rounds of {round_rows:,} rows, medians:")
-    print(f"  loop over requests in threads  {medians['loop']:6.0f} rows/s")
-    print(f"  batch                          {medians['batch']:6.0f} rows/s")
-    print(f"  ratio                          {ratio:6.2f}  (goal: at least {least})")
+    for kind, name in (("loop", "loop over requests in threads"), ("batch", "batch")):
+        rate, cpu_ms = median(kind, "rows_per_s"), median(kind, "cpu_ms_per_row")
+        print(f"  {name:30} {rate:6.0f} rows/s  {cpu_ms:5.2f} ms of CPU for each")
+    print(f"  ratio of the rates             {ratio:6.2f}  (goal: at least {least})")
     print(f"one batch of {long['rows']:,.0f} rows:")
     print(f"  rate                           {long['rows_per_s']:6.0f} rows/s")
     print(f"  memory at its start            {long['before_mb']:6.1f} MB")
     print(f"  most memory                    {long['peak_mb']:6.1f} MB")
     print(f"  growth                         {growth:6.1f} MB  (goal: at most {MOST_GROWTH_MB})")
     if options.json:
-        options.json.write_text(json.dumps({"rates": rates, "long": long}, indent=1))
+        options.json.write_text(json.dumps({**found, "long": long}, indent=1))
     return 0 if ratio >= least and growth <= MOST_GROWTH_MB else 1
 
 

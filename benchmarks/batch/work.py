@@ -82,14 +82,16 @@ def main(kind: str, source: str, output: str, workers: str) -> None:
         first.writelines(line for line, _ in zip(lines, range(200), strict=False))
     # Whatever loads when it is first used is loaded, and every thread has its connection.
     KINDS[kind](few, output + ".few", int(workers))
-    before_mb, began = memory_mb("VmRSS"), time.perf_counter()
+    before_mb = memory_mb("VmRSS")
+    began, cpu_began = time.perf_counter(), time.process_time()
     KINDS[kind](source, output, int(workers))
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     with open(output) as rows:
         count = sum(1 for _ in rows)
     figures = {
         "rows": count,
         "rows_per_s": count / seconds,
+        "cpu_ms_per_row": cpu_seconds * 1000 / count,
         "before_mb": before_mb,
         "peak_mb": memory_mb("VmHWM"),
     }
