@@ -71,27 +71,42 @@ def read_private(path: Path) -> bytes:
             return file.read(_LARGEST)
 
 
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put ``data`` in place of a file at once, readable for this user alone until it is whole.
+
+    Args:
+        path: the file; its folder is there.
+        data: all of it.
+        mode: its permissions in the end.
+
+    Raises:
+        OSError: it cannot be written; the file is then as it was before.
+    """
+    import tempfile
+
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
 def replace_private(path: Path, data: bytes) -> None:
     """Put ``data`` in place of a file at once, readable for this user alone from the first byte.
 
     Raises:
         Unusable: it cannot be written; the file is then as it was before.
     """
-    import tempfile
-
     make_private_folder(path.parent)
     with _naming(path):
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        replace(path, data)
 
 
 def make_private_folder(path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from .._files import replace
 from .exits import CommandError, Exit
 
 
@@ -92,18 +92,7 @@ class WholeFile:
         if self._path.exists() and not self._path.is_file():
             self._path.write_bytes(data)
             return
-        handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, self._mode())
-            os.replace(name, self._path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        replace(self._path, data, mode=self._mode())
 
     def _mode(self) -> int:
         if self._path.exists():
