@@ -8,9 +8,8 @@ from collections.abc import Callable, Generator
 from math import inf
 
 from ._clock import Scope
-from .errors import LLMError
+from .errors import SLOWER, LLMError
 
-SLOWER = "another provider was faster"
 _LOSERS_END_WITHIN_S = 0.3
 _OVERDUE_S = 0.1
 

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 
 from ._clock import Scope
 from ._health import Health, Visit
-from ._hedge import SLOWER
 from ._report import History, Tally
 from ._retry import Policy, Tries, cools
-from .errors import LLMError, ProviderTimeout, RejectedReplyError, StreamInterrupted
+from .errors import SLOWER, LLMError, ProviderTimeout, RejectedReplyError, StreamInterrupted
 from .provider import BaseClient, Request, interrupted
-from .results import Attempt, Completion, FinishReason, Restart
+from .results import Attempt, Attempts, Completion, FinishReason, Restart
 
 logger = logging.getLogger("llmproviders")
 
@@ -65,7 +64,7 @@ class Ledger:
     """The attempts of one call, each told to ``on_event`` as it ends."""
 
     def __init__(self, rules: Rules) -> None:
-        self.attempts: tuple[Attempt, ...] = ()
+        self.attempts = Attempts()
         self._rules = rules
         self._lock = threading.Lock()
 
@@ -78,7 +77,7 @@ class Ledger:
             attempts = (first, *attempts[1:])
         tally.tried(attempts, error)
         with self._lock:
-            self.attempts += tuple(attempts)
+            self.attempts = Attempts((*self.attempts, *attempts))
         for attempt in attempts:
             self._rules.history.add(attempt)
             self._tell(attempt)

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 
 from . import _drawing as draw
 from ._drawing import escape, plain, seconds, shorten
+from .errors import SLOWER
 
 if TYPE_CHECKING:
     from .results import Attempt
-
-OVERTAKEN = "another provider was faster"
-"""The message of what ends an attempt that lost to one running beside it."""
 
 _MOST_ROWS = 60
 
@@ -32,7 +30,7 @@ class Outcome(Enum):
     CUT = ("cut after text", draw.HALF, "35")
     PASSING = ("failed, may pass", draw.PASSING, "33")
     FINAL = ("failed for good", draw.FINAL, "31")
-    OVERTAKEN = (OVERTAKEN, draw.IDLE, "90")
+    OVERTAKEN = (SLOWER, draw.IDLE, "90")
 
     def __init__(self, label: str, colour: str, ansi: str) -> None:
         self.label = label
@@ -45,7 +43,7 @@ class Outcome(Enum):
         error = attempt.error
         if error is None:
             return cls.WHOLE
-        if str(error) == OVERTAKEN:
+        if str(error) == SLOWER:
             return cls.OVERTAKEN
         if attempt.first_chunk_after is not None:
             return cls.CUT
@@ -85,7 +83,7 @@ class Row:
         if a.error is None:
             what = "whole reply"
         elif self.outcome is Outcome.OVERTAKEN:
-            what = OVERTAKEN
+            what = SLOWER
         else:
             status = f" {a.error.status_code}" if a.error.status_code else ""
             what = type(a.error).__name__ + status

@@ -33,6 +33,9 @@ from ._redact import redact
 if TYPE_CHECKING:
     from .results import Attempt
 
+SLOWER = "another provider was faster"
+"""The message of what ends an attempt that lost to one running beside it."""
+
 
 class LLMError(Exception):
     """Something went wrong between a caller and a language model.

@@ -39,7 +39,7 @@ from .errors import (
     StreamInterrupted,
 )
 from .messages import Message, Prompt, normalize
-from .results import Attempt, Completion, FinishReason, Restart
+from .results import Attempt, Attempts, Completion, FinishReason, Restart
 
 if TYPE_CHECKING:
     import requests
@@ -542,7 +542,7 @@ class Provider(BaseClient):
             if partial_text and _broke_off(error):
                 error = interrupted(error)
             error.partial_text = partial_text
-            error.attempts = (record.attempt(error),)
+            error.attempts = Attempts((record.attempt(error),))
             if error is failure:
                 raise
             raise error from failure

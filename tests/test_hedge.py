@@ -24,7 +24,7 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
-from llmproviders._hedge import SLOWER
+from llmproviders.errors import SLOWER
 from tests.conftest import RawServerFactory
 from tests.support.actors import Act, Actor
 from tests.support.http_bytes import chunked, http_response

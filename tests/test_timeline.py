@@ -21,12 +21,13 @@ from llmproviders import (
     StreamInterrupted,
 )
 from llmproviders._drawing import ticks
-from llmproviders._timeline import ASCII, OVERTAKEN, Outcome, svg, text
+from llmproviders._timeline import ASCII, Outcome, svg, text
+from llmproviders.errors import SLOWER
 from llmproviders.results import Attempts
 
 DOWN = Attempt("GigaChat", "GigaChat-2", 100.0, None, 0.5, ServerError("down", status_code=503))
 REFUSED = Attempt("GigaChat", "GigaChat-2", 100.5, None, 0.1, LLMError("no"))
-LATE = Attempt("FlowGpt", None, 100.5, None, 1.0, ProviderTimeout(OVERTAKEN, retryable=False))
+LATE = Attempt("FlowGpt", None, 100.5, None, 1.0, ProviderTimeout(SLOWER, retryable=False))
 CUT = Attempt("FlowGpt", None, 101.0, 0.2, 0.5, StreamInterrupted("cut"), chunks=3)
 GOOD = Attempt("ChatGLM", "glm-4", 102.0, 0.5, 1.0, waited=0.5, chunks=7)
 STORY = Attempts([DOWN, REFUSED, LATE, CUT, GOOD])
