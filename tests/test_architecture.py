@@ -32,7 +32,7 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names.s
 APART = ("sandbox",)
 """Stands alone; the tests of the sandbox say what it may import."""
 
-UPWARD = {("failover", "config"), ("__init__", "notebook")}
+UPWARD = {("failover", "config"), ("__init__", "notebook._magic")}
 """Imports against the direction, inside a function: ``from_config`` is made of a configuration,
 and ``%load_ext llmproviders`` asks the package itself for its magics."""
 
