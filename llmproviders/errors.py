@@ -147,7 +147,7 @@ class ProviderTimeout(LLMError, TimeoutError):  # noqa: N818 - the name is the c
 
 
 class DeadlineExceeded(ProviderTimeout):
-    """The deadline of the whole call passed; ``partial_text`` and ``attempts`` say how far it got."""
+    """The deadline of the whole call passed; it has ``partial_text`` and ``attempts``."""
 
     retryable_by_default = False
 

@@ -154,7 +154,7 @@ class FailoverClient(BaseClient):
         """Ask, and return the first whole reply that ``accept`` takes.
 
         Nothing was shown yet, so that a reply which breaks in the middle is asked for again, from
-        the same provider or the next. Arguments as for :meth:`stream`.
+        the same provider or the next. Arguments as for ``stream``.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> client = FailoverClient(

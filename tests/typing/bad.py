@@ -11,7 +11,7 @@ FailoverClient([ChatGLM()], 3)  # error: call-arg
 FailoverClient([ChatGLM()], retries=3)  # error: call-arg
 GigaChat("key")  # error: call-arg
 ChatGLM(api_key="key")  # error: call-arg
-print(ChatGLM().complete("Hi").txt)  # error: attr-defined
+text = ChatGLM().complete("Hi").txt  # error: attr-defined
 ChatGLM().complete(17)  # error: arg-type
 ChatGLM().stream("Hi", timeout="5")  # error: arg-type
 count: int = ChatGLM().complete("Hi").text  # error: assignment
