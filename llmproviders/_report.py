@@ -72,7 +72,8 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class Report:
-    """What a client has seen of its providers; ``str(report)`` is a table.
+    """What a client has seen of its providers; ``str(report)`` is a table, and on a notebook's
+    page the timeline of the recent attempts stands below it.
 
     Attributes:
         client: the client's name.
@@ -92,6 +93,13 @@ class Report:
             "providers": [record.as_dict() for record in self.providers],
             "recent": [attempt.as_dict() for attempt in self.recent],
         }
+
+    def _repr_html_(self) -> str:
+        from ._html import report
+
+        rows = [_cells(record, depth) for record, depth in _flat(self.providers)]
+        numeric = [_HEAD[column] for column in _RIGHT]
+        return report(self.client, _HEAD, rows, numeric=numeric, recent=self.recent)
 
     def __str__(self) -> str:
         rows = [_HEAD, *(_cells(record, depth) for record, depth in _flat(self.providers))]
