@@ -61,6 +61,15 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
 
 
+def count(number: int, thing: str) -> str:
+    """A number and its thing, in the plural where it takes one.
+
+    >>> count(1, "piece"), count(2, "piece")
+    ('1 piece', '2 pieces')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def ticks(end: float, most: int = 6) -> Iterator[tuple[float, str]]:
     """Round numbers from 0 to ``end``, at most ``most`` of them, each with its label in seconds.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from . import _timeline
 from ._drawing import escape, seconds
+from ._timeline_svg import svg
 
 if TYPE_CHECKING:
     from .results import Attempt
 
-_CELL = "padding:2px 10px;text-align:"
+_CELL = "padding:2px 10px;white-space:pre-wrap;text-align:"
+_RECENT = 20
 _LINE = "border-bottom:1px solid rgba(128,128,128,.4);"
 
 
@@ -46,7 +47,7 @@ def table(
         for row in rows
     )
     return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse">'
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit">'
         f'<caption style="text-align:left">{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
@@ -69,4 +70,18 @@ def attempts(given: Sequence[Attempt]) -> str:
         for a in given
     )
     listed = table(f"Attempts ({len(given)})", columns, rows, numeric=numbers)
-    return f"<div>{_timeline.svg(given)}{listed}</div>" if given else listed
+    return f"<div>{svg(given)}{listed}</div>" if given else listed
+
+
+def report(
+    client: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numeric: Iterable[str],
+    recent: Sequence[Attempt],
+) -> str:
+    """The table of a client's providers, and the timeline of its recent attempts."""
+    listed = table(client, columns, rows, numeric=numeric)
+    latest = recent[-_RECENT:]
+    return f"<div>{listed}{svg(latest, cut_pauses=True) if latest else ''}</div>"

@@ -79,13 +79,13 @@ class Attempts(tuple[Attempt, ...]):
 
     def to_svg(self) -> str:
         """The timeline as an SVG file, readable on a light and on a dark page."""
-        from ._timeline import svg
+        from ._timeline_svg import svg
 
         return svg(self, standalone=True)
 
     def to_text(self, *, width: int = 100) -> str:
         """The timeline in characters, ``width`` columns wide."""
-        from ._timeline import text
+        from ._timeline_text import text
 
         return text(self, width=width)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmproviders import (
     Attempt,
     Completion,
+    FailoverClient,
     FinishReason,
     LLMError,
     ProviderTimeout,
@@ -21,9 +22,12 @@ from llmproviders import (
     StreamInterrupted,
 )
 from llmproviders._drawing import ticks
-from llmproviders._timeline import ASCII, Outcome, svg, text
+from llmproviders._timeline import Outcome, Timeline
+from llmproviders._timeline_svg import svg
+from llmproviders._timeline_text import ASCII, text
 from llmproviders.errors import SLOWER
 from llmproviders.results import Attempts
+from llmproviders.testing import ScriptedProvider
 
 DOWN = Attempt("GigaChat", "GigaChat-2", 100.0, None, 0.5, ServerError("down", status_code=503))
 REFUSED = Attempt("GigaChat", "GigaChat-2", 100.5, None, 0.1, LLMError("no"))
@@ -138,6 +142,59 @@ class TestSvg:
         picture = svg([DOWN] * 500)
         assert len(bars(picture)) == 60
         assert "440 more" in picture
+
+
+class TestPauses:
+    CALLS = (DOWN, GOOD, replace(DOWN, started_at=5000.0), replace(GOOD, started_at=5002.0))
+
+    def test_long_pauses_are_cut_short(self) -> None:
+        """Of attempts of several calls, hours without any take little room, and are marked."""
+        timeline = Timeline.of(self.CALLS, cut_pauses=True)
+        assert timeline.end < 6
+        [(first, seconds_off), (second, hours_off), (third, _)] = timeline.pauses
+        assert (seconds_off, round(hours_off)) == (1.0, 4897)
+        assert timeline.rows[0].end < first < timeline.rows[1].wait < second < third
+        picture = svg(self.CALLS, cut_pauses=True)
+        assert "nothing for 4897.0 s" in picture
+        assert "pause, cut short" in picture
+
+    def test_lengths_stay(self) -> None:
+        """Cutting a pause moves what comes later, and changes no length."""
+        cut, whole = Timeline.of(self.CALLS, cut_pauses=True), Timeline.of(self.CALLS)
+        for row, plain in zip(cut.rows, whole.rows, strict=True):
+            assert row.end - row.wait == pytest.approx(plain.end - plain.wait)
+            assert row.attempt is plain.attempt
+
+    def test_one_call_has_its_own_time(self) -> None:
+        """Of one call nothing is cut: a pause in it is part of its story."""
+        assert Timeline.of(self.CALLS).pauses == ()
+        assert Timeline.of(self.CALLS).end > 4900
+
+    def test_order_does_not_matter(self) -> None:
+        """Rows keep their order, also where a later row began before an earlier one."""
+        timeline = Timeline.of(self.CALLS[::-1], cut_pauses=True)
+        assert [row.attempt for row in timeline.rows] == list(self.CALLS[::-1])
+        assert timeline.end == pytest.approx(Timeline.of(self.CALLS, cut_pauses=True).end)
+
+
+def test_a_report_is_a_table_and_a_timeline() -> None:
+    """What a client has seen of its providers renders as HTML, with its recent attempts."""
+    client = FailoverClient(
+        [
+            ScriptedProvider([], error=ServerError("<down>"), name="first"),
+            FailoverClient([ScriptedProvider(["Yes."], name="second")], name="inner"),
+        ],
+        attempts=1,
+        name="outer",
+    )
+    assert parse(client.report()._repr_html_()).find(f".//{SVG}svg") is None
+    client.complete("Sure?")
+    page = parse(client.report()._repr_html_())
+    cells = [[cell.text or "" for cell in row] for row in page.iter("tr")]
+    assert [row[0] for row in cells] == ["provider", "first", "inner", "  second"]
+    picture = page.find(f".//{SVG}svg")
+    assert picture is not None
+    assert len(picture.findall(f"{SVG}g")) == len(client.report().recent)
 
 
 NASTY = st.text(max_size=40) | st.sampled_from(

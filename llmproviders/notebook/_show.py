@@ -8,8 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._clock import SYSTEM_CLOCK, Clock
-from .._drawing import seconds
-from .._timeline import count
+from .._drawing import count, seconds
 from ..messages import Prompt
 from ..provider import BaseClient
 from ..results import Completion, FinishReason, Restart
