@@ -19,8 +19,9 @@ import certifi
 import requests
 import socks
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.exceptions import RequestException
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import PoolManager, ProxyManager
 from urllib3 import exceptions as urllib3_errors
@@ -69,12 +70,15 @@ class HTTPReply:
     @property
     def request_id(self) -> str | None:
         """The service's id for the request."""
-        return self.headers.get("x-request-id")
+        given = self.headers.get("x-request-id")
+        return None if given is None else redact(given)
 
     @property
     def cookies(self) -> dict[str, str]:
         """The cookies that came with the reply."""
-        return {cookie.name: cookie.value or "" for cookie in self._response.cookies}
+        jar = RequestsCookieJar()
+        extract_cookies_to_jar(jar, self._response.request, self._response.raw)  # type: ignore[no-untyped-call]
+        return {cookie.name: cookie.value or "" for cookie in jar}
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield what has arrived, decompressed, as soon as it has.
@@ -218,6 +222,7 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
+        self._pools: dict[tuple[str | None, str | None], Any] = {}
         super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
 
     def init_poolmanager(
@@ -257,6 +262,32 @@ class _Adapter(HTTPAdapter):
         )
         return direct
 
+    def get_connection_with_tls_context(
+        self,
+        request: requests.PreparedRequest,
+        verify: Any,
+        proxies: Any = None,
+        cert: Any = None,
+    ) -> Any:
+        """The pool for a request; the same one for the same address and proxy, since finding it
+        costs as much as sending.
+        """
+        key = (request.url, select_proxy(str(request.url), proxies) if proxies else None)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            self._pools[key] = pool
+        return pool
+
+    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
+        """What is asked of a response here, and no more: cookies take longer than the rest."""
+        response = requests.Response()
+        response.status_code = raw.status
+        response.headers = raw.headers
+        response.raw = raw
+        response.request = request
+        return response
+
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
@@ -276,16 +307,6 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """The context has it all; loading bundles again would cost 30 ms a connection."""
-
-
-class _Authorization(AuthBase):
-    def __init__(self, value: str | None) -> None:
-        self._value = value
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._value is not None:
-            request.headers["Authorization"] = self._value
-        return request
 
 
 class Transport:
@@ -312,12 +333,13 @@ class Transport:
     ) -> None:
         self._proxy = proxy
         self._asked = asked
-        self._timeout = timeout
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
         self._trust = trust
         self._session = session
         self._limits = limits
         self._adapters: dict[int, _Adapter] = {}
-        self._prepared: dict[tuple[str, str], requests.PreparedRequest] = {}
+        # What is found out once about an address; a provider has a handful of them.
+        self._prepared_urls: dict[str, str] = {}
         self._found_proxies: dict[str, dict[str, str]] = {}
 
     def open(
@@ -376,26 +398,30 @@ class Transport:
         return select_proxy(url, self._proxies(url, None))
 
     def _prepare(self, call: Call) -> requests.PreparedRequest:
-        key = (call.method, call.url)
-        template = self._prepared.get(key)
+        request = requests.PreparedRequest()
+        request.prepare_method(call.method)
+        request.prepare_hooks(None)
+        request.headers = CaseInsensitiveDict(_DEFAULT_HEADERS)
+        request.headers.update(call.headers)
         try:
-            if template is None:
-                template = requests.PreparedRequest()
-                blank = _Authorization(None)
-                template.prepare(
-                    method=call.method, url=call.url, headers=_DEFAULT_HEADERS, auth=blank
-                )
-                self._prepared[key] = template
-            request = template.copy()
-            request.headers.update(call.headers)
-            body, kind = _body(call)
-            if body is not None:
-                request.headers.setdefault("Content-Type", kind)
-                request.prepare_body(body, None)
-            request.prepare_auth(_Authorization(call.authorization))
+            request.url = self._prepared_url(call.url)
+            request.body, kind = _body(call)
         except (RequestException, UnicodeError) as error:
             raise opening_error(error, Scope()) from error
+        if request.body is not None:
+            request.headers.setdefault("Content-Type", kind)
+            request.headers["Content-Length"] = str(len(request.body))
+        if call.authorization is not None:
+            request.headers["Authorization"] = call.authorization
         return request
+
+    def _prepared_url(self, url: str) -> str:
+        prepared = self._prepared_urls.get(url)
+        if prepared is None:
+            request = requests.PreparedRequest()
+            request.prepare_url(url, None)
+            prepared = self._prepared_urls[url] = str(request.url)
+        return prepared
 
     def _send(
         self,
@@ -406,7 +432,7 @@ class Transport:
     ) -> HTTPReply:
         if scope.over:
             raise scope.error()
-        connect, read = check_timeout(timeout, self._timeout)
+        connect, read = self._timeout if timeout is None else check_timeout(timeout, timeout)
         # Own sockets ask the scope at each wait; those of a session can be told but once.
         left = inf if self._session is None else scope.remaining()
         exchange = Exchange(scope)
@@ -427,7 +453,9 @@ class Transport:
         except BaseException:
             exchange.cut()
             raise
-        logger.debug("%s %s: %s", request.method, redact(str(request.url)), response.status_code)
+        if logger.isEnabledFor(logging.DEBUG):
+            url = redact(str(request.url))
+            logger.debug("%s %s: %s", request.method, url, response.status_code)
         return HTTPReply(response, exchange, self._limits)
 
     def _sender(self) -> Callable[..., requests.Response]:
@@ -456,17 +484,18 @@ class Transport:
             return _both(check_proxy(proxy))
         if self._proxy is not None and self._asked:
             return _both(self._proxy)
-        parts = urlsplit(url)
-        if is_loopback(parts.hostname or ""):
+        found = self._found_proxies.get(url)
+        if found is None:
+            found = self._found_proxies[url] = self._find_proxies(url)
+        return found
+
+    def _find_proxies(self, url: str) -> dict[str, str]:
+        if is_loopback(urlsplit(url).hostname or ""):
             return {}
         if self._proxy is not None:
             return _both(self._proxy)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        found = self._found_proxies.get(origin)
-        if found is None:
-            named = select_proxy(url, get_environ_proxies(url, None))
-            found = self._found_proxies[origin] = _both(check_proxy(named)) if named else {}
-        return found
+        named = select_proxy(url, get_environ_proxies(url, None))
+        return _both(check_proxy(named)) if named else {}
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
