@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import requests
 import trustme
@@ -797,6 +798,19 @@ class TestSession:
                 assert str(provider.complete("Hi")) == "a"
         assert adapter.sent == 2
         assert http_proxy.targets == [f"127.0.0.1:{server.port}"]
+
+    def test_its_bundle_goes_before_the_environments(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """``REQUESTS_CA_BUNDLE`` does not replace what the session was told to trust."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+        with requests.Session() as session:
+            session.verify = str(ca_file)
+            assert ask(raw_server(reply("a"), tls=ca), session=session).text == "a"
 
     def test_an_argument_wins(self, raw_server: RawServerFactory, http_proxy: Proxy) -> None:
         """A proxy given to the provider goes before the session's."""
