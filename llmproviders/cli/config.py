@@ -14,7 +14,6 @@ from ..errors import MissingAuthError
 from ..providers import REGISTRY
 from .exits import CommandError, Exit
 from .group import CONTEXT
-from .notes import Notes
 from .options import Choices, config_option, setup_options
 
 _WIDEST = 40
@@ -84,12 +83,8 @@ def show(choices: Choices) -> None:
 
     It is TOML again. Keys are never shown, only where they are and whether they can be read.
     """
-    notes = Notes()
-    configuration = choices.configuration()
-    for line in _lines(configuration):
+    for line in _lines(choices.configuration()):
         print(line)
-    for warning in configuration.warnings:
-        notes.warn(warning)
 
 
 def _lines(configuration: Configuration) -> list[str]:

@@ -19,7 +19,7 @@ from .checks import (
     fail,
 )
 from .exits import Exit
-from .notes import Notes, styled
+from .notes import NOTHING, show_logs, styled
 from .options import Choices, check_options
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -37,7 +37,7 @@ def command(choices: Choices, offline: bool, live: bool) -> Exit:
     """
     if offline and live:
         raise click.UsageError("--offline and --live exclude one another")
-    Notes(quiet=True)
+    show_logs(NOTHING)
     failed = False
     for finding in _findings(choices, offline=offline, live=live):
         _print(finding)

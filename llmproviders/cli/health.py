@@ -8,7 +8,6 @@ import click
 
 from .._health import Trouble
 from .._health_file import FileStore
-from .notes import Notes
 from .options import Choices, config_option
 from .table import print_table
 
@@ -21,7 +20,6 @@ def command(choices: Choices, reset: bool) -> None:
 
     A provider that failed is put last for a while, also by the next process.
     """
-    Notes()
     store = FileStore(choices.configuration().failover["health"].value)
     if reset:
         store.clear()

@@ -7,7 +7,6 @@ import json
 import click
 
 from ..config import ConfigError
-from .notes import Notes
 from .options import Choices, setup_options
 
 
@@ -20,7 +19,6 @@ def command(choices: Choices, provider: str, as_json: bool) -> None:
 
     A service that can say is asked. PROVIDER is the name of a configured one, or a type.
     """
-    Notes()
     settings, *others = choices.naming(provider).configuration().providers
     if others:
         names = ", ".join(item.name for item in (settings, *others))

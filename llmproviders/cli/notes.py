@@ -13,6 +13,7 @@ from .._redact import redact
 from ..results import Attempt, FinishReason, Usage
 
 _NAME = "llmproviders"
+NOTHING = logging.CRITICAL + 1
 
 
 def use_colour(stream: Any) -> bool:
@@ -53,28 +54,38 @@ class Line:
             self.write("\n")
 
 
+def usual_level() -> int:
+    """From which level on logs are shown unless asked for: warnings, at a terminal alone."""
+    return logging.WARNING if sys.stderr.isatty() else NOTHING
+
+
+def show_logs(level: int) -> None:
+    """Show what the library logs, and what Python warns of, from ``level`` on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{_NAME}: %(message)s"))
+    logging.captureWarnings(True)
+    for name in (_NAME, "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+
+
 class Notes:
     """Tells how a call goes.
 
-    Without ``verbose``, warnings alone, and those only at a terminal: what cron mails is what is
-    printed. With it each attempt, twice: what the library logs, too. ``quiet``: nothing.
+    Args:
+        verbose: 0 tells warnings alone, and those only at a terminal, since cron mails what is
+            printed; 1 each attempt; 2 all that the library logs.
+        quiet: tell nothing but errors.
     """
 
     def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
         self.verbose = 0 if quiet else verbose
-        self.at_terminal = sys.stderr.isatty() and not quiet
-        self._level = logging.WARNING
         if self.verbose:
             self._level = logging.INFO if self.verbose == 1 else logging.DEBUG
-        elif not self.at_terminal:
-            self._level = logging.CRITICAL
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(f"{_NAME}: %(message)s"))
-        logging.captureWarnings(True)
-        for name in (_NAME, "py.warnings"):
-            logger = logging.getLogger(name)
-            logger.handlers[:] = [handler]
-            logger.setLevel(self._level)
+        else:
+            self._level = NOTHING if quiet else usual_level()
+        show_logs(self._level)
 
     def warn(self, message: str) -> None:
         """Tell what is not an error, at a terminal or where more was asked for."""

@@ -15,7 +15,6 @@ from ..config import Configuration, ProviderSettings, secrets_of
 from ..errors import AllProvidersFailed, LLMError
 from ..providers import REGISTRY
 from .exits import Exit, exit_of_error
-from .notes import Notes
 from .options import Choices, setup_options
 from .table import print_table
 
@@ -33,7 +32,6 @@ def command(choices: Choices, as_json: bool, check: bool) -> Exit:
     Those of the configuration come first, in order of priority. With --check the exit code is 0
     when at least one of them answers.
     """
-    Notes()
     listed = every_provider(choices.configuration())
     checks = ask_each(listed) if check else [None] * len(listed)
     if as_json:

@@ -19,7 +19,7 @@ from ..config import ConfigError
 from ..errors import LLMError
 from .exits import CommandError, Exit, exit_of_error
 from .group import PROGRAM, group
-from .notes import say
+from .notes import say, show_logs, usual_level
 
 _COMPLETE = "_LLMPROVIDERS_COMPLETE"
 
@@ -27,6 +27,7 @@ _COMPLETE = "_LLMPROVIDERS_COMPLETE"
 def run(arguments: Sequence[str]) -> int:
     """Run the command line ``arguments`` and return its exit code; nothing is raised."""
     speak_utf8()
+    show_logs(usual_level())
     signal.signal(signal.SIGTERM, _terminated)
     try:
         code = _run(arguments)

@@ -6,7 +6,6 @@ import click
 
 from .. import _trust
 from .exits import CommandError, Exit
-from .notes import Notes
 
 
 @click.command(
@@ -36,7 +35,6 @@ def command(
     the known one, and GigaChat, but no other provider, trusts it from then on. People download it
     at https://www.gosuslugi.ru/crt.
     """
-    Notes()
     if sum((file is not None, download, listing, remove)) != 1:
         raise click.UsageError("Give one of --file FILE, --download, --list, --remove.")
     try:

@@ -217,8 +217,16 @@ class TestSandbox:
 
 class TestDemo:
     def test_tells_the_main_job(self, home: Path) -> None:
-        """A stream, a failover, a reply that breaks off and a recovery, and each attempt."""
-        result = run("demo")
+        """A stream, a failover, a reply that breaks off and a recovery, and each attempt.
+
+        What the user has set for the real services does not reach the stand-ins.
+        """
+        settings = {
+            "GIGACHAT_ACCESS_TOKEN": "expired",
+            "GIGACHAT_MODEL": "retired",
+            "LLMPROVIDERS_PROXY": "http://127.0.0.1:1",
+        }
+        result = run("demo", env=settings)
         assert (result.code, result.err) == (0, "")
         told = re.sub(r"\d+\.\d+ s", "N s", result.out)
         assert told.count("GigaChat (GigaChat-2): ServerError after N s") == 1
@@ -227,15 +235,6 @@ class TestDemo:
         assert told.count("broke off; the text above is void") == 1
         assert told.count("StreamInterrupted") == 2
         assert "\x1b" not in told
-
-    def test_heeds_no_setting_of_the_user(self, home: Path) -> None:
-        """What the user has set for the real services does not reach the stand-ins."""
-        settings = {
-            "GIGACHAT_ACCESS_TOKEN": "expired",
-            "GIGACHAT_MODEL": "retired",
-            "LLMPROVIDERS_PROXY": "http://127.0.0.1:1",
-        }
-        assert run("demo", env=settings).out.count("ServerError") == 2
 
 
 class TestDoctor:

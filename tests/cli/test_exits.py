@@ -27,7 +27,7 @@ CALLS = [
     (Exit.USAGE, (), (*ASK, "-m", "no-such-model")),
     (Exit.USAGE, (), (*ASK, "--config", "no-such-file.toml")),
     (Exit.INCOMPLETE, ("chatglm=cut:3",), ASK),
-    (Exit.INCOMPLETE, ("chatglm=stall:3",), (*ASK, "--deadline", "2")),
+    (Exit.INCOMPLETE, ("chatglm=stall:3",), (*ASK, "--deadline", "3")),
     (Exit.INCOMPLETE, ("chatglm=cut:3",), (*ASK, "--no-stream")),
     (Exit.FILTERED, (), (*ASK[:-1], "trip the filter")),
     (Exit.FILTERED, (), (*ASK[:-1], "trip the filter at once")),
