@@ -75,6 +75,7 @@ class Bounded(socket.socket):
     exchange: Exchange | None = None
     patience: float | None = None
     _fitted: float | None = None
+    _held: bytearray | None = None
 
     def settimeout(self, value: float | None) -> None:
         """Bound the silence between two reads, as any socket does."""
@@ -96,10 +97,23 @@ class Bounded(socket.socket):
         self.fit()
         return super().send(*args, **kwargs)
 
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
+    def sendall(self, data: Any, *args: Any) -> None:
         """Send as any socket does, for no longer than the scope lasts."""
+        if self._held is not None:
+            self._held += data
+            return
         self.fit()
-        super().sendall(*args, **kwargs)
+        super().sendall(data, *args)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send at its end, in one go, what is sent in the block."""
+        self._held = held = bytearray()
+        try:
+            yield
+        finally:
+            self._held = None
+        self.sendall(held)
 
     def fit(self) -> None:
         """Let the next operation wait no longer than the scope lasts.
@@ -336,9 +350,13 @@ class _Dialing(HTTPConnection):
         _current().bind(self.sock)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            _current().bind(self.sock)
-        super().request(*args, **kwargs)
+        if self.sock is None:
+            self.connect()
+        sock = self.sock
+        _current().bind(sock)
+        # http.client sends head and body apart: two packets, and two wake-ups of the server.
+        with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
+            super().request(*args, **kwargs)
 
 
 def _socket_error(error: OSError) -> BaseException | None:
