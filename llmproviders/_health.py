@@ -171,11 +171,11 @@ class Health:
 
     def failed(self, visit: Visit, *, retry_after: float = 0.0) -> None:
         """A call failed; ``retry_after`` seconds is a rest that the service asked for."""
-        if self._cooldown <= 0 and retry_after <= 0:
-            return
         before = _known(self.store.read(), visit.key, self.store.now())
-        if before is not None and visit.began < before.until and retry_after <= 0:
-            # Calls that were under way when the cooldown began all fail for the one reason.
+        # Calls that were under way when the cooldown began all fail for the one reason.
+        is_stale = before is not None and visit.began < before.until
+        if retry_after <= 0 and (is_stale or self._cooldown <= 0):
+            self.left(visit)
             return
         with self.store.change() as troubles:
             now = self.store.now()

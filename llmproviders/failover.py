@@ -202,7 +202,7 @@ class FailoverClient(BaseClient):
         except LLMError as error:
             call.settle()
             error.attempts = call.ledger.attempts
-            if call.voided is not None and not error.partial_text:
+            if call.voided is not None:
                 error.partial_text = call.voided.discarded_text
             raise
         finally:
@@ -372,5 +372,4 @@ def _all_failed(name: str, failures: Sequence[LLMError]) -> AllProvidersFailed:
         "\n  ".join(["every provider failed:", *lines]),
         provider=name,
         retry_after=min(rests, default=None),
-        partial_text=next((e.partial_text for e in reversed(failures) if e.partial_text), ""),
     )

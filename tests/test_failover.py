@@ -234,6 +234,14 @@ class TestInterruption:
         assert isinstance(raised, AllProvidersFailed)
         assert raised.partial_text == "It scat"
 
+    def test_the_last_text_counts(self, client: Client) -> None:
+        """Of several broken tries the partial text is what was shown last."""
+        first, second = actor("first", CUT, REFUSED), actor("second", ["An", *CUT[2:]], REFUSED)
+        stream = client(first, second, on_interrupt="restart").stream("Why?")
+        _, raised = drain(stream)
+        assert isinstance(raised, AllProvidersFailed)
+        assert raised.partial_text == "An"
+
     def test_complete_recovers(self, client: Client) -> None:
         """A whole reply is asked for again where one broke in the middle, whatever on_interrupt."""
         first, second = actor("first", CUT), actor("second", CUT, GOOD)

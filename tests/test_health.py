@@ -225,6 +225,14 @@ class TestProbe:
         clock.pass_(1.0)
         assert health.visit(KEYS).key == "a"
 
+    def test_a_failed_probe_without_a_cooldown(self, store: Store, clock: FakeClock) -> None:
+        """Where cooldowns are switched off, a failed probe holds nobody up either."""
+        health = Health(store, cooldown=0.0, threshold=1)
+        health.failed(health.visit(KEYS), retry_after=20.0)
+        clock.pass_(20.0)
+        health.failed(health.visit(KEYS))
+        assert health.visit(KEYS).key == "a"
+
     def test_only_who_needs_it_probes(self, clock: FakeClock) -> None:
         """A call that is answered before its turn comes to the provider does not hold its probe."""
         first, second = Actor(GOOD, name="first"), Actor(DOWN, GOOD, name="second")
