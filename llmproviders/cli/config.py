@@ -14,7 +14,7 @@ from ..errors import MissingAuthError
 from ..providers import REGISTRY
 from .exits import CommandError, Exit
 from .group import CONTEXT
-from .options import Choices, config_option, setup_options
+from .options import Choices, check_options, config_option
 
 _WIDEST = 40
 TEMPLATE = """\
@@ -77,7 +77,7 @@ def path(choices: Choices) -> None:
 
 
 @command.command("show", epilog="Example: llmproviders config show")
-@setup_options
+@check_options
 def show(choices: Choices) -> None:
     """Show what is in force and where each value comes from.
 

@@ -98,3 +98,16 @@ def test_signals(rows: Path, tmp_path: Path, number: signal.Signals, code: int) 
         assert run(*command, env=sandbox.environ()).code == 0
         assert sorted(str(row["id"]) for row in written(out)) == [str(n) for n in range(10)]
         assert sandbox.count("openai") == 10
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
+def test_a_batch_on_a_cluster(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """--dask sends the rows to a scheduler's workers, and is as silent as any other batch."""
+    distributed = pytest.importorskip("distributed")
+    out = tmp_path / "out.jsonl"
+    settings = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, **settings) as cluster:
+        address = cluster.scheduler_address
+        result = run("batch", str(rows), "-o", str(out), "-p", "openai", "--dask", address)
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert len(written(out)) == at_sandbox.count("openai") == 10
