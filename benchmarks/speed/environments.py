@@ -1,0 +1,68 @@
+"""Make the virtual environments that the clients are measured in.
+
+``python -m benchmarks.speed.environments FOLDER`` makes one for each client and one for the plots;
+what is there already is kept, but for this library, which is installed again each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+NEEDS = {
+    "own": ["./llmproviders"],
+    "plain": ["requests", "tenacity"],
+    "gigachat_sdk": ["gigachat"],
+    "openai_sdk": ["openai"],
+    "g4f_sdk": ["g4f"],
+    "litellm_sdk": ["litellm"],
+    "plots": ["matplotlib"],
+}
+"""Environment -> what is installed there. The first six are named like their clients."""
+
+
+def make(folder: Path) -> None:
+    """Make those that are missing in ``folder``."""
+    for name, needs in NEEDS.items():
+        home = folder / name
+        finished = home / "finished"
+        if finished.exists() and name != "own":
+            continue
+        print(f"{name}: {' '.join(needs)}", file=sys.stderr, flush=True)
+        if not (home / "bin" / "python").exists():
+            venv.create(home, with_pip=True)
+        again = ["--force-reinstall", "--no-deps"] if finished.exists() else []
+        command = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", *again, *needs]
+        with tempfile.TemporaryDirectory() as copies:
+            _copy_own(Path(copies) / "llmproviders")
+            subprocess.run(command, check=True, cwd=copies)
+        finished.touch()
+
+
+def _copy_own(target: Path) -> None:
+    """A copy to install from: a build leaves files behind where it runs."""
+    tracked = ("setup.cfg", "setup.py", "README.md", "LICENSE")
+    target.mkdir()
+    for name in tracked:
+        shutil.copy(ROOT / name, target)
+    shutil.copytree(
+        ROOT / "llmproviders", target / "llmproviders", ignore=shutil.ignore_patterns("*.pyc")
+    )
+
+
+def python(folder: Path | None, name: str) -> str:
+    """The interpreter of an environment; this one where there is no folder."""
+    return sys.executable if folder is None else str(folder / name / "bin" / "python")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    make(parser.parse_args().folder.resolve())

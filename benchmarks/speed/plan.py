@@ -1,0 +1,326 @@
+"""What is measured, and what is hoped for: tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+PEERS = ("gigachat_sdk", "openai_sdk", "g4f_sdk", "litellm_sdk")
+FRAMINGS = ("single", "block", "cut", "close", "gzip")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One thing that is measured, of several clients side by side.
+
+    Attributes:
+        name: how results and goals call it.
+        measure: a function of :mod:`.sample`, or one of :mod:`.startup`.
+        clients: who takes part; what the environment lacks is left out.
+        service: what the server speaks.
+        framing: how it cuts its replies up; for ``calls`` the number of threads.
+        pieces: of text in a reply.
+        pace: ``"once"``, ``"each"`` or milliseconds between pieces; see :mod:`.server`.
+        count: how often within a sample.
+        fewer: client -> pieces, for those that would take minutes.
+        peers: whether the peers take part.
+    """
+
+    name: str
+    measure: str
+    clients: tuple[str, ...]
+    service: str = "chat"
+    framing: str = "single"
+    pieces: int = 5
+    pace: str = "once"
+    count: int = 1
+    fewer: Mapping[str, int] = field(default_factory=dict)
+    peers: bool = False
+
+    @property
+    def everybody(self) -> tuple[str, ...]:
+        """The clients, the peers among them."""
+        return self.clients + (PEERS if self.peers else ())
+
+
+_PLAIN = ("plain.lines", "plain.content", "plain.prepared")
+_CHAT = ("own.openai", "own.gigachat")
+_SLOW = {"litellm_sdk": 2_000}
+
+
+def full() -> list[Scenario]:
+    """Everything."""
+    plan = [
+        Scenario(
+            f"cpu {framing}",
+            "cpu",
+            ("floor", *_CHAT, "own.failover", "plain.lines", "plain.content"),
+            framing=framing,
+            pieces=20_000,
+            fewer=_SLOW,
+            peers=framing == "single",
+        )
+        for framing in FRAMINGS
+    ]
+    plan += [
+        Scenario("server", "drain", ("floor.drain", "floor", "own.openai"), pieces=20_000),
+        _flowgpt(20_000),
+        _chatgptt(20_000),
+        *(_chatglm(pieces) for pieces in (100, 300, 1_000, 2_000)),
+        *(
+            Scenario(
+                f"growth {pieces}",
+                "cpu",
+                ("floor", "own.openai", "plain.lines"),
+                pieces=pieces,
+                count=max(1, 2_000 // pieces),
+                fewer={"litellm_sdk": min(pieces, 2_000), "g4f_sdk": min(pieces, 10_000)},
+                peers=pieces <= 10_000,
+            )
+            for pieces in (100, 1_000, 10_000, 100_000)
+        ),
+        *(
+            Scenario(
+                f"delay {framing}",
+                "delay",
+                (*_CHAT, "own.failover", "plain.lines"),
+                framing=framing,
+                pieces=300,
+                pace="10",
+                peers=True,
+            )
+            for framing in ("single", "close", "gzip")
+        ),
+        Scenario(
+            "first", "first", ("floor", *_CHAT, "own.failover", *_PLAIN), count=300, peers=True
+        ),
+        Scenario("cold", "cold", (*_CHAT, "own.failover", "plain.lines"), peers=True),
+        *(
+            Scenario(
+                f"calls {threads}",
+                "calls",
+                ("floor", "own.openai", "own.failover", "plain.post")
+                if threads == 1
+                else ("own.openai", "own.failover", "plain.post"),
+                framing=str(threads),
+                count=400 // threads,
+                peers=True,
+            )
+            for threads in (1, 16)
+        ),
+        Scenario(
+            "connections",
+            "connections",
+            (*_CHAT, "own.failover", "own.chatglm", "own.flowgpt", "plain.lines"),
+            count=100,
+            peers=True,
+        ),
+        _failover(1_000, 20),
+        *startup(),
+        Scenario(
+            "memory stream",
+            "memory_stream",
+            (*_CHAT, "own.failover", "plain.lines"),
+            pieces=100_000,
+            fewer={"litellm_sdk": 5_000, "g4f_sdk": 20_000},
+            peers=True,
+        ),
+        Scenario(
+            "memory calls",
+            "memory_calls",
+            ("own.openai", "own.failover", "plain.post"),
+            count=10_000,
+        ),
+    ]
+    return plan
+
+
+def _flowgpt(pieces: int) -> Scenario:
+    return Scenario("flowgpt", "cpu", ("floor", "own.flowgpt"), service="flowgpt", pieces=pieces)
+
+
+def _chatgptt(pieces: int) -> Scenario:
+    return Scenario("chatgptt", "cpu", ("floor", "own.chatgptt"), service="page", pieces=pieces)
+
+
+def _chatglm(pieces: int) -> Scenario:
+    return Scenario(
+        f"chatglm {pieces}", "cpu", ("floor", "own.chatglm"), service="chatglm", pieces=pieces
+    )
+
+
+def _failover(pieces: int, count: int) -> Scenario:
+    clients = ("own.openai", "own.failover")
+    return Scenario("failover", "cpu", clients, pieces=pieces, count=count)
+
+
+def startup() -> list[Scenario]:
+    """What happens before anything is asked."""
+    return [
+        Scenario("import", "importing", ("own", "own.used", "plain.tenacity"), peers=True),
+        Scenario("help", "helping", ("python", "own")),
+    ]
+
+
+def short() -> list[Scenario]:
+    """What CI has the time for; no peers."""
+    return [
+        Scenario("cpu single", "cpu", ("floor", *_CHAT), pieces=4_000),
+        Scenario("cpu block", "cpu", ("floor", *_CHAT), framing="block", pieces=4_000),
+        _chatglm(1_000),
+        _flowgpt(4_000),
+        *(
+            Scenario(
+                f"delay {framing}",
+                "delay",
+                ("own.openai",),
+                framing=framing,
+                pieces=60,
+                pace="10",
+            )
+            for framing in ("single", "close", "gzip")
+        ),
+        Scenario("first", "first", ("floor", "own.openai", "plain.lines"), pace="each", count=100),
+        Scenario("calls 1", "calls", ("own.openai", "own.failover"), framing="1", count=150),
+        Scenario("calls 16", "calls", ("own.openai", "plain.post"), framing="16", count=15),
+        Scenario("connections", "connections", ("own.openai", "own.failover"), count=50),
+        _failover(1_000, 4),
+        *startup(),
+        Scenario("memory stream", "memory_stream", ("own.openai",), pieces=30_000),
+    ]
+
+
+# -- goals
+
+Numbers = Callable[[str, str, str], Sequence[float]]
+"""A scenario's number for a client, one for each round: scenario, client, number."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number that must not be larger than ``most``, or not smaller than ``least``.
+
+    Attributes:
+        said: what it is, for the table.
+        values: how it follows from what was measured, round by round; the median counts. A
+            ``KeyError`` where something was not measured.
+        most: its bound.
+        least: its bound the other way round.
+        slack: the factor by which the short form lets it be missed: a machine that builds is
+            small, and busy with other things.
+    """
+
+    said: str
+    values: Callable[[Numbers], Sequence[float]]
+    most: float = inf
+    least: float = 0.0
+    slack: float = 2.0
+
+    def met(self, value: float, *, short: bool = False) -> bool:
+        """Whether ``value`` is within the bound."""
+        slack = self.slack if short else 1.0
+        return self.least / slack <= value <= self.most * slack
+
+
+def _ratio(
+    scenario: str, client: str, other: str, number: str = "cpu"
+) -> Callable[[Numbers], Sequence[float]]:
+    def values(of: Numbers) -> list[float]:
+        pairs = zip(of(scenario, client, number), of(scenario, other, number), strict=True)
+        return [one / another for one, another in pairs]
+
+    return values
+
+
+def _growth(of: Numbers) -> list[float]:
+    """By how much more the cost of an event grows than the bytes of the floor's do."""
+    short, long = (_ratio(f"chatglm {n}", "own.chatglm", "floor")(of) for n in (1_000, 2_000))
+    return [one / another for one, another in zip(long, short, strict=True)]
+
+
+def _a_call(of: Numbers) -> list[float]:
+    own, provider = (of("calls 1", client, "cpu") for client in ("own.failover", "own.openai"))
+    return [one - another for one, another in zip(own, provider, strict=True)]
+
+
+def _in_ms(framing: str) -> Callable[[Numbers], Sequence[float]]:
+    return lambda of: [us / 1000 for us in of(f"delay {framing}", "own.openai", "p99")]
+
+
+def _plain(scenario: str, client: str, number: str) -> Callable[[Numbers], Sequence[float]]:
+    return lambda of: of(scenario, client, number)
+
+
+_PER_PIECE_BESIDE = {"gigachat_sdk": 0.25, "openai_sdk": 0.05, "g4f_sdk": 0.05, "litellm_sdk": 0.01}
+_NAMES = {"own.gigachat": "GigaChat", "own.openai": "OpenAICompatible"}
+
+GOALS = (
+    *(
+        Goal(
+            f"CPU per piece, {name}, {said}, x floor",
+            _ratio(f"cpu {framing}", client, "floor"),
+            most,
+        )
+        for client, name in _NAMES.items()
+        for framing, said, most in (
+            ("single", "single chunks", 1.3),
+            ("block", "16 KiB blocks", 1.0),
+        )
+    ),
+    *(
+        Goal(f"CPU per piece, x {peer}", _ratio("cpu single", "own.gigachat", peer), most)
+        for peer, most in _PER_PIECE_BESIDE.items()
+    ),
+    Goal(
+        "ChatGLM, 1,000 cumulative events, x floor",
+        _ratio("chatglm 1000", "own.chatglm", "floor"),
+        0.6,
+    ),
+    Goal("ChatGLM, growth from 1,000 to 2,000 events, x floor's", _growth, 1.1),
+    Goal("FlowGpt, x its floor", _ratio("flowgpt", "own.flowgpt", "floor"), 1.3),
+    *(
+        Goal(f"delay of a piece, p99, {said}, ms", _in_ms(framing), 1.5, slack=20.0)
+        for framing, said in (("single", "chunked"), ("close", "close-delimited"), ("gzip", "gzip"))
+    ),
+    Goal("warm first text, x floor", _ratio("first", "own.openai", "floor", "wall"), 8.0),
+    Goal(
+        "warm first text, GigaChat, x gigachat_sdk",
+        _ratio("first", "own.gigachat", "gigachat_sdk", "wall"),
+        0.65,
+    ),
+    *(
+        Goal(f"cold first text, x {peer}", _ratio("cold", "own.openai", peer, "wall"), 1.0)
+        for peer in PEERS
+    ),
+    *(
+        Goal(
+            f"connections for 100 calls, {client}",
+            _plain("connections", client, "connections"),
+            1,
+            slack=1.0,
+        )
+        for client in ("own.openai", "own.gigachat", "own.failover", "own.chatglm", "own.flowgpt")
+    ),
+    Goal(
+        "FailoverClient over its provider, CPU of a stream of 1,000 pieces",
+        _ratio("failover", "own.failover", "own.openai"),
+        1.03,
+        slack=1.3,
+    ),
+    Goal("FailoverClient over its provider, microseconds a call", _a_call, 100, slack=5.0),
+    Goal("import, x requests and tenacity", _ratio("import", "own", "plain.tenacity"), 0.15),
+    Goal(
+        "import, once a first call has loaded all, x requests and tenacity",
+        _ratio("import", "own.used", "plain.tenacity"),
+        1.2,
+        slack=1.5,
+    ),
+    Goal("llmproviders --help, x a bare interpreter", _ratio("help", "own", "python"), 2.5),
+    Goal("growth over a long stream, MiB", _plain("memory stream", "own.openai", "mib"), 1.0),
+    Goal(
+        "complete, calls per second, 16 threads, x requests.post",
+        _ratio("calls 16", "own.openai", "plain.post", "per_s"),
+        least=1.3,
+    ),
+)

@@ -1,0 +1,191 @@
+"""One measurement, in a process of its own.
+
+``python -m benchmarks.speed.sample MEASURE CLIENT BASE RUN SERVICE FRAMING PIECES PACE COUNT``
+prints a JSON object of numbers. Times are in microseconds where the name does not tell.
+
+Only what every client needs is imported here, so that a cold start is the client's own.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from . import clients
+
+_WARMING_PIECES = 50
+_RSS_EVERY = 500
+
+
+class Case:
+    """What is measured: a client, and what the server sends it."""
+
+    def __init__(self, client: str, base: str, run: str, *rest: str) -> None:
+        self.client = client
+        self._origin = f"{base}/{run}"
+        self.service, self.framing, pieces, self.pace, count = rest
+        self.pieces, self.count = int(pieces), int(count)
+
+    def make(self, pieces: int | None = None) -> clients.Client:
+        """The client, asking for ``pieces`` pieces."""
+        many = self.pieces if pieces is None else pieces
+        base = f"{self._origin}/{self.service}/{self.framing}/{many}/{self.pace}"
+        return clients.make(self.client, base, self.service)
+
+    def check(self, text: str, pieces: int | None = None) -> None:
+        """The text must be what the server sent."""
+        from .wire import whole
+
+        assert text == whole(self.pieces if pieces is None else pieces), "a wrong text"
+
+    def warmed(self) -> clients.Client:
+        """The client, once everything it needs has been loaded and has run."""
+        few = min(self.pieces, _WARMING_PIECES)
+        warming = self.make(few)
+        for _ in range(3):
+            self.check("".join(warming.stream()), few)
+        return self.make()
+
+
+def _rss_kib() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4
+
+
+def cpu(case: Case) -> dict[str, float]:
+    """Processor and wall time of a piece, over ``count`` streams after ``count > 1`` and 1 more."""
+    import gc
+
+    client = case.warmed()
+    if case.count > 1:
+        case.check("".join(client.stream()))
+    gc.collect()
+    wall, start = time.perf_counter(), time.process_time()
+    for _ in range(case.count):
+        pieces = list(client.stream())
+    spent, took = time.process_time() - start, time.perf_counter() - wall
+    case.check("".join(pieces))
+    per = 1e6 / (case.pieces * case.count)
+    return {"cpu": spent * per, "wall": took * per}
+
+
+def drain(case: Case) -> dict[str, float]:
+    """How fast the server is: wall time of a piece that nobody looks at."""
+    client = case.make()
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in client.stream():
+            pass
+        took.append(time.perf_counter() - start)
+    return {"wall": min(took) * 1e6 / case.pieces}
+
+
+def delay(case: Case) -> dict[str, float]:
+    """From the moment at which the server sends a piece to the one at which the caller has it."""
+    from .server import STAMP_DIGITS
+
+    client = case.make()
+    now = time.monotonic_ns
+    late = [now() - int(piece[:STAMP_DIGITS]) for piece in client.stream() if piece]
+    assert len(late) == case.pieces, f"{len(late)} pieces of {case.pieces}"
+    late = sorted(late[5:])
+    return {
+        "p50": late[len(late) // 2] / 1e3,
+        "p99": late[-1 - len(late) // 100] / 1e3,
+        "max": late[-1] / 1e3,
+    }
+
+
+def first(case: Case) -> dict[str, float]:
+    """From the call to the first text, with everything warm and the connection there; medians."""
+    client = case.make()
+    took, spent = [], []
+    for _ in range(case.count):
+        busy, start = time.process_time(), time.perf_counter()
+        stream = iter(client.stream())
+        pieces = [next(stream)]
+        took.append(time.perf_counter() - start)
+        spent.append(time.process_time() - busy)
+        pieces += stream
+        case.check("".join(pieces))
+    return {
+        "wall": sorted(took)[case.count // 2] * 1e6,
+        "cpu": sorted(spent)[case.count // 2] * 1e6,
+    }
+
+
+def cold(case: Case) -> dict[str, float]:
+    """The moment of the first text of a new process, on the clock of whoever started it."""
+    stream = iter(case.make().stream())
+    pieces = [next(stream)]
+    at = time.monotonic()
+    pieces += stream
+    case.check("".join(pieces))
+    return {"at": at}
+
+
+def calls(case: Case) -> dict[str, float]:
+    """``count`` calls of ``complete`` by each of as many threads as ``framing`` says."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = int(case.framing)
+    case.framing = "single"
+    client = case.make()
+    with ThreadPoolExecutor(threads) as pool:
+        texts = list(pool.map(lambda _: client.complete(), range(threads * 4)))
+        wall, start = time.perf_counter(), time.process_time()
+        texts = list(pool.map(lambda _: client.complete(), range(threads * case.count)))
+        spent, took = time.process_time() - start, time.perf_counter() - wall
+    for text in texts:
+        case.check(text)
+    return {"per_s": len(texts) / took, "cpu": spent * 1e6 / len(texts)}
+
+
+def connections(case: Case) -> dict[str, float]:
+    """``count`` streams, one after another; the server counts the connections."""
+    client = case.make()
+    for _ in range(case.count):
+        case.check("".join(client.stream()))
+    return {}
+
+
+def memory_stream(case: Case) -> dict[str, float]:
+    """How much the process grows during one long stream that nobody keeps."""
+    from zlib import crc32
+
+    from .wire import whole
+
+    client = case.warmed()
+    before = most = _rss_kib()
+    seen = 0
+    for number, piece in enumerate(client.stream()):
+        seen = crc32(piece.encode(), seen)
+        if number % _RSS_EVERY == 0:
+            most = max(most, _rss_kib())
+    most = max(most, _rss_kib())
+    assert seen == crc32(whole(case.pieces).encode()), "a wrong text"
+    return {"mib": (most - before) / 1024}
+
+
+def memory_calls(case: Case) -> dict[str, float]:
+    """How much the process grows from the first tenth of many calls to their end."""
+    client = case.make()
+    for number in range(case.count):
+        if number == case.count // 10:
+            before = _rss_kib()
+        text = client.complete()
+    case.check(text)
+    return {"mib": (_rss_kib() - before) / 1024}
+
+
+def main(measure: str, *arguments: str) -> None:
+    """Measure and print."""
+    numbers = globals()[measure](Case(*arguments))
+    import json
+
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,174 @@
+"""What the server sends: the services' replies in every framing; pure."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+
+MODEL = "bench-1"
+BLOCK = 16 * 1024
+_FEW_BYTES = (1, 400)
+
+
+def piece(index: int) -> str:
+    """The text of one piece: five tokens or so, no two neighbours alike, no space at its ends,
+    which some clients strip.
+    """
+    return f"{index % 1000:03} tokens of тест text,"
+
+
+def whole(pieces: int) -> str:
+    """The text of a reply."""
+    return "".join(map(piece, range(pieces)))
+
+
+# -- the services: texts -> events
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def chat_events(texts: Iterable[str]) -> Iterator[bytes]:
+    """OpenAI's shape, as GigaChat and most others speak it."""
+    shared = {"created": 1760000000, "model": MODEL, "object": "chat.completion"}
+    for text in texts:
+        choice = {"delta": {"content": text, "role": "assistant"}, "index": 0}
+        yield b"data: %b\n\n" % _dump({"choices": [choice], **shared})
+    end = {"delta": {"content": ""}, "index": 0, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+    yield b"data: %b\n\n" % _dump({"choices": [end], "usage": usage, **shared})
+    yield b"data: [DONE]\n\n"
+
+
+def chatglm_events(texts: Iterable[str]) -> Iterator[bytes]:
+    """Each event repeats the whole text so far."""
+    text, status = "", "init"
+    for text in _grown(texts):
+        yield _chatglm_event(text, status)
+    yield _chatglm_event(text, "finish")
+
+
+def _grown(texts: Iterable[str]) -> Iterator[str]:
+    so_far = ""
+    for text in texts:
+        so_far += text
+        yield so_far
+
+
+def _chatglm_event(text: str, status: str) -> bytes:
+    content = [{"type": "text", "text": text, "status": status}]
+    part = {"logic_id": "c0ffee", "role": "assistant", "status": status, "content": content}
+    event = {"conversation_id": "5eed", "status": status, "parts": [part], "last_error": {}}
+    return b"event:message\ndata: %b\n\n" % _dump(event)
+
+
+def flowgpt_events(texts: Iterable[str]) -> Iterator[bytes]:
+    """One JSON object a line."""
+    for text in texts:
+        yield _dump({"event": "text", "data": text}) + b"\n"
+
+
+EVENTS: dict[str, Callable[[Iterable[str]], Iterator[bytes]]] = {
+    "chat": chat_events,
+    "page": chat_events,
+    "chatglm": chatglm_events,
+    "flowgpt": flowgpt_events,
+}
+
+
+def completion(pieces: int) -> bytes:
+    """A whole reply in OpenAI's shape, as one JSON object."""
+    message = {"role": "assistant", "content": whole(pieces)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+    return _dump(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1760000000,
+            "model": MODEL,
+            "choices": [choice],
+            "usage": usage,
+        }
+    )
+
+
+PAGE = b'<html><body><div data-nonce="abc123" data-post-id="7"></div></body></html>'
+
+
+# -- the framings: events -> bytes of the body
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of the chunked transfer coding."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _single(events: Iterable[bytes]) -> Iterator[bytes]:
+    for event in events:
+        yield chunk(event)
+    yield chunk(b"")
+
+
+def _gzip(events: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(wbits=31)
+    for event in events:
+        yield chunk(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))
+    yield chunk(packer.flush()) + chunk(b"")
+
+
+def _close(events: Iterable[bytes]) -> Iterator[bytes]:
+    yield from events
+
+
+def _block(events: Iterable[bytes]) -> Iterator[bytes]:
+    body = b"".join(events)
+    for start in range(0, len(body), BLOCK):
+        yield chunk(body[start : start + BLOCK])
+    yield chunk(b"")
+
+
+def _cut(events: Iterable[bytes]) -> Iterator[bytes]:
+    body, random_size, start = b"".join(events), random.Random(1), 0
+    while start < len(body):
+        size = random_size.randint(*_FEW_BYTES)
+        yield chunk(body[start : start + size])
+        start += size
+    yield chunk(b"")
+
+
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+FRAMINGS: dict[str, tuple[bytes, Callable[[Iterable[bytes]], Iterator[bytes]]]] = {
+    "single": (_CHUNKED, _single),
+    "block": (_CHUNKED, _block),
+    "cut": (_CHUNKED, _cut),
+    "close": (b"Connection: close\r\n", _close),
+    "gzip": (_CHUNKED + b"Content-Encoding: gzip\r\n", _gzip),
+}
+"""Name -> the headers that announce it, and how it wraps events."""
+
+
+def head(headers: bytes, kind: bytes) -> bytes:
+    """The start of a reply, up to the blank line."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%b\r\n" % (kind, headers)
+
+
+def stream_head(service: str, framing: str) -> bytes:
+    """The start of a stream."""
+    kind = b"application/json" if service == "flowgpt" else b"text/event-stream; charset=utf-8"
+    return head(FRAMINGS[framing][0], kind)
+
+
+@lru_cache(maxsize=4)
+def stream_body(service: str, framing: str, pieces: int) -> bytes:
+    """A whole stream after its head."""
+    return b"".join(FRAMINGS[framing][1](EVENTS[service](map(piece, range(pieces)))))
+
+
+def with_length(body: bytes, kind: bytes) -> bytes:
+    """A whole reply with its length told."""
+    return head(b"Content-Length: %d\r\n" % len(body), kind) + body
