@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmproviders import errors
+from llmproviders import _redact, errors
 from llmproviders._redact import MASK, conceal, conceal_user_info, redact, scrub
 from llmproviders._status import class_of_status, error_of, service_message
 from llmproviders.errors import (
@@ -151,6 +151,11 @@ class TestAttributes:
 
 
 class TestSecrets:
+    @pytest.fixture(autouse=True)
+    def forget(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is concealed here is not looked for in every other test's errors."""
+        monkeypatch.setattr(_redact, "_concealed", _redact._concealed.copy())
+
     @pytest.mark.parametrize(
         "text",
         [

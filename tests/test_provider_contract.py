@@ -60,7 +60,7 @@ def test_golden_replies_byte_by_byte(server: RawServer, golden: Golden) -> None:
         golden.agrees_with(ask(golden, server, provider, head + body))
 
 
-CUT_UP = [golden for golden in GOLDENS if golden.name == "short" or len(golden.body) < 300]
+CUT_UP = [golden for golden in GOLDENS if golden.name == "short" or len(golden.body) < 200]
 
 
 @pytest.mark.parametrize("framing", [name for name in FRAMINGS if name != "length"])
