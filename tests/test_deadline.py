@@ -269,6 +269,14 @@ class TestClock:
             client.complete("Why?")
         assert caught.value.partial_text == "It "
 
+    def test_text_that_replaced_other_text(self, clock: FakeClock) -> None:
+        """Text that came after a Restart is the partial text, not what it replaced."""
+        broken = Actor(["old ", StreamInterrupted("cut")], ["new ", 60.0])
+        client = FailoverClient([broken], deadline=8.0, on_interrupt="restart", clock=clock)
+        with pytest.raises(DeadlineExceeded) as caught:
+            list(client.stream("Why?"))
+        assert caught.value.partial_text == "new "
+
     def test_is_also_a_timeout(self, clock: FakeClock) -> None:
         """A caller who knows only Python's own TimeoutError catches it."""
         with pytest.raises(TimeoutError):

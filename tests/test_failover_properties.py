@@ -46,7 +46,7 @@ WAITS = {
 LONGEST_WAIT_S = 8.0
 EPSILON = 1e-6
 
-retry_afters = st.none() | st.sampled_from([0.0, 0.5, 3.0, 5.0, 20.0, 59.0, 61.0, 400.0])
+retry_afters = st.sampled_from([None, None, 0.0, 1.5, 3.0, 4.0, 5.0, 20.0, 59.0, 61.0, 400.0])
 errors = st.one_of(
     st.builds(RateLimitError, st.just("busy"), status_code=st.just(429), retry_after=retry_afters),
     st.builds(ServerError, st.just("down"), status_code=st.just(503), retry_after=retry_afters),
@@ -70,10 +70,11 @@ pauses = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 10.0, 100.0])
 
 @dataclass(frozen=True)
 class Fate:
-    """How one try goes: pieces of text, the pause before each, and an error instead of an end."""
+    """How one try goes: pieces of text, the pauses around them, and an error instead of an end."""
 
     pieces: int = 3
-    pause: float = 0.0
+    before_text: float = 0.0
+    after_text: float = 0.0
     error: LLMError | None = None
     cut: bool = False
 
@@ -81,7 +82,8 @@ class Fate:
 fates = st.builds(
     Fate,
     pieces=st.integers(0, 3),
-    pause=pauses,
+    before_text=pauses,
+    after_text=pauses,
     error=st.none() | errors,
     cut=st.booleans(),
 )
@@ -102,10 +104,9 @@ class Fated(Actor):
         call = super().prepare(request, fetch)
         fate = self.fates.popleft() if self.fates else Fate()
         words = [f"{self.name}{self.tries}.{n} " for n in range(fate.pieces)]
-        steps: list[Any] = []
+        steps: list[Any] = [fate.before_text]
         for word in words:
-            steps += [fate.pause, word]
-        steps.append(fate.pause)
+            steps += [word, fate.after_text]
         if fate.error is not None:
             steps.append(fate.error)
         elif fate.cut:
@@ -324,5 +325,5 @@ class Calls(RuleBasedStateMachine):
 
 
 TestCalls = Calls.TestCase
-TestCalls.settings = settings(stateful_step_count=12)
+TestCalls.settings = settings(stateful_step_count=20)
 TestCalls.__doc__ = "No sequence of calls and faults breaks a promise."
