@@ -17,8 +17,6 @@ GOOD, HALF, PASSING, FINAL, IDLE, NEUTRAL = (
 )
 """Each has a contrast of at least 3:1 to white and to a nearly black page (WCAG 1.4.11)."""
 
-SVG = "http://www.w3.org/2000/svg"
-
 #: What XML 1.0 has no character for, and what would move the text around it.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+"
