@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
@@ -16,12 +15,11 @@ from typing import Any, TypeGuard
 from . import _files
 from ._clock import Scope
 from ._files import Held, Unusable
+from ._log import logger
 from ._redact import conceal
 from ._retry import Policy, Tries
 from ._wake import Wake
 from .errors import AuthenticationError, LLMError, ProtocolError, RateLimitError
-
-logger = logging.getLogger("llmproviders")
 
 _EARLY_S = 300.0
 _LATE_S = 60.0
@@ -352,7 +350,7 @@ class TokenKeeper:
         while True:
             mine, held = self._claim()
             try:
-                token = self._known(scope, look=True)
+                token = self._known(scope)
                 if token is not None:
                     return token
                 if mine:

@@ -23,6 +23,7 @@ from llmproviders import (
 )
 from llmproviders._clock import SYSTEM_CLOCK, Scope
 from llmproviders._concurrency import Place, check_limit
+from llmproviders._files import try_lock
 from llmproviders._wake import Wake
 from llmproviders.sandbox import Sandbox
 from tests.support.processes import Child, in_child
@@ -49,6 +50,16 @@ def eventually(condition: Callable[[], object]) -> None:
             return
         tick.wait(0.002)
     raise AssertionError("it never came true")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock on a file."""
+    if not path.exists():
+        return False
+    held = try_lock(path)
+    if held is not None:
+        held.release()
+    return held is None
 
 
 class Holder:
@@ -190,6 +201,25 @@ class TestInOneProcess:
         waiting.thread.join(PATIENCE_S)
         assert isinstance(waiting.error, ProviderTimeout)
         assert str(waiting.error) == "another was faster"
+
+    def test_given_up_as_it_is_granted(self, credential: str) -> None:
+        """A place that comes in the moment in which the wait is given up is not lost."""
+        first = Place(credential, 1, within())
+        first.__enter__()
+
+        class Ending(Scope):
+            """Ends just when the place is given back."""
+
+            def attach(self, owner: object, cut: Callable[[], None]) -> None:
+                first.__exit__(None, None, None)
+                self.cancel()
+                super().attach(owner, cut)
+
+        first._turn.thread = threading.Thread()
+        with pytest.raises(ProviderTimeout):
+            Place(credential, 1, Ending()).__enter__()
+        with Place(credential, 1, within(1.0)) as waited:
+            assert waited == 0.0
 
     def test_given_back_in_another_thread(self, credential: str) -> None:
         """A place may be given back by another thread than took it."""
@@ -366,29 +396,30 @@ class TestAcrossProcesses:
         timer.join()
         other.end()
 
-    def test_nobody_starves(self, credential: str, file: Path) -> None:
-        """A process that comes back at once stands behind one that has been waiting."""
-        stop, told = os.pipe()
+    def test_who_waits_comes_first(self, credential: str, file: Path, hold: Hold) -> None:
+        """Processes that come later stand behind one that has been waiting."""
+        first = Occupant(credential, file)
+        waiting = hold(Place(credential, 1, within(), file=file))
+        door = file.with_name("tokens.json.locks") / f"{credential[:16]}.door"
+        eventually(lambda: is_locked(door))
+        inside, told = os.pipe()
 
-        def busy() -> None:
-            os.set_blocking(stop, False)
-            while True:
-                try:
-                    os.read(stop, 1)
-                except BlockingIOError:
-                    with Place(credential, 1, within(), file=file):
-                        threading.Event().wait(0.01)
-                else:
-                    return
-
-        child = Child(busy)
-        os.close(stop)
-        for _ in range(5):
+        def come_later() -> None:
             with Place(credential, 1, within(), file=file):
-                pass
-        os.write(told, b"!")
+                os.write(told, b"!")
+
+        later = [Child(come_later) for _ in range(4)]
+        first.end()
+        assert waiting.inside.wait(PATIENCE_S)
+        os.set_blocking(inside, False)
+        with pytest.raises(BlockingIOError):
+            os.read(inside, 1)
+        waiting.end()
+        for child in later:
+            child.wait()
+        assert os.read(inside, 9) == b"!!!!"
+        os.close(inside)
         os.close(told)
-        child.wait()
 
     def test_inherited(self, credential: str, file: Path) -> None:
         """A child that drops what it inherited does not give its parent's place away."""

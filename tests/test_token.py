@@ -229,6 +229,9 @@ class TestLife:
         second = kept.get(service, scope(clock))
         kept.refuse(first)
         assert kept.get(service, scope(clock)) == second == "token-2"
+        kept.refuse(second)
+        kept.refuse(first)
+        assert kept.get(service, scope(clock)) == "token-3"
 
     def test_credentials_never_share(self, clock: FakeClock, service: Service) -> None:
         """Each credential has its own token, and one keeper in a process."""
@@ -329,6 +332,14 @@ class Gate:
         return self.answer()
 
 
+def wait_for_waiting(kept: TokenKeeper, count: int) -> None:
+    """Wait until so many threads wait for a fetch that is under way."""
+    (flight,) = kept._flights.values()
+    tick = threading.Event()
+    while len(flight._waiting) < count:
+        tick.wait(0.001)
+
+
 def failing(error: LLMError) -> Callable[[], Token]:
     """A token service that always fails in this way."""
 
@@ -355,9 +366,7 @@ class TestSingleFlight:
         crowd = Crowd(kept, gate, 1)
         assert gate.asked.wait(PATIENCE_S)
         others = Crowd(kept, gate, 16)
-        flight = next(iter(kept._flights.values()))
-        while len(flight._waiting) < 16:
-            threading.Event().wait(0.001)
+        wait_for_waiting(kept, 16)
         gate.open.set()
         results = crowd.join() + others.join()
         assert gate.count == 1
@@ -382,7 +391,7 @@ class TestSingleFlight:
 
         def lead() -> None:
             try:
-                kept.get(gate, leading)
+                kept.get(gate, leading, route=0)
             except LLMError as error:
                 ended.append(error)
 
@@ -390,6 +399,7 @@ class TestSingleFlight:
         leader.start()
         assert gate.asked.wait(PATIENCE_S)
         crowd = Crowd(kept, service, 3)
+        wait_for_waiting(kept, 3)
         leading.cancel()
         gate.open.set()
         leader.join(PATIENCE_S)
