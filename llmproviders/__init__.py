@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
-from .errors import (
-    AllProvidersFailed,
-    AuthenticationError,
-    BlockedError,
-    ConnectionFailed,
-    DeadlineExceeded,
-    EmptyReplyError,
-    InvalidRequestError,
-    LLMError,
-    MissingAuthError,
-    ModelNotFoundError,
-    ProtocolError,
-    ProviderTimeout,
-    QuotaExceededError,
-    RateLimitError,
-    RefusedError,
-    RejectedReplyError,
-    ServerError,
-    StreamInterrupted,
-)
-from .failover import FailoverClient
-from .provider import Provider
-from .providers.chatglm import ChatGLM
-from .providers.chatgptt import ChatGptt
-from .providers.flowgpt import FlowGpt
-from .providers.gigachat import GigaChat
-from .providers.openai_compatible import OpenAICompatible
-from .results import Attempt, Attempts, Completion, FinishReason, Restart, Usage
+# What ``typing`` would say; importing it takes as long as all that is imported here.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from .errors import (
+        AllProvidersFailed,
+        AuthenticationError,
+        BlockedError,
+        ConnectionFailed,
+        DeadlineExceeded,
+        EmptyReplyError,
+        InvalidRequestError,
+        LLMError,
+        MissingAuthError,
+        ModelNotFoundError,
+        ProtocolError,
+        ProviderTimeout,
+        QuotaExceededError,
+        RateLimitError,
+        RefusedError,
+        RejectedReplyError,
+        ServerError,
+        StreamInterrupted,
+    )
+    from .failover import FailoverClient
+    from .provider import Provider
+    from .providers.chatglm import ChatGLM
+    from .providers.chatgptt import ChatGptt
+    from .providers.flowgpt import FlowGpt
+    from .providers.gigachat import GigaChat
+    from .providers.openai_compatible import OpenAICompatible
+    from .results import Attempt, Attempts, Completion, FinishReason, Restart, Usage
 
 __version__ = "1.0.0rc1"
 
@@ -73,7 +73,38 @@ __all__ = [
     "Usage",
 ]
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
+_HOMES = {
+    "FailoverClient": "failover",
+    "Provider": "provider",
+    "ChatGLM": "providers.chatglm",
+    "ChatGptt": "providers.chatgptt",
+    "FlowGpt": "providers.flowgpt",
+    "GigaChat": "providers.gigachat",
+    "OpenAICompatible": "providers.openai_compatible",
+    **dict.fromkeys(
+        ("Attempt", "Attempts", "Completion", "FinishReason", "Restart", "Usage"), "results"
+    ),
+}
+"""Public name -> its module, where that is not ``errors``."""
+
+_MODULES = ("errors", "failover", "messages", "provider", "providers", "results")
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for; none costs anything before that."""
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ from random import uniform
 from typing import TYPE_CHECKING
 
 from ._clock import Scope
+from ._log import logger
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-logger = logging.getLogger("llmproviders")
 
 _LARGEST = 1024 * 1024
 _POLL_S = (0.01, 0.03)

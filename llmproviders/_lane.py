@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,13 +10,12 @@ from urllib.parse import urlsplit
 
 from ._clock import Scope
 from ._health import Health, Visit
+from ._log import logger
 from ._report import History, Tally
 from ._retry import Policy, Tries, cools
 from .errors import SLOWER, LLMError, ProviderTimeout, RejectedReplyError, StreamInterrupted
 from .provider import BaseClient, Request, interrupted
 from .results import Attempt, Attempts, Completion, FinishReason, Restart
-
-logger = logging.getLogger("llmproviders")
 
 Accept = Callable[[Completion], "bool | str"]
 

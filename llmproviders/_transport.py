@@ -32,11 +32,10 @@ from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, c
 from ._clock import Scope
 from ._headers import parse_retry_after
 from ._lines import decode_json, iter_lines
+from ._log import logger
 from ._redact import conceal_user_info, redact, scrub
 from ._sockets import BoundedTLS, Exchange, SocksProxy, pool_classes, serving
 from ._status import SAID_BY_STATUS, class_of_status, is_challenge, service_message
-
-logger = logging.getLogger("llmproviders")
 
 _BLOCK = 64 * 1024
 _CONNECTIONS_KEPT = 64

@@ -8,7 +8,6 @@ its fingerprint each time it is read.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import warnings
@@ -23,13 +22,13 @@ from . import _files
 from ._call import Call, Limits, Timeout, Trust
 from ._clock import Scope
 from ._files import Unusable
+from ._log import logger
 from ._places import config_folder
 from .errors import ConnectionFailed, InvalidRequestError, LLMError
 
 if TYPE_CHECKING:
     import ssl
 
-logger = logging.getLogger("llmproviders")
 
 #: SHA-256 of the Russian Trusted Root CA in DER; valid from 2022-03-01 to 2032-02-27.
 KNOWN_FINGERPRINT = "d26d2d0231b7c39f92cc738512ba54103519e4405d68b5bd703e9788ca8ecf31"

@@ -18,7 +18,6 @@ A TOML file with ``[[provider]]`` tables in priority order and a ``[failover]`` 
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -29,6 +28,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from . import _environ
+from ._log import logger
 from ._params import nearest
 from ._places import config_folder
 from ._redact import conceal_user_info
@@ -44,7 +44,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-logger = logging.getLogger("llmproviders")
 Client = TypeVar("Client", bound=FailoverClient)
 
 VARIABLE = "LLMPROVIDERS_CONFIG"

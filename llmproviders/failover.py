@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
 from math import isfinite
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._clock import SYSTEM_CLOCK, Clock, Scope
 from ._health import Health, MemoryStore, Store, Visit
 from ._lane import Accept, Call, Lane, Ledger, Member, Rules, brief, health_key
+from ._log import logger
 from ._report import History, Report
 from ._retry import Policy, moves_on
 from .errors import AllProvidersFailed, LLMError, ModelNotFoundError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from ._call import Timeout
 
-logger = logging.getLogger("llmproviders")
 
 Choice = BaseClient | tuple[BaseClient, str]
 FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
@@ -23,6 +22,7 @@ from ._call import (
 )
 from ._characters import whole_characters
 from ._clock import Clock, Scope
+from ._log import logger
 from ._params import check_names, nearest
 from ._redact import redact
 from ._secret import Key, reveal
@@ -60,7 +60,6 @@ __all__ = [
     "Trust",
 ]
 
-logger = logging.getLogger("llmproviders")
 
 T = TypeVar("T")
 

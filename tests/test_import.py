@@ -105,6 +105,18 @@ def test_every_public_name_is_there() -> None:
         assert getattr(llmproviders, name).__doc__, name
 
 
+def test_the_names_are_known_before_they_are_loaded() -> None:
+    """``dir()`` tells of every public name, and of no name that is not there."""
+    watch("import llmproviders\nassert set(llmproviders.__all__) <= set(dir(llmproviders))")
+    with pytest.raises(AttributeError, match="no attribute 'GigaChad'"):
+        llmproviders.GigaChad  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_logging_is_silent_by_default() -> None:
     """A warning of the library prints nothing as long as nobody configured logging."""
-    watch("import logging, llmproviders\nlogging.getLogger('llmproviders').warning('x')")
+    watch(
+        "from llmproviders import FailoverClient, InvalidRequestError\n"
+        "from llmproviders.testing import ScriptedProvider\n"
+        "failing = ScriptedProvider([], error=InvalidRequestError('no', status_code=400))\n"
+        "assert str(FailoverClient([failing, ScriptedProvider(['Hi'])]).complete('Hi')) == 'Hi'"
+    )

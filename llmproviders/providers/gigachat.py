@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from .._chat_completions import parse_chat, parse_list
 from .._clock import Scope
 from .._concurrency import Place, check_limit
 from .._lines import decode_json
+from .._log import logger
 from .._oauth import CABINET, INDIVIDUAL, Account, check_key, retold
 from .._places import token_cache as users_token_cache
 from .._redact import conceal
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Balance", "Embedding", "GigaChat", "TokenCount", "UnverifiedTLSWarning"]
 
-logger = logging.getLogger("llmproviders")
 
 _FALSE = ("0", "f", "false", "n", "no", "off")
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
