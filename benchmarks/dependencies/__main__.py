@@ -20,24 +20,25 @@ ROOT = Path(__file__).parents[2]
 KINDS = ("lowest", "newest")
 # These look at the checkout itself.
 OF_THE_CHECKOUT = ("test_architecture.py", "test_docs.py", "test_packaging.py", "test_typing.py")
-SHORT = ("tests/reliability", "tests/providers", "tests/test_stream_promise.py")
+SHORT = ("tests/providers", "tests/test_stream_promise.py", "tests/test_retry.py")
 
 
 def main(arguments: list[str]) -> int:
     """Run the tests with each kind of dependencies that is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dependencies")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=" or ".join(KINDS))
-    parser.add_argument("--short", action="store_true", help="some of the tests")
-    given, pytest_arguments = parser.parse_known_args(arguments)
+    parser.add_argument("--short", action="store_true", help="some tests, the lowest alone")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given, pytest_arguments = parser.parse_args(arguments[:end]), arguments[end + 1 :]
     wrong = [kind for kind in given.kinds if kind not in KINDS]
     if wrong:
         parser.error(f"no such kind: {', '.join(wrong)}")
     codes = []
-    for kind in given.kinds or KINDS:
+    for kind in given.kinds or (KINDS[:1] if given.short else KINDS):
         print(f"== {kind}", flush=True)
         with tempfile.TemporaryDirectory(prefix="wheel-") as name:
             wanted = pytest_arguments or list(SHORT if given.short else ("tests",))
-            codes.append(_test(Path(name), kind, [a for a in wanted if a != "--"]))
+            codes.append(_test(Path(name), kind, wanted))
     return 1 if any(codes) else 0
 
 

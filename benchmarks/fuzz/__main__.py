@@ -1,8 +1,8 @@
 """Fuzz: ``python -m benchmarks.fuzz [--short] [--inputs N] [--engine E] [TARGET ...]``.
 
-Each target gets N inputs (a million; with ``--short``, ten thousand), from atheris where it is
-installed (guided by the coverage of the library's code) and from hypothesis elsewhere. An input
-that lets anything but the library's own errors out is printed and kept; make a test of it.
+Each target gets N inputs, a million, from atheris where it is installed (guided by the coverage of
+the library's code) and from hypothesis elsewhere; with ``--short``, five hundred from hypothesis.
+An input that lets anything but the library's own errors out is printed and kept; make a test of it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def main(arguments: list[str]) -> int:
     """Fuzz the targets one after another and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(BY_NAME))
-    parser.add_argument("--short", action="store_true", help="ten thousand inputs each")
+    parser.add_argument("--short", action="store_true", help="five hundred inputs each")
     parser.add_argument("--inputs", type=int)
-    installed = importlib.util.find_spec("atheris") is not None
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0 if installed else 1])
+    parser.add_argument("--engine", choices=ENGINES)
     given_ = parser.parse_args(arguments)
-    inputs = given_.inputs or (10_000 if given_.short else 1_000_000)
-    run = _by_atheris if given_.engine == "atheris" else _by_hypothesis
-    print(f"| target | inputs ({given_.engine}) | seconds | result |\n| --- | --- | --- | --- |")
+    inputs = given_.inputs or (500 if given_.short else 1_000_000)
+    guided = not given_.short and importlib.util.find_spec("atheris") is not None
+    engine = given_.engine or ENGINES[0 if guided else 1]
+    run = _by_atheris if engine == "atheris" else _by_hypothesis
+    print(f"| target | inputs ({engine}) | seconds | result |\n| --- | --- | --- | --- |")
     failed = False
     for name in given_.targets or BY_NAME:
         start = time.monotonic()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS: dict[str, tuple[str, ...]] = {
-    "_lines": ("tests/test_lines.py",),
+    "_lines": ("tests/test_lines.py", "tests/reliability/test_limits.py"),
     "_retry": ("tests/test_retry.py", "tests/test_failover.py"),
     "_token": ("tests/test_token.py",),
     "failover": ("tests/test_failover.py", "tests/test_health.py", "tests/test_hedge.py"),
