@@ -17,9 +17,9 @@ import pytest
 from llmproviders.sandbox import Sandbox
 from tests.support.batches import WAIT_S, child
 
-ROWS = 1500
+ROWS = 1000
 KILLS = 20
-REFUSALS = 3
+REFUSALS = 2
 LONGEST_S = 0.25
 """Every other process has so many seconds to itself, at most, once its imports are done; the
 others are counted by their requests.

@@ -593,6 +593,33 @@ class TestSignals:
         assert files.run(client).skipped == 2
         assert len(files.by_id()) == 50
 
+    def test_processes_finish_too(self, files: Files) -> None:
+        """A terminal's Ctrl-C reaches a pool's processes as well, and does not break off what they
+        have under way.
+        """
+        files.ask(*questions(50))
+        program = (
+            "import multiprocessing, sys\n"
+            "from concurrent.futures import ProcessPoolExecutor\n"
+            "from llmproviders import OpenAICompatible\n"
+            "from llmproviders.batch import run_file\n"
+            "spawn = multiprocessing.get_context('spawn')\n"
+            "with ProcessPoolExecutor(2, mp_context=spawn) as pool:\n"
+            "    files = sys.argv[1:3]\n"
+            "    run_file(OpenAICompatible(), *files, executor=pool, workers=2)\n"
+        )
+        with (
+            Sandbox(piece_delay_s=0.02) as sandbox,
+            child(files.input, files.output, sandbox.environ(), program=program) as process,
+        ):
+            assert sandbox.wait_for(lambda s: s.count("openai", "chat") == 2, timeout_s=WAIT_S)
+            process.send_to_all(signal.SIGINT)
+            code, _, err = process.end()
+            assert code == -signal.SIGINT
+            assert err.strip().endswith("KeyboardInterrupt")
+            assert not any(record.aborted for record in sandbox.requests)
+            assert len(files.by_id()) == sandbox.count("openai", "chat")
+
     @pytest.mark.parametrize("options", ['{"grace_s": 0}', '{"grace_s": 0.2}'])
     def test_grace_is_over(self, files: Files, sandbox: Sandbox, options: str) -> None:
         """What does not end within the grace is broken off, and has no row."""
@@ -632,6 +659,30 @@ class TestSignals:
             code, _, err = process.end()
         assert code == -signal.SIGINT
         assert err.strip().endswith("KeyboardInterrupt")
+
+    def test_third_signal(self, files: Files) -> None:
+        """A third Ctrl-C ends even what does not listen, such as a callback that never returns."""
+        files.ask("a")
+        program = (
+            "import sys, time, signal\n"
+            "from llmproviders.batch import run_file\n"
+            "from tests.support.batches import Echo\n"
+            "def stuck(result):\n"
+            "    print('stuck', flush=True)\n"
+            "    while True:\n"
+            "        signal.pause()\n"
+            "        print('stuck', flush=True)\n"
+            "run_file(Echo(), sys.argv[1], sys.argv[2], on_result=stuck)\n"
+        )
+        with child(files.input, files.output, {}, program=program) as process:
+            assert process.process.stdout is not None
+            for _ in range(3):
+                assert process.process.stdout.readline() == "stuck\n"
+                process.send(signal.SIGINT)
+            code, _, err = process.end()
+        assert code == -signal.SIGINT
+        assert err.strip().endswith("KeyboardInterrupt")
+        assert len(files.rows()) == 1
 
     def test_full_disk(self, files: Files, sandbox: Sandbox) -> None:
         """Where a row cannot be written the batch ends with the system's error, and a rerun has

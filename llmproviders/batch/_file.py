@@ -92,7 +92,7 @@ def run_file(
         skipped = sum(pair in asked.pairs for pair, _ in groupby(finished.pairs))
         tasks = _left(asked, finished)
         flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
-        interrupts = Interrupts(lambda: flow.stop(within_s=grace_s))
+        interrupts = Interrupts(lambda: flow.stop(within_s=grace_s), lambda: flow.stop(within_s=0))
         with (
             interrupts,
             open(target, "ab") as rows,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while work is under way: first a request to finish, then an end."""
+"""Ctrl-C and SIGTERM while work is under way: a request to finish, then an end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Calls ``stop`` at the first Ctrl-C or SIGTERM, in a ``with`` block of the main thread.
 
-    A second one does at once what it would have done without the block. In another thread, and
-    for a signal that is ignored, nothing is changed.
+    A second one calls ``end``, and a third does at once what it would have done without the
+    block. An exception raised wherever the interpreter happens to be can leave a lock behind, so
+    that is the last resort. In another thread, and for a signal that is ignored, nothing is
+    changed.
 
     Args:
         stop: called from the signal's handler.
+        end: called from the signal's handler.
     """
 
-    def __init__(self, stop: Callable[[], object]) -> None:
-        self._stop = stop
+    def __init__(self, stop: Callable[[], object], end: Callable[[], object]) -> None:
+        self._next = [stop, end]
         self._before: dict[int, Any] = {}
         self.received: int | None = None
 
@@ -42,12 +45,12 @@ class Interrupts:
         self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        self.received = number
+        if self._next:
+            self._next.pop(0)()
+        else:
             self._restore()
             signal.raise_signal(number)
-            return
-        self.received = number
-        self._stop()
 
     def pass_on(self) -> None:
         """After the block: let the signal that came do what it does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..results import Usage
-from ._flow import Outcome
+from ._task import Outcome
 
 
 @dataclass(frozen=True, slots=True)

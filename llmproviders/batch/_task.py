@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InvalidRequestError
 from ..messages import Prompt
@@ -45,6 +45,18 @@ class Task:
     index: int
     request: Request | None
     error: InvalidRequestError | None = None
+
+
+class Outcome(NamedTuple):
+    """A task that has ended."""
+
+    task: Task
+    completion: Completion | None
+    error: Exception | None
+
+    def result(self) -> BatchResult:
+        """As callers see it."""
+        return BatchResult(self.task.id, self.task.index, self.completion, self.error)
 
 
 def task_of(item: object, index: int) -> Task:

@@ -108,6 +108,10 @@ class Child:
         """Send it a signal."""
         self.process.send_signal(number)
 
+    def send_to_all(self, number: signal.Signals) -> None:
+        """Send it and its own processes a signal, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
     def end(self) -> tuple[int, str, str]:
         """Wait for its end; the exit code, and what it wrote."""
         out, err = self.process.communicate(timeout=WAIT_S)
@@ -126,6 +130,7 @@ def child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         yield Child(process)
