@@ -338,27 +338,46 @@ class Occupant:
         os.close(heard)
         assert os.read(self._inside, 1) == b"!"
 
-    def close(self) -> None:
-        """Close the pipes."""
-        os.close(self._inside)
-        os.close(self._leave)
+        self._ended = False
 
     def end(self) -> None:
         """Have it give its place back."""
         os.write(self._leave, b"!")
+        self._close()
         self.child.wait()
-        self.close()
 
     def kill(self) -> None:
-        """End it as it stands."""
-        self.child.kill()
-        self.close()
+        """End it as it stands, unless it has ended."""
+        if not self._ended:
+            self._close()
+            self.child.kill()
+
+    def _close(self) -> None:
+        self._ended = True
+        os.close(self._inside)
+        os.close(self._leave)
+
+
+@pytest.fixture
+def occupy(credential: str, file: Path) -> Iterator[Callable[..., Occupant]]:
+    """Return a function that has another process take a place; none outlasts the test."""
+    with ExitStack() as occupants:
+
+        def start(limit: int = 1) -> Occupant:
+            occupant = Occupant(credential, file, limit=limit)
+            occupants.callback(occupant.kill)
+            return occupant
+
+        yield start
+
+
+Occupy = Callable[..., Occupant]
 
 
 class TestAcrossProcesses:
-    def test_second_waits(self, credential: str, file: Path) -> None:
+    def test_second_waits(self, credential: str, file: Path, occupy: Occupy) -> None:
         """A process waits for another one's place, and its wait is told."""
-        other = Occupant(credential, file)
+        other = occupy()
         with pytest.raises(DeadlineExceeded):
             Place(credential, 1, within(0.1), file=file).__enter__()
         timer = threading.Timer(0.05, other.end)
@@ -369,15 +388,15 @@ class TestAcrossProcesses:
         with Place(credential, 1, within(), file=file) as waited:
             assert waited == 0.0
 
-    def test_killed(self, credential: str, file: Path) -> None:
+    def test_killed(self, credential: str, file: Path, occupy: Occupy) -> None:
         """A process that is killed leaves no place taken."""
-        Occupant(credential, file).kill()
+        occupy().kill()
         with Place(credential, 1, within(), file=file):
             pass
 
-    def test_limit(self, credential: str, file: Path) -> None:
+    def test_limit(self, credential: str, file: Path, occupy: Occupy) -> None:
         """All processes together have as many places as allowed."""
-        others = [Occupant(credential, file, limit=2) for _ in range(2)]
+        others = [occupy(2) for _ in range(2)]
         with pytest.raises(DeadlineExceeded):
             Place(credential, 2, within(0.1), file=file).__enter__()
         others.pop().end()
@@ -385,9 +404,9 @@ class TestAcrossProcesses:
             pass
         others.pop().end()
 
-    def test_cancelled(self, credential: str, file: Path) -> None:
+    def test_cancelled(self, credential: str, file: Path, occupy: Occupy) -> None:
         """A wait for another process ends when its call is ended."""
-        other = Occupant(credential, file)
+        other = occupy()
         scope = within(None).cancellable()
         timer = threading.Timer(0.05, scope.cancel, args=["another was faster"])
         timer.start()
@@ -396,9 +415,11 @@ class TestAcrossProcesses:
         timer.join()
         other.end()
 
-    def test_who_waits_comes_first(self, credential: str, file: Path, hold: Hold) -> None:
+    def test_who_waits_comes_first(
+        self, credential: str, file: Path, hold: Hold, occupy: Occupy
+    ) -> None:
         """Processes that come later stand behind one that has been waiting."""
-        first = Occupant(credential, file)
+        first = occupy()
         waiting = hold(Place(credential, 1, within(), file=file))
         door = file.with_name("tokens.json.locks") / f"{credential[:16]}.door"
         eventually(lambda: is_locked(door))
