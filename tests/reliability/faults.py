@@ -99,6 +99,11 @@ class Fault:
     deadline_s: float | None = None
     limits: Limits | None = field(default=None)
 
+    @property
+    def silent(self) -> bool:
+        """Whether only a timeout ends it; elsewhere a slow machine must not."""
+        return self.port == "black hole" or self.name.startswith("stall")
+
     def expected(self, asked: Asked) -> tuple[Outcome, ...]:
         """The outcomes that one cell may have."""
         found = self.expect

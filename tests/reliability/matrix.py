@@ -15,8 +15,9 @@ from tests.reliability.services import SERVICES, TEXT
 from tests.support.rawserver import Connection, RawServer, black_hole, refused_port
 
 MODES = ("stream", "complete", "whole")
-WITHIN_S = 5.0
-_TIMEOUT_S = 0.3
+WITHIN_S = 15.0
+_PATIENCE_S = 10.0
+_IMPATIENCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def run(cell: Cell) -> Result:
             port = serving.enter_context(black_hole())
         else:
             port = serving.enter_context(RawServer(*_behaviours(fault, asked))).port
+        timeout = _IMPATIENCE_S if fault.silent else _PATIENCE_S
         provider = serving.enter_context(
-            asked.service.make(f"http://127.0.0.1:{port}", timeout=_TIMEOUT_S, limits=fault.limits)
+            asked.service.make(f"http://127.0.0.1:{port}", timeout=timeout, limits=fault.limits)
         )
         client: BaseClient = provider
         if fault.deadline_s is not None:
