@@ -6,16 +6,21 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ._attempt import interrupted
 from ._clock import Scope
 from ._health import Health, Visit
 from ._log import logger
 from ._report import History, Tally
+from ._request import Request
 from ._retry import Policy, Tries, cools
 from .errors import SLOWER, LLMError, ProviderTimeout, RejectedReplyError, StreamInterrupted
-from .provider import BaseClient, Request, interrupted
 from .results import Attempt, Attempts, Completion, FinishReason, Restart
+
+if TYPE_CHECKING:
+    from .provider import BaseClient
 
 Accept = Callable[[Completion], "bool | str"]
 
@@ -154,48 +159,43 @@ class Lane:
 
     def run(self) -> Generator[str, None, None]:
         """Yield its reply, with its tries, waits and restarts; or raise what it failed with."""
-        health = self._call.rules.health
-        self._member.tally.called()
-        try:
-            yield from self._tries()
-        except LLMError as error:
-            error.provider = error.provider or self._member.client.name
-            if cools(error) and not self._scope.over:
-                self._told = True
-                health.failed(self._visit, retry_after=error.retry_after or 0.0)
-            raise
-        finally:
-            if not self._told:
-                health.left(self._visit)
-
-    def _tries(self) -> Generator[str, None, None]:
-        call, key = self._call, self._member.key
+        call, member = self._call, self._member
         tries = Tries(
             call.rules.policy,
             self._scope,
             is_last=lambda: not call.waiting,
-            made=call.tries.get(key, 0),
+            made=call.tries.get(member.key, 0),
         )
         waited = 0.0
-        while True:
-            call.tries[key] = tries.made
-            try:
-                yield from self._try(waited)
-            except LLMError as error:
-                pause = None if call.broken else tries.wait_after(error)
-                if pause is None:
-                    raise
-                waited = pause
-                logger.info(
-                    "%s failed (%s), try %d in %.2f s",
-                    self._member.client.name,
-                    brief(error),
-                    tries.made,
-                    pause,
-                )
-            else:
-                return
-            self._scope.sleep(waited)
+        member.tally.called()
+        try:
+            while True:
+                call.tries[member.key] = tries.made
+                try:
+                    yield from self._try(waited)
+                except LLMError as error:
+                    waited = self._pause(error, tries)
+                else:
+                    return
+                self._scope.sleep(waited)
+        except LLMError as error:
+            error.provider = error.provider or member.client.name
+            if cools(error) and not self._scope.over:
+                self._told = True
+                call.rules.health.failed(self._visit, retry_after=error.retry_after or 0.0)
+            raise
+        finally:
+            if not self._told:
+                call.rules.health.left(self._visit)
+
+    def _pause(self, error: LLMError, tries: Tries) -> float:
+        """Seconds to wait before the next try; raises ``error`` where there is none."""
+        pause = None if self._call.broken else tries.wait_after(error)
+        if pause is None:
+            raise error
+        name = self._member.client.name
+        logger.info("%s failed (%s), try %d in %.2f s", name, brief(error), tries.made, pause)
+        return pause
 
     def _try(self, waited: float) -> Generator[str, None, None]:
         call, client = self._call, self._member.client

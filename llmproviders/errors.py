@@ -26,11 +26,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from ._redact import redact
+# What ``typing`` would say, which takes longer to import than all of this.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
     from .results import Attempt
 
 SLOWER = "another provider was faster"
@@ -72,6 +73,8 @@ class LLMError(Exception):
         attempts: tuple[Attempt, ...] = (),
         detail: str | None = None,
     ) -> None:
+        from ._redact import redact
+
         super().__init__(redact(message))
         self.provider = provider
         self.status_code = status_code

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
-from functools import partial
-from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from math import inf
 
-from ._clock import SYSTEM_CLOCK, Clock, Scope
-from ._health import Health, MemoryStore, Store, Visit
-from ._lane import Accept, Call, Lane, Ledger, Member, Rules, brief, health_key
-from ._log import logger
-from ._report import History, Report
-from ._retry import Policy, moves_on
-from .errors import AllProvidersFailed, LLMError, ModelNotFoundError
-from .messages import Prompt
-from .provider import BaseClient, Request, collect
-from .results import Attempt, Completion
+from .provider import BaseClient
+
+# What ``typing`` would say; as in ``provider``, what is heavy is imported where it is first used.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Generator, Sequence
+    from typing import Any, Literal
 
     from tenacity.retry import RetryBaseT
     from tenacity.stop import StopBaseT
@@ -27,10 +20,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._call import Timeout
+    from ._clock import Clock, Scope
+    from ._health import Store
+    from ._lane import Accept, Member
+    from ._report import Report
+    from ._request import Request
+    from ._turns import FallThrough
+    from .messages import Prompt
+    from .results import Attempt, Completion
 
-
-Choice = BaseClient | tuple[BaseClient, str]
-FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]
+    Choice = BaseClient | tuple[BaseClient, str]
 
 
 class FailoverClient(BaseClient):
@@ -86,27 +85,31 @@ class FailoverClient(BaseClient):
         max_retry_after: float = 5.0,
         on_event: Callable[[Attempt], object] | None = None,
         name: str = "FailoverClient",
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock | None = None,
     ) -> None:
         providers = tuple(providers)
         self._given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        from ._clock import SYSTEM_CLOCK
+        from ._health import Health
+        from ._lane import Rules
+        from ._report import History
+        from ._retry import Policy
+        from ._turns import Turns
+
+        clock = clock or SYSTEM_CLOCK
         _check_positive(
             deadline=deadline, first_chunk_timeout=first_chunk_timeout, hedge_after=hedge_after
         )
         if attempts < 1 or failure_threshold < 1:
             raise ValueError("attempts and failure_threshold must be at least 1")
-        if not (isfinite(cooldown) and cooldown >= 0 and max_retry_after >= 0):
+        if not (0 <= cooldown < inf and max_retry_after >= 0):
             raise ValueError("cooldown and max_retry_after are seconds, not below zero")
         if on_interrupt not in ("raise", "restart"):
             raise ValueError(f"on_interrupt is 'raise' or 'restart', not {on_interrupt!r}")
         self._members = _members(providers)
         self.name = name
-        self._deadline = deadline
-        self._hedge_after = hedge_after
         self._restarts = on_interrupt == "restart"
-        self._fall_through = fall_through
         self._accept = accept
-        self._clock = clock
         self._rules = Rules(
             policy=Policy(
                 attempts=attempts,
@@ -119,6 +122,15 @@ class FailoverClient(BaseClient):
             first_chunk_timeout=first_chunk_timeout,
             on_event=on_event,
             history=History(),
+        )
+        self._turns = Turns(
+            name,
+            self._members,
+            self._rules,
+            deadline=deadline,
+            clock=clock,
+            hedge_after=hedge_after,
+            fall_through=fall_through,
         )
 
     @classmethod
@@ -167,100 +179,13 @@ class FailoverClient(BaseClient):
 
     def answer(self, request: Request, scope: Scope | None = None) -> Completion:
         """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
-        return collect(self._run(request, scope, restarts=True, accept=self._accept))
+        from ._attempt import collect
+
+        return collect(self._turns.run(request, scope, restarts=True, accept=self._accept))
 
     def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
         """Yield one provider's whole reply and its ``FinishReason``; or raise an ``LLMError``."""
-        return self._run(request, scope, restarts=self._restarts, accept=None)
-
-    def _run(
-        self, request: Request, parent: Scope | None, *, restarts: bool, accept: Accept | None
-    ) -> Generator[str, None, None]:
-        scope = Scope.lasting(self._deadline, clock=self._clock, parent=parent)
-        call = Call(
-            request, scope, self._rules, restarts, accept, list(self._members), Ledger(self._rules)
-        )
-        failures: list[LLMError] = []
-        try:
-            while call.waiting:
-                try:
-                    if self._hedge_after is None or len(call.waiting) == 1:
-                        member, visit = _turn(call, failures[-1] if failures else None)
-                        yield from Lane(call, member, visit, scope).run()
-                    else:
-                        yield from self._race(call, failures, self._hedge_after)
-                except LLMError as error:
-                    if scope.over and not call.broken:
-                        _raise_ended(scope, error)
-                    if call.broken or scope.over or not self._moves_on(error):
-                        raise
-                    failures.append(error)
-                else:
-                    return
-            raise _all_failed(self.name, failures) from failures[-1]
-        except LLMError as error:
-            call.settle()
-            error.attempts = call.ledger.attempts
-            if call.voided is not None:
-                error.partial_text = call.voided.discarded_text
-            raise
-        finally:
-            scope.close()
-
-    def _race(
-        self, call: Call, failures: list[LLMError], hedge_after: float
-    ) -> Generator[str, None, None]:
-        """The first members' reply that has text, each started a while after the one before."""
-        from ._hedge import Race, Runner
-
-        race = Race(call.scope, hedge_after)
-        call.settle = race.settle
-        racing: dict[Runner, Member] = {}
-        failure = failures[-1] if failures else None
-        try:
-            while True:
-                if race.wants_another and call.waiting:
-                    member, visit = _turn(call, failure, beside=racing.values())
-                    racing[race.start(partial(_lane, call, member, visit))] = member
-                    failure = None
-                ended = race.wait(more=bool(call.waiting))
-                if ended is None:
-                    continue
-                del racing[ended]
-                failure = ended.error
-                if failure is None:
-                    self._take_back(call, racing.values())
-                    yield from ended.stream()
-                    return
-                if not self._moves_on(failure):
-                    if not racing:
-                        raise failure
-                    call.waiting.clear()
-                if not (racing or call.waiting):
-                    raise failure
-                failures.append(failure)
-        finally:
-            race.end()
-
-    def _take_back(self, call: Call, losers: Collection[Member]) -> None:
-        """Let a call turn again to those that were not slow enough to have failed.
-
-        Should the winner break, they are tried with what is left of their tries.
-        """
-        most = self._rules.policy.attempts
-        call.waiting = [
-            member
-            for member in self._members
-            if member in call.waiting or (member in losers and call.tries.get(member.key, 0) < most)
-        ]
-
-    def _moves_on(self, error: LLMError) -> bool:
-        chosen = self._fall_through
-        if chosen is None or isinstance(error, ModelNotFoundError):
-            return moves_on(error)
-        if isinstance(chosen, (type, tuple)):
-            return isinstance(error, chosen)
-        return chosen(error)
+        return self._turns.run(request, scope, restarts=self._restarts, accept=None)
 
     def report(self) -> Report:
         """What this client has seen of its providers; ``print`` it for a table.
@@ -272,6 +197,8 @@ class FailoverClient(BaseClient):
         >>> record.provider, record.calls, record.successes, str(record.condition)
         ('first', 1, 1, 'well')
         """
+        from ._report import Report
+
         return Report(
             self.name,
             tuple(
@@ -303,6 +230,8 @@ def _remake(cls: type[FailoverClient], given: dict[str, Any]) -> FailoverClient:
 
 
 def _members(providers: Sequence[Choice]) -> tuple[Member, ...]:
+    from ._lane import Member, health_key
+
     members: list[Member] = []
     keys: list[str] = []
     for item in providers:
@@ -324,6 +253,8 @@ def _members(providers: Sequence[Choice]) -> tuple[Member, ...]:
 
 def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
     if health is None:
+        from ._health import MemoryStore
+
         return MemoryStore(clock.monotonic)
     from ._health_file import FileStore
 
@@ -334,41 +265,3 @@ def _check_positive(**seconds: float | None) -> None:
     for name, value in seconds.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name} is a number of seconds above zero, or None, not {value!r}")
-
-
-def _turn(
-    call: Call, failure: LLMError | None, beside: Collection[Member] = ()
-) -> tuple[Member, Visit]:
-    """The provider to turn to next, and the reason for the log: a failure, or slow others."""
-    member, visit = call.next_member()
-    name = member.client.name
-    if failure is not None:
-        logger.warning("%s failed (%s), %s is next", failure.provider, brief(failure), name)
-    elif beside:
-        slow = ", ".join(other.client.name for other in beside)
-        logger.info("%s has no text yet, %s is started beside it", slow, name)
-    return member, visit
-
-
-def _lane(
-    call: Call, member: Member, visit: Visit, scope: Scope, wins: Callable[[], bool]
-) -> Generator[str, None, None]:
-    return Lane(call, member, visit, scope, wins).run()
-
-
-def _raise_ended(scope: Scope, error: LLMError) -> None:
-    """Raise what ended the call, unless ``error`` says so itself."""
-    ended = scope.error()
-    if not isinstance(error, type(ended)):
-        ended.partial_text = error.partial_text
-        raise ended from error
-
-
-def _all_failed(name: str, failures: Sequence[LLMError]) -> AllProvidersFailed:
-    lines = [f"{e.provider}: {type(e).__name__}: {e}".replace("\n", "\n  ") for e in failures]
-    rests = [e.retry_after for e in failures if e.retry_after is not None]
-    return AllProvidersFailed(
-        "\n  ".join(["every provider failed:", *lines]),
-        provider=name,
-        retry_after=min(rests, default=None),
-    )

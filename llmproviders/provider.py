@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import _environ
-from ._call import (
-    DEFAULT_TIMEOUT,
-    Call,
-    Limits,
-    Reply,
-    Sender,
-    Timeout,
-    Trust,
-    check_proxy,
-    check_timeout,
-)
-from ._characters import whole_characters
-from ._clock import Clock, Scope
-from ._log import logger
-from ._params import check_names, nearest
-from ._redact import redact
-from ._secret import Key, reveal
-from ._transcript import Transcript
-from .errors import (
-    ConnectionFailed,
-    DeadlineExceeded,
-    EmptyReplyError,
-    InvalidRequestError,
-    LLMError,
-    ModelNotFoundError,
-    ProviderTimeout,
-    RefusedError,
-    StreamInterrupted,
-)
-from .messages import Message, Prompt, normalize
-from .results import Attempt, Attempts, Completion, FinishReason, Restart
+
+# What ``typing`` would say: to import it costs more than all that is imported here. For the same
+# reason most of what is used below is imported where it is first used.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any, ClassVar, TypeVar
+
     import requests
     from typing_extensions import Self
 
+    from ._attempt import Fetch
+    from ._call import Call, Limits, Reply, Sender, Timeout, Trust
+    from ._clock import Scope
+    from ._request import Request
+    from ._secret import Key
     from .conversation import Conversation
+    from .errors import LLMError, ModelNotFoundError
+    from .messages import Prompt
+    from .results import Completion
+
+    T = TypeVar("T")
 
 __all__ = [
     "BaseClient",
@@ -60,67 +43,26 @@ __all__ = [
     "Trust",
 ]
 
+_HOMES = {
+    "Fetch": "_attempt",
+    "Request": "_request",
+    **dict.fromkeys(("Call", "Limits", "Reply", "Timeout", "Trust"), "_call"),
+}
+"""What else those who write a provider find here -> its module."""
 
-T = TypeVar("T")
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __package__), name)
+
 
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
     "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a caller asked for, checked, and the same for every provider.
-
-    Attributes:
-        messages: the conversation, each content one string.
-        model: a model or an alias, or None for the provider's default.
-        params: sampling parameters by their usual names.
-        stream: False asks the service for the whole reply at once.
-        timeout: seconds, or ``(connect, read)``, or None for the provider's.
-        proxy: a proxy's URL, or None for the provider's.
-    """
-
-    messages: tuple[Message, ...]
-    model: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    stream: bool = True
-    timeout: Timeout | None = None
-    proxy: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        timeout: Timeout | None = None,
-        proxy: str | None = None,
-        stream: bool = True,
-        params: Mapping[str, Any],
-    ) -> Request:
-        """Check what a caller passed; nothing is sent for what is wrong.
-
-        Raises:
-            TypeError: a parameter that no service has.
-            InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy or
-                ``extra_body``.
-        """
-        check_names(params)
-        rest = dict(params)
-        system = rest.pop("system", None)
-        if rest.get("extra_body") is None:
-            rest.pop("extra_body", None)
-        elif not isinstance(rest["extra_body"], Mapping):
-            raise InvalidRequestError("extra_body is not a dict of fields for the request's body")
-        if model is not None and not isinstance(model, str):
-            raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
-        if timeout is not None:
-            check_timeout(timeout, timeout)
-        if proxy is not None:
-            check_proxy(proxy)
-        return cls(tuple(normalize(prompt, system=system)), model, rest, stream, timeout, proxy)
 
 
 class BaseClient(ABC):
@@ -171,6 +113,8 @@ class BaseClient(ABC):
         ...     print(chunk, end="")
         Rayleigh scattering.
         """
+        from ._request import Request
+
         return self.generate(
             Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
         )
@@ -190,12 +134,16 @@ class BaseClient(ABC):
         >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
         'Rayleigh scattering.'
         """
+        from ._request import Request
+
         return self.answer(
             Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
         )
 
     def answer(self, request: Request, scope: Scope | None = None) -> Completion:
         """The whole reply to a request that is already checked; what ``complete`` stands on."""
+        from ._attempt import collect
+
         return collect(self.generate(request, scope))
 
     def create_generator(
@@ -218,6 +166,8 @@ class BaseClient(ABC):
         >>> list(generator)[:-1]
         ['ab']
         """
+        from ._request import Request
+
         return self.generate(
             Request.of(
                 messages, model=model, timeout=timeout, proxy=proxy, stream=stream, params=params
@@ -255,32 +205,6 @@ class BaseClient(ABC):
         self.close()
 
 
-def collect(stream: Generator[str, None, None]) -> Completion:
-    """Read a stream to its end; what a ``Restart`` made void does not count.
-
-    What a signal's handler raises, a ``KeyboardInterrupt`` above all, leaves with the text so far
-    in its ``partial_text``.
-    """
-    pieces: list[str] = []
-    finish = FinishReason()
-    with closing(stream):
-        try:
-            for piece in stream:
-                if type(piece) is str:
-                    pieces.append(piece)
-                elif isinstance(piece, FinishReason):
-                    finish = piece
-                elif isinstance(piece, Restart):
-                    pieces.clear()
-        except LLMError:
-            raise
-        except BaseException as interrupt:
-            with suppress(AttributeError):
-                interrupt.partial_text = "".join(pieces)  # type: ignore[attr-defined]
-            raise
-    return Completion.of("".join(pieces), finish)
-
-
 class ModelNames(tuple[str, ...]):
     """Names of models; calling it asks the service for those that it has now."""
 
@@ -303,32 +227,6 @@ class Catalogue:
         names = ModelNames(self._names)
         names.ask = owner.list_models if instance is None else instance.list_models  # type: ignore[assignment]
         return names
-
-
-class Fetch:
-    """Sends what has to be sent for one request, and knows how long that may take.
-
-    Attributes:
-        scope: the end of the request.
-        route: which way it goes; the same for requests that go the same way.
-    """
-
-    def __init__(self, provider: Provider, request: Request, scope: Scope) -> None:
-        self.scope = scope
-        self.route = (provider._proxy, provider.timeout, request.proxy, request.timeout)
-        self._provider = provider
-        self._request = request
-
-    def __call__(self, call: Call) -> Reply:
-        """Send ``call``; the reply is closed by whoever asked for it.
-
-        Raises:
-            LLMError: what is not a success.
-        """
-        request = self._request
-        return self._provider._transport.open(
-            call, self.scope, timeout=request.timeout, proxy=request.proxy
-        )
 
 
 class Provider(BaseClient):
@@ -386,6 +284,8 @@ class Provider(BaseClient):
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
+        from ._call import DEFAULT_TIMEOUT, Limits, check_proxy, check_timeout
+
         self.name = name or type(self).__name__
         self.base_url = (self._setting("base_url", base_url) or self.default_base_url()).rstrip("/")
         self.model = self._setting("model", model)
@@ -411,11 +311,15 @@ class Provider(BaseClient):
 
     def _setting(self, argument: str, given: Key | None) -> str | None:
         if given is not None:
+            from ._secret import reveal
+
             return reveal(given)
         return _environ.lookup(*self.environment_of(argument))
 
     def trust(self) -> Trust:
         """Whose certificates this provider believes."""
+        from ._call import Trust
+
         return Trust()
 
     # -- what a subclass gives
@@ -468,6 +372,8 @@ class Provider(BaseClient):
 
         The value of the block is the seconds waited.
         """
+        from contextlib import nullcontext
+
         return nullcontext(0.0)
 
     # -- what a provider does
@@ -497,6 +403,9 @@ class Provider(BaseClient):
             names: what there is.
             **about: more for the error, such as its ``status_code``.
         """
+        from ._params import nearest
+        from .errors import ModelNotFoundError
+
         near = nearest(model, (*names, *self.model_aliases))
         hint = f"; did you mean {near!r}?" if near else "."
         return ModelNotFoundError(
@@ -521,53 +430,16 @@ class Provider(BaseClient):
         """The parameters of ``request`` that this service takes."""
         left_out = [n for n in request.params if n not in self.takes and n != "extra_body"]
         if left_out:
+            from ._log import logger
+
             logger.debug("%s takes no %s; left out", self.name, ", ".join(sorted(left_out)))
         return {n: v for n, v in request.params.items() if n in self.takes and v is not None}
 
     def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
         """Try once: yield text, then one ``FinishReason``; or raise an ``LLMError``."""
-        if scope is None:
-            scope = Scope()
-        record = _Record(self.name, request.model, scope.clock)
-        try:
-            with self.place(scope) as waited:
-                record.start(waited)
-                text = self._replies(request, scope, record)
-                yield from text if request.stream else _joined(text)
-        except LLMError as failure:
-            error = self.explain(failure, request)
-            error.provider = error.provider or self.name
-            partial_text = record.transcript.text()
-            if partial_text and _broke_off(error):
-                error = interrupted(error)
-            error.partial_text = partial_text
-            error.attempts = Attempts((record.attempt(error),))
-            if error is failure:
-                raise
-            raise error from failure
-        except BaseException:
-            # An interrupt can come between two steps, when nobody would close the connection.
-            scope.cancel("the call was interrupted")
-            raise
+        from ._attempt import attempt
 
-    def _replies(
-        self, request: Request, scope: Scope, record: _Record
-    ) -> Generator[str, None, None]:
-        fetch = Fetch(self, request, scope)
-        mended: set[str] = set()
-        while True:
-            named = replace(request, model=self.get_model(request.model))
-            record.model = named.model
-            call = None
-            try:
-                call = self.prepare(named, fetch)
-                yield from self._once(named, fetch(call), record)
-            except LLMError as error:
-                if record.first_text_at is not None:
-                    raise
-                self._mend_or_raise(error, call, request, fetch, mended)
-            else:
-                return
+        return attempt(self, request, scope)
 
     def ask(
         self,
@@ -585,79 +457,9 @@ class Provider(BaseClient):
             request: what it is for, where there is something to say of it, the model above all.
             scope: how long all of it may take; None: as long as it takes.
         """
-        request = request or Request(())
-        fetch = Fetch(self, request, scope or Scope())
-        mended: set[str] = set()
-        while True:
-            call = None
-            try:
-                call = make(fetch)
-                with closing(fetch(call)) as reply:
-                    value = read(reply)
-                    reply.finish()
-                    return value
-            except LLMError as failure:
-                error = self.explain(failure, request)
-                error.provider = error.provider or self.name
-                cause = None if error is failure else failure
-                self._mend_or_raise(error, call, request, fetch, mended, cause)
+        from ._attempt import ask
 
-    def _mend_or_raise(
-        self,
-        error: LLMError,
-        call: Call | None,
-        request: Request,
-        fetch: Fetch,
-        mended: set[str],
-        cause: LLMError | None = None,
-    ) -> None:
-        word = self.mend(error, call, request, fetch)
-        if word is None or word in mended:
-            raise error from cause or error.__cause__
-        mended.add(word)
-        logger.debug("%s: renewed the %s, asking again", self.name, word)
-
-    def _once(self, request: Request, reply: Reply, record: _Record) -> Generator[str, None, None]:
-        try:
-            pieces = whole_characters(self.parse(reply))
-            finish: str | None = None
-            blank: list[str] = []
-            for piece in pieces:
-                if type(piece) is not str:
-                    finish = piece
-                    break
-                blank.append(piece)
-                if piece and not piece.isspace():
-                    record.first_text()
-                    piece = "".join(blank)
-                    record.transcript.append(piece)
-                    yield piece
-                    break
-            if finish is None:
-                keep = record.transcript.append
-                for piece in pieces:
-                    if type(piece) is not str:
-                        finish = piece
-                        break
-                    if piece:
-                        keep(piece)
-                        yield piece
-            if not isinstance(finish, FinishReason):
-                raise StreamInterrupted("the reply ended without its end mark")
-            finish = finish.evolve(
-                provider=self.name,
-                model=finish.model or request.model,
-                request_id=finish.request_id or reply.request_id,
-            )
-            if record.first_text_at is None and not finish.tool_calls:
-                raise _no_text(finish)
-            yield finish.evolve(attempts=(record.attempt(None),))
-            reply.finish()
-        except LLMError as error:
-            error.request_id = error.request_id or reply.request_id
-            raise
-        finally:
-            reply.close()
+        return ask(self, make, read, request=request, scope=scope)
 
     def make_transport(self) -> Sender:
         """What sends this provider's calls; made when the first one is sent."""
@@ -690,87 +492,10 @@ class Provider(BaseClient):
         return _remake, (type(self), *self._given)
 
     def __repr__(self) -> str:
+        from ._redact import redact
+
         return f"{type(self).__name__}(name={self.name!r}, base_url={redact(self.base_url)!r})"
 
 
 def _remake(cls: type[Provider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Provider:
     return cls(*args, **kwargs)
-
-
-def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
-    pieces: list[str] = []
-    with closing(stream):
-        for piece in stream:
-            if type(piece) is str:
-                pieces.append(piece)
-            else:
-                if pieces:
-                    yield "".join(pieces)
-                yield piece
-
-
-def _broke_off(error: LLMError) -> bool:
-    return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
-        error, DeadlineExceeded
-    )
-
-
-def interrupted(error: LLMError) -> StreamInterrupted:
-    """What an error means for a reply whose text has begun to come."""
-    return StreamInterrupted(
-        f"the reply was cut short: {error}",
-        provider=error.provider,
-        request_id=error.request_id,
-        status_code=error.status_code,
-    )
-
-
-def _no_text(finish: FinishReason) -> LLMError:
-    if finish.reason == "content_filter":
-        return RefusedError(
-            "a filter of the service stopped the reply before any text"
-            + (f": {finish.detail}" if finish.detail else ""),
-            detail=finish.detail,
-            request_id=finish.request_id,
-        )
-    hint = "; raise max_tokens" if finish.reason == "length" else ""
-    return EmptyReplyError(
-        f"the service ended its reply ({finish.raw}) without any text{hint}",
-        request_id=finish.request_id,
-    )
-
-
-class _Record:
-    """What happens in one attempt."""
-
-    def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
-        self.provider = provider
-        self.model = model
-        self.transcript = Transcript()
-        self.first_text_at: float | None = None
-        self._clock = clock
-        self.start(0.0)
-
-    def start(self, waited: float) -> None:
-        """The attempt begins, after ``waited`` seconds."""
-        self._waited = waited
-        self._started_at = self._clock.wall()
-        self._start = self._clock.monotonic()
-
-    def first_text(self) -> None:
-        """The first text is here."""
-        self.first_text_at = self._clock.monotonic()
-
-    def attempt(self, error: LLMError | None) -> Attempt:
-        """The attempt as it ends now."""
-        first = self.first_text_at
-        return Attempt(
-            provider=self.provider,
-            model=self.model,
-            started_at=self._started_at,
-            first_chunk_after=None if first is None else first - self._start,
-            duration=self._clock.monotonic() - self._start,
-            error=error,
-            waited=self._waited,
-            chunks=self.transcript.count,
-        )

@@ -19,10 +19,11 @@ LAYERS = (
     "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
     "_clock _lines _call _status _sockets _transport _chat_completions",
     "_secret _token _trust _oauth _files _locks _wake _concurrency _retry",
-    "_health _health_file _report _hedge",
+    "_health _health_file _report _hedge _request",
+    "_attempt",
     "conversation provider",
     "providers",
-    "_lane failover testing",
+    "_lane _turns failover testing",
     "__init__ config batch",
     "cli notebook __main__",
 )

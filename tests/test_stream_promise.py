@@ -32,8 +32,9 @@ from llmproviders import (
     StreamInterrupted,
     Usage,
 )
+from llmproviders._attempt import collect
 from llmproviders._clock import Scope
-from llmproviders.provider import Call, Fetch, Reply, Request, collect
+from llmproviders.provider import Call, Fetch, Reply, Request
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import FakeClock
 from tests.support.calls import Canned, Sender

@@ -1,0 +1,294 @@
+"""One try of one provider: the one stream that keeps the promise of what a stream yields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from ._call import Call, Reply
+from ._characters import whole_characters
+from ._clock import Clock, Scope
+from ._log import logger
+from ._request import Request
+from ._transcript import Transcript
+from .errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    EmptyReplyError,
+    LLMError,
+    ProviderTimeout,
+    RefusedError,
+    StreamInterrupted,
+)
+from .results import Attempt, Attempts, Completion, FinishReason, Restart
+
+if TYPE_CHECKING:
+    from .provider import Provider
+
+T = TypeVar("T")
+
+
+class Fetch:
+    """Sends what has to be sent for one request, and knows how long that may take.
+
+    Attributes:
+        scope: the end of the request.
+        route: which way it goes; the same for requests that go the same way.
+    """
+
+    def __init__(self, provider: Provider, request: Request, scope: Scope) -> None:
+        self.scope = scope
+        self.route = (provider._proxy, provider.timeout, request.proxy, request.timeout)
+        self._provider = provider
+        self._request = request
+
+    def __call__(self, call: Call) -> Reply:
+        """Send ``call``; the reply is closed by whoever asked for it.
+
+        Raises:
+            LLMError: what is not a success.
+        """
+        request = self._request
+        return self._provider._transport.open(
+            call, self.scope, timeout=request.timeout, proxy=request.proxy
+        )
+
+
+def attempt(
+    provider: Provider, request: Request, scope: Scope | None
+) -> Generator[str, None, None]:
+    """What ``Provider.generate`` yields and raises."""
+    stream = _attempt(provider, request, scope or Scope())
+    return stream if request.stream else _joined(stream)
+
+
+def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[str, None, None]:
+    record = _Record(provider.name, request.model, scope.clock)
+    fetch = Fetch(provider, request, scope)
+    mended: set[str] = set()
+    try:
+        with provider.place(scope) as waited:
+            record.start(waited)
+            while True:
+                named = replace(request, model=provider.get_model(request.model))
+                record.model = named.model
+                call = None
+                try:
+                    call = provider.prepare(named, fetch)
+                    yield from _once(provider, named, fetch(call), record)
+                except LLMError as trouble:
+                    if record.first_text_at is not None:
+                        raise
+                    _mend_or_raise(provider, trouble, call, request, fetch, mended)
+                else:
+                    return
+    except LLMError as failure:
+        error = provider.explain(failure, request)
+        error.provider = error.provider or provider.name
+        partial_text = record.transcript.text()
+        if partial_text and _broke_off(error):
+            error = interrupted(error)
+        error.partial_text = partial_text
+        error.attempts = Attempts((record.attempt(error),))
+        if error is failure:
+            raise
+        raise error from failure
+    except BaseException:
+        # An interrupt can come between two steps, when nobody would close the connection.
+        scope.cancel("the call was interrupted")
+        raise
+
+
+def ask(
+    provider: Provider,
+    make: Callable[[Fetch], Call],
+    read: Callable[[Reply], T],
+    *,
+    request: Request | None,
+    scope: Scope | None,
+) -> T:
+    """What ``Provider.ask`` returns and raises."""
+    request = request or Request(())
+    fetch = Fetch(provider, request, scope or Scope())
+    mended: set[str] = set()
+    while True:
+        call = None
+        try:
+            call = make(fetch)
+            with closing(fetch(call)) as reply:
+                value = read(reply)
+                reply.finish()
+                return value
+        except LLMError as failure:
+            error = provider.explain(failure, request)
+            error.provider = error.provider or provider.name
+            cause = None if error is failure else failure
+            _mend_or_raise(provider, error, call, request, fetch, mended, cause)
+
+
+def _mend_or_raise(
+    provider: Provider,
+    error: LLMError,
+    call: Call | None,
+    request: Request,
+    fetch: Fetch,
+    mended: set[str],
+    cause: LLMError | None = None,
+) -> None:
+    word = provider.mend(error, call, request, fetch)
+    if word is None or word in mended:
+        raise error from cause or error.__cause__
+    mended.add(word)
+    logger.debug("%s: renewed the %s, asking again", provider.name, word)
+
+
+def _once(
+    provider: Provider, request: Request, reply: Reply, record: _Record
+) -> Generator[str, None, None]:
+    try:
+        pieces = whole_characters(provider.parse(reply))
+        finish: str | None = None
+        blank: list[str] = []
+        for piece in pieces:
+            if type(piece) is not str:
+                finish = piece
+                break
+            blank.append(piece)
+            if piece and not piece.isspace():
+                record.first_text()
+                piece = "".join(blank)
+                record.transcript.append(piece)
+                yield piece
+                break
+        if finish is None:
+            keep = record.transcript.append
+            for piece in pieces:
+                if type(piece) is not str:
+                    finish = piece
+                    break
+                if piece:
+                    keep(piece)
+                    yield piece
+        if not isinstance(finish, FinishReason):
+            raise StreamInterrupted("the reply ended without its end mark")
+        finish = finish.evolve(
+            provider=provider.name,
+            model=finish.model or request.model,
+            request_id=finish.request_id or reply.request_id,
+        )
+        if record.first_text_at is None and not finish.tool_calls:
+            raise _no_text(finish)
+        yield finish.evolve(attempts=(record.attempt(None),))
+        reply.finish()
+    except LLMError as error:
+        error.request_id = error.request_id or reply.request_id
+        raise
+    finally:
+        reply.close()
+
+
+def collect(stream: Generator[str, None, None]) -> Completion:
+    """Read a stream to its end; what a ``Restart`` made void does not count.
+
+    What a signal's handler raises, a ``KeyboardInterrupt`` above all, leaves with the text so far
+    in its ``partial_text``.
+    """
+    pieces: list[str] = []
+    finish = FinishReason()
+    with closing(stream):
+        try:
+            for piece in stream:
+                if type(piece) is str:
+                    pieces.append(piece)
+                elif isinstance(piece, FinishReason):
+                    finish = piece
+                elif isinstance(piece, Restart):
+                    pieces.clear()
+        except LLMError:
+            raise
+        except BaseException as interrupt:
+            with suppress(AttributeError):
+                interrupt.partial_text = "".join(pieces)  # type: ignore[attr-defined]
+            raise
+    return Completion.of("".join(pieces), finish)
+
+
+def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
+    pieces: list[str] = []
+    with closing(stream):
+        for piece in stream:
+            if type(piece) is str:
+                pieces.append(piece)
+            else:
+                if pieces:
+                    yield "".join(pieces)
+                yield piece
+
+
+def _broke_off(error: LLMError) -> bool:
+    return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
+        error, DeadlineExceeded
+    )
+
+
+def interrupted(error: LLMError) -> StreamInterrupted:
+    """What an error means for a reply whose text has begun to come."""
+    return StreamInterrupted(
+        f"the reply was cut short: {error}",
+        provider=error.provider,
+        request_id=error.request_id,
+        status_code=error.status_code,
+    )
+
+
+def _no_text(finish: FinishReason) -> LLMError:
+    if finish.reason == "content_filter":
+        return RefusedError(
+            "a filter of the service stopped the reply before any text"
+            + (f": {finish.detail}" if finish.detail else ""),
+            detail=finish.detail,
+            request_id=finish.request_id,
+        )
+    hint = "; raise max_tokens" if finish.reason == "length" else ""
+    return EmptyReplyError(
+        f"the service ended its reply ({finish.raw}) without any text{hint}",
+        request_id=finish.request_id,
+    )
+
+
+class _Record:
+    """What happens in one attempt."""
+
+    def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
+        self.provider = provider
+        self.model = model
+        self.transcript = Transcript()
+        self.first_text_at: float | None = None
+        self._clock = clock
+        self.start(0.0)
+
+    def start(self, waited: float) -> None:
+        """The attempt begins, after ``waited`` seconds."""
+        self._waited = waited
+        self._started_at = self._clock.wall()
+        self._start = self._clock.monotonic()
+
+    def first_text(self) -> None:
+        """The first text is here."""
+        self.first_text_at = self._clock.monotonic()
+
+    def attempt(self, error: LLMError | None) -> Attempt:
+        """The attempt as it ends now."""
+        first = self.first_text_at
+        return Attempt(
+            provider=self.provider,
+            model=self.model,
+            started_at=self._started_at,
+            first_chunk_after=None if first is None else first - self._start,
+            duration=self._clock.monotonic() - self._start,
+            error=error,
+            waited=self._waited,
+            chunks=self.transcript.count,
+        )

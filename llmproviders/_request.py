@@ -1,0 +1,66 @@
+"""What a caller asks for, checked once, whoever answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._call import Timeout, check_proxy, check_timeout
+from ._params import check_names
+from .errors import InvalidRequestError
+from .messages import Message, Prompt, normalize
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asked for, checked, and the same for every provider.
+
+    Attributes:
+        messages: the conversation, each content one string.
+        model: a model or an alias, or None for the provider's default.
+        params: sampling parameters by their usual names.
+        stream: False asks the service for the whole reply at once.
+        timeout: seconds, or ``(connect, read)``, or None for the provider's.
+        proxy: a proxy's URL, or None for the provider's.
+    """
+
+    messages: tuple[Message, ...]
+    model: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    stream: bool = True
+    timeout: Timeout | None = None
+    proxy: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+        stream: bool = True,
+        params: Mapping[str, Any],
+    ) -> Request:
+        """Check what a caller passed; nothing is sent for what is wrong.
+
+        Raises:
+            TypeError: a parameter that no service has.
+            InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy or
+                ``extra_body``.
+        """
+        check_names(params)
+        rest = dict(params)
+        system = rest.pop("system", None)
+        if rest.get("extra_body") is None:
+            rest.pop("extra_body", None)
+        elif not isinstance(rest["extra_body"], Mapping):
+            raise InvalidRequestError("extra_body is not a dict of fields for the request's body")
+        if model is not None and not isinstance(model, str):
+            raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
+        if timeout is not None:
+            check_timeout(timeout, timeout)
+        if proxy is not None:
+            check_proxy(proxy)
+        return cls(tuple(normalize(prompt, system=system)), model, rest, stream, timeout, proxy)

@@ -1,0 +1,184 @@
+"""Whose turn it is in the calls of one client, by priority and health, one by one or in a race."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Sequence
+from functools import partial
+
+from ._clock import Clock, Scope
+from ._health import Visit
+from ._lane import Accept, Call, Lane, Ledger, Member, Rules, brief
+from ._log import logger
+from ._request import Request
+from ._retry import moves_on
+from .errors import AllProvidersFailed, LLMError, ModelNotFoundError
+
+FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]
+
+
+class Turns:
+    """Runs calls over the providers of one client.
+
+    Args:
+        name: the client's.
+        members: its providers, in priority order.
+        rules: what holds for every call.
+        deadline: seconds for a whole call, or None.
+        clock: where time comes from.
+        hedge_after: seconds after which the next provider is started beside a slow one, or None.
+        fall_through: the errors after which the next provider is tried, or None: by the table.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: tuple[Member, ...],
+        rules: Rules,
+        *,
+        deadline: float | None,
+        clock: Clock,
+        hedge_after: float | None,
+        fall_through: FallThrough | None,
+    ) -> None:
+        self._name = name
+        self._deadline = deadline
+        self._clock = clock
+        self._members = members
+        self._rules = rules
+        self._hedge_after = hedge_after
+        self._fall_through = fall_through
+
+    def run(
+        self, request: Request, parent: Scope | None, *, restarts: bool, accept: Accept | None
+    ) -> Generator[str, None, None]:
+        """Yield the first whole reply and its ``FinishReason``; or raise an ``LLMError``.
+
+        Args:
+            request: what is asked.
+            parent: the scope of what it is part of, or None.
+            restarts: whether a reply that breaks after text may begin anew.
+            accept: what a whole reply has to please, or None.
+        """
+        scope = Scope.lasting(self._deadline, clock=self._clock, parent=parent)
+        call = Call(
+            request, scope, self._rules, restarts, accept, list(self._members), Ledger(self._rules)
+        )
+        failures: list[LLMError] = []
+        try:
+            while call.waiting:
+                try:
+                    if self._hedge_after is None or len(call.waiting) == 1:
+                        member, visit = _turn(call, failures[-1] if failures else None)
+                        yield from Lane(call, member, visit, scope).run()
+                    else:
+                        yield from self._race(call, failures, self._hedge_after)
+                except LLMError as error:
+                    if scope.over and not call.broken:
+                        _raise_ended(scope, error)
+                    if call.broken or scope.over or not self._moves_on(error):
+                        raise
+                    failures.append(error)
+                else:
+                    return
+            raise _all_failed(self._name, failures) from failures[-1]
+        except LLMError as error:
+            call.settle()
+            error.attempts = call.ledger.attempts
+            if call.voided is not None:
+                error.partial_text = call.voided.discarded_text
+            raise
+        finally:
+            scope.close()
+
+    def _race(
+        self, call: Call, failures: list[LLMError], hedge_after: float
+    ) -> Generator[str, None, None]:
+        """The first members' reply that has text, each started a while after the one before."""
+        from ._hedge import Race, Runner
+
+        race = Race(call.scope, hedge_after)
+        call.settle = race.settle
+        racing: dict[Runner, Member] = {}
+        failure = failures[-1] if failures else None
+        try:
+            while True:
+                if race.wants_another and call.waiting:
+                    member, visit = _turn(call, failure, beside=racing.values())
+                    racing[race.start(partial(_lane, call, member, visit))] = member
+                    failure = None
+                ended = race.wait(more=bool(call.waiting))
+                if ended is None:
+                    continue
+                del racing[ended]
+                failure = ended.error
+                if failure is None:
+                    self._take_back(call, racing.values())
+                    yield from ended.stream()
+                    return
+                if not self._moves_on(failure):
+                    if not racing:
+                        raise failure
+                    call.waiting.clear()
+                if not (racing or call.waiting):
+                    raise failure
+                failures.append(failure)
+        finally:
+            race.end()
+
+    def _take_back(self, call: Call, losers: Collection[Member]) -> None:
+        """Let a call turn again to those that were not slow enough to have failed.
+
+        Should the winner break, they are tried with what is left of their tries.
+        """
+        most = self._rules.policy.attempts
+        call.waiting = [
+            member
+            for member in self._members
+            if member in call.waiting or (member in losers and call.tries.get(member.key, 0) < most)
+        ]
+
+    def _moves_on(self, error: LLMError) -> bool:
+        chosen = self._fall_through
+        if chosen is None or isinstance(error, ModelNotFoundError):
+            return moves_on(error)
+        if isinstance(chosen, (type, tuple)):
+            return isinstance(error, chosen)
+        return chosen(error)
+
+
+def _turn(
+    call: Call, failure: LLMError | None, beside: Collection[Member] = ()
+) -> tuple[Member, Visit]:
+    """The provider to turn to next, and the reason for the log: a failure, or slow others."""
+    member, visit = call.next_member()
+    name = member.client.name
+    if failure is not None:
+        logger.warning("%s failed (%s), %s is next", failure.provider, brief(failure), name)
+    elif beside:
+        slow = ", ".join(other.client.name for other in beside)
+        logger.info("%s has no text yet, %s is started beside it", slow, name)
+    return member, visit
+
+
+def _lane(
+    call: Call, member: Member, visit: Visit, scope: Scope, wins: Callable[[], bool]
+) -> Generator[str, None, None]:
+    return Lane(call, member, visit, scope, wins).run()
+
+
+def _raise_ended(scope: Scope, error: LLMError) -> None:
+    """Raise what ended the call, unless ``error`` says so itself."""
+    ended = scope.error()
+    if not isinstance(error, type(ended)):
+        ended.partial_text = error.partial_text
+        raise ended from error
+
+
+def _all_failed(name: str, failures: Sequence[LLMError]) -> AllProvidersFailed:
+    lines = [f"{e.provider}: {type(e).__name__}: {e}".replace("\n", "\n  ") for e in failures]
+    rests = [e.retry_after for e in failures if e.retry_after is not None]
+    return AllProvidersFailed(
+        "\n  ".join(["every provider failed:", *lines]),
+        provider=name,
+        retry_after=min(rests, default=None),
+    )
