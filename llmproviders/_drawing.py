@@ -17,6 +17,8 @@ GOOD, HALF, PASSING, FINAL, IDLE, NEUTRAL = (
 )
 """Each has a contrast of at least 3:1 to white and to a nearly black page (WCAG 1.4.11)."""
 
+_UNITS = ((3600, "h"), (60, "min"), (1, "s"))
+
 #: What XML 1.0 has no character for, and what would move the text around it.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+"
@@ -69,15 +71,27 @@ def count(number: int, thing: str) -> str:
 
 
 def ticks(end: float, most: int = 6) -> Iterator[tuple[float, str]]:
-    """Round numbers from 0 to ``end``, at most ``most`` of them, each with its label in seconds.
+    """Round numbers of seconds from 0 to ``end``, at most ``most`` of them, each with its label.
 
     >>> list(ticks(1.3, 4))
     [(0.0, '0 s'), (0.5, '0.5 s'), (1.0, '1 s')]
+    >>> list(ticks(7200.0, 3))
+    [(0.0, '0 h'), (3600.0, '1 h'), (7200.0, '2 h')]
+    """
+    factor, unit = next((f, u) for f, u in _UNITS if end >= 2 * f or f == 1)
+    for value in steps(end / factor, most):
+        yield value * factor, f"{value:g} {unit}"
+
+
+def steps(end: float, most: int) -> Iterator[float]:
+    """Round numbers from 0 to ``end``, at most ``most`` of them.
+
+    >>> list(steps(70, 5))
+    [0.0, 20.0, 40.0, 60.0]
     """
     power = 10.0 ** floor(log10(end / most))
     step = next(
         power * factor for factor in (1, 2, 5, 10, 20) if floor(end / (power * factor)) < most
     )
     for number in range(floor(end / step) + 1):
-        value = float(f"{number * step:.6g}")
-        yield value, f"{value:g} s"
+        yield float(f"{number * step:.6g}")

@@ -28,7 +28,7 @@ def table(
     Args:
         caption: what it shows.
         columns: the headings.
-        rows: a cell for each column; None is an empty one.
+        rows: a cell for each column; None is an empty one, a tuple has several lines.
         numeric: the columns to align to the right.
     """
     right = {columns.index(name) for name in numeric}
@@ -40,7 +40,7 @@ def table(
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td style="{_CELL}{side}">{escape("" if cell is None else cell)}</td>'
+            f'<td style="{_CELL}{side}">{_content(cell)}</td>'
             for cell, side in zip(row, align, strict=True)
         )
         + "</tr>"
@@ -51,6 +51,11 @@ def table(
         f'<caption style="text-align:left">{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _content(cell: object) -> str:
+    lines = cell if isinstance(cell, tuple) else ("" if cell is None else cell,)
+    return "<br>".join(map(escape, lines))
 
 
 def attempts(given: Sequence[Attempt]) -> str:

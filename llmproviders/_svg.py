@@ -76,6 +76,11 @@ def upright(x: float, top: float, bottom: float, *, opacity: float = 0.2, dashes
     )
 
 
+def level(y: float, left: float, right: float) -> str:
+    """A faint line from ``left`` to ``right``."""
+    return f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="currentColor" stroke-opacity="0.2"/>'
+
+
 def legend(
     entries: Sequence[tuple[str, Callable[[float, float], str]]],
     middle: float,
