@@ -191,7 +191,7 @@ class Conversation:
             OSError: the file cannot be written; an old one is as it was.
             TypeError: a parameter that is no JSON.
         """
-        from ._files import Unusable, replace_private
+        from ._files import replace
 
         document = {
             "version": _VERSION,
@@ -200,10 +200,7 @@ class Conversation:
             "messages": self._said,
         }
         data = json.dumps(document, ensure_ascii=False, indent=1).encode()
-        try:
-            replace_private(Path(path), data + b"\n")
-        except Unusable as error:
-            raise OSError(f"the conversation cannot be saved: {error}") from error
+        replace(Path(path), data + b"\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: BaseClient) -> Self:
