@@ -6,6 +6,7 @@ the next one is read when one of them has ended.
 
 from __future__ import annotations
 
+from .._batch_report import BatchReport
 from ._dask import dask_executor
 from ._file import run_file
 from ._output import BatchLocked
@@ -14,4 +15,13 @@ from ._run import run
 from ._tally import Summary
 from ._task import BatchResult
 
-__all__ = ["BatchLocked", "BatchResult", "Summary", "as_row", "dask_executor", "run", "run_file"]
+__all__ = [
+    "BatchLocked",
+    "BatchReport",
+    "BatchResult",
+    "Summary",
+    "as_row",
+    "dask_executor",
+    "run",
+    "run_file",
+]

@@ -15,7 +15,7 @@ from ..failover import FailoverClient
 from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply
 from .files import WholeFile, locked, read_prompt
-from .notes import Line, Notes, tell
+from .notes import Line, Notes, Trace, tell
 from .options import Choices, call_options
 
 
@@ -36,6 +36,7 @@ from .options import Choices, call_options
 @click.option(
     "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
 )
+@click.option("--trace", is_flag=True, help="Draw the attempts over time on standard error.")
 @call_options
 def command(
     choices: Choices,
@@ -44,6 +45,7 @@ def command(
     as_json: bool,
     output: str | None,
     lock: str | None,
+    trace: bool,
 ) -> Exit:
     """Ask for one reply, and stream it to standard output.
 
@@ -51,13 +53,14 @@ def command(
     input is added to a given PROMPT (in a loop over lines, use < /dev/null).
     """
     notes = choices.notes()
+    drawing = Trace(notes.attempt)
     whole = no_stream or as_json or output is not None
     destination = _Destination(as_json=as_json, file=None if output is None else WholeFile(output))
     try:
         text = read_prompt(prompt)
         configuration = choices.configuration()
         whole = whole or _takes_back(configuration)
-        with locked(lock), configuration.having(on_event=notes.attempt).client() as client:
+        with locked(lock), configuration.having(on_event=drawing.add).client() as client:
             if not whole:
                 return _stream(client, text, choices.params(), notes)
             completion = client.complete(text, **choices.params())
@@ -65,6 +68,9 @@ def command(
         if whole:
             destination.failed(error)
         raise
+    finally:
+        if trace:
+            drawing.draw()
     destination.replied(completion)
     notes.reply(completion.finish_reason)
     return exit_of_reply(completion.finish_reason)

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 
 import click
 
-from ..batch import BatchLocked, BatchResult, Summary, dask_executor, run_file
+from ..batch import BatchLocked, BatchReport, BatchResult, Summary, dask_executor, run_file
 from ..errors import LLMError
 from .exits import CommandError, Exit
-from .files import check_place, locked
+from .files import WholeFile, check_place, locked
 from .notes import Notes, say
 from .options import Choices, batch_options
 
@@ -58,6 +58,9 @@ def _checked_address(
 @click.option(
     "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
 )
+@click.option(
+    "--report", type=click.Path(), metavar="FILE", help="Write a report of OUT to FILE, as HTML."
+)
 @batch_options
 def command(
     choices: Choices,
@@ -67,6 +70,7 @@ def command(
     max_failures: int | None,
     dask: str | None,
     lock: str | None,
+    report: str | None,
 ) -> Exit:
     """Answer a file of prompts, a JSON object a line.
 
@@ -75,6 +79,7 @@ def command(
     does what is left. --deadline counts for each row.
     """
     check_place(output)
+    page = None if report is None else WholeFile(report)
     notes = Notes(verbose=choices.verbose - 1, quiet=choices.verbose == 0)
 
     def tell(result: BatchResult) -> None:
@@ -101,6 +106,8 @@ def command(
             if isinstance(error, LLMError):
                 raise
             raise click.UsageError(str(error)) from error
+    if page is not None:
+        page.write(BatchReport.read(output).to_html())
     if choices.verbose or summary.failed:
         say(_described(summary))
     return Exit.ROWS_FAILED if summary.failed else Exit.OK

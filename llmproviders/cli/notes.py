@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -106,6 +108,32 @@ class Notes:
             self.warn("the reply reached its largest length; raise --max-tokens for more")
         if self.verbose:
             say(f"{finish.provider} answered{_tokens(finish.usage)}", dim=True)
+
+
+class Trace:
+    """Collects attempts, and draws them over time.
+
+    Args:
+        also: what else gets each attempt as it ends.
+    """
+
+    def __init__(self, also: Callable[[Attempt], object]) -> None:
+        self._also = also
+        self._attempts: list[Attempt] = []
+
+    def add(self, attempt: Attempt) -> None:
+        """Take an attempt that has ended; to be a client's ``on_event``."""
+        self._attempts.append(attempt)
+        self._also(attempt)
+
+    def draw(self) -> None:
+        """Draw them on standard error, as wide as the terminal."""
+        from .._timeline_text import text
+
+        in_order = sorted(self._attempts, key=lambda attempt: attempt.started_at)
+        width = shutil.get_terminal_size((100, 24)).columns
+        drawing = text(in_order, width=width, colour=use_colour(sys.stderr))
+        print(redact(drawing), file=sys.stderr, flush=True)
 
 
 def described(attempt: Attempt) -> str:
