@@ -43,7 +43,7 @@ def run_file(
     that is killed loses no row that was written, and a rerun pays for none of them again.
 
     On Ctrl-C and SIGTERM nothing more is sent; what is under way gets ``grace_s`` seconds and is
-    written; then the signal does what it would have done. A second one does so at once.
+    written; then the signal does what it would have done. A second one ends the wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
