@@ -29,7 +29,7 @@ from ._show import be_brief, show
 
 _SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
 _HERE = {
-    "verbose": "Show the timeline of the attempts below the reply.",
+    "verbose": "The same as --trace.",
     "quiet": "Show the text alone.",
 }
 
@@ -43,6 +43,7 @@ class _Cell:
     client: str | None
     no_stream: bool
     output: str | None
+    trace: bool
 
 
 @click.command("%%llm", context_settings=_SETTINGS)
@@ -55,10 +56,9 @@ class _Cell:
     metavar="FILE",
     help="Write the reply to FILE, too, whole or not at all.",
 )
+@click.option("--trace", is_flag=True, help="Show the attempts over time below the reply.")
 @call_options
-def _cell_line(
-    choices: Choices, name: str | None, client: str | None, no_stream: bool, output: str | None
-) -> _Cell:
+def _cell_line(choices: Choices, **options: Any) -> _Cell:
     """Show the reply to the cell's text, as it grows.
 
     {name} in the text stands for the notebook's variable of that name, {{name}} for the braces
@@ -68,7 +68,8 @@ def _cell_line(
     Stopping the cell keeps the text so far on the page and closes the connection. NAME keeps the
     value it had where there is no whole reply.
     """
-    return _Cell(choices, name, client, no_stream, output)
+    trace = options.pop("trace") or (choices.verbose > 0 and not choices.quiet)
+    return _Cell(choices, trace=trace, **options)
 
 
 @click.command("%llm_config", context_settings=_SETTINGS)
@@ -87,10 +88,10 @@ def _config_line(
     return choices, name, reset
 
 
-for _command in (_cell_line, _config_line):
-    for _parameter in _command.params:
-        if _parameter.name in _HERE and isinstance(_parameter, click.Option):
-            _parameter.help = _HERE[_parameter.name]
+for _parameter in _cell_line.params:
+    if isinstance(_parameter, click.Option) and _parameter.name in _HERE:
+        _parameter.help = _HERE[_parameter.name]
+_config_line.params = [option for option in _config_line.params if option.name not in _HERE]
 
 
 def load(shell: InteractiveShell) -> None:
@@ -148,13 +149,15 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
             else:
                 reply = show(client.stream(prompt, **params), note=not choices.quiet)
         except LLMError as error:
-            _trace(choices, Attempts(error.attempts))
+            if asked.trace:
+                put(Attempts(error.attempts))
             raise
     if file is not None:
         file.write(f"{reply.text}\n")
     if asked.name is not None:
         shell.user_ns[asked.name] = reply
-    _trace(choices, reply.attempts)
+    if asked.trace:
+        put(reply.attempts)
 
 
 def _parsed(command: click.Command, line: str) -> Any:
@@ -207,11 +210,6 @@ def _whole(client: BaseClient | Conversation, prompt: str, params: dict[str, Any
     if completion.text:
         yield completion.text
     yield completion.finish_reason
-
-
-def _trace(choices: Choices, attempts: Attempts) -> None:
-    if choices.verbose and not choices.quiet:
-        put(attempts)
 
 
 def _llm_config(shell: InteractiveShell, line: str) -> None:
