@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from . import _environ
-
 # What ``typing`` would say: to import it costs more than all that is imported here. For the same
 # reason most of what is used below is imported where it is first used.
 TYPE_CHECKING = False
@@ -314,6 +312,8 @@ class Provider(BaseClient):
             from ._secret import reveal
 
             return reveal(given)
+        from . import _environ
+
         return _environ.lookup(*self.environment_of(argument))
 
     def trust(self) -> Trust:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-from collections.abc import Iterator
-from html.parser import HTMLParser
-from typing import Any, NamedTuple
+from ..errors import AuthenticationError, LLMError, ProtocolError, ServerError
+from ..provider import USER_AGENT, Provider
 
-from .._chat_completions import parse_chat
-from .._lines import decode_json
-from .._redact import conceal
-from .._status import is_challenge, message_of
-from ..errors import (
-    AuthenticationError,
-    BlockedError,
-    LLMError,
-    ProtocolError,
-    ServerError,
-)
-from ..messages import fold
-from ..provider import USER_AGENT, Call, Fetch, Provider, Reply, Request
-from ..results import FinishReason
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .._page import Page
+    from ..provider import Call, Fetch, Reply, Request
 
 _PAGE_LIMIT = 4 * 1024 * 1024
 _STALE_ANSWERS = (b"-1", b"0")
 _STALE_WORDS = ("nonce", "session", "expired", "security check")
-
-
-class _Page(NamedTuple):
-    nonce: str
-    post_id: str
-    cookie: str
 
 
 class ChatGptt(Provider):
@@ -47,10 +32,15 @@ class ChatGptt(Provider):
     default_model = "gpt-4o"
     models = ("gpt-4", "gpt-4o", "gpt-4o-mini")
 
-    _page: _Page | None = None
+    _page: Page | None = None
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Fill the chat plugin's form with the tokens of its page."""
+        import secrets
+
+        from ..messages import fold
+        from ..provider import Call
+
         self.sampling(request)
         page = self._page
         if page is None:
@@ -75,6 +65,12 @@ class ChatGptt(Provider):
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """A JSON object with the whole text, or a stream where the site has streaming on."""
+        from .._chat_completions import parse_chat
+        from .._lines import decode_json
+        from .._page import challenged
+        from .._status import is_challenge, message_of
+        from ..results import FinishReason
+
         if reply.content_type == "text/event-stream":
             yield from parse_chat(reply)
             return
@@ -82,7 +78,7 @@ class ChatGptt(Provider):
         if body in _STALE_ANSWERS:
             raise _stale(f"the site answered {body.decode()}")
         if is_challenge(body):
-            raise _challenged(self.base_url)
+            raise challenged(self.base_url)
         answer: Any = decode_json(body)
         if not isinstance(answer, dict):
             raise ProtocolError(f"the reply is {type(answer).__name__} where an object was due")
@@ -130,7 +126,10 @@ class ChatGptt(Provider):
             "user-agent": USER_AGENT,
         }
 
-    def _fetch_page(self, fetch: Fetch) -> _Page:
+    def _fetch_page(self, fetch: Fetch) -> Page:
+        from .._page import read_page
+        from ..provider import Call
+
         reply = fetch(Call("GET", f"{self.base_url}/", headers=self._headers(), accept="html"))
         try:
             body = reply.read(_PAGE_LIMIT)
@@ -138,45 +137,7 @@ class ChatGptt(Provider):
             reply.finish()
         finally:
             reply.close()
-        if is_challenge(body):
-            raise _challenged(self.base_url)
-        widget = _Widget()
-        # Some releases of Python assert that a page has no marked section of a kind unknown to
-        # them; what stands before it has been read.
-        with contextlib.suppress(AssertionError):
-            widget.feed(body.decode(errors="replace"))
-        missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
-        if missing:
-            raise ProtocolError(
-                f"the page of {self.base_url} has no {' and no '.join(missing)}; "
-                "the site has changed, or a challenge page was served"
-            )
-        for value in (widget.found["data-nonce"], *cookies.values()):
-            conceal(value)
-        return _Page(
-            widget.found["data-nonce"],
-            widget.found["data-post-id"],
-            "; ".join(f"{name}={value}" for name, value in cookies.items()),
-        )
-
-
-class _Widget(HTMLParser):
-    """Finds the attributes of the chat widget's element."""
-
-    NEEDED = ("data-nonce", "data-post-id")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, str] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        here = {name: value for name, value in attrs if name in self.NEEDED and value}
-        if len(here) > len(self.found):
-            self.found = here
-
-
-def _challenged(base_url: str) -> BlockedError:
-    return BlockedError(f"a browser challenge stands before {base_url}")
+        return read_page(body, cookies, base_url=self.base_url)
 
 
 def _stale(said: str) -> AuthenticationError:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import string
-import time
-from collections.abc import Iterator
-from typing import Any
+from ..provider import USER_AGENT, Provider
 
-from .._lines import decode_object
-from ..errors import ProtocolError, ServerError
-from ..provider import USER_AGENT, Call, Fetch, Provider, Reply, Request
-from ..results import FinishReason
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ..provider import Call, Fetch, Reply, Request
 
 _AUTHORIZATION = "Bearer null"
-_DEVICE_ALPHABET = string.ascii_lowercase + string.digits
+_DEVICE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _GREETING = {"role": "assistant", "content": "Hello, how can I help you today?"}
 _SYSTEM = "You are helpful assistant. Follow the user's instructions carefully."
 
@@ -51,6 +49,8 @@ class FlowGpt(Provider):
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Sign the request; the system messages travel apart from the history."""
+        from ..provider import Call
+
         system = [m["content"] for m in request.messages if m["role"] == "system"]
         turns = [
             {"role": m["role"], "content": m["content"]}
@@ -86,6 +86,10 @@ class FlowGpt(Provider):
         There is no end mark. Where nothing but the end of the connection frames the body, one
         that was cut between two lines cannot be told from a whole one.
         """
+        from .._lines import decode_object
+        from ..errors import ProtocolError, ServerError
+        from ..results import FinishReason
+
         for line in reply.lines():
             if not line.strip():
                 continue
@@ -101,6 +105,10 @@ class FlowGpt(Provider):
 
 
 def _headers() -> dict[str, str]:
+    import hashlib
+    import secrets
+    import time
+
     timestamp = str(int(time.time()))
     nonce = secrets.token_hex(16)
     signed = f"{timestamp}-{nonce}-{_AUTHORIZATION}"

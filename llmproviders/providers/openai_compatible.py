@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
-
-from .._chat_completions import parse_chat, parse_list
-from .._clock import Scope
-from .._concurrency import Place, check_limit
 from .._params import SAMPLING
-from .._redact import conceal
-from .._secret import Key, digest
-from ..errors import InvalidRequestError, LLMError, MissingAuthError, ModelNotFoundError
-from ..provider import Call, Catalogue, Fetch, Limits, Provider, Reply, Request, Timeout
+from ..provider import Catalogue, Provider
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from typing import Any
+
     import requests
+
+    from .._clock import Scope
+    from .._secret import Key
+    from ..errors import LLMError
+    from ..provider import Call, Fetch, Limits, Reply, Request, Timeout
 
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
@@ -68,13 +69,20 @@ class OpenAICompatible(Provider):
             name=name,
             limits=limits,
         )
-        self.max_concurrency = None if max_concurrency is None else check_limit(max_concurrency)
+        if max_concurrency is not None:
+            from .._concurrency import check_limit
+
+            check_limit(max_concurrency)
+        self.max_concurrency = max_concurrency
         self._api_key = api_key
 
     def place(self, scope: Scope) -> AbstractContextManager[float]:
         """Wait for one of the ``max_concurrency`` places of this key."""
         if self.max_concurrency is None:
-            return nullcontext(0.0)
+            return super().place(scope)
+        from .._concurrency import Place
+        from .._secret import digest
+
         key = self._setting("api_key", self._api_key) or ""
         return Place(digest(key, self.base_url), self.max_concurrency, scope)
 
@@ -91,11 +99,15 @@ class OpenAICompatible(Provider):
         return self._call("POST", "/chat/completions", json=body)
 
     def parse(self, reply: Reply) -> Iterator[str]:
-        """Read a stream or a whole reply; see :func:`.._chat_completions.parse_chat`."""
+        """Read a stream or a whole reply; see ``parse_chat``."""
+        from .._chat_completions import parse_chat
+
         return parse_chat(reply)
 
     def explain(self, error: LLMError, request: Request) -> LLMError:
         """Say of a 404 whether the model or the address is the likely cause."""
+        from ..errors import InvalidRequestError, ModelNotFoundError
+
         if error.status_code != 404 or isinstance(error, ModelNotFoundError):
             return error
         model = request.model or self.model or self.default_model
@@ -124,14 +136,20 @@ class OpenAICompatible(Provider):
     def _key(self) -> str | None:
         key = self._setting("api_key", self._api_key)
         if not key and self.base_url == self.url:
+            from ..errors import MissingAuthError
+
             raise MissingAuthError(
                 f"{self.name} needs a key: set OPENAI_API_KEY or pass api_key=, "
                 "or set OPENAI_BASE_URL to a server that needs none"
             )
+        from .._redact import conceal
+
         conceal(key)
         return key
 
     def _call(self, method: str, path: str, json: Any = None) -> Call:
+        from ..provider import Call
+
         key = self._key()
         return Call(
             method,
@@ -143,4 +161,6 @@ class OpenAICompatible(Provider):
 
 
 def _names(body: bytes) -> list[str]:
+    from .._chat_completions import parse_list
+
     return [item["id"] for item in parse_list(body) if isinstance(item.get("id"), str)]
