@@ -20,7 +20,7 @@ LAYERS = (
     "_clock _lines _call _status _sockets _transport _chat_completions _cumulative _page",
     "_secret _token _trust _oauth _files _locks _wake _concurrency _retry",
     "_health _health_file _report _hedge _request",
-    "_attempt",
+    "_attempt _gigachat",
     "conversation provider",
     "providers",
     "_lane _turns failover testing",

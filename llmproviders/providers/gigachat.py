@@ -2,79 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from ..provider import Catalogue, Provider
 
-from .. import _trust
-from .._chat_completions import parse_chat, parse_list
-from .._clock import Scope
-from .._concurrency import Place, check_limit
-from .._lines import decode_json
-from .._log import logger
-from .._oauth import CABINET, INDIVIDUAL, Account, check_key, retold
-from .._places import token_cache as users_token_cache
-from .._redact import conceal
-from .._secret import Key, digest
-from .._token import TokenKeeper, keeper
-from .._trust import UnverifiedTLSWarning
-from ..errors import (
-    AuthenticationError,
-    ConnectionFailed,
-    InvalidRequestError,
-    LLMError,
-    MissingAuthError,
-    ProtocolError,
-)
-from ..provider import (
-    Call,
-    Catalogue,
-    Fetch,
-    Limits,
-    Provider,
-    Reply,
-    Request,
-    Timeout,
-    Trust,
-)
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
+
     import requests
+
+    from .._clock import Scope
+    from .._gigachat import Balance, Embedding, TokenCount
+    from .._secret import Key
+    from .._trust import UnverifiedTLSWarning
+    from ..errors import LLMError
+    from ..provider import Call, Fetch, Limits, Reply, Request, Timeout, Trust
 
 __all__ = ["Balance", "Embedding", "GigaChat", "TokenCount", "UnverifiedTLSWarning"]
 
-
 _FALSE = ("0", "f", "false", "n", "no", "off")
-_HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """What is left of the tokens that were paid for one model."""
+def __getattr__(name: str) -> object:
+    if name == "UnverifiedTLSWarning":
+        from .. import _trust
 
-    model: str
-    tokens: int
+        return _trust.UnverifiedTLSWarning
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .. import _gigachat
 
-
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    """How many tokens and characters one text has."""
-
-    tokens: int
-    characters: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """One text as a vector, and how many tokens it took, where the service says so."""
-
-    vector: list[float]
-    prompt_tokens: int | None = None
+    return getattr(_gigachat, name)
 
 
 class GigaChat(Provider):
@@ -170,6 +131,9 @@ class GigaChat(Provider):
             name=name,
             limits=limits,
         )
+        from .._concurrency import check_limit
+        from .._oauth import INDIVIDUAL
+
         self._api_key = api_key
         self._access_token = access_token
         found = self._setting("scope", scope)
@@ -185,28 +149,23 @@ class GigaChat(Provider):
             verify = (self._setting("verify", None) or "").strip().lower() not in _FALSE
         self.verify = verify
         if not verify:
+            from .. import _trust
+
             _trust.warn_unverified(self.name)
         self._stand_in: str | None = None
         self._refused_token: str | None = None
 
     def trust(self) -> Trust:
         """The usual authorities, those of ``ca_bundle``, and those that the user took in."""
-        if not self.verify:
-            return Trust(verify=False)
-        bundle = _trust.bundle(self.ca_bundle) if self.ca_bundle else ""
-        return Trust(extra=bundle + _trust.pinned() or None)
+        from .. import _gigachat
+
+        return _gigachat.trust(self)
 
     def place(self, scope: Scope) -> AbstractContextManager[float]:
         """Wait for one of the ``max_concurrency`` places of this key."""
-        key = self._key()
-        token = self._given_token(key)
-        if token is not None:
-            credential = digest(token)
-        elif key is not None:
-            credential = self._account(key).credential
-        else:
-            return nullcontext(0.0)
-        return Place(credential, self.max_concurrency, scope, file=self._cache_file())
+        from .. import _gigachat
+
+        return _gigachat.place(self, scope)
 
     def get_model(self, name: str | None) -> str:
         """The service's own name for a model or an alias; None is the default.
@@ -222,6 +181,8 @@ class GigaChat(Provider):
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Put the messages and parameters into a JSON body, and get a token for it."""
+        from .._gigachat import make_call
+
         _check_order(request)
         params = self.sampling(request)
         session_id = params.pop("session_id", None)
@@ -234,10 +195,12 @@ class GigaChat(Provider):
             **request.params.get("extra_body", {}),
         }
         headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
-        return self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
+        return make_call(self, fetch, "POST", "/chat/completions", json=body, headers=headers)
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``."""
+        from .._chat_completions import parse_chat
+
         return parse_chat(reply)
 
     def mend(
@@ -248,61 +211,21 @@ class GigaChat(Provider):
         Raises:
             ModelNotFoundError: the model that the caller named is not there; with those that are.
         """
-        if call is None:
-            return None
-        if error.status_code == 401:
-            return self._renew_token(call, fetch)
-        if error.status_code == 404 and isinstance(call.json, dict) and "model" in call.json:
-            return self._find_model(error, call, request, fetch)
-        return None
+        from .. import _gigachat
+
+        return _gigachat.mend(self, error, call, request, fetch)
 
     def explain(self, error: LLMError, request: Request) -> LLMError:
         """Say what to do about it, where this service's statuses tell more than their words."""
-        if isinstance(error.__cause__, LLMError):
-            return error
-        if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-            return retold(error, _trust.advice(error))
-        advice = {
-            401: self._advice_on_refusal,
-            402: self._advice_on_quota,
-            404: self._advice_on_address,
-            429: self._advice_on_rate,
-        }.get(error.status_code or 0)
-        return error if advice is None else retold(error, f"{error}; {advice(request)}")
+        from .. import _gigachat
 
-    def _advice_on_refusal(self, request: Request) -> str:
-        if self._given_token(self._key()) is not None:
-            return (
-                "the access token that was given is not valid (any more; one lives 30 minutes): "
-                "give the authorization key instead, GIGACHAT_CREDENTIALS, and tokens are fetched"
-            )
-        return f"{self.name} refused a token that it had just given; look at the key in {CABINET}"
-
-    def _advice_on_quota(self, request: Request) -> str:
-        return (
-            f"the tokens paid for {self.get_model(request.model)} are used up, which balance() "
-            f"tells for every model: buy more in {CABINET}, or ask another model"
-        )
-
-    def _advice_on_address(self, request: Request) -> str:
-        hint = "" if self.base_url.endswith("/v1") else ", which usually ends in /v1"
-        return f"check base_url{hint}: it is {self.base_url}"
-
-    def _advice_on_rate(self, request: Request) -> str:
-        return (
-            f"an account has a number of requests at a time ({self.max_concurrency} are made "
-            "here): another program, process or machine may be using the same one; processes with "
-            "one token_cache wait for one another"
-        )
+        return _gigachat.explain(self, error, request)
 
     def check_credentials(self) -> None:
         """Look for an access token, or a key that has the shape of one."""
-        key = self._key()
-        if self._given_token(key) is not None:
-            return
-        if key is None:
-            raise self._no_key()
-        check_key(key)
+        from .. import _gigachat
+
+        _gigachat.check_credentials(self)
 
     def list_models(self) -> list[str]:
         """The names of the models that the service has now.
@@ -310,10 +233,9 @@ class GigaChat(Provider):
         Raises:
             LLMError: as for any call.
         """
-        return self.ask(
-            lambda fetch: self._call(fetch, "GET", "/models"),
-            lambda reply: [str(item["id"]) for item in parse_list(reply.read()) if "id" in item],
-        )
+        from .. import _gigachat
+
+        return _gigachat.list_models(self)
 
     def balance(self) -> list[Balance]:
         """What is left of the tokens that were paid for, model by model.
@@ -322,21 +244,9 @@ class GigaChat(Provider):
             AuthenticationError: this account pays as it goes, and has no balance.
             LLMError: as for any call.
         """
-        try:
-            entries = self.ask(
-                lambda fetch: self._call(fetch, "GET", "/balance"),
-                lambda reply: parse_list(reply.read(), "balance"),
-            )
-        except AuthenticationError as error:
-            if error.status_code != 403:
-                raise
-            raise retold(error, f"{error}; an account that pays as it goes has no balance") from (
-                error
-            )
-        return [
-            Balance(_field(entry, "usage", str), int(_field(entry, "value", int, float)))
-            for entry in entries
-        ]
+        from .. import _gigachat
+
+        return _gigachat.balance(self)
 
     def count_tokens(
         self, texts: str | Sequence[str], *, model: str | None = None
@@ -346,10 +256,9 @@ class GigaChat(Provider):
         Raises:
             LLMError: as for any call.
         """
-        return [
-            TokenCount(_field(entry, "tokens", int), _field(entry, "characters", int))
-            for entry in self._about(texts, "/tokens/count", model, Scope())
-        ]
+        from .. import _gigachat
+
+        return _gigachat.count_tokens(self, texts, model=model)
 
     def embed(self, texts: str | Sequence[str], *, model: str = "Embeddings") -> list[Embedding]:
         """A vector for each of ``texts``, in their order.
@@ -357,179 +266,17 @@ class GigaChat(Provider):
         Raises:
             LLMError: as for any call.
         """
-        scope = Scope()
-        try:
-            with self.place(scope):
-                entries = self._about(texts, "/embeddings", model, scope)
-        except LLMError as error:
-            error.provider = error.provider or self.name
-            raise
-        entries.sort(key=lambda entry: _field(entry, "index", int))
-        return [
-            Embedding(
-                [float(number) for number in _field(entry, "embedding", list)],
-                (entry.get("usage") or {}).get("prompt_tokens"),
-            )
-            for entry in entries
-        ]
+        from .. import _gigachat
 
-    def _about(
-        self, texts: str | Sequence[str], path: str, model: str | None, scope: Scope
-    ) -> list[dict[str, Any]]:
-        inputs = [texts] if isinstance(texts, str) else list(texts)
-        if not inputs or not all(isinstance(text, str) for text in inputs):
-            raise InvalidRequestError("texts is a string or a list of strings, at least one")
-
-        def make(fetch: Fetch) -> Call:
-            body = {"model": self.get_model(model), "input": inputs}
-            return self._call(fetch, "POST", path, json=body)
-
-        def read(reply: Reply) -> list[dict[str, Any]]:
-            answer = decode_json(reply.read())
-            entries = answer.get("data") if isinstance(answer, dict) else answer
-            if not isinstance(entries, list) or len(entries) != len(inputs):
-                raise ProtocolError(f"the reply to {path} has not an entry for each text")
-            return entries
-
-        return self.ask(make, read, request=Request((), model=model), scope=scope)
-
-    def _call(
-        self,
-        fetch: Fetch,
-        method: str,
-        path: str,
-        *,
-        json: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Call:
-        return Call(
-            method,
-            self.base_url + path,
-            headers={**_HEADERS, "X-Request-ID": str(uuid.uuid4()), **(headers or {})},
-            json=json,
-            authorization=f"Bearer {self._bearer(fetch)}",
-        )
-
-    # -- the token
-
-    def _key(self) -> str | None:
-        key = (self._setting("api_key", self._api_key) or "").strip()
-        conceal(key)
-        return key or None
-
-    def _given_token(self, key: str | None) -> str | None:
-        """The access token to use as it is; none where a key is given nearer, or it has failed."""
-        if self._api_key is not None and self._access_token is None:
-            return None
-        token = self._setting("access_token", self._access_token) or None
-        if token == self._refused_token and key is not None:
-            return None
-        conceal(token)
-        return token
-
-    def _account(self, key: str) -> Account:
-        return Account(key, self.scope, self.auth_url)
-
-    def _cache_file(self) -> Path | None:
-        if self.token_cache is None:
-            return None
-        if self.token_cache == "user":  # noqa: S105 - it is a place
-            return users_token_cache()
-        return Path(self.token_cache).expanduser().absolute()
-
-    def _keeper(self, account: Account, scope: Scope) -> TokenKeeper:
-        return keeper(account.credential, self._cache_file(), now=scope.clock.wall())
-
-    def _bearer(self, fetch: Fetch) -> str:
-        key = self._key()
-        token = self._given_token(key)
-        if token is not None:
-            return token
-        if key is None:
-            raise self._no_key()
-        account = self._account(key)
-        return self._keeper(account, fetch.scope).get(
-            lambda: account.fetch_token(fetch), fetch.scope, route=fetch.route
-        )
-
-    def _no_key(self) -> MissingAuthError:
-        return MissingAuthError(
-            f"{self.name} needs an authorization key: set GIGACHAT_CREDENTIALS or pass "
-            f"api_key=; the cabinet shows it: {CABINET}"
-        )
-
-    def _renew_token(self, call: Call, fetch: Fetch) -> str | None:
-        refused = (call.authorization or "").removeprefix("Bearer ")
-        key = self._key()
-        if key is None:
-            return None
-        if refused == self._given_token(key):
-            self._refused_token = refused
-        else:
-            self._keeper(self._account(key), fetch.scope).refuse(refused)
-        return "token"
-
-    # -- the model
-
-    def _find_model(
-        self, error: LLMError, call: Call, request: Request, fetch: Fetch
-    ) -> str | None:
-        asked = str(call.json["model"])
-        models = self._listed(call, fetch)
-        if models is None:
-            return None
-        found = _general_model(models, asked)
-        is_default = request.model is None and self.model is None
-        if is_default and asked == self.get_model(None) and found is not None:
-            logger.warning(
-                "%s has no model %s any more; %s is asked instead: name one with model= or "
-                "GIGACHAT_MODEL",
-                self.name,
-                asked,
-                found,
-            )
-            self._stand_in = found
-            return "model"
-        raise self.lacks(
-            asked,
-            [str(model.get("id")) for model in models],
-            status_code=404,
-            request_id=error.request_id,
-            detail=error.detail,
-        ) from error
-
-    def _listed(self, call: Call, fetch: Fetch) -> list[dict[str, Any]] | None:
-        question = Call(
-            "GET", f"{self.base_url}/models", headers=_HEADERS, authorization=call.authorization
-        )
-        try:
-            with closing(fetch(question)) as reply:
-                return parse_list(reply.read())
-        except LLMError as failure:
-            if fetch.scope.over:
-                raise
-            logger.debug("the models could not be listed: %s", failure)
-            return None
-
-
-def _general_model(models: list[dict[str, Any]], but: str) -> str | None:
-    """The first model for chats in general, other than ``but``."""
-    names = [
-        model["id"]
-        for model in models
-        if isinstance(model.get("id"), str)
-        and model.get("type", "chat") == "chat"
-        and "embed" not in model["id"].lower()
-        and model["id"] != but
-    ]
-    own = [name for name in names if name.lower().startswith("gigachat")]
-    return next(iter(own or names), None)
+        return _gigachat.embed(self, texts, model=model)
 
 
 def _check_order(request: Request) -> None:
     systems = [n for n, message in enumerate(request.messages) if message["role"] == "system"]
     if systems in ([], [0]):
         return
+    from ..errors import InvalidRequestError
+
     where = "there are two or more" if len(systems) > 1 else f"it is message {systems[0]}"
     raise InvalidRequestError(
         f"GigaChat takes one system message, which has to be the first; {where}: join them"
@@ -554,14 +301,11 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> Any:
+    import json
+
+    from ..errors import InvalidRequestError
+
     try:
         return json.loads(text)
     except ValueError:
         raise InvalidRequestError("the arguments of a function call are not JSON") from None
-
-
-def _field(entry: Any, name: str, *kinds: type) -> Any:
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if type(value) not in kinds:
-        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
-    return value
