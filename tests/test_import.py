@@ -53,10 +53,10 @@ MAKING = PUBLIC + "\nFailoverClient([GigaChat(), ChatGLM(), ChatGptt(), FlowGpt(
 MAKING += "OpenAICompatible(base_url='http://127.0.0.1:9/v1', proxy='http://127.0.0.1:9')"
 
 
-def watch(code: str) -> dict[str, Any]:
-    """Run code in a fresh process and report what it opened, did and loaded."""
+def run(*arguments: str) -> str:
+    """Run a fresh interpreter and return what it prints; on stderr it has to be silent."""
     result = subprocess.run(
-        [sys.executable, "-c", WATCH.format(code=code)],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -64,7 +64,12 @@ def watch(code: str) -> dict[str, Any]:
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    seen: dict[str, Any] = json.loads(result.stdout)
+    return result.stdout
+
+
+def watch(code: str) -> dict[str, Any]:
+    """Run code in a fresh process and report what it opened, did and loaded."""
+    seen: dict[str, Any] = json.loads(run("-c", WATCH.format(code=code)))
     return seen
 
 
@@ -96,6 +101,17 @@ def test_no_file_of_the_user(seen: dict[str, Any]) -> None:
 def test_nothing_heavy(seen: dict[str, Any], name: str) -> None:
     """What is heavy loads when it is first used, not before."""
     assert name not in seen["modules"]
+
+
+def test_importing_loads_next_to_nothing() -> None:
+    """The clients bring none of the modules that cost more than they do themselves."""
+    names = "FailoverClient, ChatGLM, ChatGptt, FlowGpt, GigaChat, OpenAICompatible"
+    code = f"import sys; from llmproviders import {names}; print(*sys.modules)"
+    # Without site, whose customizations load what they like.
+    loaded = run("-S", "-c", code).split()
+    costly = {"dataclasses", "inspect", "json", "logging", "re", "threading", "typing", "urllib"}
+    assert costly.isdisjoint(loaded)
+    assert "llmproviders.failover" in loaded
 
 
 def test_every_public_name_is_there() -> None:
