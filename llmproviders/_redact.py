@@ -64,7 +64,8 @@ def redact(text: str) -> str:
 def scrub(error: BaseException) -> None:
     """Redact the texts of ``error`` and of all that it was raised from, in place.
 
-    A traceback prints the whole chain, and the lower libraries put URLs into their messages.
+    A traceback prints the whole chain, and the lower libraries put URLs into their messages; what
+    pickles errors with their causes takes their attributes along, too.
     """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
@@ -85,3 +86,10 @@ def scrub(error: BaseException) -> None:
             said = getattr(link, name, None)
             if isinstance(said, str):
                 setattr(link, name, redact(said))
+        for name, value in vars(link).items():
+            if isinstance(value, str):
+                setattr(link, name, redact(value))
+        # requests hangs the whole request, key and prompt included, on its errors.
+        for name in ("request", "response"):
+            if name in vars(link):
+                setattr(link, name, None)

@@ -30,6 +30,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from typing import Any, ClassVar
 
     from .results import Attempt
@@ -90,7 +92,18 @@ class LLMError(Exception):
         """What happened, as ``str(error)`` gives it."""
         return str(self)
 
+    def __copy__(self) -> Self:
+        """The same error without its traceback and causes."""
+        twin = type(self).__new__(type(self))
+        twin.args = self.args
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def __reduce__(self) -> tuple[Any, ...]:
+        from ._redact import scrub
+
+        # Dask has every error's causes pickled along with it.
+        scrub(self)
         # The attributes come as state, after the error itself: its attempts refer back to it.
         return type(self), self.args, self.__dict__
 
