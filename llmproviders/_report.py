@@ -101,6 +101,9 @@ class Report:
         numeric = [_HEAD[column] for column in _RIGHT]
         return report(self.client, _HEAD, rows, numeric=numeric, recent=self.recent)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
     def __str__(self) -> str:
         rows = [_HEAD, *(_cells(record, depth) for record, depth in _flat(self.providers))]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
