@@ -120,6 +120,9 @@ class BatchReport:
             f"<body><h1>Report of {name}</h1>{self._repr_html_()}</body></html>\n"
         )
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.name}: {self._summary()}>"
+
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(self._summary())}</p>"]
         if any(self._latencies.values()):

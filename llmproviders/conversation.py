@@ -267,7 +267,7 @@ class Conversation:
         from ._markdown import harmless
 
         said = [*self._instruction(), *self._said]
-        return "\n\n---\n\n".join(
+        return "\n\n".join(
             f"**{message['role'].capitalize()}**\n\n{harmless(message['content'])}"
             for message in said
         )

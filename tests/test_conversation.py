@@ -376,9 +376,7 @@ def test_on_a_page() -> None:
     """A notebook shows who said what, and runs nothing of it."""
     chat = ScriptedProvider(["<b>Yes</b>"]).conversation(system="S")
     chat.ask("Sure?")
-    assert chat._repr_markdown_().split("\n\n---\n\n") == [
-        "**System**\n\nS",
-        "**User**\n\nSure?",
-        "**Assistant**\n\n&lt;b>Yes&lt;/b>",
-    ]
+    assert chat._repr_markdown_() == (
+        "**System**\n\nS\n\n**User**\n\nSure?\n\n**Assistant**\n\n&lt;b>Yes&lt;/b>"
+    )
     assert repr(chat).endswith(", 2 messages)")
