@@ -9,8 +9,9 @@ author = "llmproviders authors"
 copyright = f"2026, {author}"
 version = release = llmproviders.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # docs/run_notebooks.py does that, and a test looks whether it did
 html_theme = "furo"
 html_title = f"llmproviders {release}"
 autodoc_typehints = "description"
