@@ -1,0 +1,83 @@
+"""Makes the pictures of the documents: a timeline, and what JupyterLab shows in a browser.
+
+``python -m docs.draw_pictures``, with the tests' requirements installed, writes them anew.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from llmproviders.sandbox import Sandbox
+from tests.support.lab import Lab, browser, jupyterlab, write_notebook
+
+FOLDER = Path(__file__).parent / "_static"
+
+STORY = """\
+The sky is blue because air **scatters** light, and blue light more than red: as
+$1/\\lambda^4$, so nearly ten times as much at 400 nm as at 700 nm.
+
+| colour | wavelength | scattered |
+| --- | --- | --- |
+| violet | 400 nm | 9.4 |
+| blue | 450 nm | 5.9 |
+| red | 700 nm | 1.0 |
+
+```python
+def scattered(wavelength_nm: float) -> float:
+    return (700 / wavelength_nm) ** 4
+```
+
+At sunset the light has come a longer way through the air, and lost its blue on it.
+"""
+CELLS = (
+    "%load_ext llmproviders\n%llm_config -p openai -p chatglm -p flowgpt",
+    "colour = 'blue'",
+    "%%llm --as reply\nWhy is the sky {colour}?",
+    "%%llm --no-stream --trace --as reply\nAnd with two providers in trouble?",
+)
+
+
+def main() -> None:
+    """Write every picture."""
+    with Sandbox() as sandbox:
+        sandbox.fail("openai", status=503, times=3)
+        sandbox.fail("chatglm", cut_after=20, times=3)
+        client = sandbox.client("openai", "chatglm", "flowgpt")
+        reply = client.complete("Why is the sky blue?")
+        (FOLDER / "timeline.svg").write_text(reply.attempts.to_svg(), encoding="utf-8")
+    for dark in (False, True):
+        with Sandbox(reply=STORY, piece_delay_s=0.04) as sandbox:
+            look_at(sandbox, dark=dark)
+
+
+def look_at(sandbox: Sandbox, *, dark: bool) -> None:
+    """Run the cells in JupyterLab, and keep what they look like."""
+    shade = "dark" if dark else "light"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "served").mkdir()
+        write_notebook(folder / "served" / "sky.ipynb", CELLS)
+        with (
+            jupyterlab(folder / "served", sandbox.environ(), dark=dark) as url,
+            browser(folder / "profile") as driver,
+        ):
+            driver.set_window_size(1000, 760)
+            lab = Lab(driver, url, "sky.ipynb")
+            lab.run(0)
+            lab.run(1)
+            lab.start(2)
+            lab.wait(lambda: "blue\t" in lab.output(2))
+            lab.picture(FOLDER / f"notebook-grows-{shade}.png")
+            lab.press_stop()
+            lab.wait(lambda: "stopped after" in lab.output(2) and lab.idle)
+            lab.picture(FOLDER / f"notebook-stopped-{shade}.png")
+            sandbox.fail("openai", status=503, times=3)
+            sandbox.fail("chatglm", cut_after=20, times=3)
+            driver.set_window_size(1000, 1700)
+            lab.run(3)
+            lab.picture_of(3, FOLDER / f"notebook-attempts-{shade}.png")
+
+
+if __name__ == "__main__":
+    main()
