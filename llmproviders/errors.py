@@ -30,9 +30,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from typing import Any, ClassVar
+
+    from typing_extensions import Self
 
     from .results import Attempt
 

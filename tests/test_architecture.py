@@ -16,7 +16,8 @@ ROOT = Path(llmproviders.__file__).parent
 LAYERS = (
     "_log _redact _params _environ _characters _transcript _headers _places _schema",
     "errors",
-    "messages results _batch_pictures _batch_report _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
+    "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
+    "_batch_pictures _batch_report",
     "_clock _lines _call _status _sockets _transport _chat_completions _cumulative _page",
     "_secret _token _trust _oauth _files _locks _wake _concurrency _retry",
     "_health _health_file _report _hedge _request",
