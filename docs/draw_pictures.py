@@ -1,4 +1,4 @@
-"""Makes the pictures of the documents: a timeline, and what JupyterLab shows in a browser.
+"""Makes the pictures of the documents: a timeline, a report, and what JupyterLab shows.
 
 ``python -m docs.draw_pictures``, with the tests' requirements installed, writes them anew.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from random import Random
 
+from llmproviders import batch
+from llmproviders.batch import BatchReport
 from llmproviders.sandbox import Sandbox
 from tests.support.lab import Lab, browser, jupyterlab, write_notebook
 
@@ -40,6 +43,7 @@ CELLS = (
 
 def main() -> None:
     """Write every picture."""
+    draw_report()
     with Sandbox() as sandbox:
         sandbox.fail("openai", status=503, times=3)
         sandbox.fail("chatglm", cut_after=20, times=3)
@@ -49,6 +53,34 @@ def main() -> None:
     for dark in (False, True):
         with Sandbox(reply=STORY, piece_delay_s=0.04) as sandbox:
             look_at(sandbox, dark=dark)
+
+
+def draw_report() -> None:
+    """Run a batch during which a service is in trouble for a while, and picture its report."""
+    lengths = Random(1)
+
+    def reply(_: list[dict[str, str]]) -> str:
+        return "word " * round(lengths.lognormvariate(2.5, 0.8))
+
+    with Sandbox(reply=reply, piece_delay_s=0.01, gigachat_max_concurrency=10) as sandbox:
+        client = sandbox.client("openai", "chatglm", attempts=2, cooldown=1)
+        report = BatchReport("replies.jsonl")
+        for number, result in enumerate(batch.run(client, map(str, range(1, 501)), workers=4)):
+            if number in (150, 200):
+                sandbox.fail("openai", status=503, times=20)
+            if number == 200:
+                sandbox.fail("chatglm", cut_after=4, times=8)
+            report.add({"id": result.id, **batch.as_row(result.completion, result.error)})
+    with tempfile.TemporaryDirectory() as name:
+        page = Path(name) / "report.html"
+        page.write_text(report.to_html(), encoding="utf-8")
+        with browser(Path(name) / "profile") as driver:
+            driver.set_window_size(980, 1200)
+            for shade in ("light", "dark"):
+                wanted = {"features": [{"name": "prefers-color-scheme", "value": shade}]}
+                driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+                driver.get(page.as_uri())
+                driver.save_screenshot(str(FOLDER / f"batch-report-{shade}.png"))
 
 
 def look_at(sandbox: Sandbox, *, dark: bool) -> None:

@@ -106,7 +106,7 @@ class BatchReport:
         self._errors[kind] += 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
-            examples.append(f"{own_id}: {shorten(plain(message), 160)}")
+            examples.append(f"{own_id}: {shorten(' '.join(plain(message).split()), 160)}")
 
     def to_html(self) -> str:
         """A whole page that loads nothing from elsewhere, readable in light and dark."""
