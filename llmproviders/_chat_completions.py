@@ -65,21 +65,22 @@ class _State:
 
     def take(self, event: dict[str, Any], field: str) -> str:
         """The text of one event; ``field`` is where its choices keep their message."""
-        if event.get("error") is not None:
+        if "error" in event and event["error"] is not None:
             raise error_of(event)
         choices = event.get("choices")
-        if choices is None and "usage" not in event:
+        if type(choices) is not list and (choices is not None or "usage" not in event):
             raise _wrong("choices", choices)
-        usage = event.get("usage")
-        if usage is not None:
-            self._usage = Usage.from_json(usage) or self._usage
-        model = event.get("model")
-        if isinstance(model, str):
-            self._model = model
+        if "usage" in event:
+            self._usage = Usage.from_json(event["usage"]) or self._usage
+        if not self._model:
+            model = event.get("model")
+            self._model = model if isinstance(model, str) else None
         text = ""
-        for choice in _list(choices, "choices"):
-            index = _mapping(choice, "choices").get("index") or 0
-            if index != 0:
+        for choice in choices or ():
+            if type(choice) is not dict:
+                raise _wrong("choices", choice)
+            index = choice.get("index")
+            if index:
                 if not isinstance(index, int):
                     raise _wrong("index", index)
                 continue
@@ -87,13 +88,16 @@ class _State:
             if raw is not None:
                 self.raw = _string(raw, "finish_reason")
             delta = choice.get(field)
-            if delta is not None:
-                text += self._delta(_mapping(delta, field))
+            if type(delta) is dict:
+                text += self._delta(delta)
+            elif delta is not None:
+                raise _wrong(field, delta)
         return text
 
-    def _delta(self, delta: Mapping[str, Any]) -> str:
-        if delta.keys() <= _TEXT_ALONE:
-            return _text(delta.get("content"))
+    def _delta(self, delta: dict[str, Any]) -> str:
+        content = delta.get("content")
+        if type(content) is str and delta.keys() <= _TEXT_ALONE:
+            return content
         for name in ("reasoning_content", "reasoning"):
             reasoning = delta.get(name)
             if isinstance(reasoning, str):
@@ -109,7 +113,7 @@ class _State:
             # GigaChat wants its state id back with the function's result, as others want a call's.
             state = delta.get("functions_state_id")
             self._tool_call({"function": function_call, "index": 0, "id": state})
-        return _text(delta.get("content"))
+        return _text(content)
 
     def _tool_call(self, piece: Mapping[str, Any]) -> None:
         index = piece.get("index", len(self._tool_calls))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from typing import Any
 
 from .errors import ProtocolError, StreamInterrupted
 
 MAX_LINE = 16 * 1024 * 1024
+
+_SHORT_BLOCK = 2048
 
 _raw_decode = json.JSONDecoder().raw_decode
 _BOM = b"\xef\xbb\xbf"
@@ -49,7 +52,7 @@ def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator
         if b"\r" in block:
             after_cr = block.endswith(b"\r")
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = block.split(b"\n")
+        lines = _split(block)
         rest = lines.pop()
         if not lines:
             pending.append(rest)
@@ -68,6 +71,17 @@ def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator
             pending.append(rest)
     if pending:
         yield Tail(b"".join(pending))
+
+
+def _split(block: bytes) -> list[bytes]:
+    """The lines that end in ``block``, and what comes after the last line end."""
+    if len(block) < _SHORT_BLOCK:
+        return block.split(b"\n")
+    # split looks at each byte in turn, which for long lines takes longer than all the rest.
+    lines = [line.removesuffix(b"\n") for line in BytesIO(block)]
+    if block.endswith(b"\n"):
+        lines.append(b"")
+    return lines
 
 
 def _check(size: int, max_line: int) -> None:
@@ -94,14 +108,15 @@ def iter_events(lines: Iterable[bytes]) -> Iterator[bytes]:
     for line in lines:
         if first:
             first = False
-            if line.startswith(_BOM):
-                line = line[3:]
+            line = line.removeprefix(_BOM)
         if not line:
             if data:
                 yield data[0] if len(data) == 1 else b"\n".join(data)
                 data = []
+        elif line.startswith(b"data: "):
+            data.append(line[6:])
         elif line.startswith(b"data:"):
-            data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            data.append(line[5:])
         elif line == b"data":
             data.append(b"")
     if data:

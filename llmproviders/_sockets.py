@@ -26,6 +26,8 @@ from urllib3.util.connection import allowed_gai_family
 
 from ._clock import Scope
 
+_BUFFER = 64 * 1024
+
 
 class Exchange:
     """One request and its reply: ties the socket that serves it to the scope of its call.
@@ -81,6 +83,12 @@ class Bounded(socket.socket):
         """Bound the silence between two reads, as any socket does."""
         self.patience = self._fitted = value
         super().settimeout(value)
+
+    def makefile(self, *args: Any, **kwargs: Any) -> Any:
+        """The same as any socket's, with a buffer that takes in more at once."""
+        if len(args) < 2:
+            kwargs.setdefault("buffering", _BUFFER)
+        return super().makefile(*args, **kwargs)
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Receive as any socket does, for no longer than the scope lasts."""

@@ -102,6 +102,7 @@ class HTTPReply:
                     raise scope.error()
                 if _cut_in_compression(self._response.raw):
                     raise errors.StreamInterrupted("the reply was cut in its compressed data")
+                self._response.raw.release_conn()
                 return
             self._size += len(block)
             if self._size > limit:
@@ -115,19 +116,12 @@ class HTTPReply:
 
         A stream has a chunk for each piece of text, and urllib3 takes three times as long over
         each as ``http.client`` under it does. Where nothing is left for urllib3 to decode it is
-        passed over, until the body's end, when it takes the connection back.
+        passed over.
         """
         raw, below = self._response.raw, self._exchange.reply
         if below is None or not below.chunked or raw.headers.get("content-encoding"):
             return partial(raw.read1, decode_content=True)
-
-        def read(size: int) -> bytes:
-            block = below.read1(size)
-            if not block:
-                raw.release_conn()
-            return block
-
-        return read
+        return below.read1
 
     def lines(self) -> Iterator[bytes]:
         """The body's lines, each as soon as it has arrived; see :func:`._lines.iter_lines`."""
