@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from llmproviders.sandbox import Sandbox
 
 pytest_plugins = ["tests.support.proxies"]
+
+# A shell that runs the tests in the background ignores Ctrl-C, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "default", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True
