@@ -125,6 +125,7 @@ def child(
     """Run a batch in a process of its own, killed when the block ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(source), str(output), options],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
