@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,12 +222,17 @@ class History:
     def add(self, attempt: Attempt) -> None:
         """Keep an attempt, without what its error holds on to: text, frames, connections."""
         if attempt.error is not None:
-            error = copy.copy(attempt.error)
-            error.partial_text = ""
-            error.attempts = ()
-            attempt = replace(attempt, error=error)
+            attempt = replace(attempt, error=_light(attempt.error))
         self._attempts.append(attempt)
 
     def recent(self) -> tuple[Attempt, ...]:
         """The last attempts, the oldest first."""
         return tuple(self._attempts.copy())
+
+
+def _light(error: LLMError) -> LLMError:
+    # Not made by its class, which may be a user's own that wants other arguments.
+    light: LLMError = type(error).__new__(type(error))
+    light.args = error.args
+    light.__dict__.update(error.__dict__, partial_text="", attempts=())
+    return light

@@ -52,7 +52,7 @@ class FailoverClient(BaseClient):
         accept: for ``complete``: gets the ``Completion`` and returns True, or False or a reason.
         max_retry_after: the longest ``Retry-After``, in seconds, waited for while another
             provider is left; the last one is waited for up to 60 s.
-        on_event: gets every ``Attempt`` as it ends.
+        on_event: gets every ``Attempt`` as it ends, in the thread that made it.
         name: how it is called where it stands in another client.
         clock: where time comes from.
 

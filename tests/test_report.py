@@ -161,6 +161,23 @@ def test_keeps_no_text_and_no_frames(clock: FakeClock) -> None:
     assert client.report().recent[0].error.partial_text == ""
 
 
+def test_an_error_of_a_users_own(clock: FakeClock) -> None:
+    """An error class that wants arguments of its own is remembered like any other."""
+
+    class MeterError(ServerError):
+        def __init__(self, *, meter: int) -> None:
+            super().__init__(f"meter {meter} is full", status_code=503)
+
+    def fail() -> None:
+        raise MeterError(meter=7)
+
+    client = FailoverClient([Actor([fail]), Actor(GOOD)], attempts=1, clock=clock)
+    client.complete("Why?")
+    error = client.report().recent[0].error
+    assert isinstance(error, MeterError)
+    assert (str(error), error.status_code) == ("meter 7 is full", 503)
+
+
 def test_as_dict(clock: FakeClock) -> None:
     """The report is plain data for a log or a file, and it pickles."""
     client = FailoverClient([Actor(DOWN, name="a"), Actor(GOOD)], attempts=1, clock=clock)
