@@ -1,0 +1,46 @@
+"""The command ``python -m benchmarks.failover``: this library alone; the package names the rest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks.failover import compare, overhead, simulate
+from benchmarks.failover.services import SCENARIOS
+
+QUICK = ("empty 200", "HTML with 200", "cut after three pieces, always", "expired token")
+DEAR_MS = 5.0
+
+
+def main() -> int:
+    """Play the faults, send the calls, and say where a call ended otherwise than it should."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.failover", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="the quick half, for CI")
+    options = parser.parse_args()
+    wrong = []
+    for scenario in SCENARIOS:
+        if options.short and scenario.name not in QUICK:
+            continue
+        for client, how in (("own", "complete"), ("own.make_restarting", "stream")):
+            result = compare.run(scenario, client, how, None)
+            print(f"{how}, {scenario.name}: {compare.cell(result, scenario)}")
+            if result.verdict != "right":
+                wrong.append(scenario.name)
+    names = simulate.STRATEGIES
+    sessions = 10 if options.short else simulate.SESSIONS
+    outcomes = [simulate.run(name, sessions=sessions) for name in names]
+    print(simulate.table(outcomes))
+    if outcomes[-2].failed > outcomes[0].failed:
+        wrong.append("the simulation: failover lost more calls than one provider alone")
+    if not options.short:
+        found = overhead.measure()
+        print(overhead.table(found))
+        dear = [name for name, (alone, behind) in found.items() if behind - alone > DEAR_MS / 1e3]
+        wrong += [f"a dead first provider costs more than {DEAR_MS:g} ms {name}" for name in dear]
+    for name in wrong:
+        print(f"wrong: {name}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""LiteLLM's Router: retries, cooldowns, and a fallback to the second service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import litellm
+
+from . import KEY, PROMPT, RETRIES, SILENCE_S
+
+MESSAGES = [{"role": "user", "content": PROMPT}]
+litellm.suppress_debug_info = True
+
+
+class make:  # noqa: N801 - what every client's module has
+    def __init__(self, first: str, second: str) -> None:
+        self._router = litellm.Router(
+            model_list=[
+                {"model_name": "first", "litellm_params": self.parameters(first)},
+                {"model_name": "second", "litellm_params": self.parameters(second)},
+            ],
+            fallbacks=[{"first": ["second"]}],
+            num_retries=RETRIES,
+            timeout=SILENCE_S,
+            stream_timeout=SILENCE_S,
+            cooldown_time=30,
+            allowed_fails=1,
+        )
+
+    def parameters(self, origin: str) -> dict[str, Any]:
+        return {
+            "model": "openai/m",
+            "api_base": f"{origin}/v1",
+            "api_key": "key",
+            "timeout": SILENCE_S,
+            "stream_timeout": SILENCE_S,
+        }
+
+    def stream(self) -> Iterator[str]:
+        for event in self._router.completion(model="first", messages=MESSAGES, stream=True):
+            if event.choices and event.choices[0].delta.content:
+                yield event.choices[0].delta.content
+
+    def complete(self) -> str:
+        return self._router.completion(model="first", messages=MESSAGES).choices[0].message.content
+
+
+class make_with_tokens(make):  # noqa: N801
+    def parameters(self, origin: str) -> dict[str, Any]:
+        os.environ["GIGACHAT_AUTH_URL"] = f"{origin}/api/v2/oauth"
+        return {
+            **super().parameters(origin),
+            "model": "gigachat/GigaChat-2",
+            "api_base": f"{origin}/api/v1",
+            "api_key": KEY,
+        }

@@ -1,0 +1,221 @@
+"""The same trouble for every client: ``python -m benchmarks.failover.compare``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.failover import page
+from benchmarks.failover.services import SCENARIOS, Scenario, Service, good, serving, text_of
+from benchmarks.speed.environments import ROOT, python
+from tests.support.rawserver import RawServer
+
+LIMIT_S = 20.0
+LIMIT_OF_MANY_S = 120.0
+
+OWN = {
+    "stream": {"own": "llmproviders", "own.make_restarting": "llmproviders, restarting"},
+    "complete": {"own": "llmproviders", "own.make_impatient": "llmproviders, one try each"},
+}
+OTHERS = {
+    "litellm_sdk": "LiteLLM Router",
+    "langchain_sdk": "LangChain `with_fallbacks`",
+    "g4f_sdk": "g4f `IterListProvider`",
+    "openai_sdk": "openai",
+    "gigachat_sdk": "gigachat",
+}
+WITH_TOKENS = ("own", "litellm_sdk", "gigachat_sdk")
+
+WHOLE = {text_of("first").strip(), text_of("second").strip()}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one client made of one kind of trouble.
+
+    Attributes:
+        verdict: ``"right"``; ``"cut"``, ``"empty"``, ``"repeated"`` or ``"mixed"`` where wrong
+            text was delivered as the reply, and the last two also where an error came after it;
+            ``"error"``; ``"hang"``; ``"none"`` where it cannot meet it.
+        seconds: from the call to its end; of all calls, where there are many.
+        right: how many calls got the right text.
+        error: what it raised.
+    """
+
+    verdict: str
+    seconds: float = 0.0
+    right: int = 0
+    error: str | None = None
+
+
+def verdict_on(text: str) -> str:
+    """What a text is that was taken for a reply."""
+    text = text.rpartition("\0")[2].strip()
+    if text in WHOLE:
+        return "right"
+    if not text:
+        return "empty"
+    if any(whole.startswith(text) for whole in WHOLE):
+        return "cut"
+    names = {word.partition("-")[0] for word in text.split()}
+    return "repeated" if len(names) == 1 else "mixed"
+
+
+def run(scenario: Scenario, client: str, how: str, environments: Path | None) -> Result:
+    """Play one scenario to one client."""
+    module, _, make = client.partition(".")
+    if scenario.needs_tokens and module not in WITH_TOKENS:
+        return Result("none")
+    if scenario.needs_tokens:
+        make = "make_with_tokens"
+    limit_s = LIMIT_S if scenario.calls == 1 else LIMIT_OF_MANY_S
+    words = (module, make or "make", how, scenario.calls, limit_s)
+    with serving(scenario) as (first, second), RawServer(Service("warm", good).handle) as warm:
+        interpreter = python(environments, module)
+        command = [interpreter, "-m", "benchmarks.failover.sample", *map(str, words)]
+        done = subprocess.run(
+            [*command, warm.url, first, second],
+            check=False,
+            cwd=ROOT,
+            env=_environment(environments),
+            capture_output=True,
+            text=True,
+            timeout=limit_s + 120,
+        )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise SystemExit(f"failed: {' '.join(command)}\n{done.stderr}")
+    return _judge(lines)
+
+
+def _environment(environments: Path | None) -> dict[str, str]:
+    found = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": tempfile.gettempdir(),
+        # litellm asks the network for prices when it is imported.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    return found if environments else {**found, "PYTHONPATH": str(ROOT)}
+
+
+def _judge(lines: list[dict[str, Any]]) -> Result:
+    calls = [line for line in lines if "seconds" in line]
+    seconds = sum(call["seconds"] for call in calls)
+    verdicts = [_verdict(call) for call in calls]
+    right = verdicts.count("right")
+    if any("hangs" in line for line in lines):
+        return Result("hang", seconds, right)
+    worst = next((verdict for verdict in verdicts if verdict != "right"), "right")
+    error = next((call["error"] for call in calls if call["error"]), None)
+    return Result(worst, seconds, right, error)
+
+
+def _verdict(call: dict[str, Any]) -> str:
+    delivered = verdict_on(call["text"])
+    is_honest = delivered not in ("repeated", "mixed")
+    return "error" if call["error"] and is_honest else delivered
+
+
+def cell(result: Result, scenario: Scenario) -> str:
+    """A result in a cell of a table."""
+    if result.verdict == "none":
+        return "–"
+    if result.verdict == "hang" and scenario.calls > 1:
+        return f"**{result.right} of {scenario.calls}** in {LIMIT_OF_MANY_S:.0f} s"
+    if result.verdict == "hang":
+        return f"**hangs**, > {LIMIT_S:.0f} s"
+    many = f" {result.right} of {scenario.calls}" if scenario.calls > 1 else ""
+    words = {"right": "right", "error": "error"}.get(
+        result.verdict, f"**wrong** ({result.verdict})"
+    )
+    return f"{words}{many}, {result.seconds:.1f} s"
+
+
+def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str]) -> str:
+    """Results by scenario and client, as Markdown."""
+    lines = [
+        "| the first service | " + " | ".join(clients.values()) + " |",
+        "| --- |" + " --- |" * len(clients),
+    ]
+    for scenario in SCENARIOS:
+        if scenario.name in results:
+            cells = (cell(results[scenario.name][client], scenario) for client in clients)
+            lines.append(f"| {scenario.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def versions(environments: Path, clients: Iterable[str]) -> str:
+    """Which releases were compared."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "found = []\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: found.append(f'{name} {m.version(name)}')\n"
+        "    except m.PackageNotFoundError: pass\n"
+        "print('; '.join(found))"
+    )
+    found: dict[str, None] = {}
+    for client in clients:
+        own = {"langchain_sdk": "langchain-openai"}.get(client, client.removesuffix("_sdk"))
+        name = "llmproviders" if own == "own" else own
+        command = [python(environments, client), "-c", code, name]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[done.stdout.strip()] = None
+    return ", ".join(filter(None, found))
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    kind = None if result.error is None else result.error.partition(":")[0]
+    return {**asdict(result), "seconds": round(result.seconds, 2), "error": kind}
+
+
+def main() -> int:
+    """Compare, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.failover.compare")
+    parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")
+    parser.add_argument("--only", metavar="REGEX", help="scenarios to play")
+    parser.add_argument("--clients", metavar="REGEX", help="clients to play them to")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
+    parser.add_argument("--docs", action="store_true", help="put the tables into the docs")
+    options = parser.parse_args()
+    folder = options.environments.resolve() if options.environments else None
+    scenarios = [s for s in SCENARIOS if re.search(options.only or "", s.name)]
+    results: dict[str, dict[str, dict[str, Result]]] = {}
+    tables = {}
+    for how, own in OWN.items():
+        everybody = {**own, **OTHERS} if folder else own
+        clients = {k: v for k, v in everybody.items() if re.search(options.clients or "", k)}
+        results[how] = {}
+        for scenario in scenarios:
+            found = results[how][scenario.name] = {}
+            for client in clients:
+                found[client] = run(scenario, client, how, folder)
+                said = f"{how}, {scenario.name}, {client}: {cell(found[client], scenario)}"
+                print(f"{said} {found[client].error or ''}", file=sys.stderr, flush=True)
+        tables[how] = table(results[how], clients)
+        print(tables[how], end="\n\n")
+    if options.json:
+        plain = {
+            how: {s: {c: _plain(r) for c, r in row.items()} for s, row in rows.items()}
+            for how, rows in results.items()
+        }
+        options.json.write_text(json.dumps(plain, indent=1) + "\n")
+    if options.docs:
+        for how, text in tables.items():
+            page.fill("explanation/comparison.md", how, text)
+        if folder:
+            page.fill("explanation/comparison.md", "versions", versions(folder, ["own", *OTHERS]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

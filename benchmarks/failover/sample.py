@@ -1,0 +1,57 @@
+"""One client in one kind of trouble, in a process of its own; prints what became of each call.
+
+``python -m benchmarks.failover.sample CLIENT MAKE HOW CALLS LIMIT WARM FIRST SECOND``
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+
+def main() -> None:
+    """Warm up, make the calls, and print a line of JSON for each."""
+    module, make, how, calls, limit_s, *origins = sys.argv[1:]
+    logging.disable(logging.CRITICAL)
+    client_of = getattr(importlib.import_module(f"benchmarks.failover.clients.{module}"), make)
+    warm, first, second = origins
+    signal.signal(signal.SIGALRM, _give_up)
+    # What a client loads with its first call is no answer to any trouble.
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    _ask(client_of(warm, warm), how)
+    client = client_of(first, second)
+    if make == "make_with_tokens":
+        _ask(client, how)
+    signal.setitimer(signal.ITIMER_REAL, float(limit_s))
+    for _ in range(int(calls)):
+        print(json.dumps(_ask(client, how)), flush=True)
+    os._exit(0)
+
+
+def _ask(client: Any, how: str) -> dict[str, Any]:
+    pieces: list[str] = []
+    error = None
+    start = time.monotonic()
+    try:
+        if how == "stream":
+            pieces.extend(client.stream())
+        else:
+            pieces.append(client.complete() or "")
+    except Exception as failure:  # noqa: BLE001 - whatever it raises is its answer
+        error = f"{type(failure).__name__}: {failure}"[:500]
+    return {"text": "".join(pieces), "error": error, "seconds": time.monotonic() - start}
+
+
+def _give_up(*_: object) -> None:
+    print(json.dumps({"hangs": True}), flush=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
