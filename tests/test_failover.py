@@ -299,6 +299,61 @@ class TestAccept:
         assert seen == ["It scatters."] * 2
 
 
+class TestNotAReply:
+    """What looks like an answer of a service and is none leads to the next provider."""
+
+    @pytest.mark.parametrize(
+        ("fault", "kind"),
+        [
+            ({"cut_after": 3}, StreamInterrupted),
+            ({"cut_after": 0}, StreamInterrupted),
+            ({"empty": True}, EmptyReplyError),
+            ({"html": True}, BlockedError),
+            ({"status": 200, "body": "<html><body>Welcome</body></html>"}, ProtocolError),
+            ({"status": 200, "body": {"error": {"message": "overloaded"}}}, ServerError),
+            ({"garbage": True}, ProtocolError),
+            ({"status": 503}, ServerError),
+            ({"reset": True}, ConnectionFailed),
+        ],
+        ids=lambda value: "_".join(value) if isinstance(value, dict) else value.__name__,
+    )
+    def test_faults(self, sandbox: Sandbox, fault: dict[str, Any], kind: type[LLMError]) -> None:
+        """Cut, empty, a page, an error inside a 200, nonsense: each has its own class."""
+        sandbox.fail("openai", times=9, **fault)
+        with sandbox.client("openai", "chatglm", wait=tenacity.wait_none()) as client:
+            reply = client.complete("Why?")
+        assert reply.provider == "ChatGLM"
+        assert {type(a.error) for a in reply.attempts[:-1]} == {kind}
+
+    def test_white_space_alone(self) -> None:
+        """A reply of nothing but white space is an empty one."""
+        with (
+            Sandbox(reply=" \n\t ") as blank,
+            Sandbox() as good,
+            FailoverClient(
+                [
+                    OpenAICompatible(**blank.provider_arguments("openai")),
+                    ChatGLM(**good.provider_arguments("chatglm")),
+                ],
+                wait=tenacity.wait_none(),
+            ) as client,
+        ):
+            reply = client.complete("Why?")
+        assert names(reply.attempts) == [("OpenAICompatible", "EmptyReplyError")] * 3 + [
+            ("ChatGLM", None)
+        ]
+
+    def test_a_filter_before_any_text(self, sandbox: Sandbox) -> None:
+        """A refusal is not asked for again, and does not count against the service."""
+        with sandbox.client("openai", actor("other", GOOD)) as client:
+            reply = client.complete("trip the filter at once")
+            assert names(reply.attempts) == [
+                ("OpenAICompatible", "RefusedError"),
+                ("other", None),
+            ]
+            assert str(client.report().providers[0].condition) == "well"
+
+
 class TestFallThrough:
     def test_invalid_before_sending_ends_the_call(self, client: Client) -> None:
         """A request that was found wrong before it was sent is wrong for all."""
