@@ -273,8 +273,8 @@ def _check_accepted(accept: Accept | None, text: str, finish: FinishReason) -> N
         partial_text=text,
         detail=reason,
     )
-    *before, last = finish.attempts
-    error.attempts = (*before, replace(last, error=error))
+    last = (replace(attempt, error=error) for attempt in finish.attempts[-1:])
+    error.attempts = (*finish.attempts[:-1], *last)
     raise error
 
 
