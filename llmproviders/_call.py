@@ -78,6 +78,9 @@ class Reply(Protocol):
     def lines(self) -> Iterator[bytes]:
         """The body's lines, each as soon as it has arrived."""
 
+    def events(self) -> Iterator[bytes]:
+        """The data of the body's server-sent events, each as soon as it has arrived."""
+
     def read(self, limit: int | None = None) -> bytes:
         """The whole body, or its first ``limit`` bytes where that is given."""
 

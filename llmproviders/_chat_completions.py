@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._call import Reply
-from ._lines import decode_json, decode_object, iter_events
+from ._lines import decode_json, decode_object
 from ._status import error_of
 from .errors import ProtocolError, ServerError
 from .results import FinishReason, Usage
@@ -41,7 +41,7 @@ def parse_chat(reply: Reply) -> Iterator[str]:
             yield text
         yield state.finish()
         return
-    for data in iter_events(reply.lines()):
+    for data in reply.events():
         if data == b"[DONE]":
             yield state.finish()
             return

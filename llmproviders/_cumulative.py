@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ._call import Reply
-from ._lines import decode_json, decode_object, iter_events
+from ._lines import decode_json, decode_object
 from ._status import error_of
 from .errors import LLMError, ProtocolError
 from .results import FinishReason
@@ -23,7 +23,7 @@ def parse_cumulative(reply: Reply) -> Iterator[str]:
         raise _refusal(decode_json(reply.read()))
     said = _Said()
     growth = _Growth()
-    for data in iter_events(reply.lines()):
+    for data in reply.events():
         added = growth.follow(data)
         if added is not None:
             if new := said.append(added):

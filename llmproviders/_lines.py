@@ -11,8 +11,6 @@ from .errors import ProtocolError, StreamInterrupted
 
 MAX_LINE = 16 * 1024 * 1024
 
-_SHORT_BLOCK = 2048
-
 _raw_decode = json.JSONDecoder().raw_decode
 _BOM = b"\xef\xbb\xbf"
 
@@ -23,22 +21,22 @@ class Tail(bytes):
     __slots__ = ()
 
 
-def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[bytes]:
-    r"""Yield each line, without its end, as soon as the block that ends it has arrived.
+def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[list[bytes]]:
+    r"""Yield the lines that each block ends, as soon as it has arrived, with LF for their end.
 
-    A line ends with LF, CR LF or CR; a CR LF cut in two between blocks is one end. Blank lines
-    are yielded, for they mean something in server-sent events. What comes after the last line
-    end is yielded as a :class:`Tail`. The work is linear in the size of the input.
+    A line ends with LF, CR LF or CR; a CR LF cut in two between blocks is one end. What comes
+    after the last line end is given one and yielded as a :class:`Tail`. No list is empty. The
+    work is linear in the size of the input.
 
     Args:
         blocks: pieces of a reply's body, cut anywhere.
-        max_line: bytes that one line may have.
+        max_line: bytes that one line may have, without its end.
 
     Raises:
         ProtocolError: a line is longer than ``max_line``.
 
-    >>> list(iter_lines([b"one\r", b"\ntwo\n\nth", b"ree"]))
-    [b'one', b'two', b'', b'three']
+    >>> list(split_blocks([b"one\r", b"\ntwo\n\nth", b"ree"]))
+    [[b'one\n'], [b'two\n', b'\n'], [b'three\n']]
     """
     pending: list[bytes] = []
     pending_size = 0
@@ -47,78 +45,78 @@ def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator
         if after_cr and block:
             after_cr = False
             block = block.removeprefix(b"\n")
-        if not block:
-            continue
         if b"\r" in block:
             after_cr = block.endswith(b"\r")
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = _split(block)
-        rest = lines.pop()
+        # split looks at each byte in turn, which for long lines takes longer than all the rest.
+        lines = BytesIO(block).readlines()
         if not lines:
-            pending.append(rest)
-            pending_size += len(rest)
-            _check(pending_size, max_line)
             continue
-        if pending:
-            pending.append(lines[0])
-            lines[0] = b"".join(pending)
-            pending.clear()
-        if len(block) + pending_size > max_line:
-            _check(max(map(len, [*lines, rest])), max_line)
-        yield from lines
-        pending_size = len(rest)
+        if pending_size + len(block) > max_line:
+            _check(pending_size, lines, max_line)
+        rest = b"" if block.endswith(b"\n") else lines.pop()
+        if lines:
+            if pending_size:
+                lines[0] = b"".join([*pending, lines[0]])
+                pending.clear()
+                pending_size = 0
+            yield lines
         if rest:
             pending.append(rest)
-    if pending:
-        yield Tail(b"".join(pending))
+            pending_size += len(rest)
+    if pending_size:
+        yield [Tail(b"".join([*pending, b"\n"]))]
 
 
-def _split(block: bytes) -> list[bytes]:
-    """The lines that end in ``block``, and what comes after the last line end."""
-    if len(block) < _SHORT_BLOCK:
-        return block.split(b"\n")
-    # split looks at each byte in turn, which for long lines takes longer than all the rest.
-    lines = [line.removesuffix(b"\n") for line in BytesIO(block)]
-    if block.endswith(b"\n"):
-        lines.append(b"")
-    return lines
-
-
-def _check(size: int, max_line: int) -> None:
-    if size > max_line:
+def _check(pending_size: int, lines: list[bytes], max_line: int) -> None:
+    sizes = [len(line.removesuffix(b"\n")) for line in lines]
+    sizes[0] += pending_size
+    if max(sizes) > max_line:
         raise ProtocolError(
             f"a line of the reply is longer than {max_line} bytes; "
             "if that is right, raise Limits.line"
         )
 
 
-def iter_events(lines: Iterable[bytes]) -> Iterator[bytes]:
-    r"""Yield the data of each server-sent event.
+def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[bytes]:
+    r"""Yield each line of :func:`split_blocks`, without its end.
+
+    >>> list(iter_lines([b"one\r", b"\ntwo\n\nth", b"ree"]))
+    [b'one', b'two', b'', b'three']
+    """
+    for lines in split_blocks(blocks, max_line=max_line):
+        for line in lines:
+            yield line[:-1] if type(line) is bytes else Tail(line[:-1])
+
+
+def iter_events(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[bytes]:
+    r"""Yield the data of each server-sent event; arguments and errors of :func:`split_blocks`.
 
     Comments and the fields ``event``, ``id`` and ``retry`` mean nothing to these services and are
     passed over. An event that the end of the body cuts off is yielded too, as a :class:`Tail`:
     whether the reply is whole is for its end mark to say.
     Source: the HTML standard, 9.2.6 "Interpreting an event stream".
 
-    >>> list(iter_events([b": hi", b"data: a", b"data: b", b"", b"data:c", b""]))
+    >>> list(iter_events([b": hi\ndata: a\nda", b"ta: b\n\ndata:c\n\n"]))
     [b'a\nb', b'c']
     """
     data: list[bytes] = []
     first = True
-    for line in lines:
+    for lines in split_blocks(blocks, max_line=max_line):
         if first:
             first = False
-            line = line.removeprefix(_BOM)
-        if not line:
-            if data:
-                yield data[0] if len(data) == 1 else b"\n".join(data)
-                data = []
-        elif line.startswith(b"data: "):
-            data.append(line[6:])
-        elif line.startswith(b"data:"):
-            data.append(line[5:])
-        elif line == b"data":
-            data.append(b"")
+            lines[0] = lines[0].removeprefix(_BOM)
+        for line in lines:
+            if line == b"\n":
+                if data:
+                    yield data[0] if len(data) == 1 else b"\n".join(data)
+                    data.clear()
+            elif line.startswith(b"data: "):
+                data.append(line[6:-1])
+            elif line.startswith(b"data:"):
+                data.append(line[5:-1])
+            elif line == b"data\n":
+                data.append(b"")
     if data:
         yield Tail(b"\n".join(data))
 

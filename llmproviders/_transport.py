@@ -31,7 +31,7 @@ from . import _environ, errors
 from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, check_timeout
 from ._clock import Scope
 from ._headers import parse_retry_after
-from ._lines import decode_json, iter_lines
+from ._lines import decode_json, iter_events, iter_lines
 from ._log import logger
 from ._redact import conceal_user_info, redact, scrub
 from ._sockets import BoundedTLS, Exchange, SocksProxy, pool_classes, serving
@@ -90,9 +90,14 @@ class HTTPReply:
         """
         read = self._reader()
         scope, limit = self._exchange.scope, self.limits.reply
+        # Own sockets ask the scope at each receive; what is buffered or inflates goes on without.
+        step = 1 if self._exchange.sock is None else _BLOCK
+        look_at = self._size
         while True:
-            if scope.bounded and scope.over:
-                raise scope.error()
+            if self._size >= look_at:
+                look_at = self._size + step
+                if scope.bounded and scope.over:
+                    raise scope.error()
             try:
                 block = read(_BLOCK)
             except _BROKEN as error:
@@ -126,6 +131,10 @@ class HTTPReply:
     def lines(self) -> Iterator[bytes]:
         """The body's lines, each as soon as it has arrived; see :func:`._lines.iter_lines`."""
         return iter_lines(self, max_line=self.limits.line)
+
+    def events(self) -> Iterator[bytes]:
+        """The data of its server-sent events, likewise; see :func:`._lines.iter_events`."""
+        return iter_events(self, max_line=self.limits.line)
 
     def read(self, limit: int | None = None) -> bytes:
         """The whole body, or its first ``limit`` bytes where that is given."""

@@ -88,6 +88,9 @@ class _NoReply:
     def lines(self) -> Iterator[bytes]:
         return iter(())
 
+    def events(self) -> Iterator[bytes]:
+        return iter(())
+
     def read(self, limit: int | None = None) -> bytes:
         return b""
 

@@ -145,13 +145,13 @@ class TestEvents:
     )
     def test_table(self, body: bytes, events: list[bytes]) -> None:
         """Data, comments, other fields and byte order marks are read as the standard has it."""
-        assert list(iter_events(iter_lines([body]))) == events
+        assert list(iter_events([body])) == events
 
     @given(BODIES, st.lists(st.integers(0, 200), max_size=8))
     def test_as_another_decoder_reads_it(self, body: bytes, places: list[int]) -> None:
         """On whole streams, cut anywhere, httpx-sse's decoder finds the same events."""
         body = body + b"\n\n"
-        found = list(iter_events(iter_lines(cut(body, places))))
+        found = list(iter_events(cut(body, places)))
         assert found == oracle(body)
 
     @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ class TestEvents:
     )
     def test_what_the_end_cut_off_is_marked(self, body: bytes, is_tail: bool) -> None:
         """An event that no blank line ended may have been cut, and says so."""
-        (event,) = iter_events(iter_lines([body]))
+        (event,) = iter_events([body])
         assert isinstance(event, Tail) is is_tail
 
 
@@ -190,7 +190,7 @@ class TestLinear:
     def test_a_large_event_in_many_lines(self) -> None:
         """An event of 4 MB in 4,096 lines of data costs what it weighs."""
         started = time.monotonic()
-        (event,) = iter_events(iter_lines([b"data: " + b"x" * 1024 + b"\n"] * 4096 + [b"\n"]))
+        (event,) = iter_events([b"data: " + b"x" * 1024 + b"\n"] * 4096 + [b"\n"])
         assert len(event) == 4096 * 1025 - 1
         assert within(started)
 

@@ -96,7 +96,7 @@ def _lines(data: bytes) -> None:
 
 
 def _events(data: bytes) -> None:
-    assert list(iter_events(iter_lines(_blocks(data)))) == list(iter_events(iter_lines([data[1:]])))
+    assert list(iter_events(_blocks(data))) == list(iter_events([data[1:]]))
 
 
 def _stream_of(service: Service) -> Callable[[bytes], None]:

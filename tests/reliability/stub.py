@@ -7,7 +7,7 @@ from typing import Any
 
 from llmproviders._call import Call
 from llmproviders._clock import Scope
-from llmproviders._lines import decode_json, iter_lines
+from llmproviders._lines import decode_json, iter_events, iter_lines
 from llmproviders.provider import Provider
 
 
@@ -31,6 +31,10 @@ class StubReply:
     def lines(self) -> Iterator[bytes]:
         """The body's lines."""
         return iter_lines(self._blocks, max_line=1 << 20)
+
+    def events(self) -> Iterator[bytes]:
+        """The data of the body's events."""
+        return iter_events(self._blocks, max_line=1 << 20)
 
     def read(self, limit: int | None = None) -> bytes:
         """The whole body."""

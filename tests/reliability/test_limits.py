@@ -44,5 +44,5 @@ def test_a_byte_more_does_not(blocks: list[bytes]) -> None:
 
 def test_a_cut_event_of_two_lines_is_a_tail() -> None:
     """The lines of an event that the end cut off are joined as those of any event."""
-    (event,) = iter_events([b"data: a", Tail(b"data: b")])
+    (event,) = iter_events([b"data: a\nda", b"ta: b"])
     assert (event, type(event)) == (b"a\nb", Tail)

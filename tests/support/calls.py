@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from llmproviders import LLMError, Provider
 from llmproviders._clock import Scope
-from llmproviders._lines import decode_json, iter_lines
+from llmproviders._lines import decode_json, iter_events, iter_lines
 from llmproviders.provider import Call, Reply
 
 P = TypeVar("P", bound=Provider)
@@ -34,7 +34,14 @@ class Canned:
 
     def lines(self) -> Iterator[bytes]:
         """The body's lines."""
-        return iter_lines([self.body] if isinstance(self.body, bytes) else self.body)
+        return iter_lines(self._blocks())
+
+    def events(self) -> Iterator[bytes]:
+        """The data of the body's events."""
+        return iter_events(self._blocks())
+
+    def _blocks(self) -> Iterable[bytes]:
+        return [self.body] if isinstance(self.body, bytes) else self.body
 
     def read(self, limit: int | None = None) -> bytes:
         """The body."""
