@@ -20,17 +20,34 @@ def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
         if type(piece) is not str:
             if half:
                 yield "\ufffd"
-        elif half or not piece.isascii():
+        elif half or not _is_encodable(piece):
             piece, half = _mended(half + piece)
         yield piece
 
 
-def _mended(text: str) -> tuple[str, str]:
-    """``text`` as it can be encoded, and the first half of a character that it ends with."""
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-        units = text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass")
-        return units.decode("utf-16-le", "replace"), half
-    return text, ""
+        return False
+    return True
+
+
+def _mended(text: str) -> tuple[str, str]:
+    """``text`` as it can be encoded, and the first half of a character that it ends with."""
+    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    units = text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le", "replace"), half
+
+
+def settled(text: str) -> int:
+    """How much of ``text`` stays: its end may be half a character, which more text mends."""
+    end = len(text)
+    while end and (text[end - 1] == "\ufffd" or "\ud800" <= text[end - 1] <= "\udbff"):
+        end -= 1
+    return end
+
+
+def is_settled(text: str) -> bool:
+    """Whether all of ``text`` stays, and can be encoded."""
+    return settled(text) == len(text) and _is_encodable(text)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._call import Reply
+from ._frame import Frame
 from ._lines import decode_json, decode_object
 from ._status import error_of
 from .errors import ProtocolError, ServerError
@@ -22,6 +23,17 @@ _REASONS = {
 }
 
 _TEXT_ALONE = {"role", "content"}
+
+
+def _text_alone(event: dict[str, Any]) -> str | None:
+    """The text of an event that holds one choice and of what adds up nothing but text."""
+    choices = event.get("choices")
+    if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
+        delta = choices[0].get("delta")
+        if isinstance(delta, dict) and delta.keys() <= _TEXT_ALONE:
+            content = delta.get("content")
+            return content if isinstance(content, str) else None
+    return None
 
 
 def parse_chat(reply: Reply) -> Iterator[str]:
@@ -41,13 +53,19 @@ def parse_chat(reply: Reply) -> Iterator[str]:
             yield text
         yield state.finish()
         return
+    frame = Frame()
     for data in reply.events():
-        if data == b"[DONE]":
-            yield state.finish()
-            return
-        text = state.take(decode_object(data), "delta")
-        if text:
-            yield text
+        piece = frame.text_in(data)
+        if piece is None:
+            if data == b"[DONE]":
+                yield state.finish()
+                return
+            event = decode_object(data)
+            piece = state.take(event, "delta")
+            if piece and _text_alone(event) == piece:
+                frame.learn(data, piece, _reads)
+        if piece:
+            yield piece
     if state.raw is not None:
         yield state.finish()
 
@@ -149,6 +167,10 @@ def parse_list(data: bytes, field: str = "data") -> list[dict[str, Any]]:
     if listing is None:
         raise _wrong(field, listing)
     return [dict(_mapping(item, field)) for item in _list(listing, field)]
+
+
+def _reads(data: bytes, text: str) -> bool:
+    return _text_alone(decode_object(data)) == text
 
 
 def _object(value: Any) -> dict[str, Any]:

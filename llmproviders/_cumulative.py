@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ._call import Reply
+from ._characters import settled
+from ._frame import Frame
 from ._lines import decode_json, decode_object
 from ._status import error_of
 from .errors import LLMError, ProtocolError
@@ -22,12 +24,13 @@ def parse_cumulative(reply: Reply) -> Iterator[str]:
     if reply.content_type != "text/event-stream":
         raise _refusal(decode_json(reply.read()))
     said = _Said()
-    growth = _Growth()
+    frame = Frame(grows=True)
     for data in reply.events():
-        added = growth.follow(data)
+        added = frame.text_in(data)
         if added is not None:
-            if new := said.append(added):
-                yield new
+            said.append(added)
+            if added:
+                yield added
             continue
         event = decode_object(data)
         status = event.get("status")
@@ -42,7 +45,23 @@ def parse_cumulative(reply: Reply) -> Iterator[str]:
         if status == "intervene":
             yield said.finish("content_filter", raw=status, detail=_why(event))
             return
-        growth.learn(data, parts, said)
+        _learn(frame, data, parts, said)
+
+
+def _learn(frame: Frame, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
+    """Let ``frame`` find where the text of the part that speaks grows in ``data``."""
+    speaking = said.speaking
+    if speaking is None or speaking not in parts:
+        return
+    text, thought = parts[speaking]
+    if text == said.seen(speaking):
+        frame.learn(
+            data,
+            text,
+            lambda one, grown: (
+                _texts(decode_object(one)) == {**parts, speaking: _Text(grown, thought)}
+            ),
+        )
 
 
 class _Text(NamedTuple):
@@ -55,19 +74,21 @@ class _Said:
 
     def __init__(self) -> None:
         self.speaking: str | None = None
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, list[str]] = {}
         self._thoughts: dict[str, str] = {}
         self._rewritten = False
 
     def seen(self, key: str) -> str:
         """The text of a part so far, without what may yet change."""
-        return self._seen[key]
+        pieces = self._seen[key]
+        if len(pieces) > 1:
+            pieces[:] = ["".join(pieces)]
+        return pieces[0]
 
-    def append(self, added: str) -> str:
-        """The part that speaks grew by ``added``, which is new."""
+    def append(self, added: str) -> None:
+        """The part that speaks grew by ``added``."""
         assert self.speaking is not None
-        self._seen[self.speaking] += added
-        return added
+        self._seen[self.speaking].append(added)
 
     def update(self, parts: Mapping[str, _Text], *, last: bool) -> str:
         """What is new in an event; in the ``last`` one nothing is held back."""
@@ -76,28 +97,28 @@ class _Said:
             if thought:
                 self._thoughts[key] = thought
             if not last:
-                text = text[: _settled(text)]
+                text = text[: settled(text)]
             if not text:
                 continue
             if key not in self._seen:
                 new += ("\n" if self._seen else "") + text
-                self._seen[key] = text
+                self._seen[key] = [text]
                 self.speaking = key
             else:
                 new += self._changed(key, text)
         return new
 
     def _changed(self, key: str, text: str) -> str:
-        seen = self._seen[key]
+        seen = self.seen(key)
         if text == seen:
             return ""
         if key == self.speaking and text.startswith(seen):
-            self._seen[key] = text
+            self._seen[key] = [text]
             return text[len(seen) :]
         # What is out stays out. A text that only became shorter may grow back to where it was;
         # of one that was rewritten, or that others have followed, only later growth is told.
         if not seen.startswith(text):
-            self._seen[key] = text
+            self._seen[key] = [text]
         self._rewritten = True
         return ""
 
@@ -111,66 +132,6 @@ class _Said:
             detail=detail,
             reasoning="\n".join(self._thoughts.values()) or None,
         )
-
-
-class _Growth:
-    """Reads only the new end of an event that is the last one with more text in one place.
-
-    Events repeat the whole text, so that reading each from its start makes a long reply's cost
-    quadratic. Where the text grows is not guessed: of the last event's quotes, it is the one
-    before which an inserted letter turns up at the end of the text and nowhere else.
-    """
-
-    _CANDIDATES = 24
-    _TRIES_WITHOUT_SUCCESS = 4
-
-    def __init__(self) -> None:
-        self._before: bytes | None = None
-        self._after = b""
-        self._tries = self._TRIES_WITHOUT_SUCCESS
-
-    def follow(self, data: bytes) -> str | None:
-        """What ``data`` adds to the event before it; None where it has to be read in full."""
-        before, after = self._before, self._after
-        if (
-            before is None
-            or len(data) < len(before) + len(after)
-            or not data.startswith(before)
-            or not data.endswith(after)
-        ):
-            self._before = None
-            return None
-        end = len(data) - len(after)
-        added = _string_body(data[len(before) : end])
-        if added is None or _settled(added) < len(added):
-            self._before = None
-            return None
-        self._before = data[:end]
-        self._tries = self._TRIES_WITHOUT_SUCCESS
-        return added
-
-    def learn(self, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
-        """Find where the text of the part that speaks grows in ``data``."""
-        speaking = said.speaking
-        if speaking is None or speaking not in parts or self._tries == 0:
-            return
-        self._tries -= 1
-        text, thought = parts[speaking]
-        if text != said.seen(speaking):
-            return
-        grown: dict[str, _Text] = {**parts, speaking: _Text(text + "x", thought)}
-        end = len(data)
-        for _ in range(self._CANDIDATES):
-            end = data.rfind(b'"', 0, end)
-            if end < 0:
-                return
-            try:
-                found = _texts(decode_object(data[:end] + b"x" + data[end:]))
-            except ProtocolError:
-                continue
-            if found == grown:
-                self._before, self._after = data[:end], data[end:]
-                return
 
 
 def _texts(event: Mapping[str, Any]) -> dict[str, _Text]:
@@ -196,24 +157,6 @@ def _objects(value: Any, field: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise ProtocolError(f"{field} is not a list of objects")
     return value
-
-
-def _string_body(raw: bytes) -> str | None:
-    """What ``raw`` means between the quotes of a JSON string; None where it cannot stand there."""
-    try:
-        value = decode_json(b'"%b"' % raw)
-        value.encode()
-    except (ProtocolError, AttributeError, UnicodeEncodeError):
-        return None
-    return str(value)
-
-
-def _settled(text: str) -> int:
-    """How much of ``text`` stays: its end may be half a character, which the next event mends."""
-    end = len(text)
-    while end and (text[end - 1] == "\ufffd" or "\ud800" <= text[end - 1] <= "\udbff"):
-        end -= 1
-    return end
 
 
 def _why(event: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ LAYERS = (
     "errors",
     "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
     "_batch_pictures _batch_report",
-    "_clock _lines _call _status _sockets _transport _chat_completions _cumulative _page",
+    "_clock _lines _frame _call _status _sockets _transport _chat_completions _cumulative _page",
     "_secret _token _trust _oauth _files _locks _wake _concurrency _retry",
     "_health _health_file _report _hedge _request",
     "_attempt _gigachat",

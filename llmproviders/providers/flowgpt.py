@@ -86,22 +86,36 @@ class FlowGpt(Provider):
         There is no end mark. Where nothing but the end of the connection frames the body, one
         that was cut between two lines cannot be told from a whole one.
         """
-        from .._lines import decode_object
-        from ..errors import ProtocolError, ServerError
+        from .._frame import Frame
         from ..results import FinishReason
 
+        frame = Frame()
         for line in reply.lines():
-            if not line.strip():
-                continue
-            event = decode_object(line)
-            kind, data = event.get("event"), event.get("data")
-            if kind == "text":
-                if not isinstance(data, str):
-                    raise ProtocolError(f"a text event has {type(data).__name__} for its text")
-                yield data
-            elif kind == "error":
-                raise ServerError(f"the service reports an error: {str(data)[:300]}")
+            text = frame.text_in(line)
+            if text is None:
+                text = _text_of(line)
+                if text:
+                    frame.learn(line, text, lambda one, other: _text_of(one) == other)
+            yield text
         yield FinishReason("stop", raw="")
+
+
+def _text_of(line: bytes) -> str:
+    """The text of an event; none where the line is blank or the event is of another kind."""
+    from .._lines import decode_object
+    from ..errors import ProtocolError, ServerError
+
+    if not line.strip():
+        return ""
+    event = decode_object(line)
+    kind, data = event.get("event"), event.get("data")
+    if kind == "error":
+        raise ServerError(f"the service reports an error: {str(data)[:300]}")
+    if kind != "text":
+        return ""
+    if not isinstance(data, str):
+        raise ProtocolError(f"a text event has {type(data).__name__} for its text")
+    return data
 
 
 def _headers() -> dict[str, str]:
