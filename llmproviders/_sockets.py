@@ -12,11 +12,11 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import socks
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -27,6 +27,10 @@ from urllib3.util.connection import allowed_gai_family
 from ._clock import Scope
 
 _BUFFER = 64 * 1024
+_SLICE_S = 0.25
+"""A signal that comes just before a wait begins is seen when it ends, so none is longer."""
+
+T = TypeVar("T")
 
 
 class Exchange:
@@ -84,6 +88,10 @@ class Bounded(socket.socket):
         self.patience = self._fitted = value
         super().settimeout(value)
 
+    def gettimeout(self) -> float | None:
+        """What was set; a single wait is shorter."""
+        return self.patience
+
     def makefile(self, *args: Any, **kwargs: Any) -> Any:
         """The same as any socket's, with a buffer that takes in more at once."""
         if len(args) < 2:
@@ -92,26 +100,25 @@ class Bounded(socket.socket):
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Receive as any socket does, for no longer than the scope lasts."""
-        self.fit()
-        return super().recv_into(*args, **kwargs)
+        return self._in_slices(super().recv_into, *args, **kwargs)
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
         """Receive as any socket does, for no longer than the scope lasts."""
-        self.fit()
-        return super().recv(*args, **kwargs)
+        return self._in_slices(super().recv, *args, **kwargs)
 
     def send(self, *args: Any, **kwargs: Any) -> int:
         """Send as any socket does, for no longer than the scope lasts."""
-        self.fit()
-        return super().send(*args, **kwargs)
+        return self._in_slices(super().send, *args, **kwargs)
 
     def sendall(self, data: Any, *args: Any) -> None:
         """Send as any socket does, for no longer than the scope lasts."""
         if self._held is not None:
             self._held += data
             return
-        self.fit()
-        super().sendall(data, *args)
+        with memoryview(data) as view, view.cast("B") as left:
+            sent = 0
+            while sent < len(left):
+                sent += self.send(left[sent:], *args)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -123,19 +130,35 @@ class Bounded(socket.socket):
             self._held = None
         self.sendall(held)
 
-    def fit(self) -> None:
-        """Let the next operation wait no longer than the scope lasts.
+    def _in_slices(self, operate: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        waited = 0.0
+        while True:
+            slice_s = self._fit(waited)
+            try:
+                return operate(*args, **kwargs)
+            except TimeoutError:
+                waited += slice_s
+
+    def _fit(self, waited: float) -> float:
+        """Let the next wait be one slice, no longer than the scope lasts; its seconds.
+
+        Args:
+            waited: seconds that the operation has taken so far.
 
         Raises:
-            TimeoutError: it is over.
+            TimeoutError: the scope is over, or the silence has been too long.
         """
         left = inf if self.exchange is None else self.exchange.scope.remaining()
         if left <= 0:
             raise TimeoutError("the call is over")
-        fitting = left if self.patience is None else min(left, self.patience)
+        patience = inf if self.patience is None else self.patience - waited
+        if patience <= 0:
+            raise TimeoutError("timed out")
+        fitting = min(left, patience, _SLICE_S)
         if fitting != self._fitted:
             self._fitted = fitting
-            super().settimeout(None if fitting == inf else fitting)
+            super().settimeout(fitting)
+        return fitting
 
     def cut(self) -> None:
         """Wake whoever waits for this socket, from another thread."""
@@ -151,8 +174,7 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
         """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
         # The socket is this one from here on; the plain one before it has lost its descriptor.
         _current().bind(self)
-        self.fit()
-        super().do_handshake(block)
+        self._in_slices(super().do_handshake, block)
 
 
 class _SocksNegotiation(Bounded, socks.socksocket):

@@ -22,12 +22,16 @@ from llmproviders import (
 )
 from tests.conftest import RawServerFactory
 from tests.support.golden import PAGE
-from tests.support.http_bytes import chunked, http_response
+from tests.support.http_bytes import chunked, close_delimited, http_response
 from tests.support.promise import Reading, read
 from tests.support.proxies import HTTP_PASSWORD, SOCKS_PASSWORD, USER, Proxy
 from tests.support.rawserver import Connection, RawServer, Script, server_context
 
-ANSWER = http_response(200, None, chunked([b'{"event": "text", "data": "carried"}\n']))
+CARRIED = b'{"event": "text", "data": "carried"}\n'
+ANSWER = http_response(200, None, chunked([CARRIED]))
+LAST_ANSWER = http_response(200, None, close_delimited([CARRIED]))
+"""tinyproxy closes after each plain answer without saying so; the end says it."""
+
 WITH_AND_WITHOUT = [
     ("http_proxy", "http"),
     ("http_proxy_with_password", "http"),
@@ -50,13 +54,13 @@ def server(raw_server: RawServerFactory, ca: trustme.CA) -> Server:
 
     def start(*answers: Script, tls: bool = False) -> RawServer:
         context = server_context(ca, "127.0.0.1", "localhost", ANYWHERE) if tls else None
-        remaining = list(answers or [ANSWER])
+        remaining = list(answers)
 
         def answer(conn: Connection) -> None:
             # tinyproxy passes one request on and says that it is the last one
             while conn.read_request().header("connection") != "close":
-                conn.run(remaining.pop(0) if len(remaining) > 1 else remaining[0])
-            conn.run(remaining.pop(0) if len(remaining) > 1 else remaining[0])
+                conn.run(remaining.pop(0) if remaining else ANSWER)
+            conn.run(remaining.pop(0) if remaining else LAST_ANSWER)
 
         return raw_server(answer, tls=context)
 
@@ -138,8 +142,8 @@ class TestKinds:
     def test_every_request_goes_through(self, server: Server, http_proxy: Proxy) -> None:
         """The page that comes before a question goes through the proxy as the question does."""
         said = json.dumps({"status": "success", "data": "carried"}).encode()
-        page = http_response(200, {"Content-Type": "text/html"}, PAGE)
-        answer = http_response(200, {"Content-Type": "application/json"}, said)
+        page = http_response(200, {"Content-Type": "text/html"}, close_delimited([PAGE]))
+        answer = http_response(200, {"Content-Type": "application/json"}, close_delimited([said]))
         for way in ("constructor", "call"):
             target = server(page, answer)
             address = {"proxy": http_proxy.url()}
