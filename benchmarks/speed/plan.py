@@ -185,7 +185,7 @@ def short() -> list[Scenario]:
         Scenario("calls 1", "calls", ("own.openai", "own.failover"), framing="1", count=150),
         Scenario("calls 16", "calls", ("own.openai", "plain.post"), framing="16", count=15),
         Scenario("connections", "connections", ("own.openai", "own.failover"), count=50),
-        _failover(1_000, 4),
+        _failover(1_000, 10),
         *startup(),
         Scenario("memory stream", "memory_stream", ("own.openai",), pieces=30_000),
     ]
