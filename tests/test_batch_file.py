@@ -664,13 +664,15 @@ class TestSignals:
         """A third Ctrl-C ends even what does not listen, such as a callback that never returns."""
         files.ask("a")
         program = (
-            "import sys, time, signal\n"
+            "import os, sys, signal\n"
             "from llmproviders.batch import run_file\n"
             "from tests.support.batches import Echo\n"
+            "arrived, arriving = os.pipe()\n"
+            "os.set_blocking(arriving, False)\n"
+            "signal.set_wakeup_fd(arriving)\n"
             "def stuck(result):\n"
             "    print('stuck', flush=True)\n"
-            "    while True:\n"
-            "        signal.pause()\n"
+            "    while os.read(arrived, 1):\n"
             "        print('stuck', flush=True)\n"
             "run_file(Echo(), sys.argv[1], sys.argv[2], on_result=stuck)\n"
         )
