@@ -23,9 +23,10 @@ NEEDS = {
     "openai_sdk": ["openai"],
     "g4f_sdk": ["g4f"],
     "litellm_sdk": ["litellm"],
+    "langchain_sdk": ["langchain-openai"],
     "plots": ["matplotlib"],
 }
-"""Environment -> what is installed there. The first six are named like their clients."""
+"""Environment -> what is installed there. All but the last are named like their clients."""
 
 
 def make(folder: Path) -> None:
