@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("leak_guard")
 DEADLINE_S = 0.3
 KEPT_TO_S = 0.25
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "%b"}}]}\n\n'
+SLOW_HEAD = b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000
 STREAM = {"Content-Type": "text/event-stream"}
 GOOD = ["It scatters."]
 
@@ -97,6 +98,19 @@ def client_of(url: str, **arguments: Any) -> FailoverClient:
     return FailoverClient([provider], deadline=DEADLINE_S)
 
 
+def token_client(origin: str, **arguments: Any) -> FailoverClient:
+    """A client of a service that wants a token first, from the same origin."""
+    provider = GigaChat(
+        base_url=f"{origin}/v1", auth_url=f"{origin}/oauth", api_key="a2V5OmtleQ==", **arguments
+    )
+    return FailoverClient([provider], deadline=DEADLINE_S)
+
+
+def page_client(origin: str, **arguments: Any) -> FailoverClient:
+    """A client of a service whose page has to be read first."""
+    return FailoverClient([ChatGptt(base_url=origin, **arguments)], deadline=DEADLINE_S)
+
+
 class TestAgainst:
     def test_a_black_hole(self, black_hole: int) -> None:
         """An address that never answers a connection."""
@@ -110,8 +124,9 @@ class TestAgainst:
         [
             mute,
             [Stall()],
-            endlessly(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000, 0.05),
+            endlessly(SLOW_HEAD, 0.05),
             endlessly(b": comment", 0.05, first=head()),
+            endlessly(b": comment", 1.0, first=head()),
             comments,
             [*head(), Stall()],
             [b"HTTP/1.1 503 No\r\nContent-Length: 10\r\n\r\nab", Stall()],
@@ -121,6 +136,7 @@ class TestAgainst:
             "reads and is mute",
             "drips its head",
             "drips its body",
+            "drips a byte a second",
             "floods with comments",
             "sends a head alone",
             "an error's body",
@@ -168,7 +184,7 @@ class TestAgainst:
 
     def test_a_dripping_proxy(self, raw_server: RawServerFactory) -> None:
         """A proxy that drips its answer to CONNECT."""
-        proxy = raw_server(endlessly(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000, 0.05))
+        proxy = raw_server(endlessly(SLOW_HEAD, 0.05))
         with client_of("https://127.0.0.1:9", proxy=proxy.url) as client:
             exceeded(lambda: client.complete("Why?"))
 
@@ -198,6 +214,25 @@ class TestAgainst:
         with FailoverClient([provider], deadline=DEADLINE_S) as client:
             exceeded(lambda: client.complete("Why?"))
         assert sandbox.count("chatgptt", "chat") == 0
+
+    @pytest.mark.parametrize("make", [token_client, page_client], ids=["token", "page"])
+    @pytest.mark.parametrize("way", ["black hole", "mute proxy", "dripping proxy"])
+    def test_the_way_to_a_token_or_a_page(
+        self,
+        raw_server: RawServerFactory,
+        black_hole: int,
+        make: Callable[..., FailoverClient],
+        way: str,
+    ) -> None:
+        """What has to come before the question is not answered, or comes through a slow proxy."""
+        if way == "black hole":
+            client = make(f"http://127.0.0.1:{black_hole}")
+        else:
+            proxy = raw_server(mute if way == "mute proxy" else endlessly(SLOW_HEAD, 0.05))
+            client = make("https://127.0.0.1:9", proxy=proxy.url)
+        with client:
+            error = exceeded(lambda: client.complete("Why?"))
+        assert [type(a.error) for a in error.attempts] == [DeadlineExceeded]
 
     def test_a_place(self, sandbox: Sandbox) -> None:
         """The one place that an account has, held by another stream."""
