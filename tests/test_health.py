@@ -34,7 +34,10 @@ from llmproviders import (
 from llmproviders import _files as files
 from llmproviders._health import Health, MemoryStore, Store, Trouble
 from llmproviders._health_file import FileStore
+from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
+from tests.support.http_bytes import http_response
+from tests.support.rawserver import Pause
 
 KEYS = ["a", "b", "c"]
 GOOD = ["It scatters."]
@@ -368,6 +371,35 @@ class TestFile:
             ["good", "1", "True"],
             ["good", "0", "False"],
         ]
+
+    def test_one_of_many_processes_probes(self, path: Path, raw_server: RawServerFactory) -> None:
+        """Of processes that call at once after a cooldown exactly one asks the sick provider."""
+        sick = raw_server([Pause(0.5), *http_response(503, {}, b"{}")])
+        provider = OpenAICompatible(base_url=f"{sick.url}/v1", model="m", name="sick")
+        client = FailoverClient([provider], attempts=1, cooldown=0.01, health=path)
+        with client, pytest.raises(AllProvidersFailed):
+            client.complete("Why?")
+        code = """if True:
+            import sys
+            sys.path.insert(0, sys.argv[3])
+            from llmproviders import FailoverClient, OpenAICompatible, _health_file
+            from tests.support.actors import Actor
+            _health_file._LOCK_PATIENCE_S = 10.0
+            sick = OpenAICompatible(base_url=sys.argv[2] + "/v1", model="m", name="sick")
+            client = FailoverClient([sick, Actor(["ok"])], attempts=1, health=sys.argv[1])
+            print("ready", flush=True)
+            sys.stdin.readline()
+            print(len(client.complete("Why?").attempts))
+        """
+        command = [sys.executable, "-c", code, str(path), sick.url, str(Path(__file__).parents[1])]
+        running = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        ready = [process.stdout and process.stdout.readline() for process in running]
+        tries = [process.communicate("go\n")[0].strip() for process in running]
+        assert (ready, sorted(tries)) == (["ready\n"] * 4, ["1", "1", "1", "2"])
+        assert len(sick.requests) == 2
 
     def test_nobody_else_may_read_it(self, shared: Callable[[], Health], path: Path) -> None:
         """The file and its lock are the user's alone, and so is a folder made for them."""
