@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,7 @@ from llmproviders._call import Call
 from llmproviders._retry import LONGEST_LAST_WAIT_S, OUTCOMES
 from llmproviders.provider import Fetch, Request
 from tests.support.actors import Actor, FakeClock
+from tests.support.simclock import SimulatedClock
 
 NAMES = ("a", "b", "c")
 WAITS = {
@@ -138,22 +140,28 @@ class Seen:
         return ending.attempts
 
 
+ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
+    "attempts": st.integers(1, 4),
+    "wait": st.sampled_from(sorted(WAITS)),
+    "deadline": st.none() | st.sampled_from([0.05, 2.0, 15.0, 130.0]),
+    "first_chunk_timeout": st.none() | st.sampled_from([0.05, 5.0, 50.0]),
+    "cooldown": st.sampled_from([0.0, 30.0]),
+    "failure_threshold": st.integers(1, 3),
+    "max_retry_after": st.sampled_from([0.0, 5.0, 30.0]),
+    "on_interrupt": st.sampled_from(["raise", "restart"]),
+}
+
+
 class Calls(RuleBasedStateMachine):
     """Calls of one client, with faults in between."""
 
-    @initialize(
-        attempts=st.integers(1, 4),
-        wait=st.sampled_from(sorted(WAITS)),
-        deadline=st.none() | st.sampled_from([0.05, 2.0, 15.0, 130.0]),
-        first_chunk_timeout=st.none() | st.sampled_from([0.05, 5.0, 50.0]),
-        cooldown=st.sampled_from([0.0, 30.0]),
-        failure_threshold=st.integers(1, 3),
-        max_retry_after=st.sampled_from([0.0, 5.0, 30.0]),
-        on_interrupt=st.sampled_from(["raise", "restart"]),
-    )
-    def make(self, wait: str, **arguments: Any) -> None:
+    @initialize(**ARGUMENTS)
+    def make(self, **arguments: Any) -> None:
         """Make the client."""
-        self.clock = FakeClock()
+        self._make(FakeClock(), **arguments)
+
+    def _make(self, clock: FakeClock | SimulatedClock, *, wait: str, **arguments: Any) -> None:
+        self.clock = clock
         self.providers = [Fated(name=name) for name in NAMES]
         self.events: list[Attempt] = []
         self.arguments = arguments
@@ -169,7 +177,7 @@ class Calls(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 29.0, 31.0, 700.0]))
     def later(self, seconds: float) -> None:
         """Time passes between calls."""
-        self.clock.pass_(seconds)
+        self.clock.sleep(seconds)
 
     @rule(plot=plots)
     def stream(self, plot: Plot) -> None:
@@ -228,6 +236,7 @@ class Calls(RuleBasedStateMachine):
         for who, fate in plot:
             self.providers[who].fates.append(fate)
         self.events.clear()
+        self.tries = [provider.tries for provider in self.providers]
         self.start = self.clock.monotonic()
         self.conditions = [record.condition for record in self.client.report().providers]
         return Seen()
@@ -274,23 +283,26 @@ class Calls(RuleBasedStateMachine):
         order = [a.provider for a in seen.attempts]
         visited = list(dict.fromkeys(order))
         assert order == sorted(order, key=visited.index), "a provider was left and come back to"
+        assert visited[0] == self._first_in_turn()
         ready = [n for n, c in zip(NAMES, self.conditions, strict=True) if not c.cooling]
-        if ready:
-            assert visited[0] == ready[0]
-            of_them = [name for name in visited if name in ready]
-            assert of_them == ready[: len(of_them)]
-        else:
-            due = min(zip(NAMES, self.conditions, strict=True), key=lambda pair: pair[1].cooling)
-            assert visited[0] == due[0]
+        of_them = [name for name in visited if name in ready]
+        assert of_them == ready[: len(of_them)]
+
+    def _first_in_turn(self) -> str:
+        """The first that was not cooling down when the call began, else the one due first."""
+        return min(zip(NAMES, self.conditions, strict=True), key=lambda pair: pair[1].cooling)[0]
 
     def _tries_are_counted(self, seen: Seen) -> None:
-        for name in NAMES:
-            own = [a for a in seen.attempts if a.provider == name]
-            assert len(own) <= self.arguments["attempts"]
-            for number, attempt in enumerate(own[:-1], 1):
-                assert attempt.error is not None
-                assert attempt.error.retryable
-                assert number < OUTCOMES[type(attempt.error)].tries
+        for provider, before in zip(self.providers, self.tries, strict=True):
+            own = [a for a in seen.attempts if a.provider == provider.name]
+            assert len(own) == provider.tries - before <= self.arguments["attempts"]
+            self._every_retry_was_due(own)
+
+    def _every_retry_was_due(self, own: Sequence[Attempt]) -> None:
+        for number, attempt in enumerate(own[:-1], 1):
+            assert attempt.error is not None
+            assert attempt.error.retryable
+            assert number < OUTCOMES[type(attempt.error)].tries
 
     def _time_is_kept(self, seen: Seen) -> None:
         took = self.clock.monotonic() - self.start
@@ -324,6 +336,43 @@ class Calls(RuleBasedStateMachine):
                 assert record.failures
 
 
+class Races(Calls):
+    """Calls of a client that hedges: whoever wins, the same holds of text, tries, time and rest."""
+
+    @initialize(hedge_after=st.sampled_from([0.05, 0.1, 1.0, 5.0]), **ARGUMENTS)
+    def make(self, **arguments: Any) -> None:
+        """Make the client, on a clock that stands still while any of its threads is at work."""
+        self._make(SimulatedClock(), **arguments)
+
+    def _text_is_one_reply(self, seen: Seen) -> None:
+        if seen.finish is None:
+            assert seen.error is not None
+            return
+        whole = {t: n for provider in self.providers for t, n in provider.whole.items()}
+        assert whole[seen.text] == seen.finish.provider
+        assert [a.provider for a in seen.attempts if a.error is None] == [seen.finish.provider]
+
+    def _the_error_fits(self, seen: Seen, *, restarts: bool) -> None:
+        deadline = self.arguments["deadline"]
+        if isinstance(seen.error, DeadlineExceeded):
+            assert self.clock.monotonic() - self.start >= deadline - EPSILON
+        elif isinstance(seen.error, StreamInterrupted):
+            assert not restarts
+
+    def _order_is_kept(self, seen: Seen) -> None:
+        assert min(seen.attempts, key=lambda a: a.started_at).provider == self._first_in_turn()
+
+    def _every_retry_was_due(self, own: Sequence[Attempt]) -> None:
+        """Who lost a race may be tried again, should the winner break."""
+
+    def _time_is_kept(self, seen: Seen) -> None:
+        if self.arguments["deadline"] is not None:
+            took = self.clock.monotonic() - self.start
+            assert took <= self.arguments["deadline"] + EPSILON
+
+
 TestCalls = Calls.TestCase
-TestCalls.settings = settings(stateful_step_count=20)
+TestRaces = Races.TestCase
+TestCalls.settings = TestRaces.settings = settings(stateful_step_count=20)
 TestCalls.__doc__ = "No sequence of calls and faults breaks a promise."
+TestRaces.__doc__ = "Nor does one of races."

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.failover import page
-from benchmarks.failover.simclock import SimulatedClock
 from benchmarks.failover.world import HOUR, SERVICES, Simulated, Weather
 from benchmarks.speed.environments import ROOT, python
 from llmproviders import FailoverClient, LLMError
+from tests.support.simclock import SimulatedClock
 
 SESSIONS = 250
 CALLS = 40

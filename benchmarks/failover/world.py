@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from benchmarks.failover.simclock import SimulatedClock
 from llmproviders._clock import Scope
 from llmproviders._params import SAMPLING
 from llmproviders.errors import (
@@ -40,6 +39,7 @@ from llmproviders.errors import (
 )
 from llmproviders.provider import Call, Fetch, Provider, Reply, Request
 from llmproviders.results import FinishReason
+from tests.support.simclock import SimulatedClock
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -1,4 +1,4 @@
-"""A clock for simulations: it jumps to the next moment at which anybody wakes."""
+"""A clock that jumps to the next moment at which anybody wakes, for races and simulations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ _LOOK_AGAIN_S = 0.001
 class SimulatedClock:
     """Time passes only when every thread of the process sleeps on it, and then all at once.
 
-    Threads that hedge run for real, so what is measured of a race is what the client does; only
-    the waiting is skipped.
+    Threads that hedge run for real, so what is seen of a race is what the client does; only the
+    waiting is skipped. Threads that were there before the clock and its maker's are not counted.
     """
 
     def __init__(self) -> None:
+        self._strangers = threading.active_count() - 1
         self._now = 0.0
         self._sleepers: dict[int, tuple[float, threading.Event | None]] = {}
         self._changed = threading.Condition()
@@ -44,7 +45,7 @@ class SimulatedClock:
                 del self._sleepers[me]
 
     def _advance(self) -> None:
-        if len(self._sleepers) < threading.active_count():
+        if len(self._sleepers) < threading.active_count() - self._strangers:
             return
         if any(wake is not None and wake.is_set() for _, wake in self._sleepers.values()):
             return
