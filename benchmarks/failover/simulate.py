@@ -71,6 +71,7 @@ class Outcome:
 def run(name: str, *, sessions: int = SESSIONS, seed: int = 1) -> Outcome:
     """Play one strategy; the weather is the same for all, given the seed."""
     count, arguments = STRATEGIES[name]
+    random.seed(f"waits {seed}")  # the client's own jitter
     clock = SimulatedClock()
     lasting_s = (sessions + 1) * EVERY_S
     providers = []

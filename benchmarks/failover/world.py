@@ -4,13 +4,14 @@ Nobody publishes all of it for one service, so each of the three takes what is p
 
 - **Incidents.** Mean time to repair and mean time between failures of two large providers' APIs and
   a third service are those of Chu, Talluri, Lu and Iosup, "An Empirical Characterization of Outages
-  and Incidents in Public Services for Large Language Models" (ICPE 2025, their published data):
-  2.56 h and 5.64 days, 2.81 h and 5.22 days, 3.95 h and 8.74 days. Their availability, 99.6 to
-  99.9 %, is far better than these times would make it if every incident stopped everything, so
-  one in ten of ours does, and the others make the service slow and every seventh request fail.
+  and Incidents in Public Services for Large Language Models" (ICPE 2025, arXiv 2501.12469, their
+  published data): 2.81 h and 5.22 days, 2.56 h and 5.64 days, 3.95 h and 8.74 days. Their
+  availability, 99.6 to 99.9 %, is far better than these times would make it if every incident
+  stopped everything, so one in ten of ours does, and the others make the service slow and every
+  seventh request fail.
 - **Time to the first text.** Median, 95th and 99th percentile and maximum of a day's measurements
-  every five minutes, as modelstats.ai published them in 2026 for GPT-4o mini, Claude Haiku 4.5 and
-  Gemini 2.5 Flash.
+  every five minutes, as modelstats.ai published them in 2026 ("LLM API Latency Spikes: What Average
+  TTFT Doesn't Tell You") for Claude Haiku 4.5, GPT-4o mini and Gemini 2.5 Flash.
 - **Rate limits.** Requests a minute that providers' documents give for free and first paid tiers:
   20 (OpenRouter's free models), 50 (Anthropic, tier 1), 30 (Groq, free).
 
