@@ -82,6 +82,12 @@ class TestLines:
         """Cut at every byte they are the same, too."""
         assert lines_of(*cut(body, range(len(body)))) == reference_lines(body)
 
+    @given(BODIES.filter(bool), st.lists(st.integers(0, 5000), max_size=4))
+    def test_large_blocks(self, body: bytes, places: list[int]) -> None:
+        """The lines of a block of thousands of bytes are the same as those of a small one."""
+        body *= 4096 // len(body) + 1
+        assert lines_of(*cut(body, places)) == reference_lines(body)
+
     def test_a_line_comes_with_the_block_that_ends_it(self) -> None:
         """No line waits for the block after the one that ends it, a CR neither."""
         for end in (b"\n", b"\r\n", b"\r"):

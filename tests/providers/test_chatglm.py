@@ -22,6 +22,8 @@ from llmproviders import (
     RefusedError,
     ServerError,
     StreamInterrupted,
+    _cumulative,
+    _lines,
 )
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, Sender, canned, with_sender
@@ -166,6 +168,9 @@ class TestText:
             (growing("Н\ufffd", "Не", "Нет"), ["Н", "е", "т"]),
             (growing("a\ufffd\ufffd", "a\ufffd", "a😀"), ["a", "😀"]),
             (growing("a\ud83d", "a😀", "a😀b"), ["a", "😀", "b"]),
+            (growing("abc\ud83d", "abc😀"), ["abc", "😀"]),
+            (growing("a\ud800", "a\U00010000"), ["a", "\U00010000"]),
+            (growing("a\udbff", "a\U0010ffff"), ["a", "\U0010ffff"]),
             (growing("a", "a\ufffd"), ["a", "\ufffd"]),
             (growing("a\ufffdb", "a\ufffdbc"), ["a\ufffdb", "c"]),
             (growing("a", "a\ude00b", "a\ude00bc"), ["a", "\ufffdb", "c"]),
@@ -174,12 +179,16 @@ class TestText:
             (growing("Hello", "Help", "Help me"), ["Hello", " me"]),
             (growing("Hello", "", "Hello you"), ["Hello", " you"]),
             (growing("abc", "ab", "a"), ["abc"]),
+            # an event in between that says nothing of the text
+            ([event("init", part("p", text("a"))), event("init"), *growing("ab")], ["a", "b"]),
+            # what grows beside the text
+            ([event("init", part("p", text("a")), note="n" * n) for n in range(3)], ["a"]),
         ],
     )
     def test_only_what_is_new(self, events: list[Json], pieces: list[str]) -> None:
         """Of a text that is sent again and again, each piece comes once, none twice."""
         for write in (json.dumps, lambda e: json.dumps(e, separators=(",", ":"), sort_keys=True)):
-            reading = ask(*events, write=write)
+            reading = ask(*events, event("finish"), write=write)
             assert list(reading.pieces) == pieces
             assert reading.finish is not None
 
@@ -213,6 +222,11 @@ class TestText:
         reading = ask(first, event("finish", part("a", text("one")), part("b", text("two"))))
         assert reading.text == "one\ntwo"
 
+    def test_a_part_may_come_before_another(self) -> None:
+        """What is new stands in the order in which it came, also from a part put before others."""
+        one, two = part("a", text("one")), part("b", text("two"))
+        assert ask(event("init", one), event("finish", two, one)).text == "one\ntwo"
+
     def test_a_part_may_come_alone(self) -> None:
         """An event that repeats only the part that grows does not end the others."""
         events = [part("a", text("one")), part("b", text("t")), part("b", text("two"))]
@@ -225,6 +239,11 @@ class TestText:
         assert reading.text == "x"
         assert reading.finish is not None
         assert reading.finish.reasoning == "ab"
+
+    def test_reasoning_of_several_parts(self) -> None:
+        """The thoughts of each part are a line of their own."""
+        parts = [part(key, {"type": "think", "think": key}, text("x")) for key in "ab"]
+        assert ask(event("finish", *parts)).finish.reasoning == "a\nb"
 
 
 SAID = st.text(
@@ -322,6 +341,50 @@ class TestGrowth:
             raw = ask(*events, write=lambda one: json.dumps(one, ensure_ascii=False))
             assert raw.text == whole
 
+    @pytest.mark.parametrize("around", [{}, {"zone": ["x", {}]}])
+    @pytest.mark.parametrize("unit", ["word ", '"\\', "天\n"])
+    def test_a_long_reply_is_not_read_again_and_again(
+        self, monkeypatch: pytest.MonkeyPatch, unit: str, around: Json
+    ) -> None:
+        """What repeats the text so far is read to its new end alone, but for the first events."""
+        read_whole = counting(monkeypatch)
+        said = [unit * n for n in range(1, 200)]
+        events = [event("init", part("p", text(one)), **around) for one in said]
+        assert ask(*events, event("finish")).text == said[-1]
+        assert len(read_whole) < 20
+
+    def test_a_place_that_is_not_found_is_not_sought_for_ever(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the end of the text lies too far inside, each event is read once, whole."""
+        read_whole = counting(monkeypatch)
+        said = ["x" * n for n in range(1, 200)]
+        events = [event("init", part("p", text(one)), after=["x"] * 30) for one in said]
+        assert ask(*events, event("finish")).text == said[-1]
+        assert len(read_whole) < 300
+
+    def test_a_text_that_was_rewritten_is_followed_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After each rewrite the place where the text grows is found anew."""
+        read_whole = counting(monkeypatch)
+        said = [f"{turn}" + "x" * n for turn in range(9) for n in range(1, 50)]
+        events = [event("init", part("p", text(one))) for one in said]
+        assert ask(*events, event("finish")).finish is not None
+        assert len(read_whole) < 9 * 10
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the events that are read from their start, from now on."""
+    sizes: list[int] = []
+
+    def decode_object(data: bytes) -> Json:
+        sizes.append(len(data))
+        return _lines.decode_object(data)
+
+    monkeypatch.setattr(_cumulative, "decode_object", decode_object)
+    return sizes
+
 
 class TestEnd:
     def test_the_last_event_can_carry_text(self) -> None:
@@ -393,12 +456,29 @@ class TestEnd:
             assert isinstance(reading.error, ProtocolError)
 
     @pytest.mark.parametrize(
+        ("parts", "wrong"),
+        [
+            ({}, "parts is not a list of objects"),
+            (["x"], "parts is not a list of objects"),
+            ([{"content": "x"}], "content is not a list of objects"),
+            ([part("p", {"type": "text"})], "an item of type text has no text"),
+            ([part("p", {"type": "think", "think": 7})], "an item of type think has no think"),
+        ],
+    )
+    def test_the_error_says_what_was_wrong(self, parts: Any, wrong: str) -> None:
+        """It names the field that is not what it should be."""
+        assert wrong in str(ask({"status": "init", "parts": parts}).error)
+
+    @pytest.mark.parametrize(
         ("answer", "content_type", "cls"),
         [
             ({"message": "limit", "status": 429}, "application/json", RateLimitError),
             ({"message": "busy", "status": 1}, "application/json", ServerError),
             ({"code": 10061, "msg": "busy"}, "application/json", ServerError),
             ({"code": 400, "msg": "bad"}, "text/plain", InvalidRequestError),
+            ({"msg": "busy"}, "application/json", ServerError),
+            ({"status": 429}, "application/json", RateLimitError),
+            ({"code": 429}, "application/json", RateLimitError),
             ({"message": "busy", "status": 1}, "", ServerError),
             ({"message": "busy", "status": 1}, "text/event-stream", ServerError),
             ({"message": "busy"}, "text/event-stream", ServerError),

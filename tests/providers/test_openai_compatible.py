@@ -216,8 +216,11 @@ class TestStream:
             ([{"choices": [{"delta": {"content": "a"}}]}], ["a"]),
             ([{"choices": [{"delta": {"content": "a"}, "index": None}]}], ["a"]),
             ([{"choices": [{"delta": {"content": "b"}, "index": 1}]}, chunk("a")], ["a"]),
+            ([{"choices": [{"index": 1, "delta": {}}, *chunk("a")["choices"]]}], ["a"]),
+            ([{"choices": [*chunk("a")["choices"], *chunk("b")["choices"]]}], ["ab"]),
             ([{"choices": [{"delta": None, "finish_reason": None}]}, chunk("a")], ["a"]),
             ([chunk([{"type": "text", "text": "a"}, {"type": "image"}]), stop()], ["a"]),
+            ([chunk([{"type": "text", "text": t} for t in "ab"]), stop()], ["ab"]),
             ([chunk("\ud83d"), chunk("\ude00"), stop()], ["😀"]),
             ([{**chunk("a"), "error": None}, stop()], ["a"]),
         ],
@@ -314,6 +317,20 @@ class TestThinkingAndTools:
         calls = [{"id": str(n), "type": "function", "function": {"name": "f"}} for n in range(2)]
         reading = whole({"content": None, "tool_calls": calls}, "tool_calls")
         assert reading.finish.tool_calls == calls
+
+    def test_a_tool_call_of_another_type(self) -> None:
+        """A call keeps the type that the service gives it."""
+        call = {"index": 0, "id": "1", "type": "custom", "function": {"name": "f"}}
+        (found,) = ask(chunk(tool_calls=[call]), stop("tool_calls")).finish.tool_calls
+        assert found == {"id": "1", "type": "custom", "function": {"name": "f"}}
+
+    @pytest.mark.parametrize("index", [None, "0", [], 0.5])
+    def test_an_index_that_is_no_number(self, index: Any) -> None:
+        """A call whose index is no whole number is the first one."""
+        pieces = ({"index": i, "function": {"arguments": a}} for i, a in ((0, "{"), (index, "}")))
+        reading = ask(*(chunk(tool_calls=[piece]) for piece in pieces), stop("tool_calls"))
+        (call,) = reading.finish.tool_calls
+        assert call["function"] == {"arguments": "{}"}
 
     def test_a_function_call_counts_as_one(self) -> None:
         """The older form is a tool call, too."""
@@ -428,6 +445,31 @@ class TestErrors:
             assert reading.text == ("a" if before else "")
 
     @pytest.mark.parametrize(
+        ("value", "found", "field"),
+        [
+            ({"choices": {}}, "dict", "choices"),
+            ({"choices": [7]}, "int", "choices"),
+            ({"choices": [{"index": "0"}]}, "str", "index"),
+            ({"choices": [{"finish_reason": 7}]}, "int", "finish_reason"),
+            ({"choices": [{"delta": 7}]}, "int", "delta"),
+            (chunk(7), "int", "content"),
+            (chunk(["x"]), "str", "content"),
+            (chunk([{"type": "text", "text": 7}]), "int", "text"),
+            (chunk(tool_calls={}), "dict", "tool_calls"),
+            (chunk(tool_calls=[7]), "int", "tool_calls"),
+            (chunk(function_call=[1]), "list", "function"),
+            (
+                chunk(tool_calls=[{"index": 0, "function": {"arguments": a}} for a in ([1], "")]),
+                "list",
+                "arguments",
+            ),
+        ],
+    )
+    def test_the_error_says_what_was_wrong(self, value: Any, found: str, field: str) -> None:
+        """It names the field, and what stood there in place of what was due."""
+        assert f"the reply has {found} where {field} was due" in str(ask(value).error)
+
+    @pytest.mark.parametrize(
         "odd",
         [
             {"usage": [1]},
@@ -443,6 +485,7 @@ class TestErrors:
         reading = ask({**chunk("a"), **odd}, stop())
         assert reading.text == "a"
         assert reading.finish.usage in (None, Usage())
+        assert reading.finish.model == "gpt-4o-mini"
 
     @pytest.mark.parametrize(
         "body", [b"", b"{", b"[]", b"{}", b'{"choices": 7}', b"null", b"<html>"]
@@ -505,12 +548,23 @@ class TestModels:
         assert OpenAICompatible().get_model("whatever") == "whatever"
         assert OpenAICompatible().get_model(None) == "gpt-4o-mini"
 
-    @pytest.mark.parametrize("listing", [[], {}, {"data": None}, {"data": {}}, {"data": ["x"]}, 7])
-    def test_a_listing_that_is_none(self, listing: Any) -> None:
-        """A listing of another shape is an error that names the provider."""
+    @pytest.mark.parametrize(
+        ("listing", "found", "field"),
+        [
+            ([], "list", "the reply"),
+            ({}, "NoneType", "data"),
+            ({"data": None}, "NoneType", "data"),
+            ({"data": {}}, "dict", "data"),
+            ({"data": ["x"]}, "str", "data"),
+            (7, "int", "the reply"),
+        ],
+    )
+    def test_a_listing_that_is_none(self, listing: Any, found: str, field: str) -> None:
+        """A listing of another shape is an error that names the provider and what is wrong."""
         reply = Canned(json.dumps(listing).encode(), JSON)
         provider = canned(OpenAICompatible, reply, base_url=LOCAL, name="mine")
         with pytest.raises(ProtocolError) as caught:
             provider.list_models()
+        assert f"the reply has {found} where {field} was due" in str(caught.value)
         assert caught.value.provider == "mine"
         assert reply.closed == 1
