@@ -2,7 +2,7 @@
 
 Needs mutmut beside the library. Each module is mutated in a copy of the checkout and tested with
 the tests that are its own; what survives is listed. Mutants of the wording of a message or of the
-log are told apart and left out of the count.
+log, and of the case of a header's name, are told apart and left out of the count.
 
 ``--short`` takes the lines alone. ``--limit-s N`` ends a module's run after so many seconds and
 counts what was done until then. ``--folder F`` keeps the copy and the outcomes there: the next

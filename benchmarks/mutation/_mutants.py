@@ -6,6 +6,7 @@ import ast
 import builtins
 import difflib
 from collections.abc import Iterator
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ _ERRORS = {
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, Exception)
 }
+_CONTEXT = 60
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -24,8 +26,9 @@ class Change(NamedTuple):
     """How a function was changed.
 
     Attributes:
-        lines: those that went, after a minus, and those that came, after a plus.
-        words: whether it is but the wording of an error's message or of a line of the log.
+        lines: what went, after a minus, and what came, after a plus.
+        words: whether it is but the wording of an error's message or of a line of the log, or
+            the case of a header's name, to which HTTP gives no meaning.
     """
 
     lines: list[str]
@@ -51,7 +54,16 @@ def _change(before: _Function, after: _Function) -> Change:
     old, new = (ast.unparse(function).splitlines() for function in (before, after))
     compared = difflib.unified_diff(old, new, lineterm="", n=0)
     lines = [line for line in compared if not line.startswith(("---", "+++", "@@"))]
-    return Change(lines, _is_words(list(_way_to_difference(before, after))))
+    way = list(_way_to_difference(before, after))
+    return Change(_shortened(lines), _is_words(way) or _is_case_of_header(way))
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """The lines, cut to what stands around the first place in which they differ."""
+    letters = zip(*(line[1:] for line in lines), strict=False)
+    same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, letters))
+    begin = max(0, same - _CONTEXT)
+    return [line[0] + line[1:][begin : same + _CONTEXT].strip() for line in lines]
 
 
 def _way_to_difference(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
@@ -92,6 +104,17 @@ def _is_words(way: list[tuple[Any, Any]]) -> bool:
         return any(old is message for message in messages)
     within = any(message is before for message in messages for before, _ in nodes)
     return within and _is_text(old) and _is_text(new)
+
+
+def _is_case_of_header(way: list[tuple[Any, Any]]) -> bool:
+    """Whether the difference is the case of a key, in a dictionary of headers."""
+    old, new = way[-1]
+    for (outer, _), (inner, _) in pairwise(way):
+        if isinstance(outer, ast.Dict) and inner is outer.keys:
+            names = [ast.unparse(key).strip("'").lower() for key in outer.keys if key]
+            is_headers = any(name == "accept" or name.startswith("x-") for name in names)
+            return is_headers and str(old).lower() == str(new).lower()
+    return False
 
 
 def _is_text(node: ast.AST) -> bool:
