@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -28,7 +29,7 @@ from llmproviders import (
     ServerError,
 )
 from llmproviders._clock import SYSTEM_CLOCK, Clock, Scope
-from llmproviders._token import Token, TokenKeeper, keeper, token_of
+from llmproviders._token import Token, TokenKeeper, _Flight, keeper, token_of
 from tests.support.actors import FakeClock
 from tests.support.processes import in_child
 
@@ -132,12 +133,23 @@ class TestTokenOf:
         assert caught.value.detail == "clock"
         assert not caught.value.retryable
 
-    @pytest.mark.parametrize("date", [None, 1_700_000_000.0])
-    def test_expired_on_arrival(self, date: float | None) -> None:
-        """A token that has expired when it comes is an error that says so."""
+    @pytest.mark.parametrize(
+        ("date", "whose"), [(None, "this machine's"), (1_700_000_000.0, "its own")]
+    )
+    def test_expired_on_arrival(self, date: float | None, whose: str) -> None:
+        """A token that has expired when it comes is an error that says so, and by which clock."""
         answer = {"tok": "a.b", "exp": 1_699_999_940}
-        with pytest.raises(AuthenticationError, match="expired 60 s ago"):
+        said = f"expired 60 s ago by {whose} clock"
+        with pytest.raises(AuthenticationError, match=said) as caught:
             token_of(answer, now=1_700_000_000.0, date=date)
+        assert caught.value.detail == "clock"
+
+    def test_concealed(self, clock: FakeClock) -> None:
+        """From then on no message shows the token."""
+        value = uuid.uuid4().hex
+        assert value in str(ServerError(f"bad {value}"))
+        Token(value, clock.wall() + LIFE_S, clock.wall())
+        assert value not in str(ServerError(f"bad {value}"))
 
     @pytest.mark.parametrize("ahead_s", [-600.0, 600.0])
     def test_clock_a_little_off(self, ahead_s: float) -> None:
@@ -196,7 +208,7 @@ class TestLife:
         """In the last minute a token counts as none: what the renewal fails with is raised."""
         kept = fresh_keeper()
         kept.get(service, scope(clock))
-        clock.pass_(1741)
+        clock.pass_(1740)
         service.errors = [ServerError("down")]
         with pytest.raises(ServerError, match="down"):
             kept.get(service, scope(clock))
@@ -382,6 +394,12 @@ class TestSingleFlight:
         crowd.join()
         assert gate.count >= 2
 
+    def test_a_fetch_that_has_just_ended(self) -> None:
+        """Who finds a fetch under way that ends before he begins to wait does not wait."""
+        flight = _Flight(None)
+        flight.end()
+        flight.wait(scope(seconds=0.5))
+
     def test_the_leaders_end_is_not_the_others(self) -> None:
         """When the call that fetches is ended, another one fetches."""
         kept, service = fresh_keeper(), Service(SYSTEM_CLOCK)
@@ -506,6 +524,24 @@ class TestFile:
         assert TokenKeeper("c", path).get(service, scope(clock)) == "token-1"
         assert service.asked == 2
 
+    def test_what_is_in_it(self, clock: FakeClock, service: Service, path: Path) -> None:
+        """A file has a version, and a token for each credential that this process uses it for."""
+        for credential in "cd":
+            keeper(credential, path, now=clock.wall()).get(service, scope(clock))
+        content = json.loads(path.read_text())
+        assert content == {
+            "version": 1,
+            "tokens": {"c": entry(access_token="token-1"), "d": entry(access_token="token-2")},
+        }
+
+    def test_not_read_without_need(self, clock: FakeClock, service: Service, path: Path) -> None:
+        """As long as a token is fresh the file is left alone, whatever is in it."""
+        kept = TokenKeeper("c", path)
+        kept.get(service, scope(clock))
+        write_tokens(path, {"c": entry(expires_at=clock.wall() + 2 * LIFE_S)})
+        clock.pass_(1499)
+        assert kept.get(service, scope(clock)) == "token-1"
+
     def test_modes(self, clock: FakeClock, service: Service, path: Path) -> None:
         """Folder and file are the user's alone, whatever the umask."""
         before = os.umask(0)
@@ -516,7 +552,7 @@ class TestFile:
         found = [path.parent, path, *path.with_name("tokens.json.locks").iterdir()]
         modes = {item.name: stat.S_IMODE(item.stat().st_mode) for item in found}
         assert modes.pop("cache") == 0o700
-        assert set(modes.values()) == {0o600}
+        assert modes == dict.fromkeys(["tokens.json", "c.refresh", "write"], 0o600)
         assert [item.name for item in sorted(path.parent.iterdir())] == [
             "tokens.json",
             "tokens.json.locks",
@@ -699,18 +735,18 @@ def file_for_folder(path: Path) -> None:
 
 class TestUnusableFile:
     @pytest.mark.parametrize(
-        "spoil",
+        ("spoil", "why"),
         [
-            corrupt,
-            something_else,
-            too_deep,
-            world_readable,
-            link,
-            folder,
-            fifo,
-            foreign,
-            foreign_locks,
-            file_for_folder,
+            (corrupt, "holds something else than tokens; delete it"),
+            (something_else, "holds something else than tokens; delete it"),
+            (too_deep, "holds something else than tokens; delete it"),
+            (world_readable, "is open to other users; delete it, or chmod 600 it"),
+            (link, os.strerror(errno.ELOOP)),
+            (folder, os.strerror(errno.EISDIR)),
+            (fifo, "is not a plain file"),
+            (foreign, "belongs to another user"),
+            (foreign_locks, "belongs to another user"),
+            (file_for_folder, os.strerror(errno.EEXIST)),
         ],
     )
     def test_goes_on_in_memory(
@@ -720,13 +756,14 @@ class TestUnusableFile:
         path: Path,
         caplog: pytest.LogCaptureFixture,
         spoil: Callable[[Path], None],
+        why: str,
     ) -> None:
-        """Whatever the file is, the token lives in memory, after one warning and no failure."""
+        """Whatever the file is, the token lives in memory, after one warning that says why."""
         path.parent.mkdir(mode=0o700)
         spoil(path)
         before = path.lstat() if os.path.lexists(path) else None
         kept = TokenKeeper("c", path)
-        with one_warning(caplog, path.name):
+        with one_warning(caplog, why):
             assert kept.get(service, scope(clock)) == "token-1"
             assert kept.get(service, scope(clock)) == "token-1"
             clock.pass_(LIFE_S)
