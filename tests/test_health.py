@@ -32,7 +32,7 @@ from llmproviders import (
     ServerError,
 )
 from llmproviders import _files as files
-from llmproviders._health import Health, MemoryStore, Store, Trouble
+from llmproviders._health import Condition, Health, MemoryStore, Store, Trouble
 from llmproviders._health_file import FileStore
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
@@ -133,7 +133,7 @@ class TestCooldown:
         health = Health(store, cooldown=30.0, threshold=3)
         health.failed(health.visit(KEYS))
         health.failed(health.visit(KEYS))
-        assert order(health)[0] == "a"
+        assert [health.visit(KEYS).key for _ in range(2)] == ["a", "a"]
         assert str(health.condition("a")) == "2 failed in a row"
         health.succeeded(health.visit(KEYS))
         for _ in range(3):
@@ -155,15 +155,24 @@ class TestCooldown:
         health = Health(store, cooldown=0.0, threshold=1)
         health.failed(health.visit(KEYS))
         assert order(health)[0] == "a"
-        health.failed(health.visit(KEYS), retry_after=20.0)
+        assert str(health.condition("a")) == "well"
+        health.failed(health.visit(KEYS), retry_after=0.5)
         assert order(health)[0] == "b"
+
+    def test_a_short_cooldown(self, store: Store, clock: FakeClock) -> None:
+        """A cooldown of less than a second is one, too."""
+        health = Health(store, cooldown=0.5, threshold=1)
+        health.failed(health.visit(KEYS))
+        assert order(health)[0] == "b"
+        clock.pass_(0.5)
+        assert order(health)[0] == "a"
 
     def test_calls_that_fail_for_the_same_reason(self, health: Health) -> None:
         """Calls that were under way when a provider went down lengthen its cooldown once."""
         visits = [health.visit(["a"]) for _ in range(16)]
         for visit in visits:
             health.failed(visit)
-        assert health.condition("a").cooling == 30.0
+        assert health.condition("a") == Condition(failures=1, cooling=30.0)
 
     def test_late_news(self, health: Health, clock: FakeClock) -> None:
         """A success of a call that began before the failure does not end the cooldown."""
@@ -173,13 +182,36 @@ class TestCooldown:
         health.succeeded(early)
         assert health.condition("a").cooling == 30.0
 
+    def test_news_between_two_failures(self, store: Store, clock: FakeClock) -> None:
+        """It is the last failure that a success has to be fresher than."""
+        health = Health(store, cooldown=30.0, threshold=2)
+        health.failed(health.visit(["a"]))
+        clock.pass_(1.0)
+        between = health.visit(["a"])
+        clock.pass_(1.0)
+        health.failed(health.visit(["a"]))
+        health.succeeded(between)
+        assert health.condition("a").cooling == 30.0
+
+    def test_success_while_all_cool(self, health: Health, clock: FakeClock) -> None:
+        """A provider that answers in its cooldown, since nobody else was left, is well again."""
+        for key in ("b", "a"):
+            health.failed(health.visit([key]))
+            clock.pass_(1.0)
+        visit = health.visit(["a", "b"])
+        assert (visit.key, visit.probes) == ("b", False)
+        health.succeeded(visit)
+        assert str(health.condition("b")) == "well"
+
     def test_conditions(self, health: Health, clock: FakeClock) -> None:
         """The state of a provider reads in a word or two."""
         assert str(health.condition("a")) == "well"
         health.failed(health.visit(["a"]))
         clock.pass_(10.0)
         assert str(health.condition("a")) == "cooling, 20 s"
-        clock.pass_(20.0)
+        clock.pass_(19.25)
+        assert str(health.condition("a")) == "cooling, 1 s"
+        clock.pass_(0.75)
         health.visit(["a"])
         assert str(health.condition("a")) == "being probed"
 
@@ -227,6 +259,29 @@ class TestProbe:
         assert health.visit(KEYS).key == "b"
         clock.pass_(1.0)
         assert health.visit(KEYS).key == "a"
+
+    def test_a_probe_that_fails_at_once(self, health: Health, clock: FakeClock) -> None:
+        """The next probe comes after the longer cooldown, whatever was granted to the last one."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(30.0)
+        health.failed(health.visit(KEYS))
+        clock.pass_(60.0)
+        assert health.visit(KEYS).probes
+
+    def test_a_probe_that_is_no_longer_news(self, health: Health, clock: FakeClock) -> None:
+        """A probe that succeeds after a rest was asked for leaves the rest, and the next probe."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(29.0)
+        early = health.visit(["a"])
+        clock.pass_(1.0)
+        probe = health.visit(KEYS)
+        clock.pass_(1.0)
+        health.failed(early, retry_after=5.0)
+        health.succeeded(probe)
+        assert health.condition("a").cooling == 5.0
+        assert health.visit(KEYS).key == "b"
+        clock.pass_(5.0)
+        assert health.visit(KEYS).probes
 
     def test_a_failed_probe_without_a_cooldown(self, store: Store, clock: FakeClock) -> None:
         """Where cooldowns are switched off, a failed probe holds nobody up either."""

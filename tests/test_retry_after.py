@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
 from typing import Any
 
@@ -68,6 +69,7 @@ class TestParser:
             ({"retry-after": formatdate(NOW + 30).removesuffix(" -0000")}, 30.0),
             ({"retry-after": "Tuesday, 14-Nov-23 22:13:50 GMT"}, 30.0),
             ({"retry-after": "Tue Nov 14 22:13:50 2023"}, 30.0),
+            ({"retry-after": "Wed, 15 Nov 2023 01:13:50 +0300"}, 30.0),
             ({"retry-after": formatdate(NOW - 30, usegmt=True)}, None),
             ({"retry-after": str(7 * 24 * 3600)}, 7 * 24 * 3600.0),
             ({"retry-after": str(7 * 24 * 3600 + 1)}, None),
@@ -84,6 +86,16 @@ class TestParser:
         """Seconds, fractions, milliseconds and dates are read; nonsense is no wish at all."""
         found = parse_retry_after(headers, now=NOW)
         assert found == (seconds if seconds is None else pytest.approx(seconds))
+
+    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone cannot be set here")
+    def test_the_machines_zone_does_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A date that names no zone is Universal Time wherever it is read."""
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "XXX-9")
+            time.tzset()
+            found = parse_retry_after({"retry-after": "Tue Nov 14 22:13:50 2023"}, now=NOW)
+        time.tzset()
+        assert found == 30.0
 
     @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40))
     def test_never_fails(self, seconds: str, milliseconds: str, date: str) -> None:

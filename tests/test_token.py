@@ -768,6 +768,7 @@ class TestUnusableFile:
             assert kept.get(service, scope(clock)) == "token-1"
             clock.pass_(LIFE_S)
             assert kept.get(service, scope(clock)) == "token-2"
+        assert clock.slept == []
         if before is not None:
             assert path.lstat() == before
 
