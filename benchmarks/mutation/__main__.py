@@ -69,7 +69,7 @@ SLOW = (
     "tests/test_health.py::TestFile::test_a_new_process_knows",
     "tests/test_health.py::TestFileTrouble::test_many_processes",
     "tests/test_retry.py::test_tenacity_waits_for_a_failure",
-    "tests/test_token.py::TestFile::test_lock_held_too_long",
+    "tests/test_token.py::TestFile::test_lock_held_too_long[None-30.0]",
 )
 
 
