@@ -91,12 +91,6 @@ class Race:
         self._over = False
         self._news: deque[Runner] = deque()
         self._woken = threading.Event()
-        self._running = 0
-
-    @property
-    def running(self) -> bool:
-        """Whether any stream is still on the way to its first item."""
-        return self._running > 0
 
     def start(self, start: Start) -> Runner:
         """Start a stream.
@@ -106,7 +100,6 @@ class Race:
                 its first item, which says whether it was the first to have one.
         """
         self.wants_another = False
-        self._running += 1
         runner = Runner(self, start)
         with self._lock:
             self._runners.append(runner)
@@ -136,7 +129,6 @@ class Race:
             self.wants_another = True
             return None
         runner = self._news.popleft()
-        self._running -= 1
         if runner.defect is not None:
             raise runner.defect
         self.wants_another = runner.error is not None
