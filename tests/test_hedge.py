@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
@@ -24,6 +25,8 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
+from llmproviders._clock import Scope
+from llmproviders._hedge import Race
 from llmproviders.errors import SLOWER
 from tests.conftest import RawServerFactory
 from tests.support.actors import Act, Actor
@@ -162,7 +165,7 @@ class TestFailing:
         a, b = actor("a", [lambda: stubborn.wait(10)]), actor("b", [lambda: stubborn.wait(10)])
         with pytest.raises(DeadlineExceeded):
             hedged(a, b, deadline=0.1).complete("Why?")
-        assert not stubborn.is_set()
+        assert [t.name for t in threading.enumerate()].count("llmproviders hedge") == 2
         stubborn.set()
 
     def test_what_one_cannot_take_the_other_may(self) -> None:
@@ -180,6 +183,13 @@ class TestFailing:
         with pytest.raises(InvalidRequestError):
             hedged(picky, other, hedge_after=30.0).complete("Why?")
         assert other.tries == 0
+
+    def test_threads_that_do_not_end_let_the_process_end(self) -> None:
+        """The threads of a race bear a name, and keep no process alive."""
+        seen: list[threading.Thread] = []
+        note = [lambda: seen.append(threading.current_thread()), *NEVER]
+        hedged(actor("slow", note), actor("quick", GOOD)).complete("Why?")
+        assert [(t.name, t.daemon) for t in seen] == [("llmproviders hedge", True)]
 
     def test_a_defect_is_raised(self) -> None:
         """What is no LLMError, a bug say, reaches the caller from the thread it happened in."""
@@ -223,6 +233,37 @@ class TestFailing:
             next(stream)
         assert (slow.tries, cut.tries) == (1, 1)
         assert len(caught.value.attempts) == 2
+
+
+class TestRace:
+    def test_one_wins(self) -> None:
+        """However many have text at once, one is told that it was the first."""
+        race, told = Race(Scope(), 30.0), list[bool]()
+
+        def start(_: Scope, wins: Callable[[], bool]) -> Generator[str, None, None]:
+            told.append(wins())
+            yield "text"
+
+        for _ in range(3):
+            race.start(start)
+        assert [race.wait(more=False) for _ in range(3)].count(None) == 0
+        race.end()
+        assert sorted(told) == [False, False, True]
+
+    def test_nobody_wins_after_the_end(self) -> None:
+        """Text that comes when the race is over is not delivered."""
+        race, ended, told = Race(Scope(), 30.0), threading.Event(), list[bool]()
+
+        def start(_: Scope, wins: Callable[[], bool]) -> Generator[str, None, None]:
+            ended.wait(10)
+            told.append(wins())
+            yield "text"
+
+        race.start(start)
+        race.end()
+        ended.set()
+        race.wait(more=False)
+        assert told == [False]
 
 
 class TestEnding:
