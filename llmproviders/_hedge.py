@@ -99,7 +99,6 @@ class Race:
             start: makes it, from a scope to run within and a function that it calls when it has
                 its first item, which says whether it was the first to have one.
         """
-        self.wants_another = False
         runner = Runner(self, start)
         with self._lock:
             self._runners.append(runner)
