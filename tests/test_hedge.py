@@ -31,7 +31,7 @@ from llmproviders.errors import SLOWER
 from tests.conftest import RawServerFactory
 from tests.support.actors import Act, Actor
 from tests.support.http_bytes import chunked, http_response
-from tests.support.rawserver import RawServer, Stall, Wait
+from tests.support.rawserver import Connection, Handler, RawServer, Stall, Wait
 
 pytestmark = pytest.mark.usefixtures("leak_guard")
 
@@ -59,6 +59,17 @@ def hedged(*providers: Any, **arguments: Any) -> FailoverClient:
 def served(server: RawServer, name: str) -> OpenAICompatible:
     """A provider that asks a raw server."""
     return OpenAICompatible(base_url=f"{server.url}/v1", model="m", name=name)
+
+
+def holding(reached: threading.Event) -> Handler:
+    """Read a request, say so, and answer nothing."""
+
+    def handle(connection: Connection) -> None:
+        connection.read_request()
+        reached.set()
+        connection.stall()
+
+    return handle
 
 
 def ends(attempts: tuple[Attempt, ...]) -> list[tuple[str, str]]:
@@ -269,9 +280,9 @@ class TestRace:
 class TestEnding:
     def test_the_losers_connection_is_closed_at_once(self, raw_server: RawServerFactory) -> None:
         """The service that was too slow sees its connection end while the winner still talks."""
-        slow = raw_server([Stall()])
-        slow_closed = threading.Event()
-        quick = raw_server([*REPLY[:2], Wait(slow_closed), *REPLY[2:]])
+        reached, slow_closed = threading.Event(), threading.Event()
+        slow = raw_server(holding(reached))
+        quick = raw_server([Wait(reached), *REPLY[:2], Wait(slow_closed), *REPLY[2:]])
         client = hedged(served(slow, "slow"), served(quick, "quick"))
         with client, closing(client.stream("Why?")) as stream:
             assert next(stream) == "ok"
@@ -314,7 +325,9 @@ class TestEnding:
 
     def test_closing_in_the_middle(self, raw_server: RawServerFactory) -> None:
         """Closing the stream closes the winner's connection as well."""
-        slow, quick = raw_server([Stall()]), raw_server([*REPLY[:2], Stall()])
+        reached = threading.Event()
+        slow = raw_server(holding(reached))
+        quick = raw_server([Wait(reached), *REPLY[:2], Stall()])
         with hedged(served(slow, "slow"), served(quick, "quick")) as client:
             stream = client.stream("Why?")
             next(stream)
