@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -250,6 +250,45 @@ class TestRenewal:
         assert 1 <= len(server.requests[4:]) <= 2
 
 
+def test_tokens_that_another_call_renewed() -> None:
+    """Of two calls whose tokens are stale one fetches the page, and the other uses what it got."""
+    stale = Canned(b"-1", "text/html")
+    fine = Canned(json.dumps(SAID).encode(), JSON)
+
+    def late() -> Iterator[bytes]:
+        assert read(provider.stream("Why not?")).text == "It scatters."
+        yield b"-1"
+
+    first, second = (Canned(page(nonce), "text/html") for nonce in NONCES[:2])
+    sender = Sender(first, Canned(late(), "text/html"), stale, second, fine)
+    provider = with_sender(ChatGptt, sender)
+    assert read(provider.stream("Why?")).text == "It scatters."
+    assert [call.method for call in sender.calls] == ["GET", "POST", "POST", "GET", "POST", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (Canned(b"-1", "text/html"), "the site answered -1"),
+        (Canned(json.dumps({"msg": "Invalid nonce"}).encode(), JSON), "Invalid nonce"),
+        (
+            AuthenticationError("HTTP 403", status_code=403, request_id="r7", detail="forbidden"),
+            "forbidden",
+        ),
+    ],
+)
+def test_a_second_refusal_says_why(refusal: Canned | LLMError, said: str) -> None:
+    """The error has what the site said, and what came with it."""
+    tokens = Canned(page(), "text/html")
+    error = read(with_sender(ChatGptt, Sender(tokens, refusal, tokens, refusal)).stream("Hi")).error
+    assert isinstance(error, AuthenticationError)
+    assert error.detail == said
+    if isinstance(refusal, LLMError):
+        assert (error.status_code, error.request_id) == (403, "r7")
+    else:
+        assert f"the page's tokens are not taken any more ({said})" in str(error)
+
+
 class TestReply:
     def test_json(self) -> None:
         """A JSON object brings the whole text at once, without usage."""
@@ -283,7 +322,7 @@ class TestReply:
             (b"{", JSON, ProtocolError, "not JSON"),
             (b"", JSON, ProtocolError, "not JSON"),
             (b"<html>Hello</html>", "text/html", ProtocolError, "not JSON"),
-            (CHALLENGES[0], "text/html", BlockedError, "challenge"),
+            (CHALLENGES[0], "text/html", BlockedError, "stands before https://chatgptt.me"),
             ({"error": {"message": "slow down", "code": 429}}, JSON, ServerError, "slow down"),
         ],
     )
@@ -296,4 +335,5 @@ class TestReply:
         error = read(with_sender(ChatGptt, sender).stream("Why?")).error
         assert type(error) is cls
         assert word in str(error)
+        assert cls is not ServerError or error.detail == word
         assert len(sender.calls) == 2
