@@ -38,17 +38,22 @@ _CALLS = (
     "tests/test_deadline.py::TestClock",
     "tests/test_deadline.py::TestFirstChunk",
 )
+_PARSERS = (
+    "tests/test_frame.py",
+    "tests/providers/test_chatglm.py",
+    "tests/providers/test_flowgpt.py",
+    "tests/providers/test_openai_compatible.py",
+)
 TESTS: dict[str, tuple[str, ...]] = {
     "_retry": (*_CALLS, "tests/test_token.py"),
     "_turns": _CALLS,
     "_lane": _CALLS,
     "_lines": ("tests/test_lines.py", "tests/reliability/test_limits.py"),
-    "_chat_completions": (
-        "tests/providers/test_openai_compatible.py",
-        "tests/providers/test_gigachat.py",
-    ),
-    "_cumulative": ("tests/providers/test_chatglm.py",),
-    "providers/flowgpt": ("tests/providers/test_flowgpt.py",),
+    "_frame": _PARSERS,
+    "_characters": _PARSERS,
+    "_chat_completions": (*_PARSERS, "tests/providers/test_gigachat.py"),
+    "_cumulative": _PARSERS,
+    "providers/flowgpt": _PARSERS,
     "_token": ("tests/test_token.py",),
     "_health": ("tests/test_health.py",),
     "_headers": ("tests/test_retry_after.py",),
