@@ -36,6 +36,13 @@ _PAGE = (
 class BatchReport:
     """Numbers and pictures of a batch's rows; renders on a notebook's page, and as a page.
 
+    Args:
+        name: what the batch is called.
+
+    Attributes:
+        done, failed: how many rows have a reply, and an error.
+        tokens: how many tokens all replies took, as the services counted them.
+
     >>> report = BatchReport()
     >>> report.add({"id": "sky", "error": None, "attempts": [], "usage": {"total_tokens": 7}})
     >>> report.done, report.failed, report.tokens
@@ -58,7 +65,7 @@ class BatchReport:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], name: str = "batch") -> Self:
-        """One of output rows."""
+        """One of ``rows``, objects as in a batch's output, of the batch called ``name``."""
         report = cls(name)
         for row in rows:
             report.add(row)
@@ -67,6 +74,9 @@ class BatchReport:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """One of a file of output rows; what is torn is passed over.
+
+        Args:
+            path: the file, whose name the report has.
 
         Raises:
             OSError: the file cannot be read.
@@ -83,7 +93,7 @@ class BatchReport:
         return report
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count an output row."""
+        """Count ``row``, an object as in a batch's output."""
         error = row.get("error")
         if error is None:
             self.done += 1

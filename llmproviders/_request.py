@@ -45,6 +45,14 @@ class Request:
     ) -> Request:
         """Check what a caller passed; nothing is sent for what is wrong.
 
+        Args:
+            prompt: a text or a list of messages.
+            model: a model or an alias, or None.
+            timeout: seconds, or ``(connect, read)``, or None.
+            proxy: a proxy's URL, or None.
+            stream: False asks the service for the whole reply at once.
+            params: sampling parameters, ``system``, ``extra_body``.
+
         Raises:
             TypeError: a parameter that no service has.
             InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy or

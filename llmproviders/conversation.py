@@ -55,6 +55,7 @@ class Conversation:
     Raises:
         InvalidRequestError: messages of another shape.
         TypeError: a parameter that no service has.
+        ValueError: ``max_messages`` or ``max_characters`` is below 1.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> chat = ScriptedProvider(["Because it scatters."]).conversation(system="Be brief.")
@@ -187,9 +188,20 @@ class Conversation:
 
         The client is not written: nothing secret is.
 
+        Args:
+            path: the file.
+
         Raises:
             OSError: the file cannot be written; an old one is as it was.
             TypeError: a parameter that is no JSON.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> client = ScriptedProvider(["Yes."])
+        >>> chat = client.conversation(system="Be brief.")
+        >>> _ = chat.ask("Sure?")
+        >>> chat.save("chat.json")
+        >>> Conversation.load("chat.json", client).system
+        'Be brief.'
         """
         from ._files import replace
 
@@ -204,7 +216,11 @@ class Conversation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: BaseClient) -> Self:
-        """Read one from a file that :meth:`save` wrote, to go on with ``client``.
+        """Read one from a file that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            client: whom to go on with.
 
         Raises:
             OSError: the file cannot be read.

@@ -165,7 +165,20 @@ class FailoverClient(BaseClient):
         """Ask, and return the first whole reply that ``accept`` takes.
 
         Nothing was shown yet, so that a reply which breaks in the middle is asked for again, from
-        the same provider or the next. Arguments as for ``stream``.
+        the same provider or the next.
+
+        Args:
+            prompt: a text or a list of messages.
+            model: a model or an alias; None for the default.
+            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
+            proxy: a proxy's URL for every request of this call.
+            **params: sampling parameters, ``system``, ``extra_body``.
+
+        Raises:
+            InvalidRequestError: what no service could take; nothing was sent.
+            DeadlineExceeded: the deadline of the call passed.
+            AllProvidersFailed: no provider gave a whole reply that ``accept`` took; ``attempts``
+                tells what each did.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> client = FailoverClient(

@@ -50,6 +50,9 @@ def fold(messages: Sequence[Message]) -> str:
     One message alone is sent as it is; else each non-empty one becomes a paragraph
     ``Role: content``, and a last line asks for the assistant's turn.
 
+    Args:
+        messages: as :func:`normalize` makes them.
+
     >>> print(
     ...     fold(
     ...         [

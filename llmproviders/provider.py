@@ -126,7 +126,18 @@ class BaseClient(ABC):
         proxy: str | None = None,
         **params: Any,
     ) -> Completion:
-        """Ask, and return the whole reply; arguments as for :meth:`stream`.
+        """Ask, and return the whole reply.
+
+        Args:
+            prompt: a text or a list of messages.
+            model: a model or an alias; None for the default.
+            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
+            proxy: a proxy's URL for every request of this call.
+            **params: sampling parameters, ``system``, ``extra_body``.
+
+        Raises:
+            InvalidRequestError: what no service could take; nothing was sent.
+            LLMError: there is no whole reply; ``partial_text`` has what came of it.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
@@ -139,7 +150,12 @@ class BaseClient(ABC):
         )
 
     def answer(self, request: Request, scope: Scope | None = None) -> Completion:
-        """The whole reply to a request that is already checked; what ``complete`` stands on."""
+        """The whole reply to a request that is already checked; what ``complete`` stands on.
+
+        Args:
+            request: what is asked, already checked.
+            scope: how long it may take; None: as long as it takes.
+        """
         from ._attempt import collect
 
         return collect(self.generate(request, scope))
@@ -156,8 +172,18 @@ class BaseClient(ABC):
     ) -> Generator[str, None, None]:
         """The same generator as :meth:`stream`, in another order of arguments.
 
-        With ``stream=False`` the service is asked for the whole reply at once, which then comes
-        as one chunk.
+        Args:
+            model: a model or an alias; None for the default.
+            messages: a text or a list of messages.
+            stream: False asks the service for the whole reply at once, which then comes as one
+                chunk.
+            proxy: a proxy's URL for every request of this call.
+            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
+            **params: sampling parameters, ``system``, ``extra_body``.
+
+        Raises:
+            InvalidRequestError: at once, for what no service could take.
+            LLMError: while iterating, for what went wrong.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> generator = ScriptedProvider(["a", "b"]).create_generator(None, "Hi", stream=False)
@@ -243,6 +269,37 @@ class Provider(BaseClient):
 
     What is not given is read from the environment, by the names in ``environment``. Making one
     does no I/O.
+
+    Attributes:
+        url: the service's address.
+        api_endpoint: where chats are sent, or None where that hangs on ``base_url``.
+        working: the state last known, which is no test: one that is False can still be used.
+        needs_auth: whether nothing goes without a key.
+        supports_stream: whether the service can send a reply as it grows.
+        supports_system_message: False: a system prompt is written into the one message.
+        supports_message_history: False: a conversation is written into one message.
+        default_model: whom to ask where nobody says.
+        models: the names that are known.
+        model_aliases: other names for them.
+
+    Raises:
+        InvalidRequestError: ``timeout`` or ``proxy`` is no such thing.
+
+    >>> from llmproviders import FinishReason
+    >>> from llmproviders.provider import Call
+    >>> class Echo(Provider):
+    ...     url = "https://echo.example"
+    ...     default_model = "echo-1"
+    ...     models = ("echo-1",)
+    ...
+    ...     def prepare(self, request, fetch):
+    ...         return Call("POST", f"{self.base_url}/ask", json={"said": request.messages})
+    ...
+    ...     def parse(self, reply):
+    ...         yield from (line.decode() for line in reply.lines())
+    ...         yield FinishReason("stop")
+    >>> Echo(base_url="http://localhost:8000/").base_url
+    'http://localhost:8000'
     """
 
     url: ClassVar[str]
@@ -340,6 +397,10 @@ class Provider(BaseClient):
 
         No network of its own, no clock, no retry. Ending without a ``FinishReason`` says that
         the reply was cut.
+
+        Raises:
+            ProtocolError: what came cannot be understood.
+            LLMError: what the service reports, such as a ``ServerError``.
         """
 
     def mend(
@@ -364,13 +425,22 @@ class Provider(BaseClient):
         return None
 
     def explain(self, error: LLMError, request: Request) -> LLMError:
-        """A better error for ``error``, where this service's words mean more than the status."""
+        """A better error, where this service's words mean more than the status.
+
+        Args:
+            error: what the request failed with; returned as it is where there is no better one.
+            request: as in :meth:`mend`.
+        """
         return error
 
     def place(self, scope: Scope) -> AbstractContextManager[float]:
         """Wait for a free place among the requests that the service allows at a time.
 
-        The value of the block is the seconds waited.
+        Args:
+            scope: how long that may take.
+
+        Returns:
+            A block that holds the place; its value is the seconds waited.
         """
         from contextlib import nullcontext
 
@@ -379,7 +449,10 @@ class Provider(BaseClient):
     # -- what a provider does
 
     def get_model(self, name: str | None) -> str:
-        """The service's own name for a model or an alias; None is the default.
+        """The service's own name for a model or an alias.
+
+        Args:
+            name: the model or alias; None is the default.
 
         Raises:
             ModelNotFoundError: the service certainly lacks it.

@@ -11,7 +11,16 @@ from .errors import LLMError
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one reply, as the service counted them; None where it did not say."""
+    """Tokens of one reply, as the service counted them; None where it did not say.
+
+    Attributes:
+        prompt_tokens: those of what was sent.
+        completion_tokens: those of the reply.
+        total_tokens: both.
+
+    >>> Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32).as_dict()
+    {'prompt_tokens': 5, 'completion_tokens': 27, 'total_tokens': 32}
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -19,7 +28,7 @@ class Usage:
 
     @classmethod
     def from_json(cls, value: object) -> Usage | None:
-        """Read the ``usage`` object of an OpenAI-like reply; anything else is None."""
+        """Read ``value``, the ``usage`` object of an OpenAI-like reply; anything else is None."""
         if not isinstance(value, Mapping):
             return None
         counts = {name: value.get(name) for name in cls.__dataclass_fields__}
@@ -43,6 +52,11 @@ class Attempt:
         error: what ended it, or None.
         waited: seconds slept before it, for a retry or for a free place.
         chunks: pieces of text received.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> attempt = ScriptedProvider(["Yes", "."], name="first").complete("Hi").attempts[0]
+    >>> attempt.provider, attempt.error, attempt.chunks
+    ('first', None, 2)
     """
 
     provider: str
@@ -70,6 +84,9 @@ class Attempt:
 
 class Attempts(tuple[Attempt, ...]):
     """The attempts of one call, in order: a tuple that a notebook shows as a timeline and a table.
+
+    Args:
+        iterable: the attempts.
 
     >>> Attempts([Attempt("ChatGLM", "glm-4", 0.0, 0.5, 1.0, chunks=7)]).to_svg()[:4]
     '<svg'
@@ -202,6 +219,19 @@ class Restart(str):
     Attributes:
         discarded_text: the text that does not count any more.
         provider: the name of the provider that failed.
+
+    >>> from llmproviders import FailoverClient, StreamInterrupted
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> broken = ScriptedProvider(["It sc"], error=StreamInterrupted("cut"), name="first")
+    >>> whole = ScriptedProvider(["It scatters."], name="second")
+    >>> client = FailoverClient([broken, whole], attempts=1, on_interrupt="restart")
+    >>> for chunk in client.stream("Why is the sky blue?"):
+    ...     if isinstance(chunk, Restart):
+    ...         print(f"({chunk.provider} broke off after {chunk.discarded_text!r})")
+    ...     else:
+    ...         print(chunk, end="")
+    It sc(first broke off after 'It sc')
+    It scatters.
     """
 
     __slots__ = ("discarded_text", "provider")
@@ -237,6 +267,13 @@ class Completion:
         model: as the service named it, else as asked.
         usage: a ``Usage``, or None.
         attempts: every attempt of the call, the successful one last.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> reply = ScriptedProvider(["Because."], name="first").complete("Why?")
+    >>> print(reply)
+    Because.
+    >>> reply.finish_reason.reason, reply.provider, len(reply.attempts)
+    ('stop', 'first', 1)
     """
 
     text: str
@@ -248,7 +285,7 @@ class Completion:
 
     @classmethod
     def of(cls, text: str, finish: FinishReason) -> Completion:
-        """Join the text of a stream with the ``FinishReason`` that ended it."""
+        """Join the ``text`` of a stream with ``finish``, the ``FinishReason`` that ended it."""
         return cls(text, finish, finish.provider, finish.model, finish.usage, finish.attempts)
 
     def __str__(self) -> str:

@@ -31,6 +31,13 @@ def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     Raises:
         ModuleNotFoundError: Dask is not installed.
         OSError: there is no scheduler at that address.
+
+    >>> from llmproviders import OpenAICompatible
+    >>> from llmproviders.batch import run_file
+    >>> with dask_executor("tcp://10.0.0.5:8786") as (dask, threads):  # doctest: +SKIP
+    ...     run_file(
+    ...         OpenAICompatible(), "in.jsonl", "out.jsonl", executor=dask, workers=threads
+    ...     )
     """
     try:
         from distributed import Client

@@ -57,6 +57,10 @@ def as_row(completion: Completion | None, error: BaseException | None) -> dict[s
 
     ``tool_calls`` is there where the model asked for calls.
 
+    Args:
+        completion: the reply, or None.
+        error: why there is none, or None.
+
     >>> from llmproviders.testing import ScriptedProvider
     >>> row = as_row(ScriptedProvider(["Because."]).complete("Why?"), None)
     >>> row["text"], row["finish_reason"], row["error"]

@@ -10,7 +10,7 @@ from ._task import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did.
+    r"""What a run did.
 
     Attributes:
         done: rows that succeeded in it.
@@ -19,6 +19,14 @@ class Summary:
         duration: seconds.
         usage: the tokens of its replies, summed; None where no service counted.
         stopped: whether it ended early, for ``max_failures``.
+
+    >>> from pathlib import Path
+    >>> from llmproviders.batch import run_file
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> _ = Path("sums.jsonl").write_text('"Two and two?"\n"Two and three?"\n')
+    >>> summary = run_file(ScriptedProvider(["Four."]), "sums.jsonl", "answers.jsonl")
+    >>> summary.done, summary.skipped, summary.failed, summary.stopped
+    (2, 0, 0, False)
     """
 
     done: int

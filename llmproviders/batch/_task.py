@@ -29,6 +29,12 @@ class BatchResult:
         index: its place in the input, from 0.
         completion: the reply.
         error: why there is none; an ``LLMError`` unless something unforeseen happened.
+
+    >>> from llmproviders.batch import run
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> [result] = run(ScriptedProvider(["Four."]), [{"id": "sum", "prompt": "Two and two?"}])
+    >>> result.id, result.index, str(result.completion), result.error
+    ('sum', 0, 'Four.', None)
     """
 
     id: Id

@@ -48,6 +48,7 @@ def show(
     Raises:
         LLMError: there is no whole reply.
         KeyboardInterrupt: the cell was stopped.
+        TypeError: a client or parameters beside a stream, which has come from its client already.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> reply = show("Why is the sky blue?", ScriptedProvider(["It ", "scatters."]), note=False)

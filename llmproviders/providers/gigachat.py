@@ -238,7 +238,10 @@ class GigaChat(Provider):
         return _gigachat.list_models(self)
 
     def balance(self) -> list[Balance]:
-        """What is left of the tokens that were paid for, model by model.
+        """What is left of the tokens that were paid for.
+
+        Returns:
+            A ``Balance`` (``model``, ``tokens``) for each model.
 
         Raises:
             AuthenticationError: this account pays as it goes, and has no balance.
@@ -251,20 +254,47 @@ class GigaChat(Provider):
     def count_tokens(
         self, texts: str | Sequence[str], *, model: str | None = None
     ) -> list[TokenCount]:
-        """How many tokens each of ``texts`` has for a model.
+        """How many tokens texts have for a model.
+
+        Args:
+            texts: one text, or several.
+            model: a model or an alias; None for the default.
+
+        Returns:
+            A ``TokenCount`` (``tokens``, ``characters``) for each text, in their order.
 
         Raises:
             LLMError: as for any call.
+
+        >>> from llmproviders.sandbox import Sandbox
+        >>> with Sandbox() as sandbox:
+        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+        ...     print(giga.count_tokens("Why is the sky blue?"))
+        [TokenCount(tokens=5, characters=20)]
         """
         from .. import _gigachat
 
         return _gigachat.count_tokens(self, texts, model=model)
 
     def embed(self, texts: str | Sequence[str], *, model: str = "Embeddings") -> list[Embedding]:
-        """A vector for each of ``texts``, in their order.
+        """Make vectors of texts.
+
+        Args:
+            texts: one text, or several.
+            model: a model for vectors.
+
+        Returns:
+            An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
 
         Raises:
             LLMError: as for any call.
+
+        >>> from llmproviders.sandbox import Sandbox
+        >>> with Sandbox() as sandbox:
+        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+        ...     sky, sea = giga.embed(["the sky", "the sea"])
+        >>> len(sky.vector) == len(sea.vector)
+        True
         """
         from .. import _gigachat
 

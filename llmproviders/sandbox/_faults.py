@@ -25,7 +25,18 @@ _CHALLENGE_PAGE = b"""<!DOCTYPE html>
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault; the arguments of `Sandbox.fail`, checked against one another."""
+    """One fault: the arguments of :meth:`Sandbox.fail`, checked against one another.
+
+    Args:
+        status, headers, body, cut_after, stall, drip_s: as for :meth:`Sandbox.fail`.
+        reset, garbage, html, empty, before_head, times: the same.
+
+    Raises:
+        ValueError: they make no sense, or not together.
+
+    >>> Fault(status=503, times=2).comes_first
+    True
+    """
 
     status: int | None = None
     headers: Mapping[str, str] | None = None
@@ -92,7 +103,8 @@ class Fault:
     def own_reply(self, usual: Whole) -> Whole:
         """Return the reply that stands in for the service's.
 
-        `usual` is what the service itself says along with the fault's status.
+        Args:
+            usual: what the service itself says along with the fault's status.
         """
         if self.html:
             return Whole(
@@ -164,14 +176,21 @@ _DRIP_S = 1.0
 
 
 def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
-    """Return what a short form such as ``gigachat=503x2`` means, as arguments of `Sandbox.fail`.
+    """Read the short form of a fault, as ``llmproviders sandbox --fail`` takes it.
 
     The form is ``PROVIDER[-KIND]=FAULT[xTIMES]``. KIND is ``token`` (gigachat) or ``page``
     (chatgptt). FAULT is a status, ``429:2`` (with ``Retry-After: 2``), ``cut:N`` (after N pieces),
     ``stall`` or ``reset`` (``:N`` after N pieces), ``drip`` (``:S`` seconds between two bytes, 1
     unless given), ``garbage``, ``html`` or ``empty``.
 
-    Raises ValueError with the nearest known word.
+    Args:
+        spec: a text of that form, such as ``gigachat=503x2``.
+
+    Returns:
+        The service's name and the arguments of :meth:`Sandbox.fail`.
+
+    Raises:
+        ValueError: it is not of that form; the message has the nearest known word.
 
     >>> parse_fault("gigachat=429:2")
     ('gigachat', {'status': 429, 'headers': {'Retry-After': '2'}})

@@ -15,6 +15,9 @@ from urllib.parse import parse_qsl
 class Headers(Mapping[str, str]):
     """The headers of a request, looked up by name in any case.
 
+    Args:
+        lower_case: the values by name, names in lower case.
+
     >>> Headers({"x-request-id": "7"})["X-Request-ID"]
     '7'
     """
@@ -54,13 +57,25 @@ class Progress:
 class RecordedRequest:
     """One request as it arrived.
 
-    - `service`: ``"gigachat"``, ``"openai"``, ``"chatglm"``, ``"chatgptt"``, ``"flowgpt"``, or
-      ``""`` for a path that none of them has
-    - `kind`: ``"chat"``, ``"token"``, ``"page"``, ``"models"``, ..., or ``"unknown"``
-    - `path`, `query`: the target, apart at the question mark
-    - `at`: `time.monotonic` of the moment when it had been read whole, in seconds
-    - `connection`: the number of the TCP connection, from 1; the same for reused ones
-    - `aborted`, `ended`, `status`, `pieces`: how the reply went, kept up to date
+    Attributes:
+        service: ``"gigachat"``, ``"openai"``, ``"chatglm"``, ``"chatgptt"``, ``"flowgpt"``, or
+            ``""`` for a path that none of them has.
+        kind: ``"chat"``, ``"token"``, ``"page"``, ``"models"``, ..., or ``"unknown"``.
+        method: ``"POST"``, ...
+        path, query: the target, apart at the question mark.
+        headers: looked up by name in any case.
+        body: the bytes; :attr:`json` and :attr:`form` read them.
+        at: ``time.monotonic`` of the moment when it had been read whole, in seconds.
+        connection: the number of the TCP connection, from 1; the same for reused ones.
+        progress: how the reply went, kept up to date; :attr:`status`, :attr:`pieces`,
+            :attr:`ended` and :attr:`aborted` tell it.
+
+    >>> from llmproviders.sandbox import Sandbox
+    >>> with Sandbox() as sandbox:
+    ...     reply = sandbox.client("openai").complete("Why is the sky blue?")
+    >>> [asked] = sandbox.requests
+    >>> asked.kind, asked.path, asked.json["messages"][0]["content"], asked.status
+    ('chat', '/v1/chat/completions', 'Why is the sky blue?', 200)
     """
 
     service: str

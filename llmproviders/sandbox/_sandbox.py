@@ -42,22 +42,28 @@ _PREFIXES = (("/api/", "gigachat"), ("/v1/", "openai"))
 class Sandbox:
     """The protocols of all five services on loopback, with faults on request.
 
-    - `port`: where to listen on 127.0.0.1; 0 takes any that is free
-    - `reply`: a text for every reply, or a function that makes one of the list of messages (each
-      with `role` and `content`); None: the sandbox's own words, the same for the same question
-    - `piece_delay_s`: seconds that each piece of a reply takes; a reply that does not stream takes
-      the sum
-    - `compress`: gzip the replies to clients that accept it
-    - `chunked`: False ends every stream by closing the connection, as HTTP/1.0 does
-    - `keep_requests`: how many of the last requests `requests` holds; counts are exact regardless
-    - `clock`: Unix time in seconds, for the life of tokens and nonces and the ``Date`` header
-    - `gigachat_scope`: the one scope that the sandbox's key has
-    - `gigachat_max_concurrency`: chat requests at a time; None: 1 for ``GIGACHAT_API_PERS``,
-      else 10
-    - `gigachat_token_life_s`, `chatgptt_nonce_life_s`: seconds
-    - `gigachat_models`, `openai_models`: the models that these services have, the first one the
-      default
-    - `chatgptt_streams`: the site has streaming switched on
+    Args:
+        port: where to listen on 127.0.0.1; 0 takes any that is free.
+        reply: a text for every reply, or a function that makes one of the list of messages (each
+            with ``role`` and ``content``); None: the sandbox's own words, the same for the same
+            question.
+        piece_delay_s: seconds that each piece of a reply takes; a reply that does not stream
+            takes the sum.
+        compress: gzip the replies to clients that accept it.
+        chunked: False ends every stream by closing the connection, as HTTP/1.0 does.
+        keep_requests: how many of the last requests :attr:`requests` holds; counts are exact
+            regardless.
+        clock: Unix time in seconds, for the life of tokens and nonces and the ``Date`` header.
+        gigachat_scope: the one scope that the sandbox's key has.
+        gigachat_max_concurrency: chat requests at a time; None: 1 for ``GIGACHAT_API_PERS``,
+            else 10.
+        gigachat_token_life_s, chatgptt_nonce_life_s: seconds.
+        gigachat_models, openai_models: the models that these services have, the first one the
+            default.
+        chatgptt_streams: the site has streaming switched on.
+
+    Raises:
+        ValueError: there is no such scope.
 
     Some phrases in a prompt ask for more than text: ``think`` (reasoning first), ``call the tool``
     (where the request offers one), ``trip the filter`` (stopped after three pieces; ``trip the
@@ -132,7 +138,10 @@ class Sandbox:
     def start(self) -> Sandbox:
         """Begin to serve, and return the sandbox.
 
-        After `close`, serves again on the same port. Raises OSError if the port is taken.
+        After :meth:`close`, serves again on the same port.
+
+        Raises:
+            OSError: the port is taken.
         """
         if self._server is None:
             server = Server(self._handle)
@@ -160,7 +169,11 @@ class Sandbox:
 
     @property
     def port(self) -> int:
-        """The port; known once the sandbox has started."""
+        """The port.
+
+        Raises:
+            RuntimeError: the sandbox has not started yet.
+        """
         if not self._port:
             raise RuntimeError("the sandbox has no port yet: call start(), or use with")
         return self._port
@@ -195,7 +208,11 @@ class Sandbox:
     def provider_arguments(self, name: str) -> dict[str, Any]:
         """Return the constructor's keyword arguments that point one provider at this sandbox.
 
-        Raises ValueError, with the nearest known name, for an unknown provider.
+        Args:
+            name: the provider's class, in any case, with or without dashes.
+
+        Raises:
+            ValueError: there is no such provider; the message has the nearest name.
 
         >>> with Sandbox() as sandbox:
         ...     sandbox.provider_arguments("ChatGLM") == {"base_url": sandbox.url}
@@ -220,9 +237,17 @@ class Sandbox:
     def client(self, *providers: Any, **failover_arguments: Any) -> FailoverClient:
         """Return a client of the providers, in that order, each pointed at this sandbox.
 
-        - `providers`: names (in any case, with or without dashes), pairs of a name and a model, or
-          whatever a `FailoverClient` takes; without any, all five
-        - `failover_arguments`: passed on to the `FailoverClient`
+        Args:
+            *providers: names (in any case, with or without dashes), pairs of a name and a model,
+                or whatever a ``FailoverClient`` takes; without any, all five.
+            **failover_arguments: passed on to the ``FailoverClient``.
+
+        Raises:
+            ValueError: there is no such provider.
+
+        >>> with Sandbox(reply="It scatters.") as sandbox:
+        ...     print(sandbox.client("GigaChat", "ChatGLM").complete("Why is the sky blue?"))
+        It scatters.
         """
         from llmproviders import FailoverClient
 
@@ -260,25 +285,37 @@ class Sandbox:
     ) -> None:
         """Let the next requests to one provider go wrong; faults on the same requests queue up.
 
-        - `status`, `headers`, `body`: this reply instead; the body (bytes, text, or what becomes
-          JSON) is what the service would say unless given; `headers` alone are added to the reply
-        - `cut_after`: the connection closes after that many pieces of text, 0: after the head,
-          without the end mark; of a reply that does not stream comes the first half
-        - `stall`: after the head, or after `cut_after` pieces, nothing more comes
-        - `drip_s`: the body comes one byte at a time, with so many seconds before each
-        - `reset`: a TCP reset instead of the reply, or after `cut_after` pieces
-        - `garbage`: the first piece, or the one after `cut_after` pieces, is neither JSON nor text
-        - `html`: a bot challenge page, with HTTP status 200 unless `status` is given
-        - `empty`: a whole and well-formed reply that has no text
-        - `before_head`: `stall` and `drip_s` begin with the reply's head
-        - `times`: for how many requests
-        - `on`: ``"chat"``, ``"token"`` (gigachat), ``"page"`` (chatgptt), ``"models"`` (gigachat,
-          openai)
-
         A fault that replaces the reply comes before a request is looked at; one that spoils it is
         kept for the next request that the service accepts.
 
-        Raises ValueError for an unknown provider and for what makes no sense.
+        Args:
+            provider: its class, in any case, with or without dashes.
+            status: a reply with this status instead.
+            headers: headers of that reply; alone, they are added to the usual one.
+            body: the body of that reply, as bytes, text, or what becomes JSON; what the service
+                would say unless given.
+            cut_after: the connection closes after that many pieces of text, 0: after the head,
+                without the end mark; of a reply that does not stream comes the first half.
+            stall: after the head, or after ``cut_after`` pieces, nothing more comes.
+            drip_s: the body comes one byte at a time, with so many seconds before each.
+            reset: a TCP reset instead of the reply, or after ``cut_after`` pieces.
+            garbage: the first piece, or the one after ``cut_after`` pieces, is neither JSON nor
+                text.
+            html: a bot challenge page, with HTTP status 200 unless ``status`` is given.
+            empty: a whole and well-formed reply that has no text.
+            before_head: ``stall`` and ``drip_s`` begin with the reply's head.
+            times: for how many requests.
+            on: ``"chat"``, ``"token"`` (gigachat), ``"page"`` (chatgptt), ``"models"`` (gigachat,
+                openai).
+
+        Raises:
+            ValueError: there is no such provider, or the arguments make no sense.
+
+        >>> with Sandbox() as sandbox:
+        ...     client = sandbox.client("GigaChat", "ChatGLM", attempts=1)
+        ...     sandbox.fail("gigachat", status=503)
+        ...     print(client.complete("Why is the sky blue?").provider)
+        ChatGLM
         """
         fault = Fault(
             status=status,
@@ -297,7 +334,7 @@ class Sandbox:
         self._faults.add(service_name(provider), on, fault)
 
     def heal(self, provider: str | None = None) -> None:
-        """Forget the faults still to come, of one provider or of all."""
+        """Forget the faults still to come, of ``provider``, or of all where it is None."""
         self._faults.clear(provider if provider is None else service_name(provider))
 
     def expire_tokens(self) -> None:
@@ -310,18 +347,25 @@ class Sandbox:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The last requests, the oldest first, as many as `keep_requests`."""
+        """The last requests, the oldest first, as many as ``keep_requests``."""
         return self._log.snapshot()
 
     def count(self, provider: str | None = None, kind: str | None = None) -> int:
-        """Return how many requests came, of one provider and one kind, or of all."""
+        """Return how many requests came.
+
+        Args:
+            provider: of this one; None: of all.
+            kind: of this kind, such as ``"chat"`` or ``"token"``; None: of every kind.
+        """
         return self._log.count(provider if provider is None else service_name(provider), kind)
 
     def wait_for(self, predicate: Callable[[Sandbox], object], *, timeout_s: float = 5.0) -> bool:
         """Wait until the predicate holds, and return whether it did in time.
 
-        It is asked at once, and again at each change: a request comes, a piece is sent, a reply
-        ends.
+        Args:
+            predicate: gets the sandbox; asked at once, and again at each change: a request comes,
+                a piece is sent, a reply ends.
+            timeout_s: how long to wait at most, in seconds.
         """
         return self._log.wait_for(lambda: predicate(self), timeout_s)
 
