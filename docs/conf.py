@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from types import ModuleType
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
 import llmproviders
+from llmproviders import batch, conversation, notebook, sandbox, testing
 
 project = "llmproviders"
 author = "llmproviders authors"
@@ -23,3 +32,52 @@ nitpick_ignore_regex = [
     ("py:class", r"\w+|llmproviders\..*"),
 ]
 html_static_path = ["_static"]
+
+logger = logging.getLogger(__name__)
+
+PUBLIC: dict[ModuleType, list[str]] = {
+    llmproviders: llmproviders.__all__,
+    batch: batch.__all__,
+    notebook: notebook.__all__,
+    sandbox: sandbox.__all__,
+    conversation: ["Conversation"],
+    testing: ["ScriptedProvider"],
+}
+
+
+def setup(app: Sphinx) -> None:
+    """Have Sphinx look for what the reference leaves out."""
+    app.connect("env-check-consistency", check_reference)
+
+
+def check_reference(_: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of each public name, and each method that one has, which no page describes."""
+    described = set(env.get_domain("py").objects)
+    for module, names in PUBLIC.items():
+        for name in names:
+            value = getattr(module, name)
+            for member in ["", *_methods(value)]:
+                if described.isdisjoint(place + member for place in _places(module, value)):
+                    logger.warning("%s.%s%s is not in the reference", module.__name__, name, member)
+
+
+def _methods(value: Any) -> list[str]:
+    if not inspect.isclass(value):
+        return []
+    inner = ("answer", "generate")  # described at Provider, for those who write one
+    return [
+        f".{name}"
+        for name, method in inspect.getmembers(value, inspect.isroutine)
+        if not name.startswith("_") and name not in inner and _is_own(method)
+    ]
+
+
+def _places(module: ModuleType, value: Any) -> list[str]:
+    """The names under which something, or what it inherits, may be described."""
+    classes = value.__mro__ if inspect.isclass(value) else (value,)
+    homes = [f"{each.__module__}.{each.__qualname__}" for each in classes if _is_own(each)]
+    return [f"{module.__name__}.{value.__name__}", *homes]
+
+
+def _is_own(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith("llmproviders")
