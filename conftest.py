@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from sybil import Example, Sybil
-from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.myst import CodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 from tests.support.environment import clean
 
 _PROMPT = "$ "
+_PRINTED = "_printed"
+_TIME = re.compile(r"\d[\d.]* m?s\b")
+_BARS = re.compile(r"[╱░█◆]+|^.*├.*$", re.MULTILINE)
+_evaluate = PythonEvaluator()
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +47,39 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             yield folder / "work"
         finally:
             os.chdir(before)
+
+
+def run_python(example: Example) -> None:
+    """Run a block of Python, and keep what it prints for a block of output below it."""
+    with redirect_stdout(StringIO()) as printed:
+        _evaluate(example)
+    example.namespace[_PRINTED] = printed.getvalue()
+
+
+def check_output(example: Example) -> str | None:
+    """Compare what the Python above has printed, but for times and the length of bars."""
+    printed = example.namespace.pop(_PRINTED)
+    if _is(_without_times(example.parsed), _without_times(printed)):
+        return None
+    return f"printed:\n{printed}\nand not:\n{example.parsed}"
+
+
+def read_configuration(example: Example) -> None:
+    """Make a client of a block of configuration, which takes known keys and values alone."""
+    from llmproviders import FailoverClient
+
+    path = Path("documented.toml")
+    path.write_text(example.parsed, encoding="utf-8")
+    FailoverClient.from_config(path).close()
+
+
+def _without_times(text: str) -> str:
+    return _BARS.sub("", _TIME.sub("0 s", text))
+
+
+def _is(expected: str, printed: str) -> bool:
+    flags = ELLIPSIS | NORMALIZE_WHITESPACE
+    return OutputChecker().check_output(expected.strip() + "\n", printed, flags)
 
 
 def run_console(example: Example) -> str | None:
@@ -64,11 +105,10 @@ def run_console(example: Example) -> str | None:
             text=True,
             timeout=60,
         )
-        want = "\n".join(expected).strip() + "\n"
+        want = "\n".join(expected)
         if not expected and done.returncode != 0:
             return f"{command}\nended with {done.returncode}:\n{done.stdout}"
-        flags = ELLIPSIS | NORMALIZE_WHITESPACE
-        if expected and not OutputChecker().check_output(want, done.stdout, flags):
+        if expected and not _is(want, done.stdout):
             return f"{command}\nprinted:\n{done.stdout}\nand not:\n{want}"
     return None
 
@@ -76,7 +116,9 @@ def run_console(example: Example) -> str | None:
 pytest_collect_file = (
     Sybil(
         parsers=[
-            PythonCodeBlockParser(doctest_optionflags=ELLIPSIS),
+            CodeBlockParser(language="python", evaluator=run_python),
+            CodeBlockParser(language="output", evaluator=check_output),
+            CodeBlockParser(language="toml", evaluator=read_configuration),
             CodeBlockParser(language="console", evaluator=run_console),
             SkipParser(),
         ],
