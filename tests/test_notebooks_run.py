@@ -11,6 +11,9 @@ from typing import Any
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+
+from llmproviders.sandbox import Sandbox
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -68,3 +71,26 @@ def test_they_show_pictures(path: Path) -> None:
 def test_they_speak_of_no_machine(path: Path) -> None:
     """No path of the machine on which they ran is in them."""
     assert not re.search(r"/(?:home|root|tmp|Users|work)/", path.read_text(encoding="utf-8"))
+
+
+def test_the_page_about_notebooks_runs(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cells that the how-to prints, pasted into a notebook from the top, do what they say."""
+    page = (DOCS / "how-to" / "jupyter.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```i?python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for name, value in sandbox.environ().items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(
+        notebook,
+        timeout=RUNNER.LONGEST_CELL_S,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
+    shown = {cell.source: cell.outputs for cell in notebook.cells}
+    [magic] = [source for source in shown if source.startswith("%%llm ")]
+    [reply] = shown[magic]
+    assert "What do the columns ['age', 'dose', 'outcome']" in reply["data"]["text/markdown"]
+    assert [o for outputs in shown.values() for o in outputs if o.get("name") == "stderr"] == []
+    assert (tmp_path / "timeline.svg").read_text(encoding="utf-8").startswith("<svg")
