@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
+from llmproviders.cli.group import group
 from llmproviders.providers import REGISTRY
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md")) + sorted(ROOT.glob("*.md"))
+PAGE_IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
+
+
+def prose(path: Path) -> str:
+    """Return the text of a page without its blocks of code."""
+    return _without_blocks(path.read_text(encoding="utf-8"))
+
+
+def _without_blocks(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _tables() -> ModuleType:
@@ -42,25 +57,119 @@ def test_every_provider_has_its_section(name: str) -> None:
         assert f"**{topic}" in section[1], topic
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")) + sorted(ROOT.glob("*.md")))
+@pytest.mark.parametrize("path", PAGES, ids=PAGE_IDS)
 def test_links_lead_somewhere(path: Path) -> None:
-    """A relative link in a page names a file that exists."""
-    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+    """A relative link in a page names a file that exists, and a heading that it has."""
+    for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", prose(path)):
         if "://" not in target:
-            assert (path.parent / target).exists(), target
+            name, _, heading = target.partition("#")
+            page = path.parent / name if name else path
+            assert page.exists(), target
+            assert not heading or heading in anchors(page), target
 
 
-def test_examples_of_troubleshooting_are_messages() -> None:
+def anchors(page: Path) -> set[str]:
+    """Return what the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_front_door_leads_to_every_page() -> None:
+    """From the README each page of the documents is one link away."""
+    readme = prose(ROOT / "README.md")
+    pages = {path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md")} - {"docs/index.md"}
+    assert {page for page in pages if f"({page})" not in readme} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
+def test_the_services_of_the_front_door(name: str) -> None:
+    """The table of services has what the registry has: which there are, their keys, their state."""
+    row = re.compile(r"^\| `(\w+)` \|.*\| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
+    rows = row.findall(prose(ROOT / name))
+    assert {row[0] for row in rows} == {cls.__name__ for cls in REGISTRY.values()}
+    for cls in REGISTRY.values():
+        [(key, working)] = [row[1:] for row in rows if row[0] == cls.__name__]
+        variables = cls.environment_of("api_key")
+        assert re.findall(r"`(\w+)`", key) == [*variables], cls
+        assert working.startswith(("yes", "да")) is cls.working, cls
+
+
+# conftest.py runs blocks of these languages, and test_notebooks_run.py the page with IPython.
+RUN = {"console", "ipython", "output", "python", "toml"}
+# Changes the reader's machine, or is no code: the commands in it are looked up.
+READ = {"ini", "sh", "text"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=PAGE_IDS)
+def test_every_block_is_run_or_looked_at(path: Path) -> None:
+    """No block is in a language that nothing runs or checks."""
+    text = path.read_text(encoding="utf-8")
+    fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
+    assert all(fence == "" for fence in fences[1::2])
+    languages = {fence for fence in fences[::2] if not fence.startswith("{")}
+    assert languages <= RUN | READ
+
+
+@pytest.mark.parametrize("path", PAGES, ids=PAGE_IDS)
+def test_the_commands_in_text_are_there(path: Path) -> None:
+    """Each command and option that a page names, in a sentence or in a block, is one there is."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for name, block in blocks if name in READ for line in _joined(block)]
+    lines += re.findall(r"`([^`]+)`", prose(path))
+    if path.name == "cli.md":
+        lines = [line for line in lines if not line.startswith("Usage")]
+    for line in lines:
+        for words in re.findall(r"(?:^|[\s/(])llmproviders ((?:[\w-]| )[^|;&<>)]*)", line):
+            _look_up(shlex.split(words.replace("\n", " "), comments=True))
+
+
+def _joined(block: str) -> list[str]:
+    return block.replace("\\\n", " ").splitlines()
+
+
+def _look_up(words: list[str]) -> None:
+    """Look for the command and the options of a command line."""
+    context = click.Context(group, info_name="llmproviders")
+    command: click.Command = group
+    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
+        if words[0].isupper():  # COMMAND stands for any
+            return
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, words
+        command = found
+    there = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    for word in words:
+        if re.fullmatch(r"--?[a-zA-Z][\w-]*(=.*)?", word):
+            assert word.partition("=")[0] in there | {"--help", "-h"}, (command.name, word)
+
+
+def test_headings_of_troubleshooting_are_messages() -> None:
     """Each heading of the troubleshooting page is part of a message that the code can give."""
-    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "llmproviders").rglob("*.py"))
-    source = re.sub(r'"\s*\n\s*f?"', "", source)
-    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    texts = [text for path in (ROOT / "llmproviders").rglob("*.py") for text in messages(path)]
+    headings = re.findall(r"^## (.*)$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
     for heading in headings:
-        words = re.split(r"GigaChat |https://\S+|data-nonce", heading)
-        for part in (word.strip() for word in words):
-            assert part in source, heading
+        pattern = ".*?".join(map(re.escape, re.split(r"https://\S+|GigaChat|data-nonce", heading)))
+        assert any(re.search(pattern, text) for text in texts), heading
+
+
+def messages(path: Path) -> list[str]:
+    """Return the texts in a module but its docstrings; a gap stands for what is put in."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and isinstance(node.body[0], ast.Expr)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else " " for part in node.values]
+            found.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and node not in docstrings:
+            found.append(str(node.value))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -68,17 +177,24 @@ def test_examples_of_troubleshooting_are_messages() -> None:
     [("README.md", "README.ru.md"), ("docs/how-to/gigachat.md", "docs/how-to/gigachat.ru.md")],
 )
 def test_the_russian_pages_keep_up(english: str, russian: str) -> None:
-    """A page that exists in Russian has the same sections, the same code and the same commands."""
+    """A page that exists in Russian has the same sections, links, code and commands."""
     originals, translations = (
         (ROOT / name).read_text(encoding="utf-8") for name in (english, russian)
     )
     assert _outline(originals) == _outline(translations)
     assert _code(originals) == _code(translations)
+    assert _named(originals) == _named(translations)
 
 
 def _outline(text: str) -> list[str]:
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    return re.findall(r"^(#+) ", text, re.MULTILINE)
+    return re.findall(r"^(#+) ", _without_blocks(text), re.MULTILINE)
+
+
+def _named(text: str) -> set[str]:
+    """Return what a page names in code and links to, but for the same page in another language."""
+    text = _without_blocks(text)
+    code = {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)}
+    return code | set(re.findall(r"\]\(((?!README)[^)]+)\)", text))
 
 
 def _code(text: str) -> list[str]:
@@ -87,7 +203,7 @@ def _code(text: str) -> list[str]:
     for language, block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL):
         if language == "console":
             block = "\n".join(re.findall(r"^(?:\$|    ).*", block, re.MULTILINE))
-        if language in ("console", "python", "sh"):
+        if language in ("console", "python", "sh", "text"):
             block = re.sub(r"#.*", "", re.sub(r'"[^"\n]*"', '""', block))
             found.append(" ".join(block.split()))
     return found
