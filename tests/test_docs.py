@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 import shlex
@@ -142,34 +141,6 @@ def _look_up(words: list[str]) -> None:
     for word in words:
         if re.fullmatch(r"--?[a-zA-Z][\w-]*(=.*)?", word):
             assert word.partition("=")[0] in there | {"--help", "-h"}, (command.name, word)
-
-
-def test_headings_of_troubleshooting_are_messages() -> None:
-    """Each heading of the troubleshooting page is part of a message that the code can give."""
-    texts = [text for path in (ROOT / "llmproviders").rglob("*.py") for text in messages(path)]
-    headings = re.findall(r"^## (.*)$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
-    for heading in headings:
-        pattern = ".*?".join(map(re.escape, re.split(r"https://\S+|GigaChat|data-nonce", heading)))
-        assert any(re.search(pattern, text) for text in texts), heading
-
-
-def messages(path: Path) -> list[str]:
-    """Return the texts in a module but its docstrings; a gap stands for what is put in."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    docstrings = {
-        node.body[0].value
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-        and isinstance(node.body[0], ast.Expr)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            parts = [part.value if isinstance(part, ast.Constant) else " " for part in node.values]
-            found.append("".join(map(str, parts)))
-        elif isinstance(node, ast.Constant) and node not in docstrings:
-            found.append(str(node.value))
-    return found
 
 
 @pytest.mark.parametrize(
