@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import errors
+from ._call import Call, Reply
+from ._headers import parse_retry_after
+from ._log import logger
 
 BY_STATUS: dict[int, type[errors.LLMError]] = {
     400: errors.InvalidRequestError,
@@ -107,3 +110,53 @@ def _status(value: Any) -> int | None:
     if isinstance(value, str):
         value = _STATUS_WORDS.get(value, int(value) if value.isascii() and value.isdigit() else 0)
     return value if type(value) is int and 400 <= value < 600 else None
+
+
+_BODILESS = (204, 205, 304)
+
+
+def check_reply(reply: Reply, call: Call, *, now: float, most: int) -> None:
+    """Raise what a reply's status and kind mean, if that is an error.
+
+    Args:
+        reply: what came.
+        call: what it answers.
+        now: Unix time in seconds.
+        most: bytes of an error's body that are read.
+    """
+    if reply.status == 200 and (call.accept == "html" or reply.content_type != "text/html"):
+        return
+    if 200 < reply.status < 300 and reply.status not in (204, 205):
+        return
+    # What comes on a connection after a reply that has no body is not this reply's: it is not
+    # read, so that closing the reply closes the connection.
+    body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply, most)
+    is_page = reply.content_type == "text/html" and b"<" in body
+    said = None if is_page else service_message(body)
+    kind = class_of_status(reply.status)
+    message = SAID_BY_STATUS.get(reply.status, f"the service answered {reply.status}")
+    if is_page and (is_challenge(body) or reply.status == 403):
+        kind = errors.BlockedError
+        message = "a challenge or access-denied page stands before the service"
+    elif reply.status in (204, 205):
+        kind, message = errors.EmptyReplyError, "the service answered without content"
+    elif reply.status == 200:
+        message = "the service answered with a web page where a reply was due; check base_url"
+    raise kind(
+        f"{message} (HTTP {reply.status}{': ' + said if said else ''})",
+        status_code=reply.status,
+        retry_after=parse_retry_after(reply.headers, now=now),
+        request_id=reply.request_id,
+        retryable=False if reply.status == 407 else None,
+        detail=said,
+    )
+
+
+def _error_body(reply: Reply, most: int) -> bytes:
+    try:
+        return reply.read(most)
+    except errors.DeadlineExceeded:
+        raise
+    except errors.LLMError as error:
+        logger.debug("the body of an error reply could not be read: %s", error)
+        return b""

@@ -5,52 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import ssl
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
-from http.client import HTTPException, RemoteDisconnected
+from functools import partial
 from ipaddress import ip_address
 from math import inf
 from typing import Any
-from urllib.parse import unquote, urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
-import certifi
 import requests
-import socks
-from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.exceptions import RequestException
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
-from urllib3 import PoolManager, ProxyManager
-from urllib3 import exceptions as urllib3_errors
 from urllib3.exceptions import HTTPError
 
-from . import _environ, errors
+from . import errors
+from ._adapter import Adapter
 from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, check_timeout
 from ._clock import Scope
-from ._headers import parse_retry_after
+from ._failures import BROKEN, opening_error, reading_error
 from ._lines import decode_json, iter_events, iter_lines
 from ._log import logger
-from ._redact import conceal_user_info, redact, scrub
-from ._sockets import BoundedTLS, Exchange, SocksProxy, pool_classes, serving
-from ._status import SAID_BY_STATUS, class_of_status, is_challenge, service_message
+from ._redact import conceal_user_info, redact
+from ._sockets import Exchange, serving
+from ._status import check_reply
 
 _BLOCK = 64 * 1024
-_CONNECTIONS_KEPT = 64
 _MOST_REDIRECTS = 5
 _DEFAULT_HEADERS = {"User-Agent": "llmproviders"}
-_SOCKS_VERSIONS = {
-    "socks4": (socks.SOCKS4, False),
-    "socks4a": (socks.SOCKS4, True),
-    "socks5": (socks.SOCKS5, False),
-    "socks5h": (socks.SOCKS5, True),
-}
-
-
-_BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
-"""What reading a body may raise, in whatever layer."""
 
 
 class HTTPReply:
@@ -100,7 +82,7 @@ class HTTPReply:
                     raise scope.error()
             try:
                 block = read(_BLOCK)
-            except _BROKEN as error:
+            except BROKEN as error:
                 raise reading_error(error, scope) from error
             if not block:
                 if scope.cancelled:
@@ -189,128 +171,6 @@ def _cut_in_compression(raw: Any) -> bool:
     return getattr(packed, "eof", True) is False
 
 
-def tls_context(trust: Trust) -> ssl.SSLContext:
-    """A context for ``trust``; the same one for the same trust, for making one takes 30 ms."""
-    bundle = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or certifi.where()
-    return _context(trust, bundle)
-
-
-@lru_cache(maxsize=64)
-def _context(trust: Trust, bundle: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.sslsocket_class = BoundedTLS
-    if not trust.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    try:
-        if os.path.isdir(bundle):
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
-    except (OSError, ssl.SSLError) as error:
-        raise errors.ConnectionFailed(
-            f"the certificate bundle {bundle!r} cannot be read; "
-            "check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
-            retryable=False,
-        ) from error
-    if trust.extra is not None:
-        context.load_verify_locations(cadata=trust.extra)
-    return context
-
-
-class _Adapter(HTTPAdapter):
-    """requests' adapter on this package's sockets and trust; safe to share between threads."""
-
-    def __init__(self, trust: Trust) -> None:
-        self._trust = trust
-        self._pools: dict[tuple[str | None, str | None], Any] = {}
-        super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
-
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
-    ) -> None:
-        super().init_poolmanager(connections, maxsize, block, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = pool_classes()
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
-        manager: PoolManager | None = self.proxy_manager.get(proxy)
-        if manager is None:
-            manager = self.proxy_manager[proxy] = self._proxy_manager(proxy)
-        return manager
-
-    def _proxy_manager(self, proxy: str) -> PoolManager:
-        parts = urlsplit(proxy)
-        if parts.scheme not in _SOCKS_VERSIONS:
-            manager = ProxyManager(
-                proxy,
-                proxy_headers=self.proxy_headers(proxy),
-                proxy_ssl_context=tls_context(Trust()) if parts.scheme == "https" else None,
-                maxsize=_CONNECTIONS_KEPT,
-            )
-            manager.pool_classes_by_scheme = pool_classes()
-            return manager
-        version, remote_names = _SOCKS_VERSIONS[parts.scheme]
-        direct = PoolManager(maxsize=_CONNECTIONS_KEPT)
-        direct.pool_classes_by_scheme = pool_classes(
-            SocksProxy(
-                version,
-                parts.hostname or "",
-                parts.port or 1080,
-                remote_names,
-                None if parts.username is None else unquote(parts.username),
-                None if parts.password is None else unquote(parts.password),
-            )
-        )
-        return direct
-
-    def get_connection_with_tls_context(
-        self,
-        request: requests.PreparedRequest,
-        verify: Any,
-        proxies: Any = None,
-        cert: Any = None,
-    ) -> Any:
-        """The pool for a request; the same one for the same address and proxy, since finding it
-        costs as much as sending.
-        """
-        key = (request.url, select_proxy(str(request.url), proxies) if proxies else None)
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            self._pools[key] = pool
-        return pool
-
-    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """What is asked of a response here, and no more: cookies take longer than the rest."""
-        response = requests.Response()
-        response.status_code = raw.status
-        response.headers = raw.headers
-        response.raw = raw
-        response.request = request
-        return response
-
-    def build_connection_pool_key_attributes(
-        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
-    ) -> Any:
-        host, _ = super().build_connection_pool_key_attributes(request, True, cert)
-        tls = {"ssl_context": tls_context(self._trust)} if host["scheme"] == "https" else {}
-        return host, tls
-
-    def close(self) -> None:
-        # urllib3 leaves it to the garbage collector to close pools, and an error's traceback
-        # keeps them from it.
-        for manager in (self.poolmanager, *self.proxy_manager.values()):
-            for key in manager.pools.keys():  # noqa: SIM118 - it is no dict, and does not iterate
-                pool = manager.pools.get(key)
-                if pool is not None:
-                    pool.close()
-        super().close()
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context has it all; loading bundles again would cost 30 ms a connection."""
-
-
 class Transport:
     """Sends calls for one provider. Any number of threads may use it; a fork starts afresh.
 
@@ -339,7 +199,7 @@ class Transport:
         self._trust = trust
         self._session = session
         self._limits = limits
-        self._adapters: dict[int, _Adapter] = {}
+        self._adapters: dict[int, Adapter] = {}
         # What is found out once about an address; a provider has a handful of them.
         self._prepared_urls: dict[str, str] = {}
         self._found_proxies: dict[str, dict[str, str]] = {}
@@ -369,7 +229,7 @@ class Transport:
             try:
                 target = _redirect(reply, request)
                 if target is None:
-                    check_reply(reply, call, scope)
+                    check_reply(reply, call, now=scope.clock.wall(), most=self._limits.error_body)
                     return reply
             except BaseException:
                 reply.close()
@@ -475,7 +335,7 @@ class Transport:
         adapter = self._adapters.get(pid)
         if adapter is None:
             # What a parent process left is dropped, never closed or used: it is the parent's.
-            fresh = {pid: _Adapter(self._trust)}
+            fresh = {pid: Adapter(self._trust)}
             if pid not in self._adapters:
                 self._adapters = fresh
             adapter = self._adapters.setdefault(pid, fresh[pid])
@@ -573,147 +433,3 @@ def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None
         status_code=reply.status,
         retryable=False,
     )
-
-
-_BODILESS = (204, 205, 304)
-
-
-def check_reply(reply: HTTPReply, call: Call, scope: Scope) -> None:
-    """Raise what a reply's status and kind mean, if that is an error."""
-    if reply.status == 200 and (call.accept == "html" or reply.content_type != "text/html"):
-        return
-    if 200 < reply.status < 300 and reply.status not in (204, 205):
-        return
-    # What comes on a connection after a reply that has no body is not this reply's: it is not
-    # read, so that closing the reply closes the connection.
-    body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply)
-    is_page = reply.content_type == "text/html" and b"<" in body
-    said = None if is_page else service_message(body)
-    kind = class_of_status(reply.status)
-    message = SAID_BY_STATUS.get(reply.status, f"the service answered {reply.status}")
-    if is_page and (is_challenge(body) or reply.status == 403):
-        kind = errors.BlockedError
-        message = "a challenge or access-denied page stands before the service"
-    elif reply.status in (204, 205):
-        kind, message = errors.EmptyReplyError, "the service answered without content"
-    elif reply.status == 200:
-        message = "the service answered with a web page where a reply was due; check base_url"
-    raise kind(
-        f"{message} (HTTP {reply.status}{': ' + said if said else ''})",
-        status_code=reply.status,
-        retry_after=parse_retry_after(reply.headers, now=scope.clock.wall()),
-        request_id=reply.request_id,
-        retryable=False if reply.status == 407 else None,
-        detail=said,
-    )
-
-
-def _error_body(reply: HTTPReply) -> bytes:
-    try:
-        return reply.read(reply.limits.error_body)
-    except errors.DeadlineExceeded:
-        raise
-    except errors.LLMError as error:
-        logger.debug("the body of an error reply could not be read: %s", error)
-        return b""
-
-
-# Order matters: urllib3's NewConnectionError is a ConnectTimeoutError, requests' ConnectTimeout
-# and ProxyError are ConnectionErrors.
-_REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bool | None], ...] = (
-    (requests.exceptions.ProxyError, errors.ConnectionFailed, "the proxy failed", None),
-    (requests.exceptions.SSLError, errors.ConnectionFailed, "no secure connection", None),
-    (requests.exceptions.ConnectTimeout, errors.ProviderTimeout, "no connection in time", None),
-    (requests.exceptions.ReadTimeout, errors.ProviderTimeout, "no answer in time", None),
-    (requests.exceptions.Timeout, errors.ProviderTimeout, "no answer in time", None),
-    (requests.exceptions.ConnectionError, errors.ConnectionFailed, "no connection", None),
-    (requests.exceptions.ChunkedEncodingError, errors.StreamInterrupted, "the reply broke", None),
-    (requests.exceptions.ContentDecodingError, errors.ProtocolError, "bad compression", None),
-    (requests.exceptions.StreamConsumedError, errors.StreamInterrupted, "the reply broke", None),
-    (requests.exceptions.TooManyRedirects, errors.ProtocolError, "too many redirects", None),
-    (requests.exceptions.JSONDecodeError, errors.ProtocolError, "the reply is not JSON", None),
-    (requests.exceptions.InvalidJSONError, errors.InvalidRequestError, "not JSON", None),
-    (requests.exceptions.HTTPError, errors.ServerError, "the service failed", None),
-    (requests.exceptions.RetryError, errors.ServerError, "the service failed", None),
-    (requests.exceptions.URLRequired, errors.InvalidRequestError, "a URL is missing", None),
-    (requests.exceptions.MissingSchema, errors.InvalidRequestError, "a wrong URL", None),
-    (requests.exceptions.InvalidSchema, errors.InvalidRequestError, "a wrong URL", None),
-    (requests.exceptions.InvalidProxyURL, errors.InvalidRequestError, "a wrong proxy URL", None),
-    (requests.exceptions.InvalidURL, errors.InvalidRequestError, "a wrong URL", None),
-    (requests.exceptions.InvalidHeader, errors.InvalidRequestError, "a wrong header", None),
-    (requests.exceptions.UnrewindableBodyError, errors.InvalidRequestError, "a wrong body", None),
-    (urllib3_errors.LocationValueError, errors.InvalidRequestError, "a wrong URL", None),
-    (urllib3_errors.ReadTimeoutError, errors.ProviderTimeout, "no answer in time", None),
-    (urllib3_errors.SSLError, errors.ConnectionFailed, "no secure connection", None),
-    (UnicodeError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
-    (TimeoutError, errors.ProviderTimeout, "no answer in time", None),
-    (OSError, errors.ConnectionFailed, "no connection", None),
-    (HTTPError, errors.ConnectionFailed, "no connection", None),
-    (ValueError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
-)
-
-
-# tinyproxy says 401 where others say 407.
-_LOGIN_REFUSED = re.compile(r"Tunnel connection failed: 40[17]\b")
-_NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
-
-
-def opening_error(error: BaseException, scope: Scope) -> errors.LLMError:
-    """What a failure before the reply's headers means; the texts of ``error`` are redacted."""
-    scrub(error)
-    if scope.over:
-        return scope.error()
-    root = _root(error)
-    if isinstance(root, ssl.SSLCertVerificationError):
-        return errors.ConnectionFailed(
-            f"the server's certificate is not trusted ({root.verify_message})",
-            retryable=False,
-            detail="certificate",
-        )
-    not_http = isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected)
-    if not_http and not isinstance(error, requests.exceptions.ProxyError):
-        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}")
-    login_refused = isinstance(root, socks.SOCKS5AuthError) or bool(
-        _LOGIN_REFUSED.search(str(root))
-    )
-    for cls, kind, said, retryable in _REQUESTS_TABLE:
-        if isinstance(error, cls):
-            return kind(f"{said}: {_brief(root)}", retryable=False if login_refused else retryable)
-    raise AssertionError(f"{type(error).__name__} has no place in the table") from error
-
-
-def reading_error(error: BaseException, scope: Scope) -> errors.LLMError:
-    """What a failure in the middle of a body means; the texts of ``error`` are redacted."""
-    scrub(error)
-    if scope.over:
-        return scope.error()
-    root = _root(error)
-    if isinstance(error, (urllib3_errors.ReadTimeoutError, requests.Timeout)) or isinstance(
-        root, TimeoutError
-    ):
-        return errors.ProviderTimeout("nothing more of the reply came within the read timeout")
-    if isinstance(error, urllib3_errors.DecodeError):
-        return errors.ProtocolError(f"the reply's compression is broken: {_brief(root)}")
-    return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}")
-
-
-def _root(error: BaseException) -> BaseException:
-    """The innermost error that the libraries wrapped."""
-    seen = {id(error)}
-    while True:
-        inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
-        # Not the context: it leads to whatever the caller was handling when the call was made.
-        inner += [*error.args, error.__cause__]
-        deeper = next(
-            (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
-        )
-        if deeper is None:
-            return error
-        seen.add(id(deeper))
-        error = deeper
-
-
-def _brief(error: BaseException) -> str:
-    said = str(error) or type(error).__name__
-    text = "".join(letter if letter.isprintable() else " " for letter in said).strip()
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -18,7 +18,8 @@ LAYERS = (
     "errors",
     "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
     "_batch_pictures _batch_report",
-    "_clock _lines _frame _call _status _sockets _transport _chat_completions _cumulative _page",
+    "_clock _lines _frame _call _status _sockets _adapter _failures _transport",
+    "_chat_completions _cumulative _page",
     "_secret _token _trust _oauth _files _locks _wake _concurrency _retry",
     "_health _health_file _report _hedge _request",
     "_attempt _gigachat",
@@ -39,9 +40,9 @@ UPWARD = {("failover", "config"), ("__init__", "notebook._magic")}
 and ``%load_ext llmproviders`` asks the package itself for its magics."""
 
 ONLY_IMPORTER = {
-    "requests": ["_transport"],
-    "urllib3": ["_sockets", "_transport"],
-    "socks": ["_sockets", "_transport"],
+    "requests": ["_adapter", "_failures", "_transport"],
+    "urllib3": ["_adapter", "_failures", "_sockets", "_transport"],
+    "socks": ["_adapter", "_failures", "_sockets"],
     "tenacity": ["_retry"],
     "IPython": ["notebook._magic", "notebook._page"],
 }

@@ -38,8 +38,9 @@ from llmproviders import (
     StreamInterrupted,
 )
 from llmproviders._clock import SYSTEM_CLOCK, Scope
+from llmproviders._failures import opening_error, reading_error
 from llmproviders._sockets import resolve
-from llmproviders._transport import is_loopback, opening_error, reading_error
+from llmproviders._transport import is_loopback
 from llmproviders.provider import Limits, Request
 from tests.conftest import RawServerFactory
 from tests.support.golden import FRAMINGS, goldens, on_the_wire, provider_at

@@ -17,12 +17,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .. import _files, _places, _trust
+from .._adapter import tls_context
 from .._clock import SYSTEM_CLOCK, Scope
 from .._headers import parse_http_date
 from .._health_file import FileStore
 from .._redact import redact
 from .._token import TokenFile
-from .._transport import Transport, tls_context
+from .._transport import Transport
 from ..config import Configuration, ProviderSettings
 from ..errors import ConnectionFailed, LLMError, ProviderTimeout
 from ..provider import Provider, Request

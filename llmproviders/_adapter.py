@@ -1,0 +1,150 @@
+"""requests' adapter on this package's own sockets, proxies and trust."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import certifi
+import requests
+import socks
+from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
+from urllib3 import PoolManager, ProxyManager
+
+from . import _environ, errors
+from ._call import Trust
+from ._sockets import BoundedTLS, SocksProxy, pool_classes
+
+_CONNECTIONS_KEPT = 64
+_SOCKS_VERSIONS = {
+    "socks4": (socks.SOCKS4, False),
+    "socks4a": (socks.SOCKS4, True),
+    "socks5": (socks.SOCKS5, False),
+    "socks5h": (socks.SOCKS5, True),
+}
+
+
+def tls_context(trust: Trust) -> ssl.SSLContext:
+    """A context for ``trust``; the same one for the same trust, for making one takes 30 ms."""
+    bundle = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or certifi.where()
+    return _context(trust, bundle)
+
+
+@lru_cache(maxsize=64)
+def _context(trust: Trust, bundle: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = BoundedTLS
+    if not trust.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        if os.path.isdir(bundle):
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except (OSError, ssl.SSLError) as error:
+        raise errors.ConnectionFailed(
+            f"the certificate bundle {bundle!r} cannot be read; "
+            "check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+            retryable=False,
+        ) from error
+    if trust.extra is not None:
+        context.load_verify_locations(cadata=trust.extra)
+    return context
+
+
+class Adapter(HTTPAdapter):
+    """requests' adapter on this package's sockets and trust; safe to share between threads."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._pools: dict[tuple[str | None, str | None], Any] = {}
+        super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = pool_classes()
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
+        manager: PoolManager | None = self.proxy_manager.get(proxy)
+        if manager is None:
+            manager = self.proxy_manager[proxy] = self._proxy_manager(proxy)
+        return manager
+
+    def _proxy_manager(self, proxy: str) -> PoolManager:
+        parts = urlsplit(proxy)
+        if parts.scheme not in _SOCKS_VERSIONS:
+            manager = ProxyManager(
+                proxy,
+                proxy_headers=self.proxy_headers(proxy),
+                proxy_ssl_context=tls_context(Trust()) if parts.scheme == "https" else None,
+                maxsize=_CONNECTIONS_KEPT,
+            )
+            manager.pool_classes_by_scheme = pool_classes()
+            return manager
+        version, remote_names = _SOCKS_VERSIONS[parts.scheme]
+        direct = PoolManager(maxsize=_CONNECTIONS_KEPT)
+        direct.pool_classes_by_scheme = pool_classes(
+            SocksProxy(
+                version,
+                parts.hostname or "",
+                parts.port or 1080,
+                remote_names,
+                None if parts.username is None else unquote(parts.username),
+                None if parts.password is None else unquote(parts.password),
+            )
+        )
+        return direct
+
+    def get_connection_with_tls_context(
+        self,
+        request: requests.PreparedRequest,
+        verify: Any,
+        proxies: Any = None,
+        cert: Any = None,
+    ) -> Any:
+        """The pool for a request; the same one for the same address and proxy, since finding it
+        costs as much as sending.
+        """
+        key = (request.url, select_proxy(str(request.url), proxies) if proxies else None)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            self._pools[key] = pool
+        return pool
+
+    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
+        """What is asked of a response here, and no more: cookies take longer than the rest."""
+        response = requests.Response()
+        response.status_code = raw.status
+        response.headers = raw.headers
+        response.raw = raw
+        response.request = request
+        return response
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, True, cert)
+        tls = {"ssl_context": tls_context(self._trust)} if host["scheme"] == "https" else {}
+        return host, tls
+
+    def close(self) -> None:
+        # urllib3 leaves it to the garbage collector to close pools, and an error's traceback
+        # keeps them from it.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it is no dict, and does not iterate
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """The context has it all; loading bundles again would cost 30 ms a connection."""
