@@ -37,16 +37,16 @@ class Frame:
         before, after = self._before, self._after
         if before is None:
             return None
+        start, end = len(before), len(data) - len(after)
+        if start <= end and data.startswith(before) and data.endswith(after):
+            text = _string_in(data[start:end])
+            if text is not None and (not self._grows or is_settled(text)):
+                self._tries = _TRIES_WITHOUT_SUCCESS
+                if self._grows:
+                    self._before = data[:end]
+                return text
         self._before = None
-        end = len(data) - len(after)
-        if end < len(before) or not (data.startswith(before) and data.endswith(after)):
-            return None
-        text = _string_in(data[len(before) : end])
-        if text is None or (self._grows and not is_settled(text)):
-            return None
-        self._tries = _TRIES_WITHOUT_SUCCESS
-        self._before = data[:end] if self._grows else before
-        return text
+        return None
 
     def learn(self, data: bytes, text: str, reads: Callable[[bytes, str], bool]) -> None:
         """Find the text in an event that was read in full.
@@ -97,7 +97,10 @@ def _start(data: bytes, end: int) -> int:
 def _string_in(raw: bytes) -> str | None:
     """What ``raw`` means between the quotes of a JSON string; None where it cannot stand there."""
     try:
+        text = raw.decode()
+        if text.isprintable() and '"' not in text and "\\" not in text:
+            return text
         value = decode_json(b'"%b"' % raw)
-    except ProtocolError:
+    except (UnicodeDecodeError, ProtocolError):
         return None
     return value if type(value) is str else None
