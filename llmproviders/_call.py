@@ -135,7 +135,7 @@ def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, flo
     try:
         seconds = (inf if part is None else float(part) for part in pair)
         connect, read = (inf if part > LONGEST_S else part for part in seconds)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         connect = read = -1.0
     if not (connect > 0 and read > 0):
         raise InvalidRequestError(

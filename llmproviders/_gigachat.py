@@ -16,6 +16,7 @@ from ._clock import Scope
 from ._concurrency import Place
 from ._lines import decode_json
 from ._log import logger
+from ._numbers import is_finite
 from ._oauth import CABINET, Account, check_key, retold
 from ._places import token_cache as users_token_cache
 from ._redact import conceal
@@ -30,6 +31,7 @@ from .errors import (
     MissingAuthError,
     ProtocolError,
 )
+from .results import Usage
 
 if TYPE_CHECKING:
     from .provider import Fetch
@@ -170,7 +172,7 @@ def balance(giga: GigaChat) -> list[Balance]:
             raise
         raise retold(error, f"{error}; an account that pays as it goes has no balance") from (error)
     return [
-        Balance(_field(entry, "usage", str), int(_field(entry, "value", int, float)))
+        Balance(_field(entry, "usage", str), int(_number(entry.get("value"), "value")))
         for entry in entries
     ]
 
@@ -203,8 +205,8 @@ def embed(
     entries.sort(key=lambda entry: _field(entry, "index", int))
     return [
         Embedding(
-            [float(number) for number in _field(entry, "embedding", list)],
-            (entry.get("usage") or {}).get("prompt_tokens"),
+            [_number(item, "embedding") for item in _field(entry, "embedding", list)],
+            (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
         )
         for entry in entries
     ]
@@ -376,3 +378,9 @@ def _field(entry: Any, name: str, *kinds: type) -> Any:
     if type(value) not in kinds:
         raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
     return value
+
+
+def _number(value: Any, name: str) -> float:
+    if not is_finite(value):
+        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
+    return float(value)

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ._files import (
 )
 from ._health import Trouble
 from ._locks import ForkLock
+from ._numbers import is_finite
 
 _VERSION = 1
 _MOST_ENTRIES = 256
@@ -151,7 +151,7 @@ def _trouble(entry: object) -> Trouble | None:
     if not isinstance(entry, dict):
         return None
     values: dict[str, Any] = {field.name: entry.get(field.name) for field in fields(Trouble)}
-    if not all(type(v) in (int, float) and isfinite(v) and v >= 0 for v in values.values()):
+    if not all(is_finite(value) and value >= 0 for value in values.values()):
         return None
     trouble = Trouble(**values)
     return trouble if trouble.due <= trouble.at + _FURTHEST_S else None

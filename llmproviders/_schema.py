@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ._numbers import is_finite
+
 _CHOICES = re.compile(r"Literal\[(.*)\]")
 _PATH = "os.PathLike[str]"
 _SECRET = "Key"  # noqa: S105 - the name of the type, as signatures spell it
@@ -65,7 +67,7 @@ class Argument:
 
 
 def _is_a(value: object, kind: str) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = is_finite(value) or isinstance(value, float)
     if kind == "Timeout":
         pair = isinstance(value, list) and len(value) == 2
         return number or (pair and all(_is_a(part, "float") for part in value))  # type: ignore[attr-defined]

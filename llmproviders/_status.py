@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,12 +104,13 @@ def error_of(value: Any) -> errors.LLMError:
 
 
 _STATUS_FIELDS = ("status", "code", "type")
+_DIGITS = re.compile("[0-9]{3}")
 _STATUS_WORDS = {"rate_limit_exceeded": 429, "insufficient_quota": 402, "model_not_found": 404}
 
 
 def _status(value: Any) -> int | None:
     if isinstance(value, str):
-        value = _STATUS_WORDS.get(value, int(value) if value.isascii() and value.isdigit() else 0)
+        value = _STATUS_WORDS.get(value, int(value) if _DIGITS.fullmatch(value) else 0)
     return value if type(value) is int and 400 <= value < 600 else None
 
 

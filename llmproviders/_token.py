@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,6 +16,7 @@ from . import _files
 from ._clock import Scope
 from ._files import Held, Unusable
 from ._log import logger
+from ._numbers import is_finite
 from ._redact import conceal
 from ._retry import Policy, Tries
 from ._wake import Wake
@@ -91,7 +92,7 @@ def token_of(answer: Mapping[str, Any], *, now: float, date: float | None) -> To
     expires_at = answer.get("expires_at", answer.get("exp"))
     if not _is_token(value):
         raise ProtocolError("the token service's answer has no access_token")
-    if not _is_number(expires_at) or expires_at <= 0:
+    if not is_finite(expires_at) or expires_at <= 0:
         raise ProtocolError("the token service's answer does not say when the token expires")
     end = expires_at / 1000 if expires_at > _SMALLEST_MS else float(expires_at)
     _check_clock(end, now, date)
@@ -119,10 +120,6 @@ def _check_clock(end: float, now: float, date: float | None) -> None:
 
 def _is_token(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and value.isascii() and value.isprintable() and value != ""
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and isfinite(value)
 
 
 class TokenFile:
@@ -189,7 +186,7 @@ def _token_in_file(entry: Any) -> Token | None:
     if not isinstance(entry, dict):
         return None
     value, end, start = (entry.get(n) for n in ("access_token", "expires_at", "fetched_at"))
-    if not (_is_token(value) and _is_number(end) and _is_number(start)):
+    if not (_is_token(value) and is_finite(end) and is_finite(start)):
         return None
     return Token(value, float(end), float(start))
 

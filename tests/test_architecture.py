@@ -14,7 +14,7 @@ import llmproviders
 
 ROOT = Path(llmproviders.__file__).parent
 LAYERS = (
-    "_log _redact _params _environ _characters _transcript _headers _places _schema",
+    "_log _redact _numbers _params _environ _characters _transcript _headers _places _schema",
     "errors",
     "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
     "_batch_pictures _batch_report",

@@ -210,6 +210,7 @@ class TestErrors:
         ("[failover]\nattempts = true\n", "FILE:2: attempts must be a whole number, not True"),
         ("[failover]\nattempts = 1.5\n", "FILE:2: attempts must be a whole number, not 1.5"),
         ("[failover]\ndeadline = '9'\n", "FILE:2: deadline must be a number, not '9'"),
+        (f"[failover]\ndeadline = 1{'0' * 400}\n", "FILE:2: deadline must be a number, not 1000"),
         (
             "[failover]\non_interrupt = 'retry'\n",
             'FILE:2: on_interrupt must be "raise" or "restart", not \'retry\'',

@@ -111,6 +111,7 @@ class TestTokenOf:
             {"access_token": "a.b", "expires_at": "soon"},
             {"access_token": "a.b", "expires_at": True},
             {"access_token": "a.b", "expires_at": float("nan")},
+            {"access_token": "a.b", "expires_at": 10**400},
             {"access_token": "a.b", "expires_at": 0},
         ],
         ids=repr,

@@ -159,6 +159,20 @@ def _locks_are_pipes(folder: Path) -> Path:
     return folder / "file.json"
 
 
+_HUGE_NUMBER = 10**400
+_HUGE = json.dumps(
+    {
+        "version": 1,
+        "tokens": {
+            "0": {
+                "access_token": "a.b",
+                **dict.fromkeys(("expires_at", "fetched_at"), _HUGE_NUMBER),
+            }
+        },
+        "providers": {"down": {"failures": 1, "at": _HUGE_NUMBER, "until": _HUGE_NUMBER}},
+    }
+).encode()
+
 PLACES = (
     _regular,
     _missing_folders,
@@ -170,6 +184,7 @@ PLACES = (
     _containing(b"\xff\x00garbage"),
     _containing(b'{"version": 1, "tokens": [], "providers": 5}'),
     _containing(b"[" * 100_000),
+    _containing(_HUGE),
     _endless,
     _open_to_all,
     _a_device,
