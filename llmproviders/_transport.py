@@ -161,12 +161,10 @@ class HTTPReply:
 
 
 def _cut_in_compression(raw: Any) -> bool:
-    """Whether a body that only the connection's end delimits ends before its gzip stream does.
+    """Whether a body ends before its gzip stream does, which urllib3 takes for whole.
 
-    urllib3 takes such a body for whole; where there is a length or a last chunk, that tells.
+    A length or a last chunk tells nothing of that: a proxy may have framed what it got of it anew.
     """
-    if raw.chunked or raw.headers.get("content-length") is not None:
-        return False
     packed = getattr(getattr(raw, "_decoder", None), "_obj", None)
     return getattr(packed, "eof", True) is False
 
