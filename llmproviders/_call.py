@@ -25,8 +25,9 @@ class Limits:
     """How large a reply may be, in bytes after decompression; beyond is a ``ProtocolError``.
 
     Attributes:
-        line: one line of a stream; ChatGLM repeats the whole text in each.
-        reply: a whole reply.
+        line: what has to be in memory at once: one line of a stream, in each of which ChatGLM
+            repeats the whole text, or a reply that is no stream.
+        reply: all of a stream.
         error_body: how much of an error's body is read; the rest is not.
     """
 

@@ -119,13 +119,22 @@ class HTTPReply:
         return iter_events(self, max_line=self.limits.line)
 
     def read(self, limit: int | None = None) -> bytes:
-        """The whole body, or its first ``limit`` bytes where that is given."""
+        """The whole body, or its first ``limit`` bytes where that is given.
+
+        Raises:
+            ProtocolError: the whole is larger than a line may be, since all of it is in memory.
+        """
         blocks, size = [], 0
         for block in self:
             blocks.append(block)
             size += len(block)
             if limit is not None and size >= limit:
                 return b"".join(blocks)[:limit]
+            if limit is None and size > self.limits.line:
+                raise errors.ProtocolError(
+                    f"the reply is no stream and larger than {self.limits.line} bytes; "
+                    "if that is right, raise Limits.line"
+                )
         return b"".join(blocks)
 
     def json(self) -> Any:
