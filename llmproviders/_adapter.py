@@ -58,12 +58,17 @@ def _context(trust: Trust, bundle: str) -> ssl.SSLContext:
     return context
 
 
+def host_of(url: str) -> tuple[str, str]:
+    """Scheme and host with port: the path is ever new where a service redirects to such."""
+    return urlsplit(url)[:2]
+
+
 class Adapter(HTTPAdapter):
     """requests' adapter on this package's sockets and trust; safe to share between threads."""
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
-        self._pools: dict[tuple[str | None, str | None], Any] = {}
+        self._pools: dict[tuple[tuple[str, str], str | None], Any] = {}
         super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
 
     def init_poolmanager(
@@ -110,10 +115,11 @@ class Adapter(HTTPAdapter):
         proxies: Any = None,
         cert: Any = None,
     ) -> Any:
-        """The pool for a request; the same one for the same address and proxy, since finding it
+        """The pool for a request; the same one for the same host and proxy, since finding it
         costs as much as sending.
         """
-        key = (request.url, select_proxy(str(request.url), proxies) if proxies else None)
+        url = str(request.url)
+        key = (host_of(url), select_proxy(url, proxies) if proxies else None)
         pool = self._pools.get(key)
         if pool is None:
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)

@@ -20,7 +20,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
 
 from . import errors
-from ._adapter import Adapter
+from ._adapter import Adapter, host_of
 from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, check_timeout
 from ._clock import Scope
 from ._failures import BROKEN, opening_error, reading_error
@@ -207,9 +207,9 @@ class Transport:
         self._session = session
         self._limits = limits
         self._adapters: dict[int, Adapter] = {}
-        # What is found out once about an address; a provider has a handful of them.
+        # What is found out once about an address or a host; a provider has a handful of them.
         self._prepared_urls: dict[str, str] = {}
-        self._found_proxies: dict[str, dict[str, str]] = {}
+        self._found_proxies: dict[tuple[str, str], dict[str, str]] = {}
 
     def open(
         self,
@@ -353,9 +353,10 @@ class Transport:
             return _both(check_proxy(proxy))
         if self._proxy is not None and self._asked:
             return _both(self._proxy)
-        found = self._found_proxies.get(url)
+        host = host_of(url)
+        found = self._found_proxies.get(host)
         if found is None:
-            found = self._found_proxies[url] = self._find_proxies(url)
+            found = self._found_proxies[host] = self._find_proxies(url)
         return found
 
     def _find_proxies(self, url: str) -> dict[str, str]:
