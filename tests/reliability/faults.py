@@ -6,6 +6,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import chain, repeat
 
 from llmproviders import errors
@@ -19,7 +20,7 @@ from tests.support.http_bytes import (
     gzip_stream,
     http_response,
 )
-from tests.support.rawserver import Connection, Reset, Script, Stall
+from tests.support.rawserver import Connection, Read, Reset, Script, Stall
 
 GOOD = "a whole reply"
 Outcome = type[errors.LLMError] | str
@@ -163,10 +164,12 @@ BUSY = b"<html><title>Busy</title><body>come back</body></html>"
 
 
 def bomb(mebibytes: int) -> bytes:
-    """A gzip stream that becomes so many MiB of the letter ``a``."""
+    """The start of a gzip stream, which becomes so many MiB of the letter ``a``."""
     packer = zlib.compressobj(9, wbits=31)
     block = b"a" * (1 << 20)
-    return b"".join(packer.compress(block) for _ in range(mebibytes)) + packer.flush()
+    # What comes after a full flush does not refer to what was before it.
+    first, again = (packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + again * (mebibytes - 1)
 
 
 _BOMB = bomb(8)
@@ -186,9 +189,23 @@ def _no_body(asked: Asked) -> Outcome:
     return _garbage(asked)
 
 
-def _cut_head(asked: Asked) -> tuple[Outcome, ...]:
+def _typeless(asked: Asked) -> Outcome:
+    """What becomes of a good body whose type is another one, or is not said."""
+    name = asked.service.name
+    if asked.before or name == "FlowGpt":
+        return GOOD
+    if name == "ChatGLM":
+        return errors.ProtocolError
+    if name == "ChatGptt":
+        return errors.ProtocolError if asked.stream else GOOD
+    return GOOD if asked.stream else errors.StreamInterrupted
+
+
+def _cut_head(asked: Asked) -> Outcome:
     # A head that ends early is taken for a reply of no type and no text, which is none either.
-    return (_no_body(asked), errors.StreamInterrupted, errors.ProtocolError)
+    if asked.before or asked.service.name in ("ChatGLM", "ChatGptt"):
+        return errors.ProtocolError
+    return errors.EmptyReplyError if asked.service.name == "FlowGpt" else errors.StreamInterrupted
 
 
 def _page_aside(otherwise: Outcome, page: Outcome = errors.ProtocolError) -> Expect:
@@ -241,18 +258,23 @@ HEADERS = (
         lambda a: [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", *a.reply()],
     ),
     Fault(
+        "102, then the reply",
+        errors.ProtocolError,
+        lambda a: [b"HTTP/1.1 102 Processing\r\n\r\n", *a.reply()],
+    ),
+    Fault(
         "101 Switching Protocols",
         errors.ProtocolError,
         lambda a: [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"],
     ),
     Fault(
         "no headers at all",
-        (GOOD, errors.ProtocolError, errors.StreamInterrupted),
+        _typeless,
         lambda a: [b"HTTP/1.1 200 OK\r\n\r\n", b"".join(a.pieces)],
     ),
     Fault(
         "negative length",
-        (GOOD, errors.ProtocolError),
+        GOOD,
         lambda a: [_head(a, "Content-Length: -5"), b"".join(a.pieces)],
     ),
     Fault(
@@ -331,8 +353,25 @@ BODY = (
         lambda a: a.reply(close_delimited(gzip_stream(a.pieces)[:-1]), Content_Encoding="gzip"),
     ),
     Fault(
+        "cut in gzip with a length",
+        errors.StreamInterrupted,
+        lambda a: a.reply(
+            content_length(gzip_stream(a.pieces)[0][:-8], announced=9999), Content_Encoding="gzip"
+        ),
+    ),
+    Fault(
+        "cut in gzip, its chunks whole",
+        errors.StreamInterrupted,
+        lambda a: a.reply(chunked(gzip_stream(a.pieces)[0][:-8]), Content_Encoding="gzip"),
+    ),
+    Fault(
+        "cut in gzip after a line, its chunks whole",
+        lambda a: GOOD if a.is_events else errors.StreamInterrupted,
+        lambda a: a.reply(chunked(gzip_stream(a.pieces)[:-1]), Content_Encoding="gzip"),
+    ),
+    Fault(
         "broken chunk size",
-        (errors.StreamInterrupted, errors.ProtocolError),
+        errors.StreamInterrupted,
         lambda a: [_head(a, "Transfer-Encoding: chunked"), b"zz\r\n", _NOISE],
     ),
     Fault(
@@ -342,7 +381,7 @@ BODY = (
     ),
     Fault(
         "endless chunk size",
-        (errors.StreamInterrupted, errors.ProtocolError),
+        errors.StreamInterrupted,
         lambda a: _endless([_head(a, "Transfer-Encoding: chunked")], b"0" * KIB),
     ),
     Fault("empty body", _no_body, lambda a: a.reply(b"")),
@@ -364,7 +403,7 @@ BODY = (
     ),
     Fault(
         "another content type",
-        lambda a: (GOOD, errors.ProtocolError, errors.StreamInterrupted),
+        _typeless,
         lambda a: http_response(
             200, {"Content-Type": "image/png", "Connection": "close"}, b"".join(a.pieces)
         ),
@@ -436,7 +475,7 @@ BODY = (
         errors.ProtocolError,
         lambda a: a.reply(b"\xff" + b"".join(a.pieces), Content_Encoding="deflate"),
     ),
-    Fault("unknown coding", (GOOD, errors.ProtocolError), lambda a: a.reply(Content_Encoding="x")),
+    Fault("unknown coding", GOOD, lambda a: a.reply(Content_Encoding="x")),
 )
 
 
@@ -449,7 +488,23 @@ def _redirect(status: int, location: str) -> Serve:
     return lambda a: http_response(status, {"Location": location})
 
 
+def _move(status: int) -> Serve:
+    def serve(asked: Asked) -> Script:
+        return [*http_response(status, {"Location": "/moved?to=here"}), Read(), *asked.reply()]
+
+    return serve
+
+
 REDIRECTS = (
+    Fault("307 on the same host", GOOD, _move(307)),
+    Fault("308 on the same host", GOOD, _move(308)),
+    # What would go on as a GET is not the request that was made.
+    Fault(
+        "302 on the same host", lambda a: GOOD if a.is_page else errors.ProtocolError, _move(302)
+    ),
+    Fault(
+        "303 on the same host", lambda a: GOOD if a.is_page else errors.ProtocolError, _move(303)
+    ),
     Fault("307 to another host", errors.ProtocolError, _redirect(307, "http://127.0.0.2:9/v1")),
     Fault("302 to another host", errors.ProtocolError, _redirect(302, "//127.0.0.2:9/v1")),
     Fault("307 to another port", errors.ProtocolError, _redirect(307, "http://127.0.0.1:9/v1")),
@@ -474,8 +529,22 @@ def _status(status: int, expect: Expect) -> Fault:
     )
 
 
-def _client_error(asked: Asked) -> Outcome:
-    return errors.InvalidRequestError
+_NAMED: dict[int, Outcome] = {
+    400: errors.InvalidRequestError,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExceededError,
+    403: errors.AuthenticationError,
+    407: errors.ConnectionFailed,
+    408: errors.ProviderTimeout,
+    425: errors.ServerError,
+}
+_UNREGISTERED = (419, 420, 430, 440, 444, 449, 450, 460, 463, *range(494, 500), 509)
+_UNREGISTERED += (*range(520, 528), 529, 530, 540, 561, 598, 599)
+
+
+def _class_of(status: int) -> Outcome:
+    usual = errors.InvalidRequestError if status < 500 else errors.ServerError
+    return _NAMED.get(status, usual)
 
 
 STATUSES = (
@@ -488,25 +557,38 @@ STATUSES = (
     ),
     Fault("205", errors.EmptyReplyError, lambda a: http_response(205)),
     *(
-        _status(status, expect)
-        for status, expect in (
-            (400, errors.InvalidRequestError),
-            (401, errors.AuthenticationError),
-            (402, errors.QuotaExceededError),
-            (403, errors.AuthenticationError),
-            (404, (errors.InvalidRequestError, errors.ModelNotFoundError)),
-            (408, errors.ProviderTimeout),
-            (413, errors.InvalidRequestError),
-            (422, errors.InvalidRequestError),
-            (425, errors.ServerError),
-            *((status, _client_error) for status in (405, 406, 409, 410, 415, 418, 431, 451, 499)),
-            (407, errors.ConnectionFailed),
-            *((status, errors.ServerError) for status in (*range(500, 512), 520, 522, 529, 599)),
-            (600, errors.ProtocolError),
-            (999, errors.ProtocolError),
-        )
+        _status(status, _class_of(status))
+        for status in sorted({*map(int, HTTPStatus), *_UNREGISTERED} - {429})
+        if status >= 400
     ),
+    *(_status(status, errors.ProtocolError) for status in (600, 999)),
 )
 
 FAULTS = (*CONNECTING, *HEADERS, *BODY, *REDIRECTS, *STATUSES)
-__all__ = ["FAULTS", "GOOD", "Asked", "Fault", "bomb"]
+
+
+def _line(mebibytes: int) -> Serve:
+    def serve(asked: Asked) -> Script:
+        beginning = b"data: " if asked.is_events else b""
+        return [_head(asked), beginning, *[b"a" * (KIB * KIB)] * mebibytes]
+
+    return serve
+
+
+_LARGE_BOMB = bomb(1024)
+
+#: What is large beyond the limits that are in force where a user sets none.
+LARGE = (
+    Fault("line of 64 MiB", errors.ProtocolError, _line(64)),
+    Fault(
+        "gzip bomb of 1 GiB",
+        errors.ProtocolError,
+        lambda a: a.reply(_LARGE_BOMB, Content_Encoding="gzip"),
+    ),
+    Fault(
+        "gzip bomb of 1 GiB in an error",
+        errors.ServerError,
+        lambda a: a.reply(_LARGE_BOMB, status=500, Content_Encoding="gzip"),
+    ),
+)
+__all__ = ["FAULTS", "GOOD", "LARGE", "Asked", "Fault"]

@@ -51,7 +51,8 @@ def cells(fault: Fault) -> Iterator[Cell]:
         for mode in MODES:
             yield Cell(fault, Asked(service, mode != "whole", before=False), mode)
         if service.before is not None:
-            yield Cell(fault, Asked(service, stream=True, before=True), "stream")
+            for mode in ("stream", "complete"):
+                yield Cell(fault, Asked(service, stream=True, before=True), mode)
 
 
 def run(cell: Cell) -> Result:
