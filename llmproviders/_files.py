@@ -112,10 +112,14 @@ def make_private_folder(path: Path) -> None:
     """Make a folder for this user alone; one that is there stays as it is.
 
     Raises:
-        Unusable: it cannot be made.
+        Unusable: it cannot be made, or another user's link stands in its place.
     """
     with _naming(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = os.lstat(path)
+    # The system's own links, /tmp on some, are root's.
+    if stat.S_ISLNK(status.st_mode) and status.st_uid != 0:
+        _check_owner(path, status)
 
 
 def locks_folder(path: Path) -> Path:
