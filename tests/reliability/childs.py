@@ -14,8 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+import pytest
+
 T = TypeVar("T")
 NOBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
 class ChildKilled(Exception):  # noqa: N818 - it is what the test wanted
@@ -74,21 +77,63 @@ def become_nobody() -> None:
         os.setuid(NOBODY)
 
 
-class KillAt:
-    """Kills this process before the ``step``-th line that runs in one of the files ``modules``.
+def become_homeless() -> None:
+    """Be a user without a home and, if this is root, without a name."""
+    for name in [n for n in os.environ if n == "HOME" or n.startswith("XDG_")]:
+        del os.environ[name]
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(54321)
+        os.setuid(54321)
 
-    As a context; ``steps`` counts the lines, so that a ``step`` of 0 tells how many there are.
+
+def at_once(function: Callable[[int], object], count: int) -> None:
+    """Call ``function`` with each number below ``count``, each in a forked child, all at a time.
+
+    Raises:
+        AssertionError: one of them raised something, which it has printed.
+    """
+    children = []
+    for number in range(count):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                function(number)
+                code = 0
+            except BaseException:  # noqa: BLE001 - told by the code
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert codes == [0] * count
+
+
+def killed_at(step: int, modules: tuple[str, ...], function: Callable[[], object]) -> bool:
+    """Whether a child that calls ``function`` was killed before its ``step``-th line that runs in
+    one of the files ``modules``; False: it came to its end before that.
     """
 
-    def __init__(self, step: int, *modules: str) -> None:
-        self.steps = 0
-        self._step = step
+    def run() -> None:
+        with _KillAt(step, modules):
+            function()
+
+    try:
+        forked(run)
+    except ChildKilled:
+        return True
+    return False
+
+
+class _KillAt:
+    def __init__(self, step: int, modules: tuple[str, ...]) -> None:
+        self._left = step
         self._modules = modules
         self._known: dict[str, bool] = {}
 
-    def __enter__(self) -> KillAt:
+    def __enter__(self) -> None:
         sys.settrace(self._call)
-        return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
@@ -102,7 +147,7 @@ class KillAt:
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "line":
-            self.steps += 1
-            if self.steps == self._step:
+            self._left -= 1
+            if self._left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return self._line

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
-import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmproviders import FailoverClient, GigaChat, InvalidRequestError, ServerError
+from llmproviders import FailoverClient, GigaChat, ServerError
 from llmproviders import _token as token_module
-from llmproviders import _trust as trust
 from llmproviders._call import Call
-from llmproviders._clock import SYSTEM_CLOCK, Scope, SystemClock
+from llmproviders._clock import Scope
 from llmproviders._health import Trouble
 from llmproviders._health_file import FileStore
 from llmproviders._token import Token, TokenFile
-from llmproviders.batch import run_file
 from llmproviders.testing import ScriptedProvider
-from tests.reliability.childs import NOBODY, ChildKilled, KillAt, become_nobody, disk_full_after
+from tests.reliability.childs import (
+    NOBODY,
+    as_root,
+    at_once,
+    become_homeless,
+    become_nobody,
+    disk_full_after,
+    killed_at,
+)
 from tests.reliability.childs import forked as in_child
+from tests.reliability.clocks import YEAR_S, Jumping
 from tests.reliability.services import JSON, SERVICES, SSE, TEXT, TOKEN
 from tests.reliability.stub import StubReply, StubSender, stubbed
 
 AT_MOST_S = 10.0
 KEY = "Z2lnYS1pZDpnaWdhLXNlY3JldA=="
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
 class GigaChatSender(StubSender):
@@ -75,15 +78,6 @@ def preloaded() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for ask in ASKS:
             assert ask(Path(folder) / "a" / "file.json") == TEXT
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return a folder that every user can enter."""
-    path = Path(tempfile.mkdtemp(prefix="shared-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 def _regular(folder: Path) -> Path:
@@ -256,12 +250,8 @@ def test_without_a_home_no_call_fails(ask: Ask, folder: Path) -> None:
 
     def homeless() -> str:
         os.chdir(folder)
-        for name in [n for n in os.environ if n == "HOME" or n.startswith("XDG_")]:
-            del os.environ[name]
-        if os.geteuid() == 0:
-            folder.chmod(0o777)
-            os.setgid(54321)
-            os.setuid(54321)
+        folder.chmod(0o777)
+        become_homeless()
         if ask is ask_gigachat:
             return ask("user")  # type: ignore[arg-type]
         from llmproviders._places import health_file
@@ -316,6 +306,18 @@ def test_a_symlink_to_nowhere_creates_nothing(ask: Ask, folder: Path) -> None:
     assert not nowhere.exists()
 
 
+@as_root
+@pytest.mark.parametrize("ask", ASKS)
+def test_another_users_link_to_a_folder_is_not_followed(ask: Ask, folder: Path) -> None:
+    """Where somebody else made a link in place of the file's folder, nothing is put behind it."""
+    victim, link = folder / "victim", folder / "link"
+    victim.mkdir(mode=0o700)
+    link.symlink_to(victim)
+    os.lchown(link, NOBODY, NOBODY)
+    assert ask(link / "file.json") == TEXT
+    assert list(victim.iterdir()) == []
+
+
 @pytest.mark.parametrize("ask", ASKS)
 def test_files_are_for_their_user_alone(ask: Ask, folder: Path) -> None:
     """The file, its folder and its locks can be read by nobody else, whatever the umask."""
@@ -364,31 +366,20 @@ STORES = ((write_token, read_tokens), (write_trouble, read_troubles))
 def test_killed_at_any_point_of_a_write_the_file_is_whole(
     write: Write, read: Read, folder: Path
 ) -> None:
-    """Killed before any line of a write, old or new content is there, and the next write works."""
+    """Killed before each line of a write, old or new content is there, and the next write works."""
     path = folder / "file.json"
     modules = ("_files.py", "_token.py", "_health_file.py", "tempfile.py", "_unix.py")
-
-    def count() -> int:
-        with KillAt(0, *modules) as killing:
-            write(path, 1)
-        return killing.steps
-
-    steps = in_child(count)
-    assert steps > 20
-    for step in range(1, steps + 1, max(1, steps // 25)):
-        before = read(path)
-
-        def killed(step: int = step) -> None:
-            with KillAt(step, *modules):
-                write(path, step + 1)
-
-        with pytest.raises(ChildKilled):
-            in_child(killed)
+    steps = 0
+    before: list[str] = []
+    while killed_at(steps + 1, modules, lambda: write(path, 1)):
+        steps += 1
         assert set(before) <= set(read(path))
         start = time.monotonic()
         write(path, 0)
         assert time.monotonic() - start < AT_MOST_S
-        assert set(before) <= set(read(path))
+        before = read(path)
+        assert "0" in {name.rsplit("-", 1)[1] for name in before}
+    assert steps > 100
     assert (path.stat().st_mode & 0o777) == 0o600
 
 
@@ -399,39 +390,17 @@ def test_concurrent_writers_keep_the_file_whole(write: Write, read: Read, folder
     A cooldown may be: for its sake no call waits long for a lock.
     """
     path = folder / "file.json"
-    children = []
-    for writer in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                for number in range(8):
-                    write(path, writer * 100 + number)
-            finally:
-                os._exit(0)
-        children.append(pid)
-    while children:
-        read(path)
-        done, _ = os.waitpid(-1, os.WNOHANG)
-        if done:
-            children.remove(done)
+
+    def write_eight(writer: int) -> None:
+        for number in range(8):
+            write(path, writer * 100 + number)
+            read(path)
+
+    at_once(write_eight, 4)
     found = {name.rsplit("-", 1)[1] for name in read(path)}
     wanted = {str(writer * 100 + number) for writer in range(4) for number in range(8)}
     assert found == wanted if write is write_token else found <= wanted
     assert found
-
-
-class Jumping(SystemClock):
-    """A clock whose wall time is off by ``by`` seconds."""
-
-    def __init__(self) -> None:
-        self.by = 0.0
-
-    def wall(self) -> float:  # type: ignore[override]
-        """Unix time in seconds, more or less."""
-        return SYSTEM_CLOCK.wall() + self.by
-
-
-YEAR_S = 365 * 24 * 3600.0
 
 
 @pytest.mark.parametrize("jump", [-YEAR_S, -3600.0, -1.0, 1.0, 3600.0, YEAR_S])
@@ -464,141 +433,3 @@ def test_a_token_from_before_a_clock_jump_is_not_trusted_for_ever(
     entry.update(fetched_at=time.time() + jump, expires_at=time.time() + jump + 1800)
     path.write_text(json.dumps(content))
     assert ask_gigachat(path) == TEXT
-
-
-def _batch(folder: Path, count: int = 5) -> Path:
-    source = folder / "in.jsonl"
-    rows = [json.dumps({"id": f"row-{n}", "prompt": f"Question {n}?"}) for n in range(count)]
-    source.write_text("\n".join(rows) + "\n")
-    return source
-
-
-def _ids(output: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in output.read_bytes().splitlines()]
-
-
-def test_a_batch_on_a_full_disk_ends_with_an_error_and_loses_no_row(folder: Path) -> None:
-    """The disk's error is told, and a rerun with room keeps whole rows and does the rest."""
-    source, output = _batch(folder), folder / "out.jsonl"
-
-    def on_a_full_disk() -> str:
-        disk_full_after(700)
-        try:
-            run_file(ScriptedProvider([TEXT]), source, output, workers=1)
-        except OSError as error:
-            return str(error.strerror)
-        return "no error"
-
-    assert in_child(on_a_full_disk) == "File too large"
-    assert output.stat().st_size == 700
-    summary = run_file(ScriptedProvider([TEXT]), source, output, workers=1)
-    assert summary.skipped >= 1
-    assert sorted(_ids(output)) == [f"row-{n}" for n in range(5)]
-
-
-def test_a_batch_killed_at_any_point_pays_for_no_row_twice(folder: Path) -> None:
-    """Killed before any line of its own code, a batch leaves each finished row once."""
-    source, output = _batch(folder, 3), folder / "out.jsonl"
-    modules = ("_file.py", "_output.py", "_rows.py")
-
-    def run(step: int) -> int:
-        with KillAt(step, *modules) as killing:
-            run_file(ScriptedProvider([TEXT]), source, output, workers=1)
-        return killing.steps
-
-    steps = in_child(lambda: run(0))
-    assert steps > 50
-    for step in range(1, steps + 1, max(1, steps // 25)):
-        output.unlink(missing_ok=True)
-        with pytest.raises(ChildKilled):
-            in_child(lambda step=step: run(step))
-        kept = _whole_lines(output)
-        summary = run_file(ScriptedProvider([TEXT]), source, output, workers=1)
-        assert summary.skipped == len(kept)
-        assert sorted(_ids(output)) == ["row-0", "row-1", "row-2"]
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    data = path.read_bytes() if path.exists() else b""
-    return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
-
-
-@pytest.mark.parametrize("place", [_in_a_file, _in_proc, _a_folder])
-def test_a_batch_that_cannot_write_sends_nothing(
-    place: Callable[[Path], Path], folder: Path
-) -> None:
-    """Where the output cannot be made, an error says so before anything is paid for."""
-    provider = ScriptedProvider([TEXT])
-    with pytest.raises((OSError, InvalidRequestError)):
-        run_file(provider, _batch(folder), place(folder))
-    assert provider.requests == []
-
-
-@as_root
-def test_a_batch_does_not_follow_another_users_link(folder: Path) -> None:
-    """A link that somebody else put in place of the output is refused; its target stays."""
-    victim, output = folder / "victim", folder / "out.jsonl"
-    victim.write_text("")
-    output.symlink_to(victim)
-    os.lchown(output, NOBODY, NOBODY)
-    provider = ScriptedProvider([TEXT])
-    with pytest.raises((OSError, InvalidRequestError)):
-        run_file(provider, _batch(folder), output)
-    assert provider.requests == []
-    assert victim.read_text() == ""
-
-
-def test_a_batchs_lock_follows_no_link(folder: Path) -> None:
-    """What a link in place of the lock points to is not emptied."""
-    victim = folder / "victim"
-    victim.write_text("precious")
-    (folder / ".out.jsonl.lock").symlink_to(victim)
-    with contextlib.suppress(OSError):
-        run_file(ScriptedProvider([TEXT]), _batch(folder), folder / "out.jsonl")
-    assert victim.read_text() == "precious"
-
-
-def test_the_trust_store_is_replaced_whole(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, ca_file: Path
-) -> None:
-    """Killed at any point of taking a certificate in, there is the whole one or none."""
-    import hashlib
-    import ssl
-
-    der = ssl.PEM_cert_to_DER_cert(ca_file.read_text())
-    fingerprint = hashlib.sha256(der).hexdigest()
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    modules = ("_trust.py", "_files.py", "tempfile.py")
-
-    def take(step: int) -> int:
-        with KillAt(step, *modules) as killing:
-            trust.install(ca_file, fingerprint=fingerprint)
-        return killing.steps
-
-    steps = in_child(lambda: take(0))
-    for step in range(1, steps + 1, max(1, steps // 25)):
-        trust.remove()
-        with pytest.raises(ChildKilled):
-            in_child(lambda step=step: take(step))
-        assert [c.fingerprint for c in trust.installed()] in ([], [fingerprint])
-    assert trust.install(ca_file, fingerprint=fingerprint).fingerprint == fingerprint
-
-
-def test_the_trust_store_believes_nothing_that_was_put_into_it(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ca_file: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A certificate without its own fingerprint, a link, a pipe, a folder: none is believed."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    place = trust.folder()
-    place.mkdir(parents=True)
-    (place / f"{'0' * 64}.pem").write_bytes(ca_file.read_bytes())
-    (place / f"{'1' * 64}.pem").symlink_to(ca_file)
-    os.mkfifo(place / f"{'2' * 64}.pem")
-    (place / f"{'3' * 64}.pem").mkdir()
-    caplog.set_level(logging.CRITICAL)
-    assert trust.installed() == []
-    assert trust.pinned() == ""
-    assert ask_gigachat(folder / "tokens.json") == TEXT
