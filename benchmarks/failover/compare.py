@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,17 @@ OWN = {
 OTHERS = {
     "litellm_sdk": "LiteLLM Router",
     "langchain_sdk": "LangChain `with_fallbacks`",
+    "langchain_sdk.make_impatient": "LangChain, one try each",
     "g4f_sdk": "g4f `IterListProvider`",
     "openai_sdk": "openai",
     "gigachat_sdk": "gigachat",
 }
+DISTRIBUTIONS = {
+    "own": ("llmproviders",),
+    "langchain_sdk": ("langchain-core", "langchain-openai"),
+}
+"""What is installed under another name than the client's module has."""
+
 WITH_TOKENS = ("own", "litellm_sdk", "gigachat_sdk")
 
 WHOLE = {text_of("first").strip(), text_of("second").strip()}
@@ -153,7 +160,7 @@ def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str
     return "\n".join(lines)
 
 
-def versions(environments: Path, clients: Iterable[str]) -> str:
+def versions(environments: Path) -> str:
     """Which releases were compared."""
     code = (
         "import importlib.metadata as m, sys\n"
@@ -161,13 +168,12 @@ def versions(environments: Path, clients: Iterable[str]) -> str:
         "for name in sys.argv[1:]:\n"
         "    try: found.append(f'{name} {m.version(name)}')\n"
         "    except m.PackageNotFoundError: pass\n"
-        "print('; '.join(found))"
+        "print(', '.join(found))"
     )
     found: dict[str, None] = {}
-    for client in clients:
-        own = {"langchain_sdk": "langchain-openai"}.get(client, client.removesuffix("_sdk"))
-        name = "llmproviders" if own == "own" else own
-        command = [python(environments, client), "-c", code, name]
+    for module in dict.fromkeys(client.partition(".")[0] for client in ["own", *OTHERS]):
+        names = DISTRIBUTIONS.get(module, (module.removesuffix("_sdk"),))
+        command = [python(environments, module), "-c", code, *names]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found[done.stdout.strip()] = None
     return ", ".join(filter(None, found))
@@ -213,7 +219,7 @@ def main() -> int:
         for how, text in tables.items():
             page.fill("explanation/comparison.md", how, text)
         if folder:
-            page.fill("explanation/comparison.md", "versions", versions(folder, ["own", *OTHERS]))
+            page.fill("explanation/comparison.md", "versions", versions(folder))
     return 0
 
 

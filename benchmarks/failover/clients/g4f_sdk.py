@@ -1,4 +1,7 @@
-"""g4f's ``IterListProvider`` over two providers that speak OpenAI's protocol; it has no retries."""
+"""g4f's ``IterListProvider`` over two providers that speak OpenAI's protocol.
+
+It has no retries, and its blocking client hands no limit of time to such providers.
+"""
 
 from __future__ import annotations
 

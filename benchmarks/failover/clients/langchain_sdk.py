@@ -1,4 +1,7 @@
-"""LangChain's ``with_fallbacks`` over two ``ChatOpenAI``."""
+"""LangChain's ``with_fallbacks`` over two ``ChatOpenAI``.
+
+Its documents advise to switch retries off where there are fallbacks; that is ``make_impatient``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from . import CONNECT_S, PROMPT, RETRIES, SILENCE_S
 
 
 class make:  # noqa: N801 - what every client's module has
+    retries = RETRIES
+
     def __init__(self, first: str, second: str) -> None:
         self._chain = self._chat(first).with_fallbacks([self._chat(second)])
 
@@ -20,7 +25,7 @@ class make:  # noqa: N801 - what every client's module has
             model="m",
             base_url=f"{origin}/v1",
             api_key="key",
-            max_retries=RETRIES,
+            max_retries=self.retries,
             timeout=openai.Timeout(SILENCE_S, connect=CONNECT_S),
         )
 
@@ -31,3 +36,7 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return self._chain.invoke(PROMPT).content
+
+
+class make_impatient(make):  # noqa: N801
+    retries = 0
