@@ -453,6 +453,13 @@ class TestNested:
         assert names(reply.attempts) == [("a", "ProviderTimeout"), ("c", None)]
         assert other.tries == 0
 
+    def test_one_that_fails_as_a_whole_cools(self, client: Client) -> None:
+        """A client all of whose providers are down is put last."""
+        inner = client(actor("a", DOWN), actor("b", DOWN), attempts=1, name="inner")
+        outer = client(inner, actor("c", GOOD), attempts=1)
+        assert outer.complete("Why?").provider == "c"
+        assert outer.report().providers[0].condition.cooling > 0
+
     def test_what_was_its_callers_doing_does_not_cool_it(self, client: Client) -> None:
         """A client all of whose providers lack the model is not ill."""
         inner = client(FlowGpt(), name="inner")

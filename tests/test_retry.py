@@ -133,14 +133,15 @@ class TestPredicates:
         wait = tenacity.wait_fixed(1)
         assert tried(clock, [ServerError()], attempts=5, wait=wait, stop=stop)[0] == tries
 
-    def test_the_deadline_holds_all_the_same(self, clock: FakeClock) -> None:
+    @pytest.mark.parametrize("deadline", [3.5, 4.0])
+    def test_the_deadline_holds_all_the_same(self, clock: FakeClock, deadline: float) -> None:
         """Whatever wait and predicate say, no wait begins that the deadline would cut off."""
         client = FailoverClient(
             [Actor([ServerError()])],
             attempts=100,
             wait=tenacity.wait_fixed(1),
             retry=tenacity.retry_always,
-            deadline=3.5,
+            deadline=deadline,
             clock=clock,
         )
         with pytest.raises(AllProvidersFailed):
