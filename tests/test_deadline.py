@@ -18,6 +18,7 @@ from llmproviders import (
     GigaChat,
     OpenAICompatible,
     ProviderTimeout,
+    ServerError,
     StreamInterrupted,
 )
 from llmproviders._clock import Scope
@@ -311,6 +312,16 @@ class TestClock:
         with pytest.raises(DeadlineExceeded) as caught:
             list(client.stream("Why?"))
         assert caught.value.partial_text == "new "
+
+    @pytest.mark.parametrize("text", ["", "It "])
+    def test_an_error_that_comes_after_it(self, clock: FakeClock, text: str) -> None:
+        """What a provider fails with when time is up is the cause, the deadline what is raised."""
+        late = Actor([text, lambda: clock.pass_(9.0), ServerError("down")])
+        client = FailoverClient([late, Actor(GOOD)], deadline=2.0, clock=clock)
+        with pytest.raises(DeadlineExceeded) as caught:
+            client.complete("Why?")
+        assert isinstance(caught.value.__cause__, ServerError)
+        assert caught.value.partial_text == text
 
     def test_is_also_a_timeout(self, clock: FakeClock) -> None:
         """A caller who knows only Python's own TimeoutError catches it."""

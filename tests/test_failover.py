@@ -143,6 +143,7 @@ class TestOrder:
             ("second", "AuthenticationError"),
         ]
         assert isinstance(error.__cause__, AuthenticationError)
+        assert error.provider == "FailoverClient"
         assert not error.retryable
 
     def test_all_failed_says_when_to_come_back(self, client: Client) -> None:
@@ -459,6 +460,19 @@ class TestNested:
         outer = client(inner, actor("c", GOOD), attempts=1)
         assert outer.complete("Why?").provider == "c"
         assert outer.report().providers[0].condition.cooling > 0
+
+    def test_its_failures_stand_below_it(self, client: Client) -> None:
+        """What happened inside of a client is told further in, a line for each provider."""
+        inner = client(actor("a", DOWN), actor("b", REFUSED), attempts=1, name="inner")
+        with pytest.raises(AllProvidersFailed) as caught:
+            client(inner, actor("c", DOWN), attempts=1).complete("Why?")
+        assert str(caught.value).splitlines() == [
+            "every provider failed:",
+            "  inner: AllProvidersFailed: every provider failed:",
+            "    a: ServerError: down",
+            "    b: AuthenticationError: who are you?",
+            "  c: ServerError: down",
+        ]
 
     def test_what_was_its_callers_doing_does_not_cool_it(self, client: Client) -> None:
         """A client all of whose providers lack the model is not ill."""

@@ -358,5 +358,24 @@ class TestEnding:
         """That another one was started is told at INFO, a failure at WARNING."""
         caplog.set_level(logging.INFO, logger="llmproviders")
         hedged(actor("slow", NEVER), actor("quick", GOOD)).complete("Why?")
+        dead = actor("dead", [AuthenticationError("no")])
+        hedged(dead, actor("good", GOOD), hedge_after=30.0).complete("Why?")
         told = [(r.levelname, r.getMessage()) for r in caplog.records]
-        assert told == [("INFO", "slow has no text yet, quick is started beside it")]
+        assert told == [
+            ("INFO", "slow has no text yet, quick is started beside it"),
+            ("WARNING", "dead failed (AuthenticationError), good is next"),
+        ]
+
+    def test_log_of_a_second_race(self, caplog: pytest.LogCaptureFixture) -> None:
+        """When a winner broke, who races next is told as after any failure."""
+        caplog.set_level(logging.INFO, logger="llmproviders")
+        slow = [actor(name, NEVER, GOOD) for name in ("slow", "lame")]
+        cut = actor("cut", ["It ", StreamInterrupted("cut")])
+        hedged(*slow, cut, attempts=2).complete("Why?")
+        told = [r.getMessage() for r in caplog.records]
+        assert told[:4] == [
+            "slow has no text yet, lame is started beside it",
+            "slow, lame has no text yet, cut is started beside it",
+            "cut failed (StreamInterrupted), try 2 in 0.00 s",
+            "cut failed (StreamInterrupted), slow is next",
+        ]
