@@ -270,7 +270,8 @@ class TestAccept:
     )
     def test_verdicts(self, client: Client, verdict: Any, taken: bool) -> None:
         """What is true takes the reply; what is false, or a reason, asks the next provider."""
-        first, second = actor("first", ["short"]), actor("second", GOOD)
+        finish = FinishReason("stop", request_id="r7")
+        first, second = actor("first", ["short", finish]), actor("second", GOOD)
 
         def accept(completion: Completion) -> Any:
             return verdict if completion.text == "short" else True
@@ -278,8 +279,24 @@ class TestAccept:
         reply = client(first, second, accept=accept).complete("Why?")
         assert reply.provider == ("first" if taken else "second")
         if not taken:
-            assert isinstance(reply.attempts[0].error, RejectedReplyError)
-            assert reply.attempts[0].error.detail == (verdict or None)
+            error = reply.attempts[0].error
+            assert isinstance(error, RejectedReplyError)
+            assert (error.provider, error.partial_text) == ("first", "short")
+            assert error.request_id == "r7"
+            assert error.detail == (verdict or None)
+            said = "accept turned the reply down"
+            assert str(error) == (f"{said}: {verdict}" if verdict else said)
+
+    def test_turned_down_inside(self, client: Client) -> None:
+        """Of a client's attempts it is the last one whose reply was turned down."""
+        inner = client(actor("a", DOWN, REFUSED), actor("b", ["short"]), name="inner")
+        outer = client(inner, actor("c", GOOD), accept=lambda c: c.text != "short")
+        assert names(outer.complete("Why?").attempts) == [
+            ("a", "ServerError"),
+            ("a", "AuthenticationError"),
+            ("b", "RejectedReplyError"),
+            ("c", None),
+        ]
 
     def test_streams_are_not_judged(self, client: Client) -> None:
         """``accept`` is for ``complete``: what a stream has shown cannot be taken back."""
@@ -425,6 +442,12 @@ class TestNested:
         items, raised = drain(client(inner).stream("Why?"))
         assert raised is None
         assert [type(i) for i in items] == [str, str, Restart, str, str, FinishReason]
+
+    def test_its_broken_stream_is_its_providers(self, client: Client) -> None:
+        """Of a stream that breaks inside of a client it is told which provider broke it."""
+        _, raised = drain(client(client(actor("a", CUT), name="inner")).stream("Why?"))
+        assert isinstance(raised, StreamInterrupted)
+        assert raised.provider == "a"
 
     def test_its_own_deadline_is_a_failure_like_others(self, client: Client) -> None:
         """An inner client that is out of time is passed by, and cools down."""

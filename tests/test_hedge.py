@@ -132,6 +132,20 @@ class TestWinning:
             assert ends(reply.attempts) == sorted([(loser, SLOWER), (reply.provider, "whole")])
             assert (first.playing, second.playing) == (0, 0)
 
+    def test_a_reply_that_comes_too_late(self) -> None:
+        """One that comes when another has won is on record, as the slower one."""
+        won = threading.Event()
+        call = FinishReason("tool_calls", tool_calls=[{"id": "1"}])
+        late = actor("late", [lambda: won.wait(10), call])
+        quick = actor("quick", ["It ", won.set, "scatters."])
+        reply = hedged(late, quick).complete("Why?")
+        (attempt,) = (a for a in reply.attempts if a.provider == "late")
+        assert isinstance(attempt.error, ProviderTimeout)
+        assert (str(attempt.error), attempt.error.provider) == (SLOWER, "late")
+        assert not attempt.error.retryable
+        assert attempt.chunks == 1
+        assert 0 < attempt.duration == attempt.first_chunk_after < 10
+
     def test_a_tool_call_wins_too(self) -> None:
         """A reply that is a tool call has no text, and is a reply."""
         call = FinishReason("tool_calls", tool_calls=[{"id": "1"}])
@@ -219,13 +233,14 @@ class TestFailing:
         assert (str(reply), reply.provider) == ("It scatters.", "slow")
         assert (slow.tries, cut.tries) == (2, 2)
 
-    def test_attempts_hold_all_the_same(self) -> None:
+    @pytest.mark.parametrize("attempts", [1, 2])
+    def test_attempts_hold_all_the_same(self, attempts: int) -> None:
         """The try that was overtaken is one of those that ``attempts`` allows."""
-        slow = actor("slow", NEVER)
+        slow = actor("slow", NEVER, [ServerError("down")])
         cut = actor("cut", ["It ", StreamInterrupted("cut")])
         with pytest.raises(AllProvidersFailed):
-            hedged(slow, cut).complete("Why?")
-        assert (slow.tries, cut.tries) == (1, 1)
+            hedged(slow, cut, attempts=attempts).complete("Why?")
+        assert (slow.tries, cut.tries) == (attempts, attempts)
 
     def test_restart(self) -> None:
         """A stream whose winner broke restarts visibly at the other."""
