@@ -205,7 +205,7 @@ class Lane:
         if call.rules.first_chunk_timeout is not None:
             scope.limit = start + call.rules.first_chunk_timeout
         opened = delivered = False
-        kept: list[str] | None = None if call.accept is None else []
+        accept, kept = call.accept, list[str]()
         stream = client.generate(request, scope)
         try:
             for piece in stream:
@@ -221,17 +221,17 @@ class Lane:
                         if call.voided is not None:
                             yield call.voided
                             call.voided = None
-                    if kept is not None:
+                    if accept is not None:
                         kept.append(piece)
                 elif isinstance(piece, FinishReason):
-                    if kept is not None:
-                        _check_accepted(call.accept, "".join(kept), piece)
+                    if accept is not None:
+                        _check_accepted(accept, "".join(kept), piece)
                     self._enter(piece.attempts, waited, None)
                     self._told = True
                     call.rules.health.succeeded(self._visit)
                     call.settle()
                     piece = piece.evolve(attempts=call.ledger.attempts)
-                elif kept is not None:
+                else:
                     kept.clear()
                 yield piece
         except LLMError as error:
@@ -261,8 +261,8 @@ def _lost(attempt: Attempt) -> ProviderTimeout:
     return error
 
 
-def _check_accepted(accept: Accept | None, text: str, finish: FinishReason) -> None:
-    verdict = True if accept is None else accept(Completion.of(text, finish))
+def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:
+    verdict = accept(Completion.of(text, finish))
     reason = verdict if isinstance(verdict, str) else None
     if verdict and reason is None:
         return
