@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from llmproviders import ChatGLM, FailoverClient, GigaChat
+from llmproviders.batch import run, run_file
+from llmproviders.notebook import show
+from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
 
 FailoverClient([ChatGLM])  # error: list-item
 FailoverClient([ChatGLM()], on_interrupt="repeat")  # error: arg-type
@@ -16,3 +20,11 @@ ChatGLM().complete(17)  # error: arg-type
 ChatGLM().stream("Hi", timeout="5")  # error: arg-type
 count: int = ChatGLM().complete("Hi").text  # error: assignment
 ChatGLM().complete("Hi").text = "other"  # error: misc
+FailoverClient([ChatGLM()]).conversation().ask(["Hi"])  # error: arg-type
+run(ChatGLM(), ["Hi"], 4)  # error: call-arg
+run_file(ChatGLM(), "in.jsonl", "out.jsonl", worker=4)  # error: call-arg
+rows = run_file(ChatGLM(), "in.jsonl", "out.jsonl").rows  # error: attr-defined
+show("Hi", "GigaChat")  # error: arg-type
+Sandbox(8123)  # error: call-arg
+Sandbox().fail("gigachat", 503)  # error: call-arg
+ScriptedProvider(["Hi"], error="down")  # error: arg-type

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Generator
+from pathlib import Path
 
 from llmproviders import (
     Attempt,
+    Attempts,
     ChatGLM,
     Completion,
     FailoverClient,
@@ -18,6 +21,11 @@ from llmproviders import (
     StreamInterrupted,
     Usage,
 )
+from llmproviders.batch import BatchReport, BatchResult, Summary, run, run_file
+from llmproviders.conversation import Conversation
+from llmproviders.notebook import show, use
+from llmproviders.sandbox import RecordedRequest, Sandbox
+from llmproviders.testing import ScriptedProvider
 
 client = FailoverClient(
     [GigaChat(), (GigaChat(scope="GIGACHAT_API_CORP"), "GigaChat-2-Max"), ChatGLM()],
@@ -60,3 +68,30 @@ with ChatGLM(proxy="socks5h://127.0.0.1:1080", name="guest") as guest:
 provider: type[Provider] = ChatGLM
 names: tuple[str, ...] = tuple(GigaChat.models)
 names_now: list[str] = list(GigaChat().models())
+
+picture: str = reply.attempts.to_svg()
+tried: Attempts = reply.attempts
+table: str = str(client.report())
+made: FailoverClient = FailoverClient.from_config("config.toml")
+
+chat: Conversation = client.conversation(system="Be brief.", max_messages=20, temperature=0.2)
+turn: Completion = chat.ask("Hi")
+pieces: Generator[str, None, None] = chat.fork().stream("And then?")
+chat.save(Path("chat.json"))
+
+with concurrent.futures.ThreadPoolExecutor() as pool:
+    for result in run(client, ["Hi", {"id": 7, "prompt": "Hello"}], workers=2, executor=pool):
+        row: BatchResult = result
+        text = result.completion.text if result.completion is not None else str(result.error)
+summary: Summary = run_file(client, "in.jsonl", Path("out.jsonl"), deadline=60, max_failures=10)
+failed: int = BatchReport.read("out.jsonl").failed
+
+use(client, temperature=0)
+shown: Completion = show("Hi", client)
+shown = show(client.stream("Hi"), note=False)
+
+with Sandbox(reply=lambda messages: messages[-1]["content"]) as sandbox:
+    sandbox.fail("gigachat", status=429, headers={"Retry-After": "2"}, times=2)
+    at_sandbox: FailoverClient = sandbox.client("gigachat", ("openai", "gpt-4o"), attempts=1)
+    asked: RecordedRequest = sandbox.requests[0]
+recited: str = ScriptedProvider(["Hi"], error=LLMError("down")).complete("Hi").text
