@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from llmproviders import FailoverClient, FlowGpt, GigaChat, LLMError, OpenAICompatible
+from llmproviders import FailoverClient, FlowGpt, GigaChat, LLMError, OpenAICompatible, _redact
 from llmproviders.batch import BatchLocked, run_file
 from llmproviders.batch._output import locked as writing
 from llmproviders.cli.exits import CommandError
@@ -118,8 +119,10 @@ def world(
     refused_port: int,
     black_hole: int,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> World:
-    """Return what can go wrong."""
+    """Return what can go wrong, where no earlier test's password is a word of a message."""
+    monkeypatch.setattr(_redact, "_concealed", OrderedDict())
     return World(sandbox, raw_server, ca, refused_port, black_hole, tmp_path)
 
 
