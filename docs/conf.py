@@ -21,9 +21,11 @@ version = release = llmproviders.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # docs/run_notebooks.py does that, and a test looks whether it did
+smartquotes = False  # error messages and commands have straight ones
 html_theme = "furo"
 html_title = f"llmproviders {release}"
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
 nitpicky = True
 # References to other projects' documents would need the network, and annotations name types that
 # are described where they are used; what the text itself refers to has to exist.
@@ -46,8 +48,16 @@ PUBLIC: dict[ModuleType, list[str]] = {
 
 
 def setup(app: Sphinx) -> None:
-    """Have Sphinx look for what the reference leaves out."""
+    """Have Sphinx look for what the reference leaves out, and say once what errors take."""
     app.connect("env-check-consistency", check_reference)
+    app.connect("autodoc-process-signature", shorten)
+
+
+def shorten(*event: Any) -> tuple[str, None] | None:
+    """Leave out the arguments of the errors that take those of ``LLMError``."""
+    _, what, _, value, *_ = event
+    inherits = what == "exception" and value is not llmproviders.LLMError
+    return ("", None) if inherits and value.__init__ is llmproviders.LLMError.__init__ else None
 
 
 def check_reference(_: Sphinx, env: BuildEnvironment) -> None:

@@ -20,7 +20,7 @@
     │                                                                             retryable
     ├── EmptyReplyError           a reply without text                            retryable
     │   └── RefusedError          a filter stopped it before any text
-    ├── RejectedReplyError        the caller's own ``accept`` said no
+    ├── RejectedReplyError        the caller's own accept said no
     └── AllProvidersFailed        every provider of a FailoverClient failed
 """
 
