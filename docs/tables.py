@@ -24,21 +24,27 @@ DOCS = Path(__file__).parent
 def providers() -> str:
     """What there is to know of each provider at a glance."""
     rows = [
-        "| class | address | `working` | key | system messages | history | default model |",
+        "| class | address | `working` | key | system | history | default model |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for cls in REGISTRY.values():
         row = (
             f"`{cls.__name__}`",
-            cls.url,
+            cls.url.removeprefix("https://"),
             _yes(cls.working),
-            "needed" if cls.needs_auth else "none, or the server's",
+            _key(cls),
             _yes(cls.supports_system_message),
             _yes(cls.supports_message_history),
             f"`{cls.default_model}`",
         )
         rows.append(f"| {' | '.join(row)} |")
     return "\n".join(rows)
+
+
+def _key(cls: type[Provider]) -> str:
+    if cls.needs_auth:
+        return "needed"
+    return "the server's" if "api_key" in arguments_of(cls) else "none"
 
 
 def models() -> str:
