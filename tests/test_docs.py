@@ -9,8 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import gigachat
 import pytest
 
+import llmproviders
+from llmproviders import FailoverClient, GigaChat, Provider
+from llmproviders._schema import arguments_of
 from llmproviders.cli.group import group
 from llmproviders.providers import REGISTRY
 
@@ -141,6 +145,24 @@ def _look_up(words: list[str]) -> None:
     for word in words:
         if re.fullmatch(r"--?[a-zA-Z][\w-]*(=.*)?", word):
             assert word.partition("=")[0] in there | {"--help", "-h"}, (command.name, word)
+
+
+def test_the_tables_for_those_who_come_from_elsewhere() -> None:
+    """What stands under *after* is there, and so is each method of gigachat's under *before*."""
+    page = prose(DOCS / "how-to" / "migrate.md")
+    rows = re.findall(r"^\| (.*`.*) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    ours = {"giga": GigaChat, "client": FailoverClient, "provider": Provider}
+    known = {name for cls in (GigaChat, FailoverClient) for name in arguments_of(cls)}
+    known |= {"model", "timeout", "proxy", "providers"}
+    for before, after in rows:
+        for method in re.findall(r"giga\.(\w+)\(", before):
+            assert hasattr(gigachat.GigaChat, method), before
+        for owner, method in re.findall(r"\b(giga|client|provider)\.(\w+)\(", after):
+            assert hasattr(ours[owner], method), after
+        for name in re.findall(r"llmproviders\.(\w+)", after):
+            assert hasattr(llmproviders, name), after
+        assert set(re.findall(r"[(`, ](\w+)=", after)) <= known, after
 
 
 @pytest.mark.parametrize(
