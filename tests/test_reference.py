@@ -15,7 +15,7 @@ from llmproviders._schema import arguments_of
 from llmproviders.providers import REGISTRY
 
 PACKAGE = Path(llmproviders.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
 # What click reads, what an example of a page makes, and GigaChat's scopes.

@@ -52,12 +52,11 @@ def _test(folder: Path, kind: str, wanted: list[str]) -> int:
     names = {re.split("[<>=]", pin)[0].lower() for pin in lowest()}
     print(*(pin for pin in listed.split() if pin.split("==")[0].lower() in names), flush=True)
     elsewhere = folder / "elsewhere"
-    shutil.copytree(
-        ROOT / "tests", elsewhere / "tests", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for name in ("setup.cfg", "conftest.py"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, elsewhere)
+    for name in ("tests", "docs"):  # some tests try what a page says
+        made = shutil.ignore_patterns("__pycache__", "_build")
+        shutil.copytree(ROOT / name, elsewhere / name, ignore=made)
+    for file in (ROOT / "setup.cfg", ROOT / "conftest.py", *ROOT.glob("*.md")):
+        shutil.copy(file, elsewhere)
     ignored = [f"--ignore=tests/{name}" for name in OF_THE_CHECKOUT]
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *ignored, *wanted]
     return subprocess.run(command, cwd=elsewhere, check=False).returncode
