@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from configparser import RawConfigParser
 from contextlib import suppress
 from pathlib import Path
@@ -118,6 +119,7 @@ class _Run:
     def __init__(self, folder: Path, module: str) -> None:
         self._folder = folder
         self._source = f"llmproviders/{module}.py"
+        self._kept = folder / "mutants" / f"{self._source}.meta"
         left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "mutants")
         shutil.copytree(ROOT, folder, ignore=left_out, dirs_exist_ok=True)
         _configure(folder / "setup.cfg", self._source, TESTS[module])
@@ -130,9 +132,10 @@ class _Run:
         A mutant that waits for ever is noticed by the clock, but so is a machine that has more to
         do than this.
         """
-        known = self._codes()
-        self._mutmut(limit_s, [name for name, code in known.items() if code != _KILLED])
-        self._mutmut(limit_s, [n for n, code in self._codes().items() if code in _TOO_LONG])
+        self._forget(lambda code: code != _KILLED)
+        self._mutmut(limit_s)
+        if self._forget(_TOO_LONG.__contains__):
+            self._mutmut(limit_s)
 
     def outcome(self) -> _Outcomes:
         """How many were killed and how many not, and the changes of the latter."""
@@ -156,17 +159,27 @@ class _Run:
 
     def _codes(self) -> dict[str, int | None]:
         """The exit code of the tests for each mutant that there is, None where they did not run."""
-        with suppress(FileNotFoundError):
-            kept = (self._folder / "mutants" / f"{self._source}.meta").read_text()
-            return dict(json.loads(kept)["exit_code_by_key"])
-        return {}
+        kept: dict[str, int | None] = json.loads(self._kept.read_text())["exit_code_by_key"]
+        return kept
 
-    def _mutmut(self, limit_s: float | None, names: list[str]) -> None:
-        if self._codes() and not names:
-            return
+    def _forget(self, is_wrong: Callable[[int | None], bool]) -> int:
+        """Let mutants with such a code be tried again, and say how many there are.
+
+        Which tests reach which function is found out anew, too: tests and library may be others.
+        """
+        (self._folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
+        if not self._kept.exists():
+            return 0
+        kept = json.loads(self._kept.read_text())
+        wrong = [name for name, code in kept["exit_code_by_key"].items() if is_wrong(code)]
+        kept["exit_code_by_key"].update(dict.fromkeys(wrong))
+        self._kept.write_text(json.dumps(kept))
+        return len(wrong)
+
+    def _mutmut(self, limit_s: float | None) -> None:
         with (self._folder / "mutmut.log").open("a") as log:
             run = subprocess.Popen(
-                [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names],
+                [sys.executable, "-m", "mutmut", "run", "--max-children", "1"],
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,
