@@ -189,6 +189,17 @@ class TestFrame:
             frame.learn(data, "a", count)
         assert tried <= 8
 
+    @pytest.mark.parametrize("text", ["one", '"one"', '"'])
+    def test_strings_beside_it(self, text: str) -> None:
+        """Other strings may stand before the text and after it."""
+        frame, event = Frame(), {"id": "a b", "text": text, "end": "c"}
+
+        def reads_text(data: bytes, text: str) -> bool:
+            return bool(decode_json(data) == {**event, "text": text})
+
+        frame.learn(json.dumps(event).encode(), text, reads_text)
+        assert frame.text_in(json.dumps({**event, "text": "two"}).encode()) == "two"
+
     def test_a_string_full_of_quotes(self) -> None:
         """Quotes inside of the text, escaped, are not taken for its start."""
         frame, text = Frame(), 'a"b\\"c' * 1000
