@@ -45,6 +45,11 @@ _PARSERS = (
     "tests/providers/test_flowgpt.py",
     "tests/providers/test_openai_compatible.py",
 )
+_GIGACHAT = (
+    "tests/providers/test_gigachat.py",
+    "tests/test_concurrency.py",
+    "tests/test_trust.py",
+)
 TESTS: dict[str, tuple[str, ...]] = {
     "_retry": (*_CALLS, "tests/test_token.py"),
     "_turns": _CALLS,
@@ -64,14 +69,16 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_page": ("tests/providers/test_chatgptt.py",),
     "providers/chatglm": ("tests/providers/test_chatglm.py",),
     "providers/openai_compatible": ("tests/providers/test_openai_compatible.py",),
-    "providers/gigachat": ("tests/providers/test_gigachat.py",),
-    "_gigachat": ("tests/providers/test_gigachat.py",),
-    "_oauth": ("tests/providers/test_gigachat.py",),
+    "providers/gigachat": _GIGACHAT,
+    "_gigachat": _GIGACHAT,
+    "_oauth": _GIGACHAT,
 }
 # These take a second and more, or start processes, which run what is not mutated.
 SLOW = (
-    "tests/providers/test_gigachat.py::TestTokenRequests",
     "tests/providers/test_gigachat.py::TestOfficial",
+    "tests/providers/test_gigachat.py::TestTokenRequests::test_16_processes",
+    "tests/providers/test_gigachat.py::TestTokenRequests::test_a_day_of_cron",
+    "tests/providers/test_gigachat.py::TestTokenRequests::test_revoked_between_processes",
     "tests/test_health.py::TestFile::test_a_new_process_knows",
     "tests/test_health.py::TestFileTrouble::test_many_processes",
     "tests/test_retry.py::test_tenacity_waits_for_a_failure",
