@@ -10,10 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmproviders import FlowGpt, OpenAICompatible, ProtocolError, Provider
+from llmproviders import (
+    FlowGpt,
+    OpenAICompatible,
+    ProtocolError,
+    Provider,
+    _chat_completions,
+    _lines,
+)
 from llmproviders._frame import Frame
 from llmproviders._lines import decode_json
-from tests.support.calls import Canned, canned
+from tests.support.calls import Canned, canned, read_in_full
 from tests.support.promise import read
 
 Json = dict[str, Any]
@@ -115,6 +122,26 @@ class TestStreams:
         if expected.strip():
             reading = read(canned(FlowGpt, Canned("\n".join(lines).encode())).stream("Hi"))
             assert reading.text == as_read(expected)
+
+    @pytest.mark.parametrize("kind", ["text", "role"])
+    def test_a_long_chat(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """Of its events only the first few are read in full, and what comes twice counts twice."""
+        whole = read_in_full(monkeypatch, _chat_completions)
+        said = [f" {number // 2}" for number in range(200)]
+        body = "".join(f"data: {json.dumps(chat_event(kind, text))}\n\n" for text in said)
+        reply = Canned(f"{body}data: [DONE]\n\n".encode())
+        reading = read(canned(OpenAICompatible, reply, base_url="http://x/v1").stream("Hi"))
+        assert reading.text == "".join(said)
+        assert len(whole) < 20
+
+    def test_many_json_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same for lines of JSON."""
+        whole = read_in_full(monkeypatch, _lines)
+        said = [f" {number // 2}" for number in range(200)]
+        lines = [json.dumps({"event": "text", "data": text}) for text in said]
+        reading = read(canned(FlowGpt, Canned("\n".join(lines).encode())).stream("Hi"))
+        assert reading.text == "".join(said)
+        assert len(whole) < 20
 
     @pytest.mark.parametrize("broken", [b"\xff", b'"', b"\\", b"\\x", b"\x01", b'"}]}, {"a": "'])
     @pytest.mark.parametrize(

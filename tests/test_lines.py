@@ -111,12 +111,16 @@ class TestLines:
         assert not isinstance(first, Tail)
         assert isinstance(last, Tail) is is_tail
 
-    @pytest.mark.parametrize("blocks", [[b"x" * 11], [b"x" * 6, b"x" * 5], [b"x" * 11 + b"\n"]])
+    @pytest.mark.parametrize(
+        "blocks", [[b"x" * 11], [b"x" * 6, b"x" * 5], [b"x" * 4] * 3, [b"x" * 11 + b"\n"]]
+    )
     def test_a_line_has_a_limit(self, blocks: list[bytes]) -> None:
         """A line longer than allowed is an error before its end is seen."""
         assert list(iter_lines([b"x" * 10, b"\n"], max_line=10)) == [b"x" * 10]
         with pytest.raises(ProtocolError, match=r"10 bytes.*Limits\.line"):
             list(iter_lines(blocks, max_line=10))
+        with pytest.raises(ProtocolError, match="10 bytes"):
+            list(iter_events(blocks, max_line=10))
 
     def test_the_limit_holds_inside_a_block(self) -> None:
         """A long line is found between two short ones of the same block, too."""
@@ -152,6 +156,11 @@ class TestEvents:
     def test_table(self, body: bytes, events: list[bytes]) -> None:
         """Data, comments, other fields and byte order marks are read as the standard has it."""
         assert list(iter_events([body])) == events
+
+    def test_a_byte_order_mark_is_one_at_the_start_alone(self) -> None:
+        """Further on it is part of a line, even where a block begins with it."""
+        blocks = [b"\xef\xbb\xbfdata: a\n\n", b"\xef\xbb\xbfdata: b\n\n"]
+        assert list(iter_events(blocks)) == [b"a"]
 
     @given(BODIES, st.lists(st.integers(0, 200), max_size=8))
     def test_as_another_decoder_reads_it(self, body: bytes, places: list[int]) -> None:

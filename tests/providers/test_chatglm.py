@@ -23,10 +23,9 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
     _cumulative,
-    _lines,
 )
 from tests.conftest import RawServerFactory
-from tests.support.calls import Canned, Sender, canned, with_sender
+from tests.support.calls import Canned, Sender, canned, read_in_full, with_sender
 from tests.support.golden import goldens, on_the_wire
 from tests.support.promise import Reading, read
 from tests.support.rawserver import keep_alive
@@ -347,43 +346,31 @@ class TestGrowth:
         self, monkeypatch: pytest.MonkeyPatch, unit: str, around: Json
     ) -> None:
         """What repeats the text so far is read to its new end alone, but for the first events."""
-        read_whole = counting(monkeypatch)
+        whole = read_in_full(monkeypatch, _cumulative)
         said = [unit * n for n in range(1, 200)]
         events = [event("init", part("p", text(one)), **around) for one in said]
         assert ask(*events, event("finish")).text == said[-1]
-        assert len(read_whole) < 20
+        assert len(whole) < 20
 
     def test_a_place_that_is_not_found_is_not_sought_for_ever(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the end of the text lies too far inside, each event is read once, whole."""
-        read_whole = counting(monkeypatch)
+        whole = read_in_full(monkeypatch, _cumulative)
         said = ["x" * n for n in range(1, 200)]
         events = [event("init", part("p", text(one)), after=["x"] * 30) for one in said]
         assert ask(*events, event("finish")).text == said[-1]
-        assert len(read_whole) < 300
+        assert len(whole) < 300
 
     def test_a_text_that_was_rewritten_is_followed_again(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After each rewrite the place where the text grows is found anew."""
-        read_whole = counting(monkeypatch)
+        whole = read_in_full(monkeypatch, _cumulative)
         said = [f"{turn}" + "x" * n for turn in range(9) for n in range(1, 50)]
         events = [event("init", part("p", text(one))) for one in said]
         assert ask(*events, event("finish")).finish is not None
-        assert len(read_whole) < 9 * 10
-
-
-def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the events that are read from their start, from now on."""
-    sizes: list[int] = []
-
-    def decode_object(data: bytes) -> Json:
-        sizes.append(len(data))
-        return _lines.decode_object(data)
-
-    monkeypatch.setattr(_cumulative, "decode_object", decode_object)
-    return sizes
+        assert len(whole) < 9 * 10
 
 
 class TestEnd:

@@ -222,6 +222,9 @@ class TestStream:
             ([chunk([{"type": "text", "text": "a"}, {"type": "image"}]), stop()], ["a"]),
             ([chunk([{"type": "text", "text": t} for t in "ab"]), stop()], ["ab"]),
             ([chunk("\ud83d"), chunk("\ude00"), stop()], ["😀"]),
+            ([chunk("\ud800"), chunk("\udc00"), stop()], ["\U00010000"]),
+            ([chunk("\udbff"), chunk("\udfff"), stop()], ["\U0010ffff"]),
+            ([chunk("a\ud83d"), stop()], ["a", "\ufffd"]),
             ([{**chunk("a"), "error": None}, stop()], ["a"]),
         ],
     )

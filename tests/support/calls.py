@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, TypeVar
+
+import pytest
 
 from llmproviders import LLMError, Provider
 from llmproviders._clock import Scope
-from llmproviders._lines import decode_json, iter_events, iter_lines
+from llmproviders._lines import decode_json, decode_object, iter_events, iter_lines
 from llmproviders.provider import Call, Reply
 
 P = TypeVar("P", bound=Provider)
@@ -59,6 +62,19 @@ class Canned:
     def close(self) -> None:
         """Note it."""
         self.closed += 1
+
+
+def read_in_full(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[bytes]:
+    """The events that ``module`` reads in full from now on, as they are read."""
+    events: list[bytes] = []
+    decode = decode_object
+
+    def keep(data: bytes) -> dict[str, Any]:
+        events.append(data)
+        return decode(data)
+
+    monkeypatch.setattr(module, "decode_object", keep)
+    return events
 
 
 class Sender:
