@@ -43,6 +43,7 @@ class Fetch:
         self.route = (provider._proxy, provider.timeout, request.proxy, request.timeout)
         self._provider = provider
         self._request = request
+        self._reply: Reply | None = None
 
     def __call__(self, call: Call) -> Reply:
         """Send ``call``; the reply is closed by whoever asked for it.
@@ -51,9 +52,25 @@ class Fetch:
             LLMError: what is not a success.
         """
         request = self._request
-        return self._provider._transport.open(
+        self._reply = self._provider._transport.open(
             call, self.scope, timeout=request.timeout, proxy=request.proxy
         )
+        return self._reply
+
+    def close(self) -> None:
+        """Close the last reply, if that is still to be done."""
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None
+
+    def abandon(self) -> None:
+        """Close and let go of whatever is still open or held.
+
+        Wherever an interrupt comes, between two steps, in a ``finally``, in the call of a
+        ``close``, it goes through here.
+        """
+        self.scope.cancel("the call was interrupted")
+        self.close()
 
 
 def attempt(
@@ -77,7 +94,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
                 call = None
                 try:
                     call = provider.prepare(named, fetch)
-                    yield from _once(provider, named, fetch(call), record)
+                    yield from _once(provider, named, fetch, call, record)
                 except LLMError as trouble:
                     if record.first_text_at is not None:
                         raise
@@ -96,8 +113,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
             raise
         raise error from failure
     except BaseException:
-        # An interrupt can come between two steps, when nobody would close the connection.
-        scope.cancel("the call was interrupted")
+        fetch.abandon()
         raise
 
 
@@ -112,20 +128,26 @@ def ask(
     """What ``Provider.ask`` returns and raises."""
     request = request or Request(())
     fetch = Fetch(provider, request, scope or Scope())
-    mended: set[str] = set()
-    while True:
-        call = None
-        try:
-            call = make(fetch)
-            with closing(fetch(call)) as reply:
-                value = read(reply)
-                reply.finish()
-                return value
-        except LLMError as failure:
-            error = provider.explain(failure, request)
-            error.provider = error.provider or provider.name
-            cause = None if error is failure else failure
-            _mend_or_raise(provider, error, call, request, fetch, mended, cause)
+    try:
+        mended: set[str] = set()
+        while True:
+            call = None
+            try:
+                call = make(fetch)
+                with closing(fetch(call)) as reply:
+                    value = read(reply)
+                    reply.finish()
+                    return value
+            except LLMError as failure:
+                error = provider.explain(failure, request)
+                error.provider = error.provider or provider.name
+                cause = None if error is failure else failure
+                _mend_or_raise(provider, error, call, request, fetch, mended, cause)
+    except LLMError:
+        raise
+    except BaseException:
+        fetch.abandon()
+        raise
 
 
 def _mend_or_raise(
@@ -145,8 +167,9 @@ def _mend_or_raise(
 
 
 def _once(
-    provider: Provider, request: Request, reply: Reply, record: _Record
+    provider: Provider, request: Request, fetch: Fetch, call: Call, record: _Record
 ) -> Generator[str, None, None]:
+    reply = fetch(call)
     try:
         pieces = whole_characters(provider.parse(reply))
         finish: str | None = None
@@ -186,7 +209,7 @@ def _once(
         error.request_id = error.request_id or reply.request_id
         raise
     finally:
-        reply.close()
+        fetch.close()
 
 
 def collect(stream: Generator[str, None, None]) -> Completion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import Protocol
 
@@ -12,6 +13,60 @@ from .errors import DeadlineExceeded, LLMError, ProviderTimeout
 
 LONGEST_S = 1e6
 """Eleven days; a socket cannot be told to wait for more than 24, so that more is for ever."""
+
+SLICE_S = 0.2
+"""No wait is longer in one go: of a signal that comes just before one, Python learns after it."""
+
+
+def in_slices(wait: Callable[[float], object], seconds: float) -> bool:
+    """Wait in goes of at most ``SLICE_S``, and return whether what is waited for came.
+
+    Args:
+        wait: waits for so many seconds at most; its value is true when what it waits for is there.
+        seconds: how long in all; may be infinite.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        if wait(max(0.0, min(left, SLICE_S))):
+            return True
+        if left <= SLICE_S:
+            return False
+
+
+class Wake:
+    """What one thread waits for, set by another thread, a cancelled scope or a finalizer.
+
+    A bare lock and not an ``Event``, which holds a lock of its own for a moment in all that it
+    does: an interrupt in that moment would leave it held, and a finalizer that runs in it, in the
+    very thread that waits, would stand before it.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """End the wait; before it began, too, and more than once."""
+        with suppress(RuntimeError):
+            self._lock.release()
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return not self._lock.locked()
+
+    def clear(self) -> None:
+        """Let the next wait last until it is set anew."""
+        self._lock.acquire(blocking=False)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for at most so many seconds; whether it is set."""
+        if self._lock.acquire(timeout=seconds):
+            self.set()
+            return True
+        return False
 
 
 class Clock(Protocol):
@@ -23,7 +78,7 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Unix time in seconds."""
 
-    def sleep(self, seconds: float, wake: threading.Event | None = None) -> None:
+    def sleep(self, seconds: float, wake: Wake | None = None) -> None:
         """Wait for ``seconds``, or until ``wake`` is set."""
 
 
@@ -34,12 +89,9 @@ class SystemClock:
     wall = staticmethod(time.time)
 
     @staticmethod
-    def sleep(seconds: float, wake: threading.Event | None = None) -> None:
+    def sleep(seconds: float, wake: Wake | None = None) -> None:
         """Wait for ``seconds``, or until ``wake`` is set; a signal's handler runs at once."""
-        if wake is None:
-            time.sleep(seconds)
-        else:
-            wake.wait(seconds)
+        in_slices(time.sleep if wake is None else wake.wait, seconds)
 
 
 SYSTEM_CLOCK: Clock = SystemClock()
@@ -67,10 +119,10 @@ class Scope:
         self.parent = parent
         self.at: float = at if parent is None else min(at, parent.at)
         self.limit = inf
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._ended: str | None = None
         waits = parent is not None and parent._wake is not None
-        self._wake: threading.Event | None = threading.Event() if waits else None
+        self._wake: Wake | None = Wake() if waits else None
         self._cutters: dict[int, Callable[[], None]] = {}
         if parent is not None:
             parent.attach(self, self._cancel_with_parent)
@@ -122,16 +174,20 @@ class Scope:
         well; returns itself.
         """
         if self._wake is None:
-            self._wake = threading.Event()
+            self._wake = Wake()
         return self
 
     def cancel(self, why: str = "the call was ended") -> None:
-        """End the call now, from any thread: what it waits for is cut off."""
+        """End the call now, from any thread: what it waits for is cut off, the newest first.
+
+        After an interrupt, which may have come in the midst of letting go of something, this is
+        what lets go of whatever is left.
+        """
         with self._lock:
             self._ended = why
             if self._wake is not None:
                 self._wake.set()
-            for cut in self._cutters.values():
+            for cut in reversed(list(self._cutters.values())):
                 cut()
 
     def _cancel_with_parent(self) -> None:
@@ -164,6 +220,21 @@ class Scope:
         left = self.remaining()
         if seconds > 0 and left > 0:
             self.clock.sleep(min(seconds, left), self._wake)
+        if self.over:
+            raise self.error()
+
+    def wait(self, wake: Wake) -> None:
+        """Wait for ``wake`` for a moment, after which the caller looks again what has come of it.
+
+        Raises:
+            LLMError: the scope ended; see :meth:`error`.
+        """
+        self.attach(wake, wake.set)
+        try:
+            wake.wait(max(0.0, min(self.remaining(), SLICE_S)))
+            wake.clear()
+        finally:
+            self.detach(wake)
         if self.over:
             raise self.error()
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from . import _files
-from ._clock import Scope
+from ._clock import Scope, Wake
 from ._files import Held, Unusable
 from ._locks import ForkLock
-from ._wake import Wake
 from .errors import RateLimitError
 
 
@@ -31,85 +30,76 @@ def check_limit(limit: object) -> int:
 
 
 class _Turn:
-    """One request's place, or its wait for one."""
+    """One request's turn at a place, or its wait for one.
 
-    __slots__ = ("_fate", "thread", "wake")
+    A place is a chain of turns. Each is followed by one other, once; the last one has the place,
+    until it is over.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_next", "over", "thread", "wake")
+
+    def __init__(self, *, over: bool = False) -> None:
         self.thread = threading.current_thread()
         self.wake = Wake()
-        self._fate: dict[str, str] = {}
+        self.over = over
+        self._next: dict[str, _Turn] = {}
 
-    def settle(self, fate: str) -> bool:
-        """Whether ``fate`` is what becomes of it; the first one to say so decides."""
-        return self._fate.setdefault("is", fate) == fate
+    def last(self) -> _Turn:
+        """The last of those that followed."""
+        turn = self
+        while (following := turn._next.get("is")) is not None:
+            turn = following
+        return turn
+
+    def followed_by(self, turn: _Turn) -> bool:
+        """Whether ``turn`` is what follows; the first one to ask does."""
+        return self._next.setdefault("is", turn) is turn
 
 
 class _Pool:
     """The places of one credential in this process.
 
     There is no lock: a stream that is dropped gives its place back wherever the garbage collector
-    finds it, be it in the midst of this code. What changes hands is in deques and dictionaries,
-    whose single operations are atomic.
+    finds it, be it in the midst of this code, and an interrupt may end any of it. Whatever
+    changes, changes by one operation that is atomic, and who waits looks again now and then.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._free: deque[None] = deque([None] * limit)
+        self._places = [_Turn(over=True) for _ in range(limit)]
         self._waiting: deque[_Turn] = deque()
-        self._holders: dict[int, _Turn] = {}
 
     def enter(self, turn: _Turn, scope: Scope) -> bool:
         """Take a place, the first come first; whether there was a wait for it."""
-        try:
-            self._waiting.append(turn)
-            self._hand_out()
-            if id(turn) in self._holders:
-                return False
-            self._look_after_abandoned(turn)
-            turn.wake.wait(scope)
-        except BaseException:
-            self._give_up(turn)
-            raise
+        self._waiting.append(turn)
+        if self._take(turn):
+            return False
+        self._look_after_abandoned(turn)
+        while not self._take(turn):
+            scope.wait(turn.wake)
         return True
 
     def leave(self, turn: _Turn) -> None:
-        """Give the place back."""
-        if self._holders.pop(id(turn), None) is not None:
-            self._free.append(None)
-            self._hand_out()
+        """Give the place back, or give up the wait for it; more than once does no harm."""
+        turn.over = True
+        self._step_out_of_line(turn)
 
-    def _give_up(self, turn: _Turn) -> None:
-        if turn.settle("given up"):
-            with suppress(ValueError, IndexError):
-                self._waiting.remove(turn)
-        else:
-            self.leave(turn)
-
-    def _hand_out(self) -> None:
-        while self._free and self._waiting:
-            try:
-                self._free.pop()
-            except IndexError:
-                return
-            seated = False
-            try:
-                seated = self._seat_next()
-            finally:
-                # Who came while this place was out of sight found none, so look again.
-                if not seated:
-                    self._free.append(None)
-
-    def _seat_next(self) -> bool:
+    def _take(self, turn: _Turn) -> bool:
+        """Take a place if there is one and nobody has waited longer."""
         with suppress(IndexError):
-            while True:
-                turn = self._waiting.popleft()
-                self._holders[id(turn)] = turn
-                if turn.settle("seated"):
-                    turn.wake.up()
-                    return True
-                del self._holders[id(turn)]
+            if self._waiting[0] is turn:
+                for number, place in enumerate(self._places):
+                    last = self._places[number] = place.last()
+                    if last.over and last.followed_by(turn):
+                        self._step_out_of_line(turn)
+                        return True
         return False
+
+    def _step_out_of_line(self, turn: _Turn) -> None:
+        with suppress(ValueError):
+            self._waiting.remove(turn)
+        with suppress(IndexError):
+            self._waiting[0].wake.set()
 
     def _look_after_abandoned(self, turn: _Turn) -> None:
         """See to places that nobody may ever give back, before waiting for them."""
@@ -126,7 +116,8 @@ class _Pool:
             )
 
     def _others(self, turn: _Turn) -> list[_Turn]:
-        return [other for other in list(self._holders.values()) if other is not turn]
+        last = [place.last() for place in self._places]
+        return [other for other in last if not other.over and other is not turn]
 
 
 class Place:
@@ -163,16 +154,21 @@ class Place:
         self._pool = _pool(self._credential, self._limit)
         self._turn = _Turn()
         self._held: Held | None = None
-        waited = self._pool.enter(self._turn, self._scope)
+        self._scope.attach(self, self._leave)
         try:
+            waited = self._pool.enter(self._turn, self._scope)
             if self._file is not None:
                 waited |= self._enter_shared(self._file)
+            return clock.monotonic() - start if waited else 0.0
         except BaseException:
-            self._pool.leave(self._turn)
+            self.__exit__()
             raise
-        return clock.monotonic() - start if waited else 0.0
 
     def __exit__(self, *_: object) -> None:
+        self._leave()
+        self._scope.detach(self)
+
+    def _leave(self) -> None:
         if self._held is not None:
             self._held.release()
         self._pool.leave(self._turn)
@@ -188,13 +184,13 @@ class Place:
             door = stem.with_suffix(".door")
             seats = [stem.with_suffix(f".{number}") for number in range(self._limit)]
             waited = False
-            standing = _files.try_lock(door)
+            standing = _files.try_lock(door, self._scope)
             if standing is None:
                 waited = True
                 standing = _files.wait_for_lock(door, self._scope)
             with standing:
                 while True:
-                    self._held = _first(map(_files.try_lock, seats))
+                    self._held = _first(_files.try_lock(seat, self._scope) for seat in seats)
                     if self._held is not None:
                         return waited
                     waited = True
@@ -215,7 +211,7 @@ _pools_lock = ForkLock()
 def _pool(credential: str, limit: int) -> _Pool:
     # By process: in a forked child nobody gives back what the parent's threads hold.
     key = (os.getpid(), credential, limit)
-    with _pools_lock:
+    with _pools_lock.mine:
         pool = _pools.get(key)
         if pool is None:
             pool = _pools[key] = _Pool(limit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -145,19 +146,32 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 
 
 class Held:
-    """A lock that this process holds on a file; any of its threads may let it go."""
+    """A lock that this process holds on a file; any of its threads may let it go.
 
-    def __init__(self, lock: BaseFileLock) -> None:
+    Args:
+        lock: the lock, which is taken once this is made.
+        scope: has it let go, too, if it is cancelled where it was taken, after an interrupt.
+    """
+
+    def __init__(self, lock: BaseFileLock, scope: Scope) -> None:
         self._lock = lock
+        self._scope = scope
         self._pid = os.getpid()
+        self._thread = threading.get_ident()
+        scope.attach(self, self._abandon)
 
     def release(self) -> None:
-        """Let it go; in a forked child it stays its parent's."""
+        """Let it go, if it is held; in a forked child it stays its parent's."""
         if self._pid != os.getpid():
             _inherited.append(self._lock)
             return
         with contextlib.suppress(OSError):
             self._lock.release()
+        self._scope.detach(self)
+
+    def _abandon(self) -> None:
+        if self._thread == threading.get_ident():
+            self.release()
 
     def __enter__(self) -> Held:
         return self
@@ -166,7 +180,7 @@ class Held:
         self.release()
 
 
-def try_lock(path: Path) -> Held | None:
+def try_lock(path: Path, scope: Scope) -> Held | None:
     """The lock on ``path``, or None where somebody holds it; it ends with its process.
 
     Raises:
@@ -175,12 +189,19 @@ def try_lock(path: Path) -> Held | None:
     from filelock import FileLock, Timeout
 
     lock = FileLock(str(path), thread_local=False, mode=0o600)
-    with _naming(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None
-    return Held(lock)
+    held = Held(lock, scope)
+    try:
+        with _naming(path):
+            try:
+                lock.acquire(timeout=0)
+                return held
+            except Timeout:
+                pass
+    except BaseException:
+        held.release()
+        raise
+    held.release()
+    return None
 
 
 def wait_for_lock(path: Path, scope: Scope, patience_s: float = inf) -> Held:
@@ -192,7 +213,7 @@ def wait_for_lock(path: Path, scope: Scope, patience_s: float = inf) -> Held:
     """
     end = scope.clock.monotonic() + patience_s
     while True:
-        held = try_lock(path)
+        held = try_lock(path, scope)
         if held is not None:
             return held
         if scope.clock.monotonic() >= end:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ._locks import ForkLock
+
+T = TypeVar("T")
 
 LONGEST_COOLDOWN_S = 600.0
 _PROBE_LEASE_S = 120.0
@@ -46,8 +47,8 @@ class Store(Protocol):
     def read(self) -> Mapping[str, Trouble]:
         """All of them."""
 
-    def change(self) -> AbstractContextManager[dict[str, Trouble]]:
-        """All of them, to be changed by nobody else meanwhile."""
+    def change(self, alter: Callable[[dict[str, Trouble]], T]) -> T:
+        """Call ``alter`` with all of them, to be changed by nobody else meanwhile."""
 
 
 class MemoryStore:
@@ -62,13 +63,13 @@ class MemoryStore:
         """All of them."""
         return self._troubles
 
-    @contextmanager
-    def change(self) -> Iterator[dict[str, Trouble]]:
-        """All of them, to be changed by nobody else meanwhile."""
-        with self._lock:
-            changed = dict(self._troubles)
-            yield changed
-            self._troubles = changed
+    def change(self, alter: Callable[[dict[str, Trouble]], T]) -> T:
+        """Call ``alter`` with all of them, to be changed by nobody else meanwhile."""
+        with self._lock.mine:
+            troubles = dict(self._troubles)
+            result = alter(troubles)
+            self._troubles = troubles
+            return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,26 +149,30 @@ class Health:
         return Visit(index, keys[index], now)
 
     def _claim(self, key: str, now: float) -> bool:
-        with self.store.change() as troubles:
+        def claim(troubles: dict[str, Trouble]) -> bool:
             trouble = troubles.get(key)
             if trouble is None or trouble.due > now:
                 return trouble is None
             troubles[key] = replace(trouble, probe_until=now + _PROBE_LEASE_S)
             return True
 
+        return self.store.change(claim)
+
     def succeeded(self, visit: Visit) -> None:
         """A call succeeded: whatever was held against the provider is forgotten.
 
         Unless it failed after this call had begun, which is the fresher news.
         """
-        if visit.key not in self.store.read():
-            return
-        with self.store.change() as troubles:
+
+        def forget(troubles: dict[str, Trouble]) -> None:
             trouble = _known(troubles, visit.key, self.store.now())
             if trouble is None or visit.began >= trouble.at:
                 troubles.pop(visit.key, None)
             elif visit.probes:
                 troubles[visit.key] = replace(trouble, probe_until=0.0)
+
+        if visit.key in self.store.read():
+            self.store.change(forget)
 
     def failed(self, visit: Visit, *, retry_after: float = 0.0) -> None:
         """A call failed; ``retry_after`` seconds is a rest that the service asked for."""
@@ -177,7 +182,8 @@ class Health:
         if retry_after <= 0 and (is_stale or self._cooldown <= 0):
             self.left(visit)
             return
-        with self.store.change() as troubles:
+
+        def enter(troubles: dict[str, Trouble]) -> None:
             now = self.store.now()
             before = _known(troubles, visit.key, now) or Trouble(0, now)
             after = replace(before, failures=before.failures + 1, at=now)
@@ -190,13 +196,17 @@ class Health:
                 after = replace(after, until=max(after.until, now + retry_after))
             troubles[visit.key] = after
 
+        self.store.change(enter)
+
     def left(self, visit: Visit) -> None:
         """A call ended without telling anything: if it was a probe, the next caller may probe."""
-        if not visit.probes:
-            return
-        with self.store.change() as troubles:
+
+        def end_probe(troubles: dict[str, Trouble]) -> None:
             if visit.key in troubles:
                 troubles[visit.key] = replace(troubles[visit.key], probe_until=0.0)
+
+        if visit.probes:
+            self.store.change(end_probe)
 
     def condition(self, key: str) -> Condition:
         """How a provider is doing now."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ._clock import Scope
 from ._files import (
+    Held,
     Unusable,
     make_private_folder,
     read_private,
@@ -23,6 +23,8 @@ from ._files import (
 from ._health import Trouble
 from ._locks import ForkLock
 from ._numbers import is_finite
+
+T = TypeVar("T")
 
 _VERSION = 1
 _MOST_ENTRIES = 256
@@ -61,24 +63,30 @@ class FileStore:
             self._seen = (stamp, self._load(stamp))
         return self._seen[1]
 
-    @contextlib.contextmanager
-    def change(self) -> Iterator[dict[str, Trouble]]:
-        """All of them, to be changed by no other thread meanwhile, and no other process."""
-        with self._lock, self._alone() as alone:
-            before = self.read()
-            troubles = dict(before)
-            yield troubles
-            if troubles == before:
-                return
-            troubles = _bounded(troubles, self.now())
-            if alone:
-                self._save(troubles)
-            self._seen = (self._stamp(), troubles)
+    def change(self, alter: Callable[[dict[str, Trouble]], T]) -> T:
+        """Call ``alter`` with all of them, to be changed by nobody else meanwhile."""
+        scope = Scope()
+        with self._lock.mine:
+            try:
+                alone = self._keep_others_out(scope)
+                before = self.read()
+                troubles = dict(before)
+                result = alter(troubles)
+                if troubles != before:
+                    troubles = _bounded(troubles, self.now())
+                    if alone is not None:
+                        self._save(troubles)
+                    self._seen = (self._stamp(), troubles)
+                if alone is not None:
+                    alone.release()
+                return result
+            except BaseException:
+                scope.cancel()
+                raise
 
     def clear(self) -> None:
         """Forget all of them."""
-        with self.change() as troubles:
-            troubles.clear()
+        self.change(dict.clear)
 
     def _stamp(self) -> _Stamp:
         try:
@@ -96,23 +104,18 @@ class FileStore:
             tell_once(self.path, trouble)
             return self._seen[1]
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Keep other processes out; False where that cannot be done, or just could not."""
-        held = None
-        if time.monotonic() >= self._alone_again:
-            try:
-                make_private_folder(self.path.parent)
-                lock = self.path.with_name(f"{self.path.name}.lock")
-                held = wait_for_lock(lock, Scope(), _LOCK_PATIENCE_S)
-            except Unusable as trouble:
-                tell_once(self.path, trouble)
-                self._alone_again = time.monotonic() + _LOCK_PAUSE_S
-        if held is None:
-            yield False
-            return
-        with held:
-            yield True
+    def _keep_others_out(self, scope: Scope) -> Held | None:
+        """The lock that keeps other processes out; None if it cannot be had, or just could not."""
+        if time.monotonic() < self._alone_again:
+            return None
+        try:
+            make_private_folder(self.path.parent)
+            lock = self.path.with_name(f"{self.path.name}.lock")
+            return wait_for_lock(lock, scope, _LOCK_PATIENCE_S)
+        except Unusable as trouble:
+            tell_once(self.path, trouble)
+            self._alone_again = time.monotonic() + _LOCK_PAUSE_S
+            return None
 
     def _save(self, troubles: Mapping[str, Trouble]) -> None:
         try:

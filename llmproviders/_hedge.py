@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
 
-from ._clock import Scope
+from ._clock import Scope, Wake, in_slices
 from .errors import SLOWER, LLMError
 
 _LOSERS_END_WITHIN_S = 0.3
@@ -63,8 +63,11 @@ class Runner:
 
     def join(self, until: float) -> bool:
         """Wait for its thread until a moment of the clock; whether it has ended."""
+        return in_slices(self._ends, until - self._scope.clock.monotonic())
+
+    def _ends(self, within_s: float) -> bool:
         if self._thread.is_alive():
-            self._thread.join(max(0.0, until - self._scope.clock.monotonic()))
+            self._thread.join(within_s)
         return not self._thread.is_alive()
 
     def close(self) -> None:
@@ -90,7 +93,7 @@ class Race:
         self._winner: Runner | None = None
         self._over = False
         self._news: deque[Runner] = deque()
-        self._woken = threading.Event()
+        self._woken = Wake()
 
     def start(self, start: Start) -> Runner:
         """Start a stream.

@@ -167,8 +167,8 @@ class Lane:
             made=call.tries.get(member.key, 0),
         )
         waited = 0.0
-        member.tally.called()
         try:
+            member.tally.called()
             while True:
                 call.tries[member.key] = tries.made
                 try:

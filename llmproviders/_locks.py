@@ -16,12 +16,12 @@ class ForkLock:
     def __init__(self) -> None:
         self._by_process: dict[int, threading.RLock] = {}
 
-    def _mine(self) -> threading.RLock:
+    @property
+    def mine(self) -> threading.RLock:
+        """The lock in this process, for a ``with`` block.
+
+        That block takes it and lets it go in one step each, between which no interrupt comes. An
+        ``__enter__`` in Python could be interrupted when it has taken it, and it would stay taken.
+        """
         pid = os.getpid()
         return self._by_process.get(pid) or self._by_process.setdefault(pid, threading.RLock())
-
-    def __enter__(self) -> None:
-        self._mine().acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._mine().release()

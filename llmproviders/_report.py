@@ -171,13 +171,13 @@ class Tally:
 
     def called(self) -> None:
         """A call came to it."""
-        with self._lock:
+        with self._lock.mine:
             self._calls += 1
 
     def tried(self, attempts: Sequence[Attempt], error: LLMError | None) -> None:
         """A try of it ended: with a whole reply, or with ``error``."""
         first = attempts[-1].first_chunk_after if attempts else None
-        with self._lock:
+        with self._lock.mine:
             self._tries += 1
             self._waited += sum(attempt.waited for attempt in attempts)
             if error is None:
@@ -191,7 +191,7 @@ class Tally:
         self, provider: str, model: str | None, condition: Condition, inside: Report | None
     ) -> ProviderReport:
         """The record as it is now."""
-        with self._lock:
+        with self._lock.mine:
             times = sorted(self._first_texts)
             return ProviderReport(
                 provider=provider,

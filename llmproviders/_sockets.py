@@ -8,12 +8,15 @@ its call how long it may take, and another thread can cut it off. No timer, no t
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import Any, TypeVar
@@ -22,15 +25,15 @@ import socks
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util import wait_for_write
 from urllib3.util.connection import allowed_gai_family
 
-from ._clock import Scope
-
-_BUFFER = 64 * 1024
-_SLICE_S = 0.25
-"""A signal that comes just before a wait begins is seen when it ends, so none is longer."""
+from ._clock import SLICE_S, Scope, Wake, in_slices
 
 T = TypeVar("T")
+
+_BUFFER = 64 * 1024
+_UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
 class Exchange:
@@ -61,11 +64,16 @@ class Exchange:
         sock.exchange = self
         self.scope.attach(sock, sock.cut)
 
-    def cut(self) -> None:
+    def drop(self) -> None:
         """Close the connection, whoever holds it, and let go of it."""
-        if self.sock is not None:
-            self.sock.cut()
+        sock, reply = self.sock, self.reply
         self.unbind()
+        if sock is not None:
+            sock.cut()
+            # Before there is a reply, TLS may be about to take the descriptor over.
+            if reply is not None:
+                reply.close()
+                sock.close()
 
     def unbind(self) -> None:
         """Let go of the socket; from here on the scope cannot touch it."""
@@ -154,7 +162,7 @@ class Bounded(socket.socket):
         patience = inf if self.patience is None else self.patience - waited
         if patience <= 0:
             raise TimeoutError("timed out")
-        fitting = min(left, patience, _SLICE_S)
+        fitting = min(left, patience, SLICE_S)
         if fitting != self._fitted:
             self._fitted = fitting
             super().settimeout(fitting)
@@ -172,13 +180,40 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
 
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
-        # The socket is this one from here on; the plain one before it has lost its descriptor.
-        _current().bind(self)
-        self._in_slices(super().do_handshake, block)
+        try:
+            # The socket is this one from here on; the plain one before has lost its descriptor.
+            _current().bind(self)
+            self._in_slices(super().do_handshake, block)
+        except BaseException:
+            self.close()
+            raise
 
 
-class _SocksNegotiation(Bounded, socks.socksocket):
-    """Speaks to a SOCKS proxy; once through, its connection goes on as a plain socket."""
+def _connect(sock: socket.socket, address: Any) -> None:
+    """Connect as any socket does, but in slices."""
+    # Not as methods of ``sock``: those of a SOCKS socket do more.
+    patience = socket.socket.gettimeout(sock)
+    socket.socket.setblocking(sock, False)
+    error = socket.socket.connect_ex(sock, address)
+    if error in _UNDER_WAY:
+        if not in_slices(partial(wait_for_write, sock), inf if patience is None else patience):
+            raise TimeoutError("timed out")
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+    socket.socket.settimeout(sock, patience)
+
+
+class _Connecting(socket.socket):
+    def connect(self, address: Any) -> None:
+        _connect(self, address)
+
+
+class _SocksNegotiation(Bounded, socks.socksocket, _Connecting):
+    """Speaks to a SOCKS proxy; once through, its connection goes on as a plain socket.
+
+    To the proxy itself, ``socksocket`` connects by what comes after it here.
+    """
 
 
 @dataclass(frozen=True)
@@ -206,7 +241,7 @@ def resolve(host: str, port: int, scope: Scope) -> list[tuple[Any, ...]]:
     if _needs_no_network(host):
         return socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
     answer: list[Any] = []
-    done = threading.Event()
+    done = Wake()
 
     def ask() -> None:
         try:
@@ -218,8 +253,7 @@ def resolve(host: str, port: int, scope: Scope) -> list[tuple[Any, ...]]:
     scope.attach(done, done.set)
     try:
         threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-        left = scope.remaining()
-        done.wait(None if left == inf else max(0.0, left))
+        in_slices(done.wait, scope.remaining())
     finally:
         scope.detach(done)
     if not answer:
@@ -281,11 +315,15 @@ def dial(
             if left <= 0 or scope.cancelled:
                 raise TimeoutError("the call is over")
             sock.settimeout(None if left == inf else left)
-            if not isinstance(sock, _SocksNegotiation):
-                sock.connect(address)
-                return sock
-            assert proxy is not None
-            return _through(sock, proxy, address, (host, port), exchange)
+            if isinstance(sock, _SocksNegotiation):
+                assert proxy is not None
+                _pass_through(sock, proxy, address, (host, port))
+            else:
+                _connect(sock, address)
+            # What cut it off before it was connected had no effect on it.
+            if scope.cancelled:
+                raise TimeoutError("the call is over")
+            return sock
         except OSError as error:
             failure = error
             _drop(sock, exchange)
@@ -295,13 +333,12 @@ def dial(
     raise failure
 
 
-def _through(
+def _pass_through(
     sock: _SocksNegotiation,
     proxy: SocksProxy,
     address: tuple[Any, ...],
     target: tuple[str, int],
-    exchange: Exchange,
-) -> Bounded:
+) -> None:
     sock.set_proxy(
         proxy.version,
         address[0],
@@ -311,17 +348,16 @@ def _through(
         password=proxy.password,
     )
     sock.connect(target)
-    patience = sock.patience
-    exchange.unbind()
-    plain = Bounded(fileno=sock.detach())
-    plain.settimeout(patience)
-    exchange.bind(plain)
-    return plain
+    # In one step: of a descriptor on its way to another socket an interrupt would leave no owner.
+    sock.__class__ = Bounded  # type: ignore[assignment]
+    sock.settimeout(sock.patience)
 
 
 def _drop(sock: socket.socket, exchange: Exchange) -> None:
     exchange.unbind()
-    sock.close()
+    # Not ``close``, which waits for the files that were made of it, and a traceback may hold one.
+    with contextlib.suppress(OSError):
+        socket.close(sock.detach())
 
 
 _local = threading.local()
@@ -346,9 +382,11 @@ def _current() -> Exchange:
 class _Told(HTTPResponse):
     """Makes itself known to the exchange that it answers."""
 
+    fp: Any = None  # what closing it looks at, should an interrupt end its making
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         _current().reply = self
+        super().__init__(*args, **kwargs)
 
 
 class _Dialing(HTTPConnection):

@@ -8,18 +8,18 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from . import _files
-from ._clock import Scope
+from ._clock import Scope, Wake
 from ._files import Held, Unusable
 from ._log import logger
 from ._numbers import is_finite
 from ._redact import conceal
 from ._retry import Policy, Tries
-from ._wake import Wake
 from .errors import AuthenticationError, LLMError, ProtocolError, RateLimitError
 
 _EARLY_S = 300.0
@@ -160,13 +160,14 @@ class TokenFile:
             content = json.dumps({"version": _FILE_VERSION, "tokens": tokens}, indent=1)
             _files.replace_private(self.path, content.encode())
 
-    def try_refresh(self) -> Held | None:
+    def try_refresh(self, scope: Scope) -> Held | None:
         """The right to fetch the next token, or None where another process has it.
 
         Raises:
             Unusable: the lock's file cannot be made.
         """
-        return _files.try_lock(_files.locks_folder(self.path) / f"{self._credential[:16]}.refresh")
+        lock = _files.locks_folder(self.path) / f"{self._credential[:16]}.refresh"
+        return _files.try_lock(lock, scope)
 
     def _tokens(self) -> Mapping[str, Any]:
         data = _files.read_private(self.path)
@@ -197,21 +198,21 @@ class _Flight:
     def __init__(self, route: Hashable) -> None:
         self.route = route
         self.error: LLMError | None = None
-        self._over = False
+        self.over = False
         self._waiting: deque[Wake] = deque()
 
     def wait(self, scope: Scope) -> None:
         """Wait until it is over."""
         wake = Wake()
         self._waiting.append(wake)
-        if not self._over:
-            wake.wait(scope)
+        while not self.over:
+            scope.wait(wake)
 
     def end(self) -> None:
-        """It is over."""
-        self._over = True
+        """It is over; to say so again does no harm."""
+        self.over = True
         while self._waiting:
-            self._waiting.popleft().up()
+            self._waiting.popleft().set()
 
 
 class TokenKeeper:
@@ -244,17 +245,30 @@ class TokenKeeper:
             token = self._known(scope)
             if token is not None and scope.clock.wall() < token.renew_from:
                 return token.value
-            mine = _Flight(route)
-            flight = self._flights.setdefault(os.getpid(), mine)
-            if flight is mine:
-                return self._lead(mine, fetch, scope)
+            mine = flight = _Flight(route)
+            # An interrupt may come between any two steps, also before what ``finally`` does.
+            scope.attach(mine, partial(self._land, mine))
+            try:
+                flight = self._flights.setdefault(os.getpid(), mine)
+                if flight is mine:
+                    return self._lead(mine, fetch, scope)
+            finally:
+                self._land(mine)
+                scope.detach(mine)
             if token is not None:
                 return token.value
             flight.wait(scope)
+            self._land(flight)
             if flight.error is not None and flight.route == route:
                 error = copy.copy(flight.error)
                 error.provider = None
                 raise error from flight.error
+
+    def _land(self, flight: _Flight) -> None:
+        """End a flight and let the next one begin; a second time does no harm."""
+        if self._flights.get(os.getpid()) is flight:
+            self._flights.pop(os.getpid(), None)
+        flight.end()
 
     def refuse(self, value: str) -> None:
         """Do not use ``value`` again, if it still is the token: the service took it no more."""
@@ -313,18 +327,14 @@ class TokenKeeper:
             if not scope.over:
                 flight.error = error
             raise
-        else:
-            return token.value
-        finally:
-            self._flights.pop(os.getpid(), None)
-            flight.end()
+        return token.value
 
     def _renew_early(self, old: Token, fetch: Callable[[], Token], scope: Scope) -> Token:
         """A new token if that is to be had at once, else the old one, which is still good."""
         limit = scope.limit
         patience = min(_EARLY_PATIENCE_S, scope.remaining() / 2)
         scope.limit = min(limit, scope.clock.monotonic() + patience)
-        mine, held = self._claim()
+        mine, held = self._claim(scope)
         token = self._known(scope, look=True) or old
         try:
             if not mine or scope.clock.wall() < token.renew_from:
@@ -345,7 +355,7 @@ class TokenKeeper:
         patience = min(_LOCK_PATIENCE_S, scope.remaining() / 2)
         end = monotonic() + patience
         while True:
-            mine, held = self._claim()
+            mine, held = self._claim(scope)
             try:
                 token = self._known(scope)
                 if token is not None:
@@ -360,12 +370,12 @@ class TokenKeeper:
                 return self._keep(_patiently(fetch, scope), scope)
             _files.pause(scope)
 
-    def _claim(self) -> tuple[bool, Held | None]:
+    def _claim(self, scope: Scope) -> tuple[bool, Held | None]:
         """Whether this process may fetch now, and the lock to let go afterwards."""
         if self._file is None:
             return True, None
         try:
-            held = self._file.try_refresh()
+            held = self._file.try_refresh(scope)
         except Unusable as trouble:
             self._tell(trouble)
             return True, None

@@ -314,18 +314,18 @@ class Transport:
                     verify=self._trust.verify,
                     proxies=self._proxies(str(request.url), proxy),
                 )
+            if logger.isEnabledFor(logging.DEBUG):
+                url = redact(str(request.url))
+                logger.debug("%s %s: %s", request.method, url, response.status_code)
+            return HTTPReply(response, exchange, self._limits)
         except (RequestException, HTTPError, OSError, ValueError) as error:
             exchange.unbind()
             if isinstance(error, errors.LLMError):
                 raise
             raise opening_error(error, scope) from error
         except BaseException:
-            exchange.cut()
+            exchange.drop()
             raise
-        if logger.isEnabledFor(logging.DEBUG):
-            url = redact(str(request.url))
-            logger.debug("%s %s: %s", request.method, url, response.status_code)
-        return HTTPReply(response, exchange, self._limits)
 
     def _sender(self) -> Callable[..., requests.Response]:
         if self._session is not None:

@@ -63,8 +63,8 @@ class Turns:
         call = Call(
             request, scope, self._rules, restarts, accept, list(self._members), Ledger(self._rules)
         )
-        failures: list[LLMError] = []
         try:
+            failures: list[LLMError] = []
             while call.waiting:
                 try:
                     if self._hedge_after is None or len(call.waiting) == 1:
@@ -87,6 +87,9 @@ class Turns:
             if call.voided is not None:
                 error.partial_text = call.voided.discarded_text
             raise
+        except BaseException:
+            scope.cancel("the call was interrupted")
+            raise
         finally:
             scope.close()
 
@@ -99,8 +102,8 @@ class Turns:
         race = Race(call.scope, hedge_after)
         call.settle = race.settle
         racing: dict[Runner, Member] = {}
-        failure = failures[-1] if failures else None
         try:
+            failure = failures[-1] if failures else None
             while True:
                 if race.wants_another and call.waiting:
                     member, visit = _turn(call, failure, beside=racing.values())

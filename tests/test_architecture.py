@@ -20,7 +20,7 @@ LAYERS = (
     "_batch_pictures _batch_report",
     "_clock _lines _frame _call _status _sockets _adapter _failures _transport",
     "_chat_completions _cumulative _page",
-    "_secret _token _trust _oauth _files _locks _wake _concurrency _retry",
+    "_secret _token _trust _oauth _files _locks _concurrency _retry",
     "_health _health_file _report _hedge _request",
     "_attempt _gigachat",
     "conversation provider",

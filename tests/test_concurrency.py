@@ -21,10 +21,9 @@ from llmproviders import (
     ProviderTimeout,
     RateLimitError,
 )
-from llmproviders._clock import SYSTEM_CLOCK, Scope
+from llmproviders._clock import SYSTEM_CLOCK, Scope, Wake
 from llmproviders._concurrency import Place, check_limit
 from llmproviders._files import try_lock
-from llmproviders._wake import Wake
 from llmproviders.sandbox import Sandbox
 from tests.support.processes import Child, in_child
 
@@ -56,7 +55,7 @@ def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock on a file."""
     if not path.exists():
         return False
-    held = try_lock(path)
+    held = try_lock(path, Scope())
     if held is not None:
         held.release()
     return held is None
@@ -109,14 +108,15 @@ class TestWake:
     def test_before_the_wait(self) -> None:
         """A wake that came before the wait ends it, and coming twice does no harm."""
         wake = Wake()
-        wake.up()
-        wake.up()
-        wake.wait(within())
+        wake.set()
+        wake.set()
+        assert wake.wait(0)
+        within().wait(wake)
 
     def test_deadline(self) -> None:
         """Without a wake the wait ends at the deadline."""
         with pytest.raises(DeadlineExceeded):
-            Wake().wait(within(0.02))
+            within(0.02).wait(Wake())
 
 
 class TestInOneProcess:
@@ -211,8 +211,9 @@ class TestInOneProcess:
             """Ends just when the place is given back."""
 
             def attach(self, owner: object, cut: Callable[[], None]) -> None:
-                first.__exit__(None, None, None)
-                self.cancel()
+                if isinstance(owner, Wake):
+                    first.__exit__(None, None, None)
+                    self.cancel()
                 super().attach(owner, cut)
 
         first._turn.thread = threading.Thread()

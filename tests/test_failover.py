@@ -614,9 +614,7 @@ class TestSharing:
         held, done = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with both._rules.health.store.change():
-                held.set()
-                done.wait(10)
+            both._rules.health.store.change(lambda _: held.set() or done.wait(10))
 
         thread = threading.Thread(target=hold)
         thread.start()

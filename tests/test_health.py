@@ -565,9 +565,11 @@ class TestFile:
         """The file keeps the 256 providers that failed last, and nothing that is long over."""
         health = shared()
         now = clock.wall()
-        with health.store.change() as troubles:
-            for number in range(300):
-                troubles[f"p{number}"] = Trouble(1, now - 300 + number, now + 30, 30.0)
+        health.store.change(
+            lambda troubles: troubles.update(
+                {f"p{n}": Trouble(1, now - 300 + n, now + 30, 30.0) for n in range(300)}
+            )
+        )
         assert sorted(entries(path)) == sorted(f"p{n}" for n in range(44, 300))
         clock.pass_(24 * 3600.0)
         health.failed(health.visit(["new"]))
@@ -650,8 +652,8 @@ class TestFileTrouble:
             _health_file._LOCK_PATIENCE_S = 10.0
             store = _health_file.FileStore(sys.argv[1])
             for n in range(10):
-                with store.change() as troubles:
-                    troubles[f"{sys.argv[3]}-{n}"] = Trouble(1, store.now())
+                new = {f"{sys.argv[3]}-{n}": Trouble(1, store.now())}
+                store.change(lambda troubles: troubles.update(new))
         """
         root = str(Path(__file__).parents[1])
         running = [

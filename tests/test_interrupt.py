@@ -207,7 +207,8 @@ def test_a_race(raw_server: RawServerFactory, start: Start) -> None:
         nonlocal asked
         asked += 1
         child = start(slow.url, other.url, hedge_after=0.01)
-        other.wait_for(lambda s: len(s.requests) == asked)
+        for server in (slow, other):
+            server.wait_for(lambda s: len(s.requests) == asked)
         return child
 
     assert interrupted(waiting) == {"error": "KeyboardInterrupt", "partial": ""}

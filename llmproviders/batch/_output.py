@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .._clock import Scope
 from .._files import Unusable, try_lock
 from ..errors import InvalidRequestError
 from ._index import Digests
@@ -51,7 +52,7 @@ def locked(output: str) -> Iterator[None]:
             errno.ENOENT, "the output's folder does not exist", str(place.parent)
         )
     try:
-        held = try_lock(place.with_name(f".{place.name}.lock"))
+        held = try_lock(place.with_name(f".{place.name}.lock"), Scope())
     except Unusable as trouble:
         raise OSError(f"the output cannot be locked: {trouble}") from trouble
     if held is None:

@@ -347,8 +347,8 @@ def read_tokens(path: Path) -> list[str]:
 def write_trouble(path: Path, number: int) -> None:
     """Remember that a provider of its own number failed."""
     now = time.time()
-    with FileStore(path).change() as troubles:
-        troubles[f"provider-{number}"] = Trouble(1, now, now + 30, 30)
+    trouble = Trouble(1, now, now + 30, 30)
+    FileStore(path).change(lambda troubles: troubles.update({f"provider-{number}": trouble}))
 
 
 def read_troubles(path: Path) -> list[str]:

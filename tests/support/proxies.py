@@ -122,7 +122,8 @@ def _running(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _microsocks(folder: Path, *, password: str | None = None) -> Iterator[Proxy]:
+def microsocks(folder: Path, *, password: str | None = None) -> Iterator[Proxy]:
+    """Run a SOCKS5 proxy that writes what it does into a folder."""
     program = find_program("microsocks")
     login = ["-u", USER, "-P", password] if password else []
 
@@ -153,14 +154,14 @@ def _tinyproxy(folder: Path, *, password: str | None = None) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def _socks_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with _microsocks(tmp_path_factory.mktemp("microsocks")) as proxy:
+    with microsocks(tmp_path_factory.mktemp("microsocks")) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="session")
 def _socks_proxy_with_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("microsocks")
-    with _microsocks(folder, password=SOCKS_PASSWORD) as proxy:
+    with microsocks(folder, password=SOCKS_PASSWORD) as proxy:
         yield proxy
 
 
