@@ -44,7 +44,7 @@ class HTTPReply:
         self.limits = limits
         self._size = 0
         self.status: int = response.status_code
-        self.headers: Mapping[str, str] = response.headers
+        self.headers: Mapping[str, str] = response.raw.headers
         content_type = self.headers.get("content-type", "")
         self.content_type = content_type.partition(";")[0].strip().lower()
 
@@ -335,6 +335,7 @@ class Transport:
                 if session.verify is not True and kwargs["verify"]:
                     kwargs["verify"] = session.verify
                 kwargs["proxies"] = kwargs["proxies"] or session.proxies
+                request.hooks = {"response": [_hide_redirect]}
                 return session.send(request, allow_redirects=False, **kwargs)
 
             return send
@@ -372,6 +373,12 @@ class Transport:
         adapter = self._adapters.pop(os.getpid(), None)
         if adapter is not None:
             adapter.close()
+
+
+def _hide_redirect(response: requests.Response, **_: Any) -> None:
+    """Keep requests from looking where a redirect leads: it does, even if it is not to follow."""
+    response.headers = CaseInsensitiveDict(response.headers)
+    response.headers.pop("location", None)
 
 
 def is_loopback(host: str) -> bool:

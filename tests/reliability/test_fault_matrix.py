@@ -9,10 +9,12 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import trustme
 
 from llmproviders import ChatGLM, ConnectionFailed, FlowGpt, LLMError, OpenAICompatible
@@ -20,8 +22,8 @@ from llmproviders.errors import EmptyReplyError, ProtocolError
 from llmproviders.provider import Provider
 from llmproviders.results import FinishReason
 from tests.conftest import RawServerFactory
-from tests.reliability.faults import FAULTS, GOOD, KIB, LARGE, Fault
-from tests.reliability.matrix import MODES, cells, run, run_row
+from tests.reliability.faults import FAULTS, GOOD, KIB, LARGE, Asked, Fault
+from tests.reliability.matrix import MODES, Cell, cells, run, run_row
 from tests.reliability.services import JSON, SERVICES, SSE, TEXT, Service, dumps, event, spoiled
 from tests.reliability.stub import StubReply, StubSender, stubbed
 from tests.support.http_bytes import chunked, http_response
@@ -35,6 +37,26 @@ def test_a_fault_ends_in_its_documented_class_in_time(fault: Fault) -> None:
     """Each provider, streamed or whole, before the chat or in it, says what the table says."""
     wrong = [result.wrong for _, result in run_row(fault) if result.wrong]
     assert wrong == []
+
+
+def _with_a_session(origin: str, **options: Any) -> Provider:
+    session = requests.Session()
+    return OpenAICompatible(
+        base_url=f"{origin}/v1", api_key="sk-of-session", session=session, **options
+    )
+
+
+# Of a session's sockets no deadline is known.
+UNDATED = [fault for fault in FAULTS if fault.deadline_s is None]
+
+
+@pytest.mark.parametrize("fault", UNDATED, ids=[fault.name for fault in UNDATED])
+def test_with_a_session_of_the_callers_a_fault_ends_in_the_same_class(fault: Fault) -> None:
+    """What requests makes of a reply on its own way through a session changes nothing."""
+    service = replace(SERVICES[4], make=_with_a_session)
+    for mode in ("stream", "whole"):
+        asked = Asked(service, stream=mode == "stream", before=False)
+        assert run(Cell(fault, asked, mode)).wrong == ""
 
 
 def test_the_matrix_has_every_service() -> None:
