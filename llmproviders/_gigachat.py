@@ -17,7 +17,7 @@ from ._concurrency import Place
 from ._lines import decode_json
 from ._log import logger
 from ._numbers import is_finite
-from ._oauth import CABINET, Account, check_key, retold
+from ._oauth import CABINET, Account, check_key, conceal_key, retold
 from ._places import token_cache as users_token_cache
 from ._redact import conceal
 from ._request import Request
@@ -254,7 +254,7 @@ def make_call(
 
 def _key(giga: GigaChat) -> str | None:
     key = (giga._setting("api_key", giga._api_key) or "").strip()
-    conceal(key)
+    conceal_key(key)
     return key or None
 
 

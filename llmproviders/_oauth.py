@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import _trust
 from ._call import Call
 from ._lines import decode_object
+from ._redact import conceal
 from ._secret import digest
 from ._token import Token, token_of
 from .errors import AuthenticationError, ConnectionFailed, LLMError
@@ -111,12 +112,17 @@ def retold(error: Error, message: str) -> Error:
     )
 
 
+def conceal_key(key: str) -> None:
+    """Mask an authorization key, and the client's secret in it, wherever they turn up."""
+    conceal(key)
+    identity, _, secret = _pair(key).partition(b":")
+    if identity:
+        conceal(secret.decode(errors="replace"))
+
+
 def check_key(key: str) -> None:
     """Raise an ``AuthenticationError`` for what cannot be an authorization key, and say why."""
-    try:
-        pair = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        pair = b""
+    pair = _pair(key)
     identity, colon, secret = pair.partition(b":")
     if identity and colon and secret:
         return
@@ -129,3 +135,11 @@ def check_key(key: str) -> None:
         "the authorization key has to be base64 of client_id:client_secret, in one line, as the "
         f"cabinet shows it; {hint}: take it from {CABINET}"
     )
+
+
+def _pair(key: str) -> bytes:
+    """What the key is base64 of; nothing where it is not base64."""
+    try:
+        return base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        return b""

@@ -8,8 +8,15 @@ in a URL, the value of an authorization header) is masked without having been an
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections import OrderedDict
+from functools import lru_cache
 from urllib.parse import quote, unquote, urlsplit
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from logging import LogRecord
 
 MASK = "***"
 _SHORTEST = 6
@@ -29,23 +36,33 @@ def conceal(secret: str | None) -> None:
     """
     if not secret:
         return
-    for form in {secret, quote(secret, safe="", errors="replace"), unquote(secret)}:
-        if len(form) >= _SHORTEST:
-            _concealed[form] = None
-            _concealed.move_to_end(form)
+    for form in _forms(secret):
+        _concealed[form] = None
+        _concealed.move_to_end(form)
     while len(_concealed) > _MOST_REMEMBERED:
         _concealed.popitem(last=False)
 
 
+@lru_cache(maxsize=64)
+def _forms(secret: str) -> frozenset[str]:
+    """How it may be written: as it is, and as it stands in a URL's query or path."""
+    plain = {secret, unquote(secret)}
+    quoted = {quote(form, safe=safe, errors="replace") for form in plain for safe in ("", "/")}
+    return frozenset(form for form in plain | quoted if len(form) >= _SHORTEST)
+
+
 def conceal_user_info(url: str | None) -> None:
-    """Mask the password that ``url`` carries, and its user where there is a password."""
+    """Mask the password that ``url`` carries, and the form in which a header carries it."""
     if not url or "@" not in url:
         return
     try:
-        password = urlsplit(url).password
+        parts = urlsplit(url)
+        user, password = parts.username or "", parts.password
     except ValueError:
         return
-    conceal(password)
+    if password:
+        conceal(password)
+        conceal(b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode())
 
 
 def redact(text: str) -> str:
@@ -59,6 +76,12 @@ def redact(text: str) -> str:
             text = text.replace(secret, MASK)
     text = _USER_INFO.sub(MASK, text)
     return _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
+
+
+def redact_record(record: LogRecord) -> bool:
+    """A filter for the logs of other libraries: redacts a record, and lets it pass."""
+    record.msg, record.args = redact(record.getMessage()), None
+    return True
 
 
 def scrub(error: BaseException) -> None:

@@ -26,9 +26,12 @@ from ._clock import Scope
 from ._failures import BROKEN, opening_error, reading_error
 from ._lines import decode_json, iter_events, iter_lines
 from ._log import logger
-from ._redact import conceal_user_info, redact
+from ._redact import conceal_user_info, redact, redact_record
 from ._sockets import Exchange, serving
 from ._status import check_reply
+
+# It logs the addresses of requests, those too that a service redirects to.
+logging.getLogger("urllib3.connectionpool").addFilter(redact_record)
 
 _BLOCK = 64 * 1024
 _MOST_REDIRECTS = 5
@@ -287,6 +290,7 @@ class Transport:
     def _prepared_url(self, url: str) -> str:
         prepared = self._prepared_urls.get(url)
         if prepared is None:
+            conceal_user_info(url)
             request = requests.PreparedRequest()
             request.prepare_url(url, None)
             prepared = self._prepared_urls[url] = str(request.url)
@@ -335,6 +339,8 @@ class Transport:
                 if session.verify is not True and kwargs["verify"]:
                     kwargs["verify"] = session.verify
                 kwargs["proxies"] = kwargs["proxies"] or session.proxies
+                for proxy in kwargs["proxies"].values():
+                    conceal_user_info(proxy)
                 request.hooks = {"response": [_hide_redirect]}
                 return session.send(request, allow_redirects=False, **kwargs)
 
@@ -436,12 +442,12 @@ def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None
             status_code=reply.status,
             retryable=False,
         ) from None
+    conceal_user_info(target)
     keeps_method = request.method == "GET" or reply.status in (307, 308)
     if new.hostname == old.hostname and keeps_method:
         same_place = (new.scheme, port) == (old.scheme, old.port)
         if same_place or (old.scheme, new.scheme) == ("http", "https"):
             return target
-    conceal_user_info(target)
     raise errors.ProtocolError(
         f"the service redirects to {new.scheme}://{new.hostname}, which is not followed; "
         "if it is right, set base_url to it",

@@ -8,24 +8,33 @@ import json
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
 
 from llmproviders import ChatGptt, FailoverClient, FlowGpt, GigaChat, LLMError, OpenAICompatible
+from llmproviders import _redact as redact_module
 from llmproviders import _token as token_module
+from llmproviders._clock import Scope
 from llmproviders._secret import KeyFile, KeyVariable
-from llmproviders.batch import run_file
-from llmproviders.provider import Provider
+from llmproviders.batch import BatchReport, run_file
+from llmproviders.config import load
+from llmproviders.notebook import show
+from llmproviders.provider import Provider, Request
 from llmproviders.results import Completion
+from tests.cli.process import run
 from tests.conftest import RawServerFactory
 from tests.reliability.services import JSON, PAGE, SERVICES, SSE, dumps, event
 from tests.support.http_bytes import http_response
-from tests.support.rawserver import Connection, Request
+from tests.support.kernel import kernel
+from tests.support.rawserver import Connection
+from tests.support.rawserver import Request as Received
 
 SECRET = "pl4nted/Secret+of=tests"
 USER = "some-user"
@@ -77,8 +86,8 @@ class Observer:
         for index, asked in enumerate((provider, client)):
             self._call(f"complete {index}", lambda asked=asked: asked.complete("Why?"))
             self._call(f"stream {index}", lambda asked=asked: list(asked.stream("Why?")))
-        if hasattr(provider, "list_models"):
-            self._call("models", provider.list_models)
+        self._call("models", provider.list_models)
+        self._show(client)
         self._batch(client)
         report = client.report()
         self._add("report", str(report), repr(report), repr(report.as_dict()))
@@ -115,10 +124,18 @@ class Observer:
                     if hasattr(result, method):
                         self._add(f"{name} {method}", str(getattr(result, method)()))
 
+    def _show(self, client: FailoverClient) -> None:
+        page = io.StringIO()
+        with redirect_stdout(page):
+            self._call("show", lambda: show("Why?", client))
+        self._add("shown", page.getvalue())
+
     def _batch(self, client: FailoverClient) -> None:
-        source = self._folder / "in.jsonl"
+        source, output = self._folder / "in.jsonl", self._folder / "out.jsonl"
         source.write_text('"Why?"\n')
-        run_file(client, source, self._folder / "out.jsonl", workers=1)
+        run_file(client, source, output, workers=1)
+        report = BatchReport.read(output)
+        self._add("batch report", repr(report), report.to_html(), report._repr_html_())
 
     def _add(self, name: str, *texts: str) -> None:
         self.seen[name] = self.seen.get(name, "") + "\n".join(texts)
@@ -139,11 +156,13 @@ class Observer:
 def observer(tmp_path: Path) -> Iterator[Observer]:
     """Return an observer with a folder of its own."""
     token_module._keepers.clear()
+    # What an earlier test announced would be masked here without having been found.
+    redact_module._concealed.clear()
     with Observer(tmp_path) as watching:
         yield watching
 
 
-def echo(request: Request) -> str:
+def echo(request: Received) -> str:
     """All that a request carried, as a service in trouble might say it."""
     headers = "; ".join(f"{name}: {value}" for name, value in request.headers)
     body = request.body.decode("latin-1")
@@ -170,6 +189,10 @@ def _as_event(said: str) -> list[bytes]:
 def _as_redirect(said: str) -> list[bytes]:
     place = f"http://{USER}:{quote(SECRET, safe='')}@127.0.0.2/?{quote(said)}"
     return http_response(307, {"Location": place, "Content-Type": JSON})
+
+
+def _as_redirect_on_the_host(said: str) -> list[bytes]:
+    return http_response(307, {"Location": f"/{quote(SECRET, safe='')}?{quote(said)}"})
 
 
 def _as_broken_redirect(said: str) -> list[bytes]:
@@ -210,6 +233,7 @@ REPLIES = (
     _as_text,
     _as_event,
     _as_redirect,
+    _as_redirect_on_the_host,
     _as_broken_redirect,
     _as_status_line,
     _as_no_http,
@@ -291,6 +315,39 @@ def _gigachat_token(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provi
     return _gigachat(origin, access_token=SECRET)
 
 
+def _gigachat_token_environment(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+    env.setenv("GIGACHAT_ACCESS_TOKEN", SECRET)
+    return _gigachat(origin)
+
+
+def _user_info_of_auth_url(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+    host = origin.removeprefix("http://")
+    auth_url = f"http://{USER}:{quote(SECRET, safe='')}@{host}/oauth"
+    token_module._keepers.clear()
+    return GigaChat(base_url=f"{origin}/v1", auth_url=auth_url, api_key="aWQ6a2V5LXNlY3JldA==")
+
+
+def _user_info_in_the_environment(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+    host = origin.removeprefix("http://")
+    env.setenv("OPENAI_BASE_URL", f"http://{USER}:{quote(SECRET, safe='')}@{host}/v1")
+    return OpenAICompatible()
+
+
+def _configuration(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+    (folder / "the.key").write_text(SECRET)
+    (folder / "config.toml").write_text(
+        f"[[provider]]\ntype = 'openai'\nbase_url = '{origin}/v1'\napi_key_file = 'the.key'\n"
+    )
+    return load(folder / "config.toml").providers[0].make()
+
+
+def _session_proxy(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+    host = origin.removeprefix("http://")
+    session = requests.Session()
+    session.proxies = {"http": f"http://{USER}:{quote(SECRET, safe='')}@{host}"}
+    return FlowGpt(base_url="http://service.invalid", session=session)
+
+
 def _proxy_argument(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
     host = origin.removeprefix("http://")
     proxy = f"http://{USER}:{quote(SECRET, safe='')}@{host}"
@@ -315,6 +372,17 @@ def _own_proxy_environment(origin: str, folder: Path, env: pytest.MonkeyPatch) -
     return FlowGpt(base_url="http://service.invalid")
 
 
+def _proxy_of_the_call(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+    host = origin.removeprefix("http://")
+    proxy = f"http://{USER}:{quote(SECRET, safe='')}@{host}"
+
+    class Asked(FlowGpt):
+        def generate(self, request: Request, scope: Scope | None = None) -> Generator[str]:
+            return super().generate(replace(request, proxy=proxy), scope)
+
+    return Asked(base_url="http://service.invalid")
+
+
 PLANTED = (
     Planted("argument", _key_argument, pickles=False),
     Planted("environment", _key_environment),
@@ -324,6 +392,12 @@ PLANTED = (
     Planted("GigaChat's key", _gigachat_key, pickles=False, secrets=(SECRET, GIGACHAT_KEY)),
     Planted("GigaChat's variable", _gigachat_environment, secrets=(SECRET, GIGACHAT_KEY)),
     Planted("GigaChat's token", _gigachat_token, pickles=False),
+    Planted("GigaChat's token variable", _gigachat_token_environment),
+    Planted("user-info of the token service", _user_info_of_auth_url, pickles=False),
+    Planted("user-info in the environment", _user_info_in_the_environment),
+    Planted("a configuration", _configuration),
+    Planted("a session's proxy", _session_proxy, pickles=False),
+    Planted("proxy of the call", _proxy_of_the_call, pickles=False),
     Planted("proxy", _proxy_argument, pickles=False),
     Planted("proxy to https", _proxy_to_https, pickles=False),
     Planted("proxy of the environment", _proxy_environment),
@@ -362,8 +436,12 @@ def test_a_secret_is_seen_nowhere_when_nobody_answers(
     observer.expect_nothing_of(*planted.secrets)
 
 
+@pytest.mark.parametrize("reply", REPLIES)
 def test_a_fetched_token_is_in_the_token_cache_alone(
-    raw_server: RawServerFactory, observer: Observer, tmp_path: Path
+    reply: Callable[[str], list[bytes]],
+    raw_server: RawServerFactory,
+    observer: Observer,
+    tmp_path: Path,
 ) -> None:
     """The token that the service gave is echoed by it, and is seen in its own file alone."""
     token = "eyJ0b2tlbiI6InBsYW50ZWQifQ.of-tests"
@@ -374,7 +452,7 @@ def test_a_fetched_token_is_in_the_token_cache_alone(
             body = dumps({"access_token": token, "expires_at": 4102444800000})
             conn.run(http_response(200, {"Content-Type": JSON, "Connection": "close"}, body))
         else:
-            conn.run(_as_message(500)(echo(request) + token))
+            conn.run(reply(echo(request) + token))
 
     server = raw_server(serve)
     origin = f"http://127.0.0.1:{server.port}"
@@ -384,8 +462,9 @@ def test_a_fetched_token_is_in_the_token_cache_alone(
     observer.expect_nothing_of(token, GIGACHAT_KEY)
 
 
+@pytest.mark.parametrize("reply", REPLIES)
 def test_a_pages_nonce_and_cookies_are_seen_nowhere(
-    raw_server: RawServerFactory, observer: Observer
+    reply: Callable[[str], list[bytes]], raw_server: RawServerFactory, observer: Observer
 ) -> None:
     """ChatGptt's nonce and session cookie do not show when the site echoes them."""
     nonce, cookie = "n0nce-of-page", "c00kie-of-session"
@@ -396,12 +475,33 @@ def test_a_pages_nonce_and_cookies_are_seen_nowhere(
             headers = {"Content-Type": "text/html", "Set-Cookie": f"sid={cookie}"}
             conn.run(http_response(200, {**headers, "Connection": "close"}, PAGE))
         else:
-            body = dumps({"status": "error", "msg": echo(request)})
-            conn.run(http_response(200, {"Content-Type": JSON, "Connection": "close"}, body))
+            conn.run(reply(f"{echo(request)} {nonce} {cookie}"))
+            conn.close()
 
     server = raw_server(serve)
     observer.watch(ChatGptt(base_url=f"http://127.0.0.1:{server.port}"), pickles=True)
     observer.expect_nothing_of(nonce, cookie)
+
+
+def test_a_password_in_a_redirect_is_seen_nowhere(
+    raw_server: RawServerFactory, observer: Observer
+) -> None:
+    """User-info that a service itself puts into a redirect, and says again, does not show."""
+    password = "p4ssword-of-redirect"
+
+    def serve(conn: Connection) -> None:
+        request = conn.read_request()
+        if "moved" not in request.target:
+            place = f"http://{USER}:{password}@127.0.0.1:{server.port}/moved"
+            conn.run(http_response(307, {"Location": place, "Connection": "close"}))
+        else:
+            conn.run(_as_message(500)(echo(request) + password))
+            conn.close()
+
+    server = raw_server(serve)
+    observer.watch(FlowGpt(base_url=f"http://127.0.0.1:{server.port}"), pickles=True)
+    assert any(request.target == "/moved" for request in server.requests)
+    observer.expect_nothing_of(password)
 
 
 def test_a_good_reply_shows_no_secret_either(
@@ -412,3 +512,81 @@ def test_a_good_reply_shows_no_secret_either(
     provider = OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=SECRET)
     observer.watch(provider, pickles=False)
     observer.expect_nothing_of(SECRET)
+
+
+COMMANDS = (
+    ("ask", "Why?"),
+    ("ask", "Why?", "--json", "-vv"),
+    ("ask", "Why?", "--no-stream", "-o", "said.txt"),
+    ("chat", "-v"),
+    ("batch", "in.jsonl", "-o", "out.jsonl", "-vv", "--report", "report.html"),
+    ("providers", "--check"),
+    ("providers", "--json"),
+    ("doctor", "--live"),
+    ("health",),
+    ("config", "show"),
+)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "GIGACHAT_CREDENTIALS", "LLMPROVIDERS_PROXY"])
+def test_the_command_line_shows_no_secret(
+    name: str, raw_server: RawServerFactory, tmp_path: Path, home: Path
+) -> None:
+    """No command, however talkative, writes a secret to its streams or to any file."""
+    server = raw_server(echoing(_as_message(500)))
+    origin = f"http://127.0.0.1:{server.port}"
+    proxy = f"http://{USER}:{quote(SECRET, safe='')}@127.0.0.1:{server.port}"
+    env, provider = {
+        "OPENAI_API_KEY": ({name: SECRET, "OPENAI_BASE_URL": f"{origin}/v1"}, "openai"),
+        "GIGACHAT_CREDENTIALS": (
+            {
+                name: GIGACHAT_KEY,
+                "GIGACHAT_BASE_URL": f"{origin}/v1",
+                "GIGACHAT_AUTH_URL": f"{origin}/oauth",
+            },
+            "gigachat",
+        ),
+        "LLMPROVIDERS_PROXY": (
+            {name: proxy, "LLMPROVIDERS_FLOWGPT_BASE_URL": "http://service.invalid"},
+            "flowgpt",
+        ),
+    }[name]
+    (tmp_path / "in.jsonl").write_text('"Why?"\n')
+    (tmp_path / "config.toml").write_text(
+        f"[[provider]]\ntype = '{provider}'\n[failover]\nattempts = 2\n"
+    )
+    env["LLMPROVIDERS_CONFIG"] = str(tmp_path / "config.toml")
+    seen = {}
+    for words in COMMANDS:
+        ran = run(*words, stdin="Why?\n", env=env, cwd=tmp_path)
+        seen[" ".join(words)] = ran.out + ran.err
+    assert server.requests
+    for path in (*tmp_path.rglob("*"), *home.rglob("*")):
+        if path.is_file():
+            seen[path.name] = path.read_text()
+    assert {"health.json", "out.jsonl", "report.html"} <= seen.keys()
+    secrets = {form for secret in (SECRET, GIGACHAT_KEY) for form in forms(secret)}
+    assert [(f, words) for words, text in seen.items() for f in secrets if f in text] == []
+
+
+def test_a_notebook_shows_no_secret(raw_server: RawServerFactory) -> None:
+    """Neither a cell's output nor the traceback of its error has the key."""
+    server = raw_server(echoing(_as_message(500)))
+    base_url = f"http://127.0.0.1:{server.port}/v1"
+    cells = (
+        "%load_ext llmproviders",
+        "%%llm -vv -p openai\nWhy?",
+        "%%llm --no-stream --trace -p openai\nWhy?",
+        "%llm_config -p openai",
+        "%xmode Context",
+        "from llmproviders import *\nclient = FailoverClient([OpenAICompatible()], attempts=2)",
+        "client.complete('Why?')",
+        "from llmproviders.notebook import show\nshow('Why?', client)",
+        "client.report()",
+        "client",
+        "client.providers",
+    )
+    with kernel({"OPENAI_API_KEY": SECRET, "OPENAI_BASE_URL": base_url}) as notebook:
+        seen = {cell: repr(notebook.run(cell)) for cell in cells}
+    assert "ServerError" in seen["client.complete('Why?')"]
+    assert [(cell, f) for cell, text in seen.items() for f in forms(SECRET) if f in text] == []
