@@ -112,9 +112,19 @@ def full() -> list[Scenario]:
         Scenario(
             "connections",
             "connections",
-            (*_CHAT, "own.failover", "own.chatglm", "own.flowgpt", "plain.lines"),
+            (*_CHAT, "own.failover", "plain.lines"),
             count=100,
             peers=True,
+        ),
+        *(
+            Scenario(
+                f"connections {service}",
+                "connections",
+                (f"own.{service}",),
+                service=service,
+                count=100,
+            )
+            for service in ("chatglm", "flowgpt")
         ),
         _failover(1_000, 20),
         *startup(),
@@ -296,11 +306,17 @@ GOALS = (
     *(
         Goal(
             f"connections for 100 calls, {client}",
-            _plain("connections", client, "connections"),
+            _plain(scenario, client, "connections"),
             1,
             slack=1.0,
         )
-        for client in ("own.openai", "own.gigachat", "own.failover", "own.chatglm", "own.flowgpt")
+        for scenario, client in (
+            ("connections", "own.openai"),
+            ("connections", "own.gigachat"),
+            ("connections", "own.failover"),
+            ("connections chatglm", "own.chatglm"),
+            ("connections flowgpt", "own.flowgpt"),
+        )
     ),
     Goal(
         "FailoverClient over its provider, CPU of a stream of 1,000 pieces",
