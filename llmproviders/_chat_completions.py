@@ -62,9 +62,11 @@ def parse_chat(reply: Reply) -> Iterator[str]:
                 return
             event = decode_object(data)
             piece = state.take(event, "delta")
-            if piece and _text_alone(event) == piece:
-                frame.learn(data, piece, _reads)
-        if piece:
+            if piece:
+                yield piece
+                if _text_alone(event) == piece:
+                    frame.learn(data, piece, _reads)
+        elif piece:
             yield piece
     if state.raw is not None:
         yield state.finish()

@@ -94,9 +94,11 @@ class FlowGpt(Provider):
             text = frame.text_in(line)
             if text is None:
                 text = _text_of(line)
+                yield text
                 if text:
                     frame.learn(line, text, lambda one, other: _text_of(one) == other)
-            yield text
+            else:
+                yield text
         yield FinishReason("stop", raw="")
 
 
