@@ -57,6 +57,14 @@ def forget_tokens() -> None:
     _token._keepers.clear()
 
 
+@pytest.fixture(autouse=True)
+def forget_secrets() -> None:
+    """Forget the secrets of earlier tests, which would be masked in this one's messages."""
+    from llmproviders import _redact
+
+    _redact._concealed.clear()
+
+
 @pytest.fixture
 def home() -> Path:
     """Return the test's own, empty home folder."""

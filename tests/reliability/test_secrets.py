@@ -19,7 +19,6 @@ import pytest
 import requests
 
 from llmproviders import ChatGptt, FailoverClient, FlowGpt, GigaChat, LLMError, OpenAICompatible
-from llmproviders import _redact as redact_module
 from llmproviders import _token as token_module
 from llmproviders._clock import Scope
 from llmproviders._secret import KeyFile, KeyVariable
@@ -155,9 +154,6 @@ class Observer:
 @pytest.fixture
 def observer(tmp_path: Path) -> Iterator[Observer]:
     """Return an observer with a folder of its own."""
-    token_module._keepers.clear()
-    # What an earlier test announced would be masked here without having been found.
-    redact_module._concealed.clear()
     with Observer(tmp_path) as watching:
         yield watching
 
