@@ -62,7 +62,9 @@ def conceal_user_info(url: str | None) -> None:
         return
     if password:
         conceal(password)
-        conceal(b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode())
+        conceal(
+            b64encode(f"{unquote(user)}:{unquote(password)}".encode("utf-8", "replace")).decode()
+        )
 
 
 def redact(text: str) -> str:
