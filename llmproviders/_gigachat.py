@@ -202,6 +202,9 @@ def embed(
     except LLMError as error:
         error.provider = error.provider or giga.name
         raise
+    except BaseException:
+        scope.cancel("the call was interrupted")
+        raise
     entries.sort(key=lambda entry: _field(entry, "index", int))
     return [
         Embedding(

@@ -260,7 +260,9 @@ def _connected() -> Iterator[Subject]:
 
 
 @contextmanager
-def _fetching_a_token(*, shared: bool) -> Iterator[Subject]:
+def _fetching_a_token(
+    ask: Callable[[BaseClient], str] = Subject.ask, *, shared: bool = False
+) -> Iterator[Subject]:
     """A call that fetches a token and takes a place, in memory or in a file."""
     with Sandbox(reply=TEXT) as sandbox, tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tokens.json") if shared else None
@@ -273,7 +275,7 @@ def _fetching_a_token(*, shared: bool) -> Iterator[Subject]:
                 file.unlink(missing_ok=True)
 
         with provider:
-            yield Subject(provider, sandbox.port, prepare, folder=Path(folder))
+            yield Subject(provider, sandbox.port, prepare, folder=Path(folder), ask=ask)
 
 
 @contextmanager
@@ -396,7 +398,10 @@ SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
         lambda client: "".join(client.create_generator(None, "Why?", stream=False))  # type: ignore[arg-type]
     ),
     "kept connection": _connected,
-    "token": lambda: _fetching_a_token(shared=False),
+    "token": _fetching_a_token,
+    "embeddings": lambda: _fetching_a_token(
+        lambda client: TEXT if client.embed(TEXT) else ""  # type: ignore[attr-defined]
+    ),
     "token file": lambda: _fetching_a_token(shared=True),
     "place": lambda: _in_line(shared=False),
     "place file": lambda: _in_line(shared=True),
