@@ -13,7 +13,6 @@ from tests.reliability.interrupts import (
     SUBJECTS,
     Result,
     at_every_step,
-    at_random,
     in_processes,
 )
 
@@ -40,12 +39,6 @@ def test_steps(name: str) -> None:
     results = list(at_every_step(name, stride=37, once=True))
     assert len(results) > 5
     assert wrong(results) == []
-
-
-@pytest.mark.parametrize("name", ["token file", "failover, health file"])
-def test_at_random(name: str) -> None:
-    """The same for real signals at random moments."""
-    assert wrong(at_random(name, 20)) == []
 
 
 def test_a_process() -> None:
