@@ -142,6 +142,8 @@ def test_a_reply_that_fails_can_be_asked_again(at_sandbox: Sandbox) -> None:
         terminal.read_until("ServerError[^>]*> $")
         terminal.type("/retry\n")
         terminal.read_until("You asked: first.*nothing.\r\n> $")
+        terminal.type("/quit\n")
+        assert terminal.end().code == 0
     assert [m["content"] for m in at_sandbox.requests[-1].json["messages"]] == ["first"]
 
 

@@ -124,4 +124,4 @@ def kernel(environ: Mapping[str, str]) -> Iterator[Kernel]:
         yield Kernel(manager, client)
     finally:
         client.stop_channels()
-        manager.shutdown_kernel(now=True)
+        manager.shutdown_kernel()
