@@ -30,7 +30,6 @@ from ..provider import Provider, Request
 from ..providers.gigachat import GigaChat
 from .providers import ask_one
 
-_OLDEST_PYTHON = (3, 10)
 _PATIENCE_S = 15.0
 _PROXY_PATIENCE_S = 5.0
 _CLOCK_WARN_S = 30.0
@@ -82,12 +81,8 @@ def fail(topic: str, text: str, remedy: str) -> Finding:
 
 
 def check_python() -> Iterator[Finding]:
-    """Whether this Python and the libraries are new enough."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < _OLDEST_PYTHON:
-        yield fail("Python", version, "install Python 3.10 or later")
-    else:
-        yield ok("Python", version)
+    """Which Python this is, and whether the libraries are new enough."""
+    yield ok("Python", ".".join(map(str, sys.version_info[:3])))
     try:
         required = metadata.requires("llmproviders") or []
     except metadata.PackageNotFoundError:

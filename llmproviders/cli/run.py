@@ -61,8 +61,6 @@ def _run(arguments: Sequence[str]) -> int:
             returned: Any = group.invoke(context)
     except click.exceptions.Exit as ending:
         return ending.exit_code
-    except click.Abort:
-        return Exit.INTERRUPTED
     except click.ClickException as error:
         error.show()
         return Exit.USAGE
