@@ -1,0 +1,172 @@
+"""Commands in trouble: streams that are closed, files and clusters that are not there, defects."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from llmproviders.sandbox import Sandbox
+from tests.cli.conftest import Configure
+from tests.cli.process import Terminal, command, environ, run
+
+ASK = ("ask", "-p", "chatglm")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Return a file with three prompts."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"id": n, "prompt": f"row {n}"}) + "\n" for n in range(3)))
+    return path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell closes the streams")
+def test_closed_streams(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """Without a standard input, output or error, as under some daemons, a reply goes to a file."""
+    out = tmp_path / "out.txt"
+    shell = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
+    done = subprocess.run([*shell, *command(*ASK, "Why?", "-o", str(out))], env=environ())
+    assert done.returncode == 0
+    assert out.read_text().startswith("This is the ChatGLM sandbox")
+    done = subprocess.run([*shell, *command(*ASK, "Why?")], env=environ())
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere arguments are text")
+def test_an_argument_that_is_no_utf_8(at_sandbox: Sandbox) -> None:
+    """Bytes that are no text are wrong usage, with a word on what to do."""
+    done = subprocess.run(
+        [*map(os.fsencode, command(*ASK)), b"why \xff?"], capture_output=True, env=environ()
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"lone surrogate" in done.stderr
+    assert at_sandbox.count() == 0
+
+
+def test_a_defect_has_a_code_and_shows_no_secret(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """What nobody foresaw, a broken library for one, is 1, with its traceback and no password."""
+    (tmp_path / "requests.py").write_text("raise RuntimeError('http://me:hunter22@proxy is lost')")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [environ().get("PYTHONPATH")])])
+    result = run(*ASK, "Why?", env={"PYTHONPATH": path})
+    assert (result.code, result.out) == (1, "")
+    assert "unexpected error" in result.err
+    assert "http://***@proxy is lost" in result.err
+    assert "hunter22" not in result.err
+
+
+@pytest.mark.usefixtures("at_sandbox")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*ASK, "Why?", "--timeout", "soon"), "neither seconds nor CONNECT,READ"),
+        ((*ASK, "Why?", "-o", "/no/such/folder/file"), "no folder"),
+        (("trust", "gigachat", "--file", "/no/such/ca.pem"), "/no/such/ca.pem: No such file"),
+        (("config", "init", "--config", "/proc/none/config.toml"), "cannot be written"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
+    """What is asked for and cannot be is 2, and says what."""
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+
+
+def test_a_certificate_that_cannot_be_fetched(refused_port: int, home: Path) -> None:
+    """Where nobody answers, a download may work another time."""
+    url = f"http://127.0.0.1:{refused_port}/ca.crt"
+    result = run("trust", "gigachat", "--download", "--url", url)
+    assert (result.code, result.out) == (75, "")
+    assert "refused" in result.err
+
+
+def test_a_key_file_that_is_gone(configure: Configure, home: Path) -> None:
+    """What shows the configuration says which key is missing, and goes on."""
+    configure('[[provider]]\ntype = "openai"\napi_key_file = "gone.key"\n')
+    shown = run("config", "show")
+    assert shown.code == 0
+    assert f"the key file {home / 'gone.key'} cannot be read" in shown.out
+    assert "not found where the configuration says" in run("providers").out
+
+
+def test_a_reply_that_begins_anew(at_sandbox: Sandbox, configure: Configure) -> None:
+    """At a terminal, where a stream may restart, it is told that the text above is void."""
+    configure('[failover]\non_interrupt = "restart"\n')
+    at_sandbox.fail("chatglm", cut_after=3)
+    with Terminal(*ASK, "Why?", "--no-state") as terminal:
+        result = terminal.end()
+    assert result.code == 0
+    assert re.search(
+        "This is the\r\n.*ChatGLM broke off.*This is the ChatGLM", result.out, re.DOTALL
+    )
+    at_sandbox.fail("chatglm", cut_after=3)
+    result = run("chat", "-p", "chatglm", "--no-state", stdin="Why?\n")
+    assert (result.code, result.out.partition("\n")[0]) == (0, "This is the")
+    assert "ChatGLM broke off; what came of its reply is void." in result.err
+
+
+def test_what_a_conversation_shows(at_sandbox: Sandbox) -> None:
+    """The commands tell what is set, and a file that cannot be written ends nothing."""
+    lines = ("/system", "/model", "/save /no/such/folder/said.json", "first", "/retry", "/quit")
+    result = run("chat", "-p", "openai", stdin="".join(f"{line}\n" for line in lines))
+    assert result.code == 0
+    for said in ("System prompt: (none)", "Model: (default)", "/no/such/folder/said.json: No such"):
+        assert said in result.err
+    asked = [[m["content"] for m in request.json["messages"]] for request in at_sandbox.requests]
+    assert asked == [["first"], ["first"]]
+
+
+def test_what_is_told_of_each_row(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """-vv tells each attempt of each row, those of failed ones too."""
+    at_sandbox.fail("openai", status=503)
+    out = tmp_path / "out.jsonl"
+    result = run("batch", str(rows), "-o", str(out), "-p", "openai", "-vv", "--workers", "1")
+    assert (result.code, result.out) == (0, "")
+    assert result.err.count("OpenAICompatible (sandbox-small): ") >= 3
+    assert "ServerError" in result.err
+    assert "3 done" in result.err
+
+
+def test_a_batch_that_another_run_writes(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """An output that another run holds may be free another time; nothing is sent."""
+    with FileLock(str(tmp_path / ".out.jsonl.lock")):
+        result = run("batch", str(rows), "-o", str(tmp_path / "out.jsonl"), "-p", "openai")
+    assert (result.code, result.out) == (75, "")
+    assert "another run is writing" in result.err
+    assert at_sandbox.count() == 0
+
+
+def test_a_cluster_that_is_not_installed(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """Without Dask, the message says how to install it."""
+    lost = "raise ModuleNotFoundError('no distributed')"
+    (tmp_path / "distributed.py").write_text(lost)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [environ().get("PYTHONPATH")])])
+    arguments = ("batch", str(rows), "-o", str(tmp_path / "out.jsonl"), "-p", "openai")
+    result = run(*arguments, "--dask", "tcp://127.0.0.1:1", env={"PYTHONPATH": path})
+    assert (result.code, result.out) == (2, "")
+    assert 'pip install "llmproviders[dask]"' in result.err
+    assert at_sandbox.count() == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
+def test_a_secret_that_a_cluster_would_show(
+    at_sandbox: Sandbox, rows: Path, tmp_path: Path
+) -> None:
+    """A password that would travel to the scheduler is refused, and nothing is sent."""
+    distributed = pytest.importorskip("distributed")
+    configured = tmp_path / "config.toml"
+    configured.write_text('[[provider]]\ntype = "openai"\n')
+    arguments = ("batch", str(rows), "-o", str(tmp_path / "out.jsonl"))
+    options = ("--config", str(configured), "--proxy", "http://me:hunter22@127.0.0.1:9")
+    settings = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(n_workers=0, **settings) as cluster:
+        result = run(*arguments, *options, "--dask", cluster.scheduler_address)
+    assert (result.code, result.out) == (2, "")
+    assert "carries a secret" in result.err
+    assert "hunter22" not in result.err
+    assert at_sandbox.count() == 0
