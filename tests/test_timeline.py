@@ -194,7 +194,10 @@ def test_a_report_is_a_table_and_a_timeline() -> None:
     assert [row[0] for row in cells] == ["provider", "first", "inner", "  second"]
     picture = page.find(f".//{SVG}svg")
     assert picture is not None
-    assert len(picture.findall(f"{SVG}g")) == len(client.report().recent)
+    stories = [group.findtext(f"{SVG}title") or "" for group in picture.findall(f"{SVG}g")]
+    # On a slow machine there is a pause between the two.
+    told = [story for story in stories if not story.startswith("nothing for")]
+    assert len(told) == len(client.report().recent)
 
 
 NASTY = st.text(max_size=40) | st.sampled_from(
