@@ -9,12 +9,19 @@ import pickle
 import signal
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmproviders import FailoverClient, GigaChat, InvalidRequestError, OpenAICompatible
+from llmproviders import (
+    DeadlineExceeded,
+    FailoverClient,
+    GigaChat,
+    InvalidRequestError,
+    OpenAICompatible,
+)
 from llmproviders._secret import KeyVariable
 from llmproviders.batch import BatchResult, dask_executor, run, run_file
 from llmproviders.provider import Request
@@ -227,6 +234,20 @@ def test_one_stream_across_workers(dask: Any, executor: Executor) -> None:
     assert len(attempts) == 12
     for (_, end), (start, _) in itertools.pairwise(attempts):
         assert end < start + 0.005
+
+
+def test_a_place_is_waited_for_until_the_deadline(
+    dask: Any, executor: Executor, sandbox: Sandbox
+) -> None:
+    """Where another row holds the one place for longer than a row may take, the row says so."""
+    keys_on_workers(dask, sandbox)
+    client = FailoverClient([GigaChat(**without_key(sandbox, "gigachat"))], deadline=2.0)
+    run_both = partial(run, client, ["a", "b"], executor=executor)
+    assert [result.error for result in run_both()] == [None, None]
+    sandbox.fail("gigachat", stall=True)
+    errors = [type(result.error) for result in run_both()]
+    assert errors == [DeadlineExceeded] * 2
+    assert [result.error for result in run_both()] == [None, None]
 
 
 def test_a_killed_worker(executor: Executor, tmp_path: Path) -> None:

@@ -141,6 +141,20 @@ def test_a_batch_that_another_run_writes(at_sandbox: Sandbox, rows: Path, tmp_pa
     assert at_sandbox.count() == 0
 
 
+def test_a_cluster_that_is_not_there(
+    at_sandbox: Sandbox, rows: Path, tmp_path: Path, refused_port: int
+) -> None:
+    """Where no scheduler answers, there may be one another time; nothing is sent."""
+    pytest.importorskip("distributed")
+    address = f"tcp://127.0.0.1:{refused_port}"
+    arguments = ("batch", str(rows), "-o", str(tmp_path / "out.jsonl"), "-p", "openai")
+    patience = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "0.5s"}
+    result = run(*arguments, "--dask", address, env=patience)
+    assert (result.code, result.out) == (75, "")
+    assert f"no Dask scheduler at {address}" in result.err
+    assert at_sandbox.count() == 0
+
+
 def test_a_cluster_that_is_not_installed(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
     """Without Dask, the message says how to install it."""
     lost = "raise ModuleNotFoundError('no distributed')"
