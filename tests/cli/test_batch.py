@@ -105,7 +105,7 @@ def test_a_batch_on_a_cluster(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -
     """--dask sends the rows to a scheduler's workers, and is as silent as any other batch."""
     distributed = pytest.importorskip("distributed")
     out = tmp_path / "out.jsonl"
-    settings = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    settings = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, **settings) as cluster:
         address = cluster.scheduler_address
         result = run("batch", str(rows), "-o", str(out), "-p", "openai", "--dask", address)

@@ -177,7 +177,7 @@ def test_a_secret_that_a_cluster_would_show(
     configured.write_text('[[provider]]\ntype = "openai"\n')
     arguments = ("batch", str(rows), "-o", str(tmp_path / "out.jsonl"))
     options = ("--config", str(configured), "--proxy", "http://me:hunter22@127.0.0.1:9")
-    settings = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    settings = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with distributed.LocalCluster(n_workers=0, **settings) as cluster:
         result = run(*arguments, *options, "--dask", cluster.scheduler_address)
     assert (result.code, result.out) == (2, "")
