@@ -224,7 +224,7 @@ class Goal:
     said: str
     values: Callable[[Numbers], Sequence[float]]
     most: float = inf
-    least: float = 0.0
+    least: float = -inf
     slack: float = 2.0
 
     def met(self, value: float, *, short: bool = False) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterable, Sequence
+from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -79,7 +80,7 @@ def goals(results: Results, *, short: bool = False) -> tuple[str, list[str]]:
         met = goal.met(value, short=short)
         if not met:
             missed.append(goal.said)
-        bound = f"at least {goal.least:g}" if goal.least else f"at most {goal.most:g}"
+        bound = f"at least {goal.least:g}" if goal.least > -inf else f"at most {goal.most:g}"
         rows.append((goal.said, bound, _said(value), "" if met else "missed"))
     return _table(("", "goal", "measured", ""), rows), missed
 
