@@ -25,6 +25,7 @@ from tests.reliability.childs import (
 )
 from tests.reliability.childs import forked as in_child
 from tests.reliability.clocks import YEAR_S, Jumping
+from tests.reliability.places import a_folder, a_pipe, in_a_file, in_proc
 from tests.reliability.services import TEXT
 
 MODULES = ("_file.py", "_output.py", "_rows.py")
@@ -132,26 +133,7 @@ def test_a_rerun_killed_at_any_point_loses_no_row(folder: Path) -> None:
     assert steps > 100
 
 
-def _in_a_file(folder: Path) -> Path:
-    (folder / "plain").write_text("not a folder")
-    return folder / "plain" / "out.jsonl"
-
-
-def _in_proc(folder: Path) -> Path:
-    return Path("/proc/llmproviders/out.jsonl")
-
-
-def _a_folder(folder: Path) -> Path:
-    (folder / "out.jsonl").mkdir()
-    return folder / "out.jsonl"
-
-
-def _a_pipe(folder: Path) -> Path:
-    os.mkfifo(folder / "out.jsonl")
-    return folder / "out.jsonl"
-
-
-@pytest.mark.parametrize("place", [_in_a_file, _in_proc, _a_folder, _a_pipe])
+@pytest.mark.parametrize("place", [in_a_file, in_proc, a_folder, a_pipe])
 def test_where_it_cannot_write_it_sends_nothing(
     place: Callable[[Path], Path], folder: Path
 ) -> None:

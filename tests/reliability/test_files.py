@@ -32,6 +32,7 @@ from tests.reliability.childs import (
 )
 from tests.reliability.childs import forked as in_child
 from tests.reliability.clocks import YEAR_S, Jumping
+from tests.reliability.places import a_folder, a_pipe, in_a_file, in_proc
 from tests.reliability.services import JSON, SERVICES, SSE, TEXT, TOKEN
 from tests.reliability.stub import StubReply, StubSender, stubbed
 
@@ -86,25 +87,6 @@ def _regular(folder: Path) -> Path:
 
 def _missing_folders(folder: Path) -> Path:
     return folder / "some" / "more" / "file.json"
-
-
-def _in_a_file(folder: Path) -> Path:
-    (folder / "plain").write_text("not a folder")
-    return folder / "plain" / "file.json"
-
-
-def _in_proc(folder: Path) -> Path:
-    return Path("/proc/llmproviders/file.json")
-
-
-def _a_folder(folder: Path) -> Path:
-    (folder / "file.json").mkdir()
-    return folder / "file.json"
-
-
-def _a_pipe(folder: Path) -> Path:
-    os.mkfifo(folder / "file.json")
-    return folder / "file.json"
 
 
 def _containing(data: bytes) -> Callable[[Path], Path]:
@@ -170,10 +152,10 @@ _HUGE = json.dumps(
 PLACES = (
     _regular,
     _missing_folders,
-    _in_a_file,
-    _in_proc,
-    _a_folder,
-    _a_pipe,
+    in_a_file,
+    in_proc,
+    a_folder,
+    a_pipe,
     _containing(b""),
     _containing(b"\xff\x00garbage"),
     _containing(b'{"version": 1, "tokens": [], "providers": 5}'),
