@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-_FOLD_AT = 1024
+_FOLD_AT = 256
 
 
 class Transcript:
     """Collects the pieces of a stream, in case it breaks and its text so far is asked for.
 
-    Only a broken stream needs the text again, so what is older than the last thousand pieces is
+    Only a broken stream needs the text again, so what is older than the last few hundred pieces is
     kept compressed: a long stream that the caller does not keep must not fill the memory.
     """
 
