@@ -126,6 +126,10 @@ class Adapter(HTTPAdapter):
             self._pools[key] = pool
         return pool
 
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """What the request line names: the path, unless a proxy has to be told the host."""
+        return super().request_url(request, proxies) if proxies else request.path_url
+
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
         """What is asked of a response here, and no more: cookies take longer than the rest."""
         response = requests.Response()
