@@ -205,6 +205,8 @@ def _first(locks: Iterable[Held | None]) -> Held | None:
 
 
 _pools: WeakValueDictionary[tuple[int, str, int], _Pool] = WeakValueDictionary()
+# A pool lives as long as a place of it is held; these few are spared being made for every call.
+_latest_pools: deque[_Pool] = deque(maxlen=16)
 _pools_lock = ForkLock()
 
 
@@ -215,4 +217,5 @@ def _pool(credential: str, limit: int) -> _Pool:
         pool = _pools.get(key)
         if pool is None:
             pool = _pools[key] = _Pool(limit)
+            _latest_pools.append(pool)
         return pool

@@ -74,11 +74,10 @@ def trust(giga: GigaChat) -> Trust:
 
 def place(giga: GigaChat, scope: Scope) -> AbstractContextManager[float]:
     """What ``GigaChat.place`` does."""
-    key = _key(giga)
-    token = _given_token(giga, key)
+    token = _given_token(giga)
     if token is not None:
         credential = digest(token)
-    elif key is not None:
+    elif (key := _key(giga)) is not None:
         credential = _account(giga, key).credential
     else:
         return nullcontext(0.0)
@@ -114,7 +113,7 @@ def explain(giga: GigaChat, error: LLMError, request: Request) -> LLMError:
 
 
 def _advice_on_refusal(giga: GigaChat, _request: Request) -> str:
-    if _given_token(giga, _key(giga)) is not None:
+    if _given_token(giga) is not None:
         return (
             "the access token that was given is not valid (any more; one lives 30 minutes): "
             "give the authorization key instead, GIGACHAT_CREDENTIALS, and tokens are fetched"
@@ -144,9 +143,9 @@ def _advice_on_rate(giga: GigaChat, _request: Request) -> str:
 
 def check_credentials(giga: GigaChat) -> None:
     """What ``GigaChat.check_credentials`` does."""
-    key = _key(giga)
-    if _given_token(giga, key) is not None:
+    if _given_token(giga) is not None:
         return
+    key = _key(giga)
     if key is None:
         raise _no_key(giga)
     check_key(key)
@@ -261,12 +260,12 @@ def _key(giga: GigaChat) -> str | None:
     return key or None
 
 
-def _given_token(giga: GigaChat, key: str | None) -> str | None:
+def _given_token(giga: GigaChat) -> str | None:
     """The access token to use as it is; none where a key is given nearer, or it has failed."""
     if giga._api_key is not None and giga._access_token is None:
         return None
     token = giga._setting("access_token", giga._access_token) or None
-    if token == giga._refused_token and key is not None:
+    if token is None or (token == giga._refused_token and _key(giga) is not None):
         return None
     conceal(token)
     return token
@@ -289,10 +288,10 @@ def _keeper(giga: GigaChat, account: Account, scope: Scope) -> TokenKeeper:
 
 
 def _bearer(giga: GigaChat, fetch: Fetch) -> str:
-    key = _key(giga)
-    token = _given_token(giga, key)
+    token = _given_token(giga)
     if token is not None:
         return token
+    key = _key(giga)
     if key is None:
         raise _no_key(giga)
     account = _account(giga, key)
@@ -313,7 +312,7 @@ def _renew_token(giga: GigaChat, call: Call, fetch: Fetch) -> str | None:
     key = _key(giga)
     if key is None:
         return None
-    if refused == _given_token(giga, key):
+    if refused == _given_token(giga):
         giga._refused_token = refused
     else:
         _keeper(giga, _account(giga, key), fetch.scope).refuse(refused)

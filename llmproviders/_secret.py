@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ._redact import conceal
 from .errors import MissingAuthError
 
 
+@lru_cache(maxsize=64)
 def digest(*parts: str) -> str:
     """What credentials are remembered by, in memory and in files: their hash, in hex.
 
