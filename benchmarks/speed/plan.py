@@ -104,7 +104,7 @@ def full() -> list[Scenario]:
                 if threads == 1
                 else ("own.openai", "own.failover", "plain.post"),
                 framing=str(threads),
-                count=400 // threads,
+                count=1_200 // threads,
                 peers=True,
             )
             for threads in (1, 16)
