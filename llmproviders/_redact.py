@@ -73,9 +73,9 @@ def redact(text: str) -> str:
     >>> redact("cannot reach socks5://me:hunter22@127.0.0.1:1080")
     'cannot reach socks5://***@127.0.0.1:1080'
     """
-    for secret in sorted(_concealed, key=len, reverse=True):
-        if secret in text:
-            text = text.replace(secret, MASK)
+    found = [secret for secret in tuple(_concealed) if secret in text]
+    for secret in sorted(found, key=len, reverse=True):
+        text = text.replace(secret, MASK)
     text = _USER_INFO.sub(MASK, text)
     return _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
 

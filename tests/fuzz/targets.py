@@ -18,7 +18,7 @@ from llmproviders._files import Unusable
 from llmproviders._headers import parse_retry_after
 from llmproviders._health_file import FileStore
 from llmproviders._lines import Tail, iter_events, iter_lines
-from llmproviders._redact import redact
+from llmproviders._redact import _concealed, redact
 from llmproviders._status import error_of, service_message
 from llmproviders._token import TokenFile, _keepers, token_of
 from llmproviders._trust import _certificates
@@ -119,10 +119,18 @@ def _stream_of(service: Service) -> Callable[[bytes], None]:
     return run
 
 
+def _forget() -> None:
+    """Let nothing that an input left behind slow down or change the next one.
+
+    Each brings keys of its own; a million of them is more than any process has.
+    """
+    _keepers.clear()
+    _concealed.clear()
+
+
 def _made(service: Service, *replies: StubReply) -> Provider:
     """A provider that has seen nothing yet, to get these replies."""
-    # Each one's key is its own; a million of them is more than any process has.
-    _keepers.clear()
+    _forget()
     return stubbed(service.make("http://127.0.0.1:9"), StubSender(*replies))
 
 
@@ -218,6 +226,7 @@ def _prompt(data: bytes) -> None:
 
 
 def _proxy(data: bytes) -> None:
+    _forget()
     text = data.decode(errors="surrogateescape")
     _outcome(lambda: check_proxy(text), InvalidRequestError)
     _outcome(lambda: check_timeout(text, 1.0), InvalidRequestError)  # type: ignore[arg-type]
