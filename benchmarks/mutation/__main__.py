@@ -242,7 +242,7 @@ def _configure(path: Path, source: str, tests: tuple[str, ...]) -> None:
         "pytest_add_cli_args_test_selection": "\n".join(["", *tests]),
         "timeout_multiplier": "4",
         "timeout_constant": "2",
-        "pytest_add_cli_args": "\n".join(["", "-p", "no:cacheprovider", *slow]),
+        "pytest_add_cli_args": "\n".join(["", "-n0", "-p", "no:cacheprovider", *slow]),
     }
     with path.open("w") as file:
         parser.write(file)
