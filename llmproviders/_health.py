@@ -187,6 +187,8 @@ class Health:
             now = self.store.now()
             before = _known(troubles, visit.key, now) or Trouble(0, now)
             after = replace(before, failures=before.failures + 1, at=now)
+            if visit.probes:
+                after = replace(after, probe_until=0.0)
             if visit.began >= before.until:
                 after = replace(after, probe_until=0.0)
                 if self._cooldown > 0 and after.failures >= self._threshold:

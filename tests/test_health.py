@@ -34,6 +34,7 @@ from llmproviders import (
 from llmproviders import _files as files
 from llmproviders._health import Condition, Health, MemoryStore, Store, Trouble
 from llmproviders._health_file import FileStore
+from llmproviders._lane import health_key
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
 from tests.support.http_bytes import http_response
@@ -283,6 +284,19 @@ class TestProbe:
         clock.pass_(5.0)
         assert health.visit(KEYS).probes
 
+    def test_a_probe_that_fails_in_a_rest(self, health: Health, clock: FakeClock) -> None:
+        """A probe that fails after a rest was asked for leaves the next probe to another."""
+        health.failed(health.visit(KEYS))
+        clock.pass_(29.0)
+        early = health.visit(["a"])
+        clock.pass_(1.0)
+        probe = health.visit(KEYS)
+        health.failed(early, retry_after=5.0)
+        health.failed(probe, retry_after=10.0)
+        assert health.condition("a").cooling == 10.0
+        clock.pass_(10.0)
+        assert health.visit(KEYS).probes
+
     def test_a_failed_probe_without_a_cooldown(self, store: Store, clock: FakeClock) -> None:
         """Where cooldowns are switched off, a failed probe holds nobody up either."""
         health = Health(store, cooldown=0.0, threshold=1)
@@ -379,6 +393,25 @@ class TestInCalls:
         assert client.complete("Why?").provider == "good"
         clock.pass_(1.0)
         assert client.complete("Why?").provider == "busy"
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("address", "model", "key"),
+        [
+            ("http://127.0.0.1:1/v1", None, "name|http://127.0.0.1:1/v1|own"),
+            ("http://127.0.0.1:1/v1", "other", "name|http://127.0.0.1:1/v1|other"),
+            ("http://me:pass@word@127.0.0.1:1/v1?key=k", None, "name|http://127.0.0.1:1/v1|own"),
+        ],
+    )
+    def test_a_providers(self, address: str, model: str | None, key: str) -> None:
+        """Its name, its address without what is secret in it, and the model asked for."""
+        provider = OpenAICompatible(base_url=address, name="name", model="own")
+        assert health_key(provider, model) == key
+
+    def test_a_clients(self) -> None:
+        """A client has a name alone."""
+        assert health_key(FailoverClient([Actor(GOOD)], name="pair"), None) == "pair||"
 
 
 def entries(path: Path) -> dict[str, Any]:
