@@ -256,7 +256,7 @@ class Lane:
 
 
 def _lost(attempt: Attempt) -> ProviderTimeout:
-    error = ProviderTimeout(SLOWER, provider=attempt.provider, retryable=False)
+    error = ProviderTimeout(SLOWER, retryable=False)
     error.attempts = (replace(attempt, error=error, chunks=1),)
     return error
 
