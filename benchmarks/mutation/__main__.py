@@ -6,7 +6,8 @@ log, and of the case of a header's name, are told apart and left out of the coun
 
 ``--short`` takes the lines alone. ``--limit-s N`` ends a module's run after so many seconds and
 counts what was done until then. ``--folder F`` keeps the copy and the outcomes there: the next
-run tries only what has not been killed yet.
+run makes the copy anew and tries only the mutants of functions that have changed since, and those
+that have not been killed yet.
 """
 
 from __future__ import annotations
@@ -121,14 +122,23 @@ class _Outcomes(NamedTuple):
 
 
 class _Run:
-    """One module's mutants, in a copy of the checkout."""
+    """One module's mutants, in a new copy of the checkout.
+
+    Of an earlier one the outcomes stay. mutmut goes by the date of a file, and would take the
+    mutants of another checkout for those of this one; outcomes it keeps by a hash of the function.
+    """
 
     def __init__(self, folder: Path, module: str) -> None:
         self._folder = folder
         self._source = f"llmproviders/{module}.py"
         self._kept = folder / "mutants" / f"{self._source}.meta"
+        outcomes = self._kept.read_bytes() if self._kept.exists() else None
+        shutil.rmtree(folder, ignore_errors=True)
         left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "mutants")
-        shutil.copytree(ROOT, folder, ignore=left_out, dirs_exist_ok=True)
+        shutil.copytree(ROOT, folder, ignore=left_out)
+        if outcomes is not None:
+            self._kept.parent.mkdir(parents=True)
+            self._kept.write_bytes(outcomes)
         _configure(folder / "setup.cfg", self._source, TESTS[module])
         with (folder / "tests" / "conftest.py").open("a") as conftest:
             conftest.write(_PROFILE)
