@@ -100,10 +100,10 @@ def token_of(answer: Mapping[str, Any], *, now: float, date: float | None) -> To
 
 
 def _check_clock(end: float, now: float, date: float | None) -> None:
-    ahead = 0.0 if date is None else now - date
+    there = now if date is None else date
+    ahead = now - there
     if end > now and ahead > -_WRONG_CLOCK_S:
         return
-    there = now if date is None else date
     if end > there:
         raise AuthenticationError(
             f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
@@ -423,11 +423,9 @@ def keeper(credential: str, path: Path | None, *, now: float) -> TokenKeeper:
         path: the file in which processes share it; None: this process's memory alone.
         now: Unix time in seconds; what has expired by then is forgotten some time.
     """
-    found = _keepers.get((credential, path))
-    if found is None:
-        if len(_keepers) >= _MANY:
-            for key, other in list(_keepers.items()):
-                if other.is_spent(now):
-                    _keepers.pop(key, None)
-        found = _keepers.setdefault((credential, path), TokenKeeper(credential, path))
-    return found
+    wanted = credential, path
+    if wanted not in _keepers and len(_keepers) >= _MANY:
+        for key, other in list(_keepers.items()):
+            if other.is_spent(now):
+                _keepers.pop(key, None)
+    return _keepers.setdefault(wanted, TokenKeeper(credential, path))
