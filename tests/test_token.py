@@ -123,7 +123,7 @@ class TestTokenOf:
 
     @pytest.mark.parametrize(
         ("ahead_s", "said"),
-        [(86_400.0, "86400 s ahead"), (1801.0, "1801 s ahead"), (-7200.0, "7200 s behind")],
+        [(86_400.0, "86400 s ahead"), (1801.0, "1801 s ahead"), (-3600.0, "3600 s behind")],
     )
     def test_wrong_clock(self, ahead_s: float, said: str) -> None:
         """A clock by which no token can be judged is an error that says how wrong it is."""
@@ -134,13 +134,14 @@ class TestTokenOf:
         assert caught.value.detail == "clock"
         assert not caught.value.retryable
 
+    @pytest.mark.parametrize("ago_s", [60, 0])
     @pytest.mark.parametrize(
         ("date", "whose"), [(None, "this machine's"), (1_700_000_000.0, "its own")]
     )
-    def test_expired_on_arrival(self, date: float | None, whose: str) -> None:
+    def test_expired_on_arrival(self, date: float | None, whose: str, ago_s: int) -> None:
         """A token that has expired when it comes is an error that says so, and by which clock."""
-        answer = {"tok": "a.b", "exp": 1_699_999_940}
-        said = f"expired 60 s ago by {whose} clock"
+        answer = {"tok": "a.b", "exp": 1_700_000_000 - ago_s}
+        said = f"expired {ago_s} s ago by {whose} clock"
         with pytest.raises(AuthenticationError, match=said) as caught:
             token_of(answer, now=1_700_000_000.0, date=date)
         assert caught.value.detail == "clock"
@@ -264,6 +265,22 @@ class TestLife:
             keeper(f"{living}{number}", None, now=clock.wall())
         assert keeper(living, None, now=clock.wall()) is first
         assert keeper("spent", None, now=clock.wall()) is not spent
+
+    def test_spent(self, clock: FakeClock, service: Service) -> None:
+        """A keeper is spent from the moment its token ends, but not while it fetches a new one."""
+        kept, seen = fresh_keeper(), list[bool]()
+        kept.get(service, scope(clock))
+        clock.pass_(LIFE_S - 1)
+        assert not kept.is_spent(clock.wall())
+        clock.pass_(1)
+        assert kept.is_spent(clock.wall())
+
+        def fetch() -> Token:
+            seen.append(kept.is_spent(clock.wall()))
+            return service()
+
+        kept.get(fetch, scope(clock))
+        assert seen == [False]
 
 
 class TestTooManyRequests:
@@ -571,7 +588,7 @@ class TestFile:
 
     def test_other_tokens_stay(self, clock: FakeClock, service: Service, path: Path) -> None:
         """Other credentials' tokens stay in the file as long as they live."""
-        dead = entry(expires_at=clock.wall() - 1)
+        dead = entry(expires_at=clock.wall())
         write_tokens(path, {"other": entry(), "dead": dead, "odd": 7})
         TokenKeeper("c", path).get(service, scope(clock))
         assert json.loads(path.read_text())["tokens"].keys() == {"other", "c"}
@@ -670,6 +687,22 @@ class TestFile:
             assert waited <= sum(clock.slept) < waited + 0.1
             clock.pass_(LIFE_S)
             assert kept.get(service, scope(clock)) == "token-2"
+
+    def test_file_locked_too_long(
+        self, clock: FakeClock, service: Service, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A file that another process never lets be written costs two seconds, once a token."""
+        (path.parent / "tokens.json.locks").mkdir(parents=True)
+        kept = TokenKeeper("c", path)
+        with (
+            FileLock(path.parent / "tokens.json.locks" / "write"),
+            one_warning(caplog, "locked by another process for 2 s"),
+        ):
+            assert kept.get(service, scope(clock)) == "token-1"
+            assert 2.0 <= sum(clock.slept) < 2.1
+            assert kept.get(service, scope(clock)) == "token-1"
+        assert service.asked == 1
+        assert not path.exists()
 
 
 def corrupt(path: Path) -> None:
