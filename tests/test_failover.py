@@ -291,12 +291,15 @@ class TestAccept:
         """Of a client's attempts it is the last one whose reply was turned down."""
         inner = client(actor("a", DOWN, REFUSED), actor("b", ["short"]), name="inner")
         outer = client(inner, actor("c", GOOD), accept=lambda c: c.text != "short")
-        assert names(outer.complete("Why?").attempts) == [
+        attempts = outer.complete("Why?").attempts
+        assert names(attempts) == [
             ("a", "ServerError"),
             ("a", "AuthenticationError"),
             ("b", "RejectedReplyError"),
             ("c", None),
         ]
+        assert attempts[2].error is not None
+        assert attempts[2].error.provider == "b"
 
     def test_streams_are_not_judged(self, client: Client) -> None:
         """``accept`` is for ``complete``: what a stream has shown cannot be taken back."""

@@ -138,12 +138,13 @@ class TestWinning:
         call = FinishReason("tool_calls", tool_calls=[{"id": "1"}])
         late = actor("late", [lambda: won.wait(10), call])
         quick = actor("quick", ["It ", won.set, "scatters."])
-        reply = hedged(late, quick).complete("Why?")
+        reply = hedged(late, quick).complete("Why?", model="m")
         (attempt,) = (a for a in reply.attempts if a.provider == "late")
         assert isinstance(attempt.error, ProviderTimeout)
         assert (str(attempt.error), attempt.error.provider) == (SLOWER, "late")
         assert not attempt.error.retryable
-        assert attempt.chunks == 1
+        assert (attempt.model, attempt.chunks) == ("m", 1)
+        assert attempt.started_at > 0
         assert 0 < attempt.duration == attempt.first_chunk_after < 10
 
     def test_a_tool_call_wins_too(self) -> None:
