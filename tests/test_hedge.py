@@ -29,7 +29,7 @@ from llmproviders._clock import Scope
 from llmproviders._hedge import Race
 from llmproviders.errors import SLOWER
 from tests.conftest import RawServerFactory
-from tests.support.actors import Act, Actor
+from tests.support.actors import Act, Actor, FakeClock
 from tests.support.http_bytes import chunked, http_response
 from tests.support.rawserver import Connection, Handler, RawServer, Stall, Wait
 
@@ -291,6 +291,22 @@ class TestRace:
         ended.set()
         race.wait(more=False)
         assert told == [False]
+
+    def test_streams_that_do_not_end(self) -> None:
+        """They have a tenth of a second after the deadline to say how they ended, and no more."""
+        clock = FakeClock()
+        race = Race(Scope.lasting(60.0, clock=clock), 60.0)
+        assert race.wait(more=True) is None
+        with pytest.raises(DeadlineExceeded):
+            race.wait(more=True)
+        assert clock.slept == pytest.approx([60.0, 0.1])
+
+    def test_nobody_is_left_to_be_started(self) -> None:
+        """Those that run are then waited for in one go, not looked at again and again."""
+        clock = FakeClock()
+        with pytest.raises(DeadlineExceeded):
+            Race(Scope.lasting(60.0, clock=clock), 0.5).wait(more=False)
+        assert clock.slept == pytest.approx([60.1])
 
 
 class TestEnding:
