@@ -88,7 +88,7 @@ class FailoverClient(BaseClient):
         clock: Clock | None = None,
     ) -> None:
         providers = tuple(providers)
-        self._given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._given = {k: v for k, v in locals().items() if k != "self"}
         from ._clock import SYSTEM_CLOCK
         from ._health import Health
         from ._lane import Rules
