@@ -65,7 +65,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_health": ("tests/test_health.py",),
     "_headers": ("tests/test_retry_after.py",),
     "_hedge": ("tests/test_hedge.py",),
-    "failover": _CALLS,
+    "failover": (*_CALLS, "tests/test_config.py::TestFromConfig"),
     "providers/chatgptt": ("tests/providers/test_chatgptt.py",),
     "_page": ("tests/providers/test_chatgptt.py",),
     "providers/chatglm": ("tests/providers/test_chatglm.py",),
