@@ -166,6 +166,8 @@ class TestOrder:
             FailoverClient([])
         with pytest.raises(TypeError, match=r"make it with \(\)"):
             FailoverClient([ChatGLM])  # type: ignore[list-item]
+        with pytest.raises(TypeError, match=r"not 'ChatGLM'$"):
+            FailoverClient(["ChatGLM"])  # type: ignore[list-item]
         for arguments in (
             {"deadline": 0},
             {"attempts": 0},
@@ -179,6 +181,25 @@ class TestOrder:
         ):
             with pytest.raises(ValueError, match=next(iter(arguments))):
                 FailoverClient([ScriptedProvider()], **arguments)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("way", ["complete", "stream"])
+    def test_all_are_asked_the_same(self, client: Client, way: str) -> None:
+        """Whoever is tried gets the call's own question, timeout, proxy and parameters."""
+        first, second = actor("first", REFUSED), actor("second", GOOD)
+        asked = getattr(client(first, second), way)(
+            "Why?", timeout=(1, 2), proxy="http://127.0.0.1:1", temperature=0.5
+        )
+        assert "".join(asked if way == "stream" else asked.text) == "It scatters."
+        for (request,) in (first.requests, second.requests):
+            assert request.messages == ({"role": "user", "content": "Why?"},)
+            assert (request.timeout, request.proxy) == ((1, 2), "http://127.0.0.1:1")
+            assert request.params == {"temperature": 0.5}
+
+    def test_repr(self) -> None:
+        """A client shows its class and its providers, and no key."""
+        client = FailoverClient([OpenAICompatible(api_key="sk-hush-hush", name="local")])
+        assert repr(client) == f"FailoverClient([{client.providers[0]!r}])"
+        assert "hush" not in repr(client)
 
 
 class TestInterruption:

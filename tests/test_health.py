@@ -511,6 +511,14 @@ class TestFile:
             word in path.read_text() for word in ("hunter22", "s3cret99", "hush", "rosebud")
         )
 
+    def test_many_of_one_kind(self, path: Path) -> None:
+        """Members with one name, address and model are numbered, alike in every process."""
+        same = [Actor(DOWN, name="same") for _ in range(3)]
+        with pytest.raises(AllProvidersFailed):
+            FailoverClient(same, attempts=1, health=path).complete("Why?")
+        key = "same|stage://here|"
+        assert sorted(entries(path)) == [key, f"{key}#2", f"{key}#3"]
+
     def test_a_healthy_call_does_not_write(self, shared: Callable[[], Health], path: Path) -> None:
         """As long as nothing fails, the file is not even made."""
         health = shared()
