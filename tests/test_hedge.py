@@ -292,6 +292,21 @@ class TestRace:
         race.wait(more=False)
         assert told == [False]
 
+    def test_started_too_late(self) -> None:
+        """A stream that is started when another has won is over before it asks anybody."""
+        race, over = Race(Scope(), 30.0), list[bool]()
+
+        def start(scope: Scope, wins: Callable[[], bool]) -> Generator[str, None, None]:
+            over.append(scope.over)
+            wins()
+            yield "text"
+
+        for _ in range(2):
+            race.start(start)
+            race.wait(more=True)
+        race.end()
+        assert over == [False, True]
+
     def test_streams_that_do_not_end(self) -> None:
         """They have a tenth of a second after the deadline to say how they ended, and no more."""
         clock = FakeClock()
