@@ -256,15 +256,19 @@ class TestLife:
         assert keeper(other, None, now=now).get(service, scope(clock)) != first
 
     def test_spent_keepers_are_forgotten(self, clock: FakeClock, service: Service) -> None:
-        """Of credentials by the thousand, only those are remembered whose tokens live."""
-        living = uuid.uuid4().hex
-        keeper(living, None, now=clock.wall()).get(service, scope(clock))
-        first = keeper(living, None, now=clock.wall())
-        spent = keeper("spent", None, now=clock.wall())
-        for number in range(600):
-            keeper(f"{living}{number}", None, now=clock.wall())
-        assert keeper(living, None, now=clock.wall()) is first
-        assert keeper("spent", None, now=clock.wall()) is not spent
+        """Of more than 256 credentials, only those are remembered whose tokens live."""
+
+        def known(credential: str) -> TokenKeeper:
+            return keeper(credential, None, now=clock.wall())
+
+        living, spent = known("living"), known("spent")
+        living.get(service, scope(clock))
+        for number in range(254):
+            known(f"{number}")
+        assert known("spent") is spent
+        known("one more")
+        assert known("living") is living
+        assert known("spent") is not spent
 
     def test_spent(self, clock: FakeClock, service: Service) -> None:
         """A keeper is spent from the moment its token ends, but not while it fetches a new one."""
