@@ -189,11 +189,10 @@ class Health:
             after = replace(before, failures=before.failures + 1, at=now)
             if visit.probes:
                 after = replace(after, probe_until=0.0)
-            if visit.began >= before.until:
-                after = replace(after, probe_until=0.0)
-                if self._cooldown > 0 and after.failures >= self._threshold:
-                    cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
-                    after = replace(after, cooldown=cooldown, until=now + cooldown)
+            is_fresh = visit.began >= before.until
+            if is_fresh and self._cooldown > 0 and after.failures >= self._threshold:
+                cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
+                after = replace(after, cooldown=cooldown, until=now + cooldown)
             if retry_after > 0:
                 after = replace(after, until=max(after.until, now + retry_after))
             troubles[visit.key] = after

@@ -160,6 +160,15 @@ class TestCooldown:
         health.failed(health.visit(KEYS), retry_after=0.5)
         assert order(health)[0] == "b"
 
+    def test_no_cooldown_where_others_have_one(self, store: Store, clock: FakeClock) -> None:
+        """Who has switched it off does not lengthen what another one in the same memory began."""
+        other = Health(store, cooldown=30.0, threshold=1)
+        other.failed(other.visit(KEYS))
+        clock.pass_(30.0)
+        health = Health(store, cooldown=0.0, threshold=1)
+        health.failed(health.visit(KEYS), retry_after=1.0)
+        assert health.condition("a").cooling == 1.0
+
     def test_a_short_cooldown(self, store: Store, clock: FakeClock) -> None:
         """A cooldown of less than a second is one, too."""
         health = Health(store, cooldown=0.5, threshold=1)
@@ -296,6 +305,17 @@ class TestProbe:
         assert health.condition("a").cooling == 10.0
         clock.pass_(10.0)
         assert health.visit(KEYS).probes
+
+    def test_a_failure_beside_a_probe(self, health: Health, clock: FakeClock) -> None:
+        """A call that had nobody else to turn to and fails leaves the probe to who makes it."""
+        health.failed(health.visit(["a"]))
+        clock.pass_(30.0)
+        probe, beside = health.visit(["a"]), health.visit(["a"])
+        health.failed(beside)
+        clock.pass_(60.0)
+        assert not health.visit(["a"]).probes
+        health.left(probe)
+        assert health.visit(["a"]).probes
 
     def test_a_failed_probe_without_a_cooldown(self, store: Store, clock: FakeClock) -> None:
         """Where cooldowns are switched off, a failed probe holds nobody up either."""
