@@ -40,6 +40,8 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
+from llmproviders._clock import Scope
+from llmproviders._request import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import Act, Actor, FakeClock
@@ -491,6 +493,15 @@ class TestNested:
         assert clock.monotonic() - start == 2.0
         assert other.tries == 0
         assert names(caught.value.attempts) == [("a", "DeadlineExceeded")]
+
+    def test_a_whole_reply_inside_of_something_larger(
+        self, client: Client, clock: FakeClock
+    ) -> None:
+        """A whole reply that is part of a batch, say, ends with that."""
+        with pytest.raises(DeadlineExceeded):
+            client(actor("a", [60.0, *GOOD])).answer(
+                Request.of("Why?", params={}), Scope.lasting(2.0, clock=clock)
+            )
 
     def test_the_outer_first_chunk_timeout_holds_inside(self, client: Client) -> None:
         """A client that has no text in time is left whole, not only its first provider."""

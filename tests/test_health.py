@@ -351,10 +351,13 @@ class TestInCalls:
             assert client.complete("Why?").provider == "good"
         assert dead.tries == 2
 
-    def test_success_in_its_place_again(self, clock: FakeClock) -> None:
+    @pytest.mark.parametrize("where", ["memory", "file"])
+    def test_success_in_its_place_again(self, clock: FakeClock, path: Path, where: str) -> None:
         """After its cooldown a provider that works again gets its place back."""
         first, good = Actor(DOWN, GOOD, name="first"), Actor(GOOD, name="good")
-        client = FailoverClient([first, good], attempts=1, clock=clock)
+        client = FailoverClient(
+            [first, good], attempts=1, clock=clock, health=path if where == "file" else None
+        )
         assert client.complete("Why?").provider == "good"
         clock.pass_(30.0)
         assert [client.complete("Why?").provider for _ in range(2)] == ["first", "first"]

@@ -153,6 +153,13 @@ class TestWaiting:
             assert client.complete("Why?").provider == expected
         assert len(clock.slept) == 1
 
+    @pytest.mark.parametrize(("asked", "expected"), [(5.0, "first"), (5.1, "second")])
+    def test_five_seconds_unless_told(self, clock: FakeClock, asked: float, expected: str) -> None:
+        """Unless the caller says otherwise, five seconds are worth waiting for."""
+        first = Actor(busy(asked), GOOD, name="first")
+        client = FailoverClient([first, Actor(GOOD, name="second")], clock=clock)
+        assert client.complete("Why?").provider == expected
+
     def test_what_was_not_asked_for_is_not_too_long(self, clock: FakeClock) -> None:
         """Who waits for no Retry-After still tries again after an error that has none."""
         first = Actor([ServerError("down")], GOOD, name="first")
