@@ -325,6 +325,22 @@ class TestProbe:
         health.failed(health.visit(KEYS))
         assert health.visit(KEYS).key == "a"
 
+    def test_a_probe_that_is_closed_late(self, clock: FakeClock) -> None:
+        """A stream that had its whole reply, and is closed long after, leaves a later probe."""
+        first = Actor(DOWN, GOOD, DOWN, GOOD, name="first")
+        client = FailoverClient([first, Actor(GOOD, name="good")], attempts=1, clock=clock)
+        client.complete("Why?")
+        clock.pass_(30.0)
+        whole = client.stream("Why?")
+        assert [next(whole) for _ in range(2)] == ["It scatters.", ""]
+        client.complete("Why?")
+        clock.pass_(30.0)
+        probing = client.stream("Why?")
+        next(probing)
+        whole.close()
+        assert client.complete("Why?").provider == "good"
+        probing.close()
+
     def test_only_who_needs_it_probes(self, clock: FakeClock) -> None:
         """A call that is answered before its turn comes to the provider does not hold its probe."""
         first, second = Actor(GOOD, name="first"), Actor(DOWN, GOOD, name="second")
