@@ -99,9 +99,8 @@ def _string_in(raw: bytes) -> str | None:
     """What ``raw`` means between the quotes of a JSON string; None where it cannot stand there."""
     try:
         text = raw.decode()
-        if text.isprintable() and '"' not in text and "\\" not in text:
-            return text
-        value = decode_json(b'"%b"' % raw)
+        if not text.isprintable() or '"' in text or "\\" in text:
+            text = decode_json(b'"%b"' % raw)
     except (UnicodeDecodeError, ProtocolError):
         return None
-    return value if type(value) is str else None
+    return text
