@@ -216,6 +216,24 @@ class TestFrame:
             frame.learn(data, "a", count)
         assert tried <= 8
 
+    def test_a_few_odd_events_come_first(self) -> None:
+        """A reply may begin with some events of other frames; those after them are learnt."""
+        frame = Frame()
+        for odd in ({"role": "a"}, {"id": 1}, {"model": "m"}, {}):
+            data = json.dumps({**odd, "text": "one"}).encode()
+            assert frame.text_in(data) is None
+            frame.learn(data, "one", lambda one, text: bool(decode_json(one)["text"] == text))
+        assert frame.text_in(b'{"text": "two"}') == "two"
+
+    @pytest.mark.parametrize("text", ["one", '"one"', '"'])
+    def test_nothing_beside_it(self, text: str) -> None:
+        """The text may be all that there is."""
+        frame = Frame()
+        frame.learn(
+            json.dumps(text).encode(), text, lambda one, text: bool(decode_json(one) == text)
+        )
+        assert frame.text_in(b'"two"') == "two"
+
     @pytest.mark.parametrize("text", ["one", '"one"', '"'])
     def test_strings_beside_it(self, text: str) -> None:
         """Other strings may stand before the text and after it."""

@@ -22,16 +22,18 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
+from llmproviders.provider import Limits
 from tests.conftest import RawServerFactory
 from tests.support.calls import EVENTS, Canned, Sender, with_sender
 from tests.support.http_bytes import http_response
 from tests.support.promise import Reading, read
-from tests.support.rawserver import Connection, RawServer, Script
+from tests.support.rawserver import Connection, RawServer, Script, keep_alive
 
 HTML = {"Content-Type": "text/html; charset=UTF-8"}
 JSON = "application/json"
 NONCES = ("a1b2c3d4e5", "f6a7b8c9d0", "0123456789")
 SAID = {"status": "success", "data": "It scatters.", "msg": ""}
+FINE = Canned(json.dumps(SAID).encode(), JSON)
 CHALLENGES = (
     b"<html><head><title>Just a moment...</title></head><body></body></html>",
     b"<!DOCTYPE html><html><head>\n<title>Attention Required! | Cloudflare</title></html>",
@@ -120,7 +122,7 @@ class TestRequest:
 
     def test_the_address_is_the_sites_own(self) -> None:
         """Without ``base_url`` the site's own address stands in the form and the headers."""
-        sender = Sender(Canned(page(), "text/html"), Canned(json.dumps(SAID).encode(), JSON))
+        sender = Sender(Canned(page(), "text/html"), FINE)
         read(with_sender(ChatGptt, sender).stream("Why?"))
         got, posted = sender.calls
         assert (got.url, posted.url) == ("https://chatgptt.me/", ChatGptt.api_endpoint)
@@ -135,7 +137,7 @@ class TestRequest:
 
     def test_a_conversation_is_folded(self) -> None:
         """System messages and history become one text."""
-        sender = Sender(Canned(page(), "text/html"), Canned(json.dumps(SAID).encode(), JSON))
+        sender = Sender(Canned(page(), "text/html"), FINE)
         read(with_sender(ChatGptt, sender).stream("Why?", system="Be brief.", temperature=1))
         form = sender.calls[1].form or {}
         assert form["message"] == "System: Be brief.\nUser: Why?\nAssistant:"
@@ -163,8 +165,7 @@ class TestPage:
     )
     def test_tokens_are_found(self, attributes: str) -> None:
         """The two attributes are found in any order and quotes, with others between."""
-        chat = Canned(json.dumps(SAID).encode(), JSON)
-        sender = Sender(Canned(page(attributes=attributes), "text/html"), chat)
+        sender = Sender(Canned(page(attributes=attributes), "text/html"), FINE)
         read(with_sender(ChatGptt, sender).stream("Why?"))
         form = sender.calls[1].form or {}
         assert (form["_wpnonce"], form["post_id"]) == (NONCES[0], "7")
@@ -185,6 +186,7 @@ class TestPage:
         error = read(with_sender(ChatGptt, sender).stream("Why?")).error
         assert isinstance(error, ProtocolError)
         assert missing in str(error)
+        assert "the page of https://chatgptt.me has" in str(error)
         assert len(sender.calls) == 1
 
     @pytest.mark.parametrize("body", CHALLENGES)
@@ -195,8 +197,35 @@ class TestPage:
         """A challenge before the page is ``BlockedError``, whatever its status."""
         server = raw_server(http_response(status, HTML, body))
         with ChatGptt(base_url=server.url) as provider:
-            assert isinstance(read(provider.stream("Why?")).error, BlockedError)
+            error = read(provider.stream("Why?")).error
+        assert isinstance(error, BlockedError)
+        assert status != 200 or f"stands before {server.url}" in str(error)
         assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("before", ["Чат".encode("cp1251"), b"\xff\xfe", "Чат".encode()])
+    def test_a_page_in_any_encoding(self, before: bytes) -> None:
+        """The tokens are found also where what stands beside them is not UTF-8."""
+        sender = Sender(Canned(before + page(), "text/html"), FINE)
+        assert read(with_sender(ChatGptt, sender).stream("Why?")).text == "It scatters."
+
+    def test_markup_that_is_none(self) -> None:
+        """What the parser cannot make sense of after the tokens does not hide them."""
+        sender = Sender(Canned(page() + b"<![if ]> <![odd[ x ]]>", "text/html"), FINE)
+        assert read(with_sender(ChatGptt, sender).stream("Why?")).text == "It scatters."
+
+    def test_a_page_larger_than_a_reply_may_be(self, raw_server: RawServerFactory) -> None:
+        """The limits of a reply are not those of the page, of which the beginning is enough."""
+        large = page() + b"<p>...</p>" * 1000
+        server = raw_server(keep_alive(http_response(200, HTML, large), said(SAID)))
+        with ChatGptt(base_url=server.url, limits=Limits(line=1024)) as provider:
+            assert read(provider.stream("Why?")).text == "It scatters."
+
+    def test_every_cookie_comes_back(self) -> None:
+        """Several cookies of the page come back in one header."""
+        cookies = {"session": "visit-0", "consent": "yes"}
+        sender = Sender(Canned(page(), "text/html", cookies=cookies), FINE)
+        read(with_sender(ChatGptt, sender).stream("Why?"))
+        assert sender.calls[1].headers["Cookie"] == "session=visit-0; consent=yes"
 
     def test_tokens_are_kept(self, raw_server: RawServerFactory) -> None:
         """Two calls fetch one page."""
@@ -253,14 +282,13 @@ class TestRenewal:
 def test_tokens_that_another_call_renewed() -> None:
     """Of two calls whose tokens are stale one fetches the page, and the other uses what it got."""
     stale = Canned(b"-1", "text/html")
-    fine = Canned(json.dumps(SAID).encode(), JSON)
 
     def late() -> Iterator[bytes]:
         assert read(provider.stream("Why not?")).text == "It scatters."
         yield b"-1"
 
     first, second = (Canned(page(nonce), "text/html") for nonce in NONCES[:2])
-    sender = Sender(first, Canned(late(), "text/html"), stale, second, fine)
+    sender = Sender(first, Canned(late(), "text/html"), stale, second, FINE)
     provider = with_sender(ChatGptt, sender)
     assert read(provider.stream("Why?")).text == "It scatters."
     assert [call.method for call in sender.calls] == ["GET", "POST", "POST", "GET", "POST", "POST"]
@@ -292,7 +320,7 @@ def test_a_second_refusal_says_why(refusal: Canned | LLMError, said: str) -> Non
 class TestReply:
     def test_json(self) -> None:
         """A JSON object brings the whole text at once, without usage."""
-        reading = answered(Canned(json.dumps(SAID).encode(), JSON))
+        reading = answered(FINE)
         assert reading.pieces == ("It scatters.",)
         finish = reading.finish
         assert (finish.reason, finish.raw, finish.usage) == ("stop", "", None)
