@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 
 from llmproviders import (
     AuthenticationError,
+    DeadlineExceeded,
     EmptyReplyError,
+    FailoverClient,
     InvalidRequestError,
     LLMError,
     MissingAuthError,
@@ -36,6 +41,7 @@ SHORT = goldens("openaicompatible", name="short")[0]
 KEY = "sk-test-0123456789abcdef"
 JSON = "application/json"
 LOCAL = "http://127.0.0.1:9/v1"
+PATIENCE_S = 10.0
 DONE = b"data: [DONE]\n\n"
 
 
@@ -202,6 +208,58 @@ class TestKey:
         shown = [repr(provider), caplog.text, str(error), repr(error), str(echo.detail)]
         assert KEY not in "".join(shown)
         assert KEY.encode() not in pickle.dumps(error)
+
+
+class TestPlaces:
+    def test_one_for_a_key_and_an_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A stream holds a place of its key at its address until it ends; others have their own.
+
+        A thread that would wait for a stream of its own is told so.
+        """
+
+        def begin(**arguments: Any) -> Generator[str, None, None]:
+            arguments = {"base_url": LOCAL, "max_concurrency": 1, **arguments}
+            stream = canned(OpenAICompatible, Canned(SHORT.body), **arguments).stream("Hi")
+            next(stream)
+            return stream
+
+        with ExitStack() as open_streams:
+            for arguments in ({"api_key": KEY}, {"api_key": "another"}, {"base_url": f"{LOCAL}/"}):
+                open_streams.enter_context(closing(begin(**arguments)))
+            open_streams.enter_context(closing(begin(api_key=KEY, base_url="http://x/v1")))
+            monkeypatch.setenv("OPENAI_API_KEY", KEY)
+            with pytest.raises(RateLimitError, match="holds open itself"):
+                begin()
+        assert read(begin(api_key=KEY)).error is None
+
+    def test_a_wait_for_one_ends_with_the_call(self) -> None:
+        """Where another thread has the only place, a call waits as long as its deadline lets it."""
+        provider = canned(OpenAICompatible, Canned(SHORT.body), base_url=LOCAL, max_concurrency=1)
+        streams: list[Generator[str, None, None]] = []
+
+        def hold() -> None:
+            streams.append(provider.stream("Hi"))
+            next(streams[0])
+            held.set()
+            done.wait(PATIENCE_S)
+            streams[0].close()
+
+        held, done = threading.Event(), threading.Event()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert held.wait(PATIENCE_S)
+        with pytest.raises(DeadlineExceeded), FailoverClient([provider], deadline=0.05) as client:
+            client.complete("Hi")
+        done.set()
+        holder.join()
+
+    def test_any_number_without_a_limit(self) -> None:
+        """Without a limit, a key's requests run at the same time."""
+        provider = canned(OpenAICompatible, Canned(SHORT.body), base_url=LOCAL)
+        streams = [provider.stream("Hi") for _ in range(3)]
+        assert all(next(stream) for stream in streams)
+        for stream in streams:
+            stream.close()
 
 
 class TestStream:
@@ -520,11 +578,13 @@ class TestErrors:
         """A 404 says whether the model or the address is wrong, and hints at a missing /v1."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         kind = "text/html" if isinstance(body, bytes) else JSON
-        server = raw_server(http_response(404, {"Content-Type": kind}, raw))
+        headers = {"Content-Type": kind, "X-Request-ID": "r7"}
+        server = raw_server(http_response(404, headers, raw))
         with OpenAICompatible(base_url=server.url + path, model="x") as provider:
             error = read(provider.stream("Hi")).error
         assert type(error) is cls
-        assert error.status_code == 404
+        assert (error.status_code, error.request_id) == (404, "r7")
+        assert isinstance(body, bytes) or str(error.detail) in str(body)
         assert words in str(error)
         assert ("usually ends" in str(error)) is (path != "/v1")
 

@@ -1,0 +1,42 @@
+"""The arguments that every provider takes, whatever others it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+
+from llmproviders import ProtocolError, Provider
+from llmproviders.provider import Limits
+from llmproviders.providers import REGISTRY
+from llmproviders.sandbox import Sandbox
+from tests.support.promise import read
+from tests.support.proxies import Proxy
+
+
+def made(name: str, sandbox: Sandbox, **arguments: Any) -> Provider:
+    """A provider that speaks to the sandbox."""
+    return REGISTRY[name](**sandbox.provider_arguments(name), **arguments)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_proxy_and_session(sandbox: Sandbox, http_proxy: Proxy, name: str) -> None:
+    """A proxy carries every request, be it named itself or by the session that sends them."""
+    with requests.Session() as session:
+        session.proxies = {"http": http_proxy.url()}
+        for arguments in ({"proxy": http_proxy.url()}, {"session": session}):
+            with made(name, sandbox, **arguments) as provider:
+                assert read(provider.stream("Hi")).text
+    assert sandbox.count(name, "chat") == 2
+    assert len(http_proxy.targets) == sandbox.count()
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_timeout_and_limits(sandbox: Sandbox, name: str) -> None:
+    """How long a service may be silent, and how long its lines may be, is the caller's to say."""
+    with made(name, sandbox, timeout=(5, 6), limits=Limits(line=10)) as provider:
+        assert provider.timeout == (5, 6)
+        error = read(provider.stream("Hi")).error
+    assert isinstance(error, ProtocolError)
+    assert "raise Limits.line" in str(error)
