@@ -47,6 +47,7 @@ _PARSERS = (
     "tests/providers/test_openai_compatible.py",
 )
 _GIGACHAT = (
+    "tests/providers/test_arguments.py",
     "tests/providers/test_gigachat.py",
     "tests/test_concurrency.py",
     "tests/test_trust.py",
@@ -69,12 +70,16 @@ TESTS: dict[str, tuple[str, ...]] = {
     "providers/chatgptt": ("tests/providers/test_chatgptt.py",),
     "_page": ("tests/providers/test_chatgptt.py",),
     "providers/chatglm": ("tests/providers/test_chatglm.py",),
-    "providers/openai_compatible": ("tests/providers/test_openai_compatible.py",),
+    "providers/openai_compatible": (
+        "tests/providers/test_arguments.py",
+        "tests/providers/test_openai_compatible.py",
+    ),
     "providers/gigachat": _GIGACHAT,
     "_gigachat": _GIGACHAT,
     "_oauth": _GIGACHAT,
 }
-# These take a second and more, or start processes, which run what is not mutated.
+# These take a second and more, start processes, which run what is not mutated, or look at who
+# called, which here is mutmut.
 SLOW = (
     "tests/providers/test_gigachat.py::TestOfficial",
     "tests/providers/test_gigachat.py::TestTokenRequests::test_16_processes",
@@ -84,6 +89,7 @@ SLOW = (
     "tests/test_health.py::TestFileTrouble::test_many_processes",
     "tests/test_retry.py::test_tenacity_waits_for_a_failure",
     "tests/test_token.py::TestFile::test_lock_held_too_long[None-30.0]",
+    "tests/test_trust.py::TestUnverified::test_argument",
 )
 
 
@@ -219,7 +225,8 @@ _KILLED = 1
 _TOO_LONG = (24, -24, 36, 152, 255, -9)
 
 # mutmut runs the tests many times in one process, which hypothesis takes for a mistake, and in
-# which what a process says once has been said. No failure is to be shrunk to its simplest form.
+# which what a process says once has been said, and what it reads once has been read. No failure is
+# to be shrunk to its simplest form.
 _PROFILE = """
 from hypothesis import HealthCheck, Phase
 
@@ -235,9 +242,10 @@ settings.load_profile("mutation")
 
 @pytest.fixture(autouse=True)
 def forget_what_was_told() -> None:
-    from llmproviders import _files
+    from llmproviders import _adapter, _files
 
     _files._told.clear()
+    _adapter._context.cache_clear()
 """
 
 
