@@ -18,6 +18,7 @@ import pytest
 from llmproviders import (
     AuthenticationError,
     Completion,
+    ConnectionFailed,
     DeadlineExceeded,
     EmptyReplyError,
     FailoverClient,
@@ -97,6 +98,7 @@ class TestRequest:
         key = sandbox.provider_arguments("gigachat")["api_key"]
         assert first.headers["authorization"] == f"Basic {key}"
         assert first.headers["content-type"] == "application/x-www-form-urlencoded"
+        assert first.headers["accept"] == "application/json"
         assert first.form == {"scope": "GIGACHAT_API_PERS"}
         ids = [uuid.UUID(request.headers["rquid"]) for request in (first, second)]
         assert [number.version for number in ids] == [4, 4]
@@ -307,6 +309,7 @@ class TestKey:
             ("some-client-id:some-client-secret", "the pair itself"),
             (base64.b64encode(b"7c0f3a52-5a6d-4b8e").decode(), "no colon"),
             (base64.b64encode(b":secret").decode(), "no colon|has to be base64"),
+            (base64.b64encode(b":secret:").decode(), "has to be base64"),
             ("2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7e", "not base64"),
             ("Bearer c29tZTprZXk=", "not base64"),
             ("ключ", "not base64"),
@@ -337,6 +340,17 @@ class TestKey:
         shown += [repr(pickle.dumps(caught.value)), repr(caught.value.__dict__)]
         for secret in (token, arguments["api_key"]):
             assert not [text for text in shown if secret in text]
+
+    def test_the_secret_in_a_key_stays_secret(self, sandbox: Sandbox) -> None:
+        """The client's secret is masked by itself, too, and may have a colon in it."""
+        key = base64.b64encode(b"some-client-id:first-half:second-half").decode()
+        said = {"code": 6, "message": "first-half:second-half is wrong"}
+        sandbox.fail("gigachat", status=401, body=said, on="token")
+        arguments = {**sandbox.provider_arguments("gigachat"), "api_key": key}
+        with GigaChat(**arguments) as client, pytest.raises(AuthenticationError) as caught:
+            client.complete(QUESTION)
+        assert "*** is wrong" in str(caught.value)
+        assert "-half" not in str(caught.value)
 
     def test_pickle(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client can be sent to another process: with a key that was given, without one that
@@ -374,14 +388,16 @@ class TestTokenService:
         assert "GIGACHAT_API_PERS for individuals" in str(caught.value)
         assert caught.value.status_code == 400
 
-    def test_refused_key(self, sandbox: Sandbox) -> None:
+    @pytest.mark.parametrize("key", [KEY, base64.b64encode(b"some-client-id:\xff").decode()])
+    def test_refused_key(self, sandbox: Sandbox, key: str) -> None:
         """A key that the service refuses is an error that says where to look; it is asked once."""
-        arguments = {**sandbox.provider_arguments("gigachat"), "api_key": KEY}
+        arguments = {**sandbox.provider_arguments("gigachat"), "api_key": key}
         with GigaChat(**arguments) as client, pytest.raises(AuthenticationError) as caught:
             client.complete(QUESTION)
         assert "GIGACHAT_CREDENTIALS" in str(caught.value)
         assert "developers.sber.ru" in str(caught.value)
         assert "credentials doesn't match" in str(caught.value)
+        assert "credentials doesn't match" in str(caught.value.detail)
         assert sandbox.count("gigachat") == 1
 
     def test_too_many_requests(self, sandbox: Sandbox, giga: GigaChat) -> None:
@@ -400,11 +416,15 @@ class TestTokenService:
         assert caught.value.provider == "GigaChat"
         assert giga.complete(QUESTION).text
 
-    def test_names_its_address(self, sandbox: Sandbox, giga: GigaChat) -> None:
-        """An error of the token service says which host it was."""
-        sandbox.fail("gigachat", status=503, on="token")
-        with pytest.raises(ServerError, match="no access token from http:"):
+    @pytest.mark.parametrize("fault", [{"status": 503}, {"reset": True}])
+    def test_names_its_address(
+        self, sandbox: Sandbox, giga: GigaChat, fault: dict[str, Any]
+    ) -> None:
+        """An error of the token service says which host it was, and what the matter is."""
+        sandbox.fail("gigachat", **fault, on="token")
+        with pytest.raises((ServerError, ConnectionFailed)) as caught:
             giga.complete(QUESTION)
+        assert f"no access token from {sandbox.url}/api/v2/oauth: " in str(caught.value)
 
     def test_empty_answer(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """An answer without a token is told apart."""
@@ -692,6 +712,7 @@ class TestRest:
             giga.complete(QUESTION, model="GigaChat-2-Max")
         assert said in str(caught.value)
         assert caught.value.status_code == status
+        assert caught.value.request_id == asked(sandbox, "chat")[0].headers["x-request-id"]
         assert caught.value.attempts[0].error is caught.value
 
     def test_the_services_words(self, sandbox: Sandbox, giga: GigaChat) -> None:
