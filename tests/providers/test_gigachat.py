@@ -35,6 +35,7 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
+from llmproviders.providers import gigachat
 from llmproviders.providers.gigachat import Balance, Embedding, TokenCount
 from llmproviders.sandbox import RecordedRequest, Sandbox
 from tests.conftest import RawServerFactory
@@ -269,6 +270,11 @@ class TestReply:
             {"role": "function", "content": '{"degrees": 20}'},
         ]
 
+    def test_result_without_an_id(self, sandbox: Sandbox, giga: GigaChat) -> None:
+        """A tool's result needs no id here, where a function's has none."""
+        giga.complete([user("Hi"), {"role": "tool", "content": "{}"}, user(QUESTION)])
+        assert last_body(sandbox)["messages"][1] == {"role": "function", "content": "{}"}
+
     def test_function_of_another_service(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """Arguments in a string, as OpenAI has them, are sent as this service wants them."""
         called = {"name": "weather", "arguments": '{"city": "Псков"}'}
@@ -283,6 +289,15 @@ class TestReply:
 
 
 class TestKey:
+    def test_checked_without_a_call(self) -> None:
+        """A key or a token can be looked for before any call: a key's shape counts, too."""
+        with pytest.raises(MissingAuthError, match="GIGACHAT_CREDENTIALS"):
+            GigaChat().check_credentials()
+        with pytest.raises(AuthenticationError, match="not base64"):
+            GigaChat(api_key="no key").check_credentials()
+        GigaChat(api_key=KEY).check_credentials()
+        GigaChat(access_token="made-elsewhere").check_credentials()
+
     def test_none(self) -> None:
         """Making a client needs no key; its first call says what is missing."""
         client = GigaChat()
@@ -607,6 +622,15 @@ class TestModel:
         assert GigaChat(model=asked_for).get_model(None) == sent
 
 
+def test_the_module_names_what_its_calls_return() -> None:
+    """What it does not load before it is asked for is there by its name; other names are not."""
+    named = (gigachat.Balance, gigachat.Embedding, gigachat.TokenCount)
+    assert named == (Balance, Embedding, TokenCount)
+    assert issubclass(gigachat.UnverifiedTLSWarning, Warning)
+    with pytest.raises(AttributeError, match="gigachat' has no attribute 'HEADERS'"):
+        _ = gigachat.HEADERS
+
+
 class TestRest:
     def test_models(self, giga: GigaChat) -> None:
         """The class names what is known, an instance asks the service."""
@@ -689,6 +713,7 @@ class TestRest:
         call = {"embeddings": giga.embed, "tokens": giga.count_tokens}[on]
         with pytest.raises(ModelNotFoundError, match="It has: GigaChat-2, ") as caught:
             call("text", model=model)
+        assert asked(sandbox, on)[0].json["model"] == model
         assert caught.value.provider == "GigaChat"
         assert caught.value.status_code == 404
 
