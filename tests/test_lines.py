@@ -245,13 +245,16 @@ class TestJson:
         """What is no JSON is a ``ProtocolError``; where the end cut it, an interruption."""
         with pytest.raises(ProtocolError, match=f"{len(data)} bytes") as caught:
             decode_json(data)
-        assert caught.value.__cause__ is not None
+        assert str(caught.value).endswith(type(caught.value.__cause__).__name__)
+        assert isinstance(caught.value.__cause__, ValueError | RecursionError)
         with pytest.raises(StreamInterrupted):
             decode_json(Tail(data))
 
-    @pytest.mark.parametrize("data", [b"[]", b"null", b"7", b'"x"'])
-    def test_not_an_object(self, data: bytes) -> None:
-        """Where an object is due, any other value is an error."""
-        with pytest.raises(ProtocolError, match="where an object was due"):
+    @pytest.mark.parametrize(
+        ("data", "kind"), [(b"[]", "list"), (b"null", "NoneType"), (b"7", "int"), (b'"x"', "str")]
+    )
+    def test_not_an_object(self, data: bytes, kind: str) -> None:
+        """Where an object is due, any other value is an error that says what came."""
+        with pytest.raises(ProtocolError, match=f"holds a {kind} where an object was due"):
             decode_object(data)
         assert decode_object(b'{"a": 1}') == {"a": 1}

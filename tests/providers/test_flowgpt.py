@@ -199,6 +199,12 @@ class TestReply:
         for lines in ([line, end], [{"event": "text", "data": "a"}, line, end]):
             assert isinstance(ask(*lines).error, ProtocolError)
 
+    @pytest.mark.parametrize(("data", "kind"), [(7, "int"), (None, "NoneType"), (["x"], "list")])
+    def test_the_error_says_what_came(self, data: Any, kind: str) -> None:
+        """It names the type of what stood in the place of a text."""
+        error = ask({"event": "text", "data": data}).error
+        assert str(error).endswith(f"a text event has {kind} for its text")
+
     def test_a_cut_line(self) -> None:
         """A body that ends in the middle of a line was cut."""
         reading = ask({"event": "text", "data": "a"}, b'{"event": "text", "da')
