@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import logging
 import os
 import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +37,22 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
+from llmproviders._clock import Scope
 from llmproviders.providers import gigachat
 from llmproviders.providers.gigachat import Balance, Embedding, TokenCount
 from llmproviders.sandbox import RecordedRequest, Sandbox
 from tests.conftest import RawServerFactory
 from tests.support.actors import FakeClock
+from tests.support.calls import Canned, Sender, with_sender
+from tests.support.golden import goldens
 from tests.support.http_bytes import http_response
 from tests.support.processes import Child
+from tests.support.promise import read
 from tests.support.proxies import Proxy
 from tests.support.rawserver import Script
 from tests.test_sandbox_official import gigachat_client
 
+SHORT = goldens("gigachat", name="short")[0]
 QUESTION = "Why is the sky blue?"
 KEY = base64.b64encode(b"some-client-id:some-client-secret").decode()
 PATIENCE_S = 20.0
@@ -175,19 +182,20 @@ class TestRequest:
         assert [finish.request_id, refused.value.request_id, cut.value.request_id] == sent
 
     @pytest.mark.parametrize(
-        ("messages", "params"),
+        ("messages", "params", "where"),
         [
-            ([user("Hi"), system("Be brief.")], {}),
-            ([system("Be brief."), system("Be kind."), user("Hi")], {}),
-            ([system("Be brief."), user("Hi")], {"system": "Be kind."}),
+            ([user("Hi"), system("Be brief.")], {}, "it is message 1"),
+            ([system("Be brief."), system("Be kind."), user("Hi")], {}, "two or more"),
+            ([system("Be brief."), user("Hi")], {"system": "Be kind."}, "two or more"),
         ],
     )
     def test_order_of_system_messages(
-        self, sandbox: Sandbox, giga: GigaChat, messages: Any, params: Any
+        self, sandbox: Sandbox, giga: GigaChat, messages: Any, params: Any, where: str
     ) -> None:
         """What the service always refuses, a second system message, is never sent."""
         with pytest.raises(InvalidRequestError, match="one system message") as caught:
             giga.complete(messages, **params)
+        assert where in str(caught.value)
         assert caught.value.status_code is None
         assert sandbox.requests == []
 
@@ -589,6 +597,30 @@ class TestModel:
             giga.complete(QUESTION, extra_body={"model": "GigaChat-0"})
         assert giga.complete(QUESTION).attempts[0].model == "GigaChat-2"
 
+    @pytest.mark.parametrize(
+        ("listed", "found"),
+        [
+            ([{"id": "other"}, {"id": "GigaChat-9"}, {"id": "gigachat-8"}], "GigaChat-9"),
+            ([{"id": "GigaChat-2"}, {"id": "gigachat-8", "type": "chat"}], "gigachat-8"),
+            ([{"id": "GigaEmbeddings"}, {"id": 7}, {}, {"id": "other"}, {"id": "more"}], "other"),
+            ([{"id": "GigaChat-V", "type": "image"}, {"id": "GigaChat-Embed"}], None),
+            ([], None),
+        ],
+    )
+    def test_what_stands_in_for_the_default(self, listed: list[Any], found: str | None) -> None:
+        """It is the first for chats that the service calls its own, else the first for chats."""
+        gone = InvalidRequestError("HTTP 404", status_code=404, request_id="r7", detail="No model")
+        listing = Canned(json.dumps({"data": listed}).encode(), "application/json")
+        sender = Sender(gone, listing, Canned(SHORT.body))
+        reading = read(with_sender(GigaChat, sender, access_token="some-token").stream(QUESTION))
+        assert listing.closed == 1
+        if found is None:
+            assert isinstance(reading.error, ModelNotFoundError)
+            assert (reading.error.request_id, reading.error.detail) == ("r7", "No model")
+        else:
+            assert sender.calls[-1].json["model"] == found
+            assert reading.finish.attempts[0].model == found
+
     def test_models_cannot_be_asked(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """Where the models cannot be listed, the address is what is to be checked."""
         sandbox.fail("gigachat", status=404)
@@ -795,6 +827,31 @@ def crowd(run: Callable[[int], object], count: int) -> list[Any]:
     return results
 
 
+def test_whose_requests_wait_for_one_another() -> None:
+    """Places are counted for a key and its scope, or for a token; without either there are none.
+
+    A thread that would wait for itself is told so.
+    """
+
+    def place(**arguments: Any) -> AbstractContextManager[float]:
+        return GigaChat(**{"max_concurrency": 1, **arguments}).place(Scope())
+
+    ways: list[dict[str, Any]] = [
+        {"api_key": KEY},
+        {"api_key": KEY, "scope": BUSINESS},
+        {"api_key": KEY, "auth_url": "http://127.0.0.1:9/oauth"},
+        {"api_key": base64.b64encode(b"another:secret").decode()},
+        {"access_token": "one"},
+        {"access_token": "another"},
+    ]
+    with ExitStack() as held:
+        assert [held.enter_context(place(**way)) for way in ways] == [0.0] * 6
+        with pytest.raises(RateLimitError, match="holds open itself"), place(api_key=KEY):
+            pass
+        with place() as waited, place():
+            assert waited == 0.0
+
+
 @pytest.mark.usefixtures("warm")
 class TestTokenRequests:
     def test_64_threads(self, business: Sandbox) -> None:
@@ -881,6 +938,13 @@ class TestTokenRequests:
         assert token in content
         assert arguments["api_key"] not in content
         assert base64.b64decode(arguments["api_key"]).decode() not in content
+
+    def test_a_file_in_the_home_folder(self, sandbox: Sandbox, home: Path) -> None:
+        """A cache's path may begin with ``~``."""
+        arguments = sandbox.provider_arguments("gigachat")
+        with GigaChat(**arguments, token_cache="~/mine/tokens.json") as client:
+            client.complete(QUESTION)
+        assert (home / "mine" / "tokens.json").exists()
 
     def test_keys_and_scopes_do_not_share(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """Another scope, another key, another token service: none gets this one's token."""
