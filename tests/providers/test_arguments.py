@@ -15,28 +15,29 @@ from tests.support.promise import read
 from tests.support.proxies import Proxy
 
 
-def made(name: str, sandbox: Sandbox, **arguments: Any) -> Provider:
+def made(service: str, sandbox: Sandbox, **arguments: Any) -> Provider:
     """A provider that speaks to the sandbox."""
-    return REGISTRY[name](**sandbox.provider_arguments(name), **arguments)
+    return REGISTRY[service](**sandbox.provider_arguments(service), **arguments)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_proxy_and_session(sandbox: Sandbox, http_proxy: Proxy, name: str) -> None:
+@pytest.mark.parametrize("service", REGISTRY)
+def test_proxy_and_session(sandbox: Sandbox, http_proxy: Proxy, service: str) -> None:
     """A proxy carries every request, be it named itself or by the session that sends them."""
     with requests.Session() as session:
         session.proxies = {"http": http_proxy.url()}
         for arguments in ({"proxy": http_proxy.url()}, {"session": session}):
-            with made(name, sandbox, **arguments) as provider:
+            with made(service, sandbox, **arguments) as provider:
                 assert read(provider.stream("Hi")).text
-    assert sandbox.count(name, "chat") == 2
+    assert sandbox.count(service, "chat") == 2
     assert len(http_proxy.targets) == sandbox.count()
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_timeout_and_limits(sandbox: Sandbox, name: str) -> None:
-    """How long a service may be silent, and how long its lines may be, is the caller's to say."""
-    with made(name, sandbox, timeout=(5, 6), limits=Limits(line=10)) as provider:
+@pytest.mark.parametrize("service", REGISTRY)
+def test_name_timeout_and_limits(sandbox: Sandbox, service: str) -> None:
+    """What it is called, how long a silence and how long a line may be is the caller's to say."""
+    with made(service, sandbox, name="mine", timeout=(5, 6), limits=Limits(line=10)) as provider:
         assert provider.timeout == (5, 6)
         error = read(provider.stream("Hi")).error
     assert isinstance(error, ProtocolError)
+    assert error.provider == "mine"
     assert "raise Limits.line" in str(error)

@@ -11,7 +11,7 @@ import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -545,6 +545,16 @@ class TestRefusedToken:
             assert client.complete(QUESTION).text
         assert [request.status for request in asked(sandbox, "chat")] == [200, 401, 200, 200]
 
+    def test_neither_is_taken(self, sandbox: Sandbox) -> None:
+        """Where the key's own token is refused, too, the error is about that one."""
+        sandbox.fail("gigachat", status=401, times=2)
+        arguments = sandbox.provider_arguments("gigachat")
+        with (
+            GigaChat(**arguments, access_token="made-long-ago") as client,
+            pytest.raises(AuthenticationError, match="a token that it had just given"),
+        ):
+            client.complete(QUESTION)
+
 
 class TestModel:
     def test_default_that_is_gone(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -625,7 +635,7 @@ class TestModel:
         """Where the models cannot be listed, the address is what is to be checked."""
         sandbox.fail("gigachat", status=404)
         sandbox.fail("gigachat", status=404, on="models")
-        with pytest.raises(InvalidRequestError, match="check base_url"):
+        with pytest.raises(InvalidRequestError, match=f"check base_url: it is {giga.base_url}$"):
             giga.complete(QUESTION)
 
     def test_wrong_address(self, sandbox: Sandbox) -> None:
@@ -633,7 +643,9 @@ class TestModel:
         arguments = {**sandbox.provider_arguments("gigachat"), "base_url": f"{sandbox.url}/api"}
         with (
             GigaChat(**arguments) as client,
-            pytest.raises(InvalidRequestError, match="usually ends in /v1") as caught,
+            pytest.raises(
+                InvalidRequestError, match="check base_url, which usually ends in /v1: it is http"
+            ) as caught,
         ):
             client.complete(QUESTION)
         assert not isinstance(caught.value, ModelNotFoundError)
@@ -737,6 +749,37 @@ class TestRest:
                     call()
             with pytest.raises(ProtocolError):
                 client.balance()
+
+    @pytest.mark.parametrize(
+        ("call", "answer", "found"),
+        [
+            ("balance", {"balance": ["x"]}, "str where balance"),
+            ("balance", {"balance": [{}]}, "NoneType where usage"),
+            ("balance", {"balance": [{"usage": "GigaChat", "value": "7"}]}, "str where value"),
+            ("count_tokens", [{"tokens": "7"}], "str where tokens"),
+            ("count_tokens", [{"tokens": 7}], "NoneType where characters"),
+            ("count_tokens", ["x"], "NoneType where tokens"),
+            ("embed", [{"embedding": [7], "index": "0"}], "str where index"),
+            ("embed", [{"embedding": 7, "index": 0}], "int where embedding"),
+            ("embed", [{"embedding": ["x"], "index": 0}], "str where embedding"),
+        ],
+    )
+    def test_the_error_says_what_was_wrong(self, call: str, answer: Any, found: str) -> None:
+        """It names the field, and what stood there in place of what was due."""
+        reply = Canned(json.dumps(answer).encode(), "application/json")
+        client = with_sender(GigaChat, Sender(reply), access_token="some-token")
+        texts = () if call == "balance" else ("text",)
+        with pytest.raises(ProtocolError, match=f"the reply has {found} was due"):
+            getattr(client, call)(*texts)
+
+    def test_no_place_for_vectors(self, giga: GigaChat) -> None:
+        """A thread that holds the only place gets no vectors before it gives it back."""
+        with closing(giga.stream(QUESTION)) as stream:
+            next(stream)
+            with pytest.raises(RateLimitError, match="holds open itself") as caught:
+                giga.embed("text")
+        assert caught.value.provider == "GigaChat"
+        assert giga.embed("text")
 
     @pytest.mark.parametrize(("on", "model"), [("embeddings", "Embedings"), ("tokens", "x")])
     def test_unknown_model(self, sandbox: Sandbox, giga: GigaChat, on: str, model: str) -> None:
