@@ -623,6 +623,8 @@ class TestModel:
         listing = Canned(json.dumps({"data": listed}).encode(), "application/json")
         sender = Sender(gone, listing, Canned(SHORT.body))
         reading = read(with_sender(GigaChat, sender, access_token="some-token").stream(QUESTION))
+        assert sender.calls[1].url == "https://api.giga.chat/v1/models"
+        assert "application/json" in sender.calls[1].headers["Accept"]
         assert listing.closed == 1
         if found is None:
             assert isinstance(reading.error, ModelNotFoundError)
@@ -814,6 +816,12 @@ class TestRest:
         assert caught.value.status_code == status
         assert caught.value.request_id == asked(sandbox, "chat")[0].headers["x-request-id"]
         assert caught.value.attempts[0].error is caught.value
+
+    def test_a_quota_for_vectors(self, sandbox: Sandbox, giga: GigaChat) -> None:
+        """Whose tokens are used up is told for other calls, too."""
+        sandbox.fail("gigachat", status=402, on="embeddings")
+        with pytest.raises(QuotaExceededError, match="paid for EmbeddingsGigaR are used up"):
+            giga.embed("text", model="EmbeddingsGigaR")
 
     def test_the_services_words(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """What the service calls wrong is told in its own words."""
