@@ -24,6 +24,7 @@ from llmproviders import (
 from llmproviders._clock import SYSTEM_CLOCK, Scope, Wake
 from llmproviders._concurrency import Place, check_limit
 from llmproviders._files import try_lock
+from llmproviders._secret import digest
 from llmproviders.sandbox import Sandbox
 from tests.support.processes import Child, in_child
 
@@ -493,6 +494,19 @@ class TestProviders:
             chats = [request for request in sandbox.requests if request.kind == "chat"]
             assert [request.status for request in chats] == [200] * 4
             client.close()
+
+    def test_with_other_processes(self, file: Path) -> None:
+        """Where a file keeps the token, a client waits for the places of other processes, too."""
+        other = Occupant(digest("some-token"), file)
+        client = GigaChat(access_token="some-token", token_cache=file)
+        try:
+            with pytest.raises(DeadlineExceeded):
+                client.place(within(0.05)).__enter__()
+            other.end()
+        finally:
+            other.kill()
+        with client.place(within()) as waited:
+            assert waited == 0.0
 
     def test_every_way_a_stream_ends(self, sandbox: Sandbox) -> None:
         """Read to its end, closed, dropped or failed: a stream gives its place back."""

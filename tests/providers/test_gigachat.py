@@ -897,7 +897,7 @@ def test_whose_requests_wait_for_one_another() -> None:
     ]
     with ExitStack() as held:
         assert [held.enter_context(place(**way)) for way in ways] == [0.0] * 6
-        with pytest.raises(RateLimitError, match="holds open itself"), place(api_key=KEY):
+        with pytest.raises(RateLimitError, match="holds open itself"), place(access_token="one"):
             pass
         with place() as waited, place():
             assert waited == 0.0
