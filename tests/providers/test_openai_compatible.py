@@ -235,23 +235,23 @@ class TestPlaces:
     def test_a_wait_for_one_ends_with_the_call(self) -> None:
         """Where another thread has the only place, a call waits as long as its deadline lets it."""
         provider = canned(OpenAICompatible, Canned(SHORT.body), base_url=LOCAL, max_concurrency=1)
-        streams: list[Generator[str, None, None]] = []
+        inside, leave = threading.Event(), threading.Event()
 
         def hold() -> None:
-            streams.append(provider.stream("Hi"))
-            next(streams[0])
-            held.set()
-            done.wait(PATIENCE_S)
-            streams[0].close()
+            with closing(provider.stream("Hi")) as stream:
+                next(stream)
+                inside.set()
+                leave.wait(PATIENCE_S)
 
-        held, done = threading.Event(), threading.Event()
         holder = threading.Thread(target=hold)
         holder.start()
-        assert held.wait(PATIENCE_S)
-        with pytest.raises(DeadlineExceeded), FailoverClient([provider], deadline=0.05) as client:
-            client.complete("Hi")
-        done.set()
-        holder.join()
+        try:
+            assert inside.wait(PATIENCE_S)
+            with pytest.raises(DeadlineExceeded):
+                FailoverClient([provider], deadline=0.05).complete("Hi")
+        finally:
+            leave.set()
+            holder.join()
 
     def test_any_number_without_a_limit(self) -> None:
         """Without a limit, a key's requests run at the same time."""
