@@ -224,9 +224,13 @@ class TestPlaces:
             return stream
 
         with ExitStack() as open_streams:
-            for arguments in ({"api_key": KEY}, {"api_key": "another"}, {"base_url": f"{LOCAL}/"}):
+            for arguments in (
+                {"api_key": KEY},
+                {"api_key": "another"},
+                {"api_key": KEY, "base_url": "http://x/v1"},
+            ):
                 open_streams.enter_context(closing(begin(**arguments)))
-            open_streams.enter_context(closing(begin(api_key=KEY, base_url="http://x/v1")))
+            begin().close()
             monkeypatch.setenv("OPENAI_API_KEY", KEY)
             with pytest.raises(RateLimitError, match="holds open itself"):
                 begin()
