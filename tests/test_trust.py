@@ -114,17 +114,32 @@ class TestDefault:
         assert [attempt.provider for attempt in reply.attempts] == ["GigaChat", "OpenAICompatible"]
         assert len(front.server.connections) == 1
 
+    @pytest.mark.parametrize("token", [{}, {"access_token": "made-elsewhere"}])
     def test_wrong_host(
-        self, sandbox: Sandbox, raw_server: RawServerFactory, ca: trustme.CA, ca_file: Path
+        self,
+        sandbox: Sandbox,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        token: dict[str, str],
     ) -> None:
         """Where the name is wrong, the address is to be checked, not the authority."""
         front = front_of(sandbox, raw_server, server_context(ca, "elsewhere.example"))
         with (
-            GigaChat(**front.arguments(), ca_bundle=ca_file) as client,
+            GigaChat(**front.arguments(), ca_bundle=ca_file, **token) as client,
             pytest.raises(ConnectionFailed, match="check base_url and auth_url") as caught,
         ):
             client.complete("Hi")
         assert "trust gigachat" not in str(caught.value)
+
+    def test_nobody_there(self, refused_port: int) -> None:
+        """Where nothing answers, no authority is to blame."""
+        client = GigaChat(
+            base_url=f"https://127.0.0.1:{refused_port}/v1", access_token="some-token"
+        )
+        with client, pytest.raises(ConnectionFailed) as caught:
+            client.complete("Hi")
+        assert "trust" not in str(caught.value)
 
     def test_making_one_reads_nothing(self) -> None:
         """A bundle that is not there is reported at the first call, not before."""
