@@ -532,6 +532,16 @@ class TestRefusedToken:
         assert token not in str(caught.value)
         assert sandbox.count("gigachat", "token") == 1
 
+    def test_a_given_token_stays_secret(self, sandbox: Sandbox) -> None:
+        """An error that quotes a token made elsewhere quotes it masked."""
+        body = {"status": 400, "message": "bad token made-elsewhere-7"}
+        sandbox.fail("gigachat", status=400, body=body)
+        arguments = {**sandbox.provider_arguments("gigachat"), "access_token": "made-elsewhere-7"}
+        with GigaChat(**arguments) as client, pytest.raises(InvalidRequestError) as caught:
+            client.complete(QUESTION)
+        assert "bad token ***" in str(caught.value)
+        assert "made-elsewhere" not in str(caught.value)
+
     def test_given_token_and_key(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a key beside it, a given token is replaced when it is refused."""
         monkeypatch.setenv("GIGACHAT_ACCESS_TOKEN", "made-long-ago")
