@@ -245,6 +245,28 @@ class TestFrame:
         frame.learn(json.dumps(event).encode(), text, reads_text)
         assert frame.text_in(json.dumps({**event, "text": "two"}).encode()) == "two"
 
+    def test_strings_that_end_like_it(self) -> None:
+        """Of strings with the same end, the text is the one that the text is read from."""
+        frame, event = Frame(), {"text": "one", "same": "one", "end": "no one"}
+
+        def reads_text(data: bytes, text: str) -> bool:
+            return bool(decode_json(data) == {**event, "text": text})
+
+        frame.learn(json.dumps(event).encode(), "one", reads_text)
+        assert frame.text_in(json.dumps({**event, "text": "two"}).encode()) == "two"
+
+    def test_only_where_it_may_end_is_it_sought(self) -> None:
+        """An event is not read again for every string in it, but for those that end like it."""
+        frame, event, tried = Frame(), {"text": "one", **{str(n): "x" for n in range(5)}}, []
+
+        def reads_text(data: bytes, text: str) -> bool:
+            tried.append(data)
+            return bool(decode_json(data) == {**event, "text": text})
+
+        frame.learn(json.dumps(event).encode(), "one", reads_text)
+        assert len(tried) == 1
+        assert frame.text_in(json.dumps({**event, "text": "two"}).encode()) == "two"
+
     def test_a_string_full_of_quotes(self) -> None:
         """Quotes inside of the text, escaped, are not taken for its start."""
         frame, text = Frame(), 'a"b\\"c' * 1000
