@@ -29,24 +29,23 @@ class Frame:
 
     def __init__(self, *, grows: bool = False) -> None:
         self._grows = grows
-        self._before: bytes | None = None
-        self._after = b""
+        self._around: tuple[bytes, bytes] | None = None
         self._tries = _TRIES_WITHOUT_SUCCESS
 
     def text_in(self, data: bytes) -> str | None:
         """The text of ``data``, or what it adds to a growing one; None: read it in full."""
-        before, after = self._before, self._after
-        if before is None:
+        if self._around is None:
             return None
+        before, after = self._around
         start, end = len(before), len(data) - len(after)
         if start <= end and data.startswith(before) and data.endswith(after):
             text = _string_in(data[start:end])
             if text is not None and (not self._grows or is_settled(text)):
                 self._tries = _TRIES_WITHOUT_SUCCESS
                 if self._grows:
-                    self._before = data[:end]
+                    self._around = data[:end], after
                 return text
-        self._before = None
+        self._around = None
         return None
 
     def learn(self, data: bytes, text: str, reads: Callable[[bytes, str], bool]) -> None:
@@ -69,8 +68,8 @@ class Frame:
             if end < 0:
                 return
             if data.endswith(ends, 0, end) and _holds(reads, data, end, text):
-                self._before = data[: end if self._grows else _start(data, end)]
-                self._after = data[end:]
+                start = end if self._grows else _start(data, end)
+                self._around = data[:start], data[end:]
                 return
 
 
