@@ -134,6 +134,20 @@ class TestStreams:
         assert reading.text == "".join(said)
         assert len(whole) < 20
 
+    @pytest.mark.parametrize("where", ["beside", "another choice"])
+    def test_the_same_thought_counts_each_time(self, where: str) -> None:
+        """What stands beside the text and adds up is read in each event, be it ever the same."""
+        events = [chat_event("text", said) for said in "abcdefgh"]
+        for event in events:
+            if where == "beside":
+                event["choices"][0]["delta"]["reasoning_content"] = "hm"
+            else:
+                event["choices"].append({"index": 0, "delta": {"reasoning_content": "hm"}})
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        reply = Canned(f"{body}data: [DONE]\n\n".encode())
+        reading = read(canned(OpenAICompatible, reply, base_url="http://x/v1").stream("Hi"))
+        assert (reading.text, reading.finish.reasoning) == ("abcdefgh", "hm" * 8)
+
     def test_many_json_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same for lines of JSON."""
         whole = read_in_full(monkeypatch, _lines)
