@@ -177,7 +177,7 @@ def balance(giga: GigaChat) -> list[Balance]:
 
 
 def count_tokens(
-    giga: GigaChat, texts: str | Sequence[str], *, model: str | None = None
+    giga: GigaChat, texts: str | Sequence[str], *, model: str | None
 ) -> list[TokenCount]:
     """What ``GigaChat.count_tokens`` does."""
     return [
@@ -186,9 +186,7 @@ def count_tokens(
     ]
 
 
-def embed(
-    giga: GigaChat, texts: str | Sequence[str], *, model: str = "Embeddings"
-) -> list[Embedding]:
+def embed(giga: GigaChat, texts: str | Sequence[str], *, model: str) -> list[Embedding]:
     """A vector for each of ``texts``, in their order.
 
     Raises:

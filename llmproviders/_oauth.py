@@ -129,6 +129,8 @@ def check_key(key: str) -> None:
     hint = "it is not base64"
     if ":" in key:
         hint = "it is the pair itself, not encoded"
+    elif colon:
+        hint = f"decoded, it has no {'client_secret' if identity else 'client_id'}"
     elif pair:
         hint = "decoded, it has no colon; the client secret alone is not it"
     raise AuthenticationError(

@@ -331,8 +331,8 @@ class TestKey:
         [
             ("some-client-id:some-client-secret", "; it is the pair itself, not encoded: take it"),
             (base64.b64encode(b"7c0f3a52-5a6d-4b8e").decode(), "; decoded, it has no colon; the"),
-            (base64.b64encode(b":secret").decode(), ": take it from https://dev"),
-            (base64.b64encode(b":sec:ret").decode(), ": take it from https://dev"),
+            (base64.b64encode(b":sec:ret").decode(), "; decoded, it has no client_id: take it"),
+            (base64.b64encode(b"identity:").decode(), "; decoded, it has no client_secret: take"),
             ("2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7e", "; it is not base64: take it from"),
             ("Bearer c29tZTprZXk=", "; it is not base64: take it from"),
             ("ключ", "; it is not base64: take it from"),
