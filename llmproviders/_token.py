@@ -425,7 +425,8 @@ def keeper(credential: str, path: Path | None, *, now: float) -> TokenKeeper:
     """
     wanted = credential, path
     if wanted not in _keepers and len(_keepers) >= _MANY:
-        for key, other in list(_keepers.items()):
+        # Listing its items can let another thread, or a finalizer, put one in meanwhile.
+        for key, other in _keepers.copy().items():
             if other.is_spent(now):
                 _keepers.pop(key, None)
     return _keepers.setdefault(wanted, TokenKeeper(credential, path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import json
 import logging
@@ -29,7 +30,7 @@ from llmproviders import (
     ServerError,
 )
 from llmproviders._clock import SYSTEM_CLOCK, Clock, Scope
-from llmproviders._token import Token, TokenKeeper, _Flight, keeper, token_of
+from llmproviders._token import Token, TokenKeeper, _Flight, _keepers, keeper, token_of
 from tests.support.actors import FakeClock
 from tests.support.processes import in_child
 
@@ -285,6 +286,30 @@ class TestLife:
 
         kept.get(fetch, scope(clock))
         assert seen == [False]
+
+    def test_they_are_forgotten_while_others_come(self, clock: FakeClock) -> None:
+        """A credential that turns up while the spent ones are forgotten makes no call fail."""
+        prefix, now = uuid.uuid4().hex, clock.wall()
+        for number in range(256):
+            keeper(f"{prefix}{number}", None, now=now)
+
+        class Garbage:
+            def __init__(self) -> None:
+                self.itself = self
+
+            def __del__(self) -> None:
+                _keepers[f"{prefix}-late", None] = TokenKeeper(prefix, None)
+
+        before = gc.get_threshold()
+        gc.collect()
+        Garbage()
+        gc.set_threshold(50)
+        try:
+            assert keeper(prefix, None, now=now)
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+        assert (f"{prefix}-late", None) in _keepers
 
 
 class TestTooManyRequests:
