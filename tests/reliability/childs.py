@@ -110,13 +110,18 @@ def at_once(function: Callable[[int], object], count: int) -> None:
     assert codes == [0] * count
 
 
-def killed_at(step: int, modules: tuple[str, ...], function: Callable[[], object]) -> bool:
-    """Whether a child that calls ``function`` was killed before its ``step``-th line that runs in
-    one of the files ``modules``; False: it came to its end before that.
+def killed_at(
+    point: int, modules: tuple[str, ...], folder: Path, function: Callable[[], object]
+) -> bool:
+    """Whether a child that calls ``function`` was killed at the ``point``-th look of ``folder``.
+
+    That is before the first line, of those in the files ``modules``, at which something in the
+    folder is otherwise than at the line before: all lines up to the next such one leave the same.
+    False: it came to its end before that.
     """
 
     def run() -> None:
-        with _KillAt(step, modules):
+        with _KillAt(point, modules, folder):
             function()
 
     try:
@@ -127,9 +132,11 @@ def killed_at(step: int, modules: tuple[str, ...], function: Callable[[], object
 
 
 class _KillAt:
-    def __init__(self, step: int, modules: tuple[str, ...]) -> None:
-        self._left = step
+    def __init__(self, point: int, modules: tuple[str, ...], folder: Path) -> None:
+        self._left = point
         self._modules = modules
+        self._folder = folder
+        self._look: object = None
         self._known: dict[str, bool] = {}
 
     def __enter__(self) -> None:
@@ -146,8 +153,17 @@ class _KillAt:
         return self._line if wanted else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
+        if event == "line" and self._look != (look := _look_of(self._folder)):
+            self._look = look
             self._left -= 1
             if self._left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         return self._line
+
+
+def _look_of(folder: Path) -> list[tuple[str, int, bytes]]:
+    """What a crash of this process would leave in ``folder``."""
+    return sorted(
+        (str(path), path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    )

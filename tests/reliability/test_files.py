@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -344,25 +345,29 @@ Read = Callable[[Path], list[str]]
 STORES = ((write_token, read_tokens), (write_trouble, read_troubles))
 
 
+@pytest.mark.parametrize("anew", [True, False])
 @pytest.mark.parametrize(("write", "read"), STORES)
 def test_killed_at_any_point_of_a_write_the_file_is_whole(
-    write: Write, read: Read, folder: Path
+    write: Write, read: Read, anew: bool, folder: Path
 ) -> None:
-    """Killed before each line of a write, old or new content is there, and the next write works."""
-    path = folder / "file.json"
+    """Killed at any point of a write, old or new content is there, and the next write works."""
+    path = folder / "sub" / "file.json"
     modules = ("_files.py", "_token.py", "_health_file.py", "tempfile.py", "_unix.py")
-    steps = 0
+    points = 0
     before: list[str] = []
-    while killed_at(steps + 1, modules, lambda: write(path, 1)):
-        steps += 1
+    while killed_at(points + 1, modules, folder, lambda: write(path, 1)):
+        points += 1
         assert set(before) <= set(read(path))
         start = time.monotonic()
         write(path, 0)
         assert time.monotonic() - start < AT_MOST_S
         before = read(path)
         assert "0" in {name.rsplit("-", 1)[1] for name in before}
-    assert steps > 100
-    assert (path.stat().st_mode & 0o777) == 0o600
+        assert (path.stat().st_mode & 0o777) == 0o600
+        if anew:
+            shutil.rmtree(path.parent)
+            before = []
+    assert points > (5 if anew else 3)
 
 
 @pytest.mark.parametrize(("write", "read"), STORES)
