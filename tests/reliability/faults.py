@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import chain, repeat
 
@@ -434,7 +434,7 @@ BODY = (
         "endless lines",
         errors.ProtocolError,
         lambda a: _endless([_head(a)], b": comment\n\n" * 99 if a.is_events else b"\n" * KIB),
-        limits=SMALL,
+        limits=replace(SMALL, reply=16 * KIB),
     ),
     Fault(
         "endless error body",
