@@ -495,6 +495,11 @@ def _move(status: int) -> Serve:
     return serve
 
 
+def _wander(times: int) -> Script:
+    moves = (http_response(307, {"Location": f"/moved/{number}"}) for number in range(times))
+    return [part for move in moves for part in (*move, Read())]
+
+
 REDIRECTS = (
     Fault("307 on the same host", GOOD, _move(307)),
     Fault("308 on the same host", GOOD, _move(308)),
@@ -509,6 +514,7 @@ REDIRECTS = (
     Fault("302 to another host", errors.ProtocolError, _redirect(302, "//127.0.0.2:9/v1")),
     Fault("307 to another port", errors.ProtocolError, _redirect(307, "http://127.0.0.1:9/v1")),
     Fault("308 to itself for ever", errors.ProtocolError, _redirect(308, "")),
+    Fault("307 to ever new paths", errors.ProtocolError, lambda a: _wander(20)),
     Fault("307 to user-info", errors.ProtocolError, _redirect(307, "http://a:b@127.0.0.2/")),
     Fault("307 to a file", errors.ProtocolError, _redirect(307, "file:///etc/passwd")),
     Fault("307 to a broken address", errors.ProtocolError, _redirect(307, "http://[half/")),
@@ -556,6 +562,7 @@ STATUSES = (
         lambda a: http_response(429, {"Retry-After": "60", "Connection": "close"}),
     ),
     Fault("205", errors.EmptyReplyError, lambda a: http_response(205)),
+    Fault("202, with a reply", GOOD, lambda a: a.reply(status=202)),
     *(
         _status(status, _class_of(status))
         for status in sorted({*map(int, HTTPStatus), *_UNREGISTERED} - {429})

@@ -289,6 +289,17 @@ def test_a_symlink_to_nowhere_creates_nothing(ask: Ask, folder: Path) -> None:
     assert not nowhere.exists()
 
 
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_link_to_a_folder_in_place_of_its_locks_is_not_followed(ask: Ask, folder: Path) -> None:
+    """No lock comes to be in a folder that a link points to."""
+    victim = folder / "victim"
+    victim.mkdir(mode=0o700)
+    for ending in (".lock", ".locks"):
+        (folder / f"file.json{ending}").symlink_to(victim)
+    assert ask(folder / "file.json") == TEXT
+    assert list(victim.iterdir()) == []
+
+
 @as_root
 @pytest.mark.parametrize("ask", ASKS)
 def test_another_users_link_to_a_folder_is_not_followed(ask: Ask, folder: Path) -> None:
