@@ -40,6 +40,13 @@ class Group(click.Group):
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments; none at all is wrong usage, which click before 8.2 does not say."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(self.get_help(ctx), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def get_help(self, ctx: click.Context) -> str:
         """The same text that is printed without loading this module."""
         return overview().rstrip("\n")
