@@ -86,10 +86,13 @@ class Adapter(HTTPAdapter):
     def _proxy_manager(self, proxy: str) -> PoolManager:
         parts = urlsplit(proxy)
         if parts.scheme not in _SOCKS_VERSIONS:
+            context = tls_context(Trust()) if parts.scheme == "https" else None
             manager = ProxyManager(
                 proxy,
                 proxy_headers=self.proxy_headers(proxy),
-                proxy_ssl_context=tls_context(Trust()) if parts.scheme == "https" else None,
+                proxy_ssl_context=context,
+                # Before urllib3 2.8, it is this one for what is not encrypted behind the proxy.
+                ssl_context=context,
                 maxsize=_CONNECTIONS_KEPT,
             )
             manager.pool_classes_by_scheme = pool_classes()
