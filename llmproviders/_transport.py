@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
-from requests.exceptions import RequestException
+from requests.exceptions import InvalidURL, RequestException
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
@@ -293,7 +293,11 @@ class Transport:
             conceal_user_info(url)
             request = requests.PreparedRequest()
             request.prepare_url(url, None)
-            prepared = self._prepared_urls[url] = str(request.url)
+            prepared = str(request.url)
+            host = host_of(prepared)[1].rpartition("@")[2]
+            if "%" in host and not host.startswith("["):
+                raise InvalidURL(f"{redact(url)} has a host with characters that no host has")
+            self._prepared_urls[url] = prepared
         return prepared
 
     def _send(

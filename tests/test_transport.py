@@ -272,6 +272,7 @@ class TestConnecting:
             "http://127.0.0.1:port",
             "http://127.0.0.1:99999",
             "http://a b",
+            "http://a%20b:80/v1",
             "//127.0.0.1",
             "file:///etc/passwd",
         ],
