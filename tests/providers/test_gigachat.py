@@ -650,6 +650,14 @@ class TestModel:
         with pytest.raises(InvalidRequestError, match=f"check base_url: it is {giga.base_url}$"):
             giga.complete(QUESTION)
 
+    def test_models_that_are_not_listed_in_time(self, sandbox: Sandbox, giga: GigaChat) -> None:
+        """A list of models that does not come costs the call no more than its deadline."""
+        sandbox.fail("gigachat", status=404)
+        sandbox.fail("gigachat", stall=True, before_head=True, on="models")
+        with pytest.raises(DeadlineExceeded):
+            sandbox.client(giga, deadline=1).complete(QUESTION)
+        assert sandbox.count("gigachat", "models") == 1
+
     def test_wrong_address(self, sandbox: Sandbox) -> None:
         """An address without its path is told apart from a model."""
         arguments = {**sandbox.provider_arguments("gigachat"), "base_url": f"{sandbox.url}/api"}
@@ -696,6 +704,18 @@ class TestRest:
     def test_balance(self, giga: GigaChat) -> None:
         """The balance is told for each model."""
         assert giga.balance()[0] == Balance(model="GigaChat-2", tokens=900_000)
+
+    def test_a_balance_that_is_not_told(self, sandbox: Sandbox) -> None:
+        """A token that is refused is not taken for an account without a balance."""
+        arguments = sandbox.provider_arguments("gigachat")
+        del arguments["api_key"]
+        with (
+            GigaChat(**arguments, access_token="made-elsewhere") as client,
+            pytest.raises(AuthenticationError, match="the access token that was given") as caught,
+        ):
+            client.balance()
+        assert caught.value.status_code == 401
+        assert "pays as it goes" not in str(caught.value)
 
     def test_no_balance(self) -> None:
         """An account that pays as it goes is told that it has none."""
