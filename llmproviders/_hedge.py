@@ -22,11 +22,13 @@ class Runner:
     Attributes:
         error: what it failed with, once it has.
         defect: what else it raised.
+        handed_over: whether its thread is done and has left the stream to the race.
     """
 
     def __init__(self, race: Race, start: Start) -> None:
         self.error: LLMError | None = None
         self.defect: BaseException | None = None
+        self.handed_over = False
         self._race = race
         self._scope = Scope(parent=race.scope).cancellable()
         self._stream = start(self._scope, self._wins)
@@ -71,7 +73,7 @@ class Runner:
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Close its stream, once its thread has ended."""
+        """Close its stream, which its thread must be done with."""
         self._stream.close()
         self._scope.close()
 
@@ -149,8 +151,12 @@ class Race:
 
     def ended(self, runner: Runner) -> None:
         """Called by a stream's thread as its last act."""
+        with self._lock:
+            runner.handed_over = not self._over
         self._news.append(runner)
         self._woken.set()
+        if not runner.handed_over:
+            runner.close()
 
     def settle(self) -> None:
         """Wait for the losers' threads, which end at once when their connections are cut."""
@@ -162,12 +168,12 @@ class Race:
                 runner.join(until)
 
     def end(self) -> None:
-        """Cut off whatever still runs, and close all."""
+        """Cut off whatever still runs, and close all; who takes longer closes its own later."""
         with self._lock:
             self._over = True
         until = self.scope.clock.monotonic() + _OVERDUE_S
         for runner in self._runners:
             runner.cut_off()
         for runner in self._runners:
-            if runner.join(until):
+            if runner.join(until) or runner.handed_over:
                 runner.close()

@@ -292,6 +292,27 @@ class TestRace:
         race.wait(more=False)
         assert told == [False]
 
+    def test_a_winner_that_the_end_does_not_wait_for(self) -> None:
+        """A stream that won but takes long to hand its text over is closed when it has."""
+        race = Race(Scope(), 30.0)
+        won, ended, closed = (threading.Event() for _ in range(3))
+
+        def start(_: Scope, wins: Callable[[], bool]) -> Generator[str, None, None]:
+            try:
+                assert wins()
+                won.set()
+                ended.wait(10)
+                yield "text"
+            finally:
+                closed.set()
+
+        race.start(start)
+        assert won.wait(10)
+        race.end()
+        assert not closed.is_set()
+        ended.set()
+        assert closed.wait(10)
+
     def test_started_too_late(self) -> None:
         """A stream that is started when another has won is over before it asks anybody."""
         race, over = Race(Scope(), 30.0), list[bool]()
