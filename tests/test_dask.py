@@ -7,9 +7,9 @@ import json
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import Executor
-from functools import partial
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,18 +236,28 @@ def test_one_stream_across_workers(dask: Any, executor: Executor) -> None:
         assert end < start + 0.005
 
 
-def test_a_place_is_waited_for_until_the_deadline(
-    dask: Any, executor: Executor, sandbox: Sandbox
-) -> None:
+def test_a_place_is_waited_for_until_the_deadline(dask: Any, executor: Executor) -> None:
     """Where another row holds the one place for longer than a row may take, the row says so."""
-    keys_on_workers(dask, sandbox)
-    client = FailoverClient([GigaChat(**without_key(sandbox, "gigachat"))], deadline=2.0)
-    run_both = partial(run, client, ["a", "b"], executor=executor)
-    assert [result.error for result in run_both()] == [None, None]
-    sandbox.fail("gigachat", stall=True)
-    errors = [type(result.error) for result in run_both()]
-    assert errors == [DeadlineExceeded] * 2
-    assert [result.error for result in run_both()] == [None, None]
+    released = threading.Event()
+
+    def reply(_: object) -> str:
+        return "in time" if released.wait(2 * WAIT_S) else "too late"
+
+    with Sandbox(reply=reply) as sandbox, ThreadPoolExecutor(1) as beside:
+        keys_on_workers(dask, sandbox)
+        giga = GigaChat(**without_key(sandbox, "gigachat"))
+        try:
+            held = beside.submit(list, run(giga, ["a"], executor=executor))
+            assert sandbox.wait_for(lambda s: s.count("gigachat", "chat"), timeout_s=WAIT_S)
+            hasty = FailoverClient([giga], deadline=0.5)
+            errors = [type(result.error) for result in run(hasty, ["b", "c"], executor=executor)]
+        finally:
+            released.set()
+        assert errors == [DeadlineExceeded] * 2
+        assert sandbox.count("gigachat", "chat") == 1
+        assert [str(result.completion) for result in held.result(WAIT_S)] == ["in time"]
+        later = run(giga, ["b", "c"], executor=executor)
+        assert [result.error for result in later] == [None, None]
 
 
 def test_a_killed_worker(executor: Executor, tmp_path: Path) -> None:
