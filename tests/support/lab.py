@@ -195,8 +195,12 @@ class Lab:
         """Run a cell to its end, and return the text that it shows."""
         before = self.prompt(number)
         self.start(number)
-        self.wait(lambda: self.prompt(number) not in (before, "[*]:") and self.idle)
+        self.wait(lambda: self.prompt(number) != before and self.ended(number))
         return self.output(number)
+
+    def ended(self, number: int) -> bool:
+        """Whether a cell that was started has ended, and all that it shows is there."""
+        return self.prompt(number) != "[*]:" and self.idle
 
     def prompt(self, number: int) -> str:
         """What stands left of a cell, such as ``[3]:``."""
