@@ -13,7 +13,7 @@ from ..config import Configuration, ProviderSettings, Value, failover_in_force, 
 from ..errors import MissingAuthError
 from ..providers import REGISTRY
 from .exits import CommandError, Exit
-from .group import CONTEXT
+from .group import CONTEXT, Subcommands
 from .options import Choices, check_options, config_option
 
 _WIDEST = 40
@@ -47,7 +47,12 @@ TEMPLATE = """\
 """
 
 
-@click.group("config", context_settings=CONTEXT, epilog="Example: llmproviders config show")
+@click.group(
+    "config",
+    cls=Subcommands,
+    context_settings=CONTEXT,
+    epilog="Example: llmproviders config show",
+)
 def command() -> None:
     """Make, show or find the configuration."""
 

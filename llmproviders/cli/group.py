@@ -13,7 +13,18 @@ PROGRAM = "llmproviders"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 88}
 
 
-class Group(click.Group):
+class Subcommands(click.Group):
+    """Commands, of which one has to be named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments; none at all is wrong usage, which click before 8.2 does not say."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(self.get_help(ctx), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
+class Group(Subcommands):
     """Loads a command's module when the command is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -39,13 +50,6 @@ class Group(click.Group):
             hint = f" Did you mean {near!r}?" if near else ""
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The arguments; none at all is wrong usage, which click before 8.2 does not say."""
-        if not args and not ctx.resilient_parsing:
-            click.echo(self.get_help(ctx), err=True)
-            ctx.exit(2)
-        return super().parse_args(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:
         """The same text that is printed without loading this module."""

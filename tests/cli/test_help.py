@@ -41,6 +41,12 @@ def test_overview(home: object) -> None:
     assert (result.code, result.out, result.err) == (2, "", overview())
 
 
+def test_a_command_without_its_subcommand() -> None:
+    """The same for a command that has commands of its own: its help, as wrong usage."""
+    result = run("config")
+    assert (result.code, result.out, result.err) == (2, "", run("config", "--help").out)
+
+
 def test_version() -> None:
     """--version prints the package's version."""
     assert run("--version").out == f"llmproviders {__version__}\n"
