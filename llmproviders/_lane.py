@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ class Ledger:
         self, attempts: Sequence[Attempt], *, waited: float, tally: Tally, error: LLMError | None
     ) -> None:
         """Enter one try, which came after ``waited`` seconds and ended with ``error``, if any."""
-        if attempts:
+        if attempts and waited:
             first = replace(attempts[0], waited=attempts[0].waited + waited)
             attempts = (first, *attempts[1:])
         tally.tried(attempts, error)
@@ -171,12 +172,24 @@ class Lane:
             member.tally.called()
             while True:
                 call.tries[member.key] = tries.made
+                one = _Try(call, member, self._scope)
                 try:
-                    yield from self._try(waited)
-                except LLMError as error:
-                    waited = self._pause(error, tries)
-                else:
+                    for piece in one.stream:
+                        if piece:
+                            if not one.delivered:
+                                self._claim(one)
+                                one.deliver()
+                                if call.voided is not None:
+                                    yield call.voided
+                                    call.voided = None
+                            yield piece
+                        else:
+                            yield self._end(one, piece, waited)
                     return
+                except LLMError as error:
+                    waited = self._pause(self._failure(one, error, waited), tries)
+                finally:
+                    one.close()
                 self._scope.sleep(waited)
         except LLMError as error:
             error.provider = error.provider or member.client.name
@@ -197,68 +210,103 @@ class Lane:
         logger.info("%s failed (%s), try %d in %.2f s", name, brief(error), tries.made, pause)
         return pause
 
-    def _try(self, waited: float) -> Generator[str, None, None]:
-        call, client = self._call, self._member.client
-        request = replace(call.request, model=call.request.model or self._member.model)
-        scope = Scope(parent=self._scope)
-        started_at, start = scope.clock.wall(), scope.clock.monotonic()
-        if call.rules.first_chunk_timeout is not None:
-            scope.limit = start + call.rules.first_chunk_timeout
-        opened = delivered = False
-        accept, kept = call.accept, list[str]()
-        stream = client.generate(request, scope)
-        try:
-            for piece in stream:
-                if not opened:
-                    if not self._wins():
-                        now = scope.clock.monotonic() - start
-                        raise _lost(Attempt(client.name, request.model, started_at, now, now))
-                    opened = True
-                if type(piece) is str:
-                    if not delivered:
-                        delivered = True
-                        scope.limit = inf
-                        if call.voided is not None:
-                            yield call.voided
-                            call.voided = None
-                    if accept is not None:
-                        kept.append(piece)
-                elif isinstance(piece, FinishReason):
-                    if accept is not None:
-                        _check_accepted(accept, "".join(kept), piece)
-                    self._enter(piece.attempts, waited, None)
-                    self._told = True
-                    call.rules.health.succeeded(self._visit)
-                    call.settle()
-                    piece = piece.evolve(attempts=call.ledger.attempts)
-                else:
-                    kept.clear()
-                yield piece
-        except LLMError as error:
-            self._enter(error.attempts, waited, error)
-            if not delivered or self._scope.over:
-                raise
-            if call.restarts:
-                call.voided = Restart(error.partial_text, provider=client.name)
-                raise
-            call.broken = True
-            if isinstance(error, StreamInterrupted):
-                raise
-            cut = interrupted(error)
-            cut.partial_text = error.partial_text
-            raise cut from error
-        finally:
-            stream.close()
-            scope.close()
+    def _claim(self, one: _Try) -> None:
+        """Ask, before the first item, whether it may be delivered."""
+        if not one.claimed:
+            if not self._wins():
+                raise _lost(one.attempt())
+            one.claimed = True
+
+    def _end(self, one: _Try, piece: str, waited: float) -> str:
+        """What to yield for an item that is no text: the end of a reply, or a restart inside."""
+        self._claim(one)
+        if not isinstance(piece, FinishReason):
+            return piece
+        call = self._call
+        self._enter(piece.attempts, waited, None)
+        self._told = True
+        call.rules.health.succeeded(self._visit)
+        call.settle()
+        if piece.attempts == call.ledger.attempts:
+            return piece
+        return piece.evolve(attempts=call.ledger.attempts)
+
+    def _failure(self, one: _Try, error: LLMError, waited: float) -> LLMError:
+        """What a try failed with, as callers are told of it."""
+        call = self._call
+        self._enter(error.attempts, waited, error)
+        if not one.delivered or self._scope.over:
+            return error
+        if call.restarts:
+            call.voided = Restart(error.partial_text, provider=self._member.client.name)
+            return error
+        call.broken = True
+        if isinstance(error, StreamInterrupted):
+            return error
+        cut = interrupted(error)
+        cut.partial_text = error.partial_text
+        cut.__cause__ = error
+        return cut
 
     def _enter(self, attempts: Sequence[Attempt], waited: float, error: LLMError | None) -> None:
         self._call.ledger.add(attempts, waited=waited, tally=self._member.tally, error=error)
+
+
+class _Try:
+    """One try of a provider.
+
+    Attributes:
+        stream: its reply.
+        claimed: whether it may be delivered.
+        delivered: whether text of it is out.
+    """
+
+    def __init__(self, call: Call, member: Member, parent: Scope) -> None:
+        self.claimed = self.delivered = False
+        self._client = member.client
+        self._model = call.request.model or member.model
+        self._scope = scope = Scope(parent=parent)
+        self._started_at, self._start = scope.clock.wall(), scope.clock.monotonic()
+        if call.rules.first_chunk_timeout is not None:
+            scope.limit = self._start + call.rules.first_chunk_timeout
+        self.stream = self._client.generate(call.request.to(self._model), scope)
+        if call.accept is not None:
+            self.stream = _accepted(self.stream, call.accept)
+
+    def deliver(self) -> None:
+        """Its first text goes out, so that the rest has the time of the call."""
+        self.delivered = True
+        self._scope.limit = inf
+
+    def attempt(self) -> Attempt:
+        """What there is to say of it, should it end now."""
+        now = self._scope.clock.monotonic() - self._start
+        return Attempt(self._client.name, self._model, self._started_at, now, now)
+
+    def close(self) -> None:
+        """End it."""
+        self.stream.close()
+        self._scope.close()
 
 
 def _lost(attempt: Attempt) -> ProviderTimeout:
     error = ProviderTimeout(SLOWER, retryable=False)
     error.attempts = (replace(attempt, error=error, chunks=1),)
     return error
+
+
+def _accepted(stream: Generator[str, None, None], accept: Accept) -> Generator[str, None, None]:
+    """The same stream, which fails at its end where ``accept`` turns the reply down."""
+    kept: list[str] = []
+    with closing(stream):
+        for piece in stream:
+            if type(piece) is str:
+                kept.append(piece)
+            elif isinstance(piece, FinishReason):
+                _check_accepted(accept, "".join(kept), piece)
+            else:
+                kept.clear()
+            yield piece
 
 
 def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:

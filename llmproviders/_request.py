@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._call import Timeout, check_proxy, check_timeout
@@ -72,3 +72,7 @@ class Request:
         if proxy is not None:
             check_proxy(proxy)
         return cls(tuple(normalize(prompt, system=system)), model, rest, stream, timeout, proxy)
+
+    def to(self, model: str | None) -> Request:
+        """The same, asked of ``model``."""
+        return self if model == self.model else replace(self, model=model)
