@@ -63,6 +63,21 @@ def host_of(url: str) -> tuple[str, str]:
     return urlsplit(url)[:2]
 
 
+class _Answer:
+    """What is asked of a response here, and no more: requests makes a jar for cookies each time."""
+
+    __slots__ = ("raw", "request", "status_code")
+
+    def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
+        self.request = request
+        self.raw = raw
+        self.status_code: int = raw.status
+
+    def close(self) -> None:
+        self.raw.close()
+        self.raw.release_conn()
+
+
 class Adapter(HTTPAdapter):
     """requests' adapter on this package's sockets and trust; safe to share between threads."""
 
@@ -133,14 +148,8 @@ class Adapter(HTTPAdapter):
         """What the request line names: the path, unless a proxy has to be told the host."""
         return super().request_url(request, proxies) if proxies else request.path_url
 
-    def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """What is asked of a response here, and no more: cookies take longer than the rest."""
-        response = requests.Response()
-        response.status_code = raw.status
-        response.headers = raw.headers
-        response.raw = raw
-        response.request = request
-        return response
+    def build_response(self, request: requests.PreparedRequest, raw: Any) -> Any:
+        return _Answer(request, raw)
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ._call import Call, Reply
@@ -89,7 +88,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
         with provider.place(scope) as waited:
             record.start(waited)
             while True:
-                named = replace(request, model=provider.get_model(request.model))
+                named = request.to(provider.get_model(request.model))
                 record.model = named.model
                 call = None
                 try:
@@ -196,14 +195,14 @@ def _once(
                     yield piece
         if not isinstance(finish, FinishReason):
             raise StreamInterrupted("the reply ended without its end mark")
-        finish = finish.evolve(
+        if record.first_text_at is None and not finish.tool_calls:
+            raise _no_text(finish)
+        yield finish.evolve(
             provider=provider.name,
             model=finish.model or request.model,
             request_id=finish.request_id or reply.request_id,
+            attempts=(record.attempt(None),),
         )
-        if record.first_text_at is None and not finish.tool_calls:
-            raise _no_text(finish)
-        yield finish.evolve(attempts=(record.attempt(None),))
         reply.finish()
     except LLMError as error:
         error.request_id = error.request_id or reply.request_id

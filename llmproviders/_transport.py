@@ -35,7 +35,7 @@ logging.getLogger("urllib3.connectionpool").addFilter(redact_record)
 
 _BLOCK = 64 * 1024
 _MOST_REDIRECTS = 5
-_DEFAULT_HEADERS = {"User-Agent": "llmproviders"}
+_USER_AGENT = "llmproviders"
 
 
 class HTTPReply:
@@ -273,18 +273,13 @@ class Transport:
         request = requests.PreparedRequest()
         request.prepare_method(call.method)
         request.prepare_hooks(None)
-        request.headers = CaseInsensitiveDict(_DEFAULT_HEADERS)
-        request.headers.update(call.headers)
         try:
             request.url = self._prepared_url(call.url)
             request.body, kind = _body(call)
         except (RequestException, UnicodeError) as error:
             raise opening_error(error, Scope()) from error
-        if request.body is not None:
-            request.headers.setdefault("Content-Type", kind)
-            request.headers["Content-Length"] = str(len(request.body))
-        if call.authorization is not None:
-            request.headers["Authorization"] = call.authorization
+        # Not one that takes every case: it costs as much as sending, and nobody asks it for names.
+        request.headers = _headers(call, request.body, kind)  # type: ignore[assignment]
         return request
 
     def _prepared_url(self, url: str) -> str:
@@ -345,6 +340,7 @@ class Transport:
                 kwargs["proxies"] = kwargs["proxies"] or session.proxies
                 for proxy in kwargs["proxies"].values():
                     conceal_user_info(proxy)
+                request.headers = CaseInsensitiveDict(request.headers)
                 request.hooks = {"response": [_hide_redirect]}
                 return session.send(request, allow_redirects=False, **kwargs)
 
@@ -424,6 +420,20 @@ def _body(call: Call) -> tuple[bytes | None, str]:
     if call.form is not None:
         return urlencode(call.form).encode(), "application/x-www-form-urlencoded"
     return None, ""
+
+
+def _headers(call: Call, body: bytes | None, kind: str) -> dict[str, str]:
+    headers = dict(call.headers)
+    names = {name.lower(): name for name in headers}
+    if "user-agent" not in names:
+        headers["User-Agent"] = _USER_AGENT
+    if body is not None:
+        if "content-type" not in names:
+            headers["Content-Type"] = kind
+        headers[names.get("content-length", "Content-Length")] = str(len(body))
+    if call.authorization is not None:
+        headers[names.get("authorization", "Authorization")] = call.authorization
+    return headers
 
 
 def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None:

@@ -50,11 +50,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module
-
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __package__), name)
+    from importlib import import_module
+
+    # The next one finds it without asking here.
+    globals()[name] = value = getattr(import_module(f".{_HOMES[name]}", __package__), name)
+    return value
 
 
 USER_AGENT = (

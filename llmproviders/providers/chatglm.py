@@ -37,8 +37,8 @@ class ChatGLM(Provider):
         """Fold the conversation into the one message that the service takes."""
         import uuid
 
+        from .._call import Call
         from ..messages import fold
-        from ..provider import Call
 
         self.sampling(request)
         text = fold(request.messages)

@@ -38,8 +38,8 @@ class ChatGptt(Provider):
         """Fill the chat plugin's form with the tokens of its page."""
         import secrets
 
+        from .._call import Call
         from ..messages import fold
-        from ..provider import Call
 
         self.sampling(request)
         page = self._page
@@ -127,8 +127,8 @@ class ChatGptt(Provider):
         }
 
     def _fetch_page(self, fetch: Fetch) -> Page:
+        from .._call import Call
         from .._page import read_page
-        from ..provider import Call
 
         reply = fetch(Call("GET", f"{self.base_url}/", headers=self._headers(), accept="html"))
         try:

@@ -49,7 +49,7 @@ class FlowGpt(Provider):
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Sign the request; the system messages travel apart from the history."""
-        from ..provider import Call
+        from .._call import Call
 
         system = [m["content"] for m in request.messages if m["role"] == "system"]
         turns = [

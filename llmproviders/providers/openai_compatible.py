@@ -148,7 +148,7 @@ class OpenAICompatible(Provider):
         return key
 
     def _call(self, method: str, path: str, json: Any = None) -> Call:
-        from ..provider import Call
+        from .._call import Call
 
         key = self._key()
         return Call(
