@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterable
 
 from . import clients
 
 _WARMING_PIECES = 50
+_WARMING_TURNS = 5
+_CALL_PIECES = 5
 _RSS_FROM, _RSS_EVERY = 1_000, 500
 
 
@@ -67,6 +70,34 @@ def cpu(case: Case) -> dict[str, float]:
     case.check("".join(pieces))
     per = 1e6 / (case.pieces * case.count)
     return {"cpu": spent * per, "wall": took * per}
+
+
+def beside(case: Case) -> dict[str, float]:
+    """What a client costs that stands before ``own.openai``, in processor time.
+
+    Both run by turns in one process, ``count`` times each: two processes differ by more. A stream
+    is compared by its ratio, a call of ``complete`` by its difference.
+    """
+    from copy import copy
+
+    inner = copy(case)
+    inner.client = "own.openai"
+    both = (case, inner)
+    stream, alone = _by_turns([one.warmed().stream for one in both], case.count)
+    call, call_alone = _by_turns([one.make(_CALL_PIECES).complete for one in both], case.count)
+    return {"stream": stream / alone, "call": (call - call_alone) * 1e6}
+
+
+def _by_turns(asks: list[Callable[[], Iterable[str]]], count: int) -> list[float]:
+    """The median processor time of each of ``asks``, after a few turns that do not count."""
+    spent: list[list[float]] = [[] for _ in asks]
+    for _ in range(_WARMING_TURNS + count):
+        for ask, times in zip(asks, spent, strict=True):
+            start = time.process_time()
+            for _ in ask():
+                pass
+            times.append(time.process_time() - start)
+    return [sorted(times[_WARMING_TURNS:])[count // 2] for times in spent]
 
 
 def drain(case: Case) -> dict[str, float]:
