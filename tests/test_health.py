@@ -32,7 +32,7 @@ from llmproviders import (
     ServerError,
 )
 from llmproviders import _files as files
-from llmproviders._health import Condition, Health, MemoryStore, Store, Trouble
+from llmproviders._health import Condition, Health, MemoryStore, Store, Trouble, Visit
 from llmproviders._health_file import FileStore
 from llmproviders._lane import health_key
 from tests.conftest import RawServerFactory
@@ -72,6 +72,15 @@ def store(request: pytest.FixtureRequest, clock: FakeClock, path: Path) -> Store
 def health(store: Store) -> Health:
     """Return a health of 30 s cooldowns at the first failure."""
     return Health(store, cooldown=30.0, threshold=1)
+
+
+def before_and_after_a_cooldown(health: Health, clock: FakeClock) -> tuple[Visit, Visit]:
+    """A call that turns to "a" a second before its cooldown ends, and the probe after that."""
+    health.failed(health.visit(KEYS))
+    clock.pass_(29.0)
+    early = health.visit(["a"])
+    clock.pass_(1.0)
+    return early, health.visit(KEYS)
 
 
 def order(health: Health, keys: list[str] = KEYS) -> list[str]:
@@ -280,11 +289,7 @@ class TestProbe:
 
     def test_a_probe_that_is_no_longer_news(self, health: Health, clock: FakeClock) -> None:
         """A probe that succeeds after a rest was asked for leaves the rest, and the next probe."""
-        health.failed(health.visit(KEYS))
-        clock.pass_(29.0)
-        early = health.visit(["a"])
-        clock.pass_(1.0)
-        probe = health.visit(KEYS)
+        early, probe = before_and_after_a_cooldown(health, clock)
         clock.pass_(1.0)
         health.failed(early, retry_after=5.0)
         health.succeeded(probe)
@@ -295,11 +300,7 @@ class TestProbe:
 
     def test_a_probe_that_fails_in_a_rest(self, health: Health, clock: FakeClock) -> None:
         """A probe that fails after a rest was asked for leaves the next probe to another."""
-        health.failed(health.visit(KEYS))
-        clock.pass_(29.0)
-        early = health.visit(["a"])
-        clock.pass_(1.0)
-        probe = health.visit(KEYS)
+        early, probe = before_and_after_a_cooldown(health, clock)
         health.failed(early, retry_after=5.0)
         health.failed(probe, retry_after=10.0)
         assert health.condition("a").cooling == 10.0
