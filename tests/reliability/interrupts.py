@@ -525,6 +525,8 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=200, help="real ones, at random moments")
     options = parser.parse_args()
     stride, signals = options.stride, options.signals
+    # A shell has what it runs in the background ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = [
         (name, chain(at_every_step(name, stride=stride), at_random(name, signals)))
         for name in options.names or SUBJECTS
