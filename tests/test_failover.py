@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -42,6 +42,7 @@ from llmproviders import (
 )
 from llmproviders._clock import Scope
 from llmproviders._request import Request
+from llmproviders.provider import BaseClient
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import Act, Actor, FakeClock
@@ -221,6 +222,7 @@ class TestInterruption:
         items, raised = drain(client(first, second).stream("Why?"))
         assert items == ["It ", "scat"]
         assert type(raised) is StreamInterrupted
+        assert type(error) in (type(raised), type(raised.__cause__))
         assert raised.partial_text == "It scat"
         assert (first.tries, second.tries) == (1, 0)
         assert len(raised.attempts) == 1
@@ -462,6 +464,18 @@ class TestNested:
         assert reply.provider == "c"
         assert [a.provider for a in reply.attempts] == ["a", "b", "c"]
 
+    def test_is_retried_as_a_whole(self, client: Client) -> None:
+        """All its attempts are told each time, and the wait before them stands at the first."""
+        inner = client(actor("a", DOWN), actor("b", DOWN, GOOD), attempts=1, cooldown=0)
+        outer = client(inner, attempts=2, retry=tenacity.retry_always)
+        reply = outer.complete("Why?")
+        assert [(a.provider, a.waited) for a in reply.attempts] == [
+            ("a", 0.0),
+            ("b", 0.0),
+            ("a", 0.5),
+            ("b", 0.0),
+        ]
+
     def test_its_restart_passes_through(self, client: Client) -> None:
         """A Restart of the inner client reaches the caller of the outer one."""
         inner = client(actor("a", CUT, GOOD), on_interrupt="restart")
@@ -567,6 +581,28 @@ class TestLedger:
         assert attempt.started_at == clock.wall() - 3.0
         assert (attempt.first_chunk_after, attempt.duration, attempt.chunks) == (1.0, 3.0, 2)
         assert (attempt.provider, attempt.model) == ("first", "actor")
+
+    def test_a_client_that_keeps_none(self, client: Client) -> None:
+        """A client of one's own that tells of no attempts is tried again after a wait, too."""
+
+        class Bare(BaseClient):
+            name = "bare"
+            tries = 0
+
+            def generate(
+                self, request: Request, scope: Scope | None = None
+            ) -> Generator[str, None, None]:
+                self.tries += 1
+                if self.tries == 1:
+                    raise ServerError("down", status_code=503)
+                yield "Hello"
+                yield FinishReason("stop")
+
+            def close(self) -> None:
+                pass
+
+        reply = client(Bare()).complete("Why?")
+        assert (str(reply), reply.attempts) == ("Hello", ())
 
     def test_finish_reason_and_completion_agree(self, client: Client) -> None:
         """A stream's last item has the attempts, as a completion has."""
