@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections import OrderedDict
 from functools import lru_cache
+from itertools import count
 from urllib.parse import quote, unquote, urlsplit
 
 TYPE_CHECKING = False
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 MASK = "***"
 _SHORTEST = 6
 _MOST_REMEMBERED = 4096
+_AT_A_TIME = 512
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]+)*(?=@)")
 _AUTHORIZATION = re.compile(r"\b(Bearer|Basic)(\s+)(?!null\b)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 
-_concealed: OrderedDict[str, None] = OrderedDict()
+# Each with the number of its last mention. There is no lock, since a finalizer may come by in the
+# midst of it, but every step is one that is atomic: other threads add to it all the time.
+_concealed: dict[str, int] = {}
+_mentions = count()
 
 
 def conceal(secret: str | None) -> None:
@@ -37,10 +41,16 @@ def conceal(secret: str | None) -> None:
     if not secret:
         return
     for form in _forms(secret):
-        _concealed[form] = None
-        _concealed.move_to_end(form)
-    while len(_concealed) > _MOST_REMEMBERED:
-        _concealed.popitem(last=False)
+        _concealed[form] = next(_mentions)
+    if len(_concealed) > _MOST_REMEMBERED + _AT_A_TIME:
+        _forget_the_oldest()
+
+
+def _forget_the_oldest() -> None:
+    known = _concealed.copy()
+    for form in sorted(known, key=known.__getitem__)[:-_MOST_REMEMBERED]:
+        if _concealed.get(form) == known[form]:
+            _concealed.pop(form, None)
 
 
 @lru_cache(maxsize=64)
@@ -73,7 +83,7 @@ def redact(text: str) -> str:
     >>> redact("cannot reach socks5://me:hunter22@127.0.0.1:1080")
     'cannot reach socks5://***@127.0.0.1:1080'
     """
-    found = [secret for secret in tuple(_concealed) if secret in text]
+    found = [secret for secret in _concealed.copy() if secret in text]
     for secret in sorted(found, key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _USER_INFO.sub(MASK, text)

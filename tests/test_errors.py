@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import pickle
 import re
+from itertools import count
 from typing import Any
 
 import pytest
@@ -156,6 +158,23 @@ class TestSecrets:
         """What is concealed here is not looked for in every other test's errors."""
         monkeypatch.setattr(_redact, "_concealed", _redact._concealed.copy())
 
+    def test_one_that_comes_to_be_known_meanwhile(self) -> None:
+        """A finalizer that runs as a message is looked through may make a secret known."""
+        number = count()
+
+        def learn(*_: object) -> None:
+            conceal(f"learnt-meanwhile-{next(number)}")
+
+        threshold = gc.get_threshold()
+        gc.callbacks.append(learn)
+        gc.set_threshold(1)
+        try:
+            assert all(redact(f"key {KEY}") for _ in range(20))
+        finally:
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(learn)
+        assert next(number) > 0
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -212,10 +231,12 @@ class TestSecrets:
         assert redact("banana") == "banana"
 
     def test_the_memory_is_bounded(self) -> None:
-        """Tokens renewed for weeks push out the oldest; the newest are masked."""
+        """Tokens renewed for weeks push out the oldest, but for the key that fetches them."""
         conceal("the-oldest-of-all")
         for number in range(5000):
+            conceal(KEY)
             conceal(f"token-{number:06}")
+        assert redact(KEY) == MASK
         assert redact("token-004999 token-000000") == f"{MASK} token-000000"
         assert redact("the-oldest-of-all") == "the-oldest-of-all"
 

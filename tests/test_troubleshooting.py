@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +121,7 @@ def world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
     """Return what can go wrong, where no earlier test's password is a word of a message."""
-    monkeypatch.setattr(_redact, "_concealed", OrderedDict())
+    monkeypatch.setattr(_redact, "_concealed", {})
     return World(sandbox, raw_server, ca, refused_port, black_hole, tmp_path)
 
 
