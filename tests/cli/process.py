@@ -138,6 +138,16 @@ class Terminal:
         """Type something; ``\\x03`` is Ctrl-C, ``\\x04`` Ctrl-D."""
         os.write(self._master, text.encode())
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C at a prompt until something comes of it.
+
+        Of one that comes just as it begins to wait for a line, Python learns with the next one.
+        """
+        for _ in range(10):
+            self.type("\x03")
+            if select.select([self._master], [], [], PATIENCE_S / 10)[0]:
+                return
+
     def read_until(self, pattern: str) -> str:
         """Return what the terminal has shown since the last match, once it matches."""
         self._shown = _read_until(self._master, pattern, self._shown)
