@@ -278,7 +278,7 @@ class Transport:
             request.body, kind = _body(call)
         except (RequestException, UnicodeError) as error:
             raise opening_error(error, Scope()) from error
-        # Not one that takes every case: it costs as much as sending, and nobody asks it for names.
+        # A plain dict: requests' own takes every case and is slow, and nobody asks here by name.
         request.headers = _headers(call, request.body, kind)  # type: ignore[assignment]
         return request
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from llmproviders._clock import SYSTEM_CLOCK, Scope
 from llmproviders._failures import opening_error, reading_error
 from llmproviders._sockets import resolve
 from llmproviders._transport import is_loopback
-from llmproviders.provider import Limits, Request
+from llmproviders.provider import Call, Fetch, Limits, Request
 from tests.conftest import RawServerFactory
 from tests.support.golden import FRAMINGS, goldens, on_the_wire, provider_at
 from tests.support.http_bytes import chunked, close_delimited, http_response
@@ -361,6 +362,36 @@ class TestBody:
         error = ask(raw_server(endless)).error
         assert type(error) is ServerError
         assert len(str(error)) < 1000
+
+
+class Shouting(OpenAICompatible):
+    """Names its headers in another case than this library does."""
+
+    def prepare(self, request: Request, fetch: Fetch) -> Call:
+        """The same call, with headers of its own."""
+        own = {
+            "USER-AGENT": "mine",
+            "CONTENT-TYPE": "application/mine",
+            "CONTENT-LENGTH": "1",
+            "AUTHORIZATION": "mine",
+        }
+        return replace(super().prepare(request, fetch), headers=own)
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("own_session", [False, True])
+    def test_none_is_sent_twice(self, raw_server: RawServerFactory, own_session: bool) -> None:
+        """Whatever the case, a provider's own kind and agent stand, its length and key do not."""
+        server = raw_server(http_response(500))
+        arguments: dict[str, Any] = {"session": requests.Session()} if own_session else {}
+        with Shouting(base_url=server.url, api_key=KEY, **arguments) as provider:
+            read(provider.stream("Hi"))
+        (request,) = server.requests
+        sent = {name.lower(): value for name, value in request.headers}
+        assert len(sent) == len(request.headers)
+        assert (sent["user-agent"], sent["content-type"]) == ("mine", "application/mine")
+        assert sent["content-length"] == str(len(request.body))
+        assert sent["authorization"] == f"Bearer {KEY}"
 
 
 class TestAuthorization:
