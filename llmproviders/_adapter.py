@@ -15,7 +15,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3 import PoolManager, ProxyManager
 
-from . import _environ, errors
+from . import _environ, _files, errors
 from ._call import Trust
 from ._sockets import BoundedTLS, SocksProxy, pool_classes
 
@@ -46,10 +46,13 @@ def _context(trust: Trust, bundle: str) -> ssl.SSLContext:
         if os.path.isdir(bundle):
             context.load_verify_locations(capath=bundle)
         else:
+            # OpenSSL would wait at a pipe, whatever the deadline.
+            _files.open_plain(bundle).close()
             context.load_verify_locations(cafile=bundle)
     except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no certificate"
         raise errors.ConnectionFailed(
-            f"the certificate bundle {bundle!r} cannot be read; "
+            f"the certificate bundle {bundle!r} cannot be read: {reason}; "
             "check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
             retryable=False,
         ) from error

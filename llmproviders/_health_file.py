@@ -14,6 +14,9 @@ from ._clock import Scope
 from ._files import (
     Held,
     Unusable,
+    beside,
+    check_path,
+    check_private,
     make_private_folder,
     read_private,
     replace_private,
@@ -32,6 +35,7 @@ _FORGOTTEN_AFTER_S = 24 * 3600.0
 _FURTHEST_S = 7 * 24 * 3600.0
 _LOCK_PATIENCE_S = 0.1
 _LOCK_PAUSE_S = 5.0
+_FOREIGN = "it holds something else than cooldowns; name another file as health, or delete it"
 
 _Stamp = tuple[int, int, int] | None
 
@@ -45,11 +49,15 @@ class FileStore:
     Args:
         path: the file; its folder is made when there is something to remember.
         now: Unix time in seconds.
+
+    Raises:
+        ValueError: no file can have that name.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, now: Callable[[], float] = time.time
     ) -> None:
+        check_path("health", path)
         self.path = Path(path).expanduser().absolute()
         self.now = now
         self._lock = ForkLock()
@@ -100,7 +108,7 @@ class FileStore:
             return {}
         try:
             return _decode(read_private(self.path))
-        except Unusable as trouble:
+        except (Unusable, ValueError) as trouble:
             tell_once(self.path, trouble)
             return self._seen[1]
 
@@ -109,9 +117,9 @@ class FileStore:
         if time.monotonic() < self._alone_again:
             return None
         try:
+            check_private(self.path)
             make_private_folder(self.path.parent)
-            lock = self.path.with_name(f"{self.path.name}.lock")
-            return wait_for_lock(lock, scope, _LOCK_PATIENCE_S)
+            return wait_for_lock(beside(self.path, "{}.lock"), scope, _LOCK_PATIENCE_S)
         except Unusable as trouble:
             tell_once(self.path, trouble)
             self._alone_again = time.monotonic() + _LOCK_PAUSE_S
@@ -119,7 +127,7 @@ class FileStore:
 
     def _save(self, troubles: Mapping[str, Trouble]) -> None:
         try:
-            replace_private(self.path, _encode(troubles))
+            replace_private(self.path, _encode(troubles), _decode)
         except Unusable as trouble:
             tell_once(self.path, trouble)
 
@@ -140,13 +148,27 @@ def _encode(troubles: Mapping[str, Trouble]) -> bytes:
 
 
 def _decode(data: bytes) -> dict[str, Trouble]:
-    """What a file holds; nothing, where it is not one of these."""
+    """What a file holds; of one of an older version, nothing.
+
+    Raises:
+        ValueError: it is not one of these, or of a newer version.
+    """
+    if not data:
+        return {}
     try:
         content = json.loads(data)
-        entries = content["providers"].items() if content["version"] == _VERSION else ()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.keys() != {"version", "providers"}:
+        raise ValueError(_FOREIGN)
+    version, entries = content["version"], content["providers"]
+    if type(version) is not int or not isinstance(entries, dict):
+        raise ValueError(_FOREIGN)
+    if version > _VERSION:
+        raise ValueError("a newer version of llmproviders wrote it; name another file as health")
+    if version < _VERSION:
         return {}
-    found = ((key, _trouble(entry)) for key, entry in entries)
+    found = ((key, _trouble(entry)) for key, entry in entries.items())
     return {key: trouble for key, trouble in found if trouble is not None}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
 
-from . import _environ
+from . import _environ, _files
 from ._redact import conceal
 from .errors import MissingAuthError
 
@@ -28,18 +27,24 @@ class KeyFile:
 
     Args:
         path: the file; it is read at each use, so that a renewed key counts at once.
+
+    Raises:
+        ValueError: no file can have that name.
     """
 
     path: str
+
+    def __post_init__(self) -> None:
+        _files.check_path("the key file", self.path)
 
     def read(self) -> str:
         """The key.
 
         Raises:
-            MissingAuthError: the file cannot be read or is empty.
+            MissingAuthError: the file cannot be read, is no plain file, or is empty.
         """
         try:
-            key = Path(self.path).read_text(encoding="utf-8-sig").strip()
+            key = _files.read(self.path).decode("utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text in UTF-8"
             raise MissingAuthError(f"the key file {self.path} cannot be read: {reason}") from error

@@ -158,7 +158,7 @@ class TokenFile:
                 "fetched_at": token.fetched_at,
             }
             content = json.dumps({"version": _FILE_VERSION, "tokens": tokens}, indent=1)
-            _files.replace_private(self.path, content.encode())
+            _files.replace_private(self.path, content.encode(), _tokens_in_file)
 
     def try_refresh(self, scope: Scope) -> Held | None:
         """The right to fetch the next token, or None where another process has it.
@@ -170,17 +170,30 @@ class TokenFile:
         return _files.try_lock(lock, scope)
 
     def _tokens(self) -> Mapping[str, Any]:
-        data = _files.read_private(self.path)
-        if not data:
-            return {}
         try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
-            content = None
-        tokens = content.get("tokens") if isinstance(content, dict) else None
-        if not isinstance(tokens, dict):
-            raise Unusable(f"{self.path} holds something else than tokens; delete it")
-        return tokens
+            return _tokens_in_file(_files.read_private(self.path))
+        except ValueError as error:
+            raise Unusable(f"{self.path}: {error}") from error
+
+
+def _tokens_in_file(data: bytes) -> Mapping[str, Any]:
+    """What a file holds.
+
+    Raises:
+        ValueError: it is not one of tokens, or of another version.
+    """
+    if not data:
+        return {}
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("tokens"), dict):
+        raise ValueError("it holds something else than tokens; delete it, or name another file")
+    if content.get("version") != _FILE_VERSION:
+        raise ValueError("another version of llmproviders wrote it; name another file")
+    tokens: Mapping[str, Any] = content["tokens"]
+    return tokens
 
 
 def _token_in_file(entry: Any) -> Token | None:

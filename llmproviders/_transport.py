@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
 
-from . import errors
+from . import _files, errors
 from ._adapter import Adapter, host_of
 from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, check_timeout
 from ._clock import Scope
@@ -340,6 +340,8 @@ class Transport:
                 kwargs["proxies"] = kwargs["proxies"] or session.proxies
                 for proxy in kwargs["proxies"].values():
                     conceal_user_info(proxy)
+                if str(request.url).startswith("https:"):
+                    _check_certificates(kwargs["verify"], session.cert)
                 request.headers = CaseInsensitiveDict(request.headers)
                 request.hooks = {"response": [_hide_redirect]}
                 return session.send(request, allow_redirects=False, **kwargs)
@@ -379,6 +381,25 @@ class Transport:
         adapter = self._adapters.pop(os.getpid(), None)
         if adapter is not None:
             adapter.close()
+
+
+def _check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) -> None:
+    """Refuse a session's files that are no plain ones: OpenSSL would wait at a pipe.
+
+    Raises:
+        ConnectionFailed: one is; not retryable.
+    """
+    named = (cert,) if isinstance(cert, str) else cert or ()
+    for path in (*named, verify):
+        if not isinstance(path, bool) and path is not None and not os.path.isdir(path):
+            try:
+                _files.open_plain(path).close()
+            except OSError as error:
+                raise errors.ConnectionFailed(
+                    f"the session's certificate file {path!r} cannot be read: {error.strerror}; "
+                    "check its verify and cert",
+                    retryable=False,
+                ) from error
 
 
 def _hide_redirect(response: requests.Response, **_: Any) -> None:

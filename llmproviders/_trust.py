@@ -36,7 +36,7 @@ KNOWN_FINGERPRINT = "d26d2d0231b7c39f92cc738512ba54103519e4405d68b5bd703e9788ca8
 DOWNLOAD_URL = "https://gu-st.ru/content/lending/russian_trusted_root_ca_pem.crt"
 COMMAND = "llmproviders trust gigachat"
 
-_LARGEST = 1024 * 1024
+_LARGEST = 16 * 1024 * 1024
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
 
 
@@ -80,7 +80,7 @@ def install(
         InvalidRequestError: there is no certificate in it, or none with that fingerprint.
         OSError: the file cannot be read, or the configuration folder not be written.
     """
-    data = source if isinstance(source, bytes) else _read_file(Path(source))
+    data = source if isinstance(source, bytes) else _files.read(source, most=_LARGEST)
     wanted = KNOWN_FINGERPRINT if fingerprint is None else _plain(fingerprint)
     found = {sha256(der).hexdigest(): der for der in _certificates(data)}
     if not found:
@@ -96,7 +96,7 @@ def install(
     context = _context([found[wanted]])
     path = folder() / f"{wanted}.pem"
     try:
-        _files.replace_private(path, _as_pem(found[wanted]).encode())
+        _files.replace_private(path, _as_pem(found[wanted]).encode(), _check_stored)
     except Unusable as trouble:
         raise OSError(str(trouble)) from trouble
     return _described(wanted, context, path)
@@ -157,7 +157,7 @@ def bundle(path: str | os.PathLike[str]) -> str:
         ConnectionFailed: it cannot be read or has none; not retryable.
     """
     try:
-        certificates = _certificates(_read_file(Path(path).expanduser()))
+        certificates = _certificates(_files.read(Path(path).expanduser(), most=_LARGEST))
         problem = "" if certificates else "holds no certificate in PEM or DER"
     except OSError as error:
         certificates = []
@@ -213,11 +213,6 @@ def _plain(fingerprint: str) -> str:
     return plain
 
 
-def _read_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_LARGEST)
-
-
 def _certificates(data: bytes) -> list[bytes]:
     """The certificates in ``data``, each in DER; none where one of them is broken."""
     import binascii
@@ -249,6 +244,11 @@ def _as_pem(certificate: bytes) -> str:
 
 def _stored() -> list[Path]:
     return sorted(folder().glob("*.pem"))
+
+
+def _check_stored(data: bytes) -> None:
+    if not _certificates(data):
+        raise ValueError(f"it holds no certificate; delete it, or run `{COMMAND} --remove`")
 
 
 def _intact(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from . import _environ
+from . import _environ, _files
 from ._log import logger
 from ._params import nearest
 from ._places import config_folder
@@ -249,9 +249,16 @@ def load(path: str | os.PathLike[str] | None = None) -> Configuration:
         ConfigError: the file cannot be read or used.
     """
     file, origin = locate(path)
+    try:
+        _files.check_path("the configuration", file)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if origin == "default" and not file.exists():
         return Configuration(providers_of_environment())
-    configuration = _Reader(file).read()
+    try:
+        configuration = _Reader(file).read()
+    except RecursionError as error:
+        raise ConfigError(f"{file} cannot be read: it is nested too deeply") from error
     for warning in configuration.warnings:
         logger.warning("%s", warning)
     return replace(configuration, path_origin=origin)
@@ -340,13 +347,14 @@ class _Reader:
         self._path = path
         self._warnings: list[str] = []
         try:
-            self._text = path.read_text(encoding="utf-8-sig")
+            self._text = _files.read(path).decode("utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(
                 f"there is no configuration at {path}; `llmproviders config init` makes one"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path} cannot be read: {reason}") from error
 
     def read(self) -> Configuration:
         try:
@@ -421,10 +429,14 @@ class _Reader:
         if source is KeyVariable:
             return KeyVariable(value)
         file = str(self._path.parent / os.path.expanduser(value))
+        try:
+            found = KeyFile(file)
+        except ValueError as error:
+            raise self._error(table, key, str(error)) from error
         warning = exposed(file)
         if warning:
             self._warnings.append(f"the key file {warning}")
-        return KeyFile(file)
+        return found
 
     def _refuse_password(self, value: Any, key: str, table: _Table) -> None:
         if not isinstance(value, str) or "@" not in value:

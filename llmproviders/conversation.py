@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._files import read, replace
 from ._params import check_names
 from .messages import Message, Prompt, normalize
 from .results import Completion, FinishReason, Restart
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
     from .provider import BaseClient
 
 _VERSION = 1
+_LARGEST = 256 * 1024 * 1024
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """What a saved conversation holds.
+
+    Raises:
+        ValueError: it is not one, or is of another version.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or not document.keys() >= {"version", "params", "messages"}:
+        raise ValueError("it holds something else than a conversation; name another file")
+    if document["version"] != _VERSION:
+        raise ValueError("another version of llmproviders wrote it; name another file")
+    return document
 
 
 class Conversation:
@@ -186,13 +205,15 @@ class Conversation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file of JSON, whole or not at all, readable for this user alone.
 
-        The client is not written: nothing secret is.
+        The client is not written: nothing secret is. An old file is replaced only if it is a
+        saved conversation, of a version that this one knows, this user's, closed to others
+        (``chmod 600``), and neither a link nor a device.
 
         Args:
             path: the file.
 
         Raises:
-            OSError: the file cannot be written; an old one is as it was.
+            OSError: the file cannot be written, or is something else; it is as it was.
             TypeError: a parameter that is no JSON.
 
         >>> from llmproviders.testing import ScriptedProvider
@@ -203,16 +224,14 @@ class Conversation:
         >>> Conversation.load("chat.json", client).system
         'Be brief.'
         """
-        from ._files import replace
-
         document = {
             "version": _VERSION,
             **self._settings(),
             "params": self.params,
             "messages": self._said,
         }
-        data = json.dumps(document, ensure_ascii=False, indent=1).encode()
-        replace(Path(path), data + b"\n")
+        data = json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"
+        replace(Path(path), lambda file: file.write(data), check=_document, most=_LARGEST)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: BaseClient) -> Self:
@@ -227,9 +246,8 @@ class Conversation:
             ValueError: it holds no conversation.
         """
         try:
-            document = json.loads(Path(path).read_bytes())
-            if document.pop("version") != _VERSION:
-                raise ValueError("it is of a version that this one does not know")
+            document = _document(read(path, most=_LARGEST))
+            document.pop("version")
             return cls(client, **document.pop("params"), **document)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{os.fspath(path)} is not a saved conversation: {error}") from error

@@ -586,23 +586,15 @@ class TestFile:
         "content",
         [
             b"",
-            b"{",
-            b"\xff\xfe",
-            b"[]",
-            b"null",
-            b'{"version": 99, "providers": {"a": 1}}',
-            b'{"version": 1}',
-            b'{"version": 1, "providers": []}',
+            b'{"version": 0, "providers": {"a": 1}}',
             b'{"version": 1, "providers": {"a": 1, "b": {"failures": 1}}}',
             SHARED % b'"failures": 1, "at": 1e9, "until": 1e300, "cooldown": 0, "probe_until": 0',
             SHARED % b'"failures": 1, "at": NaN, "until": Infinity, "cooldown": -1',
             SHARED % b'"failures": "1", "at": 1, "until": 2, "cooldown": 0, "probe_until": 0',
-            b"[" * 100_000,
-            b" " * 2_000_000,
         ],
     )
     def test_corrupt(self, shared: Callable[[], Health], path: Path, content: bytes) -> None:
-        """Whatever is in the file, calls go on, and the next failure makes it whole again."""
+        """Whatever is in one of ours, calls go on, and the next failure makes it whole again."""
         path.parent.mkdir()
         path.write_bytes(content)
         path.chmod(0o600)
@@ -612,6 +604,41 @@ class TestFile:
         health.failed(visit)
         assert list(entries(path)) == ["a"]
         assert shared().visit(KEYS).key == "b"
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"{",
+            b"\xff\xfe",
+            b"[]",
+            b"null",
+            b'{"version": 99, "providers": {"a": 1}}',
+            b'{"version": "1", "providers": {}}',
+            b'{"version": true, "providers": {}}',
+            b'{"version": 1}',
+            b'{"version": 1, "providers": []}',
+            b'{"version": 1, "providers": {}, "more": 1}',
+            b"[" * 100_000,
+            b" " * 2_000_000,
+        ],
+    )
+    def test_another_file_is_left_alone(
+        self,
+        shared: Callable[[], Health],
+        path: Path,
+        content: bytes,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """What no version up to this one wrote stays, after one warning; memory goes on alone."""
+        path.parent.mkdir()
+        path.write_bytes(content)
+        path.chmod(0o600)
+        health = shared()
+        health.failed(health.visit(KEYS))
+        assert health.visit(KEYS).key == "b"
+        assert path.read_bytes() == content
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert str(path) in caplog.text
 
     def test_random_bytes(self, shared: Callable[[], Health], path: Path) -> None:
         """No one byte of a good file, when it is another, makes a call fail."""

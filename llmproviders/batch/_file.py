@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from itertools import groupby
 
+from .._files import check_path
 from ..errors import InvalidRequestError
 from ..provider import BaseClient
 from ._flow import Flow
@@ -62,8 +63,8 @@ def run_file(
         How many rows succeeded, were skipped, failed; how long it took; the tokens.
 
     Raises:
-        InvalidRequestError: two requests have the same id, or the output is another kind of file;
-            nothing was sent.
+        InvalidRequestError: two requests have the same id, or the output is another kind of file,
+            a pipe, a device, or behind another user's link; nothing was sent.
         BatchLocked: another run is writing the same output.
         OSError: a file cannot be read or written.
         TypeError, ValueError: as for :func:`run`, and for numbers below their least.
@@ -80,6 +81,8 @@ def run_file(
     """
     check_arguments(client, workers)
     _check_numbers(deadline, max_failures, grace_s)
+    for name, path in (("input", input), ("output", output)):
+        check_path(name, path)
     began = time.monotonic()
     target = target_of(output)
     tally = Tally()

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import json
 import os
-import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from .. import _files
 from .._clock import Scope
-from .._files import Unusable, try_lock
+from .._files import Unusable
 from ..errors import InvalidRequestError
 from ._index import Digests
 from ._input import Input, id_digest, pair_digest
@@ -26,16 +27,19 @@ def target_of(output: str | os.PathLike[str]) -> str:
     """The file that ``output`` names, through a link too, unless the link is another user's.
 
     Raises:
-        InvalidRequestError: it is; who made it would choose which file is written.
+        InvalidRequestError: it is; who made it would choose which file is written. Or it names a
+            pipe, a device or a folder, which a rerun could not read.
     """
-    path = os.path.abspath(output)
-    if os.name == "posix" and os.path.islink(path):
-        owner = os.lstat(path).st_uid
-        if owner not in (0, os.geteuid()):
-            raise InvalidRequestError(
-                f"{path} is a link that belongs to another user; choose another output"
-            )
-    return os.path.realpath(path)
+    try:
+        place = _files.target_of(output)
+    except Unusable as trouble:
+        raise InvalidRequestError(str(trouble)) from trouble
+    if isinstance(place, int) or (place.exists() and not place.is_file()):
+        raise InvalidRequestError(
+            f"{os.fspath(output)} is no regular file, which a rerun could read; choose another "
+            "output"
+        )
+    return str(place)
 
 
 @contextlib.contextmanager
@@ -52,7 +56,7 @@ def locked(output: str) -> Iterator[None]:
             errno.ENOENT, "the output's folder does not exist", str(place.parent)
         )
     try:
-        held = try_lock(place.with_name(f".{place.name}.lock"), Scope())
+        held = _files.try_lock(_files.beside(place, ".{}.lock"), Scope())
     except Unusable as trouble:
         raise OSError(f"the output cannot be locked: {trouble}") from trouble
     if held is None:
@@ -86,8 +90,6 @@ class Finished:
         self._all_stand = True
         self.pairs = Digests()
         if os.path.exists(output):
-            if not os.path.isfile(output):
-                raise InvalidRequestError(f"{output} is no regular file, which a rerun could read")
             self._survey()
 
     def _survey(self) -> None:
@@ -114,27 +116,29 @@ class Finished:
         )
 
     def keep(self) -> None:
-        """Rewrite the file, atomically, with these rows alone."""
+        """Rewrite the file with these rows alone, atomically where it can be replaced."""
         if self._all_stand:
             return
         output = Path(self._output)
-        beside = output.with_name(f".{output.name}.new")
-        beside.unlink(missing_ok=True)
+        _files.replace(
+            output,
+            self._write_kept,
+            mode=stat.S_IMODE(output.stat().st_mode),
+            in_place=True,
+            scratch=_files.beside(output, ".{}.new"),
+        )
+
+    def _write_kept(self, kept: BinaryIO) -> None:
         seen = set()
-        with open(beside, "xb") as kept:
-            for line, row in self._rows():
-                if row is None or not self._stands(row):
+        for line, row in self._rows():
+            if row is None or not self._stands(row):
+                continue
+            own = id_digest(row["id"])
+            if own in self._repeated:
+                if own in seen:
                     continue
-                own = id_digest(row["id"])
-                if own in self._repeated:
-                    if own in seen:
-                        continue
-                    seen.add(own)
-                kept.write(line if line.endswith(b"\n") else line + b"\n")
-            kept.flush()
-            os.fsync(kept.fileno())
-        shutil.copymode(self._output, beside)
-        os.replace(beside, self._output)
+                seen.add(own)
+            kept.write(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _row_in(line: bytes, where: str) -> dict[str, Any] | None:

@@ -119,8 +119,17 @@ class _Destination:
     def _put(self, text: str) -> None:
         if self._file is None:
             _print(text)
-        else:
+            return
+        try:
             self._file.write(text if text.endswith("\n") else text + "\n")
+        except OSError as error:
+            # It was paid for: whoever asked shall have it.
+            tell(text)
+            raise CommandError(
+                f"{self._file.path} cannot be written: {error.strerror or error}; the reply is "
+                "above, on standard error",
+                Exit.UNEXPECTED,
+            ) from error
 
 
 def _print(text: str) -> None:

@@ -170,7 +170,7 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         try:
             TokenFile(path, "").read()
         except _files.Unusable as trouble:
-            yield fail("token cache", str(trouble), f"rm {path}")
+            yield fail("token cache", str(trouble), "name another file as token_cache")
         else:
             yield from _check_folder("token cache", path)
     health = configuration.failover.get("health")

@@ -13,6 +13,7 @@ from ..config import Configuration, ProviderSettings, Value, failover_in_force, 
 from ..errors import MissingAuthError
 from ..providers import REGISTRY
 from .exits import CommandError, Exit
+from .files import WholeFile
 from .group import CONTEXT, Subcommands
 from .options import Choices, check_options, config_option
 
@@ -65,8 +66,11 @@ def init(choices: Choices, force: bool) -> None:
     path, _ = locate(choices.config)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(path, "w" if force else "x", encoding="utf-8", newline="\n") as file:
-            file.write(TEMPLATE)
+        if force:
+            WholeFile(str(path)).write(TEMPLATE)
+        else:
+            with open(path, "x", encoding="utf-8", newline="\n") as file:
+                file.write(TEMPLATE)
     except FileExistsError:
         raise CommandError(f"{path} is there already; --force replaces it", Exit.USAGE) from None
     except OSError as error:

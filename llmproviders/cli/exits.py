@@ -37,7 +37,10 @@ class Exit(IntEnum):
 
 MEANING = {
     Exit.OK: "a whole reply; a batch whose rows all succeeded; a doctor without a problem",
-    Exit.UNEXPECTED: "an unexpected error; doctor found a problem",
+    Exit.UNEXPECTED: (
+        "an unexpected error; a reply that cannot be written, and is on standard error; "
+        "doctor found a problem"
+    ),
     Exit.USAGE: "wrong usage or configuration; a model that no provider has",
     Exit.INCOMPLETE: "an incomplete reply: cut, or stopped by the deadline, after text",
     Exit.FILTERED: "the service's filter stopped the reply, or accept said no",

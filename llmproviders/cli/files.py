@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from .._files import replace
+from .. import _files
+from .._clock import Scope
 from .exits import CommandError, Exit
 
 
@@ -58,45 +59,85 @@ def _read_stdin() -> str:
 
 
 def check_place(path: str) -> None:
-    """Look whether a file can be written, before anything is asked.
+    """Look whether a file can be written beside others, before anything is asked.
 
     Raises:
         click.UsageError: it could never be written.
     """
-    real = Path(os.path.realpath(path))
-    if real.is_dir():
-        raise click.UsageError(f"{path} is a folder; name a file")
-    if not real.parent.is_dir():
-        raise click.UsageError(f"there is no folder {real.parent}; make it first")
-    if not os.access(real.parent, os.W_OK):
-        raise click.UsageError(f"the folder {real.parent} cannot be written to")
+    with _telling(path):
+        place = _files.target_of(path)
+        if isinstance(place, Path) and (place.is_dir() or not place.exists()):
+            _files.opened_in_place(place)
+        if isinstance(place, Path) and place.is_file():
+            _files.check_folder(place.parent)
+
+
+@contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Make wrong usage of what the system says about an output."""
+    try:
+        yield
+    except _files.Unusable as trouble:
+        raise click.UsageError(str(trouble)) from trouble
+    except IsADirectoryError as error:
+        raise click.UsageError(f"{path} is a folder; name a file") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        folder = Path(os.path.realpath(path)).parent
+        raise click.UsageError(f"there is no folder {folder}; make it first") from error
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 class WholeFile:
     """A file that is written whole or not at all; until then the old one stays.
 
+    What cannot be replaced is opened at once, and written in place: a pipe, a terminal, an open
+    descriptor such as ``/dev/stdout``, another user's file, a file in a closed folder.
+
     Args:
-        path: the file; a device or a pipe is written as it is.
+        path: the file.
+
+    Attributes:
+        path: the same.
 
     Raises:
         click.UsageError: it could never be written.
     """
 
     def __init__(self, path: str) -> None:
-        check_place(path)
-        self._path = Path(os.path.realpath(path))
+        self.path = path
+        with _telling(path):
+            self._place = _files.target_of(path)
+            if isinstance(self._place, int):
+                self._descriptor: int | None = os.dup(self._place)
+                # To write nothing is an error where nothing can be written.
+                os.write(self._descriptor, b"")
+            else:
+                self._descriptor = _files.opened_in_place(self._place)
 
     def write(self, text: str) -> None:
-        """Put ``text`` in the file's place."""
+        """Put ``text`` in the file's place; once.
+
+        Raises:
+            OSError: it cannot be written; a file that can be replaced is as it was.
+        """
         data = text.encode("utf-8", errors="backslashreplace")
-        if self._path.exists() and not self._path.is_file():
-            self._path.write_bytes(data)
+        if self._descriptor is None:
+            assert isinstance(self._place, Path)
+            _files.replace(
+                self._place, lambda file: file.write(data), mode=self._mode(), in_place=True
+            )
             return
-        replace(self._path, data, mode=self._mode())
+        with open(self._descriptor, "wb") as file:
+            if isinstance(self._place, int):
+                file.write(data)
+            else:
+                _files.overwrite(file, lambda file: file.write(data))
 
     def _mode(self) -> int:
-        if self._path.exists():
-            return stat.S_IMODE(self._path.stat().st_mode)
+        assert isinstance(self._place, Path)
+        if self._place.exists():
+            return stat.S_IMODE(self._place.stat().st_mode)
         umask = os.umask(0)
         os.umask(umask)
         return 0o666 & ~umask
@@ -113,16 +154,11 @@ def locked(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CommandError(f"another run holds the lock {path}", Exit.TRY_LATER) from None
-    except OSError as error:
-        raise click.UsageError(f"the lock {path} cannot be made: {error.strerror}") from None
-    try:
+        held = _files.try_lock(Path(path), Scope())
+    except _files.Unusable as trouble:
+        raise click.UsageError(f"the lock cannot be made: {trouble}") from trouble
+    if held is None:
+        raise CommandError(f"another run holds the lock {path}", Exit.TRY_LATER)
+    with held:
         yield
-    finally:
-        lock.release()

@@ -152,12 +152,12 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
             if asked.trace:
                 put(Attempts(error.attempts))
             raise
-    if file is not None:
-        file.write(f"{reply.text}\n")
     if asked.name is not None:
         shell.user_ns[asked.name] = reply
     if asked.trace:
         put(reply.attempts)
+    if file is not None:
+        file.write(f"{reply.text}\n")
 
 
 def _parsed(command: click.Command, line: str) -> Any:

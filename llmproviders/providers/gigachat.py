@@ -132,6 +132,7 @@ class GigaChat(Provider):
             limits=limits,
         )
         from .._concurrency import check_limit
+        from .._files import check_path
         from .._oauth import INDIVIDUAL
 
         self._api_key = api_key
@@ -152,6 +153,9 @@ class GigaChat(Provider):
             from .. import _trust
 
             _trust.warn_unverified(self.name)
+        for argument, path in (("token_cache", self.token_cache), ("ca_bundle", self.ca_bundle)):
+            if path is not None:
+                check_path(argument, path)
         self._stand_in: str | None = None
         self._refused_token: str | None = None
 
