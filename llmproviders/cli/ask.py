@@ -84,18 +84,37 @@ def _takes_back(configuration: Configuration) -> bool:
 
 def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: Notes) -> Exit:
     finish = None
+    said: list[str] = []
     with closing(client.stream(text, **params)) as stream, closing(Line()) as line:
         for piece in stream:
             if type(piece) is str:
-                line.write(piece)
+                said.append(piece)
+                try:
+                    line.write(piece)
+                except BrokenPipeError:
+                    raise
+                except OSError as error:
+                    said += [more for more in stream if type(more) is str]
+                    raise _rescued("".join(said), "standard output", error) from error
             elif isinstance(piece, FinishReason):
                 finish = piece
             elif isinstance(piece, Restart):
                 line.close()
+                said.clear()
                 tell(f"{piece.provider} broke off; what came of its reply is void.")
     assert finish is not None
     notes.reply(finish)
     return exit_of_reply(finish)
+
+
+def _rescued(text: str, place: str, error: OSError) -> CommandError:
+    """What to raise where a reply, which was paid for, cannot be written; it is told first."""
+    tell(text)
+    return CommandError(
+        f"{place} cannot be written: {error.strerror or error}; the reply is above, on standard "
+        "error",
+        Exit.UNEXPECTED,
+    )
 
 
 class _Destination:
@@ -117,19 +136,17 @@ class _Destination:
             _print(partial)
 
     def _put(self, text: str) -> None:
-        if self._file is None:
-            _print(text)
-            return
         try:
-            self._file.write(text if text.endswith("\n") else text + "\n")
+            if self._file is None:
+                _print(text)
+            else:
+                self._file.write(text if text.endswith("\n") else text + "\n")
         except OSError as error:
-            # It was paid for: whoever asked shall have it.
-            tell(text)
-            raise CommandError(
-                f"{self._file.path} cannot be written: {error.strerror or error}; the reply is "
-                "above, on standard error",
-                Exit.UNEXPECTED,
-            ) from error
+            if self._file is not None:
+                raise _rescued(text, self._file.path, error) from error
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise _rescued(text, "standard output", error) from error
 
 
 def _print(text: str) -> None:

@@ -46,8 +46,13 @@ class Line:
 
     def write(self, text: str) -> None:
         """Put out some text at once."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:
+            # Where this cannot be written, no line break can be either.
+            self._ended = True
+            raise
         self._ended = text.endswith("\n")
 
     def close(self) -> None:

@@ -12,15 +12,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
+import requests
 
-from llmproviders import FailoverClient, GigaChat, ServerError
+from llmproviders import (
+    FailoverClient,
+    GigaChat,
+    LLMError,
+    OpenAICompatible,
+    ServerError,
+    _files,
+    _trust,
+)
 from llmproviders import _token as token_module
 from llmproviders._call import Call
 from llmproviders._clock import Scope
+from llmproviders._files import Unusable
 from llmproviders._health import Trouble
 from llmproviders._health_file import FileStore
+from llmproviders._log import logger
+from llmproviders._secret import KeyFile
 from llmproviders._token import Token, TokenFile
+from llmproviders.config import ConfigError, load
+from llmproviders.conversation import Conversation
 from llmproviders.testing import ScriptedProvider
 from tests.reliability.childs import (
     NOBODY,
@@ -79,7 +94,7 @@ def preloaded() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         for ask in ASKS:
-            assert ask(Path(folder) / "a" / "file.json") == TEXT
+            assert ask(Path(folder) / ask.__name__ / "file.json") == TEXT
 
 
 def _regular(folder: Path) -> Path:
@@ -113,7 +128,7 @@ def _open_to_all(folder: Path) -> Path:
     return path
 
 
-def _a_device(folder: Path) -> Path:
+def _a_link_to_a_device(folder: Path) -> Path:
     (folder / "file.json").symlink_to("/dev/full")
     return folder / "file.json"
 
@@ -164,7 +179,7 @@ PLACES = (
     _containing(_HUGE),
     _endless,
     _open_to_all,
-    _a_device,
+    _a_link_to_a_device,
     _a_loop,
     _locks_are_files,
     _locks_are_pipes,
@@ -431,3 +446,228 @@ def test_a_token_from_before_a_clock_jump_is_not_trusted_for_ever(
     entry.update(fetched_at=time.time() + jump, expires_at=time.time() + jump + 1800)
     path.write_text(json.dumps(content))
     assert ask_gigachat(path) == TEXT
+
+
+def save(path: Path) -> str:
+    """Save a conversation in the file ``path``; an error is told as a warning would be."""
+    try:
+        ScriptedProvider([TEXT]).conversation(system="Be brief.").save(path)
+    except OSError as error:
+        logger.warning("%s", error)
+    return TEXT
+
+
+def take_in(path: Path) -> str:
+    """Take a certificate in, as the file ``path``; an error is told as a warning would be."""
+    try:
+        _files.replace_private(path, b"a certificate", _trust._check_stored)
+    except Unusable as trouble:
+        logger.warning("%s", trouble)
+    return TEXT
+
+
+def _a_node(folder: Path) -> Path:
+    path = folder / "file.json"
+    os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    return path
+
+
+def _a_disk(folder: Path) -> Path:
+    path = folder / "file.json"
+    os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(7, 200))
+    return path
+
+
+def _a_socket(folder: Path) -> Path:
+    path = folder / "file.json"
+    os.mknod(path, 0o600 | stat.S_IFSOCK)
+    return path
+
+
+def _a_link(folder: Path) -> Path:
+    path = folder / "file.json"
+    path.symlink_to(_containing(b"{}")(folder).rename(folder / "target"))
+    return path
+
+
+def _a_link_to_nowhere(folder: Path) -> Path:
+    (folder / "file.json").symlink_to("nowhere")
+    return folder / "file.json"
+
+
+def _another_users(folder: Path) -> Path:
+    path = _containing(b"{}")(folder)
+    os.chown(path, NOBODY, NOBODY)
+    return path
+
+
+FOREIGN = (
+    _a_node,
+    _a_disk,
+    _a_socket,
+    a_pipe,
+    a_folder,
+    _a_link,
+    _a_link_to_nowhere,
+    _a_link_to_a_device,
+    _another_users,
+    _open_to_all,
+    _endless,
+    _containing(b"Notes of mine.\n"),
+    _containing(b"\xff\x00\x01"),
+    _containing(b"[1, 2]"),
+    _containing(b'{"name": "project", "version": "1.0"}'),
+    _containing(b'{"version": 99, "providers": {}, "tokens": {}, "params": {}, "messages": []}'),
+    _containing(b'{"version": 99, "providers": {}}'),
+    _containing(b'{"version": 99, "tokens": {}}'),
+    _containing(b'{"version": 99, "params": {}, "messages": []}'),
+    _containing(b"[" * 100_000),
+)
+
+
+def _everything_in(folder: Path) -> dict[str, tuple[int, ...]]:
+    """What is in ``folder`` but locks: what each is, whose, how large, and since when."""
+    found = {path.relative_to(folder): path.lstat() for path in folder.rglob("*")}
+    return {
+        str(name): (s.st_ino, s.st_mode, s.st_uid, s.st_rdev, s.st_size, s.st_mtime_ns)
+        for name, s in found.items()
+        if ".lock" not in str(name)
+    }
+
+
+@as_root
+@pytest.mark.parametrize("use", [*ASKS, save, take_in])
+@pytest.mark.parametrize("place", FOREIGN)
+def test_nothing_but_a_file_of_ours_is_replaced(
+    use: Ask,
+    place: Callable[[Path], Path],
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A device, a pipe, a folder, a link, a foreign file stays as it is; one warning names it."""
+    path = place(folder)
+    caplog.clear()
+    before = _everything_in(folder)
+    for _ in range(1 if use in (save, take_in) else 2):
+        assert use(path) == TEXT
+    assert _everything_in(folder) == before
+    told = [record.levelname for record in caplog.records if str(path) in record.getMessage()]
+    assert told == ["WARNING"]
+
+
+@as_root
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("place", [_a_node, a_pipe, a_folder, _a_link, _another_users])
+def test_nothing_is_put_beside_what_is_no_file_of_ours(
+    ask: Ask, place: Callable[[Path], Path], folder: Path
+) -> None:
+    """Where the file can be none of ours, no lock comes to be beside it."""
+    path = place(folder)
+    before = sorted(os.listdir(folder))
+    assert ask(path) == TEXT
+    assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_lock_that_is_something_else_is_left_alone(ask: Ask, folder: Path) -> None:
+    """A file that has the name of a lock, but holds something, keeps content and mode."""
+    path = folder / "file.json"
+    (folder / "file.json.locks").mkdir(mode=0o700)
+    others = [folder / "file.json.lock", folder / "file.json.locks" / "write"]
+    for other in others:
+        other.write_text("precious")
+        other.chmod(0o644)
+    assert ask(path) == TEXT
+    for other in others:
+        assert (other.read_text(), stat.S_IMODE(other.stat().st_mode)) == ("precious", 0o644)
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_name_as_long_as_names_may_be(ask: Ask, folder: Path) -> None:
+    """A store can have any name that a file can have; its locks and new files have shorter ones."""
+    path = folder / ("n" * 255)
+    assert ask(path) == TEXT
+    assert json.loads(path.read_bytes())["version"] >= 1
+
+
+@pytest.mark.parametrize("place", [a_folder, a_pipe])
+def test_a_renewal_leaks_no_descriptor(place: Callable[[Path], Path], folder: Path) -> None:
+    """Where the token's file is none, no renewal leaves a descriptor open."""
+    path = place(folder)
+    ask_gigachat(path)
+    before = sorted(os.listdir("/dev/fd"))
+    for _ in range(5):
+        ask_gigachat(path)
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+def _read_key(path: Path) -> None:
+    OpenAICompatible(base_url="http://127.0.0.1:9/v1", api_key=KeyFile(str(path))).complete("Why?")
+
+
+def _read_configuration(path: Path) -> None:
+    load(path)
+
+
+def _read_bundle(path: Path) -> None:
+    GigaChat(access_token="a.b.c", ca_bundle=path).complete("Why?")
+
+
+def _read_usual_bundle(path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REQUESTS_CA_BUNDLE", str(path))
+        OpenAICompatible(base_url="https://127.0.0.1:9/v1", api_key="k").complete("Why?")
+
+
+def _read_bundle_of_session(path: Path) -> None:
+    session = requests.Session()
+    session.verify = str(path)
+    _ask_with(session)
+
+
+def _read_certificate_of_session(path: Path) -> None:
+    session = requests.Session()
+    session.cert = str(path)
+    _ask_with(session)
+
+
+def _read_key_of_session(path: Path) -> None:
+    session = requests.Session()
+    session.cert = (certifi.where(), str(path))
+    _ask_with(session)
+
+
+def _ask_with(session: requests.Session) -> None:
+    url = "https://127.0.0.1:9/v1"
+    OpenAICompatible(base_url=url, api_key="k", session=session).complete("Why?")
+
+
+def _read_conversation(path: Path) -> None:
+    Conversation.load(path, ScriptedProvider())
+
+
+@as_root
+@pytest.mark.parametrize(
+    "read",
+    [
+        _read_key,
+        _read_configuration,
+        _read_bundle,
+        _read_usual_bundle,
+        _read_bundle_of_session,
+        _read_certificate_of_session,
+        _read_key_of_session,
+        _read_conversation,
+    ],
+)
+@pytest.mark.parametrize(("place", "kind"), [(a_pipe, "a pipe"), (_a_node, "a device")])
+def test_what_a_reader_could_wait_at_is_refused_at_once(
+    read: Callable[[Path], None], place: Callable[[Path], Path], kind: str, folder: Path
+) -> None:
+    """A pipe or a device in place of a file that is read: an error that names it, and no wait."""
+    path = place(folder)
+    start = time.monotonic()
+    with pytest.raises((LLMError, ConfigError, OSError), match=kind) as caught:
+        read(path)
+    assert time.monotonic() - start < AT_MOST_S
+    assert str(path) in str(caught.value)
