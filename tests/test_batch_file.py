@@ -319,6 +319,14 @@ class TestRefused:
         with pytest.raises(InvalidRequestError, match="regular file"):
             files.run(Echo())
 
+    def test_no_name_of_a_file(self, files: Files) -> None:
+        """A path that no file can have is told with the name of its argument."""
+        files.ask("a")
+        with pytest.raises(ValueError, match="output: no file can be called"):
+            run_file(Echo(), files.input, "a\0b")
+        with pytest.raises(ValueError, match="input: no file can be called"):
+            run_file(Echo(), "a\0b", files.output)
+
     def test_missing_input(self, files: Files) -> None:
         """A missing input is an error of the system, and leaves nothing behind."""
         with pytest.raises(FileNotFoundError):

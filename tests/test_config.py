@@ -241,15 +241,45 @@ class TestErrors:
             "FILE:3: there are two providers called 'OpenAICompatible'",
         ),
         ("[[provider]]\ntype='openai'\nname_env='B'\n", "FILE:3: unknown key 'name_env'"),
+        (
+            '[[provider]]\ntype="openai"\napi_key_file="a\\u0000b"\n',
+            "FILE:3: the key file: no file can be called '",
+        ),
+        (
+            '[[provider]]\ntype="gigachat"\ntoken_cache="a\\u0000b"\n',
+            "FILE:2: GigaChat: token_cache: no file can be called '",
+        ),
+        (
+            '[[provider]]\ntype="gigachat"\nca_bundle="a\\u0000b"\n',
+            "FILE:2: GigaChat: ca_bundle: no file can be called '",
+        ),
+        (
+            '[failover]\nhealth="a\\u0000b"\n',
+            "FILE: [failover]: health: no file can be called '",
+        ),
+        (f"deep = {'[' * 5000}{']' * 5000}\n", "FILE cannot be read: it is nested too deeply"),
+        (f"deep = {'{a=' * 5000}1{'}' * 5000}\n", "FILE cannot be read: it is nested too deeply"),
+        (
+            f"[failover]\ndeadline{'.a' * 5000} = 1\n",
+            "FILE",
+        ),
+        (f"{'#' * 2**20}\n", "FILE cannot be read: it is larger than 1 MiB"),
     ]
 
-    @pytest.mark.parametrize(("text", "expected"), TABLE, ids=[text for text, _ in TABLE])
+    @pytest.mark.parametrize(("text", "expected"), TABLE, ids=[text[:60] for text, _ in TABLE])
     def test_message(self, path: Path, text: str, expected: str) -> None:
         """What is wrong is told with file, line, key and the nearest known one, without secrets."""
         said = error_of(path, text)
         assert said.startswith(expected)
         assert "sk-secret" not in said
         assert "hunter22" not in said
+
+    def test_no_name_of_a_file(self) -> None:
+        """A path that no file can have is told as such, its NUL spelled out."""
+        with pytest.raises(
+            ConfigError, match=r"the configuration: no file can be called 'a\\x00b'"
+        ):
+            load("a\0b")
 
     def test_no_provider_of_that_name(self, path: Path) -> None:
         """A provider that is neither configured nor a type is told with the nearest one."""

@@ -345,6 +345,52 @@ class TestFile:
         with pytest.raises(FileNotFoundError):
             Conversation.load(tmp_path / "missing.json", ScriptedProvider())
 
+    @pytest.mark.parametrize(
+        ("content", "mode", "why"),
+        [
+            (b"Notes of mine.\n", 0o600, "something else than a conversation"),
+            (b'{"version": 1, "providers": {}}', 0o600, "something else than a conversation"),
+            (b'{"version": 2, "params": {}, "messages": []}', 0o600, "another version"),
+            (b'{"version": 1, "params": {}, "messages": []}', 0o644, "open to other users"),
+        ],
+    )
+    def test_another_file_is_not_replaced(
+        self, tmp_path: Path, content: bytes, mode: int, why: str
+    ) -> None:
+        """What is no saved conversation, or is open to others, stays; the error says what to do."""
+        path = tmp_path / "chat.json"
+        path.write_bytes(content)
+        path.chmod(mode)
+        with pytest.raises(OSError, match=why) as caught:
+            ScriptedProvider().conversation().save(path)
+        assert caught.value.filename == str(path)
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (content, mode)
+        assert os.listdir(tmp_path) == ["chat.json"]
+
+    def test_what_an_editor_wrote_is_replaced(self, tmp_path: Path) -> None:
+        """A saved conversation that was written anew by another program is one still."""
+        path = tmp_path / "chat.json"
+        chat = ScriptedProvider(["Yes."]).conversation(system="S")
+        chat.save(path)
+        path.write_text(json.dumps(json.loads(path.read_bytes()), sort_keys=True))
+        chat.ask("Sure?")
+        chat.save(path)
+        assert said(Conversation.load(path, chat.client)) == ["u: Sure?", "a: Yes."]
+
+    def test_an_empty_file_is_filled(self, tmp_path: Path) -> None:
+        """A file without content, as ``mktemp`` makes it, holds nothing that could be lost."""
+        path = tmp_path / "chat.json"
+        path.touch(0o600)
+        ScriptedProvider().conversation().save(path)
+        assert Conversation.load(path, ScriptedProvider()).messages == []
+
+    def test_a_name_that_no_file_can_have(self, tmp_path: Path) -> None:
+        """A NUL in the path is an error of the file's, as a missing folder is."""
+        with pytest.raises(OSError, match="no file can have this name"):
+            ScriptedProvider().conversation().save("a\0b")
+        with pytest.raises(OSError, match="no file can have this name"):
+            Conversation.load("a\0b", ScriptedProvider())
+
     @given(st.lists(st.text(min_size=1).filter(lambda t: t.strip() and _sendable(t)), max_size=4))
     def test_any_text_survives(self, tmp_path_factory: Any, texts: list[str]) -> None:
         """Whatever was said is read back as it was."""

@@ -194,6 +194,32 @@ def test_what_was_put_into_it(
     assert store.call()
 
 
+@pytest.mark.parametrize("put", [_a_link, _a_pipe, _a_folder, _open_to_all])
+def test_what_was_put_into_it_is_not_replaced(
+    put: Callable[[Path, Path], None], store: Store, ca_file: Path
+) -> None:
+    """What stands where the certificate is due, and is none of ours, stays; that is an error."""
+    store.place.mkdir(parents=True)
+    path = store.place / f"{store.fingerprint}.pem"
+    put(path, ca_file)
+    before = path.lstat()
+    assert store.fails_to_install()
+    assert path.lstat() == before
+
+
+def test_what_is_no_certificate_is_not_replaced(store: Store) -> None:
+    """A text where the certificate is due stays; the error says how to be rid of it."""
+    store.install()
+    (path,) = store.place.iterdir()
+    path.write_text("Notes of mine.")
+    with pytest.raises(OSError, match="it holds no certificate; delete it, or run `llmproviders"):
+        store.install()
+    assert path.read_text() == "Notes of mine."
+    trust.remove()
+    store.install()
+    assert store.known == [store.fingerprint]
+
+
 def test_concurrent_writers(store: Store) -> None:
     """While many processes take it in, read it and remove it, it is whole or not there."""
 
