@@ -170,7 +170,10 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         try:
             TokenFile(path, "").read()
         except _files.Unusable as trouble:
-            yield fail("token cache", str(trouble), "name another file as token_cache")
+            # A file that somebody named may be anything, /dev/null too.
+            ours = path == _places.token_cache()
+            remedy = f"rm {path}" if ours else "name another file as token_cache"
+            yield fail("token cache", str(trouble), remedy)
         else:
             yield from _check_folder("token cache", path)
     health = configuration.failover.get("health")

@@ -246,6 +246,15 @@ def test_a_token_cache_that_others_can_read() -> None:
     assert state("user")["token cache"].text == f"{path} (not there yet)"
 
 
+def test_a_token_cache_that_is_something_else(tmp_path: Path) -> None:
+    """Nobody is told to delete a file that is none of ours."""
+    notes = tmp_path / "notes"
+    notes.write_text("precious")
+    notes.chmod(0o600)
+    finding = state(str(notes))["token cache"]
+    assert (finding.level, finding.remedy) == (Level.FAIL, "name another file as token_cache")
+
+
 def test_a_provider_that_rests(tmp_path: Path) -> None:
     """A provider that other runs put last is named, and how to forget that."""
     path = tmp_path / "health.json"
