@@ -72,14 +72,19 @@ def trust(giga: GigaChat) -> Trust:
     return Trust(extra=bundle + _trust.pinned() or None)
 
 
-def place(giga: GigaChat, scope: Scope) -> AbstractContextManager[float]:
-    """What ``GigaChat.place`` does."""
+def credential_digest(giga: GigaChat) -> str | None:
+    """What ``GigaChat.credential_digest`` does."""
     token = _given_token(giga)
     if token is not None:
-        credential = digest(token)
-    elif (key := _key(giga)) is not None:
-        credential = _account(giga, key).credential
-    else:
+        return digest(token)
+    key = _key(giga)
+    return None if key is None else _account(giga, key).credential
+
+
+def place(giga: GigaChat, scope: Scope) -> AbstractContextManager[float]:
+    """What ``GigaChat.place`` does."""
+    credential = giga.credential_digest()
+    if credential is None:
         return nullcontext(0.0)
     return Place(credential, giga.max_concurrency, scope, file=_cache_file(giga))
 

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ._locks import ForkLock
+from ._retry import Part
 
 T = TypeVar("T")
 
 LONGEST_COOLDOWN_S = 600.0
+LONGEST_REST_S = 7 * 24 * 3600.0
+"""A rest that a service asks for is kept for a week at most."""
+
 _PROBE_LEASE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
+class HealthKey:
+    """The two records that a provider's health consists of.
+
+    Attributes:
+        server: the record of its server, shared by all credentials.
+        credential: the record of its credential there; the same one where there is none.
+    """
+
+    server: str
+    credential: str
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """Both, or the one where they are the same."""
+        both = self.server, self.credential
+        return both if self.server != self.credential else both[:1]
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is remembered of a provider that failed; times in seconds of the store's clock.
+    """What is remembered of a server or a credential that failed, in seconds of the store's clock.
 
     Attributes:
         failures: failed calls in a row.
@@ -39,7 +62,7 @@ class Trouble:
 
 
 class Store(Protocol):
-    """Where troubles are kept, by a key for each provider."""
+    """Where troubles are kept, by the names of their records."""
 
     def now(self) -> float:
         """The time that this store goes by."""
@@ -78,15 +101,15 @@ class Visit:
 
     Attributes:
         index: which one, of those it could choose from.
-        key: what its health is remembered by.
+        key: gives what its health is remembered by.
         began: when, by the store's clock.
-        probes: whether it finds out for all callers if the provider works again.
+        probes: the records for which it finds out, for all callers, if the provider works again.
     """
 
     index: int
-    key: str
+    key: Callable[[], HealthKey]
     began: float
-    probes: bool = False
+    probes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -107,10 +130,10 @@ class Condition:
     probed: bool = False
 
     def __str__(self) -> str:
-        if self.probed:
-            return "being probed"
         if self.cooling > 0:
             return f"cooling, {self.cooling:.0f} s"
+        if self.probed:
+            return "being probed"
         return f"{self.failures} failed in a row" if self.failures else "well"
 
 
@@ -128,32 +151,43 @@ class Health:
         self._cooldown = cooldown
         self._threshold = threshold
 
-    def visit(self, keys: Sequence[str]) -> Visit:
+    def visit(self, keys: Sequence[Callable[[], HealthKey]]) -> Visit:
         """Choose among providers in priority order.
 
         The first that is not cooling down; where all are, the one that is due first. When a
         cooldown has passed, one caller gets the provider in its place, to probe it, and the
         others pass it by until that one has reported.
+
+        Args:
+            keys: each gives a provider's key; none is called as long as nothing has failed.
         """
         now = self.store.now()
         troubles = self.store.read()
+        if not troubles:
+            return Visit(0, keys[0], now)
         cooling: list[tuple[float, int]] = []
         for index, key in enumerate(keys):
-            trouble = _known(troubles, key, now)
-            if trouble is None or not trouble.until:
+            waiting = {
+                record: trouble.due
+                for record, trouble in _known(troubles, key(), now).items()
+                if trouble.until
+            }
+            if not waiting:
                 return Visit(index, key, now)
-            if trouble.due <= now and self._claim(key, now):
-                return Visit(index, key, now, probes=True)
-            cooling.append((trouble.due, index))
+            due = max(waiting.values())
+            if due <= now and self._claim(waiting, now):
+                return Visit(index, key, now, probes=frozenset(waiting))
+            cooling.append((due, index))
         _, index = min(cooling)
         return Visit(index, keys[index], now)
 
-    def _claim(self, key: str, now: float) -> bool:
+    def _claim(self, records: Iterable[str], now: float) -> bool:
         def claim(troubles: dict[str, Trouble]) -> bool:
-            trouble = troubles.get(key)
-            if trouble is None or trouble.due > now:
-                return trouble is None
-            troubles[key] = replace(trouble, probe_until=now + _PROBE_LEASE_S)
+            left = [record for record in records if record in troubles]
+            if any(troubles[record].due > now for record in left):
+                return False
+            for record in left:
+                troubles[record] = replace(troubles[record], probe_until=now + _PROBE_LEASE_S)
             return True
 
         return self.store.change(claim)
@@ -163,20 +197,33 @@ class Health:
 
         Unless it failed after this call had begun, which is the fresher news.
         """
+        before = self.store.read()
+        if not before:
+            return
+        records = visit.key().records
 
         def forget(troubles: dict[str, Trouble]) -> None:
-            trouble = _known(troubles, visit.key, self.store.now())
-            if trouble is None or visit.began >= trouble.at:
-                troubles.pop(visit.key, None)
-            elif visit.probes:
-                troubles[visit.key] = replace(trouble, probe_until=0.0)
+            now = self.store.now()
+            for record in records:
+                trouble = troubles.get(record)
+                if trouble is None or visit.began >= trouble.at or trouble.at > now:
+                    troubles.pop(record, None)
+            _end_probe(troubles, visit)
 
-        if visit.key in self.store.read():
+        if not before.keys().isdisjoint(records):
             self.store.change(forget)
 
-    def failed(self, visit: Visit, *, retry_after: float = 0.0) -> None:
-        """A call failed; ``retry_after`` seconds is a rest that the service asked for."""
-        before = _known(self.store.read(), visit.key, self.store.now())
+    def failed(self, visit: Visit, part: Part = "server", *, retry_after: float = 0.0) -> None:
+        """A call failed.
+
+        Args:
+            visit: the call.
+            part: whose failure it is.
+            retry_after: seconds of a rest that the service asked for.
+        """
+        key = visit.key()
+        record = key.server if part == "server" else key.credential
+        before = _known(self.store.read(), key, self.store.now()).get(record)
         # Calls that were under way when the cooldown began all fail for the one reason.
         is_stale = before is not None and visit.began < before.until
         if retry_after <= 0 and (is_stale or self._cooldown <= 0):
@@ -185,41 +232,44 @@ class Health:
 
         def enter(troubles: dict[str, Trouble]) -> None:
             now = self.store.now()
-            before = _known(troubles, visit.key, now) or Trouble(0, now)
+            before = _known(troubles, key, now).get(record) or Trouble(0, now)
             after = replace(before, failures=before.failures + 1, at=now)
-            if visit.probes:
-                after = replace(after, probe_until=0.0)
             is_fresh = visit.began >= before.until
             if is_fresh and self._cooldown > 0 and after.failures >= self._threshold:
                 cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
                 after = replace(after, cooldown=cooldown, until=now + cooldown)
             if retry_after > 0:
-                after = replace(after, until=max(after.until, now + retry_after))
-            troubles[visit.key] = after
+                rest = min(retry_after, LONGEST_REST_S)
+                after = replace(after, until=max(after.until, now + rest))
+            troubles[record] = after
+            _end_probe(troubles, visit)
 
         self.store.change(enter)
 
     def left(self, visit: Visit) -> None:
         """A call ended without telling anything: if it was a probe, the next caller may probe."""
-
-        def end_probe(troubles: dict[str, Trouble]) -> None:
-            if visit.key in troubles:
-                troubles[visit.key] = replace(troubles[visit.key], probe_until=0.0)
-
         if visit.probes:
-            self.store.change(end_probe)
+            self.store.change(lambda troubles: _end_probe(troubles, visit))
 
-    def condition(self, key: str) -> Condition:
+    def condition(self, key: HealthKey) -> Condition:
         """How a provider is doing now."""
         now = self.store.now()
-        trouble = _known(self.store.read(), key, now)
-        if trouble is None:
-            return Condition()
-        probed = trouble.until <= now < trouble.probe_until
-        return Condition(trouble.failures, max(0.0, trouble.until - now), probed)
+        troubles = _known(self.store.read(), key, now).values()
+        return Condition(
+            max((trouble.failures for trouble in troubles), default=0),
+            max((trouble.until - now for trouble in troubles if trouble.until > now), default=0.0),
+            any(trouble.until <= now < trouble.probe_until for trouble in troubles),
+        )
 
 
-def _known(troubles: Mapping[str, Trouble], key: str, now: float) -> Trouble | None:
+def _known(troubles: Mapping[str, Trouble], key: HealthKey, now: float) -> dict[str, Trouble]:
     """What is known of a provider, but nothing from the future: the clock was set back since."""
-    trouble = troubles.get(key)
-    return None if trouble is None or trouble.at > now else trouble
+    found = ((record, troubles.get(record)) for record in key.records)
+    return {
+        record: trouble for record, trouble in found if trouble is not None and trouble.at <= now
+    }
+
+
+def _end_probe(troubles: dict[str, Trouble], visit: Visit) -> None:
+    for record in visit.probes & troubles.keys():
+        troubles[record] = replace(troubles[record], probe_until=0.0)

@@ -23,16 +23,16 @@ from ._files import (
     tell_once,
     wait_for_lock,
 )
-from ._health import Trouble
+from ._health import LONGEST_REST_S, Trouble
 from ._locks import ForkLock
 from ._numbers import is_finite
 
 T = TypeVar("T")
 
-_VERSION = 1
+# Version 1 kept what one credential had failed with against all others: nothing of it is believed.
+_VERSION = 2
 _MOST_ENTRIES = 256
 _FORGOTTEN_AFTER_S = 24 * 3600.0
-_FURTHEST_S = 7 * 24 * 3600.0
 _LOCK_PATIENCE_S = 0.1
 _LOCK_PAUSE_S = 5.0
 _FOREIGN = "it holds something else than cooldowns; name another file as health, or delete it"
@@ -179,4 +179,4 @@ def _trouble(entry: object) -> Trouble | None:
     if not all(is_finite(value) and value >= 0 for value in values.values()):
         return None
     trouble = Trouble(**values)
-    return trouble if trouble.due <= trouble.at + _FURTHEST_S else None
+    return trouble if trouble.due <= trouble.at + LONGEST_REST_S else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -12,18 +12,27 @@ from urllib.parse import urlsplit
 
 from ._attempt import interrupted
 from ._clock import Scope
-from ._health import Health, Visit
+from ._health import Health, HealthKey, Visit
 from ._log import logger
 from ._report import History, Tally
 from ._request import Request
-from ._retry import Policy, Tries, cools
-from .errors import SLOWER, LLMError, ProviderTimeout, RejectedReplyError, StreamInterrupted
+from ._retry import Policy, Tries, counts_against
+from .errors import (
+    SLOWER,
+    LLMError,
+    MissingAuthError,
+    ProviderTimeout,
+    RejectedReplyError,
+    StreamInterrupted,
+)
 from .results import Attempt, Attempts, Completion, FinishReason, Restart
 
 if TYPE_CHECKING:
     from .provider import BaseClient
 
 Accept = Callable[[Completion], "bool | str"]
+
+_DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -33,24 +42,59 @@ class Member:
     Attributes:
         client: the provider, or another client.
         model: what it is asked for where the call does not say; None: its own default.
-        key: what its health is remembered by; nothing of it is secret.
+        number: which one it is, in priority order, from 0.
+        namesakes: how many before it have the same name, address and model.
         tally: counts what happens to it.
     """
 
     client: BaseClient
     model: str | None
-    key: str
+    number: int = 0
+    namesakes: int = 0
     tally: Tally = field(default_factory=Tally, compare=False)
 
+    @classmethod
+    def all_of(cls, chosen: Iterable[tuple[BaseClient, str | None]]) -> tuple[Member, ...]:
+        """A member for each provider and model, in priority order."""
+        members: list[Member] = []
+        for number, (client, model) in enumerate(chosen):
+            server = server_of(client, model)
+            namesakes = sum(server_of(other.client, other.model) == server for other in members)
+            members.append(cls(client, model, number, namesakes))
+        return tuple(members)
 
-def health_key(client: BaseClient, model: str | None) -> str:
-    """What a provider's health is remembered by: its name, its address and its model.
+    def health_key(self) -> HealthKey:
+        """What its health is remembered by; nothing of it is secret.
+
+        It is made anew for each use: a key that was renewed since has no failures yet.
+        """
+        server = server_of(self.client, self.model)
+        try:
+            digest = self.client.credential_digest()
+        except MissingAuthError:
+            # The call will say so, where it can be helped.
+            digest = None
+        if digest is None:
+            # Two of one service that nothing tells apart may well have a key each.
+            alone = f"{server}#{self.namesakes + 1}" if self.namesakes else server
+            return HealthKey(alone, alone)
+        credential = f"{server}|{digest[:_DIGEST_LENGTH]}"
+        # A client of several has no server of its own.
+        return HealthKey(server if _address(self.client) else credential, credential)
+
+
+def server_of(client: BaseClient, model: str | None) -> str:
+    """A provider's name, its address and the model asked for.
 
     A password in the address is left out, and so is a query, where keys are put, too.
     """
+    model = model or getattr(client, "model", None) or ""
+    return "|".join((client.name, _address(client), model))
+
+
+def _address(client: BaseClient) -> str:
     url = urlsplit(getattr(client, "base_url", ""))
-    address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}" if url.netloc else ""
-    return "|".join((client.name, address, model or getattr(client, "model", None) or ""))
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}" if url.netloc else ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +151,7 @@ class Call:
         accept: what a whole reply has to please, or None.
         waiting: the providers that are left to turn to, in priority order.
         ledger: the attempts.
-        tries: how often each provider was tried.
+        tries: how often each provider was tried, by its number.
         voided: stands before the next text, where text of a reply that broke is already out.
         broken: whether the call is over because text is out and it may not restart.
         settle: to be called before the end is told, so that every attempt has ended.
@@ -120,14 +164,14 @@ class Call:
     accept: Accept | None
     waiting: list[Member]
     ledger: Ledger
-    tries: dict[str, int] = field(default_factory=dict)
+    tries: dict[int, int] = field(default_factory=dict)
     voided: Restart | None = None
     broken: bool = False
     settle: Callable[[], None] = lambda: None
 
     def next_member(self) -> tuple[Member, Visit]:
         """The provider to turn to now, by priority and health."""
-        visit = self.rules.health.visit([member.key for member in self.waiting])
+        visit = self.rules.health.visit([member.health_key for member in self.waiting])
         return self.waiting.pop(visit.index), visit
 
 
@@ -165,13 +209,13 @@ class Lane:
             call.rules.policy,
             self._scope,
             is_last=lambda: not call.waiting,
-            made=call.tries.get(member.key, 0),
+            made=call.tries.get(member.number, 0),
         )
         waited = 0.0
         try:
             member.tally.called()
             while True:
-                call.tries[member.key] = tries.made
+                call.tries[member.number] = tries.made
                 one = _Try(call, member, self._scope)
                 try:
                     for piece in one.stream:
@@ -193,9 +237,10 @@ class Lane:
                 self._scope.sleep(waited)
         except LLMError as error:
             error.provider = error.provider or member.client.name
-            if cools(error) and not self._scope.over:
+            part = counts_against(error)
+            if part is not None and not self._scope.over:
                 self._told = True
-                call.rules.health.failed(self._visit, retry_after=error.retry_after or 0.0)
+                call.rules.health.failed(self._visit, part, retry_after=error.retry_after or 0.0)
             raise
         finally:
             if not self._told:

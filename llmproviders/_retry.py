@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from . import errors
 from ._clock import Scope
@@ -21,6 +21,9 @@ LONGEST_LAST_WAIT_S = 60.0
 _JITTER = 0.1
 _MOST_JITTER_S = 1.0
 
+Part = Literal["server", "credential"]
+"""Whose failure it is: the server's, which concerns everybody, or one credential's."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,22 +34,22 @@ class Outcome:
             ``attempts`` bounds it too.
         unsent_ends: whether the call ends, and no other provider is tried, where nothing had been
             sent.
-        cools: whether it tells against the provider's health, so that it may cool down. What is
-            the caller's own doing does not.
+        against: whose health it tells against, the server's or the credential's, so that it may
+            cool down. What is the caller's own doing tells against nobody's.
     """
 
     tries: float = inf
     unsent_ends: bool = False
-    cools: bool = True
+    against: Part | None = "server"
 
 
 OUTCOMES: dict[type[errors.LLMError], Outcome] = {
-    errors.MissingAuthError: Outcome(cools=False),
-    errors.AuthenticationError: Outcome(),
-    errors.QuotaExceededError: Outcome(),
-    errors.RateLimitError: Outcome(),
-    errors.InvalidRequestError: Outcome(unsent_ends=True, cools=False),
-    errors.ModelNotFoundError: Outcome(cools=False),
+    errors.MissingAuthError: Outcome(against=None),
+    errors.AuthenticationError: Outcome(against="credential"),
+    errors.QuotaExceededError: Outcome(against="credential"),
+    errors.RateLimitError: Outcome(against="credential"),
+    errors.InvalidRequestError: Outcome(unsent_ends=True, against=None),
+    errors.ModelNotFoundError: Outcome(against=None),
     errors.ServerError: Outcome(),
     errors.BlockedError: Outcome(),
     errors.ConnectionFailed: Outcome(),
@@ -55,8 +58,8 @@ OUTCOMES: dict[type[errors.LLMError], Outcome] = {
     errors.StreamInterrupted: Outcome(),
     errors.ProtocolError: Outcome(tries=2),
     errors.EmptyReplyError: Outcome(),
-    errors.RefusedError: Outcome(cools=False),
-    errors.RejectedReplyError: Outcome(cools=False),
+    errors.RefusedError: Outcome(against=None),
+    errors.RejectedReplyError: Outcome(against=None),
     errors.AllProvidersFailed: Outcome(),
     errors.LLMError: Outcome(),
 }
@@ -72,12 +75,13 @@ def moves_on(error: errors.LLMError) -> bool:
     return error.status_code is not None or not outcome_of(error).unsent_ends
 
 
-def cools(error: errors.LLMError) -> bool:
-    """Whether ``error`` tells against the provider's health; for several, whether any does."""
+def counts_against(error: errors.LLMError) -> Part | None:
+    """Whose health ``error`` tells against; several do if any of them does."""
     if isinstance(error, errors.AllProvidersFailed):
         inside = [a.error for a in error.attempts if a.error is not None and a.error is not error]
-        return not inside or any(map(cools, inside))
-    return outcome_of(error).cools
+        if inside and not any(map(counts_against, inside)):
+            return None
+    return outcome_of(error).against
 
 
 @dataclass(frozen=True, kw_only=True)

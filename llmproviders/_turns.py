@@ -137,7 +137,8 @@ class Turns:
         call.waiting = [
             member
             for member in self._members
-            if member in call.waiting or (member in losers and call.tries.get(member.key, 0) < most)
+            if member in call.waiting
+            or (member in losers and call.tries.get(member.number, 0) < most)
         ]
 
     def _moves_on(self, error: LLMError) -> bool:

@@ -218,13 +218,19 @@ class FailoverClient(BaseClient):
                 member.tally.record(
                     member.client.name,
                     member.model,
-                    self._rules.health.condition(member.key),
+                    self._rules.health.condition(member.health_key()),
                     member.client.report() if isinstance(member.client, FailoverClient) else None,
                 )
                 for member in self._members
             ),
             self._rules.history.recent(),
         )
+
+    def credential_digest(self) -> str:
+        """A hash of which providers there are, and with which credentials."""
+        from ._secret import digest
+
+        return digest(*(member.health_key().credential for member in self._members))
 
     def close(self) -> None:
         """Close every provider's connections; the next call opens new ones."""
@@ -243,10 +249,9 @@ def _remake(cls: type[FailoverClient], given: dict[str, Any]) -> FailoverClient:
 
 
 def _members(providers: Sequence[Choice]) -> tuple[Member, ...]:
-    from ._lane import Member, health_key
+    from ._lane import Member
 
-    members: list[Member] = []
-    keys: list[str] = []
+    chosen: list[tuple[BaseClient, str | None]] = []
     for item in providers:
         client, model = item if isinstance(item, tuple) else (item, None)
         if not isinstance(client, BaseClient):
@@ -254,14 +259,10 @@ def _members(providers: Sequence[Choice]) -> tuple[Member, ...]:
                 f"a provider, a pair (provider, model) or a client is needed, not {item!r}"
                 + ("; make it with ()" if isinstance(item, type) else "")
             )
-        key = health_key(client, model)
-        # Two of the same service, with a key each say, are healthy or not each for itself.
-        same = keys.count(key)
-        keys.append(key)
-        members.append(Member(client, model, f"{key}#{same + 1}" if same else key))
-    if not members:
+        chosen.append((client, model))
+    if not chosen:
         raise ValueError("a FailoverClient needs at least one provider")
-    return tuple(members)
+    return Member.all_of(chosen)
 
 
 def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:

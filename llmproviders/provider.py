@@ -220,6 +220,20 @@ class BaseClient(ABC):
 
         return Conversation(self, system=system, model=model, **arguments)
 
+    def credential_digest(self) -> str | None:
+        """A hash of the credential that the next call would be made with, by the address too.
+
+        What a service does to one account, a refused key or a spent quota, is remembered by it,
+        so that it does not tell against others.
+
+        Returns:
+            The digest, from which no secret can be had; None where there is no credential.
+
+        Raises:
+            MissingAuthError: a key that is kept elsewhere is not there.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""

@@ -6,11 +6,13 @@ import errno
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +22,50 @@ from filelock import FileLock
 from llmproviders import (
     AllProvidersFailed,
     AuthenticationError,
+    ChatGLM,
+    ChatGptt,
     DeadlineExceeded,
     FailoverClient,
+    FlowGpt,
+    GigaChat,
     InvalidRequestError,
     LLMError,
     MissingAuthError,
     OpenAICompatible,
+    Provider,
     RateLimitError,
     RefusedError,
     RejectedReplyError,
     ServerError,
 )
 from llmproviders import _files as files
-from llmproviders._health import Condition, Health, MemoryStore, Store, Trouble, Visit
+from llmproviders._health import Condition, Health, HealthKey, MemoryStore, Store, Trouble, Visit
 from llmproviders._health_file import FileStore
-from llmproviders._lane import health_key
+from llmproviders._lane import server_of
+from llmproviders._secret import KeyFile
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
 from tests.support.http_bytes import http_response
-from tests.support.rawserver import Pause
+from tests.support.rawserver import Connection, Pause, RawServer
 
-KEYS = ["a", "b", "c"]
+
+def named(record: str, credential: str | None = None) -> Callable[[], HealthKey]:
+    """Return what gives a provider's key; without a credential it has one record."""
+    return partial(HealthKey, record, credential or record)
+
+
+A, B, C = named("a"), named("b"), named("c")
+KEYS = [A, B, C]
 GOOD = ["It scatters."]
+KEY = "c2VjcmV0OnNlY3JldA=="
+OTHER_KEY = "b3RoZXI6c2VjcmV0"
+WHOLE = b"""data: {"choices": [{"delta": {"content": "ok"}, "finish_reason": "stop"}]}
+
+data: [DONE]
+
+"""
 DOWN = [ServerError("down", status_code=503)]
-SHARED = b'{"version": 1, "providers": {"a": {%b}}}'
+SHARED = b'{"version": 2, "providers": {"a": {%b}}}'
 
 
 @pytest.fixture
@@ -78,18 +100,18 @@ def before_and_after_a_cooldown(health: Health, clock: FakeClock) -> tuple[Visit
     """A call that turns to "a" a second before its cooldown ends, and the probe after that."""
     health.failed(health.visit(KEYS))
     clock.pass_(29.0)
-    early = health.visit(["a"])
+    early = health.visit([A])
     clock.pass_(1.0)
     return early, health.visit(KEYS)
 
 
-def order(health: Health, keys: list[str] = KEYS) -> list[str]:
+def order(health: Health) -> list[str]:
     """In what order a call would turn to the providers, if none of them answered."""
-    left, found = list(keys), []
+    left, found = list(KEYS), []
     while left:
         visit = health.visit(left)
         health.left(visit)
-        found.append(left.pop(visit.index))
+        found.append(left.pop(visit.index)().server)
     return found
 
 
@@ -106,27 +128,27 @@ class TestCooldown:
     def test_all_cooling(self, health: Health, clock: FakeClock) -> None:
         """When every provider cools down, the one that is due first is tried first."""
         for key, wait in (("b", 5.0), ("a", 5.0), ("c", 5.0)):
-            health.failed(health.visit([key]))
+            health.failed(health.visit([named(key)]))
             clock.pass_(wait)
         assert order(health) == ["b", "a", "c"]
 
     def test_success_forgets(self, health: Health, clock: FakeClock) -> None:
         """A success clears the failures, the cooldown and its growth."""
         for _ in range(3):
-            health.failed(health.visit(["a"]))
+            health.failed(health.visit([A]))
             clock.pass_(600.0)
-        health.succeeded(health.visit(["a"]))
+        health.succeeded(health.visit([A]))
         assert health.store.read() == {}
-        health.failed(health.visit(["a"]))
-        assert health.condition("a").cooling == 30.0
+        health.failed(health.visit([A]))
+        assert health.condition(A()).cooling == 30.0
 
     def test_a_failed_probe_doubles(self, health: Health, clock: FakeClock) -> None:
         """Each probe that fails doubles the cooldown, up to ten minutes."""
         cooldowns = []
         for _ in range(7):
-            visit = health.visit(["a"])
+            visit = health.visit([A])
             health.failed(visit)
-            cooldowns.append(health.condition("a").cooling)
+            cooldowns.append(health.condition(A()).cooling)
             clock.pass_(cooldowns[-1])
         assert cooldowns == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
 
@@ -134,8 +156,8 @@ class TestCooldown:
         """A cooldown that the caller wants longer stays as long as he wants it."""
         health = Health(store, cooldown=3600.0, threshold=1)
         for _ in range(2):
-            health.failed(health.visit(["a"]))
-            assert health.condition("a").cooling == 3600.0
+            health.failed(health.visit([A]))
+            assert health.condition(A()).cooling == 3600.0
             clock.pass_(3600.0)
 
     def test_threshold(self, store: Store) -> None:
@@ -143,8 +165,8 @@ class TestCooldown:
         health = Health(store, cooldown=30.0, threshold=3)
         health.failed(health.visit(KEYS))
         health.failed(health.visit(KEYS))
-        assert [health.visit(KEYS).key for _ in range(2)] == ["a", "a"]
-        assert str(health.condition("a")) == "2 failed in a row"
+        assert [health.visit(KEYS).key().server for _ in range(2)] == ["a", "a"]
+        assert str(health.condition(A())) == "2 failed in a row"
         health.succeeded(health.visit(KEYS))
         for _ in range(3):
             assert order(health)[0] == "a"
@@ -165,7 +187,7 @@ class TestCooldown:
         health = Health(store, cooldown=0.0, threshold=1)
         health.failed(health.visit(KEYS))
         assert order(health)[0] == "a"
-        assert str(health.condition("a")) == "well"
+        assert str(health.condition(A())) == "well"
         health.failed(health.visit(KEYS), retry_after=0.5)
         assert order(health)[0] == "b"
 
@@ -176,7 +198,7 @@ class TestCooldown:
         clock.pass_(30.0)
         health = Health(store, cooldown=0.0, threshold=1)
         health.failed(health.visit(KEYS), retry_after=1.0)
-        assert health.condition("a").cooling == 1.0
+        assert health.condition(A()).cooling == 1.0
 
     def test_a_short_cooldown(self, store: Store, clock: FakeClock) -> None:
         """A cooldown of less than a second is one, too."""
@@ -188,51 +210,51 @@ class TestCooldown:
 
     def test_calls_that_fail_for_the_same_reason(self, health: Health) -> None:
         """Calls that were under way when a provider went down lengthen its cooldown once."""
-        visits = [health.visit(["a"]) for _ in range(16)]
+        visits = [health.visit([A]) for _ in range(16)]
         for visit in visits:
             health.failed(visit)
-        assert health.condition("a") == Condition(failures=1, cooling=30.0)
+        assert health.condition(A()) == Condition(failures=1, cooling=30.0)
 
     def test_late_news(self, health: Health, clock: FakeClock) -> None:
         """A success of a call that began before the failure does not end the cooldown."""
-        early = health.visit(["a"])
+        early = health.visit([A])
         clock.pass_(1.0)
-        health.failed(health.visit(["a"]))
+        health.failed(health.visit([A]))
         health.succeeded(early)
-        assert health.condition("a").cooling == 30.0
+        assert health.condition(A()).cooling == 30.0
 
     def test_news_between_two_failures(self, store: Store, clock: FakeClock) -> None:
         """It is the last failure that a success has to be fresher than."""
         health = Health(store, cooldown=30.0, threshold=2)
-        health.failed(health.visit(["a"]))
+        health.failed(health.visit([A]))
         clock.pass_(1.0)
-        between = health.visit(["a"])
+        between = health.visit([A])
         clock.pass_(1.0)
-        health.failed(health.visit(["a"]))
+        health.failed(health.visit([A]))
         health.succeeded(between)
-        assert health.condition("a").cooling == 30.0
+        assert health.condition(A()).cooling == 30.0
 
     def test_success_while_all_cool(self, health: Health, clock: FakeClock) -> None:
         """A provider that answers in its cooldown, since nobody else was left, is well again."""
         for key in ("b", "a"):
-            health.failed(health.visit([key]))
+            health.failed(health.visit([named(key)]))
             clock.pass_(1.0)
-        visit = health.visit(["a", "b"])
-        assert (visit.key, visit.probes) == ("b", False)
+        visit = health.visit([A, B])
+        assert (visit.key().server, visit.probes) == ("b", frozenset())
         health.succeeded(visit)
-        assert str(health.condition("b")) == "well"
+        assert str(health.condition(B())) == "well"
 
     def test_conditions(self, health: Health, clock: FakeClock) -> None:
         """The state of a provider reads in a word or two."""
-        assert str(health.condition("a")) == "well"
-        health.failed(health.visit(["a"]))
+        assert str(health.condition(A())) == "well"
+        health.failed(health.visit([A]))
         clock.pass_(10.0)
-        assert str(health.condition("a")) == "cooling, 20 s"
+        assert str(health.condition(A())) == "cooling, 20 s"
         clock.pass_(19.25)
-        assert str(health.condition("a")) == "cooling, 1 s"
+        assert str(health.condition(A())) == "cooling, 1 s"
         clock.pass_(0.75)
-        health.visit(["a"])
-        assert str(health.condition("a")) == "being probed"
+        health.visit([A])
+        assert str(health.condition(A())) == "being probed"
 
 
 class TestProbe:
@@ -241,10 +263,10 @@ class TestProbe:
         health.failed(health.visit(KEYS))
         clock.pass_(30.0)
         probe = health.visit(KEYS)
-        assert (probe.key, probe.probes) == ("a", True)
-        assert [health.visit(KEYS).key for _ in range(5)] == ["b"] * 5
+        assert (probe.key().server, probe.probes) == ("a", {"a"})
+        assert [health.visit(KEYS).key().server for _ in range(5)] == ["b"] * 5
         health.succeeded(probe)
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
 
     def test_sixteen_callers_one_probe(self, health: Health, clock: FakeClock) -> None:
         """Of sixteen threads that come at once exactly one probes."""
@@ -254,7 +276,7 @@ class TestProbe:
 
         def visit(_: int) -> str:
             together.wait()
-            return health.visit(KEYS).key
+            return health.visit(KEYS).key().server
 
         with ThreadPoolExecutor(16) as pool:
             assert sorted(pool.map(visit, range(16))) == ["a"] + ["b"] * 15
@@ -265,9 +287,9 @@ class TestProbe:
         clock.pass_(30.0)
         probe, other = health.visit(KEYS), health.visit(KEYS)
         health.left(other)
-        assert health.visit(KEYS).key == "b"
+        assert health.visit(KEYS).key().server == "b"
         health.left(probe)
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
 
     def test_a_probe_that_never_ends(self, health: Health, clock: FakeClock) -> None:
         """A caller that died while it probed holds the others up for two minutes, not longer."""
@@ -275,9 +297,9 @@ class TestProbe:
         clock.pass_(30.0)
         health.visit(KEYS)
         clock.pass_(119.0)
-        assert health.visit(KEYS).key == "b"
+        assert health.visit(KEYS).key().server == "b"
         clock.pass_(1.0)
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
 
     def test_a_probe_that_fails_at_once(self, health: Health, clock: FakeClock) -> None:
         """The next probe comes after the longer cooldown, whatever was granted to the last one."""
@@ -293,8 +315,8 @@ class TestProbe:
         clock.pass_(1.0)
         health.failed(early, retry_after=5.0)
         health.succeeded(probe)
-        assert health.condition("a").cooling == 5.0
-        assert health.visit(KEYS).key == "b"
+        assert health.condition(A()).cooling == 5.0
+        assert health.visit(KEYS).key().server == "b"
         clock.pass_(5.0)
         assert health.visit(KEYS).probes
 
@@ -303,20 +325,20 @@ class TestProbe:
         early, probe = before_and_after_a_cooldown(health, clock)
         health.failed(early, retry_after=5.0)
         health.failed(probe, retry_after=10.0)
-        assert health.condition("a").cooling == 10.0
+        assert health.condition(A()).cooling == 10.0
         clock.pass_(10.0)
         assert health.visit(KEYS).probes
 
     def test_a_failure_beside_a_probe(self, health: Health, clock: FakeClock) -> None:
         """A call that had nobody else to turn to and fails leaves the probe to who makes it."""
-        health.failed(health.visit(["a"]))
+        health.failed(health.visit([A]))
         clock.pass_(30.0)
-        probe, beside = health.visit(["a"]), health.visit(["a"])
+        probe, beside = health.visit([A]), health.visit([A])
         health.failed(beside)
         clock.pass_(60.0)
-        assert not health.visit(["a"]).probes
+        assert not health.visit([A]).probes
         health.left(probe)
-        assert health.visit(["a"]).probes
+        assert health.visit([A]).probes
 
     def test_a_failed_probe_without_a_cooldown(self, store: Store, clock: FakeClock) -> None:
         """Where cooldowns are switched off, a failed probe holds nobody up either."""
@@ -324,7 +346,7 @@ class TestProbe:
         health.failed(health.visit(KEYS), retry_after=20.0)
         clock.pass_(20.0)
         health.failed(health.visit(KEYS))
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
 
     def test_a_probe_that_is_closed_late(self, clock: FakeClock) -> None:
         """A stream that had its whole reply, and is closed long after, leaves a later probe."""
@@ -348,7 +370,7 @@ class TestProbe:
         client = FailoverClient([first, second], attempts=1, clock=clock)
         FailoverClient.complete(client, "Why?")
         health = client._rules.health
-        health.failed(health.visit([client._members[1].key]))
+        health.failed(health.visit([client._members[1].health_key]))
         clock.pass_(30.0)
         client.complete("Why?")
         assert not client.report().providers[1].condition.probed
@@ -435,6 +457,155 @@ class TestInCalls:
         assert client.complete("Why?").provider == "busy"
 
 
+class Bank:
+    """A server that knows one key, and answers every other one with an error.
+
+    Args:
+        status: the error's status.
+        headers: its headers.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.headers = headers or {}
+        self.is_down = False
+
+    def __call__(self, conn: Connection) -> None:
+        """Answer one request."""
+        request = conn.read_request()
+        headers = {"Connection": "close"}
+        if self.is_down:
+            conn.run(http_response(503, headers, b"{}"))
+        elif request.header("Authorization") == f"Bearer {KEY}":
+            headers["Content-Type"] = "text/event-stream"
+            conn.run(http_response(200, headers, WHOLE))
+        else:
+            conn.run(http_response(self.status, {**headers, **self.headers}, b"{}"))
+
+
+class TestCredentials:
+    @pytest.fixture
+    def job(self, path: Path, clock: FakeClock) -> Callable[..., FailoverClient]:
+        """Return what makes the client of one more job, with a key of its own."""
+
+        def make(server: RawServer, key: object) -> FailoverClient:
+            bank = OpenAICompatible(
+                base_url=f"{server.url}/v1",
+                api_key=key,  # type: ignore[arg-type]
+                name="bank",
+            )
+            providers = [bank, Actor(GOOD, name="other")]
+            return FailoverClient(providers, attempts=1, clock=clock, health=path)
+
+        return make
+
+    @pytest.mark.parametrize("status", [401, 402, 403, 429])
+    @pytest.mark.parametrize("headers", [{}, {"Retry-After": "604800"}], ids=["", "a week"])
+    def test_another_jobs_key(
+        self,
+        job: Callable[..., FailoverClient],
+        raw_server: RawServerFactory,
+        status: int,
+        headers: dict[str, str],
+    ) -> None:
+        """A key that is refused, spent or too busy puts the service last for that key alone."""
+        server = raw_server(Bank(status, headers))
+        with job(server, "sk-revoked") as bad, job(server, KEY) as good:
+            assert [bad.complete("Why?").provider for _ in range(2)] == ["other"] * 2
+            assert len(server.requests) == 1
+            assert [good.complete("Why?").provider for _ in range(2)] == ["bank"] * 2
+            assert bad.complete("Why?").provider == "other"
+            assert len(server.requests) == 3
+            assert bad.report().providers[0].condition.cooling > 0
+            assert good.report().providers[0].condition == Condition()
+
+    def test_two_keys_in_one_client(self, raw_server: RawServerFactory, clock: FakeClock) -> None:
+        """Two members with a key each share their server's failures and not each other's."""
+        bank = Bank(401)
+        server = raw_server(bank)
+        two = [
+            OpenAICompatible(base_url=f"{server.url}/v1", api_key=key, name="bank")
+            for key in ("sk-revoked", KEY)
+        ]
+        with FailoverClient([*two, Actor(GOOD, name="o")], attempts=1, clock=clock) as client:
+            assert [len(client.complete("Why?").attempts) for _ in range(2)] == [2, 1]
+            clock.pass_(30.0)
+            bank.is_down = True
+            assert [client.complete("Why?").provider for _ in range(2)] == ["o", "o"]
+            assert len(server.requests) == 4
+
+    def test_a_server_that_is_down(
+        self, job: Callable[..., FailoverClient], raw_server: RawServerFactory, clock: FakeClock
+    ) -> None:
+        """What the server fails with puts it last for every key, and one success ends that."""
+        bank = Bank(401)
+        bank.is_down = True
+        server = raw_server(bank)
+        with job(server, KEY) as one, job(server, "sk-another") as other:
+            assert one.complete("Why?").provider == "other"
+            assert other.complete("Why?").provider == "other"
+            assert len(server.requests) == 1
+            bank.is_down = False
+            clock.pass_(30.0)
+            assert one.complete("Why?").provider == "bank"
+            assert other.report().providers[0].condition == Condition()
+
+    def test_a_renewed_key(
+        self, job: Callable[..., FailoverClient], raw_server: RawServerFactory, tmp_path: Path
+    ) -> None:
+        """A key that was renewed in its file counts at once, whatever the old one did."""
+        file = tmp_path / "the.key"
+        file.write_text("sk-revoked")
+        with job(raw_server(Bank(429, {"Retry-After": "604800"})), KeyFile(str(file))) as client:
+            assert [client.complete("Why?").provider for _ in range(2)] == ["other"] * 2
+            file.write_text(KEY)
+            assert client.complete("Why?").provider == "bank"
+
+    def test_what_is_kept(
+        self, job: Callable[..., FailoverClient], raw_server: RawServerFactory, path: Path
+    ) -> None:
+        """A credential's record has the beginning of a hash in its name, and nothing of the key."""
+        server = raw_server(Bank(401))
+        with job(server, "sk-revoked") as client:
+            client.complete("Why?")
+        (record,) = entries(path)
+        assert re.fullmatch(rf"bank\|{re.escape(server.url)}/v1\|\|[0-9a-f]{{16}}", record)
+        assert "revoked" not in path.read_text()
+
+    def test_a_servers_probe_with_a_bad_key(self, health: Health, clock: FakeClock) -> None:
+        """A probe of a server that ends with a refused key leaves the probe to the next caller."""
+        mine, other = named("a", "a|mine"), named("a", "a|other")
+        health.failed(health.visit([mine]))
+        clock.pass_(30.0)
+        probe = health.visit([other, B])
+        assert probe.probes == {"a"}
+        health.failed(probe, "credential")
+        assert health.visit([other, B]).index == 1
+        assert health.visit([mine, B]).probes == {"a"}
+
+    def test_both_records(self, health: Health, clock: FakeClock) -> None:
+        """A provider cools down as long as either of its records does, and is probed for both."""
+        mine = named("a", "a|mine")
+        visits = [health.visit([mine]) for _ in range(2)]
+        health.failed(visits[0], "credential", retry_after=50.0)
+        health.failed(visits[1])
+        assert health.condition(mine()).cooling == 50.0
+        clock.pass_(30.0)
+        assert health.visit([mine, B]).index == 1
+        clock.pass_(20.0)
+        probe = health.visit([mine, B])
+        assert probe.probes == {"a", "a|mine"}
+        assert str(health.condition(mine())) == "being probed"
+        assert health.visit([mine, B]).index == 1
+        health.succeeded(probe)
+        assert health.store.read() == {}
+
+    def test_a_rest_of_more_than_a_week(self, health: Health, clock: FakeClock) -> None:
+        """No rest is kept for longer than a week, whatever an error says."""
+        health.failed(health.visit([A]), retry_after=1e9)
+        assert health.condition(A()).cooling == 7 * 24 * 3600.0
+
+
 class TestKeys:
     @pytest.mark.parametrize(
         ("address", "model", "key"),
@@ -447,11 +618,57 @@ class TestKeys:
     def test_a_providers(self, address: str, model: str | None, key: str) -> None:
         """Its name, its address without what is secret in it, and the model asked for."""
         provider = OpenAICompatible(base_url=address, name="name", model="own")
-        assert health_key(provider, model) == key
+        assert server_of(provider, model) == key
 
-    def test_a_clients(self) -> None:
-        """A client has a name alone."""
-        assert health_key(FailoverClient([Actor(GOOD)], name="pair"), None) == "pair||"
+    def test_a_clients(self, path: Path) -> None:
+        """A client inside another one is remembered by its name and by what is in it."""
+
+        def record(*members: str) -> HealthKey:
+            inside = FailoverClient([Actor(GOOD, name=member) for member in members], name="pair")
+            return FailoverClient([inside], health=path)._members[0].health_key()
+
+        assert record("a", "b") == record("a", "b")
+        assert record("a", "b") != record("a", "c")
+        assert record("a").server == record("a").credential
+        assert record("a").server.startswith("pair|||")
+
+    @pytest.mark.parametrize(
+        ("provider", "other"),
+        [
+            (OpenAICompatible(api_key=KEY), OpenAICompatible(api_key="sk-another")),
+            (
+                OpenAICompatible(api_key=KEY, base_url="http://127.0.0.1:1/v1"),
+                OpenAICompatible(api_key=KEY, base_url="http://127.0.0.1:2/v1"),
+            ),
+            (GigaChat(api_key=KEY), GigaChat(api_key=OTHER_KEY)),
+            (GigaChat(api_key=KEY), GigaChat(api_key=KEY, scope="GIGACHAT_API_CORP")),
+            (GigaChat(access_token=KEY), GigaChat(access_token="another")),
+            (GigaChat(access_token=KEY), GigaChat()),
+        ],
+        ids=["key", "address", "authorization key", "scope", "token", "none"],
+    )
+    def test_a_credentials(self, provider: Provider, other: Provider) -> None:
+        """Each credential at each address has a digest of its own, which does not show it."""
+        digest = provider.credential_digest()
+        assert digest is not None
+        assert len(digest) == 64
+        assert KEY not in digest
+        assert digest == provider.credential_digest() != other.credential_digest()
+
+    @pytest.mark.parametrize("provider", [ChatGLM(), ChatGptt(), FlowGpt(), GigaChat()], ids=repr)
+    def test_no_credential(self, provider: Provider) -> None:
+        """Where there is no credential, there is one record, the server's."""
+        assert provider.credential_digest() is None
+        key = FailoverClient([provider])._members[0].health_key()
+        assert key.records == (server_of(provider, None),)
+
+    def test_a_key_that_is_gone(self, tmp_path: Path) -> None:
+        """A key file that is not there is the call's failure, not its health's."""
+        gone = OpenAICompatible(api_key=KeyFile(str(tmp_path / "gone")), name="gone")  # type: ignore[arg-type]
+        client = FailoverClient([gone, Actor(GOOD, name="good")], attempts=1)
+        client._rules.health.failed(client._rules.health.visit([B]))
+        assert client.complete("Why?").provider == "good"
+        assert client.report().providers[0].condition == Condition()
 
 
 def entries(path: Path) -> dict[str, Any]:
@@ -470,10 +687,10 @@ class TestFile:
         """What one process learns all know, and one of them probes for all."""
         one, other = shared(), shared()
         one.failed(one.visit(KEYS))
-        assert other.visit(KEYS).key == "b"
+        assert other.visit(KEYS).key().server == "b"
         clock.pass_(30.0)
         assert other.visit(KEYS).probes
-        assert one.visit(KEYS).key == "b"
+        assert one.visit(KEYS).key().server == "b"
 
     def test_a_new_process_knows(self, path: Path) -> None:
         """A process that starts later does not ask a provider that is known to be down."""
@@ -579,7 +796,7 @@ class TestFile:
             return read(path)
 
         monkeypatch.setattr("llmproviders._health_file.read_private", counting)
-        assert [other.visit(KEYS).key for _ in range(5)] == ["b"] * 5
+        assert [other.visit(KEYS).key().server for _ in range(5)] == ["b"] * 5
         assert len(reads) == 1
 
     @pytest.mark.parametrize(
@@ -588,6 +805,7 @@ class TestFile:
             b"",
             b'{"version": 0, "providers": {"a": 1}}',
             b'{"version": 1, "providers": {"a": 1, "b": {"failures": 1}}}',
+            b'{"version": 2, "providers": {"a": 1, "b": {"failures": 1}}}',
             SHARED % b'"failures": 1, "at": 1e9, "until": 1e300, "cooldown": 0, "probe_until": 0',
             SHARED % b'"failures": 1, "at": NaN, "until": Infinity, "cooldown": -1',
             SHARED % b'"failures": "1", "at": 1, "until": 2, "cooldown": 0, "probe_until": 0',
@@ -600,10 +818,10 @@ class TestFile:
         path.chmod(0o600)
         health = shared()
         visit = health.visit(KEYS)
-        assert visit.key == "a"
+        assert visit.key().server == "a"
         health.failed(visit)
         assert list(entries(path)) == ["a"]
-        assert shared().visit(KEYS).key == "b"
+        assert shared().visit(KEYS).key().server == "b"
 
     @pytest.mark.parametrize(
         "content",
@@ -635,7 +853,7 @@ class TestFile:
         path.chmod(0o600)
         health = shared()
         health.failed(health.visit(KEYS))
-        assert health.visit(KEYS).key == "b"
+        assert health.visit(KEYS).key().server == "b"
         assert path.read_bytes() == content
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert str(path) in caplog.text
@@ -656,9 +874,9 @@ class TestFile:
         health = shared()
         health.failed(health.visit(KEYS))
         clock.set_wall(clock.wall() - 7 * 24 * 3600)
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
         health.failed(health.visit(KEYS))
-        assert health.condition("a").cooling == 30.0
+        assert health.condition(A()).cooling == 30.0
 
     def test_the_clock_was_set_forward(
         self, shared: Callable[[], Health], clock: FakeClock
@@ -667,7 +885,7 @@ class TestFile:
         health = shared()
         health.failed(health.visit(KEYS))
         clock.set_wall(clock.wall() + 365 * 24 * 3600)
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
 
     def test_bounded(self, shared: Callable[[], Health], path: Path, clock: FakeClock) -> None:
         """The file keeps the 256 providers that failed last, and nothing that is long over."""
@@ -680,7 +898,7 @@ class TestFile:
         )
         assert sorted(entries(path)) == sorted(f"p{n}" for n in range(44, 300))
         clock.pass_(24 * 3600.0)
-        health.failed(health.visit(["new"]))
+        health.failed(health.visit([named("new")]))
         assert list(entries(path)) == ["new"]
 
     def test_clear(self, shared: Callable[[], Health], path: Path) -> None:
@@ -689,7 +907,7 @@ class TestFile:
         health.failed(health.visit(KEYS))
         FileStore(path).clear()
         assert entries(path) == {}
-        assert health.visit(KEYS).key == "a"
+        assert health.visit(KEYS).key().server == "a"
 
 
 class TestFileTrouble:

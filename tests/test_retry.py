@@ -22,7 +22,7 @@ from llmproviders import (
     ServerError,
     errors,
 )
-from llmproviders._retry import OUTCOMES, cools, moves_on, outcome_of
+from llmproviders._retry import OUTCOMES, counts_against, moves_on, outcome_of
 from tests.support.actors import Act, Actor, FakeClock
 
 GOOD = ["It scatters."]
@@ -190,7 +190,9 @@ class TestTable:
             with pytest.raises(kind):
                 client.complete("Why?")
         assert first.tries == (min(4, OUTCOMES[kind].tries) if error.retryable else 1)
-        assert (client.report().providers[0].condition.cooling > 0) is cools(error)
+        assert (client.report().providers[0].condition.cooling > 0) is (
+            counts_against(error) is not None
+        )
 
     def test_a_protocol_error_is_tried_twice(self, clock: FakeClock) -> None:
         """A reply that cannot be understood is asked for once more, not oftener."""
@@ -214,7 +216,7 @@ def row(kind: type[LLMError]) -> str:
     else:
         again = f"yes, {outcome.tries} tries at most"
     unsent = "if the service said so" if outcome.unsent_ends else "yes"
-    cooling = "`Retry-After`, else `cooldown`" if outcome.cools else "no"
+    cooling = f"the {outcome.against}" if outcome.against else "no"
     return f"| `{kind.__name__}` | {again} | {unsent} | {cooling} |"
 
 

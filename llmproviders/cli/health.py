@@ -18,7 +18,8 @@ from .table import print_table
 def command(choices: Choices, reset: bool) -> None:
     """Show or clear the shared memory of providers in trouble.
 
-    A provider that failed is put last for a while, also by the next process.
+    What failed is put last for a while, also by the next process. A server's failures concern
+    every key; those of a key, named by the beginning of its hash, concern that key alone.
     """
     store = FileStore(choices.configuration().failover["health"].value)
     if reset:
@@ -28,17 +29,18 @@ def command(choices: Choices, reset: bool) -> None:
         print(f"No provider is in trouble ({store.path}).")
         return
     rows = [_row(key, trouble) for key, trouble in sorted(troubles.items())]
-    print_table(["provider", "address", "model", "failures", "last", "put last for"], rows)
+    print_table(["provider", "address", "model", "key", "failures", "last", "put last for"], rows)
 
 
 def _row(key: str, trouble: Trouble) -> list[str]:
-    name, address, model = [*key.split("|"), "", ""][:3]
+    name, address, model, credential = [*key.split("|"), "", "", ""][:4]
     now = time.time()
     left = trouble.due - now
     return [
         name,
-        address,
+        address or "-",
         model or "-",
+        credential[:8] or "every",
         str(trouble.failures),
         f"{max(0.0, now - trouble.at):.0f} s ago",
         f"{left:.0f} s" if left > 0 else "-",

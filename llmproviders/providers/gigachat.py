@@ -171,6 +171,12 @@ class GigaChat(Provider):
 
         return _gigachat.place(self, scope)
 
+    def credential_digest(self) -> str | None:
+        """A hash of the key, its scope and its token service, or of the token that was given."""
+        from .. import _gigachat
+
+        return _gigachat.credential_digest(self)
+
     def get_model(self, name: str | None) -> str:
         """The service's own name for a model or an alias; None is the default.
 

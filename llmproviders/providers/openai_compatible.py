@@ -81,10 +81,16 @@ class OpenAICompatible(Provider):
         if self.max_concurrency is None:
             return super().place(scope)
         from .._concurrency import Place
+
+        credential = self.credential_digest() or self.base_url
+        return Place(credential, self.max_concurrency, scope)
+
+    def credential_digest(self) -> str | None:
+        """A hash of the key and the address; None where there is no key."""
         from .._secret import digest
 
-        key = self._setting("api_key", self._api_key) or ""
-        return Place(digest(key, self.base_url), self.max_concurrency, scope)
+        key = self._setting("api_key", self._api_key)
+        return digest(key, self.base_url) if key else None
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Put the messages and parameters into a JSON body."""

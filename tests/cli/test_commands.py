@@ -184,9 +184,17 @@ class TestHealth:
         at_sandbox.fail("chatglm", html=True)
         assert run("ask", "-p", "chatglm", "-p", "openai", "Why?").code == 0
         shown = run("health").out
-        assert re.search(r"^ChatGLM +http://127\.0\.0\.1:\d+ +", shown, re.MULTILINE)
+        assert re.search(r"^ChatGLM +http://127\.0\.0\.1:\d+ +- +every ", shown, re.MULTILINE)
         assert run("health", "--reset").code == 0
         assert "No provider is in trouble" in run("health").out
+
+    def test_whose_failure(self, at_sandbox: Sandbox) -> None:
+        """A failure of one key is shown with the beginning of the key's hash."""
+        at_sandbox.fail("openai", status=402)
+        assert run("ask", "-p", "openai", "-p", "chatglm", "Why?").code == 0
+        shown = run("health").out
+        row = r"^OpenAICompatible +http://127\.0\.0\.1:\d+/v1 +- +[0-9a-f]{8} +1 "
+        assert re.search(row, shown, re.MULTILINE)
 
 
 class TestSandbox:
