@@ -19,8 +19,7 @@ from ._files import Held, Unusable
 from ._log import logger
 from ._numbers import is_finite
 from ._redact import conceal
-from ._retry import Policy, Tries
-from .errors import AuthenticationError, LLMError, ProtocolError, RateLimitError
+from .errors import AuthenticationError, LLMError, ProtocolError
 
 _EARLY_S = 300.0
 _LATE_S = 60.0
@@ -28,8 +27,6 @@ _EARLY_PATIENCE_S = 5.0
 _EARLY_PAUSE_S = 30.0
 _LOCK_PATIENCE_S = 30.0
 _WRITE_PATIENCE_S = 2.0
-_TRIES = 5
-_LONGEST_RETRY_AFTER_S = 5.0
 _WRONG_CLOCK_S = 3600.0
 _SMALLEST_MS = 1e11
 _MANY = 256
@@ -245,6 +242,8 @@ class TokenKeeper:
     def get(self, fetch: Callable[[], Token], scope: Scope, *, route: Hashable = None) -> str:
         """A token that is valid now; fetched by one thread, of one process, if need be.
 
+        It is fetched once. Whether and when to ask again after a failure, the caller decides.
+
         Args:
             fetch: asks the token service, within ``scope``.
             scope: how long to wait, and whose clock counts.
@@ -374,13 +373,13 @@ class TokenKeeper:
                 if token is not None:
                     return token
                 if mine:
-                    return self._keep(_patiently(fetch, scope), scope)
+                    return self._keep(fetch(), scope)
             finally:
                 if held is not None:
                     held.release()
             if monotonic() >= end:
                 self._tell(f"another process has been fetching a token for {patience:.0f} s")
-                return self._keep(_patiently(fetch, scope), scope)
+                return self._keep(fetch(), scope)
             _files.pause(scope)
 
     def _claim(self, scope: Scope) -> tuple[bool, Held | None]:
@@ -402,27 +401,6 @@ class TokenKeeper:
             except Unusable as trouble:
                 self._tell(trouble)
         return token
-
-
-def _patiently(fetch: Callable[[], Token], scope: Scope) -> Token:
-    """Fetch, and again after a while as long as the token service has too many requests."""
-    policy = Policy(
-        attempts=_TRIES,
-        wait=None,
-        retry=None,
-        stop=None,
-        max_retry_after=_LONGEST_RETRY_AFTER_S,
-    )
-    tries = Tries(policy, scope, is_last=lambda: False)
-    while True:
-        try:
-            return fetch()
-        except RateLimitError as error:
-            seconds = tries.wait_after(error)
-            if seconds is None:
-                raise
-            logger.info("too many requests for tokens, next try in %.2f s", seconds)
-            scope.sleep(seconds)
 
 
 _keepers: dict[tuple[str, Path | None], TokenKeeper] = {}

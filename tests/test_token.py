@@ -23,6 +23,8 @@ from filelock import FileLock
 from llmproviders import (
     AuthenticationError,
     DeadlineExceeded,
+    FailoverClient,
+    GigaChat,
     LLMError,
     ProtocolError,
     ProviderTimeout,
@@ -31,7 +33,9 @@ from llmproviders import (
 )
 from llmproviders._clock import SYSTEM_CLOCK, Clock, Scope
 from llmproviders._token import Token, TokenKeeper, _Flight, _keepers, keeper, token_of
-from tests.support.actors import FakeClock
+from tests.conftest import RawServerFactory
+from tests.support.actors import Actor, FakeClock
+from tests.support.http_bytes import http_response
 from tests.support.processes import in_child
 
 LIFE_S = 1800.0
@@ -313,35 +317,43 @@ class TestLife:
 
 
 class TestTooManyRequests:
-    def test_waits_and_tries_again(self, clock: FakeClock) -> None:
-        """Where the token service has too many requests, it is asked again after a wait."""
-        service = Service(clock, RateLimitError("slow"), RateLimitError("slow", retry_after=3))
-        assert fresh_keeper().get(service, scope(clock)) == "token-1"
-        assert service.asked == 3
-        assert 0.5 <= clock.slept[0] <= 1.5
-        assert 3 <= clock.slept[1] <= 4
-
-    def test_not_for_ever(self, clock: FakeClock) -> None:
-        """After five tries it is the caller's turn to decide."""
-        service = Service(clock, *[RateLimitError("slow") for _ in range(9)])
-        with pytest.raises(RateLimitError):
-            fresh_keeper().get(service, scope(clock))
-        assert service.asked == 5
-
-    def test_not_for_long(self, clock: FakeClock) -> None:
-        """A wait of more than five seconds is the caller's to decide on."""
-        service = Service(clock, RateLimitError("slow", retry_after=6))
+    @pytest.mark.parametrize("retry_after", [None, 3.0])
+    def test_asked_once(self, clock: FakeClock, retry_after: float | None) -> None:
+        """A token service with too many requests is asked once, and what to do is the caller's."""
+        service = Service(clock, RateLimitError("slow", retry_after=retry_after))
+        kept = fresh_keeper()
         with pytest.raises(RateLimitError) as caught:
-            fresh_keeper().get(service, scope(clock))
-        assert caught.value.retry_after == 6
-        assert clock.slept == []
+            kept.get(service, scope(clock))
+        assert caught.value.retry_after == retry_after
+        assert (service.asked, clock.slept) == (1, [])
+        assert kept.get(service, scope(clock)) == "token-1"
 
-    def test_not_past_the_deadline(self, clock: FakeClock) -> None:
-        """A wait that the deadline does not allow is not begun."""
-        service = Service(clock, RateLimitError("slow", retry_after=3))
-        with pytest.raises(RateLimitError):
-            fresh_keeper().get(service, scope(clock, 2.0))
-        assert clock.slept == []
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_one_budget(
+        self, clock: FakeClock, raw_server: RawServerFactory, tmp_path: Path, shared: bool
+    ) -> None:
+        """A call asks it as often as its client's attempts say, and waits as they do between."""
+        busy = raw_server(http_response(429, {"Connection": "close"}, b"{}"))
+        giga = GigaChat(
+            api_key="c2VjcmV0OnNlY3JldA==",
+            base_url="http://127.0.0.1:9/v1",
+            auth_url=f"{busy.url}/oauth",
+            token_cache=tmp_path / "tokens.json" if shared else None,
+        )
+        with FailoverClient([giga, Actor(["Hello"], name="next")], clock=clock) as client:
+            reply = client.complete("Hi")
+        assert reply.provider == "next"
+        assert len(busy.requests) == len(reply.attempts) - 1 == 3
+        assert sum(clock.slept) < 3.0
+
+    def test_a_provider_alone(self, raw_server: RawServerFactory) -> None:
+        """A provider without a client over it asks once, and raises what it is told."""
+        busy = raw_server(http_response(429, {"Connection": "close", "Retry-After": "2"}, b"{}"))
+        giga = GigaChat(api_key="c2VjcmV0OnNlY3JldA==", auth_url=f"{busy.url}/oauth")
+        with giga, pytest.raises(RateLimitError) as caught:
+            giga.complete("Hi")
+        assert caught.value.retry_after == 2.0
+        assert len(busy.requests) == 1
 
 
 class Crowd:

@@ -193,7 +193,7 @@ class TestHealth:
         at_sandbox.fail("openai", status=402)
         assert run("ask", "-p", "openai", "-p", "chatglm", "Why?").code == 0
         shown = run("health").out
-        row = r"^OpenAICompatible +http://127\.0\.0\.1:\d+/v1 +- +[0-9a-f]{8} +1 "
+        row = r"^OpenAICompatible +http://127\.0\.0\.1:\d+/v1 +\S+ +[0-9a-f]{8} +1 "
         assert re.search(row, shown, re.MULTILINE)
 
 

@@ -424,12 +424,15 @@ class TestTokenService:
         assert sandbox.count("gigachat") == 1
 
     def test_too_many_requests(self, sandbox: Sandbox, giga: GigaChat) -> None:
-        """429 of the token service is waited out."""
+        """429 of the token service is the client's to wait out, within its own attempts."""
         sandbox.fail("gigachat", status=429, headers={"Retry-After": "0"}, on="token")
-        assert giga.complete(QUESTION).text
+        reply = FailoverClient([giga]).complete(QUESTION)
+        assert [type(attempt.error) for attempt in reply.attempts] == [RateLimitError, type(None)]
         assert sandbox.count("gigachat", "token") == 2
 
-    @pytest.mark.parametrize("fault", [{"status": 503}, {"reset": True}, {"garbage": True}])
+    @pytest.mark.parametrize(
+        "fault", [{"status": 429}, {"status": 503}, {"reset": True}, {"garbage": True}]
+    )
     def test_trouble(self, sandbox: Sandbox, giga: GigaChat, fault: dict[str, Any]) -> None:
         """Any other trouble of it is an error like the API's own, for the client to repeat."""
         sandbox.fail("gigachat", **fault, on="token")

@@ -543,6 +543,7 @@ _NAMED: dict[int, Outcome] = {
     407: errors.ConnectionFailed,
     408: errors.ProviderTimeout,
     425: errors.ServerError,
+    429: errors.RateLimitError,
 }
 _UNREGISTERED = (419, 420, 430, 440, 444, 449, 450, 460, 463, *range(494, 500), 509)
 _UNREGISTERED += (*range(520, 528), 529, 530, 540, 561, 598, 599)
@@ -555,17 +556,11 @@ def _class_of(status: int) -> Outcome:
 
 STATUSES = (
     Fault("204", errors.EmptyReplyError, lambda a: [b"HTTP/1.1 204 No Content\r\n\r\n"]),
-    Fault(
-        "429",
-        errors.RateLimitError,
-        # The token service is asked again after a short while, but not after a long one.
-        lambda a: http_response(429, {"Retry-After": "60", "Connection": "close"}),
-    ),
     Fault("205", errors.EmptyReplyError, lambda a: http_response(205)),
     Fault("202, with a reply", GOOD, lambda a: a.reply(status=202)),
     *(
         _status(status, _class_of(status))
-        for status in sorted({*map(int, HTTPStatus), *_UNREGISTERED} - {429})
+        for status in sorted({*map(int, HTTPStatus), *_UNREGISTERED})
         if status >= 400
     ),
     *(_status(status, errors.ProtocolError) for status in (600, 999)),
