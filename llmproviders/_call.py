@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ._clock import LONGEST_S, Scope
 from ._lines import MAX_LINE
+from ._numbers import as_float, shown, whole
 from ._redact import MASK, conceal_user_info
 from .errors import InvalidRequestError
 
@@ -34,6 +35,10 @@ class Limits:
     line: int = MAX_LINE
     reply: int = 1024 * 1024 * 1024
     error_body: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("line", "reply", "error_body"):
+            object.__setattr__(self, name, whole(f"limits.{name}", getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -133,16 +138,13 @@ def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, flo
     """
     value = default if timeout is None else timeout
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    try:
-        seconds = (inf if part is None else float(part) for part in pair)
-        connect, read = (inf if part > LONGEST_S else part for part in seconds)
-    except (TypeError, ValueError, OverflowError):
-        connect = read = -1.0
-    if not (connect > 0 and read > 0):
+    seconds = [inf if part is None else as_float(part) for part in pair]
+    connect, read = seconds if len(seconds) == 2 else (None, None)
+    if connect is None or read is None or not (connect > 0 and read > 0):
         raise InvalidRequestError(
-            f"timeout is {timeout!r}; it must be seconds or a pair (connect, read), above zero"
+            f"timeout is {shown(timeout)}; it must be seconds or a pair (connect, read), above zero"
         )
-    return connect, read
+    return (inf if connect > LONGEST_S else connect), (inf if read > LONGEST_S else read)
 
 
 def check_proxy(proxy: str) -> str:

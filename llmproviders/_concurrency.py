@@ -18,17 +18,6 @@ from ._locks import ForkLock
 from .errors import RateLimitError
 
 
-def check_limit(limit: object) -> int:
-    """``limit`` as it is.
-
-    Raises:
-        ValueError: it is no number of requests.
-    """
-    if type(limit) is not int or limit < 1:
-        raise ValueError(f"max_concurrency is a whole number above zero, not {limit!r}")
-    return limit
-
-
 class _Turn:
     """One request's turn at a place, or its wait for one.
 

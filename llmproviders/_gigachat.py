@@ -16,7 +16,7 @@ from ._clock import Scope
 from ._concurrency import Place
 from ._lines import decode_json
 from ._log import logger
-from ._numbers import is_finite
+from ._numbers import is_count, is_finite
 from ._oauth import CABINET, Account, check_key, conceal_key, retold
 from ._places import token_cache as users_token_cache
 from ._redact import conceal
@@ -186,7 +186,7 @@ def count_tokens(
 ) -> list[TokenCount]:
     """What ``GigaChat.count_tokens`` does."""
     return [
-        TokenCount(_field(entry, "tokens", int), _field(entry, "characters", int))
+        TokenCount(_count(entry, "tokens"), _count(entry, "characters"))
         for entry in _about(giga, texts, "/tokens/count", model, Scope())
     ]
 
@@ -382,6 +382,13 @@ def _field(entry: Any, name: str, *kinds: type) -> Any:
     value = entry.get(name) if isinstance(entry, dict) else None
     if type(value) not in kinds:
         raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
+    return value
+
+
+def _count(entry: Any, name: str) -> int:
+    value: int = _field(entry, name, int)
+    if not is_count(value):
+        raise ProtocolError(f"the reply has a number where {name} was due that cannot be one")
     return value
 
 

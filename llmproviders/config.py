@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 from . import _environ, _files
 from ._log import logger
+from ._numbers import shown
 from ._params import nearest
 from ._places import config_folder
 from ._redact import conceal_user_info
@@ -352,14 +353,15 @@ class _Reader:
             raise ConfigError(
                 f"there is no configuration at {path}; `llmproviders config init` makes one"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"{path} cannot be read: {reason}") from error
 
     def read(self) -> Configuration:
         try:
             document = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            # Not only TOMLDecodeError: numbers may have too many digits, tables be too deep.
             at = re.search(r"at line (\d+)", str(error))
             place = f"{self._path}:{at[1]}" if at else str(self._path)
             raise ConfigError(f"{place}: this is not TOML: {error}") from error
@@ -418,14 +420,14 @@ class _Reader:
                     f"name that as {key}_file, or name an environment variable as {key}_env",
                 )
             if not argument.accepts(value):
-                raise self._error(table, key, f"{key} must be {argument.due}, not {_shown(value)}")
+                raise self._error(table, key, f"{key} must be {argument.due}, not {shown(value)}")
             self._refuse_password(value, key, table)
             values[key] = Value(as_argument(argument, value, self._path.parent), origin)
         return values
 
     def _key(self, source: _Source, value: Any, key: str, table: _Table) -> KeyFile | KeyVariable:
         if not isinstance(value, str) or not value:
-            raise self._error(table, key, f"{key} must be a text, not {_shown(value)}")
+            raise self._error(table, key, f"{key} must be a text, not {shown(value)}")
         if source is KeyVariable:
             return KeyVariable(value)
         file = str(self._path.parent / os.path.expanduser(value))
@@ -511,8 +513,3 @@ def _names_in_file(arguments: Iterable[Argument], table: _Table) -> list[str]:
     for argument in arguments:
         names += [argument.name + e for e in _SOURCES] if argument.secret else [argument.name]
     return names
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

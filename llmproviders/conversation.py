@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._files import read, replace
+from ._numbers import whole
 from ._params import check_names
 from .messages import Message, Prompt, normalize
 from .results import Completion, FinishReason, Restart
@@ -96,14 +97,13 @@ class Conversation:
         **params: Any,
     ) -> None:
         check_names(params)
-        for name, most in (("max_messages", max_messages), ("max_characters", max_characters)):
-            if most is not None and most < 1:
-                raise ValueError(f"{name} must be at least 1, or None, not {most}")
         self.client = client
         self.system = system
         self.model = model
-        self.max_messages = max_messages
-        self.max_characters = max_characters
+        self.max_messages = None if max_messages is None else whole("max_messages", max_messages)
+        self.max_characters = (
+            None if max_characters is None else whole("max_characters", max_characters)
+        )
         self.params = params
         self._said = normalize(messages) if messages else []
         if system is None and self._said and self._said[0]["role"] == "system":

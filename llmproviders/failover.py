@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from .provider import BaseClient
 
 # What ``typing`` would say; as in ``provider``, what is heavy is imported where it is first used.
@@ -92,18 +90,18 @@ class FailoverClient(BaseClient):
         from ._clock import SYSTEM_CLOCK
         from ._health import Health
         from ._lane import Rules
+        from ._numbers import FINITE, seconds, whole
         from ._report import History
         from ._retry import Policy
         from ._turns import Turns
 
         clock = clock or SYSTEM_CLOCK
-        _check_positive(
-            deadline=deadline, first_chunk_timeout=first_chunk_timeout, hedge_after=hedge_after
-        )
-        if attempts < 1 or failure_threshold < 1:
-            raise ValueError("attempts and failure_threshold must be at least 1")
-        if not (0 <= cooldown < inf and max_retry_after >= 0):
-            raise ValueError("cooldown and max_retry_after are seconds, not below zero")
+        given = {
+            "deadline": deadline,
+            "first_chunk_timeout": first_chunk_timeout,
+            "hedge_after": hedge_after,
+        }
+        limits = {n: None if v is None else seconds(n, v) for n, v in given.items()}
         if on_interrupt not in ("raise", "restart"):
             raise ValueError(f"on_interrupt is 'raise' or 'restart', not {on_interrupt!r}")
         self._members = _members(providers)
@@ -112,14 +110,18 @@ class FailoverClient(BaseClient):
         self._accept = accept
         self._rules = Rules(
             policy=Policy(
-                attempts=attempts,
+                attempts=whole("attempts", attempts),
                 wait=wait,
                 retry=retry,
                 stop=stop,
-                max_retry_after=max_retry_after,
+                max_retry_after=seconds("max_retry_after", max_retry_after, zero=True),
             ),
-            health=Health(_store(health, clock), cooldown=cooldown, threshold=failure_threshold),
-            first_chunk_timeout=first_chunk_timeout,
+            health=Health(
+                _store(health, clock),
+                cooldown=seconds("cooldown", cooldown, zero=True, most=FINITE),
+                threshold=whole("failure_threshold", failure_threshold),
+            ),
+            first_chunk_timeout=limits["first_chunk_timeout"],
             on_event=on_event,
             history=History(),
         )
@@ -127,9 +129,9 @@ class FailoverClient(BaseClient):
             name,
             self._members,
             self._rules,
-            deadline=deadline,
+            deadline=limits["deadline"],
             clock=clock,
-            hedge_after=hedge_after,
+            hedge_after=limits["hedge_after"],
             fall_through=fall_through,
         )
 
@@ -273,9 +275,3 @@ def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
     from ._health_file import FileStore
 
     return FileStore(health, now=clock.wall)
-
-
-def _check_positive(**seconds: float | None) -> None:
-    for name, value in seconds.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} is a number of seconds above zero, or None, not {value!r}")

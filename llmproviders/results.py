@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ._numbers import is_count, whole
 from .errors import LLMError
 
 
@@ -32,7 +33,7 @@ class Usage:
         if not isinstance(value, Mapping):
             return None
         counts = {name: value.get(name) for name in cls.__dataclass_fields__}
-        return cls(**{n: c for n, c in counts.items() if type(c) is int and c >= 0})
+        return cls(**{n: c for n, c in counts.items() if is_count(c)})
 
     def as_dict(self) -> dict[str, int | None]:
         """The counts as a JSON object."""
@@ -104,7 +105,7 @@ class Attempts(tuple[Attempt, ...]):
         """The timeline in characters, ``width`` columns wide."""
         from ._timeline_text import text
 
-        return text(self, width=width)
+        return text(self, width=whole("width", width))
 
     def _repr_html_(self) -> str:
         from ._html import attempts

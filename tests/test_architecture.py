@@ -14,8 +14,9 @@ import llmproviders
 
 ROOT = Path(llmproviders.__file__).parent
 LAYERS = (
-    "_log _redact _numbers _params _environ _characters _transcript _headers _places _schema",
+    "_log _redact _params _environ _characters _transcript _headers _places",
     "errors",
+    "_numbers _schema",
     "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
     "_batch_pictures _batch_report",
     "_clock _files _lines _frame _call _status _sockets _adapter _failures _transport",

@@ -22,7 +22,7 @@ from llmproviders import (
     RateLimitError,
 )
 from llmproviders._clock import SYSTEM_CLOCK, Scope, Wake
-from llmproviders._concurrency import Place, check_limit
+from llmproviders._concurrency import Place
 from llmproviders._files import try_lock
 from llmproviders._secret import digest
 from llmproviders.sandbox import Sandbox
@@ -305,16 +305,6 @@ class TestInOneProcess:
         with pytest.raises(RateLimitError):
             Place(credential, 1, within()).__enter__()
         mine.__exit__(None, None, None)
-
-    @pytest.mark.parametrize("limit", [0, -1, 1.5, "2"])
-    def test_no_limit(self, limit: int) -> None:
-        """A number of requests is a whole number above zero."""
-        with pytest.raises(ValueError, match="max_concurrency"):
-            check_limit(limit)
-        with pytest.raises(ValueError, match="max_concurrency"):
-            GigaChat(max_concurrency=limit)
-        with pytest.raises(ValueError, match="max_concurrency"):
-            OpenAICompatible(max_concurrency=limit)
 
 
 @pytest.fixture

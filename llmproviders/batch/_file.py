@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from itertools import groupby
 
 from .._files import check_path
+from .._numbers import seconds, whole
 from ..errors import InvalidRequestError
 from ..provider import BaseClient
 from ._flow import Flow
@@ -79,10 +80,12 @@ def run_file(
     >>> run_file(client, folder / "in.jsonl", folder / "out.jsonl").skipped
     1
     """
-    check_arguments(client, workers)
-    _check_numbers(deadline, max_failures, grace_s)
     for name, path in (("input", input), ("output", output)):
         check_path(name, path)
+    workers = check_arguments(client, workers)
+    deadline = None if deadline is None else seconds("deadline", deadline)
+    max_failures = None if max_failures is None else whole("max_failures", max_failures)
+    grace_s = seconds("grace_s", grace_s, zero=True)
     began = time.monotonic()
     target = target_of(output)
     tally = Tally()
@@ -116,15 +119,6 @@ def run_file(
     interrupts.pass_on()
     stopped = max_failures is not None and tally.failed >= max_failures
     return tally.summary(skipped=skipped, duration=time.monotonic() - began, stopped=stopped)
-
-
-def _check_numbers(deadline: float | None, max_failures: int | None, grace_s: float) -> None:
-    if deadline is not None and not deadline > 0:
-        raise ValueError(f"deadline is a number of seconds above zero, or None, not {deadline!r}")
-    if max_failures is not None and max_failures < 1:
-        raise ValueError(f"max_failures must be at least 1, or None, not {max_failures!r}")
-    if not grace_s >= 0:
-        raise ValueError(f"grace_s is a number of seconds, not {grace_s!r}")
 
 
 def _left(asked: Input, finished: Finished) -> Iterator[Task]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
+from .._numbers import whole
 from ..messages import Prompt
 from ..provider import BaseClient
 from ._flow import Flow
@@ -54,7 +55,7 @@ def run(
     ...     print(result.id, result.completion)
     sky Because.
     """
-    check_arguments(client, workers)
+    workers = check_arguments(client, workers)
     if isinstance(requests, (str, bytes, Mapping)):
         raise TypeError("requests is a list or another iterable of them; put the one into a list")
     if isinstance(requests, Sequence):
@@ -63,17 +64,16 @@ def run(
     return _results(Flow(client, tasks_of(requests), workers=workers, executor=executor), on_result)
 
 
-def check_arguments(client: BaseClient, workers: int) -> None:
-    """Raise for what no batch can work with.
+def check_arguments(client: BaseClient, workers: int) -> int:
+    """The number of workers, after a look at what no batch can work with.
 
     Raises:
         TypeError: no client.
-        ValueError: less than one worker.
+        InvalidRequestError: the number of workers is none.
     """
     if not isinstance(client, BaseClient):
         raise TypeError(f"a provider or a FailoverClient is needed, not {client!r}")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
+    return whole("workers", workers)
 
 
 def _results(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
+from math import isnan
 from typing import Any, TypeVar
 
 import click
@@ -28,8 +29,21 @@ def _timeout(value: str) -> Timeout:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+class Number(click.FloatRange):
+    """A number in a range; what is not a number, ``nan``, is in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number that ``value`` stands for."""
+        number: float = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 _USERS = "user"
-SECONDS = click.FloatRange(min=0, min_open=True)
+SECONDS = Number(min=0, min_open=True)
 
 _CONFIG = click.option("--config", type=click.Path(), metavar="FILE", help="Configuration to use.")
 _PROVIDERS = click.option(
@@ -68,7 +82,7 @@ _SAMPLING = (
     click.option("-s", "--system", metavar="TEXT", help="System prompt."),
     click.option(
         "--temperature",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         metavar="NUMBER",
         help="Sampling temperature.",
     ),

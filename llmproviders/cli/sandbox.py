@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..sandbox import Sandbox, parse_fault
+from .options import Number
 
 
 def _fault(spec: str) -> tuple[str, dict[str, Any]]:
@@ -36,7 +37,7 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
 )
 @click.option(
     "--delay",
-    type=click.FloatRange(min=0),
+    type=Number(min=0, max=3600),
     default=0.0,
     metavar="SECONDS",
     help="Time between two pieces of a reply.",

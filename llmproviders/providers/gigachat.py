@@ -131,8 +131,8 @@ class GigaChat(Provider):
             name=name,
             limits=limits,
         )
-        from .._concurrency import check_limit
         from .._files import check_path
+        from .._numbers import FINITE, seconds, whole
         from .._oauth import INDIVIDUAL
 
         self._api_key = api_key
@@ -142,8 +142,8 @@ class GigaChat(Provider):
         self.auth_url = self._setting("auth_url", auth_url) or self.default_auth_url
         if max_concurrency is None:
             max_concurrency = 1 if self.scope == INDIVIDUAL else 10
-        self.max_concurrency = check_limit(max_concurrency)
-        self.update_interval = update_interval
+        self.max_concurrency = whole("max_concurrency", max_concurrency)
+        self.update_interval = seconds("update_interval", update_interval, zero=True, most=FINITE)
         self.token_cache = token_cache
         self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
         if verify is None:

@@ -69,11 +69,11 @@ class OpenAICompatible(Provider):
             name=name,
             limits=limits,
         )
-        if max_concurrency is not None:
-            from .._concurrency import check_limit
+        from .._numbers import whole
 
-            check_limit(max_concurrency)
-        self.max_concurrency = max_concurrency
+        self.max_concurrency = (
+            None if max_concurrency is None else whole("max_concurrency", max_concurrency)
+        )
         self._api_key = api_key
 
     def place(self, scope: Scope) -> AbstractContextManager[float]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmproviders._clock import LONGEST_S
+from llmproviders._numbers import seconds, whole
 from llmproviders.sandbox._names import KINDS, is_service, service_name, suggest
 from llmproviders.sandbox._reply import HTML, JSON, Whole, dump
 
@@ -53,14 +55,13 @@ class Fault:
 
     def __post_init__(self) -> None:
         own_reply = self.status is not None or self.body is not None
-        if self.status is not None and not 200 <= self.status <= 599:
-            raise ValueError(f"status must lie between 200 and 599, not {self.status}")
-        if self.cut_after is not None and self.cut_after < 0:
-            raise ValueError("cut_after counts pieces: 0 or more")
-        if self.drip_s is not None and self.drip_s <= 0:
-            raise ValueError("drip_s is the time between two bytes in seconds: more than 0")
-        if self.times < 1:
-            raise ValueError("times must be 1 or more")
+        if self.status is not None:
+            whole("status", self.status, least=200, most=599)
+        if self.cut_after is not None:
+            whole("cut_after", self.cut_after, least=0)
+        if self.drip_s is not None:
+            seconds("drip_s", self.drip_s, most=LONGEST_S)
+        whole("times", self.times)
         if self.before_head and not (self.stall or self.drip_s):
             raise ValueError("before_head says where a stall or a drip begins: give one of them")
         if self.html and self.body is not None:
@@ -170,7 +171,7 @@ class FaultQueue:
 _WORDS = ("cut", "stall", "drip", "reset", "garbage", "html", "empty")
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _FAULT = re.compile(
-    rf"(?P<what>[a-z]+|[0-9]{{3}})(?::(?P<number>{_NUMBER}))?(?:x(?P<times>[0-9]+))?"
+    rf"(?P<what>[a-z]+|[0-9]{{3}})(?::(?P<number>{_NUMBER}))?(?:x(?P<times>[0-9]{{1,18}}))?"
 )
 _DRIP_S = 1.0
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmproviders._clock import LONGEST_S
+from llmproviders._numbers import FINITE, seconds, whole
 from llmproviders.sandbox._delivery import Delivery
 from llmproviders.sandbox._faults import Body, Fault, FaultQueue
 from llmproviders.sandbox._http import (
@@ -100,19 +102,24 @@ class Sandbox:
             raise ValueError(f"gigachat_scope must be one of {', '.join(gigachat.SCOPES)}")
         if gigachat_max_concurrency is None:
             gigachat_max_concurrency = 1 if gigachat_scope == "GIGACHAT_API_PERS" else 10
+        port = whole("port", port, least=0, most=65535)
         self._settings = Settings(
             reply=reply,
-            piece_delay_s=piece_delay_s,
+            piece_delay_s=seconds("piece_delay_s", piece_delay_s, zero=True, most=LONGEST_S),
             compress=compress,
             chunked=chunked,
             clock=clock,
             gigachat_scope=gigachat_scope,
-            gigachat_max_concurrency=gigachat_max_concurrency,
-            gigachat_token_life_s=gigachat_token_life_s,
+            gigachat_max_concurrency=whole("gigachat_max_concurrency", gigachat_max_concurrency),
+            gigachat_token_life_s=seconds(
+                "gigachat_token_life_s", gigachat_token_life_s, most=FINITE
+            ),
             gigachat_models=gigachat_models,
             openai_models=openai_models,
             chatgptt_streams=chatgptt_streams,
-            chatgptt_nonce_life_s=chatgptt_nonce_life_s,
+            chatgptt_nonce_life_s=seconds(
+                "chatgptt_nonce_life_s", chatgptt_nonce_life_s, most=FINITE
+            ),
         )
         self._gigachat = GigaChat(self._settings)
         self._chatgptt = ChatGptt(self._settings)
@@ -129,7 +136,7 @@ class Sandbox:
             for service in services
             for target, kind in service.routes.items()
         }
-        self._log = RequestLog(keep_requests)
+        self._log = RequestLog(whole("keep_requests", keep_requests, least=0))
         self._faults = FaultQueue()
         self._port = port
         self._server: Server | None = None
@@ -367,6 +374,7 @@ class Sandbox:
                 a piece is sent, a reply ends.
             timeout_s: how long to wait at most, in seconds.
         """
+        timeout_s = seconds("timeout_s", timeout_s, zero=True, most=LONGEST_S)
         return self._log.wait_for(lambda: predicate(self), timeout_s)
 
     def _handle(self, line: Line, incoming: Incoming | BadRequestError) -> bool:
