@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ._call import Call, Reply
 from ._characters import whole_characters
-from ._clock import Clock, Scope
+from ._clock import SYSTEM_CLOCK, Clock, Scope
 from ._log import logger
-from ._request import Request
+from ._request import Accept, Request
 from ._transcript import Transcript
 from .errors import (
     ConnectionFailed,
@@ -19,6 +20,7 @@ from .errors import (
     LLMError,
     ProviderTimeout,
     RefusedError,
+    RejectedReplyError,
     StreamInterrupted,
 )
 from .results import Attempt, Attempts, Completion, FinishReason, Restart
@@ -76,8 +78,24 @@ def attempt(
     provider: Provider, request: Request, scope: Scope | None
 ) -> Generator[str, None, None]:
     """What ``Provider.generate`` yields and raises."""
-    stream = _attempt(provider, request, scope or Scope())
-    return stream if request.stream else _joined(stream)
+    if request.deadline is None:
+        stream = _attempt(provider, request, scope or Scope())
+    else:
+        stream = _bounded(provider, request, scope, request.deadline)
+    stream = stream if request.stream else _joined(stream)
+    if request.accept is None:
+        return stream
+    return accepted(stream, request.accept, holds=not request.stream)
+
+
+def _bounded(
+    provider: Provider, request: Request, parent: Scope | None, deadline: float
+) -> Generator[str, None, None]:
+    scope = Scope.lasting(deadline, clock=SYSTEM_CLOCK, parent=parent)
+    try:
+        yield from _attempt(provider, request, scope)
+    finally:
+        scope.close()
 
 
 def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[str, None, None]:
@@ -235,6 +253,58 @@ def collect(stream: Generator[str, None, None]) -> Completion:
                 interrupt.partial_text = "".join(pieces)  # type: ignore[attr-defined]
             raise
     return Completion.of("".join(pieces), finish)
+
+
+def accepted(
+    stream: Generator[str, None, None], accept: Accept, *, holds: bool = False
+) -> Generator[str, None, None]:
+    """The same stream, which fails at its end where ``accept`` turns the reply down.
+
+    Args:
+        stream: a reply.
+        accept: what it has to please.
+        holds: whether its text is kept back until it has.
+    """
+    kept: list[str] = []
+    with closing(stream):
+        for piece in stream:
+            if type(piece) is str:
+                kept.append(piece)
+                if holds:
+                    continue
+            elif isinstance(piece, FinishReason):
+                text = "".join(kept)
+                _check_accepted(accept, text, piece)
+                if holds and text:
+                    yield text
+            else:
+                kept.clear()
+            yield piece
+
+
+def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:
+    verdict = accept(Completion.of(text, finish))
+    reason = verdict if isinstance(verdict, str) else None
+    if verdict and reason is None:
+        return
+    message = f"accept turned the reply down{': ' + reason if reason else ''}"
+    raise rejected(message, text, finish, detail=reason)
+
+
+def rejected(
+    message: str, text: str, finish: FinishReason, *, detail: str | None
+) -> RejectedReplyError:
+    """The error that a whole reply becomes which the caller does not want."""
+    error = RejectedReplyError(
+        message,
+        provider=finish.provider,
+        request_id=finish.request_id,
+        partial_text=text,
+        detail=detail,
+    )
+    last = (replace(attempt, error=error) for attempt in finish.attempts[-1:])
+    error.attempts = (*finish.attempts[:-1], *last)
+    return error
 
 
 def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:

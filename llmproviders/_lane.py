@@ -7,15 +7,15 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from ._attempt import interrupted
+from ._attempt import accepted, interrupted, rejected
 from ._clock import Scope
 from ._health import Health, HealthKey, Visit
 from ._log import logger
 from ._report import History, Tally
-from ._request import Request
+from ._request import Accept, Request
 from ._retry import Policy, Tries, counts_against
 from .errors import (
     SLOWER,
@@ -25,12 +25,10 @@ from .errors import (
     RejectedReplyError,
     StreamInterrupted,
 )
-from .results import Attempt, Attempts, Completion, FinishReason, Restart
+from .results import Attempt, Attempts, FinishReason, Restart
 
 if TYPE_CHECKING:
     from .provider import BaseClient
-
-Accept = Callable[[Completion], "bool | str"]
 
 _DIGEST_LENGTH = 16
 
@@ -149,11 +147,15 @@ class Call:
         rules: the client's.
         restarts: whether a reply that breaks after text may begin anew.
         accept: what a whole reply has to please, or None.
+        on_length: whether a reply that ``max_tokens`` cut is returned, or the next one asked for.
         waiting: the providers that are left to turn to, in priority order.
         ledger: the attempts.
         tries: how often each provider was tried, by its number.
         voided: stands before the next text, where text of a reply that broke is already out.
         broken: whether the call is over because text is out and it may not restart.
+        longest: the text and the end of the longest reply that ``max_tokens`` cut, while a whole
+            one is looked for.
+        cut: what the last try failed with, if it was cut so.
         settle: to be called before the end is told, so that every attempt has ended.
     """
 
@@ -162,12 +164,28 @@ class Call:
     rules: Rules
     restarts: bool
     accept: Accept | None
+    on_length: Literal["return", "next"]
     waiting: list[Member]
     ledger: Ledger
     tries: dict[int, int] = field(default_factory=dict)
     voided: Restart | None = None
     broken: bool = False
+    longest: tuple[str, FinishReason] | None = None
+    cut: LLMError | None = None
     settle: Callable[[], None] = lambda: None
+
+    def weigh(self, text: str, finish: FinishReason) -> None:
+        """Look at a reply that ``max_tokens`` cut: is it the one to return?
+
+        Raises:
+            RejectedReplyError: another one is longer, or may turn out to be whole.
+        """
+        if self.longest is None or len(text) > len(self.longest[0]):
+            self.longest = text, finish
+        if self.longest[1] is finish and not self.waiting:
+            return
+        self.cut = rejected("max_tokens cut the reply", text, finish, detail="length")
+        raise self.cut
 
     def next_member(self) -> tuple[Member, Visit]:
         """The provider to turn to now, by priority and health."""
@@ -286,7 +304,7 @@ class Lane:
             call.voided = Restart(error.partial_text, provider=self._member.client.name)
             return error
         call.broken = True
-        if isinstance(error, StreamInterrupted):
+        if isinstance(error, (StreamInterrupted, RejectedReplyError)):
             return error
         cut = interrupted(error)
         cut.partial_text = error.partial_text
@@ -316,7 +334,10 @@ class _Try:
             scope.limit = self._start + call.rules.first_chunk_timeout
         self.stream = self._client.generate(call.request.to(self._model), scope)
         if call.accept is not None:
-            self.stream = _accepted(self.stream, call.accept)
+            holds = not call.request.stream
+            self.stream = accepted(self.stream, call.accept, holds=holds)
+        if call.restarts and call.on_length == "next":
+            self.stream = _weighed(self.stream, call)
 
     def deliver(self) -> None:
         """Its first text goes out, so that the rest has the time of the call."""
@@ -340,35 +361,18 @@ def _lost(attempt: Attempt) -> ProviderTimeout:
     return error
 
 
-def _accepted(stream: Generator[str, None, None], accept: Accept) -> Generator[str, None, None]:
-    """The same stream, which fails at its end where ``accept`` turns the reply down."""
+def _weighed(stream: Generator[str, None, None], call: Call) -> Generator[str, None, None]:
+    """The same stream, which fails at its end where ``max_tokens`` cut it and others are left."""
     kept: list[str] = []
     with closing(stream):
         for piece in stream:
             if type(piece) is str:
                 kept.append(piece)
-            elif isinstance(piece, FinishReason):
-                _check_accepted(accept, "".join(kept), piece)
-            else:
+            elif not isinstance(piece, FinishReason):
                 kept.clear()
+            elif piece.reason == "length":
+                call.weigh("".join(kept), piece)
             yield piece
-
-
-def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:
-    verdict = accept(Completion.of(text, finish))
-    reason = verdict if isinstance(verdict, str) else None
-    if verdict and reason is None:
-        return
-    error = RejectedReplyError(
-        f"accept turned the reply down{': ' + reason if reason else ''}",
-        provider=finish.provider,
-        request_id=finish.request_id,
-        partial_text=text,
-        detail=reason,
-    )
-    last = (replace(attempt, error=error) for attempt in finish.attempts[-1:])
-    error.attempts = (*finish.attempts[:-1], *last)
-    raise error
 
 
 def brief(error: LLMError) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._call import Timeout, check_proxy, check_timeout
+from ._numbers import seconds, shown
 from ._params import check_names
 from .errors import InvalidRequestError
 from .messages import Message, Prompt, normalize
+from .results import Completion
+
+Accept = Callable[[Completion], "bool | str"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Request:
         stream: False asks the service for the whole reply at once.
         timeout: seconds, or ``(connect, read)``, or None for the provider's.
         proxy: a proxy's URL, or None for the provider's.
+        deadline: seconds for the whole call, or None for the client's.
+        accept: what the whole reply has to please, or None for the client's.
     """
 
     messages: tuple[Message, ...]
@@ -31,6 +37,8 @@ class Request:
     stream: bool = True
     timeout: Timeout | None = None
     proxy: str | None = None
+    deadline: float | None = None
+    accept: Accept | None = None
 
     @classmethod
     def of(
@@ -41,6 +49,8 @@ class Request:
         timeout: Timeout | None = None,
         proxy: str | None = None,
         stream: bool = True,
+        deadline: float | None = None,
+        accept: Accept | None = None,
         params: Mapping[str, Any],
     ) -> Request:
         """Check what a caller passed; nothing is sent for what is wrong.
@@ -51,11 +61,13 @@ class Request:
             timeout: seconds, or ``(connect, read)``, or None.
             proxy: a proxy's URL, or None.
             stream: False asks the service for the whole reply at once.
+            deadline: seconds for the whole call, or None.
+            accept: gets the whole reply and returns True, or False or a reason; or None.
             params: sampling parameters, ``system``, ``extra_body``.
 
         Raises:
-            TypeError: a parameter that no service has.
-            InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy or
+            TypeError: a parameter that no service has, or an ``accept`` that cannot be called.
+            InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy, deadline or
                 ``extra_body``.
         """
         check_names(params)
@@ -71,8 +83,28 @@ class Request:
             check_timeout(timeout, timeout)
         if proxy is not None:
             check_proxy(proxy)
-        return cls(tuple(normalize(prompt, system=system)), model, rest, stream, timeout, proxy)
+        if deadline is not None:
+            deadline = seconds("deadline", deadline)
+        if accept is not None:
+            check_accept(accept)
+        messages = tuple(normalize(prompt, system=system))
+        return cls(messages, model, rest, stream, timeout, proxy, deadline, accept)
 
     def to(self, model: str | None) -> Request:
         """The same, asked of ``model``."""
         return self if model == self.model else replace(self, model=model)
+
+    def plain(self) -> Request:
+        """The same without what concerns the call, for one that sees to that itself."""
+        if self.deadline is None and self.accept is None:
+            return self
+        return replace(self, deadline=None, accept=None)
+
+
+def check_accept(accept: object) -> None:
+    """Raise a ``TypeError`` for an ``accept`` that cannot be called."""
+    if not callable(accept):
+        raise TypeError(
+            "accept is a function that gets the Completion and returns True, or False or a "
+            f"reason, not {shown(accept)}"
+        )

@@ -32,14 +32,11 @@ class Outcome:
     Attributes:
         tries: of one provider in a call, at most, where the error is one to retry; the client's
             ``attempts`` bounds it too.
-        unsent_ends: whether the call ends, and no other provider is tried, where nothing had been
-            sent.
         against: whose health it tells against, the server's or the credential's, so that it may
             cool down. What is the caller's own doing tells against nobody's.
     """
 
     tries: float = inf
-    unsent_ends: bool = False
     against: Part | None = "server"
 
 
@@ -48,7 +45,7 @@ OUTCOMES: dict[type[errors.LLMError], Outcome] = {
     errors.AuthenticationError: Outcome(against="credential"),
     errors.QuotaExceededError: Outcome(against="credential"),
     errors.RateLimitError: Outcome(against="credential"),
-    errors.InvalidRequestError: Outcome(unsent_ends=True, against=None),
+    errors.InvalidRequestError: Outcome(against=None),
     errors.ModelNotFoundError: Outcome(against=None),
     errors.ServerError: Outcome(),
     errors.BlockedError: Outcome(),
@@ -68,11 +65,6 @@ OUTCOMES: dict[type[errors.LLMError], Outcome] = {
 def outcome_of(error: errors.LLMError) -> Outcome:
     """The row of the table for ``error``: its class's, else its nearest base's."""
     return next(OUTCOMES[cls] for cls in type(error).__mro__ if cls in OUTCOMES)
-
-
-def moves_on(error: errors.LLMError) -> bool:
-    """Whether the next provider is tried, unless the caller says otherwise."""
-    return error.status_code is not None or not outcome_of(error).unsent_ends
 
 
 def counts_against(error: errors.LLMError) -> Part | None:

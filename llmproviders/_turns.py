@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
+from typing import Literal
 
 from ._clock import Clock, Scope
 from ._health import Visit
-from ._lane import Accept, Call, Lane, Ledger, Member, Rules, brief
+from ._lane import Call, Lane, Ledger, Member, Rules, brief
 from ._log import logger
-from ._request import Request
-from ._retry import moves_on
+from ._request import Accept, Request
 from .errors import AllProvidersFailed, LLMError, ModelNotFoundError
+from .results import FinishReason
 
 FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]
 
@@ -26,7 +27,8 @@ class Turns:
         deadline: seconds for a whole call, or None.
         clock: where time comes from.
         hedge_after: seconds after which the next provider is started beside a slow one, or None.
-        fall_through: the errors after which the next provider is tried, or None: by the table.
+        fall_through: the errors after which the next provider is tried, or None: all.
+        on_length: whether a reply that ``max_tokens`` cut is returned, or the next one asked for.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Turns:
         clock: Clock,
         hedge_after: float | None,
         fall_through: FallThrough | None,
+        on_length: Literal["return", "next"],
     ) -> None:
         self._name = name
         self._deadline = deadline
@@ -47,6 +50,7 @@ class Turns:
         self._rules = rules
         self._hedge_after = hedge_after
         self._fall_through = fall_through
+        self._on_length = on_length
 
     def run(
         self, request: Request, parent: Scope | None, *, restarts: bool, accept: Accept | None
@@ -59,9 +63,17 @@ class Turns:
             restarts: whether a reply that breaks after text may begin anew.
             accept: what a whole reply has to please, or None.
         """
-        scope = Scope.lasting(self._deadline, clock=self._clock, parent=parent)
+        deadline = self._deadline if request.deadline is None else request.deadline
+        scope = Scope.lasting(deadline, clock=self._clock, parent=parent)
         call = Call(
-            request, scope, self._rules, restarts, accept, list(self._members), Ledger(self._rules)
+            request=request.plain(),
+            scope=scope,
+            rules=self._rules,
+            restarts=restarts,
+            accept=accept,
+            on_length=self._on_length,
+            waiting=list(self._members),
+            ledger=Ledger(self._rules),
         )
         try:
             failures: list[LLMError] = []
@@ -73,13 +85,21 @@ class Turns:
                     else:
                         yield from self._race(call, failures, self._hedge_after)
                 except LLMError as error:
-                    if scope.over and not call.broken:
-                        _raise_ended(scope, error)
-                    if call.broken or scope.over or not self._moves_on(error):
-                        raise
                     failures.append(error)
+                    if call.broken:
+                        raise
+                    if not scope.over and self._moves_on(call, error):
+                        continue
+                    if call.longest is not None:
+                        break
+                    if scope.over:
+                        _raise_ended(scope, error)
+                    raise
                 else:
                     return
+            if call.longest is not None:
+                yield from _cut_reply(call, *call.longest)
+                return
             raise _all_failed(self._name, failures) from failures[-1]
         except LLMError as error:
             call.settle()
@@ -118,7 +138,7 @@ class Turns:
                     self._take_back(call, racing.values())
                     yield from ended.stream()
                     return
-                if not self._moves_on(failure):
+                if not self._moves_on(call, failure):
                     if not racing:
                         raise failure
                     call.waiting.clear()
@@ -141,10 +161,10 @@ class Turns:
             or (member in losers and call.tries.get(member.number, 0) < most)
         ]
 
-    def _moves_on(self, error: LLMError) -> bool:
+    def _moves_on(self, call: Call, error: LLMError) -> bool:
         chosen = self._fall_through
-        if chosen is None or isinstance(error, ModelNotFoundError):
-            return moves_on(error)
+        if chosen is None or error is call.cut or isinstance(error, ModelNotFoundError):
+            return True
         if isinstance(chosen, (type, tuple)):
             return isinstance(error, chosen)
         return chosen(error)
@@ -168,6 +188,17 @@ def _lane(
     call: Call, member: Member, visit: Visit, scope: Scope, wins: Callable[[], bool]
 ) -> Generator[str, None, None]:
     return Lane(call, member, visit, scope, wins).run()
+
+
+def _cut_reply(call: Call, text: str, finish: FinishReason) -> Generator[str, None, None]:
+    """The longest of the replies that ``max_tokens`` cut, where there is no whole one."""
+    call.settle()
+    if call.voided is not None:
+        yield call.voided
+        call.voided = None
+    if text:
+        yield text
+    yield finish.evolve(attempts=call.ledger.attempts)
 
 
 def _raise_ended(scope: Scope, error: LLMError) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .provider import BaseClient
 
 # What ``typing`` would say; as in ``provider``, what is heavy is imported where it is first used.
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     from ._call import Timeout
     from ._clock import Clock, Scope
     from ._health import Store
-    from ._lane import Accept, Member
+    from ._lane import Member
     from ._report import Report
-    from ._request import Request
+    from ._request import Accept, Request
     from ._turns import FallThrough
     from .messages import Prompt
     from .results import Attempt, Completion
@@ -46,7 +48,11 @@ class FailoverClient(BaseClient):
         failure_threshold: failed calls in a row before that.
         health: None: this client remembers; a path: all processes of the user do, in that file.
         on_interrupt: ``"raise"`` or ``"restart"``, when a provider fails after text.
-        fall_through: the errors after which the next provider is tried: classes, or a predicate.
+        fall_through: the errors after which the next provider is tried: classes, or a predicate;
+            default: all of them. A model that a provider does not have is always one.
+        on_length: what to do with a reply that ``max_tokens`` cut, as long as none of its text
+            was shown for good: ``"return"`` it, or ``"next"``: ask the next provider, and return
+            the longest one if all are cut.
         accept: for ``complete``: gets the ``Completion`` and returns True, or False or a reason.
         max_retry_after: the longest ``Retry-After``, in seconds, waited for while another
             provider is left; the last one is waited for up to 60 s.
@@ -79,19 +85,21 @@ class FailoverClient(BaseClient):
         health: str | os.PathLike[str] | None = None,
         on_interrupt: Literal["raise", "restart"] = "raise",
         fall_through: FallThrough | None = None,
+        on_length: Literal["return", "next"] = "return",
         accept: Accept | None = None,
         max_retry_after: float = 5.0,
         on_event: Callable[[Attempt], object] | None = None,
         name: str = "FailoverClient",
         clock: Clock | None = None,
     ) -> None:
-        providers = tuple(providers)
+        providers = _listed(providers)
         self._given = {k: v for k, v in locals().items() if k != "self"}
         from ._clock import SYSTEM_CLOCK
         from ._health import Health
         from ._lane import Rules
         from ._numbers import FINITE, seconds, whole
         from ._report import History
+        from ._request import check_accept
         from ._retry import Policy
         from ._turns import Turns
 
@@ -104,6 +112,10 @@ class FailoverClient(BaseClient):
         limits = {n: None if v is None else seconds(n, v) for n, v in given.items()}
         if on_interrupt not in ("raise", "restart"):
             raise ValueError(f"on_interrupt is 'raise' or 'restart', not {on_interrupt!r}")
+        if on_length not in ("return", "next"):
+            raise ValueError(f"on_length is 'return' or 'next', not {on_length!r}")
+        if accept is not None:
+            check_accept(accept)
         self._members = _members(providers)
         self.name = name
         self._restarts = on_interrupt == "restart"
@@ -133,6 +145,7 @@ class FailoverClient(BaseClient):
             clock=clock,
             hedge_after=limits["hedge_after"],
             fall_through=fall_through,
+            on_length=on_length,
         )
 
     @classmethod
@@ -162,6 +175,9 @@ class FailoverClient(BaseClient):
         model: str | None = None,
         timeout: Timeout | None = None,
         proxy: str | None = None,
+        deadline: float | None = None,
+        accept: Accept | None = None,
+        stream: bool | None = None,
         **params: Any,
     ) -> Completion:
         """Ask, and return the first whole reply that ``accept`` takes.
@@ -174,6 +190,10 @@ class FailoverClient(BaseClient):
             model: a model or an alias; None for the default.
             timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
             proxy: a proxy's URL for every request of this call.
+            deadline: seconds for this call, instead of the client's.
+            accept: what this reply has to please, instead of the client's.
+            stream: False asks the service for the whole reply at once; without it the reply
+                streams, so that the deadline and failover see every piece.
             **params: sampling parameters, ``system``, ``extra_body``.
 
         Raises:
@@ -190,17 +210,27 @@ class FailoverClient(BaseClient):
         >>> print(client.complete("Hi"))
         long enough
         """
-        return super().complete(prompt, model=model, timeout=timeout, proxy=proxy, **params)
+        return super().complete(
+            prompt,
+            model=model,
+            timeout=timeout,
+            proxy=proxy,
+            deadline=deadline,
+            accept=accept,
+            stream=stream,
+            **params,
+        )
 
     def answer(self, request: Request, scope: Scope | None = None) -> Completion:
         """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
         from ._attempt import collect
 
-        return collect(self._turns.run(request, scope, restarts=True, accept=self._accept))
+        accept = request.accept or self._accept
+        return collect(self._turns.run(request, scope, restarts=True, accept=accept))
 
     def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
         """Yield one provider's whole reply and its ``FinishReason``; or raise an ``LLMError``."""
-        return self._turns.run(request, scope, restarts=self._restarts, accept=None)
+        return self._turns.run(request, scope, restarts=self._restarts, accept=request.accept)
 
     def report(self) -> Report:
         """What this client has seen of its providers; ``print`` it for a table.
@@ -248,6 +278,15 @@ class FailoverClient(BaseClient):
 
 def _remake(cls: type[FailoverClient], given: dict[str, Any]) -> FailoverClient:
     return cls(**given)
+
+
+def _listed(providers: Sequence[Choice]) -> tuple[Choice, ...]:
+    if isinstance(providers, (BaseClient, str, type)) or not isinstance(providers, Iterable):
+        what = "one" if isinstance(providers, BaseClient) else repr(providers)
+        raise TypeError(
+            f"providers is a list, not {what}: write FailoverClient([GigaChat(), ChatGLM()])"
+        )
+    return tuple(providers)
 
 
 def _members(providers: Sequence[Choice]) -> tuple[Member, ...]:

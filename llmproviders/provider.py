@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._attempt import Fetch
     from ._call import Call, Limits, Reply, Sender, Timeout, Trust
     from ._clock import Scope
-    from ._request import Request
+    from ._request import Accept, Request
     from ._secret import Key
     from .conversation import Conversation
     from .errors import LLMError, ModelNotFoundError
@@ -89,6 +89,8 @@ class BaseClient(ABC):
         model: str | None = None,
         timeout: Timeout | None = None,
         proxy: str | None = None,
+        deadline: float | None = None,
+        accept: Accept | None = None,
         **params: Any,
     ) -> Generator[str, None, None]:
         """Ask, and yield the reply's text as it comes.
@@ -98,6 +100,9 @@ class BaseClient(ABC):
             model: a model or an alias; None for the default.
             timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
             proxy: a proxy's URL for every request of this call.
+            deadline: seconds for this call; it begins with the first ``next()``.
+            accept: gets the whole reply and returns True, or False or a reason: then the stream
+                ends in a ``RejectedReplyError``, though its text is out.
             **params: sampling parameters, ``system``, ``extra_body``.
 
         Returns:
@@ -116,7 +121,15 @@ class BaseClient(ABC):
         from ._request import Request
 
         return self.generate(
-            Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
+            Request.of(
+                prompt,
+                model=model,
+                timeout=timeout,
+                proxy=proxy,
+                deadline=deadline,
+                accept=accept,
+                params=params,
+            )
         )
 
     def complete(
@@ -126,6 +139,9 @@ class BaseClient(ABC):
         model: str | None = None,
         timeout: Timeout | None = None,
         proxy: str | None = None,
+        deadline: float | None = None,
+        accept: Accept | None = None,
+        stream: bool | None = None,
         **params: Any,
     ) -> Completion:
         """Ask, and return the whole reply.
@@ -135,9 +151,15 @@ class BaseClient(ABC):
             model: a model or an alias; None for the default.
             timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
             proxy: a proxy's URL for every request of this call.
+            deadline: seconds for this call.
+            accept: gets the ``Completion`` and returns True, or False or a reason: then it is a
+                ``RejectedReplyError``.
+            stream: False asks the service for the whole reply at once; without it the reply
+                streams, so that a deadline sees every piece.
             **params: sampling parameters, ``system``, ``extra_body``.
 
         Raises:
+            TypeError: a parameter that no service has, or ``stream=True``.
             InvalidRequestError: what no service could take; nothing was sent.
             LLMError: there is no whole reply; ``partial_text`` has what came of it.
 
@@ -147,8 +169,19 @@ class BaseClient(ABC):
         """
         from ._request import Request
 
+        if stream:
+            raise TypeError("complete() returns the whole reply; use stream()")
         return self.answer(
-            Request.of(prompt, model=model, timeout=timeout, proxy=proxy, params=params)
+            Request.of(
+                prompt,
+                model=model,
+                timeout=timeout,
+                proxy=proxy,
+                stream=stream is None,
+                deadline=deadline,
+                accept=accept,
+                params=params,
+            )
         )
 
     def answer(self, request: Request, scope: Scope | None = None) -> Completion:
@@ -170,6 +203,8 @@ class BaseClient(ABC):
         stream: bool = True,
         proxy: str | None = None,
         timeout: Timeout | None = None,
+        deadline: float | None = None,
+        accept: Accept | None = None,
         **params: Any,
     ) -> Generator[str, None, None]:
         """The same generator as :meth:`stream`, in another order of arguments.
@@ -181,6 +216,9 @@ class BaseClient(ABC):
                 chunk.
             proxy: a proxy's URL for every request of this call.
             timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
+            deadline: seconds for this call; it begins with the first ``next()``.
+            accept: as for :meth:`stream`; with ``stream=False`` it decides before the chunk is
+                yielded.
             **params: sampling parameters, ``system``, ``extra_body``.
 
         Raises:
@@ -196,7 +234,14 @@ class BaseClient(ABC):
 
         return self.generate(
             Request.of(
-                messages, model=model, timeout=timeout, proxy=proxy, stream=stream, params=params
+                messages,
+                model=model,
+                timeout=timeout,
+                proxy=proxy,
+                stream=stream,
+                deadline=deadline,
+                accept=accept,
+                params=params,
             )
         )
 

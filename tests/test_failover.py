@@ -401,12 +401,18 @@ class TestNotAReply:
 
 
 class TestFallThrough:
-    def test_invalid_before_sending_ends_the_call(self, client: Client) -> None:
-        """A request that was found wrong before it was sent is wrong for all."""
-        second = actor("second", GOOD)
+    def test_invalid_before_a_provider_is_turned_to(self, client: Client) -> None:
+        """What no service could take ends the call before any provider is asked."""
+        first = actor("first", GOOD)
         with pytest.raises(InvalidRequestError):
-            client(actor("first", [InvalidRequestError("bad")]), second).complete("Why?")
-        assert second.tries == 0
+            client(first, actor("second", GOOD)).complete("")
+        assert first.tries == 0
+
+    def test_invalid_for_one_provider_moves_on(self, client: Client) -> None:
+        """What one provider cannot take, its own settings included, is that provider's failure."""
+        second = actor("second", GOOD)
+        reply = client(actor("first", [InvalidRequestError("bad")]), second).complete("Why?")
+        assert names(reply.attempts) == [("first", "InvalidRequestError"), ("second", None)]
 
     def test_invalid_to_a_service_moves_on(self, client: Client) -> None:
         """What one service calls wrong, another may take."""

@@ -22,7 +22,7 @@ from llmproviders import (
     ServerError,
     errors,
 )
-from llmproviders._retry import OUTCOMES, counts_against, moves_on, outcome_of
+from llmproviders._retry import OUTCOMES, counts_against, outcome_of
 from tests.support.actors import Act, Actor, FakeClock
 
 GOOD = ["It scatters."]
@@ -184,11 +184,7 @@ class TestTable:
         error = kind("x")
         first, second = Actor([error], name="first"), Actor(GOOD, name="second")
         client = FailoverClient([first, second], attempts=4, clock=clock)
-        if moves_on(error):
-            assert client.complete("Why?").provider == "second"
-        else:
-            with pytest.raises(kind):
-                client.complete("Why?")
+        assert client.complete("Why?").provider == "second"
         assert first.tries == (min(4, OUTCOMES[kind].tries) if error.retryable else 1)
         assert (client.report().providers[0].condition.cooling > 0) is (
             counts_against(error) is not None
@@ -215,9 +211,8 @@ def row(kind: type[LLMError]) -> str:
         again = "yes"
     else:
         again = f"yes, {outcome.tries} tries at most"
-    unsent = "if the service said so" if outcome.unsent_ends else "yes"
     cooling = f"the {outcome.against}" if outcome.against else "no"
-    return f"| `{kind.__name__}` | {again} | {unsent} | {cooling} |"
+    return f"| `{kind.__name__}` | {again} | {cooling} |"
 
 
 def test_tenacity_waits_for_a_failure() -> None:

@@ -63,7 +63,9 @@ def command(
         with locked(lock), configuration.having(on_event=drawing.add).client() as client:
             if not whole:
                 return _stream(client, text, choices.params(), notes)
-            completion = client.complete(text, **choices.params())
+            completion = client.complete(
+                text, stream=False if no_stream else None, **choices.params()
+            )
     except (LLMError, ConfigError, CommandError, KeyboardInterrupt, SystemExit) as error:
         if whole:
             destination.failed(error)

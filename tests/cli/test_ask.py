@@ -128,6 +128,13 @@ def test_whole_replies_recover(at_sandbox: Sandbox, configure: Configure) -> Non
         assert (result.code, result.out, result.err) == (0, whole, "")
 
 
+def test_no_stream_asks_for_the_whole(at_sandbox: Sandbox) -> None:
+    """With ``--no-stream`` the service itself is asked for the whole reply at once."""
+    for options in ((), ("--no-stream",), ("--json",)):
+        assert run(*ASK, "Why?", *options).code == 0
+    assert [request.json["stream"] for request in at_sandbox.requests] == [True, False, True]
+
+
 def test_a_line_break_ends_the_output() -> None:
     """A reply that ends its last line gets no second line break."""
     with Sandbox(reply="a line\n") as sandbox:
