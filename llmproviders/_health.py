@@ -262,6 +262,18 @@ class Health:
         )
 
 
+def parts_of(record: str) -> tuple[str, str, str, str]:
+    """The provider's name, its address, the model and the beginning of the credential's hash.
+
+    What a record does not have is empty.
+
+    >>> parts_of("ChatGLM|https://chatglm.cn|")
+    ('ChatGLM', 'https://chatglm.cn', '', '')
+    """
+    name, address, model, credential = [*record.split("|"), "", "", ""][:4]
+    return name, address, model, credential
+
+
 def _known(troubles: Mapping[str, Trouble], key: HealthKey, now: float) -> dict[str, Trouble]:
     """What is known of a provider, but nothing from the future: the clock was set back since."""
     found = ((record, troubles.get(record)) for record in key.records)

@@ -20,6 +20,7 @@ from .. import _files, _places, _trust
 from .._adapter import tls_context
 from .._clock import SYSTEM_CLOCK, Scope
 from .._headers import parse_http_date
+from .._health import parts_of
 from .._health_file import FileStore
 from .._redact import redact
 from .._token import TokenFile
@@ -184,7 +185,9 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
             key for key, trouble in FileStore(path).read().items() if trouble.until > time.time()
         ]
         for key in resting:
-            text = f"{key.partition('|')[0]} is put last for a while, since it failed"
+            name, _, _, credential = parts_of(key)
+            whom = f" for the key {credential[:8]}" if credential else ""
+            text = f"{name} is put last for a while{whom}, since it failed"
             yield warn(
                 "health file", text, "llmproviders health shows it, health --reset forgets it"
             )

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from .._health import Trouble
+from .._health import Trouble, parts_of
 from .._health_file import FileStore
 from .options import Choices, config_option
 from .table import print_table
@@ -33,7 +33,7 @@ def command(choices: Choices, reset: bool) -> None:
 
 
 def _row(key: str, trouble: Trouble) -> list[str]:
-    name, address, model, credential = [*key.split("|"), "", "", ""][:4]
+    name, address, model, credential = parts_of(key)
     now = time.time()
     left = trouble.due - now
     return [

@@ -260,12 +260,16 @@ def test_a_provider_that_rests(tmp_path: Path) -> None:
     path = tmp_path / "health.json"
     now = time.time()
     trouble = {"failures": 1, "at": now, "until": now + 60, "cooldown": 60.0, "probe_until": 0.0}
-    path.write_text(json.dumps({"version": 1, "providers": {"ChatGLM|http://a": trouble}}))
-    path.chmod(0o600)
-    finding = state("user", path)["health file"]
-    assert finding.level is Level.WARN
-    assert finding.text.startswith("ChatGLM is put last")
-    assert "--reset" in finding.remedy
+    for record, said in (
+        ("ChatGLM|http://a|", "ChatGLM is put last for a while, since"),
+        ("GigaChat|http://a||0123456789abcdef", "GigaChat is put last for a while for the key 012"),
+    ):
+        path.write_text(json.dumps({"version": 2, "providers": {record: trouble}}))
+        path.chmod(0o600)
+        finding = state("user", path)["health file"]
+        assert finding.level is Level.WARN
+        assert finding.text.startswith(said)
+        assert "--reset" in finding.remedy
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

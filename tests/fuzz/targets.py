@@ -378,7 +378,11 @@ TARGETS = (
     Target(
         "health-file",
         _health_file,
-        (dumps({"version": 1, "providers": {"p|u|m": _TROUBLE}}),),
+        (
+            dumps(
+                {"version": 2, "providers": {"p|u|m": _TROUBLE, "p|u|m|0123456789abcdef": _TROUBLE}}
+            ),
+        ),
         _JSON_WORDS,
     ),
     Target("batch-input", _batch_input, (dumps(_ASKED) + b'\n"Why?"\n',), (b"\n", *_JSON_WORDS)),
