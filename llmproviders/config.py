@@ -360,8 +360,10 @@ class _Reader:
     def read(self) -> Configuration:
         try:
             document = tomllib.loads(self._text)
-        except (ValueError, RecursionError) as error:
-            # Not only TOMLDecodeError: numbers may have too many digits, tables be too deep.
+        except RecursionError as error:
+            raise ConfigError(f"{self._path} cannot be read: it is nested too deeply") from error
+        except ValueError as error:
+            # Not only TOMLDecodeError: a number may have too many digits.
             at = re.search(r"at line (\d+)", str(error))
             place = f"{self._path}:{at[1]}" if at else str(self._path)
             raise ConfigError(f"{place}: this is not TOML: {error}") from error
