@@ -17,6 +17,7 @@ from urllib3 import PoolManager, ProxyManager
 
 from . import _environ, _files, errors
 from ._call import Trust
+from ._redact import Secret
 from ._sockets import BoundedTLS, SocksProxy, pool_classes
 
 _CONNECTIONS_KEPT = 64
@@ -101,6 +102,10 @@ class Adapter(HTTPAdapter):
             manager = self.proxy_manager[proxy] = self._proxy_manager(proxy)
         return manager
 
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """The login for a proxy as a header."""
+        return {name: Secret(value) for name, value in super().proxy_headers(proxy).items()}
+
     def _proxy_manager(self, proxy: str) -> PoolManager:
         parts = urlsplit(proxy)
         if parts.scheme not in _SOCKS_VERSIONS:
@@ -124,7 +129,7 @@ class Adapter(HTTPAdapter):
                 parts.port or 1080,
                 remote_names,
                 None if parts.username is None else unquote(parts.username),
-                None if parts.password is None else unquote(parts.password),
+                None if parts.password is None else Secret(unquote(parts.password)),
             )
         )
         return direct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ from ._call import Call, Reply
 from ._characters import whole_characters
 from ._clock import SYSTEM_CLOCK, Clock, Scope
 from ._log import logger
+from ._redact import forget_locals, redact
 from ._request import Accept, Request
 from ._transcript import Transcript
 from .errors import (
@@ -102,6 +104,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
     record = _Record(provider.name, request.model, scope.clock)
     fetch = Fetch(provider, request, scope)
     mended: set[str] = set()
+    handled = sys.exc_info()[1]
     try:
         with provider.place(scope) as waited:
             record.start(waited)
@@ -126,11 +129,13 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
             error = interrupted(error)
         error.partial_text = partial_text
         error.attempts = Attempts((record.attempt(error),))
+        forget_locals(failure, but=handled)
         if error is failure:
             raise
         raise error from failure
-    except BaseException:
+    except BaseException as interrupt:
         fetch.abandon()
+        forget_locals(interrupt, but=handled)
         raise
 
 
@@ -145,6 +150,7 @@ def ask(
     """What ``Provider.ask`` returns and raises."""
     request = request or Request(())
     fetch = Fetch(provider, request, scope or Scope())
+    handled = sys.exc_info()[1]
     try:
         mended: set[str] = set()
         while True:
@@ -160,10 +166,12 @@ def ask(
                 error.provider = error.provider or provider.name
                 cause = None if error is failure else failure
                 _mend_or_raise(provider, error, call, request, fetch, mended, cause)
-    except LLMError:
+    except LLMError as failure:
+        forget_locals(failure, but=handled)
         raise
-    except BaseException:
+    except BaseException as interrupt:
         fetch.abandon()
+        forget_locals(interrupt, but=handled)
         raise
 
 
@@ -215,18 +223,26 @@ def _once(
             raise StreamInterrupted("the reply ended without its end mark")
         if record.first_text_at is None and not finish.tool_calls:
             raise _no_text(finish)
+        # A service in trouble may say a key in any of its words.
         yield finish.evolve(
+            reason=redact(finish.reason),
+            raw=_redacted(finish.raw),
+            detail=_redacted(finish.detail),
             provider=provider.name,
-            model=finish.model or request.model,
-            request_id=finish.request_id or reply.request_id,
+            model=_redacted(finish.model) or request.model,
+            request_id=_redacted(finish.request_id or reply.request_id),
             attempts=(record.attempt(None),),
         )
         reply.finish()
     except LLMError as error:
-        error.request_id = error.request_id or reply.request_id
+        error.request_id = _redacted(error.request_id or reply.request_id)
         raise
     finally:
         fetch.close()
+
+
+def _redacted(text: str | None) -> str | None:
+    return None if text is None else redact(text)
 
 
 def collect(stream: Generator[str, None, None]) -> Completion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from ._clock import LONGEST_S, Scope
 from ._lines import MAX_LINE
 from ._numbers import as_float, shown, whole
-from ._redact import MASK, conceal_user_info
+from ._redact import MASK, Redacted, Secret, conceal_user_info, hidden, is_telling, redact
 from .errors import InvalidRequestError
 
 Timeout = float | tuple[float | None, float | None]
@@ -64,6 +65,15 @@ class Call:
     form: Mapping[str, str] | None = None
     authorization: str | None = field(default=None, repr=False)
     accept: Literal["any", "html"] = "any"
+
+    def __repr__(self) -> str:
+        headers = {
+            name: MASK if is_telling(name) else value for name, value in self.headers.items()
+        }
+        return redact(
+            f"Call({self.method!r}, {self.url!r}, headers={headers!r}, json={self.json!r}, "
+            f"form={self.form!r}, accept={self.accept!r})"
+        )
 
 
 class Reply(Protocol):
@@ -153,22 +163,76 @@ def check_proxy(proxy: str) -> str:
     Raises:
         InvalidRequestError: it is not the URL of a proxy of a known kind.
     """
+    proxy = hidden(proxy)
+    if not isinstance(proxy, str):
+        raise InvalidRequestError(f"proxy is the URL of a proxy, not {type(proxy).__name__}")
     conceal_user_info(proxy)
-    url = proxy if "://" in proxy else f"http://{proxy}"
-    scheme, rest = url.split("://", 1)
-    scheme = "socks5h" if scheme.lower() == "socks" else scheme.lower()
+    if not _is_proxy(*_split_proxy(proxy)):
+        raise InvalidRequestError(_about_proxy(*_split_proxy(proxy)))
+    return Secret("://".join(_split_proxy(proxy)))
+
+
+def _split_proxy(proxy: str) -> tuple[str, str]:
+    scheme, mark, rest = proxy.strip().partition("://")
+    if not mark:
+        return "http", scheme
+    return "socks5h" if scheme.lower() == "socks" else scheme.lower(), rest
+
+
+def _is_proxy(scheme: str, rest: str) -> bool:
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-        usable = scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        return scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
-        # Whatever stands before the last @ is a user's, however wrongly it is written.
-        login, at, place = rest.rpartition("@")
-        hint = "; in a user or password, / ? # @ have to be percent-encoded" if at else ""
+        return False
+
+
+def _about_proxy(scheme: str, rest: str) -> str:
+    # Whatever stands before the last @ is a user's, however wrongly it is written.
+    login, at, place = rest.rpartition("@")
+    hint = "; in a user or password, / ? # @ have to be percent-encoded" if at else ""
+    return (
+        f"the proxy {scheme}://{MASK if login else ''}{at}{place} is not a URL such as "
+        f"http://host:port or socks5h://host:port{hint} "
+        f"(known schemes: {', '.join(PROXY_SCHEMES)})"
+    )
+
+
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
+
+
+def check_url(url: str, source: str) -> str:
+    """A service's address, without slashes at its end.
+
+    Args:
+        url: the address.
+        source: what it comes from, an argument or a variable, for the error.
+
+    Raises:
+        InvalidRequestError: it is no URL of HTTP. Its text is not told: it may hold a password, or
+            be a key in the wrong place.
+    """
+    url = hidden(url)
+    conceal_user_info(url)
+    wrong = _fault_of_url(url)
+    if wrong:
         raise InvalidRequestError(
-            f"the proxy {scheme}://{MASK if login else ''}{at}{place} is not a URL such as "
-            f"http://host:port or socks5h://host:port{hint} "
-            f"(known schemes: {', '.join(PROXY_SCHEMES)})"
+            f"{source} is not a URL: it {wrong}; it has to be one such as https://host/v1"
         )
-    return f"{scheme}://{rest}"
+    return Redacted(url.rstrip("/"))
+
+
+def _fault_of_url(url: str) -> str | None:
+    if _NOT_IN_A_URL.search(url):
+        return "has a space, a control character or a backslash inside"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            return "does not begin with http:// or https://"
+        if not parts.hostname:
+            return "names no host"
+        if parts.port == 0 or ("%" in parts.hostname and ":" not in parts.hostname):
+            return "has a host or a port that there is not"
+    except ValueError:
+        return "has a host or a port that there is not"
+    return None

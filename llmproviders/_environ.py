@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 
 def first_set(names: Iterable[str]) -> tuple[str, str] | None:
-    """The first of ``names`` that is set and not empty, with its value."""
+    """The first of ``names`` that is set and not blank, with its value without space around."""
     for name in names:
-        value = os.environ.get(name)
+        value = os.environ.get(name, "").strip()
         if value:
             return name, value
     return None
 
 
 def lookup(*names: str) -> str | None:
-    """The value of the first of ``names`` that is set and not empty."""
+    """The value of the first of ``names`` that is set and not blank, without space around it."""
     found = first_set(names)
     return None if found is None else found[1]
 

@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from . import errors
 from ._clock import Scope
-from ._redact import scrub
+from ._redact import redact, scrub
 
 BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
 """What reading a body may raise, in whatever layer."""
@@ -115,6 +115,6 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _brief(error: BaseException) -> str:
-    said = str(error) or type(error).__name__
+    said = redact(str(error)) or type(error).__name__
     text = "".join(letter if letter.isprintable() else " " for letter in said).strip()
     return text if len(text) <= 300 else text[:297] + "..."

@@ -17,9 +17,9 @@ from ._concurrency import Place
 from ._lines import decode_json
 from ._log import logger
 from ._numbers import is_count, is_finite
-from ._oauth import CABINET, Account, check_key, conceal_key, retold
+from ._oauth import CABINET, NOT_A_KEY, Account, check_key, conceal_key, retold
 from ._places import token_cache as users_token_cache
-from ._redact import conceal
+from ._redact import Secret
 from ._request import Request
 from ._secret import digest
 from ._token import TokenKeeper, keeper
@@ -253,28 +253,33 @@ def make_call(
         giga.base_url + path,
         headers={**HEADERS, "X-Request-ID": str(uuid.uuid4()), **(headers or {})},
         json=json,
-        authorization=f"Bearer {_bearer(giga, fetch)}",
+        authorization=Secret("Bearer " + _bearer(giga, fetch)),
     )
 
 
-def _key(giga: GigaChat) -> str | None:
-    key = (giga._setting("api_key", giga._api_key) or "").strip()
-    conceal_key(key)
-    return key or None
+def _key(giga: GigaChat) -> Secret | None:
+    try:
+        key = giga._secret("api_key", giga._api_key)
+    except AuthenticationError as error:
+        raise retold(
+            error, f"{NOT_A_KEY}; it is not base64: take it from {CABINET} ({error})"
+        ) from (error)
+    if key is not None:
+        conceal_key(key)
+    return key
 
 
-def _given_token(giga: GigaChat) -> str | None:
+def _given_token(giga: GigaChat) -> Secret | None:
     """The access token to use as it is; none where a key is given nearer, or it has failed."""
     if giga._api_key is not None and giga._access_token is None:
         return None
-    token = giga._setting("access_token", giga._access_token) or None
+    token = giga._secret("access_token", giga._access_token)
     if token is None or (token == giga._refused_token and _key(giga) is not None):
         return None
-    conceal(token)
     return token
 
 
-def _account(giga: GigaChat, key: str) -> Account:
+def _account(giga: GigaChat, key: Secret) -> Account:
     return Account(key, giga.scope, giga.auth_url)
 
 
@@ -290,7 +295,7 @@ def _keeper(giga: GigaChat, account: Account, scope: Scope) -> TokenKeeper:
     return keeper(account.credential, _cache_file(giga), now=scope.clock.wall())
 
 
-def _bearer(giga: GigaChat, fetch: Fetch) -> str:
+def _bearer(giga: GigaChat, fetch: Fetch) -> Secret:
     token = _given_token(giga)
     if token is not None:
         return token
@@ -311,7 +316,7 @@ def _no_key(giga: GigaChat) -> MissingAuthError:
 
 
 def _renew_token(giga: GigaChat, call: Call, fetch: Fetch) -> str | None:
-    refused = (call.authorization or "").removeprefix("Bearer ")
+    refused = Secret((call.authorization or "").removeprefix("Bearer "))
     key = _key(giga)
     if key is None:
         return None

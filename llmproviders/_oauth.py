@@ -6,13 +6,13 @@ import base64
 import binascii
 import uuid
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from . import _trust
 from ._call import Call
 from ._lines import decode_object
-from ._redact import conceal
+from ._redact import Secret, conceal
 from ._secret import digest
 from ._token import Token, token_of
 from .errors import AuthenticationError, ConnectionFailed, LLMError
@@ -24,6 +24,10 @@ SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
 INDIVIDUAL, PREPAID, POSTPAID = SCOPES
 CABINET = "https://developers.sber.ru/studio"
 
+NOT_A_KEY = (
+    "the authorization key has to be base64 of client_id:client_secret, in one line, as the "
+    "cabinet shows it"
+)
 _SCOPES_ARE = f"it is {INDIVIDUAL} for individuals, {PREPAID} prepaid, {POSTPAID} postpaid"
 _SCOPE_ADVICE = {
     "is empty": "no scope was given; set GIGACHAT_SCOPE or pass scope=",
@@ -45,7 +49,7 @@ class Account:
         auth_url: the token service's full address.
     """
 
-    key: str = field(repr=False)
+    key: Secret
     scope: str
     auth_url: str
 
@@ -69,7 +73,7 @@ class Account:
             self.auth_url,
             headers={"Accept": "application/json", "RqUID": str(uuid.uuid4())},
             form={"scope": self.scope},
-            authorization=f"Basic {self.key}",
+            authorization=Secret("Basic " + self.key),
         )
         try:
             with closing(fetch(call)) as reply:
@@ -120,23 +124,25 @@ def conceal_key(key: str) -> None:
         conceal(secret.decode(errors="replace"))
 
 
-def check_key(key: str) -> None:
+def check_key(key: Secret) -> None:
     """Raise an ``AuthenticationError`` for what cannot be an authorization key, and say why."""
+    fault = _fault_of(key)
+    if fault is not None:
+        raise AuthenticationError(f"{NOT_A_KEY}; {fault}: take it from {CABINET}")
+
+
+def _fault_of(key: str) -> str | None:
     pair = _pair(key)
     identity, colon, secret = pair.partition(b":")
-    if identity and colon and secret:
-        return
-    hint = "it is not base64"
+    if identity and secret:
+        return None
     if ":" in key:
-        hint = "it is the pair itself, not encoded"
-    elif colon:
-        hint = f"decoded, it has no {'client_secret' if identity else 'client_id'}"
-    elif pair:
-        hint = "decoded, it has no colon; the client secret alone is not it"
-    raise AuthenticationError(
-        "the authorization key has to be base64 of client_id:client_secret, in one line, as the "
-        f"cabinet shows it; {hint}: take it from {CABINET}"
-    )
+        return "it is the pair itself, not encoded"
+    if colon:
+        return f"decoded, it has no {'client_secret' if identity else 'client_id'}"
+    if pair:
+        return "decoded, it has no colon; the client secret alone is not it"
+    return "it is not base64"
 
 
 def _pair(key: str) -> bytes:

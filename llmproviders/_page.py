@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import NamedTuple
 
-from ._redact import conceal
+from ._redact import Secret, conceal
 from ._status import is_challenge
 from .errors import BlockedError, ProtocolError
 
@@ -15,9 +15,9 @@ from .errors import BlockedError, ProtocolError
 class Page(NamedTuple):
     """A page's tokens, and the cookies that they are tied to as a header says them."""
 
-    nonce: str
+    nonce: Secret
     post_id: str
-    cookie: str
+    cookie: Secret
 
 
 def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> Page:
@@ -48,7 +48,8 @@ def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> Page
     nonce, post_id = (widget.found[name] for name in _Widget.NEEDED)
     for value in (nonce, *cookies.values()):
         conceal(value)
-    return Page(nonce, post_id, "; ".join(f"{name}={value}" for name, value in cookies.items()))
+    cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return Page(Secret(nonce), post_id, Secret(cookie))
 
 
 def challenged(base_url: str) -> BlockedError:

@@ -11,12 +11,15 @@ import re
 from base64 import b64encode
 from functools import lru_cache
 from itertools import count
+from traceback import clear_frames
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from logging import LogRecord
+    from types import TracebackType
 
 MASK = "***"
 _SHORTEST = 6
@@ -25,6 +28,65 @@ _AT_A_TIME = 512
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]+)*(?=@)")
 _AUTHORIZATION = re.compile(r"\b(Bearer|Basic)(\s+)(?!null\b)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+
+_TELLING_NAME = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
+
+
+class Secret(str):
+    """A key, token or password: code can use it as a ``str``, but nobody gets to see it.
+
+    Its ``repr``, ``str()`` and any formatting of it are ``***``. What is made of it by other means
+    (``+``, ``encode()``, a slice) is plain, so that it has to be wrapped again.
+
+    >>> key = Secret("sk-key")
+    >>> key, f"Bearer {key}", "Bearer " + key
+    (***, 'Bearer ***', 'Bearer sk-key')
+    """
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """The plain text, for code that calls ``str()`` on what it is given."""
+        return str.__str__(self)
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __format__(self, spec: str) -> str:
+        return format(MASK, spec)
+
+
+class Redacted(str):
+    """A text that may hold a credential, such as a URL; only its ``repr`` is redacted.
+
+    >>> Redacted("http://me:hunter22@localhost/v1")
+    'http://***@localhost/v1'
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redact(self))
+
+
+def hidden(value: Any) -> Any:
+    """``value``, as a ``Secret`` if it is a text.
+
+    A function that takes a secret puts this in place of its argument, since tools that report
+    errors print the local variables of every function in a traceback.
+    """
+    return Secret(value) if type(value) is str else value
+
+
+@lru_cache(maxsize=256)
+def is_telling(name: str) -> bool:
+    """Whether the value of a header of this name is likely to be a credential."""
+    return _TELLING_NAME.search(name) is not None
+
 
 # Each with the number of its last mention. There is no lock, since a finalizer may come by in the
 # midst of it, but every step is one that is atomic: other threads add to it all the time.
@@ -83,6 +145,7 @@ def redact(text: str) -> str:
     >>> redact("cannot reach socks5://me:hunter22@127.0.0.1:1080")
     'cannot reach socks5://***@127.0.0.1:1080'
     """
+    text = text[:]  # a plain text, also of a Secret
     found = [secret for secret in _concealed.copy() if secret in text]
     for secret in sorted(found, key=len, reverse=True):
         text = text.replace(secret, MASK)
@@ -128,3 +191,27 @@ def scrub(error: BaseException) -> None:
         for name in ("request", "response"):
             if name in vars(link):
                 setattr(link, name, None)
+
+
+def forget_locals(error: BaseException, *, but: BaseException | None) -> None:
+    """Forget the local variables of all functions that ``error`` and its causes came through.
+
+    Those of the libraries below hold keys, prompts and proxy passwords, and tools that report
+    errors print them. The lines of the traceback stay. Functions that still run are left alone.
+
+    Args:
+        error: what is about to be raised.
+        but: what the caller was handling already, which is none of our business.
+    """
+    seen = {id(but)}
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        chain += [link.__cause__, link.__context__]
+        chain += [arg for arg in link.args if isinstance(arg, BaseException)]
+        traceback: TracebackType | None = link.__traceback__
+        if traceback is not None:
+            clear_frames(traceback)

@@ -82,7 +82,7 @@ class Request:
         if timeout is not None:
             check_timeout(timeout, timeout)
         if proxy is not None:
-            check_proxy(proxy)
+            proxy = check_proxy(proxy)
         if deadline is not None:
             deadline = seconds("deadline", deadline)
         if accept is not None:

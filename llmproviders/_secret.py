@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 
 from . import _environ, _files
-from ._redact import conceal
-from .errors import MissingAuthError
+from ._redact import Secret, conceal, hidden
+from .errors import AuthenticationError, InvalidRequestError, MissingAuthError
+
+_NOT_IN_A_KEY = re.compile(r"[^!-~]")
 
 
 @lru_cache(maxsize=64)
@@ -37,21 +41,27 @@ class KeyFile:
     def __post_init__(self) -> None:
         _files.check_path("the key file", self.path)
 
-    def read(self) -> str:
+    def read(self) -> Secret:
         """The key.
 
         Raises:
             MissingAuthError: the file cannot be read, is no plain file, or is empty.
+            AuthenticationError: it holds more than a key.
         """
         try:
-            key = _files.read(self.path).decode("utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a text in UTF-8"
-            raise MissingAuthError(f"the key file {self.path} cannot be read: {reason}") from error
+            # What cannot be decoded is replaced: the error would carry the whole file along.
+            key = Secret(_files.read(self.path).decode("utf-8-sig", "replace").strip())
+        except OSError as error:
+            raise MissingAuthError(
+                f"the key file {self.path} cannot be read: {error.strerror}"
+            ) from error
+        if "\N{REPLACEMENT CHARACTER}" in key:
+            raise MissingAuthError(
+                f"the key file {self.path} cannot be read: it is not a text in UTF-8"
+            )
         if not key:
             raise MissingAuthError(f"the key file {self.path} is empty: write the key into it")
-        conceal(key)
-        return key
+        return _checked(key, f"the key file {self.path}")
 
 
 @dataclass(frozen=True)
@@ -64,24 +74,72 @@ class KeyVariable:
 
     name: str
 
-    def read(self) -> str:
+    def read(self) -> Secret:
         """The key.
 
         Raises:
-            MissingAuthError: the variable is not set or empty.
+            MissingAuthError: the variable is not set or blank.
+            AuthenticationError: it holds more than a key.
         """
-        key = _environ.lookup(self.name)
-        if key is None:
+        key = Secret(_environ.lookup(self.name) or "")
+        if not key:
             raise MissingAuthError(
                 f"the environment variable {self.name} is not set: it should hold the key"
             )
-        conceal(key)
-        return key
+        return _checked(key, f"the environment variable {self.name}")
 
 
 Key = str | KeyFile | KeyVariable
 
 
-def reveal(key: Key | None) -> str | None:
-    """The key itself, from wherever it is."""
-    return key if key is None or isinstance(key, str) else key.read()
+def take(argument: str, key: Key | None) -> Key | None:
+    """A key or token as it was given to a constructor, kept from being seen.
+
+    Args:
+        argument: the argument's name, for the error.
+        key: what was given.
+
+    Raises:
+        InvalidRequestError: it is neither a text nor a place where a key is kept, or blank.
+    """
+    if key is None or isinstance(key, (KeyFile, KeyVariable)):
+        return key
+    if not isinstance(key, str):
+        raise InvalidRequestError(f"{argument} is a text, not {type(key).__name__}")
+    key = Secret(key.strip())
+    if not key:
+        raise InvalidRequestError(f"{argument} is blank; leave it out where there is none")
+    return key
+
+
+def find(argument: str, key: Key | None, variables: Iterable[str]) -> Secret | None:
+    """A key or token itself, from wherever it is; None where there is none.
+
+    Args:
+        argument: the name of the argument for it, for the error.
+        key: what was given to the constructor.
+        variables: names of the environment that stand for it, the first that is set wins.
+
+    Raises:
+        MissingAuthError: the place that was given has none.
+        AuthenticationError: what is there cannot be one.
+    """
+    if key is None:
+        key = next((KeyVariable(name) for name in variables if _environ.lookup(name)), None)
+    if key is None:
+        return None
+    if isinstance(key, (KeyFile, KeyVariable)):
+        return key.read()
+    return _checked(hidden(key), f"the argument {argument}")
+
+
+def _checked(key: Secret, source: str) -> Secret:
+    conceal(key)
+    if _NOT_IN_A_KEY.search(key):
+        for part in key.split():
+            conceal(part)
+        raise AuthenticationError(
+            f"{source} is not a key or token: there is a space, a line break or a character that "
+            "no key has inside; it has to be one line, as the service shows it"
+        )
+    return key

@@ -14,7 +14,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPResponse
@@ -29,6 +29,7 @@ from urllib3.util import wait_for_write
 from urllib3.util.connection import allowed_gai_family
 
 from ._clock import SLICE_S, Scope, Wake, in_slices
+from ._redact import MASK, Secret
 
 T = TypeVar("T")
 
@@ -83,6 +84,13 @@ class Exchange:
             sock.exchange = None
 
 
+class _Held(bytearray):
+    """What waits to be sent; its ``repr`` does not show the keys and the prompt in it."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 class Bounded(socket.socket):
     """A socket none of whose operations outlasts the exchange that it serves."""
 
@@ -131,7 +139,7 @@ class Bounded(socket.socket):
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Send at its end, in one go, what is sent in the block."""
-        self._held = held = bytearray()
+        self._held = held = _Held()
         try:
             yield
         finally:
@@ -225,7 +233,7 @@ class SocksProxy:
     port: int
     remote_names: bool
     username: str | None = None
-    password: str | None = None
+    password: Secret | None = None
 
 
 def resolve(host: str, port: int, scope: Scope) -> list[tuple[Any, ...]]:
@@ -389,9 +397,42 @@ class _Told(HTTPResponse):
         super().__init__(*args, **kwargs)
 
 
+class _Head(bytes):
+    """The head of a request with its secrets, shown without them.
+
+    Attributes:
+        shown: what its ``repr`` shows.
+    """
+
+    shown: bytes
+
+    @classmethod
+    def of(cls, head: bytes, secrets: Mapping[str, str]) -> _Head:
+        """``head``, which ends in a blank line, with more headers."""
+        lines = "".join(f"{name}: {secret[:]}\r\n" for name, secret in secrets.items())
+        self = cls(head[:-2] + lines.encode("latin-1") + b"\r\n")
+        self.shown = head[:-2] + "".join(f"{name}: {MASK}\r\n" for name in secrets).encode()
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+
+def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Headers that may be seen, and those that may not."""
+    seen: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    for name, value in headers.items():
+        (secrets if isinstance(value, Secret) else seen)[name] = value
+    return seen, secrets
+
+
 class _Dialing(HTTPConnection):
     response_class = _Told
     socks_proxy: SocksProxy | None = None
+    # The secret headers of a request whose head is about to be sent. http.client prints what it
+    # sends where its ``debuglevel`` is set, and what it was given stands in tracebacks.
+    _secrets: Mapping[str, str] | None = None
 
     # The same hook that urllib3's own SOCKS support overrides; urllib3 has no public one.
     def _new_conn(self) -> socket.socket:
@@ -417,14 +458,21 @@ class _Dialing(HTTPConnection):
         super().connect()
         _current().bind(self.sock)
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
+    def request(
+        self, method: str, url: str, body: Any = None, headers: Any = None, **kwargs: Any
+    ) -> None:
         if self.sock is None:
             self.connect()
+        seen, self._secrets = _apart(headers or {})
         sock = self.sock
         _current().bind(sock)
         # http.client sends head and body apart: two packets, and two wake-ups of the server.
         with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
-            super().request(*args, **kwargs)
+            super().request(method, url, body, seen, **kwargs)
+
+    def send(self, data: Any) -> None:
+        secrets, self._secrets = self._secrets, None
+        super().send(_Head.of(data, secrets) if secrets else data)
 
 
 def _socket_error(error: OSError) -> BaseException | None:
@@ -433,10 +481,14 @@ def _socket_error(error: OSError) -> BaseException | None:
 
 class _DialingTLS(_Dialing, HTTPSConnection):
     def _tunnel(self) -> None:
+        headers: dict[str, str] = self._tunnel_headers  # type: ignore[has-type]
+        self._tunnel_headers, self._secrets = _apart(headers)
         try:
             super()._tunnel()
         except HTTPException as error:
             raise OSError(f"the proxy's answer is not HTTP: {error}") from None
+        finally:
+            self._tunnel_headers = headers
 
     def connect(self) -> None:
         super().connect()

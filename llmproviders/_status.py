@@ -11,6 +11,7 @@ from . import errors
 from ._call import Call, Reply
 from ._headers import parse_retry_after
 from ._log import logger
+from ._redact import redact
 
 BY_STATUS: dict[int, type[errors.LLMError]] = {
     400: errors.InvalidRequestError,
@@ -65,15 +66,14 @@ def service_message(body: bytes) -> str | None:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        text = body[:300].decode(errors="replace").strip()
-        return text or None
+        return _cut(body.decode(errors="replace").strip(), 300)
     return message_of(value)
 
 
 def message_of(value: Any) -> str | None:
     """The message in an error object of any of the services' shapes."""
     if isinstance(value, str):
-        return value[:500] or None
+        return _cut(value, 500)
     if not isinstance(value, Mapping):
         return None
     if value.get("error"):
@@ -81,8 +81,13 @@ def message_of(value: Any) -> str | None:
     for name in ("message", "msg", "detail", "data"):
         text = value.get(name)
         if isinstance(text, str) and text:
-            return text[:500]
+            return _cut(text, 500)
     return None
+
+
+def _cut(text: str, length: int) -> str | None:
+    """The beginning of a service's text; a key that is cut in two could not be told any more."""
+    return redact(text)[:length] or None
 
 
 def error_of(value: Any) -> errors.LLMError:

@@ -7,7 +7,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -18,7 +18,7 @@ from ._clock import Scope, Wake
 from ._files import Held, Unusable
 from ._log import logger
 from ._numbers import is_finite
-from ._redact import conceal
+from ._redact import Secret, conceal
 from .errors import AuthenticationError, LLMError, ProtocolError
 
 _EARLY_S = 300.0
@@ -45,7 +45,7 @@ class Token:
             before the end, less for a token that lives less than twenty.
     """
 
-    value: str = field(repr=False)
+    value: Secret
     expires_at: float
     fetched_at: float
     renew_from: float = -inf
@@ -93,7 +93,7 @@ def token_of(answer: Mapping[str, Any], *, now: float, date: float | None) -> To
         raise ProtocolError("the token service's answer does not say when the token expires")
     end = expires_at / 1000 if expires_at > _SMALLEST_MS else float(expires_at)
     _check_clock(end, now, date)
-    return Token(value, end, now)
+    return Token(Secret(value), end, now)
 
 
 def _check_clock(end: float, now: float, date: float | None) -> None:
@@ -199,7 +199,7 @@ def _token_in_file(entry: Any) -> Token | None:
     value, end, start = (entry.get(n) for n in ("access_token", "expires_at", "fetched_at"))
     if not (_is_token(value) and is_finite(end) and is_finite(start)):
         return None
-    return Token(value, float(end), float(start))
+    return Token(Secret(value), float(end), float(start))
 
 
 class _Flight:
@@ -239,7 +239,7 @@ class TokenKeeper:
         # dict.setdefault is atomic.
         self._flights: dict[int, _Flight] = {}
 
-    def get(self, fetch: Callable[[], Token], scope: Scope, *, route: Hashable = None) -> str:
+    def get(self, fetch: Callable[[], Token], scope: Scope, *, route: Hashable = None) -> Secret:
         """A token that is valid now; fetched by one thread, of one process, if need be.
 
         It is fetched once. Whether and when to ask again after a failure, the caller decides.
@@ -328,7 +328,7 @@ class TokenKeeper:
         assert self._file is not None
         _files.tell_once(self._file.path, trouble)
 
-    def _lead(self, flight: _Flight, fetch: Callable[[], Token], scope: Scope) -> str:
+    def _lead(self, flight: _Flight, fetch: Callable[[], Token], scope: Scope) -> Secret:
         try:
             token = self._known(scope)
             if token is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from ipaddress import ip_address
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
@@ -18,6 +19,7 @@ from requests.exceptions import InvalidURL, RequestException
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
 
 from . import _files, errors
 from ._adapter import Adapter, host_of
@@ -26,7 +28,16 @@ from ._clock import Scope
 from ._failures import BROKEN, opening_error, reading_error
 from ._lines import decode_json, iter_events, iter_lines
 from ._log import logger
-from ._redact import conceal_user_info, redact, redact_record
+from ._redact import (
+    Redacted,
+    Secret,
+    conceal,
+    conceal_user_info,
+    hidden,
+    is_telling,
+    redact,
+    redact_record,
+)
 from ._sockets import Exchange, serving
 from ._status import check_reply
 
@@ -59,10 +70,12 @@ class HTTPReply:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies that came with the reply."""
+        """The cookies that came with the reply; their values are masked from here on."""
         jar = RequestsCookieJar()
         extract_cookies_to_jar(jar, self._response.request, self._response.raw)  # type: ignore[no-untyped-call]
-        return {cookie.name: cookie.value or "" for cookie in jar}
+        for cookie in jar:
+            conceal(cookie.value)
+        return {cookie.name: Redacted(cookie.value or "") for cookie in jar}
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield what has arrived, decompressed, as soon as it has.
@@ -246,7 +259,7 @@ class Transport:
                 raise
             reply.finish()
             request = request.copy()
-            request.prepare_url(target, None)
+            request.url = target
         raise errors.ProtocolError(f"the service redirected {_MOST_REDIRECTS} times in a row")
 
     def probe(self, url: str, scope: Scope) -> HTTPReply:
@@ -342,7 +355,7 @@ class Transport:
                     conceal_user_info(proxy)
                 if str(request.url).startswith("https:"):
                     _check_certificates(kwargs["verify"], session.cert)
-                request.headers = CaseInsensitiveDict(request.headers)
+                request.headers = CaseInsensitiveDict(_plain(request.headers))
                 request.hooks = {"response": [_hide_redirect]}
                 return session.send(request, allow_redirects=False, **kwargs)
 
@@ -439,8 +452,17 @@ def _body(call: Call) -> tuple[bytes | None, str]:
                 f"the request cannot be written as JSON: {error}"
             ) from error
     if call.form is not None:
-        return urlencode(call.form).encode(), "application/x-www-form-urlencoded"
+        return urlencode(_plain(call.form)).encode(), "application/x-www-form-urlencoded"
     return None, ""
+
+
+def _plain(fields: Mapping[str, str]) -> dict[str, str]:
+    """The same for code that is not ours, and may call ``str()`` on a value."""
+    return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}
+
+
+# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 def _headers(call: Call, body: bytes | None, kind: str) -> dict[str, str]:
@@ -454,38 +476,92 @@ def _headers(call: Call, body: bytes | None, kind: str) -> dict[str, str]:
         headers[names.get("content-length", "Content-Length")] = str(len(body))
     if call.authorization is not None:
         headers[names.get("authorization", "Authorization")] = call.authorization
+    for name, value in headers.items():
+        if is_telling(name):
+            headers[name] = hidden(value)
+        if _UNSENDABLE.search(value):
+            raise errors.InvalidRequestError(
+                f"the header {name} cannot be sent: its value, which is not shown, has a line "
+                "break or another character that HTTP does not take"
+            )
     return headers
 
 
-def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None:
-    """Where a redirect leads, None where there is none; only to the same host, and not to http.
+# A place that every program reads in the same way: either a host, perhaps with a port, or a path on
+# the same host, in visible ASCII without a backslash.
+_PLAIN_PLACE = re.compile(
+    r"(?:(?:https?:)?//[a-z0-9._~-]+(?::[0-9]*)?(?=[/?#]|$)"
+    r"|(?:https?:)?//\[[0-9a-f:.]+\](?::[0-9]*)?(?=[/?#]|$)"
+    r"|(?!//)(?![^/?#]*:))"
+    r"[!-\[\]-~]*",
+    re.IGNORECASE,
+)
+_PORTS = {"http": 80, "https": 443}
 
-    A prompt or a key must not go where nobody sent it.
+
+def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None:
+    """Where a redirect leads, None where there is none.
+
+    A prompt or a key must not go where nobody sent it: only the same scheme, host and port are
+    followed, or the same host over TLS where both have their usual ports.
     """
     location = reply.headers.get("location")
     if not 300 <= reply.status < 400 or not location:
         return None
-    old = urlsplit(str(request.url))
-    try:
-        target = urljoin(str(request.url), location)
-        new = urlsplit(target)
-        port = new.port
-    except ValueError:
-        # Not chained: the text of that error has the address, with a password that it may hold.
+    conceal_user_info(location)
+    target = None
+    if _PLAIN_PLACE.fullmatch(location.strip(" \t")):
+        target = _joined(str(request.url), location.strip(" \t"))
+    if target is None:
         raise errors.ProtocolError(
-            "the service redirects to something that is no address",
+            "the service redirects to an address that is none, or that programs read in "
+            "different ways; it is not followed",
             status_code=reply.status,
             retryable=False,
-        ) from None
-    conceal_user_info(target)
-    keeps_method = request.method == "GET" or reply.status in (307, 308)
-    if new.hostname == old.hostname and keeps_method:
-        same_place = (new.scheme, port) == (old.scheme, old.port)
-        if same_place or (old.scheme, new.scheme) == ("http", "https"):
-            return target
+        )
+    here, there = _origin(str(request.url)), _origin(target)
+    if (request.method == "GET" or reply.status in (307, 308)) and (
+        there == here or there == _encrypted(here)
+    ):
+        return target
     raise errors.ProtocolError(
-        f"the service redirects to {new.scheme}://{new.hostname}, which is not followed; "
+        f"the service redirects to {there.scheme}://{there.connected}, which is not followed; "
         "if it is right, set base_url to it",
         status_code=reply.status,
         retryable=False,
     )
+
+
+def _joined(url: str, place: str) -> str | None:
+    """A place that a reply from ``url`` names, as requests will use it; None where it is none."""
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(urljoin(url, place), None)
+        _origin(str(request.url))
+    except (RequestException, HTTPError, ValueError):
+        return None
+    return request.url
+
+
+class _Origin(NamedTuple):
+    """Where a request goes, as both libraries below read it: requests and urllib3."""
+
+    scheme: str
+    named: str | None
+    connected: str | None
+    port: int | None
+
+
+def _origin(url: str) -> _Origin:
+    named, connected = urlsplit(url), parse_url(url)
+    if named.port != connected.port:
+        raise ValueError("a port that can be read in two ways")
+    port = _PORTS.get(named.scheme) if named.port is None else named.port
+    return _Origin(named.scheme, named.hostname, connected.host, port)
+
+
+def _encrypted(origin: _Origin) -> _Origin | None:
+    """The same host over TLS, where that is plain from its port."""
+    if (origin.scheme, origin.port) != ("http", _PORTS["http"]):
+        return None
+    return origin._replace(scheme="https", port=_PORTS["https"])

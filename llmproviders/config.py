@@ -35,7 +35,7 @@ from ._places import config_folder
 from ._redact import conceal_user_info
 from ._schema import Argument, arguments_of, as_argument
 from ._secret import KeyFile, KeyVariable
-from .errors import MissingAuthError
+from .errors import AuthenticationError, MissingAuthError
 from .failover import FailoverClient
 from .provider import Provider
 from .providers import ALIASES, REGISTRY, find
@@ -151,6 +151,8 @@ class ProviderSettings:
             key.value.read()
         except MissingAuthError:
             return None
+        except AuthenticationError:
+            pass  # it is there, though it is no key
         return source_of(key.value)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._attempt import Fetch
     from ._call import Call, Limits, Reply, Sender, Timeout, Trust
     from ._clock import Scope
+    from ._redact import Secret
     from ._request import Accept, Request
     from ._secret import Key
     from .conversation import Conversation
@@ -118,8 +119,10 @@ class BaseClient(ABC):
         ...     print(chunk, end="")
         Rayleigh scattering.
         """
+        from ._redact import hidden
         from ._request import Request
 
+        proxy = hidden(proxy)
         return self.generate(
             Request.of(
                 prompt,
@@ -167,10 +170,12 @@ class BaseClient(ABC):
         >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
         'Rayleigh scattering.'
         """
+        from ._redact import hidden
         from ._request import Request
 
         if stream:
             raise TypeError("complete() returns the whole reply; use stream()")
+        proxy = hidden(proxy)
         return self.answer(
             Request.of(
                 prompt,
@@ -230,8 +235,10 @@ class BaseClient(ABC):
         >>> list(generator)[:-1]
         ['ab']
         """
+        from ._redact import hidden
         from ._request import Request
 
+        proxy = hidden(proxy)
         return self.generate(
             Request.of(
                 messages,
@@ -381,12 +388,12 @@ class Provider(BaseClient):
     #: Argument -> names of the environment that stand for it, the first that is set wins.
     environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    _given: tuple[tuple[Any, ...], dict[str, Any]]
+    _given: _Arguments
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments, from which a pickle makes the provider anew."""
         self = super().__new__(cls)
-        self._given = (args, kwargs)
+        self._given = _Arguments(args, kwargs)
         return self
 
     def __init__(
@@ -401,13 +408,15 @@ class Provider(BaseClient):
         limits: Limits | None = None,
     ) -> None:
         from ._call import DEFAULT_TIMEOUT, Limits, check_proxy, check_timeout
+        from ._redact import hidden
 
+        proxy = hidden(proxy)
         self.name = name or type(self).__name__
-        self.base_url = (self._setting("base_url", base_url) or self.default_base_url()).rstrip("/")
+        self.base_url = self._address("base_url", base_url) or self.default_base_url().rstrip("/")
         self.model = self._setting("model", model)
         self.timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
         found = self._setting("proxy", proxy)
-        self._proxy = (check_proxy(found) if found else None, bool(proxy))
+        self._proxy = (check_proxy(found) if found else None, proxy is not None)
         self._session = session
         self._limits = limits or Limits()
 
@@ -425,14 +434,45 @@ class Provider(BaseClient):
         }
         return everywhere.get(argument, ()) + tuple(cls.environment.get(argument, ()))
 
-    def _setting(self, argument: str, given: Key | None) -> str | None:
-        if given is not None:
-            from ._secret import reveal
+    def _setting(self, argument: str, given: str | None) -> str | None:
+        """An argument, or what the environment has for it, without space around it.
 
-            return reveal(given)
-        from . import _environ
+        Raises:
+            InvalidRequestError: the argument is no text, or blank.
+        """
+        if given is None:
+            from . import _environ
 
-        return _environ.lookup(*self.environment_of(argument))
+            return _environ.lookup(*self.environment_of(argument))
+        from ._redact import Secret, hidden
+        from .errors import InvalidRequestError
+
+        if not isinstance(given, str):
+            raise InvalidRequestError(f"{argument} is a text, not {type(given).__name__}")
+        if not given.strip():
+            raise InvalidRequestError(f"{argument} is blank; leave it out for the default")
+        return hidden(given.strip()) if isinstance(given, Secret) else given.strip()
+
+    def _address(self, argument: str, given: str | None) -> str | None:
+        """The same for an address, which has to be one."""
+        url = self._setting(argument, given)
+        if url is None:
+            return None
+        from ._call import check_url
+
+        variables = "the environment's " + " or ".join(self.environment_of(argument))
+        return check_url(url, variables if given is None else argument)
+
+    def _secret(self, argument: str, given: Key | None) -> Secret | None:
+        """The same for a key or token, wherever it is kept.
+
+        Raises:
+            MissingAuthError: the place that was given has none.
+            AuthenticationError: what is there cannot be one.
+        """
+        from ._secret import find
+
+        return find(argument, given, self.environment_of(argument))
 
     def trust(self) -> Trust:
         """Whose certificates this provider believes."""
@@ -522,8 +562,7 @@ class Provider(BaseClient):
         >>> FlowGpt().get_model("gemini")
         'google-gemini'
         """
-        if name is None:
-            name = self.model or self.default_model
+        name = (name or self.model or self.default_model).strip()
         name = self.model_aliases.get(name, name)
         if self.open_catalogue or name in self.models:
             return name
@@ -623,12 +662,22 @@ class Provider(BaseClient):
             made.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (type(self), *self._given)
+        return _remake, (type(self), self._given.args, self._given.kwargs)
 
     def __repr__(self) -> str:
         from ._redact import redact
 
         return f"{type(self).__name__}(name={self.name!r}, base_url={redact(self.base_url)!r})"
+
+
+class _Arguments:
+    """What a provider was made with; no ``repr`` shows it, since keys are among it."""
+
+    __slots__ = ("args", "kwargs")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args = args
+        self.kwargs = kwargs
 
 
 def _remake(cls: type[Provider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Provider:

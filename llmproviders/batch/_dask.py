@@ -83,7 +83,7 @@ class _KeyFinder(pickle.Pickler):
 
 
 def _check_provider(provider: Provider) -> None:
-    _, given = provider._given
+    given = provider._given.kwargs
     for argument in arguments_of(type(provider)).values():
         if argument.secret and isinstance(given.get(argument.name), str):
             names = " or ".join(provider.environment_of(argument.name))

@@ -105,6 +105,7 @@ class FlowGpt(Provider):
 def _text_of(line: bytes) -> str:
     """The text of an event; none where the line is blank or the event is of another kind."""
     from .._lines import decode_object
+    from .._redact import redact
     from ..errors import ProtocolError, ServerError
 
     if not line.strip():
@@ -112,7 +113,7 @@ def _text_of(line: bytes) -> str:
     event = decode_object(line)
     kind, data = event.get("event"), event.get("data")
     if kind == "error":
-        raise ServerError(f"the service reports an error: {str(data)[:300]}")
+        raise ServerError(f"the service reports an error: {redact(str(data))[:300]}")
     if kind != "text":
         return ""
     if not isinstance(data, str):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import requests
 
     from .._clock import Scope
+    from .._redact import Secret
     from .._secret import Key
     from ..errors import LLMError
     from ..provider import Call, Fetch, Limits, Reply, Request, Timeout
@@ -60,6 +61,11 @@ class OpenAICompatible(Provider):
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
+        from .._redact import hidden
+        from .._secret import take
+
+        self._api_key = api_key = take("api_key", api_key)
+        proxy = hidden(proxy)
         super().__init__(
             base_url=base_url,
             model=model,
@@ -74,7 +80,6 @@ class OpenAICompatible(Provider):
         self.max_concurrency = (
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
         )
-        self._api_key = api_key
 
     def place(self, scope: Scope) -> AbstractContextManager[float]:
         """Wait for one of the ``max_concurrency`` places of this key."""
@@ -89,7 +94,7 @@ class OpenAICompatible(Provider):
         """A hash of the key and the address; None where there is no key."""
         from .._secret import digest
 
-        key = self._setting("api_key", self._api_key)
+        key = self._secret("api_key", self._api_key)
         return digest(key, self.base_url) if key else None
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
@@ -139,22 +144,20 @@ class OpenAICompatible(Provider):
         """Look for the key, where the address is one that wants one."""
         self._key()
 
-    def _key(self) -> str | None:
-        key = self._setting("api_key", self._api_key)
-        if not key and self.base_url == self.url:
+    def _key(self) -> Secret | None:
+        key = self._secret("api_key", self._api_key)
+        if key is None and self.base_url == self.url:
             from ..errors import MissingAuthError
 
             raise MissingAuthError(
                 f"{self.name} needs a key: set OPENAI_API_KEY or pass api_key=, "
                 "or set OPENAI_BASE_URL to a server that needs none"
             )
-        from .._redact import conceal
-
-        conceal(key)
         return key
 
     def _call(self, method: str, path: str, json: Any = None) -> Call:
         from .._call import Call
+        from .._redact import Secret
 
         key = self._key()
         return Call(
@@ -162,7 +165,7 @@ class OpenAICompatible(Provider):
             self.base_url + path,
             headers=_HEADERS,
             json=json,
-            authorization=f"Bearer {key}" if key else None,
+            authorization=None if key is None else Secret("Bearer " + key),
         )
 
 

@@ -397,7 +397,6 @@ class TestTokenService:
     @pytest.mark.parametrize(
         ("scope", "said"),
         [
-            ("", "no scope was given"),
             ("GIGACHAT_API", "'GIGACHAT_API' is no scope"),
             ("GIGACHAT_API_CORP", "this key is not for the scope 'GIGACHAT_API_CORP'"),
         ],
