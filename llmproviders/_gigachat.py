@@ -261,9 +261,8 @@ def _key(giga: GigaChat) -> Secret | None:
     try:
         key = giga._secret("api_key", giga._api_key)
     except AuthenticationError as error:
-        raise retold(
-            error, f"{NOT_A_KEY}; it is not base64: take it from {CABINET} ({error})"
-        ) from (error)
+        said = f"{NOT_A_KEY}; it is not base64: take it from {CABINET} ({error})"
+        raise retold(error, said) from error
     if key is not None:
         conceal_key(key)
     return key

@@ -133,11 +133,15 @@ def find(argument: str, key: Key | None, variables: Iterable[str]) -> Secret | N
     return _checked(hidden(key), f"the argument {argument}")
 
 
+def _conceal_parts(key: Secret) -> None:
+    for part in key.split():
+        conceal(part)
+
+
 def _checked(key: Secret, source: str) -> Secret:
     conceal(key)
     if _NOT_IN_A_KEY.search(key):
-        for part in key.split():
-            conceal(part)
+        _conceal_parts(key)
         raise AuthenticationError(
             f"{source} is not a key or token: there is a space, a line break or a character that "
             "no key has inside; it has to be one line, as the service shows it"

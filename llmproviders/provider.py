@@ -410,7 +410,7 @@ class Provider(BaseClient):
         from ._call import DEFAULT_TIMEOUT, Limits, check_proxy, check_timeout
         from ._redact import hidden
 
-        proxy = hidden(proxy)
+        base_url, proxy = hidden(base_url), hidden(proxy)
         self.name = name or type(self).__name__
         self.base_url = self._address("base_url", base_url) or self.default_base_url().rstrip("/")
         self.model = self._setting("model", model)
@@ -667,7 +667,9 @@ class Provider(BaseClient):
     def __repr__(self) -> str:
         from ._redact import redact
 
-        return f"{type(self).__name__}(name={self.name!r}, base_url={redact(self.base_url)!r})"
+        # A traceback may show one whose making failed.
+        name, base_url = getattr(self, "name", None), getattr(self, "base_url", "")
+        return f"{type(self).__name__}(name={name!r}, base_url={redact(base_url)!r})"
 
 
 class _Arguments:

@@ -477,15 +477,24 @@ class TestTrust:
         server = raw_server(lambda conn: conn.send(b"HTTP/1.1 400 Bad\r\n\r\n"))
         assert type(ask(server.url.replace("http:", "https:")).error) is ConnectionFailed
 
-    def test_a_redirect_to_https_is_followed(
+    def test_a_redirect_to_https_is_followed(self, raw_server: RawServerFactory) -> None:
+        """From port 80 to 443 of the same host, from http to https, the same request goes on."""
+        moved = http_response(308, {"Location": "https://service.invalid/moved"})
+        proxy = raw_server(moved, http_response(502))
+        assert ask("http://service.invalid", proxy=proxy.url).error is not None
+        assert [r.target for r in proxy.requests] == [
+            "http://service.invalid/v3/chat-anonymous",
+            "service.invalid:443",
+        ]
+
+    def test_a_redirect_to_another_port_over_tls_is_refused(
         self, raw_server: RawServerFactory, trusted: trustme.CA
     ) -> None:
-        """From http to https of the same host the same request goes on."""
+        """Another port of the same host may be another user's server, with TLS too."""
         secure = raw_server(reply("a"), tls=trusted)
-        target = f"{secure.url}/v3/chat-anonymous"
-        plain = raw_server(http_response(308, {"Location": target}))
-        assert ask(plain).text == "a"
-        assert secure.requests[0].body == plain.requests[0].body != b""
+        plain = raw_server(http_response(308, {"Location": f"{secure.url}/v3/chat-anonymous"}))
+        assert type(ask(plain).error) is ProtocolError
+        assert secure.connections == []
 
     def test_a_page_that_moved_is_found(self, raw_server: RawServerFactory) -> None:
         """A GET follows a 302 of the same host."""

@@ -118,11 +118,13 @@ class ChatGptt(Provider):
         )
 
     def _headers(self) -> dict[str, str]:
+        from .._redact import Redacted
+
         return {
             "accept": "application/json",
             "accept-encoding": "gzip, deflate",
             "origin": self.base_url,
-            "referer": f"{self.base_url}/chat",
+            "referer": Redacted(f"{self.base_url}/chat"),
             "user-agent": USER_AGENT,
         }
 

@@ -122,12 +122,12 @@ class GigaChat(Provider):
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
-        from .._redact import hidden
+        from .._redact import Redacted, hidden
         from .._secret import take
 
         self._api_key = api_key = take("api_key", api_key)
         self._access_token = access_token = take("access_token", access_token)
-        proxy = hidden(proxy)
+        base_url, proxy = hidden(base_url), hidden(proxy)
         super().__init__(
             base_url=base_url,
             model=model,
@@ -143,7 +143,7 @@ class GigaChat(Provider):
 
         found = self._setting("scope", scope)
         self.scope = INDIVIDUAL if found is None else found
-        self.auth_url = self._address("auth_url", auth_url) or self.default_auth_url
+        self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
         if max_concurrency is None:
             max_concurrency = 1 if self.scope == INDIVIDUAL else 10
         self.max_concurrency = whole("max_concurrency", max_concurrency)

@@ -65,7 +65,7 @@ class OpenAICompatible(Provider):
         from .._secret import take
 
         self._api_key = api_key = take("api_key", api_key)
-        proxy = hidden(proxy)
+        base_url, proxy = hidden(base_url), hidden(proxy)
         super().__init__(
             base_url=base_url,
             model=model,
