@@ -225,12 +225,11 @@ def _once(
             raise _no_text(finish)
         # A service in trouble may say a key in any of its words.
         yield finish.evolve(
-            reason=redact(finish.reason),
             raw=_redacted(finish.raw),
             detail=_redacted(finish.detail),
             provider=provider.name,
             model=_redacted(finish.model) or request.model,
-            request_id=_redacted(finish.request_id or reply.request_id),
+            request_id=_redacted(finish.request_id) or reply.request_id,
             attempts=(record.attempt(None),),
         )
         reply.finish()

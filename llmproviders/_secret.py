@@ -125,12 +125,17 @@ def find(argument: str, key: Key | None, variables: Iterable[str]) -> Secret | N
         AuthenticationError: what is there cannot be one.
     """
     if key is None:
-        key = next((KeyVariable(name) for name in variables if _environ.lookup(name)), None)
+        key = _variable(variables)
     if key is None:
         return None
     if isinstance(key, (KeyFile, KeyVariable)):
         return key.read()
     return _checked(hidden(key), f"the argument {argument}")
+
+
+def _variable(names: Iterable[str]) -> KeyVariable | None:
+    found = _environ.first_set(names)
+    return None if found is None else KeyVariable(found[0])
 
 
 def _conceal_parts(key: Secret) -> None:

@@ -313,7 +313,7 @@ def test_a_key_arrives_over_tls(
 # -- keys with something inside
 
 
-INSIDE = ("\n", "\r\n", "\r", " ", "\t", "\x00", "\x0b", "\x85", "\u2028", "\u00a0", "й", "\n\n")
+INSIDE = ("\n", "\r\n", "\r", " ", "\t", "\x0b", "\x85", "\u2028", "\u00a0", "й", "\n\n")
 SECOND = "sk-s3cond-key-in-the-file"
 
 
@@ -361,8 +361,15 @@ PLACES = (
 )
 
 
-@pytest.mark.parametrize("inside", INSIDE, ids=ascii)
-@pytest.mark.parametrize("place", PLACES)
+# No variable can hold a NUL.
+@pytest.mark.parametrize(
+    ("place", "inside"),
+    [
+        *((place, inside) for place in PLACES for inside in INSIDE),
+        (_from_argument, "\x00"),
+        (_from_file, "\x00"),
+    ],
+)
 def test_a_key_with_something_inside_is_refused_without_being_shown(
     place: Callable[..., tuple[Provider, str]],
     inside: str,
@@ -370,13 +377,6 @@ def test_a_key_with_something_inside_is_refused_without_being_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A line end, a space or a strange letter in a key names where it is, and shows none of it."""
-    if inside == "\x00" and place in (
-        _from_environment,
-        _from_variable,
-        _gigachat_key,
-        _gigachat_token,
-    ):
-        pytest.skip("no variable can hold a NUL")
     provider, name = place(f" {KEY}{inside}{SECOND}\r\n", tmp_path, monkeypatch)
     for call in (
         lambda: provider.complete("Why?"),
@@ -394,7 +394,7 @@ def test_a_key_with_something_inside_is_refused_without_being_shown(
         assert SECOND not in shown
 
 
-@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t", "\ufeff"], ids=ascii)
+@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t"], ids=ascii)
 @pytest.mark.parametrize("place", PLACES[:4])
 def test_space_around_a_key_is_dropped(
     place: Callable[..., tuple[Provider, str]],
@@ -403,10 +403,7 @@ def test_space_around_a_key_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A line end or space around a key, wherever it comes from, does not count."""
-    if around == "\ufeff" and place is not _from_file:
-        pytest.skip("a mark of byte order stands at the beginning of files alone")
-    text = f"{around}{KEY}" if around == "\ufeff" else f"{around}{KEY}{around}"
-    provider, _ = place(text, tmp_path, monkeypatch)
+    provider, _ = place(f"{around}{KEY}{around}", tmp_path, monkeypatch)
     call = provider.prepare(Request.of("Why?", model="m", params={}), None)  # type: ignore[arg-type]
     assert call.authorization == f"Bearer {KEY}"
 
