@@ -562,7 +562,9 @@ class Provider(BaseClient):
         >>> FlowGpt().get_model("gemini")
         'google-gemini'
         """
-        name = (name or self.model or self.default_model).strip()
+        if name is None:
+            name = self.model or self.default_model
+        name = name.strip()
         name = self.model_aliases.get(name, name)
         if self.open_catalogue or name in self.models:
             return name
