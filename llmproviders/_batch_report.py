@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import _batch_pictures as pictures
 from . import errors
-from ._drawing import count, escape, plain, shorten
+from ._drawing import count, escape, shorten
 from ._html import table
+from ._printable import one_line
 from ._timeline import Outcome
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class BatchReport:
         self._errors[kind] += 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
-            examples.append(f"{own_id}: {shorten(' '.join(plain(message).split()), 160)}")
+            examples.append(f"{own_id}: {shorten(' '.join(one_line(message).split()), 160)}")
 
     def to_html(self) -> str:
         """A whole page that loads nothing from elsewhere, readable in light and dark."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from html import escape as escape_html
 from math import floor, log10
+
+from ._printable import one_line
 
 GOOD, HALF, PASSING, FINAL, IDLE, NEUTRAL = (
     "#1f9d6b",
@@ -19,20 +20,6 @@ GOOD, HALF, PASSING, FINAL, IDLE, NEUTRAL = (
 
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
-#: What XML 1.0 has no character for, and what would move the text around it.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+"
-)
-
-
-def plain(value: object) -> str:
-    r"""A value as one line of text that no terminal and no parser stumbles over.
-
-    >>> plain("two\nlines")
-    'two lines'
-    """
-    return _UNPRINTABLE.sub(" ", str(value))
-
 
 def escape(value: object) -> str:
     """A value as one line of text inside HTML or XML.
@@ -40,7 +27,7 @@ def escape(value: object) -> str:
     >>> escape("<b>")
     '&lt;b&gt;'
     """
-    return escape_html(plain(value))
+    return escape_html(one_line(value))
 
 
 def shorten(text: str, width: int) -> str:

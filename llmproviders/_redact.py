@@ -15,6 +15,8 @@ from traceback import clear_frames
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from ._printable import printable
+
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -160,7 +162,7 @@ def redact_record(record: LogRecord) -> bool:
 
 
 def scrub(error: BaseException) -> None:
-    """Redact the texts of ``error`` and of all that it was raised from, in place.
+    """Redact the texts of ``error`` and of all that it was raised from, and make them printable.
 
     A traceback prints the whole chain, and the lower libraries put URLs into their messages; what
     pickles errors with their causes takes their attributes along, too.
@@ -178,12 +180,12 @@ def scrub(error: BaseException) -> None:
         if isinstance(reason, BaseException):
             chain.append(reason)
         if any(isinstance(arg, str) for arg in link.args):
-            link.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in link.args)
+            link.args = tuple(_shown(arg) if isinstance(arg, str) else arg for arg in link.args)
         # What an OSError and PySocks' errors say is not in their args alone.
         for name in ("strerror", "msg"):
             said = getattr(link, name, None)
             if isinstance(said, str):
-                setattr(link, name, redact(said))
+                setattr(link, name, _shown(said))
         for name, value in vars(link).items():
             if isinstance(value, str):
                 setattr(link, name, redact(value))
@@ -215,3 +217,7 @@ def forget_locals(error: BaseException, *, but: BaseException | None) -> None:
         traceback: TracebackType | None = link.__traceback__
         if traceback is not None:
             clear_frames(traceback)
+
+
+def _shown(text: str) -> str:
+    return printable(redact(text))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ._health import Condition
 from ._locks import ForkLock
+from ._printable import one_line
 from .errors import LLMError
 from .results import Attempt
 
@@ -141,7 +142,7 @@ def _cells(record: ProviderReport, depth: int) -> tuple[str, ...]:
     name = f"{record.provider} ({record.model})" if record.model else record.provider
     most_first = sorted(record.failures.items(), key=lambda item: (-item[1], item[0]))
     return (
-        "  " * depth + name,
+        "  " * depth + one_line(name),
         str(record.calls),
         str(record.tries),
         str(record.successes),

@@ -10,7 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from . import _drawing as draw
-from ._drawing import count, plain, seconds
+from ._drawing import count, seconds
+from ._printable import one_line
 from .errors import SLOWER
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Row:
     def who(self) -> str:
         """The provider, and the model where there is one."""
         a = self.attempt
-        return plain(f"{a.provider} · {a.model}" if a.model else a.provider)
+        return one_line(f"{a.provider} · {a.model}" if a.model else a.provider)
 
     @property
     def verdict(self) -> str:
@@ -95,7 +96,7 @@ class Row:
         first = (
             "" if self.first_text is None else f", first text after {seconds(a.first_chunk_after)}"
         )
-        why = "" if a.error is None else f" ({plain(a.error)})"
+        why = "" if a.error is None else f" ({one_line(a.error)})"
         return f"{self.who}{waited}: {self.verdict}{first}{why}"
 
 

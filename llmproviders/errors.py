@@ -44,7 +44,8 @@ class LLMError(Exception):
     """Something went wrong between a caller and a language model.
 
     Args:
-        message: what happened and what to do about it; secrets in it are masked.
+        message: what happened and what to do about it; secrets in it are masked, and control
+            characters are shown as their escapes.
         provider: the provider's name.
         status_code: the HTTP status, where there was one.
         retry_after: seconds that the service asked to wait.
@@ -77,7 +78,7 @@ class LLMError(Exception):
     ) -> None:
         from ._redact import redact
 
-        super().__init__(redact(message))
+        super().__init__(self._shown(redact(message)))
         self.provider = provider
         self.status_code = status_code
         self.retry_after = retry_after
@@ -85,7 +86,14 @@ class LLMError(Exception):
         self.retryable = self.retryable_by_default if retryable is None else retryable
         self.partial_text = partial_text
         self.attempts = tuple(attempts)
-        self.detail = None if detail is None else redact(detail)
+        self.detail = None if detail is None else LLMError._shown(redact(detail))
+
+    @staticmethod
+    def _shown(message: str) -> str:
+        """A message as one line in which nothing acts on a terminal."""
+        from ._printable import one_line
+
+        return one_line(message)
 
     @property
     def message(self) -> str:
@@ -198,3 +206,10 @@ class RejectedReplyError(LLMError):
 
 class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
     """Every provider of a ``FailoverClient`` failed; ``attempts`` has each with its error."""
+
+    @staticmethod
+    def _shown(message: str) -> str:
+        """A message with a line for each failure, in which nothing acts on a terminal."""
+        from ._printable import printable
+
+        return printable(message)

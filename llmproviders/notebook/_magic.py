@@ -12,7 +12,7 @@ import click
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from .._drawing import plain
+from .._printable import one_line, printable
 from .._redact import redact
 from ..cli.files import WholeFile
 from ..cli.options import Choices, call_options
@@ -126,7 +126,7 @@ def _plainly() -> Iterator[None]:
         yield
     except (click.ClickException, ConfigError, MissingVariableError) as error:
         words = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        raise UsageError(words) from error
+        raise UsageError(printable(words)) from error
     except LLMError as error:
         be_brief(error, f"{type(error).__name__}: {error}")
         raise
@@ -235,7 +235,7 @@ def _told() -> str:
         return f"by the configuration: {_names(Choices().client())}"
     client, params = usual
     also = "".join(f", {name}={value!r}" for name, value in params.items())
-    return plain(redact(f"{_names(client)}{also}"))
+    return one_line(redact(f"{_names(client)}{also}"))
 
 
 def _names(client: BaseClient) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
 from .._clock import Clock
-from .._drawing import escape, plain, seconds
+from .._drawing import escape, seconds
 from .._markdown import harmless
+from .._printable import one_line, printable
 
 SHORTEST_INTERVAL_S = 0.1
 _CHARACTERS_A_SECOND = 100_000
@@ -89,7 +90,8 @@ class Page:
     def end(self, note: str) -> None:
         """Show all of the text, with the note."""
         plain_text = "\n\n".join(filter(None, ("".join(self._text), note)))
-        self._update(note, {"text/plain": plain_text})
+        # A console of Jupyter writes it to its terminal.
+        self._update(note, {"text/plain": printable(plain_text)})
 
     def _so_far(self) -> str:
         return f"{seconds(self._clock.monotonic() - self._began)} …"
@@ -107,10 +109,15 @@ class Page:
 
 
 class Terminal:
-    """A stream of text, to which each piece is written as it comes."""
+    """A stream of text, to which each piece is written as it comes.
+
+    Args:
+        stream: where to; a terminal is written nothing that it would obey.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._obeys = stream.isatty()
         self._ended = True
 
     def begin(self) -> None:
@@ -118,16 +125,16 @@ class Terminal:
 
     def add(self, piece: str) -> None:
         """Write it."""
-        self._write(piece)
+        self._write(printable(piece) if self._obeys else piece)
         self._ended = piece.endswith("\n")
 
     def restart(self, provider: str) -> None:
         """Say so: what is written cannot be taken back."""
-        self._line(f"[{plain(provider)} broke off; the text above is void]")
+        self._line(f"[{one_line(provider)} broke off; the text above is void]")
 
     def end(self, note: str) -> None:
         """End the line, and write the note."""
-        self._line(f"[{plain(note)}]" if note else "")
+        self._line(f"[{one_line(note)}]" if note else "")
 
     def _line(self, words: str) -> None:
         lines = ("" if self._ended else "\n") + (f"{words}\n" if words else "")
