@@ -6,9 +6,11 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from functools import partial
+from math import inf
 from typing import Protocol
 
-from .._clock import Scope
+from .._clock import Scope, in_slices
 from ..provider import BaseClient, Request
 from ..results import Completion
 from . import _dask
@@ -85,7 +87,12 @@ class Threads:
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
-            thread.join()
+            in_slices(partial(_ended, thread), inf)
+
+
+def _ended(thread: threading.Thread, within_s: float) -> bool:
+    thread.join(within_s)
+    return not thread.is_alive()
 
 
 class ViaExecutor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from .overview import overview
 
@@ -14,15 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: what stands behind the program's name; None: those of the process.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    if given in (["--help"], ["-h"]):
-        # What is asked most is told without loading anything.
-        try:
+    if given in (["--help"], ["-h"]) and sys.stdout is not None:
+        # What is asked most is told without loading anything; what fails is left to what does.
+        with suppress(OSError):
             print(overview(), end="", flush=True)
             return 0
-        except BrokenPipeError:
-            from .run import reader_left
-
-            return reader_left()
     try:
         from .run import run
     except KeyboardInterrupt:

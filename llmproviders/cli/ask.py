@@ -15,7 +15,7 @@ from ..failover import FailoverClient
 from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply
 from .files import WholeFile, locked, read_prompt
-from .notes import Line, Notes, Trace, tell
+from .notes import Line, Notes, Trace, check_stdout, tell
 from .options import Choices, call_options
 
 
@@ -55,7 +55,10 @@ def command(
     notes = choices.notes()
     drawing = Trace(notes.attempt)
     whole = no_stream or as_json or output is not None
-    destination = _Destination(as_json=as_json, file=None if output is None else WholeFile(output))
+    file = None if output in (None, "-") else WholeFile(output)
+    if file is None:
+        check_stdout()
+    destination = _Destination(as_json=as_json, file=file)
     try:
         text = read_prompt(prompt)
         configuration = choices.configuration()

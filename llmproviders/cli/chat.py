@@ -14,7 +14,7 @@ from ..conversation import Conversation
 from ..errors import LLMError
 from ..results import FinishReason, Restart
 from .files import WholeFile
-from .notes import Line, Notes, say, tell
+from .notes import Line, Notes, check_stdout, put, say, tell
 from .options import Choices, call_options
 
 _HELP = """\
@@ -36,6 +36,7 @@ def command(choices: Choices) -> None:
 
     Ctrl-C stops a reply and keeps the conversation, Ctrl-D leaves; /help tells the rest.
     """
+    check_stdout()
     notes = choices.notes()
     with choices.client(on_event=notes.attempt) as client:
         names = ", ".join(provider.name for provider in client.providers)
@@ -157,7 +158,15 @@ def _questions() -> Callable[[], str]:
         return lambda: _line_of(sys.stdin.readline())
     with suppress(ImportError):
         import readline  # noqa: F401 - input() uses it once it is loaded
-    return lambda: input("> ")
+    return _typed
+
+
+def _typed() -> str:
+    try:
+        return input("> ")
+    except EOFError:
+        put("")
+        raise
 
 
 def _line_of(line: str) -> str:

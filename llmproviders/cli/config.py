@@ -15,6 +15,7 @@ from ..providers import REGISTRY
 from .exits import CommandError, Exit
 from .files import WholeFile
 from .group import CONTEXT, Subcommands
+from .notes import put
 from .options import Choices, check_options, config_option
 
 _WIDEST = 40
@@ -75,14 +76,14 @@ def init(choices: Choices, force: bool) -> None:
         raise CommandError(f"{path} is there already; --force replaces it", Exit.USAGE) from None
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}", Exit.USAGE) from None
-    print(path)
+    put(str(path))
 
 
 @command.command("path", epilog='Example: $EDITOR "$(llmproviders config path)"')
 @config_option
 def path(choices: Choices) -> None:
     """Print where the configuration is, or would be."""
-    print(locate(choices.config)[0])
+    put(str(locate(choices.config)[0]))
 
 
 @command.command("show", epilog="Example: llmproviders config show")
@@ -93,7 +94,7 @@ def show(choices: Choices) -> None:
     It is TOML again. Keys are never shown, only where they are and whether they can be read.
     """
     for line in _lines(choices.configuration()):
-        print(line)
+        put(line)
 
 
 def _lines(configuration: Configuration) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import click
 
+from .._printable import one_line
 from ..config import ConfigError, Configuration, providers_of_environment
 from .checks import (
     Finding,
@@ -19,7 +19,7 @@ from .checks import (
     fail,
 )
 from .exits import Exit
-from .notes import NOTHING, show_logs, styled
+from .notes import NOTHING, put, show_logs
 from .options import Choices, check_options
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -61,8 +61,7 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
 
 
 def _print(finding: Finding) -> None:
-    level = styled(f"{finding.level.value:<4}", sys.stdout, fg=_COLOURS[finding.level], bold=True)
-    print(f"{level}  {finding.topic}: {finding.text}")
+    put(f"{finding.level.value:<4}", end="  ", fg=_COLOURS[finding.level], bold=True)
+    put(one_line(f"{finding.topic}: {finding.text}"))
     if finding.remedy:
-        print(f"      do: {finding.remedy}")
-    sys.stdout.flush()
+        put(f"      do: {one_line(finding.remedy)}")

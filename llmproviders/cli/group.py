@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import import_module
 from typing import Any
 
@@ -47,7 +48,8 @@ class Group(Subcommands):
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             near = nearest(args[0], COMMANDS)
-            hint = f" Did you mean {near!r}?" if near else ""
+            asking = f" To ask a model: {PROGRAM} ask {shlex.quote(' '.join(args))}"
+            hint = f" Did you mean {near!r}?" if near else asking
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 

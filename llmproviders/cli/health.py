@@ -8,6 +8,7 @@ import click
 
 from .._health import Trouble, parts_of
 from .._health_file import FileStore
+from .notes import put
 from .options import Choices, config_option
 from .table import print_table
 
@@ -26,7 +27,7 @@ def command(choices: Choices, reset: bool) -> None:
         store.clear()
     troubles = store.read()
     if not troubles:
-        print(f"No provider is in trouble ({store.path}).")
+        put(f"No provider is in trouble ({store.path}).")
         return
     rows = [_row(key, trouble) for key, trouble in sorted(troubles.items())]
     print_table(["provider", "address", "model", "key", "failures", "last", "put last for"], rows)

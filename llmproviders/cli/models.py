@@ -6,7 +6,9 @@ import json
 
 import click
 
+from .._printable import one_line
 from ..config import ConfigError
+from .notes import put, say
 from .options import Choices, setup_options
 
 
@@ -25,4 +27,10 @@ def command(choices: Choices, provider: str, as_json: bool) -> None:
         raise ConfigError(f"there are several of the type {provider!r}; name one: {names}")
     with settings.make() as made:
         names_of_models = made.list_models()
-    print(json.dumps(names_of_models) if as_json else "\n".join(names_of_models))
+    if as_json:
+        put(json.dumps(names_of_models))
+        return
+    if not names_of_models:
+        say(f"{settings.name} lists no models")
+    for name in names_of_models:
+        put(one_line(name))

@@ -11,54 +11,90 @@ from typing import Any
 import click
 
 from .. import _environ
+from .._printable import one_line, printable
 from .._redact import redact
 from ..results import Attempt, FinishReason, Usage
+from .exits import CommandError, Exit
 
 _NAME = "llmproviders"
 NOTHING = logging.CRITICAL + 1
+NO_STDOUT = "standard output is closed; send it to a file, or to /dev/null"
 
 
 def use_colour(stream: Any) -> bool:
     """Whether colour is wanted on ``stream``; https://no-color.org is heeded."""
-    return bool(stream.isatty()) and _environ.lookup("NO_COLOR") is None
+    plain = _environ.lookup("NO_COLOR") is not None or _environ.lookup("TERM") == "dumb"
+    return bool(stream.isatty()) and not plain
 
 
-def styled(text: str, stream: Any, **style: Any) -> str:
-    """``text`` in a style where ``stream`` shows one."""
-    return click.style(text, **style) if use_colour(stream) else text
+def _styled(text: str, stream: Any, style: dict[str, Any]) -> str:
+    return click.style(text, **style) if style and use_colour(stream) else text
+
+
+def put(text: str, *, end: str = "\n", **style: Any) -> None:
+    """Print on standard output, at once; a terminal gets nothing that it would obey."""
+    shown = printable(text) if sys.stdout.isatty() else text
+    print(_styled(shown, sys.stdout, style), end=end, flush=True)
+
+
+def note(text: str, **style: Any) -> None:
+    """Print on standard error, on lines of its own, nothing that a terminal would obey."""
+    Line.make_room()
+    print(_styled(printable(redact(text)), sys.stderr, style), file=sys.stderr, flush=True)
 
 
 def say(message: str, **style: Any) -> None:
     """Tell the user something on standard error, after the program's name."""
-    print(styled(redact(f"{_NAME}: {message}"), sys.stderr, **style), file=sys.stderr, flush=True)
+    note(f"{_NAME}: {message}", **style)
+
+
+def check_stdout() -> None:
+    """Look whether there is a standard output, before anything is asked.
+
+    Raises:
+        CommandError: it is closed.
+    """
+    if not sys.stdout.writable():
+        raise CommandError(NO_STDOUT, Exit.UNEXPECTED)
 
 
 def tell(text: str) -> None:
     """Tell what belongs to a conversation on standard error."""
-    print(styled(text, sys.stderr, dim=True), file=sys.stderr, flush=True)
+    note(text, dim=True)
 
 
 class Line:
-    """Standard output, which a line break ends where the text has none."""
+    """The reply on standard output; a line break ends it where the text has none."""
+
+    _open: Line | None = None
 
     def __init__(self) -> None:
-        self._ended = True
+        self._begun = False
+        self._obeyed = sys.stdout.isatty()
 
     def write(self, text: str) -> None:
-        """Put out some text at once."""
+        """Put out some text at once; a terminal gets nothing that it would obey."""
         try:
-            sys.stdout.write(text)
+            sys.stdout.write(printable(text) if self._obeyed else text)
             sys.stdout.flush()
         except OSError:
             # Where this cannot be written, no line break can be either.
-            self._ended = True
+            self._begun = False
             raise
-        self._ended = text.endswith("\n")
+        self._begun = not text.endswith("\n")
+        Line._open = self
 
     def close(self) -> None:
         """End the line, if one has begun."""
-        if not self._ended:
+        if self._begun:
             self.write("\n")
+        Line._open = None
+
+    @classmethod
+    def make_room(cls) -> None:
+        """End the line of a reply that has begun, where a note would stand on it."""
+        if cls._open is not None and sys.stdout.isatty() and sys.stderr.isatty():
+            cls._open.close()
 
 
 def usual_level() -> int:
@@ -66,10 +102,17 @@ def usual_level() -> int:
     return logging.WARNING if sys.stderr.isatty() else NOTHING
 
 
+class _Log(logging.Handler):
+    """Tells what is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it as it is told by the commands themselves."""
+        say(self.format(record))
+
+
 def show_logs(level: int) -> None:
     """Show what the library logs, and what Python warns of, from ``level`` on."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{_NAME}: %(message)s"))
+    handler = _Log()
     logging.captureWarnings(True)
     for name in (_NAME, "py.warnings"):
         logger = logging.getLogger(name)
@@ -108,7 +151,7 @@ class Notes:
         """Tell how a reply ended."""
         if finish.reason == "content_filter":
             why = f": {finish.detail}" if finish.detail else ""
-            say(f"the filter of {finish.provider} stopped the reply{why}")
+            say(one_line(f"the filter of {finish.provider} stopped the reply{why}"))
         elif finish.reason == "length":
             self.warn("the reply reached its largest length; raise --max-tokens for more")
         if self.verbose:
@@ -138,11 +181,16 @@ class Trace:
         in_order = sorted(self._attempts, key=lambda attempt: attempt.started_at)
         width = shutil.get_terminal_size((100, 24)).columns
         drawing = text(in_order, width=width, colour=use_colour(sys.stderr))
+        Line.make_room()
         print(redact(drawing), file=sys.stderr, flush=True)
 
 
 def described(attempt: Attempt) -> str:
     """An attempt in a line."""
+    return one_line(_described(attempt))
+
+
+def _described(attempt: Attempt) -> str:
     name = f"{attempt.provider} ({attempt.model})" if attempt.model else attempt.provider
     waited = f" after a wait of {attempt.waited:.2f} s" if attempt.waited >= 0.005 else ""
     if attempt.error is not None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any
 
 import click
 
+from .._clock import in_slices
+from .._printable import one_line
 from .._redact import redact
 from ..config import Configuration, ProviderSettings, secrets_of
 from ..errors import AllProvidersFailed, LLMError
 from ..providers import REGISTRY
 from .exits import Exit, exit_of_error
+from .notes import put
 from .options import Choices, setup_options
 from .table import print_table
 
@@ -36,7 +43,7 @@ def command(choices: Choices, as_json: bool, check: bool) -> Exit:
     checks = ask_each(listed) if check else [None] * len(listed)
     if as_json:
         rows = [_as_object(item, result) for item, result in zip(listed, checks, strict=True)]
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        put(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
         _print(listed, checks)
     return _exit_of(checks)
@@ -59,15 +66,33 @@ class Check:
     def __str__(self) -> str:
         if self.error is None:
             return f"ok after {self.seconds:.1f} s"
-        return f"{type(self.error).__name__}: {self.error}".replace("\n", " ")
+        return one_line(f"{type(self.error).__name__}: {self.error}")
 
 
 def ask_each(listed: Sequence[ProviderSettings]) -> list[Check | None]:
-    """Send each a tiny request, all at the same time."""
-    from concurrent.futures import ThreadPoolExecutor
+    """Send each a tiny request, all at the same time; an interrupt does not wait for them."""
+    asked = [_asking(settings) for settings in listed]
+    for future in asked:
+        in_slices(partial(_is_done, future), inf)
+    return [future.result() for future in asked]
 
-    with ThreadPoolExecutor(max_workers=len(listed)) as pool:
-        return list(pool.map(ask_one, listed))
+
+def _asking(settings: ProviderSettings) -> Future[Check]:
+    future: Future[Check] = Future()
+
+    def ask() -> None:
+        try:
+            future.set_result(ask_one(settings))
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(error)
+
+    # Not a pool, whose threads Python waits for at its end.
+    threading.Thread(target=ask, daemon=True).start()
+    return future
+
+
+def _is_done(future: Future[Check], within_s: float) -> bool:
+    return bool(wait([future], within_s).done)
 
 
 def ask_one(settings: ProviderSettings) -> Check:

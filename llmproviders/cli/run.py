@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from ..config import ConfigError
 from ..errors import LLMError
 from .exits import CommandError, Exit, exit_of_error
 from .group import PROGRAM, group
-from .notes import say, show_logs, usual_level
+from .notes import NO_STDOUT, note, say, show_logs, usual_level
 
 _COMPLETE = "_LLMPROVIDERS_COMPLETE"
 
@@ -29,25 +30,46 @@ def run(arguments: Sequence[str]) -> int:
     speak_utf8()
     show_logs(usual_level())
     signal.signal(signal.SIGTERM, _terminated)
+    # Whoever started it under nohup wants it to outlive the terminal.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _terminated)
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        return reader_left()
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
-    except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else Exit.UNEXPECTED
+    except (KeyboardInterrupt, SystemExit) as ending:
+        return _code_of(ending)
     except OSError as error:
+        _give_up_stdout()
+        signalled = _ending_before(error)
+        if signalled is not None:
+            # The terminal has gone, for one, and with it where the line was to be ended.
+            return _code_of(signalled)
         if error.errno == errno.EPIPE:
-            return reader_left()
-        say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            return _reader_left()
+        if not sys.stdout.writable():
+            say(NO_STDOUT)
+        else:
+            say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         return Exit.UNEXPECTED
     except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code
         scrub(error)
         say(redact(f"unexpected error\n{traceback.format_exc()}"))
         return Exit.UNEXPECTED
     return code
+
+
+def _code_of(ending: BaseException) -> int:
+    if isinstance(ending, SystemExit):
+        return ending.code if isinstance(ending.code, int) else Exit.UNEXPECTED
+    return Exit.INTERRUPTED
+
+
+def _ending_before(error: BaseException) -> BaseException | None:
+    """What a signal raised, where ``error`` came of ending for it."""
+    link = error.__context__
+    while link is not None and not isinstance(link, (KeyboardInterrupt, SystemExit)):
+        link = link.__context__
+    return link
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -62,7 +84,7 @@ def _run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        error.show()
+        note(_usage(error))
         return Exit.USAGE
     except ConfigError as error:
         say(str(error))
@@ -76,24 +98,74 @@ def _run(arguments: Sequence[str]) -> int:
     return int(returned or 0)
 
 
+def _usage(error: click.ClickException) -> str:
+    """What click says of wrong usage, and what it cannot know."""
+    with io.StringIO() as told:
+        error.show(told)
+        said = told.getvalue().rstrip("\n")
+    context = error.ctx if isinstance(error, click.NoSuchOption) else None
+    if context is not None and any(isinstance(p, click.Argument) for p in context.command.params):
+        said += f"\nText that begins with a dash goes behind --: {context.command_path} -- TEXT"
+    return said
+
+
+class _Unfailing(io.RawIOBase):
+    """Standard error, on which nothing depends: what it does not take is lost.
+
+    Args:
+        stream: where it is written to; kept, since its descriptor is closed with it.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._raw: io.RawIOBase = getattr(stream.buffer, "raw", stream.buffer)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return self._raw.write(data)
+        except OSError:
+            return len(data)
+
+
 def speak_utf8() -> None:
-    """Read and write UTF-8, whatever the locale says."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """Read and write UTF-8, whatever the locale says.
+
+    What whoever started the process has closed is empty as standard input, fails as standard
+    output, and loses what is written to it as standard error.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # Closed by whoever started the process: what is written goes nowhere.
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-        errors = "replace" if mode == "r" else "backslashreplace"
-        getattr(sys, name).reconfigure(encoding="utf-8", errors=errors)
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        stream.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
+    unfailing = io.BufferedWriter(_Unfailing(sys.stderr))
+    sys.stderr = io.TextIOWrapper(
+        unfailing, encoding="utf-8", errors="backslashreplace", line_buffering=True
+    )
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(int(Exit.TERMINATED))
 
 
-def reader_left() -> int:
-    """Whoever read the output has gone: end as every other tool does, without a word."""
+def _give_up_stdout() -> None:
+    """Lose what standard output has not taken, which Python would try once more at its end."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
+    os.close(sink)
+
+
+def _reader_left() -> int:
+    """Whoever read the output has gone: end as every other tool does, without a word."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.raise_signal(signal.SIGPIPE)

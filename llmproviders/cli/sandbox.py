@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Any
 
 import click
 
 from ..sandbox import Sandbox, parse_fault
+from .notes import put
 from .options import Number
 
 
@@ -57,6 +57,5 @@ def command(port: int, faults: tuple[tuple[str, dict[str, Any]], ...], delay: fl
         raise click.UsageError(f"port {port} cannot be used: {error.strerror}") from None
     with sandbox:
         for name, value in sandbox.environ().items():
-            print(f"export {name}={shlex.quote(value)}")
-        sys.stdout.flush()
+            put(f"export {name}={shlex.quote(value)}")
         sandbox.wait()

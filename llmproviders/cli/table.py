@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
-from .notes import styled
+from .._printable import one_line
+from .notes import put
+
+_HEAD: dict[str, Any] = {"bold": True}
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under a header, each column as wide as its widest cell."""
-    widths = [max(map(_width, column)) for column in zip(header, *rows, strict=True)]
-    for number, row in enumerate([header, *rows]):
+    lines = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for number, row in enumerate(lines):
         cells = (
             cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
         )
         line = "  ".join(cells).rstrip()
-        print(styled(line, sys.stdout, bold=True) if number == 0 else line)
+        put(line, **_HEAD if number == 0 else {})
 
 
 def _width(text: str) -> int:

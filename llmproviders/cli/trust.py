@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from .. import _trust
+from .._printable import one_line
 from .exits import CommandError, Exit
+from .notes import put
 
 
 @click.command(
@@ -44,7 +46,7 @@ def command(
             _show(_trust.download(url, fingerprint=fingerprint, proxy=proxy))
         elif remove:
             for path in _trust.remove():
-                print(f"removed {path}")
+                put(f"removed {path}")
         else:
             for certificate in _trust.installed():
                 _show(certificate)
@@ -56,7 +58,7 @@ def command(
 
 
 def _show(certificate: _trust.Certificate) -> None:
-    print(certificate.subject)
-    print(f"  until {certificate.expires}")
-    print(f"  SHA-256 {_trust.colons(certificate.fingerprint)}")
-    print(f"  {certificate.path}")
+    put(one_line(certificate.subject))
+    put(f"  until {certificate.expires}")
+    put(f"  SHA-256 {_trust.colons(certificate.fingerprint)}")
+    put(f"  {certificate.path}")

@@ -117,7 +117,7 @@ class Terminal:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._obeys = stream.isatty()
+        self._obeyed = stream.isatty()
         self._ended = True
 
     def begin(self) -> None:
@@ -125,7 +125,7 @@ class Terminal:
 
     def add(self, piece: str) -> None:
         """Write it."""
-        self._write(printable(piece) if self._obeys else piece)
+        self._write(printable(piece) if self._obeyed else piece)
         self._ended = piece.endswith("\n")
 
     def restart(self, provider: str) -> None:

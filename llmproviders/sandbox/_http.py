@@ -11,9 +11,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 from llmproviders.sandbox._record import Headers
+from llmproviders.sandbox._settings import SLICE_S
 
 HOST = "127.0.0.1"
 _MAX_HEAD = 256 * 1024
@@ -222,7 +224,7 @@ class Server:
         self._closing.set()
         # Bytes and shutdowns reach their ends even if a forked process holds copies of the sockets.
         self._waker.send(b"!")
-        self._acceptor.join()
+        _join(self._acceptor, inf)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         for sock in (self._listener, self._waker, self._woken):
@@ -234,7 +236,7 @@ class Server:
         give_up_at = time.monotonic() + _JOIN_S
         for thread in lines.values():
             if thread is not threading.current_thread():
-                thread.join(max(0.0, give_up_at - time.monotonic()))
+                _join(thread, give_up_at)
 
     def _accept(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -279,3 +281,9 @@ class Server:
             line.close()
             with self._lock:
                 del self._lines[line]
+
+
+def _join(thread: threading.Thread, until: float) -> None:
+    """Wait for a thread's end, until a moment of the monotonic clock."""
+    while thread.is_alive() and (left := until - time.monotonic()) > 0:
+        thread.join(min(left, SLICE_S))

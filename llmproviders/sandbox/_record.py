@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
+
+from llmproviders.sandbox._settings import SLICE_S
 
 
 class Headers(Mapping[str, str]):
@@ -170,5 +173,11 @@ class RequestLog:
 
     def wait_for(self, predicate: Callable[[], object], timeout_s: float) -> bool:
         """Wait until the predicate holds, asked again at each change; False when time is up."""
+        end = time.monotonic() + timeout_s
         with self._changed:
-            return bool(self._changed.wait_for(predicate, timeout_s))
+            while True:
+                left = end - time.monotonic()
+                if self._changed.wait_for(predicate, min(left, SLICE_S)):
+                    return True
+                if left <= SLICE_S:
+                    return False

@@ -23,7 +23,7 @@ from llmproviders.sandbox._http import (
 from llmproviders.sandbox._names import CLASS_NAMES, service_name
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
 from llmproviders.sandbox._reply import Reply, Whole, html_error
-from llmproviders.sandbox._settings import ReplyText, Settings
+from llmproviders.sandbox._settings import SLICE_S, ReplyText, Settings
 from llmproviders.sandbox.services import gigachat, openai_compatible
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services.chatglm import ChatGLM
@@ -171,8 +171,9 @@ class Sandbox:
         self.close()
 
     def wait(self) -> None:
-        """Wait until the sandbox is closed; KeyboardInterrupt passes through."""
-        self._closed.wait()
+        """Wait until the sandbox is closed; what a signal's handler raises passes through."""
+        while not self._closed.wait(SLICE_S):
+            pass
 
     @property
     def port(self) -> int:

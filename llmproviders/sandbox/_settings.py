@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+SLICE_S = 0.2
+"""No wait is longer in one go: of a signal that comes just before one, Python learns after it."""
+
 Message = dict[str, Any]
 """One message of a conversation: ``role`` and ``content``, the content as plain text."""
 
