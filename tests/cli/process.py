@@ -66,11 +66,22 @@ def run(
 
 
 class Running:
-    """The command while it runs, its output in pipes."""
+    """The command while it runs, its output in pipes.
 
-    def __init__(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> None:
+    Args:
+        arguments: what stands behind the command's name.
+        env: changes to the environment.
+        before: the start of a program that starts the command in its own place.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str | None] | None = None,
+        before: tuple[str, ...] = (),
+    ) -> None:
         self._process = subprocess.Popen(
-            command(*arguments),
+            [*before, *command(*arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -110,6 +121,7 @@ class Terminal:
         arguments: what stands behind the command's name.
         env: changes to the environment.
         piped: ``"stdout"``, ``"stderr"``.
+        program: what is started in place of the command.
     """
 
     def __init__(
@@ -117,6 +129,7 @@ class Terminal:
         *arguments: str,
         env: Mapping[str, str | None] | None = None,
         piped: tuple[str, ...] = (),
+        program: tuple[str, ...] | None = None,
     ) -> None:
         self._master, slave = os.openpty()
         _set_size(slave, rows=24, columns=100)
@@ -124,7 +137,7 @@ class Terminal:
             name: subprocess.PIPE if name in piped else slave for name in ("stdout", "stderr")
         }
         self._process = subprocess.Popen(
-            command(*arguments),
+            command(*arguments) if program is None else [*program, *arguments],
             stdin=slave,
             **streams,  # type: ignore[arg-type]
             env=environ({"TERM": "xterm", **(env or {})}),
@@ -154,12 +167,21 @@ class Terminal:
         shown, self._shown = self._shown, b""
         return shown.decode()
 
+    def hang_up(self) -> int:
+        """Close the terminal, as a connection that breaks does, and return the exit code."""
+        sink = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(sink, self._master)
+        os.close(sink)
+        return self._process.wait(timeout=PATIENCE_S)
+
     def end(self) -> Result:
-        """Wait for the end; ``out`` is what the terminal has shown where it is not piped."""
+        """Wait for the end; what the terminal has shown is ``out``, ``err`` where that is piped."""
         shown = _read_until(self._master, r"\Z(?!)", self._shown).decode()
         piped = {name: _rest(getattr(self._process, name)) for name in ("stdout", "stderr")}
         code = self._process.wait(timeout=PATIENCE_S)
-        return Result(code, piped["stdout"] or shown, piped["stderr"] or "")
+        if piped["stdout"] is not None:
+            return Result(code, piped["stdout"], piped["stderr"] or shown)
+        return Result(code, shown, piped["stderr"] or "")
 
     def __enter__(self) -> Terminal:
         return self

@@ -84,10 +84,14 @@ def test_unexpected_error(at_sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, Exit.TERMINATED)],
+    [
+        (signal.SIGINT, Exit.INTERRUPTED),
+        (signal.SIGTERM, Exit.TERMINATED),
+        (signal.SIGHUP, Exit.TERMINATED),
+    ],
 )
 def test_signals(at_sandbox: Sandbox, number: signal.Signals, code: Exit) -> None:
-    """Ctrl-C and SIGTERM end a reply with their codes; the text so far is on stdout."""
+    """Ctrl-C, SIGTERM and SIGHUP end a reply with their codes; the text so far is on stdout."""
     at_sandbox.fail("chatglm", stall=True, cut_after=3)
     with Running("ask", "-p", "chatglm", "Why?") as asking:
         asking.read_until("This is the")

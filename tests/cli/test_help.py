@@ -59,6 +59,21 @@ def test_a_command_that_there_is_not() -> None:
     assert "Did you mean 'providers'?" in result.err
 
 
+def test_a_question_without_its_command() -> None:
+    """A question where a command is due is answered with the command that asks it."""
+    for words in (["why is the sky blue?"], ["why", "is", "the sky", "blue?"]):
+        result = run(*words)
+        assert result.code == 2
+        assert "llmproviders ask 'why is the sky blue?'" in result.err
+
+
+def test_a_prompt_that_begins_with_a_dash() -> None:
+    """What looks like an option but is a question is led behind --."""
+    result = run("ask", "-5 plus 3?")
+    assert result.code == 2
+    assert "llmproviders ask -- TEXT" in result.err
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [("llmproviders c", {"chat", "config"}), ("llmproviders ask --max", {"--max-tokens"})],

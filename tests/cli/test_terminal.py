@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmproviders.sandbox import Sandbox
-from tests.cli.process import Terminal, run
+from tests.cli.conftest import Configure
+from tests.cli.process import Running, Terminal, run
+from tests.support.terminals import ACTING, HOSTILE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
 
@@ -25,7 +30,7 @@ def plain(shown: str) -> str:
 
 def test_colour(home: Path) -> None:
     """Colour is for terminals alone, and for those who have not declined it."""
-    for env, expected in [({}, True), ({"NO_COLOR": "1"}, False)]:
+    for env, expected in [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]:
         with Terminal("doctor", "--offline", env=env) as terminal:
             assert ("\x1b[" in terminal.end().out) is expected
 
@@ -158,3 +163,186 @@ def test_chat_without_a_terminal(at_sandbox: Sandbox) -> None:
     assert "You asked: one." in first
     assert "You asked: два." in second
     assert "There is no /nothing" in result.err
+
+
+PLAIN = {"NO_COLOR": "1"}
+BRACKETED_PASTE = re.compile(r"\x1b\[\?2004[hl]\r?")
+LINES = f"{HOSTILE}\n{HOSTILE}"
+
+
+def acting(shown: str) -> list[str]:
+    """Return what a terminal would obey of what it was sent, line ends and editing apart."""
+    return ACTING.findall(BRACKETED_PASTE.sub("", re.sub("\r*\n", "\n", shown)))
+
+
+@pytest.fixture
+def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """Point the commands of the test at services whose replies and models' names are hostile."""
+    with Sandbox(reply=LINES, openai_models=(f"first{HOSTILE}\nforged", "second")) as sandbox:
+        for name, value in sandbox.environ().items():
+            if name != "OPENAI_MODEL":
+                monkeypatch.setenv(name, value)
+        monkeypatch.setenv("OPENAI_MODEL", "second")
+        yield sandbox
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "Why?"),
+        ("ask", "Why?", "--no-stream"),
+        ("ask", "Why?", "--json"),
+        ("ask", "Why?", "-vv"),
+        ("ask", "Why?", "--trace"),
+        ("models", "openai"),
+        ("models", "openai", "--json"),
+    ],
+    ids=" ".join,
+)
+def test_no_reply_reaches_the_terminal_as_it_is(
+    hostile: Sandbox, arguments: tuple[str, ...]
+) -> None:
+    """Nothing of a reply, of a model's name or of a log is obeyed by a terminal; all is seen."""
+    options = ("-p", "openai", "--no-state") if arguments[0] == "ask" else ()
+    with Terminal(*arguments, *options, env=PLAIN) as terminal:
+        result = terminal.end()
+    assert result.code == 0
+    assert acting(result.out) == []
+    assert r"\x1b]52;c;aGk=\x07" in result.out.replace("\\u00", "\\x").replace("\\\\x", "\\x")
+    assert not re.search("^forged", result.out, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "Why?", "-p", "openai", "-p", "chatglm", "--no-state", "-v", "--trace"),
+        ("ask", "Why?", "-p", "openai", "--no-state", "--json"),
+        ("providers", "--check", "--no-state"),
+        ("providers", "--check", "--no-state", "--json"),
+        ("doctor", "--live", "-p", "openai", "--no-state"),
+        ("models", "openai"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("piped", [(), ("stderr",), ("stdout",)], ids=str)
+def test_no_error_reaches_the_terminal_as_it_is(
+    at_sandbox: Sandbox, arguments: tuple[str, ...], piped: tuple[str, ...]
+) -> None:
+    """What a service says of an error is part of one line, at a terminal and in a pipe."""
+    body = {"error": {"message": f"no {LINES}\nllmproviders: forged"}}
+    for kind in ("chat", "models"):
+        at_sandbox.fail("openai", status=503, body=body, times=9, on=kind)
+    with Terminal(*arguments, env=PLAIN, piped=piped) as terminal:
+        result = terminal.end()
+    assert "forged" in result.out + result.err
+    assert acting(result.out) == acting(result.err) == []
+    assert not re.search("^llmproviders: forged", result.out + result.err, re.MULTILINE)
+
+
+def test_chat_shows_nothing_that_acts(hostile: Sandbox) -> None:
+    """In a conversation, too, replies and errors are text and nothing else."""
+    with Terminal(*CHAT[:2], "openai", "--no-state", env=PLAIN) as terminal:
+        shown = terminal.read_until(PROMPT)
+        terminal.type("first\n")
+        shown += terminal.read_until("end\r\n> $")
+        hostile.fail("openai", status=400, body={"error": {"message": LINES}})
+        terminal.type("second\n")
+        shown += terminal.read_until("HTTP 400.*> $")
+        terminal.type("/quit\n")
+        shown += terminal.end().out
+    assert acting(shown) == []
+
+
+def test_wrong_usage_shows_nothing_that_acts(configure: Configure) -> None:
+    """Names that nobody knows, on the command line or in the configuration, are text as well."""
+    configure(f"[[provider]]\ntype = {json.dumps('x' + HOSTILE)}\n")
+    name = HOSTILE.replace("\x00", "")
+    for arguments in (
+        (name,),
+        ("ask", f"--{name}"),
+        ("ask", "-p", name, "Why?"),
+        ("models", name),
+        ("ask", "Why?", "-o", f"/no/such/{name}/x"),
+        ("ask", "Why?", "--config", f"/no/such/{name}.toml"),
+        ("providers",),
+        ("doctor", "--offline"),
+    ):
+        with Terminal(*arguments, env=PLAIN) as terminal:
+            result = terminal.end()
+        assert result.code in (1, 2), arguments
+        assert acting(result.out) == [], arguments
+
+
+def test_show_at_a_prompt_of_python(home: Path) -> None:
+    """show() in a terminal, and a report that is printed there, have nothing that acts."""
+    code = (
+        "import sys\n"
+        "from llmproviders import FailoverClient\n"
+        "from llmproviders.notebook import show\n"
+        "from llmproviders.testing import ScriptedProvider\n"
+        "hostile = sys.argv[1].replace('@', chr(0))\n"
+        "provider = ScriptedProvider([hostile[:9], hostile[9:]], name=hostile)\n"
+        "client = FailoverClient([(provider, hostile)])\n"
+        "show('Why?', client)\n"
+        "print(client.report())\n"
+    )
+    arguments = (code, HOSTILE.replace("\x00", "@"))
+    with Terminal(*arguments, program=(sys.executable, "-c")) as terminal:
+        result = terminal.end()
+    assert result.code == 0
+    assert result.out.count("clip") >= 3
+    assert acting(result.out) == []
+
+
+def test_a_pipe_gets_the_reply_as_it_is(hostile: Sandbox) -> None:
+    """Pipes and files get every character that the model wrote."""
+    assert run("ask", "-p", "openai", "--no-state", "Why?").out == f"{LINES}\n"
+    with Terminal("ask", "-p", "openai", "Why?", "-v", piped=("stdout",), env=PLAIN) as terminal:
+        result = terminal.end()
+    assert result.out == f"{LINES}\n"
+    assert acting(result.err) == []
+
+
+@pytest.mark.parametrize("options", [("-v",), ("-vv",), ("--trace",)], ids=str)
+def test_notes_stand_on_lines_of_their_own(at_sandbox: Sandbox, options: tuple[str, ...]) -> None:
+    """What is told of attempts never continues the reply's line, nor a reply the notes'."""
+    with Terminal("ask", "-p", "chatglm", "Why?", *options, env=PLAIN) as terminal:
+        result = terminal.end()
+    assert result.code == 0
+    assert re.search(r"nothing\.\r\n(llmproviders: |ChatGLM)", result.out)
+    assert not re.search(r"[^\n]llmproviders: ", result.out)
+    assert "\r\n\r\n" not in result.out
+
+
+def test_ctrl_d_leaves_the_shell_a_line_of_its_own(at_sandbox: Sandbox) -> None:
+    """Ctrl-D ends a conversation and the line of its prompt."""
+    with Terminal(*CHAT) as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type("\x04")
+        result = terminal.end()
+    assert result.code == 0
+    assert plain(result.out).endswith("\n")
+
+
+@pytest.mark.parametrize("stalls", [True, False], ids=["in a reply", "at the prompt"])
+def test_a_terminal_that_goes(at_sandbox: Sandbox, stalls: bool) -> None:
+    """A terminal that is closed ends the command, in a reply as SIGTERM does."""
+    at_sandbox.fail("chatglm", stall=True, cut_after=3)
+    with Terminal(*(("ask", *CHAT[1:], "Why?") if stalls else CHAT)) as terminal:
+        terminal.read_until("This is the" if stalls else PROMPT)
+        code = terminal.hang_up()
+    assert code == 143 if stalls else code in (0, 143)
+
+
+def test_nohup(home: Path) -> None:
+    """Started under nohup, a command outlives its terminal."""
+    ignore = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    before = (sys.executable, "-c", f"{ignore}os.execv(sys.argv[1], sys.argv[1:])")
+    with Sandbox(reply="one two three four", piece_delay_s=0.05) as sandbox:
+        address = {"LLMPROVIDERS_CHATGLM_BASE_URL": sandbox.url}
+        with Running("ask", *CHAT[1:], "Why?", env=address, before=before) as asking:
+            asking.read_until("one")
+            asking.signal(signal.SIGHUP)
+            result = asking.end()
+    assert (result.code, result.out) == (0, "one two three four\n")

@@ -28,14 +28,59 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(os.name != "posix", reason="the shell closes the streams")
 def test_closed_streams(at_sandbox: Sandbox, tmp_path: Path) -> None:
-    """Without a standard input, output or error, as under some daemons, a reply goes to a file."""
+    """Without standard streams, as under some daemons, a reply goes to a file.
+
+    Where it was to go to standard output, nothing is asked.
+    """
     out = tmp_path / "out.txt"
     shell = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
     done = subprocess.run([*shell, *command(*ASK, "Why?", "-o", str(out))], env=environ())
     assert done.returncode == 0
     assert out.read_text().startswith("This is the ChatGLM sandbox")
-    done = subprocess.run([*shell, *command(*ASK, "Why?")], env=environ())
-    assert done.returncode == 0
+    asked = at_sandbox.count()
+    for words in ((*ASK, "Why?"), (*ASK, "Why?", "--json"), ("chat", "-p", "chatglm"), ("--help",)):
+        done = subprocess.run([*shell, *command(*words)], env=environ())
+        assert done.returncode == 1, words
+    assert at_sandbox.count() == asked
+    shell[2] = 'exec "$@" >&-'
+    done = subprocess.run([*shell, *command(*ASK, "Why?")], env=environ(), capture_output=True)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"standard output is closed" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize("errors", ["/dev/full", "&-", "&5"])
+def test_standard_error_that_takes_nothing(at_sandbox: Sandbox, errors: str, rows: Path) -> None:
+    """A full disk, a closed or a broken standard error changes neither outcome nor exit code."""
+    out = rows.with_name("out.jsonl")
+    for fault, words, code in (
+        (None, (*ASK, "Why?", "-v"), 0),
+        (None, ("batch", str(rows), "-o", str(out), "-p", "chatglm", "-vv"), 0),
+        ({"status": 503}, (*ASK, "Why?", "-v"), 75),
+        ({"html": True}, (*ASK, "Why?"), 69),
+        ({"cut_after": 3}, (*ASK, "Why?"), 3),
+        (None, ("ask", "--no-such-option"), 2),
+    ):
+        if fault is not None:
+            at_sandbox.fail("chatglm", **fault)  # type: ignore[arg-type]
+        # Descriptor 5 is a pipe that nobody reads any more.
+        shell = ["bash", "-c", f'exec 5> >(exit); wait $!; exec "$@" 2>{errors}', "bash"]
+        done = subprocess.run(
+            [*shell, *command(*words, "--no-state")], env=environ(), stdout=subprocess.PIPE
+        )
+        assert done.returncode == code, words
+        assert bool(done.stdout) == (words[0] == "ask" and code in (0, 3))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [("--help",), ("ask", "--help"), ("providers",), ("--version",)])
+def test_standard_output_that_takes_nothing(words: tuple[str, ...]) -> None:
+    """A full disk is an error, told in a line."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command(*words), env=environ(), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"llmproviders: No space left on device\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere arguments are text")
