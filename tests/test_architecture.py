@@ -159,3 +159,46 @@ def test_the_environment_has_one_reader() -> None:
         or (isinstance(node, ast.ImportFrom) and node.module == "os")
     }
     assert readers == {"_environ"}
+
+
+ENDLESS = {"acquire", "get", "join", "poll", "result", "select", "wait"}
+"""Methods that wait without an end where they are given none."""
+
+NEVER_IN_A_SIGNALS_WAY = {
+    ("_clock", "Wake.__init__", "self._lock.acquire()"),
+    ("batch._lanes", "Threads._serve", "self._waiting.get()"),
+    ("batch._lanes", "ViaExecutor._end_of", "future.result()"),
+    ("batch._file", "run_file", "outcome.result()"),
+    ("batch._run", "_results", "outcome.result()"),
+    ("cli.providers", "ask_each", "future.result()"),
+    ("cli.sandbox", "command", "sandbox.wait()"),
+    ("sandbox._delivery", "Delivery._break_off", "self.line.wait(None)"),
+    ("sandbox._http", "Server._accept", "selector.select()"),
+}
+"""What does not wait, waits in slices itself, or waits in a thread of its own, where no handler of
+a signal runs."""
+
+
+def _waits(node: ast.AST, where: str = "") -> Iterator[tuple[str, str]]:
+    for child in ast.iter_child_nodes(node):
+        named = isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        inside = f"{where}.{child.name}".lstrip(".") if named else where  # type: ignore[attr-defined]
+        if (
+            isinstance(child, ast.Call)
+            and isinstance(child.func, ast.Attribute)
+            and child.func.attr in ENDLESS
+            and all(ast.unparse(argument) == "None" for argument in child.args)
+            and all(ast.unparse(option.value) == "None" for option in child.keywords)
+        ):
+            yield where, ast.unparse(child)
+        yield from _waits(child, inside)
+
+
+def test_every_wait_goes_in_slices() -> None:
+    """No thread that may have to run a signal's handler waits without an end in one go."""
+    found = {
+        (".".join(path.relative_to(ROOT).with_suffix("").parts), where, call)
+        for path in ROOT.rglob("*.py")
+        for where, call in _waits(ast.parse(path.read_text()))
+    }
+    assert found == NEVER_IN_A_SIGNALS_WAY

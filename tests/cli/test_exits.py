@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from llmproviders import errors
 from llmproviders.cli.exits import MEANING, Exit, exit_of_error
 from llmproviders.results import Attempt
 from llmproviders.sandbox import Sandbox, parse_fault
-from tests.cli.process import Running, run
+from tests.cli.process import Running, environ, run
 
 ASK = ("ask", "-p", "chatglm", "Why?")
 OPENAI = ("ask", "-p", "openai", "Why?")
@@ -181,3 +183,55 @@ def test_text_makes_a_failure_an_incomplete_reply() -> None:
 def _all_failed(*failures: errors.LLMError) -> errors.AllProvidersFailed:
     attempts = tuple(Attempt("one", None, 0.0, None, 0.0, error) for error in failures)
     return errors.AllProvidersFailed("no", attempts=attempts)
+
+
+SIGNALLED = """
+import os, random, re, signal, socket, sys, time
+from llmproviders.cli.run import run
+from llmproviders.cli import sandbox
+
+moments = random.Random(1)
+for _ in range(100):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, 1)
+        os._exit(run(["sandbox"]))
+    os.close(writing)
+    told = b""
+    while b"OPENAI_MODEL" not in told:
+        told += os.read(reading, 4096)
+    port = int(re.search(rb":([0-9]+)/v1", told)[1])
+    number = moments.choice([signal.SIGINT, signal.SIGTERM])
+    with socket.create_connection(("127.0.0.1", port)):
+        time.sleep(moments.random() * 0.002)
+        os.kill(child, number)
+        end = time.monotonic() + 20
+        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.002)
+        if not ended[0]:
+            os.kill(child, signal.SIGKILL)
+            sys.exit("a sandbox did not end")
+    os.close(reading)
+    print(number, os.waitstatus_to_exitcode(ended[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_sandbox_that_is_signalled_at_any_moment(home: Path) -> None:
+    """With a client connected, Ctrl-C and SIGTERM end it, also just before it begins to wait."""
+    code = ["-c", SIGNALLED]
+    done = subprocess.run([sys.executable, *code], capture_output=True, text=True, env=environ())
+    ends = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, len(ends)) == (0, "", 100)
+    assert set(ends) == {"2 130", "15 143"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_checks_that_hang(at_sandbox: Sandbox, number: signal.Signals) -> None:
+    """An interrupt ends providers --check at once, whatever the services do."""
+    at_sandbox.fail("openai", stall=True, before_head=True, times=9)
+    with Running("providers", "--check", "--no-state") as checking:
+        assert at_sandbox.wait_for(lambda s: s.count("openai", "chat"), timeout_s=30)
+        checking.signal(number)
+        assert checking.end().code == 128 + number
