@@ -2,7 +2,9 @@
 
 A notebook runs the HTML and loads the pictures that stand in the Markdown it shows. What a model
 writes may come from whoever wrote the text that it was asked about, so neither may act here: tags
-and pictures are shown as they are written. Code and formulas stay what they are.
+and pictures are shown as they are written, and so are links that run something when clicked. Links
+to ``http``, ``https`` and ``mailto`` and relative ones stay links. Code and formulas stay what they
+are.
 """
 
 from __future__ import annotations
@@ -10,7 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)")
+_NAME = r"(?:[^\x00-\x20\x7f-\xa0\u2028\u2029\ufeff:&\\<>%/?#)[\]]|%(?!3[Aa]|[01]))"
+_LINK = re.compile(
+    # What ends a link's text or the name of a link that is defined, no backslash before it,
+    r"(?<!\\)((?:\\\\)*)\](?=[(:])"
+    # where this does not follow: a scheme that may be;
+    r"(?!.[ \t\n]*(?:(?i:https?|mailto):"
+    # or no scheme, since what may be a colon does not stand before the end of the first name.
+    rf"|{_NAME}+[ \t\n]|{_NAME}*(?:[/?#)]|\Z)))"
+)
+_CUT = "\0"
+"""Stands for the bracket of a link that is none any more; Markdown has no such character."""
+
+_ACTIVE = re.compile(rf"<(?=[A-Za-z/!?])|!(?=\[)|{_CUT}")
 
 _PREFIX = r"(?:[ \t]|>|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t]))*"
 _FENCE = re.compile(rf"(?P<prefix>{_PREFIX})(?P<fence>`{{3,}}|~{{3,}})(?P<info>[^\n]*)")
@@ -18,9 +32,10 @@ _IN_LINE = re.compile(
     r"(?P<ticks>(?<!`)`+(?!`))(?P<code>(?:(?!\n[ \t]*\n).){1,2000}?)(?<!`)(?P=ticks)(?!`)"
     r"|(?P<formula>\$\$(?:(?!\n[ \t]*\n).){1,2000}?\$\$|\$(?!\s)[^$\n]{0,500}?[^\s$]\$"
     r"|\\\([^\n]{1,500}?\\\)|\\\[(?:(?!\n[ \t]*\n).){1,2000}?\\\])"
-    r"|(?P<active>\\?<(?=[A-Za-z/!?])|!(?=\[))",
+    rf"|(?P<active>\\?<(?=[A-Za-z/!?])|!(?=\[)|{_CUT})",
     re.DOTALL,
 )
+_ENTITIES = {"<": "&lt;", "!": "&#33;", _CUT: "&#93;"}
 _LINE_END = re.compile(r"\r\n?")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
@@ -34,12 +49,17 @@ def harmless(text: str) -> str:
     >>> harmless("```python\nprint(1)")
     '```python\nprint(1)\n```'
     """
-    return "".join(_blocks(text))
+    text = _LINE_END.sub("\n", text).replace(_CUT, "\ufffd")
+    return "".join(_blocks(_LINK.sub(_broken, text)))
+
+
+def _broken(link: re.Match[str]) -> str:
+    return link[1] + _CUT
 
 
 def _blocks(text: str) -> Iterator[str]:
     prose: list[str] = []
-    lines = iter(_LINE.findall(_LINE_END.sub("\n", text)))
+    lines = iter(_LINE.findall(text))
     for line in lines:
         opening = _FENCE.match(line)
         if opening is None or ("`" in opening["fence"] and "`" in opening["info"]):
@@ -90,14 +110,18 @@ def _prose(text: str) -> str:
 def _in_line(found: re.Match[str]) -> str:
     whole = found.group()
     if found["active"]:
-        return "&lt;" if whole.endswith("<") else "&#33;"
+        return _ENTITIES[whole[-1]]
     if not _ACTIVE.search(whole):
         return whole
     if found["formula"]:
-        return _ACTIVE.sub(lambda sign: sign.group() + " ", whole)
+        return _ACTIVE.sub(lambda sign: _uncut(sign.group()) + " ", whole)
     return f"<code>{_spelled_out(found['code'].strip())}</code>"
 
 
 def _spelled_out(code: str) -> str:
     """Text in which no sign means anything to Markdown or HTML."""
-    return _PUNCTUATION.sub(lambda sign: f"&#{ord(sign.group())};", code)
+    return _PUNCTUATION.sub(lambda sign: f"&#{ord(sign.group())};", _uncut(code))
+
+
+def _uncut(text: str) -> str:
+    return text.replace(_CUT, "]")
