@@ -49,7 +49,7 @@ MEANING = {
     Exit.TRY_LATER: "a provider failed in a way that may pass; a lock that another run holds",
     Exit.CREDENTIALS: "credentials missing or refused, and nothing else to try later",
     Exit.INTERRUPTED: "ended by Ctrl-C",
-    Exit.TERMINATED: "ended by SIGTERM",
+    Exit.TERMINATED: "ended by SIGTERM, or by a terminal that was closed (SIGHUP)",
 }
 
 

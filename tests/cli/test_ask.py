@@ -225,3 +225,11 @@ def test_state_between_runs(at_sandbox: Sandbox, home: Path) -> None:
     assert at_sandbox.count("chatglm") == 2
     assert at_sandbox.count("gigachat", "token") == 2
     assert {path.name for path in home.rglob("*.json")} == {"tokens.json", "health.json"}
+
+
+def test_a_dash_for_a_file(at_sandbox: Sandbox) -> None:
+    """-o - is standard output, with the whole reply or the object of one."""
+    result = run("ask", "-p", "chatglm", "Why?", "-o", "-")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("This is the ChatGLM sandbox")
+    assert json.loads(run("ask", "-p", "chatglm", "Why?", "-o", "-", "--json").out)["error"] is None

@@ -311,3 +311,12 @@ class TestDoctor:
             result = run("doctor", "-p", "chatglm", env=sandbox.environ())
         assert result.code == 1
         assert re.search(r"FAIL  ChatGLM, clock: (599|600|601) s behind the service's", result.out)
+
+
+def test_an_empty_list_of_models(at_sandbox: Sandbox) -> None:
+    """A service without models is said to have none; nothing stands on standard output."""
+    at_sandbox.fail("openai", body={"object": "list", "data": []}, status=200, times=2, on="models")
+    result = run("models", "openai")
+    assert (result.code, result.out) == (0, "")
+    assert result.err == "llmproviders: OpenAICompatible lists no models\n"
+    assert run("models", "openai", "--json").out == "[]\n"
