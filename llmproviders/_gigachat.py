@@ -19,6 +19,7 @@ from ._log import logger
 from ._numbers import is_count, is_finite
 from ._oauth import CABINET, NOT_A_KEY, Account, check_key, conceal_key, retold
 from ._places import token_cache as users_token_cache
+from ._printable import one_line
 from ._redact import Secret
 from ._request import Request
 from ._secret import digest
@@ -341,7 +342,7 @@ def _find_model(
             "GIGACHAT_MODEL",
             giga.name,
             asked,
-            found,
+            one_line(found),
         )
         giga._stand_in = found
         return "model"
