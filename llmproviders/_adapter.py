@@ -7,6 +7,7 @@ import ssl
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
 
 import certifi
 import requests
@@ -17,6 +18,7 @@ from urllib3 import PoolManager, ProxyManager
 
 from . import _environ, _files, errors
 from ._call import Trust
+from ._process import Process, current, in_each_child
 from ._redact import Secret
 from ._sockets import BoundedTLS, SocksProxy, pool_classes
 
@@ -32,11 +34,12 @@ _SOCKS_VERSIONS = {
 def tls_context(trust: Trust) -> ssl.SSLContext:
     """A context for ``trust``; the same one for the same trust, for making one takes 30 ms."""
     bundle = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or certifi.where()
-    return _context(trust, bundle)
+    return _context(trust, bundle, current())
 
 
 @lru_cache(maxsize=64)
-def _context(trust: Trust, bundle: str) -> ssl.SSLContext:
+def _context(trust: Trust, bundle: str, _process: Process) -> ssl.SSLContext:
+    # One for each process: of OpenSSL's locks in it, threads of the parent may hold some.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslsocket_class = BoundedTLS
     if not trust.verify:
@@ -89,6 +92,7 @@ class Adapter(HTTPAdapter):
         self._trust = trust
         self._pools: dict[tuple[tuple[str, str], str | None], Any] = {}
         super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
+        _adapters.add(self)
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
@@ -178,3 +182,20 @@ class Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """The context has it all; loading bundles again would cost 30 ms a connection."""
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: empty the pools, whose locks threads of the parent may hold."""
+        for pool in self._pools.values():
+            if pool.pool is not None:
+                type(pool.pool).__init__(pool.pool, pool.pool.maxsize)
+
+
+_adapters: WeakSet[Adapter] = WeakSet()
+
+
+def _leave_connections_to_parent() -> None:
+    for adapter in list(_adapters):
+        adapter.leave_to_parent()
+
+
+in_each_child(_leave_connections_to_parent)

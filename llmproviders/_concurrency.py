@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count, takewhile
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -19,76 +20,86 @@ from .errors import RateLimitError
 
 
 class _Turn:
-    """One request's turn at a place, or its wait for one.
+    """One request's turn among those of its credential: waiting for a place, then holding it.
 
-    A place is a chain of turns. Each is followed by one other, once; the last one has the place,
-    until it is over.
+    Attributes:
+        limit: how many may hold a place at a time, this one included, when it takes its own.
+        thread: which thread it is for.
+        wake: set when there may be a place.
+        over: whether it has given its place back, or given up waiting.
     """
 
-    __slots__ = ("_next", "over", "thread", "wake")
+    __slots__ = ("limit", "over", "thread", "wake")
 
-    def __init__(self, *, over: bool = False) -> None:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.thread = threading.current_thread()
         self.wake = Wake()
-        self.over = over
-        self._next: dict[str, _Turn] = {}
-
-    def last(self) -> _Turn:
-        """The last of those that followed."""
-        turn = self
-        while (following := turn._next.get("is")) is not None:
-            turn = following
-        return turn
-
-    def followed_by(self, turn: _Turn) -> bool:
-        """Whether ``turn`` is what follows; the first one to ask does."""
-        return self._next.setdefault("is", turn) is turn
+        self.over = False
 
 
 class _Pool:
-    """The places of one credential in this process.
+    """The requests of one credential in this process: those that hold a place, and those in line.
+
+    Each waits by its own limit for the number of all that hold one, so that those of a smaller
+    limit and of a larger one share. First come, first served; but who is kept waiting by a
+    smaller limit of its own keeps nobody else waiting.
 
     There is no lock: a stream that is dropped gives its place back wherever the garbage collector
     finds it, be it in the midst of this code, and an interrupt may end any of it. Whatever
     changes, changes by one operation that is atomic, and who waits looks again now and then.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._places = [_Turn(over=True) for _ in range(limit)]
+    def __init__(self) -> None:
+        self._holding: set[_Turn] = set()
         self._waiting: deque[_Turn] = deque()
 
     def enter(self, turn: _Turn, scope: Scope) -> bool:
-        """Take a place, the first come first; whether there was a wait for it."""
+        """Take a place; whether there was a wait for it."""
         self._waiting.append(turn)
         if self._take(turn):
             return False
         self._look_after_abandoned(turn)
         while not self._take(turn):
             scope.wait(turn.wake)
+            _collect_garbage()
         return True
 
     def leave(self, turn: _Turn) -> None:
         """Give the place back, or give up the wait for it; more than once does no harm."""
         turn.over = True
+        self._holding.discard(turn)
         self._step_out_of_line(turn)
 
     def _take(self, turn: _Turn) -> bool:
-        """Take a place if there is one and nobody has waited longer."""
+        """Take a place if there is one, and it is this one's turn."""
+        if len(self._holding) >= turn.limit or self._next_in_line() is not turn:
+            return False
+        self._holding.add(turn)
+        # Others may have done the same since the look; who finds too many steps back. And if this
+        # one was ended meanwhile, nobody would give the place back.
+        if len(self._holding) > turn.limit or turn.over:
+            self._holding.discard(turn)
+            return False
+        self._step_out_of_line(turn)
+        return True
+
+    def _next_in_line(self) -> _Turn | None:
+        """The first whose limit leaves room, if there is one."""
         with suppress(IndexError):
-            if self._waiting[0] is turn:
-                for number, place in enumerate(self._places):
-                    last = self._places[number] = place.last()
-                    if last.over and last.followed_by(turn):
-                        self._step_out_of_line(turn)
-                        return True
-        return False
+            # Nearly always all have the same limit, and the first one tells for all.
+            first = self._waiting[0]
+            if len(self._holding) < first.limit:
+                return first
+        # A copy, made in one step: others come and go meanwhile.
+        return next((t for t in self._waiting.copy() if len(self._holding) < t.limit), None)
 
     def _step_out_of_line(self, turn: _Turn) -> None:
         with suppress(ValueError):
             self._waiting.remove(turn)
-        with suppress(IndexError):
-            self._waiting[0].wake.set()
+        following = self._next_in_line()
+        if following is not None:
+            following.wake.set()
 
     def _look_after_abandoned(self, turn: _Turn) -> None:
         """See to places that nobody may ever give back, before waiting for them."""
@@ -97,16 +108,17 @@ class _Pool:
             # A stream that was dropped in a reference cycle is still open until it is collected.
             gc.collect()
             others = self._others(turn)
-        if len(others) >= self.limit and all(other.thread is turn.thread for other in others):
+        else:
+            _collect_garbage()
+        if len(others) >= turn.limit and all(other.thread is turn.thread for other in others):
             raise RateLimitError(
-                f"this thread waits for a stream that it holds open itself ({self.limit} at a "
+                f"this thread waits for a stream that it holds open itself ({turn.limit} at a "
                 "time for this key): read the stream to its end or close it, or raise "
                 "max_concurrency"
             )
 
-    def _others(self, turn: _Turn) -> list[_Turn]:
-        last = [place.last() for place in self._places]
-        return [other for other in last if not other.over and other is not turn]
+    def _others(self, turn: _Turn) -> set[_Turn]:
+        return self._holding.copy() - {turn}
 
 
 class Place:
@@ -117,7 +129,7 @@ class Place:
 
     Args:
         credential: what the places are counted by; see :func:`._secret.digest`.
-        limit: how many there are.
+        limit: how many may be taken at a time, this one included, when it is taken.
         scope: how long to wait.
         file: a file of this user's whose sharers count the places together; None: this process
             alone.
@@ -140,8 +152,8 @@ class Place:
     def __enter__(self) -> float:
         clock = self._scope.clock
         start = clock.monotonic()
-        self._pool = _pool(self._credential, self._limit)
-        self._turn = _Turn()
+        self._pool = _pool(self._credential)
+        self._turn = _Turn(self._limit)
         self._held: Held | None = None
         self._scope.attach(self, self._leave)
         try:
@@ -166,12 +178,12 @@ class Place:
         """Take one of the lock files that all processes share; whether there was a wait for it.
 
         Who wants one stands in the door meanwhile, so that a process that comes back at once
-        stands behind those that waited.
+        stands behind those that waited. Each limit has a door of its own: who is kept waiting by
+        a smaller limit keeps nobody else waiting.
         """
         try:
             stem = _files.locks_folder(file) / self._credential[:16]
-            door = stem.with_suffix(".door")
-            seats = [stem.with_suffix(f".{number}") for number in range(self._limit)]
+            door = stem.with_suffix(f".{self._limit}.door")
             waited = False
             standing = _files.try_lock(door, self._scope)
             if standing is None:
@@ -179,7 +191,7 @@ class Place:
                 standing = _files.wait_for_lock(door, self._scope)
             with standing:
                 while True:
-                    self._held = _first(_files.try_lock(seat, self._scope) for seat in seats)
+                    self._held = self._seat(stem)
                     if self._held is not None:
                         return waited
                     waited = True
@@ -188,23 +200,69 @@ class Place:
             _files.tell_once(file, trouble)
             return False
 
+    def _seat(self, stem: Path) -> Held | None:
+        """The first free one of the lock files, unless others hold as many as the limit.
 
-def _first(locks: Iterable[Held | None]) -> Held | None:
-    return next((held for held in locks if held is not None), None)
+        There are as many files as were ever in use at a time; they stay.
+        """
+        seats = (stem.with_suffix(f".{number}") for number in count())
+        there = list(takewhile(os.path.exists, seats))
+        mine: Held | None = None
+        taken = 0
+        try:
+            for number, seat in enumerate([*there, stem.with_suffix(f".{len(there)}")]):
+                if mine is not None and taken + len(there) - number < self._limit:
+                    break
+                held = _files.try_lock(seat, self._scope)
+                if held is None:
+                    taken += 1
+                elif mine is None:
+                    mine = held
+                else:
+                    held.release()
+                if taken >= self._limit:
+                    break
+        except BaseException:
+            if mine is not None:
+                mine.release()
+            raise
+        if mine is not None and taken >= self._limit:
+            mine.release()
+            return None
+        return mine
 
 
-_pools: WeakValueDictionary[tuple[int, str, int], _Pool] = WeakValueDictionary()
+_SHARE_OF_TIME = 0.02
+
+_collect_again_at = 0.0
+
+
+def _collect_garbage() -> None:
+    """Collect garbage, in which there may be a stream that was dropped in a reference cycle.
+
+    It holds its place until then, and the collector does not run while everybody waits. However
+    large a program is, it spends a fiftieth of its time here at most.
+    """
+    global _collect_again_at
+    began = time.monotonic()
+    if began >= _collect_again_at:
+        gc.collect()
+        ended = time.monotonic()
+        _collect_again_at = ended + (ended - began) / _SHARE_OF_TIME
+
+
+_pools: WeakValueDictionary[tuple[int, str], _Pool] = WeakValueDictionary()
 # A pool lives as long as a place of it is held; these few are spared being made for every call.
 _latest_pools: deque[_Pool] = deque(maxlen=16)
 _pools_lock = ForkLock()
 
 
-def _pool(credential: str, limit: int) -> _Pool:
+def _pool(credential: str) -> _Pool:
     # By process: in a forked child nobody gives back what the parent's threads hold.
-    key = (os.getpid(), credential, limit)
+    key = (os.getpid(), credential)
     with _pools_lock.mine:
         pool = _pools.get(key)
         if pool is None:
-            pool = _pools[key] = _Pool(limit)
+            pool = _pools[key] = _Pool()
             _latest_pools.append(pool)
         return pool

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from math import inf
 
 from ._clock import Scope, Wake, in_slices
+from ._locks import ForkLock
 from .errors import SLOWER, LLMError
 
 _LOSERS_END_WITHIN_S = 0.3
@@ -91,7 +92,7 @@ class Race:
         self.wants_another = True
         self._hedge_after = hedge_after
         self._runners: list[Runner] = []
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._winner: Runner | None = None
         self._over = False
         self._news: deque[Runner] = deque()
@@ -105,7 +106,7 @@ class Race:
                 its first item, which says whether it was the first to have one.
         """
         runner = Runner(self, start)
-        with self._lock:
+        with self._lock.mine:
             self._runners.append(runner)
             too_late = self._winner is not None
         if too_late:
@@ -140,7 +141,7 @@ class Race:
 
     def won_by(self, runner: Runner) -> bool:
         """Whether ``runner``, which has an item, was the first to have one; then the others end."""
-        with self._lock:
+        with self._lock.mine:
             if self._over or self._winner is not None:
                 return self._winner is runner
             self._winner = runner
@@ -151,7 +152,7 @@ class Race:
 
     def ended(self, runner: Runner) -> None:
         """Called by a stream's thread as its last act."""
-        with self._lock:
+        with self._lock.mine:
             runner.handed_over = not self._over
         self._news.append(runner)
         self._woken.set()
@@ -169,7 +170,7 @@ class Race:
 
     def end(self) -> None:
         """Cut off whatever still runs, and close all; who takes longer closes its own later."""
-        with self._lock:
+        with self._lock.mine:
             self._over = True
         until = self.scope.clock.monotonic() + _OVERDUE_S
         for runner in self._runners:

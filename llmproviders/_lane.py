@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from ._attempt import accepted, interrupted, rejected
 from ._clock import Scope
 from ._health import Health, HealthKey, Visit
+from ._locks import ForkLock
 from ._log import logger
 from ._report import History, Tally
 from ._request import Accept, Request
@@ -112,7 +112,7 @@ class Ledger:
     def __init__(self, rules: Rules) -> None:
         self.attempts = Attempts()
         self._rules = rules
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def add(
         self, attempts: Sequence[Attempt], *, waited: float, tally: Tally, error: LLMError | None
@@ -122,7 +122,7 @@ class Ledger:
             first = replace(attempts[0], waited=attempts[0].waited + waited)
             attempts = (first, *attempts[1:])
         tally.tried(attempts, error)
-        with self._lock:
+        with self._lock.mine:
             self.attempts = Attempts((*self.attempts, *attempts))
         for attempt in attempts:
             self._rules.history.add(attempt)

@@ -96,11 +96,13 @@ class Policy:
     max_retry_after: float
 
 
+def load_tenacity() -> None:
+    """Import tenacity, which takes a tenth of a second, so that no call has to."""
+    import tenacity  # noqa: F401
+
+
 class Tries:
     """The tries of one provider in one call, the first of which begins now.
-
-    tenacity takes a tenth of a second to import, so it is asked only about a failure that is worth
-    another try.
 
     Args:
         policy: how often, and after what waits.

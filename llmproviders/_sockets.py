@@ -20,6 +20,7 @@ from functools import partial
 from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import socks
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -29,6 +30,7 @@ from urllib3.util import wait_for_write
 from urllib3.util.connection import allowed_gai_family
 
 from ._clock import SLICE_S, Scope, Wake, in_slices
+from ._process import in_each_child, keep_untouched
 from ._redact import MASK, Secret
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class Exchange:
             sock.exchange.unbind()
         self.sock = sock
         sock.exchange = self
+        _in_use.add(sock)
         self.scope.attach(sock, sock.cut)
 
     def drop(self) -> None:
@@ -182,9 +185,25 @@ class Bounded(socket.socket):
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self, socket.SHUT_RDWR)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: close its copy, which tells neither the server nor the parent."""
+        descriptor = self.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
+
 
 class BoundedTLS(Bounded, ssl.SSLSocket):
     """The same over TLS; a context makes them when it is its ``sslsocket_class``."""
+
+    _sslobj: Any
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: close its copy, and forget the parent's TLS state."""
+        # It would go on to use the number of the descriptor, which another file gets next. Nor is
+        # it freed: a thread of the parent may have been in the midst of it.
+        keep_untouched(self._sslobj)
+        self._sslobj = None
+        super().leave_to_parent()
 
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
@@ -195,6 +214,19 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
         except BaseException:
             self.close()
             raise
+
+
+_in_use: WeakSet[Bounded] = WeakSet()
+
+
+def _leave_connections_to_parent() -> None:
+    for sock in list(_in_use):
+        sock.leave_to_parent()
+
+
+# Two processes that read one connection would each get pieces of the reply, and a shutdown in one
+# ends it for both. Without a descriptor nothing that runs in the child can touch it.
+in_each_child(_leave_connections_to_parent)
 
 
 def _connect(sock: socket.socket, address: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.exceptions import InvalidURL, RequestException
 from requests.structures import CaseInsensitiveDict
@@ -28,6 +29,7 @@ from ._clock import Scope
 from ._failures import BROKEN, opening_error, reading_error
 from ._lines import decode_json, iter_events, iter_lines
 from ._log import logger
+from ._process import current, keep_untouched
 from ._redact import (
     Redacted,
     Secret,
@@ -221,6 +223,7 @@ class Transport:
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
         self._trust = trust
         self._session = session
+        self._session_of = current()
         self._limits = limits
         self._adapters: dict[int, Adapter] = {}
         # What is found out once about an address or a host; a provider has a handful of them.
@@ -346,6 +349,9 @@ class Transport:
     def _sender(self) -> Callable[..., requests.Response]:
         if self._session is not None:
             session = self._session
+            if self._session_of is not current():
+                _leave_connections_to_parent(session)
+                self._session_of = current()
 
             def send(request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
                 if session.verify is not True and kwargs["verify"]:
@@ -413,6 +419,14 @@ def _check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) 
                     "check its verify and cert",
                     retryable=False,
                 ) from error
+
+
+def _leave_connections_to_parent(session: requests.Session) -> None:
+    """In a forked child: let a session open connections of its own, as it does when unpickled."""
+    for adapter in session.adapters.values():
+        if isinstance(adapter, HTTPAdapter):
+            keep_untouched((adapter.poolmanager, adapter.proxy_manager))
+            adapter.__setstate__(adapter.__getstate__())
 
 
 def _hide_redirect(response: requests.Response, **_: Any) -> None:

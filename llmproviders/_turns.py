@@ -8,6 +8,7 @@ from typing import Literal
 
 from ._clock import Clock, Scope
 from ._health import Visit
+from ._hedge import Race, Runner
 from ._lane import Call, Lane, Ledger, Member, Rules, brief
 from ._log import logger
 from ._request import Accept, Request
@@ -117,8 +118,6 @@ class Turns:
         self, call: Call, failures: list[LLMError], hedge_after: float
     ) -> Generator[str, None, None]:
         """The first members' reply that has text, each started a while after the one before."""
-        from ._hedge import Race, Runner
-
         race = Race(call.scope, hedge_after)
         call.settle = race.settle
         racing: dict[Runner, Member] = {}

@@ -100,8 +100,10 @@ class FailoverClient(BaseClient):
         from ._numbers import FINITE, seconds, whole
         from ._report import History
         from ._request import check_accept
-        from ._retry import Policy
+        from ._retry import Policy, load_tenacity
         from ._turns import Turns
+
+        load_tenacity()
 
         clock = clock or SYSTEM_CLOCK
         given = {
@@ -311,6 +313,10 @@ def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
         from ._health import MemoryStore
 
         return MemoryStore(clock.monotonic)
+    import tempfile  # noqa: F401
+
+    import filelock  # noqa: F401 - no call imports it
+
     from ._health_file import FileStore
 
     return FileStore(health, now=clock.wall)

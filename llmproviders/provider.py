@@ -60,6 +60,12 @@ def __getattr__(name: str) -> object:
     return value
 
 
+_MODULES_OF_CALLS = (
+    *("difflib", "encodings.punycode"),
+    *(f"{__package__}.{name}" for name in ("_attempt", "_process", "_request", "_transport")),
+)
+"""What every call needs, or may need, and nothing before it does."""
+
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
     "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
@@ -108,7 +114,8 @@ class BaseClient(ABC):
 
         Returns:
             A generator of non-empty ``str``, its last item a ``FinishReason``. Nothing is sent
-            before its first ``next()``; closing it closes the connection.
+            before its first ``next()``; closing it closes the connection. It belongs to the
+            process that made that first ``next()``; a forked child cannot go on with it.
 
         Raises:
             InvalidRequestError: at once, for what no service could take.
@@ -119,21 +126,21 @@ class BaseClient(ABC):
         ...     print(chunk, end="")
         Rayleigh scattering.
         """
+        from ._process import owned
         from ._redact import hidden
         from ._request import Request
 
         proxy = hidden(proxy)
-        return self.generate(
-            Request.of(
-                prompt,
-                model=model,
-                timeout=timeout,
-                proxy=proxy,
-                deadline=deadline,
-                accept=accept,
-                params=params,
-            )
+        request = Request.of(
+            prompt,
+            model=model,
+            timeout=timeout,
+            proxy=proxy,
+            deadline=deadline,
+            accept=accept,
+            params=params,
         )
+        return owned(self.generate(request), self.name)
 
     def complete(
         self,
@@ -235,22 +242,22 @@ class BaseClient(ABC):
         >>> list(generator)[:-1]
         ['ab']
         """
+        from ._process import owned
         from ._redact import hidden
         from ._request import Request
 
         proxy = hidden(proxy)
-        return self.generate(
-            Request.of(
-                messages,
-                model=model,
-                timeout=timeout,
-                proxy=proxy,
-                stream=stream,
-                deadline=deadline,
-                accept=accept,
-                params=params,
-            )
+        request = Request.of(
+            messages,
+            model=model,
+            timeout=timeout,
+            proxy=proxy,
+            stream=stream,
+            deadline=deadline,
+            accept=accept,
+            params=params,
         )
+        return owned(self.generate(request), self.name)
 
     def conversation(
         self, *, system: str | None = None, model: str | None = None, **arguments: Any
@@ -387,6 +394,9 @@ class Provider(BaseClient):
     takes: ClassVar[frozenset[str]] = frozenset()
     #: Argument -> names of the environment that stand for it, the first that is set wins.
     environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Modules to load when one is made. No call imports anything: the lock of a module that is
+    #: being imported stays held in a child that is forked meanwhile.
+    _modules: ClassVar[tuple[str, ...]] = ()
 
     _given: _Arguments
 
@@ -407,9 +417,16 @@ class Provider(BaseClient):
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
+        from importlib import import_module
+
         from ._call import DEFAULT_TIMEOUT, Limits, check_proxy, check_timeout
         from ._redact import hidden
 
+        for module in (*_MODULES_OF_CALLS, *self._modules):
+            import_module(module, __package__)
+        if session is not None:
+            # requests itself imports it with the first request.
+            import_module("netrc")
         base_url, proxy = hidden(base_url), hidden(proxy)
         self.name = name or type(self).__name__
         self.base_url = self._address("base_url", base_url) or self.default_base_url().rstrip("/")

@@ -18,7 +18,7 @@ LAYERS = (
     "_log _redact _params _environ _characters _transcript _headers _places",
     "errors",
     "_numbers _schema",
-    "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
+    "messages results _process _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
     "_batch_pictures _batch_report",
     "_clock _files _lines _frame _call _status _sockets _adapter _failures _transport",
     "_chat_completions _cumulative _page",

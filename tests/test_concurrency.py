@@ -413,7 +413,7 @@ class TestAcrossProcesses:
         """Processes that come later stand behind one that has been waiting."""
         first = occupy()
         waiting = hold(Place(credential, 1, within(), file=file))
-        door = file.with_name("tokens.json.locks") / f"{credential[:16]}.door"
+        door = file.with_name("tokens.json.locks") / f"{credential[:16]}.1.door"
         eventually(lambda: is_locked(door))
         inside, told = os.pipe()
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
 from .._clock import SYSTEM_CLOCK, Scope
+from .._locks import ForkLock
 from .._redact import redact
 from ..provider import BaseClient, Request
 from ..results import Completion
 
 _CLIENTS_KEPT = 8
 _clients: dict[bytes, BaseClient] = {}
-_building = threading.Lock()
+_building = ForkLock()
 
 
 class Carrier:
@@ -77,7 +79,7 @@ class Carrier:
 
 
 def _rebuild(packed: bytes, on_arrival: Callable[[BaseClient], object] | None) -> BaseClient:
-    with _building:
+    with _building.mine:
         client = _clients.get(packed)
         if client is None:
             _leave_interrupts_to_the_parent()
@@ -93,11 +95,10 @@ def _rebuild(packed: bytes, on_arrival: Callable[[BaseClient], object] | None) -
 
 def _leave_interrupts_to_the_parent() -> None:
     # A terminal's Ctrl-C reaches a pool's processes too, and would break off what the parent lets
-    # them finish.
-    import multiprocessing
-
+    # them finish. Where nobody has loaded multiprocessing, this is none of its processes.
+    multiprocessing = sys.modules.get("multiprocessing")
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and multiprocessing.parent_process() is not None:
+    if multiprocessing and in_main_thread and multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from .._numbers import whole
+from .._process import owned
 from ..messages import Prompt
 from ..provider import BaseClient
 from ._flow import Flow
@@ -39,7 +40,8 @@ def run(
 
     Returns:
         A generator of one ``BatchResult`` for each request, in the order in which they finish.
-        Nothing is sent before its first ``next()``.
+        Nothing is sent before its first ``next()``. It belongs to the process that made that
+        first ``next()``; a forked child cannot go on with it.
 
     Raises:
         InvalidRequestError: two requests have the same id: of a list at once, before anything is
@@ -61,7 +63,8 @@ def run(
     if isinstance(requests, Sequence):
         for _ in tasks_of(requests):
             pass
-    return _results(Flow(client, tasks_of(requests), workers=workers, executor=executor), on_result)
+    flow = Flow(client, tasks_of(requests), workers=workers, executor=executor)
+    return owned(_results(flow, on_result), client.name)
 
 
 def check_arguments(client: BaseClient, workers: int) -> int:

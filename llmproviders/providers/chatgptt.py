@@ -31,6 +31,7 @@ class ChatGptt(Provider):
     working = False
     default_model = "gpt-4o"
     models = ("gpt-4", "gpt-4o", "gpt-4o-mini")
+    _modules = ("secrets", "._chat_completions", "._page")
 
     _page: Page | None = None
 

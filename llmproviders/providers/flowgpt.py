@@ -46,6 +46,7 @@ class FlowGpt(Provider):
     )
     model_aliases = {"gemini": "google-gemini", "gemini-pro": "google-gemini"}
     takes = frozenset({"temperature"})
+    _modules = ("secrets", "._frame")
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Sign the request; the system messages travel apart from the history."""

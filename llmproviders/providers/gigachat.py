@@ -91,6 +91,7 @@ class GigaChat(Provider):
             "session_id",
         }
     )
+    _modules = ("binascii", "platformdirs", "tempfile", "._gigachat", "._headers")
     environment = {
         "api_key": ("GIGACHAT_CREDENTIALS",),
         "scope": ("GIGACHAT_SCOPE",),
@@ -149,6 +150,8 @@ class GigaChat(Provider):
         self.max_concurrency = whole("max_concurrency", max_concurrency)
         self.update_interval = seconds("update_interval", update_interval, zero=True, most=FINITE)
         self.token_cache = token_cache
+        if token_cache is not None:
+            import filelock  # noqa: F401 - no call imports it
         self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
         if verify is None:
             verify = (self._setting("verify", None) or "").strip().lower() not in _FALSE
