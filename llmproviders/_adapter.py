@@ -7,7 +7,7 @@ import ssl
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from weakref import WeakSet
+from weakref import ref
 
 import certifi
 import requests
@@ -20,7 +20,7 @@ from . import _environ, _files, errors
 from ._call import Trust
 from ._process import Process, current, in_each_child
 from ._redact import Secret
-from ._sockets import BoundedTLS, SocksProxy, pool_classes
+from ._sockets import Bounded, BoundedTLS, SocksProxy, pool_classes
 
 _CONNECTIONS_KEPT = 64
 _SOCKS_VERSIONS = {
@@ -92,7 +92,10 @@ class Adapter(HTTPAdapter):
         self._trust = trust
         self._pools: dict[tuple[tuple[str, str], str | None], Any] = {}
         super().__init__(pool_maxsize=_CONNECTIONS_KEPT)
-        _adapters.add(self)
+        for key, other in _adapters.copy().items():
+            if other() is None:
+                _adapters.pop(key, None)
+        _adapters[id(self)] = ref(self)
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **kwargs: Any
@@ -184,18 +187,30 @@ class Adapter(HTTPAdapter):
         """The context has it all; loading bundles again would cost 30 ms a connection."""
 
     def leave_to_parent(self) -> None:
-        """In a forked child: empty the pools, whose locks threads of the parent may hold."""
+        """In a forked child: close the copies of what is kept, and make the pools anew.
+
+        Of the locks in them, threads of the parent may hold some.
+        """
         for pool in self._pools.values():
-            if pool.pool is not None:
-                type(pool.pool).__init__(pool.pool, pool.pool.maxsize)
+            kept = pool.pool
+            if kept is not None:
+                for connection in kept.queue:
+                    sock = getattr(connection, "sock", None)
+                    sock = getattr(sock, "socket", sock)  # urllib3's TLS inside the TLS of a proxy
+                    if isinstance(sock, Bounded):
+                        sock.leave_to_parent()
+                type(kept).__init__(kept, kept.maxsize)
 
 
-_adapters: WeakSet[Adapter] = WeakSet()
+# No WeakSet: an interrupt that comes as it forgets something is lost.
+_adapters: dict[int, ref[Adapter]] = {}
 
 
 def _leave_connections_to_parent() -> None:
-    for adapter in list(_adapters):
-        adapter.leave_to_parent()
+    for found in _adapters.values():
+        adapter = found()
+        if adapter is not None:
+            adapter.leave_to_parent()
 
 
 in_each_child(_leave_connections_to_parent)

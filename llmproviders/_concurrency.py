@@ -13,7 +13,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from . import _files
-from ._clock import Scope, Wake
+from ._clock import SLICE_S, Scope, Wake
 from ._files import Held, Unusable
 from ._locks import ForkLock
 from .errors import RateLimitError
@@ -232,23 +232,34 @@ class Place:
         return mine
 
 
-_SHARE_OF_TIME = 0.02
+_SHARE_OF_TIME = 0.1
 
 _collect_again_at = 0.0
 
 
 def _collect_garbage() -> None:
-    """Collect garbage, in which there may be a stream that was dropped in a reference cycle.
+    """Have garbage collected, in which there may be a stream that was dropped in a reference cycle.
 
-    It holds its place until then, and the collector does not run while everybody waits. However
-    large a program is, it spends a fiftieth of its time here at most.
+    It holds its place until then, and nothing is collected while everybody waits. However large a
+    program is, a tenth of its time at most goes into it.
     """
     global _collect_again_at
+    now = time.monotonic()
+    if now >= _collect_again_at:
+        _collect_again_at = now + SLICE_S
+        if threading.current_thread() is threading.main_thread():
+            # An interrupt that comes while something is cleared away is lost, so not in here.
+            threading.Thread(target=_collect, name="llmproviders gc", daemon=True).start()
+        else:
+            _collect()
+
+
+def _collect() -> None:
+    global _collect_again_at
     began = time.monotonic()
-    if began >= _collect_again_at:
-        gc.collect()
-        ended = time.monotonic()
-        _collect_again_at = ended + (ended - began) / _SHARE_OF_TIME
+    gc.collect()
+    ended = time.monotonic()
+    _collect_again_at = ended + (ended - began) / _SHARE_OF_TIME
 
 
 _pools: WeakValueDictionary[tuple[int, str], _Pool] = WeakValueDictionary()

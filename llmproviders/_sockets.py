@@ -20,7 +20,6 @@ from functools import partial
 from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import socks
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -65,7 +64,7 @@ class Exchange:
             sock.exchange.unbind()
         self.sock = sock
         sock.exchange = self
-        _in_use.add(sock)
+        _in_use[id(sock)] = sock
         self.scope.attach(sock, sock.cut)
 
     def drop(self) -> None:
@@ -81,6 +80,7 @@ class Exchange:
 
     def unbind(self) -> None:
         """Let go of the socket; from here on the scope cannot touch it."""
+        _in_use.pop(id(self.sock), None)
         sock, self.sock = self.sock, None
         if sock is not None:
             self.scope.detach(sock)
@@ -216,12 +216,12 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
             raise
 
 
-_in_use: WeakSet[Bounded] = WeakSet()
+_in_use: dict[int, Bounded] = {}
 
 
 def _leave_connections_to_parent() -> None:
-    for sock in list(_in_use):
-        sock.leave_to_parent()
+    while _in_use:
+        _in_use.popitem()[1].leave_to_parent()
 
 
 # Two processes that read one connection would each get pieces of the reply, and a shutdown in one

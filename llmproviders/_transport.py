@@ -426,7 +426,8 @@ def _leave_connections_to_parent(session: requests.Session) -> None:
     for adapter in session.adapters.values():
         if isinstance(adapter, HTTPAdapter):
             keep_untouched((adapter.poolmanager, adapter.proxy_manager))
-            adapter.__setstate__(adapter.__getstate__())
+            state = adapter.__getstate__()
+            adapter.__setstate__(state)  # type: ignore[attr-defined]
 
 
 def _hide_redirect(response: requests.Response, **_: Any) -> None:

@@ -313,9 +313,10 @@ def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
         from ._health import MemoryStore
 
         return MemoryStore(clock.monotonic)
+    # No call imports anything.
     import tempfile  # noqa: F401
 
-    import filelock  # noqa: F401 - no call imports it
+    import filelock  # noqa: F401
 
     from ._health_file import FileStore
 

@@ -6,6 +6,8 @@ import gc
 import logging
 import os
 import threading
+import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -103,6 +105,12 @@ def hold() -> Iterator[Callable[[Place], Holder]]:
 
 
 Hold = Callable[[Place], Holder]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The file whose sharers count their places together."""
+    return tmp_path / "cache" / "tokens.json"
 
 
 class TestWake:
@@ -262,6 +270,132 @@ class TestInOneProcess:
         finally:
             gc.enable()
 
+    def test_dropped_by_a_thread_that_lives_on(self, credential: str) -> None:
+        """A stream that another, living thread dropped in a cycle keeps nobody waiting."""
+        dropped, over = threading.Event(), threading.Event()
+
+        def drop() -> None:
+            cycle: list[object] = [self._holding(credential)]
+            cycle.append(cycle)
+            del cycle
+            dropped.set()
+            over.wait(PATIENCE_S)
+
+        thread = threading.Thread(target=drop)
+        gc.disable()
+        try:
+            thread.start()
+            assert dropped.wait(PATIENCE_S)
+            with Place(credential, 1, within()):
+                pass
+        finally:
+            gc.enable()
+            over.set()
+            thread.join()
+
+    def test_dropped_while_others_wait(self, credential: str, hold: Hold) -> None:
+        """Nor does one that is dropped when somebody waits already."""
+        streams = [self._holding(credential)]
+        gc.disable()
+        try:
+            waiting = hold(Place(credential, 1, within()))
+            assert not waiting.inside.wait(0.05)
+            streams.append(streams)  # type: ignore[arg-type]
+            del streams
+            assert waiting.inside.wait(PATIENCE_S)
+        finally:
+            gc.enable()
+
+    @staticmethod
+    def _holding(credential: str) -> Iterator[str]:
+        def stream() -> Iterator[str]:
+            with Place(credential, 1, within()):
+                yield "text"
+
+        holding = stream()
+        next(holding)
+        return holding
+
+    def test_collecting_takes_little_time(
+        self, credential: str, hold: Hold, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many wait, and for however long, little time goes into collecting garbage."""
+        collected: list[float] = []
+
+        def collect() -> None:
+            collected.append(time.monotonic())
+            time.sleep(0.02)
+
+        monkeypatch.setattr(gc, "collect", collect)
+        first = hold(Place(credential, 1, within()))
+        assert first.inside.wait(PATIENCE_S)
+        waiting = [hold(Place(credential, 1, within())) for _ in range(10)]
+        time.sleep(0.5)
+        assert len(collected) <= 1
+        first.end()
+        for holder in waiting:
+            holder.end()
+
+    def test_two_limits(self, credential: str, hold: Hold) -> None:
+        """Those of another limit for the same key share: nobody enters above a limit of its own."""
+        two = hold(Place(credential, 2, within()))
+        assert two.inside.wait(PATIENCE_S)
+        one = hold(Place(credential, 1, within()))
+        assert not one.inside.wait(0.05)
+        another = hold(Place(credential, 2, within()))
+        assert another.inside.wait(PATIENCE_S)
+        third = hold(Place(credential, 2, within()))
+        assert not third.inside.wait(0.05)
+        two.end()
+        assert third.inside.wait(PATIENCE_S)
+        assert not one.inside.wait(0.05)
+        another.end()
+        assert not one.inside.wait(0.05)
+        third.end()
+        assert one.inside.wait(PATIENCE_S)
+
+    def test_a_smaller_limit_keeps_nobody_else_waiting(self, credential: str, hold: Hold) -> None:
+        """A thread with a stream open gets another place past one that waits for that stream."""
+        with Place(credential, 2, within()):
+            one = hold(Place(credential, 1, within()))
+            assert not one.inside.wait(0.05)
+            with Place(credential, 2, within()) as waited:
+                assert waited == 0.0
+            assert not one.inside.is_set()
+        assert one.inside.wait(PATIENCE_S)
+
+    def test_many_limits(self, credential: str) -> None:
+        """Threads with many limits are never more inside than the largest, and all get in."""
+        inside: list[int] = []
+        most: list[int] = []
+
+        def run(limit: int) -> None:
+            for _ in range(20):
+                with Place(credential, limit, within()):
+                    inside.append(limit)
+                    most.append(len(inside))
+                    inside.pop()
+
+        threads = [threading.Thread(target=run, args=(n % 4 + 1,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert len(most) == 240
+        assert max(most) <= 4
+
+    def test_a_large_limit_costs_nothing(self, credential: str, file: Path) -> None:
+        """What places cost hangs on how many are held, not on how many there may be."""
+        tracemalloc.start()
+        try:
+            with Place(credential, 10**6, within(), file=file):
+                _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 1_000_000
+        locks = file.with_name("tokens.json.locks")
+        assert len(list(locks.iterdir())) == 2
+
     def test_after_an_error(self, credential: str) -> None:
         """A place is given back when the request fails."""
         with pytest.raises(ValueError, match="bad"), Place(credential, 1, within()):
@@ -305,12 +439,6 @@ class TestInOneProcess:
         with pytest.raises(RateLimitError):
             Place(credential, 1, within()).__enter__()
         mine.__exit__(None, None, None)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """The file whose sharers count their places together."""
-    return tmp_path / "cache" / "tokens.json"
 
 
 class Occupant:
@@ -395,6 +523,34 @@ class TestAcrossProcesses:
         with Place(credential, 2, within(), file=file):
             pass
         others.pop().end()
+
+    def test_two_limits(self, credential: str, file: Path, occupy: Occupy) -> None:
+        """Processes with other limits for the same key share: nobody enters above its own."""
+        two, another = occupy(2), occupy(2)
+        for limit in (1, 2):
+            with pytest.raises(DeadlineExceeded):
+                Place(credential, limit, within(0.1), file=file).__enter__()
+        with Place(credential, 3, within(), file=file):
+            pass
+        two.end()
+        with pytest.raises(DeadlineExceeded):
+            Place(credential, 1, within(0.1), file=file).__enter__()
+        with Place(credential, 2, within(), file=file):
+            pass
+        another.end()
+        with Place(credential, 1, within(), file=file):
+            pass
+
+    def test_a_smaller_limit_keeps_nobody_else_waiting(
+        self, credential: str, file: Path, hold: Hold, occupy: Occupy
+    ) -> None:
+        """A process that waits by a smaller limit does not stand in the way of others."""
+        two = occupy(2)
+        one = hold(Place(credential, 1, within(), file=file))
+        assert not one.inside.wait(0.1)
+        occupy(2).end()
+        two.end()
+        assert one.inside.wait(PATIENCE_S)
 
     def test_cancelled(self, credential: str, file: Path, occupy: Occupy) -> None:
         """A wait for another process ends when its call is ended."""

@@ -132,10 +132,11 @@ def test_failover(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.fail("chatglm", stall=True, before_head=True, times=2)
     run(
         f"health = {str(tmp_path / 'state' / 'health.json')!r}\n"
-        "both = [GigaChat(), ChatGLM(timeout=2), OpenAICompatible()]\n"
+        "both = [GigaChat(), ChatGLM(timeout=0.3), OpenAICompatible()]\n"
         "client = FailoverClient(both, health=health, on_interrupt='restart')\n"
         "hedged = FailoverClient(both[1:], hedge_after=0.01, deadline=10)\n"
-        "alone = FailoverClient([OpenAICompatible(base_url='http://127.0.0.1:1/v1')], attempts=2)\n",
+        "nobody = OpenAICompatible(base_url='http://127.0.0.1:1/v1')\n"
+        "alone = FailoverClient([nobody], attempts=2)",
         "calls(client)\ncalls(hedged)\ncalls(alone)\nclient.report()",
         **sandbox.environ(),
     )
@@ -202,6 +203,9 @@ def test_what_stands_on_calls(made: str, sandbox: Sandbox, tmp_path: Path) -> No
             "from llmproviders import batch\nclient = OpenAICompatible()",
             "list(batch.run(client, ['Why?', 'How?'], workers=2))",
         ),
-        "conversation": ("chat = OpenAICompatible().conversation()", "calls(chat.client)\nchat.ask('A')"),
+        "conversation": (
+            "chat = OpenAICompatible().conversation()",
+            "calls(chat.client)\nchat.ask('A')",
+        ),
     }
     run(*code[made], **sandbox.environ())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from llmproviders.notebook import show
 from llmproviders.provider import BaseClient
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.reliability.interrupts import SUBJECTS, at_forks
 from tests.support.http_bytes import chunked, http_response
 from tests.support.processes import Child, in_child
 from tests.support.rawserver import Connection, RawServer
@@ -46,10 +47,7 @@ def sse(text: str) -> bytes:
     return b'data: {"choices": [{"index": 0, "delta": {"content": "%s"}}]}\n\n' % text.encode()
 
 
-END = (
-    b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
-    b"data: [DONE]\n\n"
-)
+END = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
 
 
 class Service:
@@ -63,7 +61,9 @@ class Service:
         pieces = [sse(f"piece {number} ") for number in range(PIECES)]
         while True:
             conn.read_request()
-            reply = http_response(200, {"Content-Type": "text/event-stream"}, chunked([*pieces, END]))
+            reply = http_response(
+                200, {"Content-Type": "text/event-stream"}, chunked([*pieces, END])
+            )
             conn.run(reply[: PIECES // 2])
             conn.wait(self.go_on)
             conn.run(reply[PIECES // 2 :])
@@ -148,7 +148,7 @@ def show_it(stream: Stream) -> None:
 def test_a_stream_belongs_to_its_process(
     service: Service, beginning: str, use: Callable[[Stream], None]
 ) -> None:
-    """A child cannot go on with its parent's stream, and whatever it does, the parent's is whole."""
+    """A child cannot go on with its parent's stream, which is whole whatever the child does."""
     stream = BEGINNINGS[beginning](service.url)
     first = next(stream)
 
@@ -322,22 +322,6 @@ def calling(client: BaseClient, threads: int) -> Iterator[None]:
     assert failures == []
 
 
-class Watched(Child):
-    """A child that is killed, and fails its test, when it hangs."""
-
-    def end(self, until: float) -> None:
-        """Wait for its end until a moment of the clock."""
-        while time.monotonic() < until:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                assert os.waitstatus_to_exitcode(status) == 0, "the child failed; see stderr"
-                return
-            time.sleep(0.002)
-        os.kill(self.pid, signal.SIGABRT)
-        os.waitpid(self.pid, 0)
-        raise AssertionError("the child hung")
-
-
 def fork_at_random(client: BaseClient, times: int, *, seed: int) -> None:
     """Fork again and again beside threads that call; each child makes a call."""
     chance = random.Random(seed)
@@ -348,7 +332,7 @@ def fork_at_random(client: BaseClient, times: int, *, seed: int) -> None:
     with calling(client, 4):
         for _ in range(times):
             time.sleep(chance.uniform(0.0, 0.01))
-            Watched(child).end(time.monotonic() + PATIENCE_S)
+            Child(child).end_within(PATIENCE_S)
 
 
 def test_forked_at_any_moment(tmp_path: Path) -> None:
@@ -380,6 +364,12 @@ def test_forked_while_tokens_are_fetched(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_forked_beside_every_kind_of_call(name: str) -> None:
+    """Whatever kind of call a thread makes at that moment, a forked child can make it, too."""
+    assert [result.wrong for result in at_forks(name, 3)] == [()] * 3
+
+
 def test_forked_during_the_first_call() -> None:
     """A child that is forked in the midst of its parent's very first call can call, too."""
     for _ in range(5):
@@ -388,15 +378,13 @@ def test_forked_during_the_first_call() -> None:
             sandbox.fail("openai", status=503, times=1000)
             began = threading.Event()
 
-            def first() -> None:
+            def first(began: threading.Event = began, client: FailoverClient = client) -> None:
                 began.set()
-                client.complete("Why?")  # noqa: B023
+                client.complete("Why?")
 
             thread = threading.Thread(target=first)
             thread.start()
             began.wait(PATIENCE_S)
-            Watched(lambda: client.complete("Why?")).end(  # noqa: B023
-                time.monotonic() + PATIENCE_S
-            )
+            Child(partial(client.complete, "Why?")).end_within(PATIENCE_S)
             thread.join()
             client.close()

@@ -1,4 +1,7 @@
-"""Interrupts calls at every step; ``python -m tests.reliability.interrupts`` prints a table."""
+"""Interrupts calls at every step, and forks beside them.
+
+``python -m tests.reliability.interrupts`` prints a table.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -34,6 +38,7 @@ from llmproviders.sandbox import Sandbox
 from tests.reliability.services import SSE
 from tests.support.http_bytes import chunked, http_response
 from tests.support.interrupts import Interrupter, interrupted, signalled
+from tests.support.processes import Child
 from tests.support.proxies import microsocks
 from tests.support.rawserver import RawServer, keep_alive
 
@@ -453,6 +458,53 @@ def at_random(name: str, times: int, *, seed: int = 1) -> Iterator[Result]:
             yield made.by_signal(chance.uniform(0.0, 0.05))
 
 
+def at_forks(name: str, times: int, *, seed: int = 1) -> Iterator[Result]:
+    """Fork at random moments beside a thread that makes a subject's calls; the child makes one."""
+    chance = random.Random(seed)
+    with SUBJECTS[name]() as subject, _called_by_a_thread(subject):
+        for _ in range(times):
+            after_s = chance.uniform(0.0, 0.05)
+            time.sleep(after_s)
+            start = time.monotonic()
+            wrong: tuple[str, ...] = ()
+            try:
+                Child(partial(_ask, subject)).end_within(ENDS_WITHIN_S)
+            except AssertionError as error:
+                wrong = (str(error),)
+            where = f"forked after {after_s * 1000:.1f} ms"
+            yield Result(where, time.monotonic() - start, wrong)
+
+
+def _ask(subject: Subject) -> None:
+    assert subject.ask(subject.client) == TEXT
+
+
+@contextmanager
+def _called_by_a_thread(subject: Subject) -> Iterator[None]:
+    """Have a thread make a subject's calls, one after another."""
+    over = threading.Event()
+    wrong: list[BaseException] = []
+
+    def run() -> None:
+        while not over.is_set() and not wrong:
+            try:
+                subject.prepare()
+                _ask(subject)
+                subject.settle()
+            except BaseException as error:  # noqa: BLE001 - told at the end
+                wrong.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if wrong:
+        raise AssertionError(f"beside the forks: {wrong[0]!r}") from wrong[0]
+
+
 _CALLING = """if True:
     import sys
     from pathlib import Path
@@ -523,17 +575,25 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SUBJECTS)}")
     parser.add_argument("--stride", type=int, default=1, help="steps from one to the next")
     parser.add_argument("--signals", type=int, default=200, help="real ones, at random moments")
+    parser.add_argument("--forks", type=int, default=50, help="at random moments")
     options = parser.parse_args()
     stride, signals = options.stride, options.signals
     # A shell has what it runs in the background ignore interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = [
-        (name, chain(at_every_step(name, stride=stride), at_random(name, signals)))
+        (
+            name,
+            chain(
+                at_every_step(name, stride=stride),
+                at_random(name, signals),
+                at_forks(name, options.forks),
+            ),
+        )
         for name in options.names or SUBJECTS
     ]
     if not options.names:
         rows.append(("processes", in_processes(signals)))
-    print("| call | interrupts | wrong | slowest, s |")  # noqa: T201
+    print("| call | interrupts and forks | wrong | slowest, s |")  # noqa: T201
     print("| --- | --- | --- | --- |")  # noqa: T201
     wrong: list[str] = []
     for name, under_way in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -39,6 +40,19 @@ class Child:
         """Wait for its end; fail unless it ended well."""
         _, status = os.waitpid(self.pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0, "the child failed; see its standard error"
+
+    def end_within(self, seconds: float) -> None:
+        """Wait so long for its end; fail unless it ended well, and kill it if it hangs."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                assert code == 0, f"the child failed ({code}); see its standard error"
+                return
+            time.sleep(0.002)
+        self.kill()
+        raise AssertionError(f"the child hung for {seconds:g} s")
 
 
 def in_child(run: Callable[[], object]) -> None:
