@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -213,19 +211,3 @@ def row(kind: type[LLMError]) -> str:
         again = f"yes, {outcome.tries} tries at most"
     cooling = f"the {outcome.against}" if outcome.against else "no"
     return f"| `{kind.__name__}` | {again} | {cooling} |"
-
-
-def test_tenacity_waits_for_a_failure() -> None:
-    """A process whose calls go well never imports tenacity, nor does one that does not retry."""
-    code = """if True:
-        import sys
-        from llmproviders import FailoverClient, AuthenticationError
-        from llmproviders.testing import ScriptedProvider
-        no = ScriptedProvider([], error=AuthenticationError("no"))
-        client = FailoverClient([no, ScriptedProvider(["yes"])])
-        assert str(client.complete("Why?")) == "yes"
-        assert "tenacity" not in sys.modules
-    """
-    root = str(Path(__file__).parents[1])
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (0, "")
