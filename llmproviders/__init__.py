@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         RateLimitError,
         RefusedError,
         RejectedReplyError,
+        SchemaError,
         ServerError,
         StreamInterrupted,
+        UnsupportedError,
     )
     from .failover import FailoverClient
     from .provider import Provider
@@ -68,8 +70,10 @@ __all__ = [
     "RefusedError",
     "RejectedReplyError",
     "Restart",
+    "SchemaError",
     "ServerError",
     "StreamInterrupted",
+    "UnsupportedError",
     "Usage",
 ]
 

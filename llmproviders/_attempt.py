@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._call import Call, Reply
 from ._characters import whole_characters
 from ._clock import SYSTEM_CLOCK, Clock, Scope
 from ._log import logger
-from ._redact import forget_locals, redact
+from ._redact import forget_locals, redact, scrub
 from ._request import Accept, Request
 from ._transcript import Transcript
 from .errors import (
@@ -20,6 +21,7 @@ from .errors import (
     DeadlineExceeded,
     EmptyReplyError,
     LLMError,
+    ProtocolError,
     ProviderTimeout,
     RefusedError,
     RejectedReplyError,
@@ -109,11 +111,12 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
         with provider.place(scope) as waited:
             record.start(waited)
             while True:
-                named = request.to(provider.get_model(request.model))
-                record.model = named.model
                 call = None
                 try:
-                    call = provider.prepare(named, fetch)
+                    with _translating(provider, "prepare"):
+                        named = request.to(provider.find_model(request.model, fetch))
+                        record.model = named.model
+                        call = provider.prepare(named, fetch)
                     yield from _once(provider, named, fetch, call, record)
                 except LLMError as trouble:
                     if record.first_text_at is not None:
@@ -156,11 +159,12 @@ def ask(
         while True:
             call = None
             try:
-                call = make(fetch)
-                with closing(fetch(call)) as reply:
-                    value = read(reply)
-                    reply.finish()
-                    return value
+                with _translating(provider, "ask"):
+                    call = make(fetch)
+                    with closing(fetch(call)) as reply:
+                        value = read(reply)
+                        reply.finish()
+                        return value
             except LLMError as failure:
                 error = provider.explain(failure, request)
                 error.provider = error.provider or provider.name
@@ -194,9 +198,12 @@ def _mend_or_raise(
 def _once(
     provider: Provider, request: Request, fetch: Fetch, call: Call, record: _Record
 ) -> Generator[str, None, None]:
-    reply = fetch(call)
+    with _translating(provider, "prepare"):
+        reply = fetch(call)
+    pieces: Any = None
     try:
-        pieces = whole_characters(provider.parse(reply))
+        with _translating(provider, "parse"):
+            pieces = whole_characters(provider.parse(reply))
         finish: str | None = None
         blank: list[str] = []
         for piece in pieces:
@@ -236,12 +243,58 @@ def _once(
     except LLMError as error:
         error.request_id = _redacted(error.request_id or reply.request_id)
         raise
+    except Exception as error:
+        # Only a parser that failed has ended: what a caller throws in finds it waiting.
+        if pieces is None or pieces.gi_frame is not None or _is_a_handlers(error):
+            raise
+        raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
     finally:
         fetch.close()
 
 
 def _redacted(text: str | None) -> str | None:
     return None if text is None else redact(text)
+
+
+@contextmanager
+def _translating(provider: Provider, step: str) -> Iterator[None]:
+    """Make a ``ProtocolError`` of what a step of a provider raises beside our own errors."""
+    try:
+        yield
+    except LLMError:
+        raise
+    except Exception as error:
+        if _is_a_handlers(error):
+            raise
+        raise _own_failure(provider, step, error) from error
+
+
+def _own_failure(
+    provider: Provider, step: str, error: Exception, *, request_id: str | None = None
+) -> ProtocolError:
+    scrub(error)
+    said = " ".join(str(error).split())[:300]
+    return ProtocolError(
+        f"{step} of {provider.name} failed: {type(error).__name__}: {said}", request_id=request_id
+    )
+
+
+def _is_a_handlers(error: BaseException) -> bool:
+    """Whether the handler of a signal raised ``error``, in the midst of whatever was running."""
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> Any:
+    if not callable(handler):
+        return None
+    handler = getattr(handler, "func", handler)
+    return getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
 
 
 def collect(stream: Generator[str, None, None]) -> Completion:

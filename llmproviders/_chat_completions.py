@@ -9,7 +9,7 @@ from ._call import Reply
 from ._frame import Frame
 from ._lines import decode_json, decode_object
 from ._status import error_of
-from .errors import ProtocolError, ServerError
+from .errors import InvalidRequestError, ProtocolError, ServerError
 from .results import FinishReason, Usage
 
 _REASONS = {
@@ -88,6 +88,12 @@ class _State:
         if "error" in event and event["error"] is not None:
             raise error_of(event)
         choices = event.get("choices")
+        if choices is None and type(event.get("messages")) is list:
+            raise InvalidRequestError(
+                "this is a reply of version 2 of GigaChat's API, which is not supported; set "
+                "base_url to the address that ends in /v1",
+                status_code=200,
+            )
         if type(choices) is not list and (choices is not None or "usage" not in event):
             raise _wrong("choices", choices)
         if "usage" in event:
@@ -169,6 +175,33 @@ def parse_list(data: bytes, field: str = "data") -> list[dict[str, Any]]:
     if listing is None:
         raise _wrong(field, listing)
     return [dict(_mapping(item, field)) for item in _list(listing, field)]
+
+
+def parse_models(data: bytes) -> list[dict[str, Any]]:
+    """The models of a listing, each with its name as ``id``.
+
+    Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}``, a bare list, names
+    in place of objects, and null where there are none.
+
+    Raises:
+        LLMError: the error that the reply holds in place of a list.
+        ProtocolError: the reply holds no list.
+    """
+    listing = decode_json(data)
+    if isinstance(listing, dict):
+        field = "data" if "data" in listing else "models"
+        if field not in listing and listing.keys() & {"error", "errors", "message", "detail"}:
+            raise error_of(listing)
+        if field not in listing:
+            raise _wrong("data", None)
+        listing = _list(listing[field], field)
+    models = []
+    for item in _list(listing, "the reply"):
+        model = {"id": item} if isinstance(item, str) else dict(_mapping(item, "a model"))
+        name = next((n for k in ("id", "name", "model") if isinstance(n := model.get(k), str)), "")
+        if name:
+            models.append({**model, "id": name})
+    return models
 
 
 def _reads(data: bytes, text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from http.client import HTTPException, RemoteDisconnected
+from urllib.parse import urlsplit
 
 import requests
 import socks
@@ -59,32 +60,41 @@ _LOGIN_REFUSED = re.compile(r"Tunnel connection failed: 40[17]\b")
 _NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
 
 
-def opening_error(error: BaseException, scope: Scope) -> errors.LLMError:
-    """What a failure before the reply's headers means; the texts of ``error`` are redacted."""
+def opening_error(error: BaseException, scope: Scope, url: str = "") -> errors.LLMError:
+    """The error that a failure before the reply's headers means.
+
+    Args:
+        error: what the libraries raised; secrets in its texts are masked in place.
+        scope: the call's; when it is over, that is the error.
+        url: where the request went; its host and port are told.
+    """
     scrub(error)
     if scope.over:
         return scope.error()
     root = _root(error)
     if isinstance(root, ssl.SSLCertVerificationError):
         return errors.ConnectionFailed(
-            f"the server's certificate is not trusted ({root.verify_message})",
+            f"the server's certificate is not trusted ({root.verify_message}){_at(url)}",
             retryable=False,
             detail="certificate",
         )
     not_http = isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected)
     if not_http and not isinstance(error, requests.exceptions.ProxyError):
-        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}")
+        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}{_at(url)}")
     login_refused = isinstance(root, socks.SOCKS5AuthError) or bool(
         _LOGIN_REFUSED.search(str(root))
     )
     for cls, kind, said, retryable in _REQUESTS_TABLE:
         if isinstance(error, cls):
-            return kind(f"{said}: {_brief(root)}", retryable=False if login_refused else retryable)
+            return kind(
+                f"{said}: {_brief(root)}{_at(url)}",
+                retryable=False if login_refused else retryable,
+            )
     raise AssertionError(f"{type(error).__name__} has no place in the table") from error
 
 
-def reading_error(error: BaseException, scope: Scope) -> errors.LLMError:
-    """What a failure in the middle of a body means; the texts of ``error`` are redacted."""
+def reading_error(error: BaseException, scope: Scope, url: str = "") -> errors.LLMError:
+    """The error that a failure in the middle of a body means; for the arguments see above."""
     scrub(error)
     if scope.over:
         return scope.error()
@@ -92,10 +102,12 @@ def reading_error(error: BaseException, scope: Scope) -> errors.LLMError:
     if isinstance(error, (urllib3_errors.ReadTimeoutError, requests.Timeout)) or isinstance(
         root, TimeoutError
     ):
-        return errors.ProviderTimeout("nothing more of the reply came within the read timeout")
+        return errors.ProviderTimeout(
+            f"nothing more of the reply came within the read timeout{_at(url)}"
+        )
     if isinstance(error, urllib3_errors.DecodeError):
         return errors.ProtocolError(f"the reply's compression is broken: {_brief(root)}")
-    return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}")
+    return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}{_at(url)}")
 
 
 def _root(error: BaseException) -> BaseException:
@@ -112,6 +124,17 @@ def _root(error: BaseException) -> BaseException:
             return error
         seen.add(id(deeper))
         error = deeper
+
+
+def _at(url: str) -> str:
+    """Host and port of an address, in brackets; never its user and password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return ""
+    host = parts.hostname or ""
+    return f" (at {f'[{host}]' if ':' in host else host}:{port})" if host else ""
 
 
 def _brief(error: BaseException) -> str:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from . import _trust
 from ._call import Call, Reply, Trust
-from ._chat_completions import parse_list
+from ._chat_completions import parse_list, parse_models
 from ._clock import Scope
 from ._concurrency import Place
 from ._lines import decode_json
 from ._log import logger
 from ._numbers import is_count, is_finite
-from ._oauth import CABINET, NOT_A_KEY, Account, check_key, conceal_key, retold
+from ._oauth import CABINET, NOT_A_KEY, Account, check_key, conceal_key
 from ._places import token_cache as users_token_cache
 from ._printable import one_line
 from ._redact import Secret
 from ._request import Request
 from ._secret import digest
+from ._status import retold
 from ._token import TokenKeeper, keeper
 from .errors import (
     AuthenticationError,
@@ -96,7 +99,7 @@ def mend(
     """What ``GigaChat.mend`` does."""
     if call is None:
         return None
-    if error.status_code == 401:
+    if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
         return _renew_token(giga, call, fetch)
     if error.status_code == 404 and isinstance(call.json, dict) and "model" in call.json:
         return _find_model(giga, error, call, request, fetch)
@@ -109,6 +112,8 @@ def explain(giga: GigaChat, error: LLMError, request: Request) -> LLMError:
         return error
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
         return retold(error, _trust.advice(error))
+    if error.status_code == 400 and isinstance(error, AuthenticationError):
+        return retold(error, f"{error}; {_advice_on_refusal(giga, request)}")
     advice = {
         401: _advice_on_refusal,
         402: _advice_on_quota,
@@ -134,7 +139,10 @@ def _advice_on_quota(giga: GigaChat, request: Request) -> str:
     )
 
 
-def _advice_on_address(giga: GigaChat, _request: Request) -> str:
+def _advice_on_address(giga: GigaChat, request: Request) -> str:
+    home = _home(giga, request.model or giga.model or "")
+    if home is not None:
+        return home
     hint = "" if giga.base_url.endswith("/v1") else ", which usually ends in /v1"
     return f"check base_url{hint}: it is {giga.base_url}"
 
@@ -161,7 +169,7 @@ def list_models(giga: GigaChat) -> list[str]:
     """What ``GigaChat.list_models`` does."""
     return giga.ask(
         lambda fetch: make_call(giga, fetch, "GET", "/models"),
-        lambda reply: [str(item["id"]) for item in parse_list(reply.read()) if "id" in item],
+        lambda reply: [model["id"] for model in parse_models(reply.read())],
     )
 
 
@@ -226,7 +234,7 @@ def _about(
         raise InvalidRequestError("texts is a string or a list of strings, at least one")
 
     def make(fetch: Fetch) -> Call:
-        body = {"model": giga.get_model(model), "input": inputs}
+        body = {"model": giga.find_model(model, fetch), "input": inputs}
         return make_call(giga, fetch, "POST", path, json=body)
 
     def read(reply: Reply) -> list[dict[str, Any]]:
@@ -327,14 +335,24 @@ def _renew_token(giga: GigaChat, call: Call, fetch: Fetch) -> str | None:
     return "token"
 
 
+def find_model(giga: GigaChat, name: str | None, fetch: Fetch) -> str:
+    """What ``GigaChat.find_model`` does."""
+    word = name or giga.model
+    if word in giga.model_aliases and giga._listed is None:
+        models = _listed(giga, fetch, f"Bearer {_bearer(giga, fetch)}")
+        if models is not None:
+            giga._listed = frozenset(model["id"] for model in models)
+    return giga.get_model(name)
+
+
 def _find_model(
     giga: GigaChat, error: LLMError, call: Call, request: Request, fetch: Fetch
 ) -> str | None:
     asked = str(call.json["model"])
-    models = _listed(giga, call, fetch)
+    models = _listed(giga, fetch, call.authorization)
     if models is None:
         return None
-    found = _general_model(models, asked)
+    found = _stand_in(models, asked)
     is_default = request.model is None and giga.model is None
     if is_default and asked == giga.get_model(None) and found is not None:
         logger.warning(
@@ -346,22 +364,37 @@ def _find_model(
         )
         giga._stand_in = found
         return "model"
-    raise giga.lacks(
+    failure = giga.lacks(
         asked,
-        [str(model.get("id")) for model in models],
+        [model["id"] for model in models],
         status_code=404,
         request_id=error.request_id,
         detail=error.detail,
-    ) from error
-
-
-def _listed(giga: GigaChat, call: Call, fetch: Fetch) -> list[dict[str, Any]] | None:
-    question = Call(
-        "GET", f"{giga.base_url}/models", headers=HEADERS, authorization=call.authorization
     )
+    home = _home(giga, asked)
+    said = f"{failure} ({error.detail or 'HTTP 404'})"
+    raise retold(failure, f"{said}; {home}" if home else said) from error
+
+
+# Models that one of the two hosts has and the other has not.
+_HOMES = {"gigachat-3-ultra": "https://api.giga.chat/v1"}
+
+
+def _home(giga: GigaChat, model: str) -> str | None:
+    """Where a model lives, if that is another host than the one that was asked."""
+    for name, home in _HOMES.items():
+        if model.lower().startswith(name) and urlsplit(giga.base_url)[1] != urlsplit(home)[1]:
+            return f"{model} is on {home}: set base_url or GIGACHAT_BASE_URL to it"
+    return None
+
+
+def _listed(giga: GigaChat, fetch: Fetch, authorization: str | None) -> list[dict[str, Any]] | None:
+    question = Call("GET", f"{giga.base_url}/models", headers=HEADERS, authorization=authorization)
     try:
         with closing(fetch(question)) as reply:
-            return parse_list(reply.read())
+            models = parse_models(reply.read())
+            reply.finish()
+            return models
     except LLMError as failure:
         if fetch.scope.over:
             raise
@@ -369,18 +402,27 @@ def _listed(giga: GigaChat, call: Call, fetch: Fetch) -> list[dict[str, Any]] | 
         return None
 
 
-def _general_model(models: list[dict[str, Any]], but: str) -> str | None:
-    """The first model for chats in general, other than ``but``."""
+def _stand_in(models: list[dict[str, Any]], gone: str) -> str | None:
+    """The first model for chats of the tier of ``gone``, the service's own before others.
+
+    A dearer one is never taken unasked.
+    """
     names = [
         model["id"]
         for model in models
-        if isinstance(model.get("id"), str)
-        and model.get("type", "chat") == "chat"
+        if model.get("type", "chat") == "chat"
         and "embed" not in model["id"].lower()
-        and model["id"] != but
+        and model["id"] != gone
+        and _tier(model["id"]) == _tier(gone)
     ]
     own = [name for name in names if name.lower().startswith("gigachat")]
     return next(iter(own or names), None)
+
+
+def _tier(model: str) -> str:
+    """What a model costs: ``"ultra"``, ``"max"``, ``"pro"`` or "", the cheapest."""
+    found = re.search(r"(?<![a-z])(ultra|max|pro)(?![a-z])", model.lower())
+    return found[1] if found else ""
 
 
 def _field(entry: Any, name: str, *kinds: type) -> Any:

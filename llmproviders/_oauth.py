@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from . import _trust
 from ._call import Call
 from ._lines import decode_object
 from ._redact import Secret, conceal
 from ._secret import digest
+from ._status import retold
 from ._token import Token, token_of
-from .errors import AuthenticationError, ConnectionFailed, LLMError
+from .errors import AuthenticationError, BlockedError, ConnectionFailed, LLMError
 
 if TYPE_CHECKING:
     from .provider import Fetch
@@ -35,8 +37,6 @@ _SCOPE_ADVICE = {
     "not fully includes": "this key is not for the scope {scope!r}; take the one that the cabinet "
     "shows beside the key",
 }
-
-Error = TypeVar("Error", bound=LLMError)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,12 @@ class Account:
         if isinstance(error, ConnectionFailed) and error.detail == "certificate":
             return _trust.advice(error)
         said = f"HTTP {error.status_code}: {error.detail or 'without a word'}"
-        if error.status_code in (401, 403):
+        if isinstance(error, BlockedError):
+            return (
+                f"a web page came in place of an answer of {self.auth_url}: a firewall or a proxy "
+                f"denies access from here, which says nothing about the key ({said})"
+            )
+        if isinstance(error, AuthenticationError):
             return (
                 "the token service refused the authorization key: check that "
                 "GIGACHAT_CREDENTIALS, or api_key=, is the whole key of this project, or make a "
@@ -103,19 +108,6 @@ class Account:
         return f"no access token from {self.auth_url}: {error}"
 
 
-def retold(error: Error, message: str) -> Error:
-    """The same error with more to say."""
-    return type(error)(
-        message,
-        provider=error.provider,
-        status_code=error.status_code,
-        retry_after=error.retry_after,
-        request_id=error.request_id,
-        retryable=error.retryable,
-        detail=error.detail,
-    )
-
-
 def conceal_key(key: str) -> None:
     """Mask an authorization key, and the client's secret in it, wherever they turn up."""
     conceal(key)
@@ -128,7 +120,7 @@ def check_key(key: Secret) -> None:
     """Raise an ``AuthenticationError`` for what cannot be an authorization key, and say why."""
     fault = _fault_of(key)
     if fault is not None:
-        raise AuthenticationError(f"{NOT_A_KEY}; {fault}: take it from {CABINET}")
+        raise AuthenticationError(f"{NOT_A_KEY}; {fault}: take it from {CABINET}{_guess(key)}")
 
 
 def _fault_of(key: str) -> str | None:
@@ -143,6 +135,37 @@ def _fault_of(key: str) -> str | None:
     if pair:
         return "decoded, it has no colon; the client secret alone is not it"
     return "it is not base64"
+
+
+# What people paste in place of the key, and what to say of it. Nothing of the key is shown.
+_PASTED = (
+    (r"[\"'`“”„«»‘’].*|.*[\"'`“”„«»‘’]", "It stands in quotation marks: leave them out"),
+    (r"(authorization\s*:\s*)?basic\b.*", "It begins with the word Basic: leave that out"),
+    (r"(authorization\s*:\s*)?bearer\b.*", "It begins with the word Bearer: leave that out"),
+    (
+        r"(export\s+|set\s+)?[A-Za-z_][A-Za-z0-9_]{2,40}\s*[=:]\s*[^=\s].*",
+        "It begins with the name of a variable: give only what stands behind the = or :",
+    ),
+    (
+        r"[A-Za-z0-9_-]{10,}(\.[A-Za-z0-9_-]*){2,4}",
+        "It looks like an access token: pass that as access_token=, or set GIGACHAT_ACCESS_TOKEN",
+    ),
+    (
+        r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+        "It looks like a client id or a client secret, each of which is only a part of the key",
+    ),
+    (r".*\s.*", "There is a space or a line break inside: remove it"),
+)
+
+
+def _guess(key: str) -> str:
+    """A hint at what was pasted in place of the key."""
+    for pattern, hint in _PASTED:
+        if re.fullmatch(pattern, key, re.DOTALL | re.IGNORECASE):
+            return f". {hint}"
+    if b":" in _pair(key + "=" * (-len(key) % 4)):
+        return ". Its end is missing: it ends with = or == in the cabinet"
+    return ""
 
 
 def _pair(key: str) -> bytes:

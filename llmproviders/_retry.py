@@ -47,6 +47,7 @@ OUTCOMES: dict[type[errors.LLMError], Outcome] = {
     errors.RateLimitError: Outcome(against="credential"),
     errors.InvalidRequestError: Outcome(against=None),
     errors.ModelNotFoundError: Outcome(against=None),
+    errors.UnsupportedError: Outcome(against=None),
     errors.ServerError: Outcome(),
     errors.BlockedError: Outcome(),
     errors.ConnectionFailed: Outcome(),
@@ -57,6 +58,7 @@ OUTCOMES: dict[type[errors.LLMError], Outcome] = {
     errors.EmptyReplyError: Outcome(),
     errors.RefusedError: Outcome(against=None),
     errors.RejectedReplyError: Outcome(against=None),
+    errors.SchemaError: Outcome(against=None),
     errors.AllProvidersFailed: Outcome(),
     errors.LLMError: Outcome(),
 }

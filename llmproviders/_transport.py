@@ -101,7 +101,8 @@ class HTTPReply:
             try:
                 block = read(_BLOCK)
             except BROKEN as error:
-                raise reading_error(error, scope) from error
+                url = str(self._response.request.url)
+                raise reading_error(error, scope, url) from error
             if not block:
                 if scope.cancelled:
                     raise scope.error()
@@ -293,7 +294,7 @@ class Transport:
             request.url = self._prepared_url(call.url)
             request.body, kind = _body(call)
         except (RequestException, UnicodeError) as error:
-            raise opening_error(error, Scope()) from error
+            raise opening_error(error, Scope(), call.url) from error
         # A plain dict: requests' own takes every case and is slow, and nobody asks here by name.
         request.headers = _headers(call, request.body, kind)  # type: ignore[assignment]
         return request
@@ -341,7 +342,7 @@ class Transport:
             exchange.unbind()
             if isinstance(error, errors.LLMError):
                 raise
-            raise opening_error(error, scope) from error
+            raise opening_error(error, scope, str(request.url)) from error
         except BaseException:
             exchange.drop()
             raise

@@ -12,7 +12,7 @@ from ._hedge import Race, Runner
 from ._lane import Call, Lane, Ledger, Member, Rules, brief
 from ._log import logger
 from ._request import Accept, Request
-from .errors import AllProvidersFailed, LLMError, ModelNotFoundError
+from .errors import AllProvidersFailed, LLMError, ModelNotFoundError, UnsupportedError
 from .results import FinishReason
 
 FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]
@@ -162,7 +162,9 @@ class Turns:
 
     def _moves_on(self, call: Call, error: LLMError) -> bool:
         chosen = self._fall_through
-        if chosen is None or error is call.cut or isinstance(error, ModelNotFoundError):
+        if chosen is None or error is call.cut:
+            return True
+        if isinstance(error, (ModelNotFoundError, UnsupportedError)):
             return True
         if isinstance(chosen, (type, tuple)):
             return isinstance(error, chosen)

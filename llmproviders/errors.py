@@ -5,10 +5,11 @@
     LLMError
     ├── MissingAuthError          a key is needed and none was given
     ├── AuthenticationError       the service refused the key
-    ├── QuotaExceededError        paid-for tokens are used up
+    ├── QuotaExceededError        the account's tokens or credit are used up
     ├── RateLimitError            too many requests                               retryable
     ├── InvalidRequestError       the request is wrong (also a ValueError)
-    │   └── ModelNotFoundError    no such model
+    │   ├── ModelNotFoundError    no such model
+    │   └── UnsupportedError      this provider or model cannot do what was asked
     ├── ServerError               the service is in trouble                       retryable
     ├── BlockedError              a challenge or access-denied page stands before it
     ├── ConnectionFailed          DNS, refused, reset, TLS, proxy (also a ConnectionError)
@@ -21,6 +22,7 @@
     ├── EmptyReplyError           a reply without text                            retryable
     │   └── RefusedError          a filter stopped it before any text
     ├── RejectedReplyError        the caller's own accept said no
+    │   └── SchemaError           the reply does not satisfy the schema
     └── AllProvidersFailed        every provider of a FailoverClient failed
 """
 
@@ -125,7 +127,7 @@ class AuthenticationError(LLMError):
 
 
 class QuotaExceededError(LLMError):
-    """Paid-for tokens are used up (402)."""
+    """The account's tokens, credit or quota are used up; waiting a little does not help."""
 
 
 class RateLimitError(LLMError):
@@ -143,6 +145,13 @@ class InvalidRequestError(LLMError, ValueError):
 
 class ModelNotFoundError(InvalidRequestError):
     """The service has no such model."""
+
+
+class UnsupportedError(InvalidRequestError):
+    """This provider or model cannot do what was asked: tools, an image, a schema.
+
+    Found before sending, or told by the server.
+    """
 
 
 class ServerError(LLMError):
@@ -202,6 +211,13 @@ class RefusedError(EmptyReplyError):
 
 class RejectedReplyError(LLMError):
     """The caller's own ``accept`` turned the reply down."""
+
+
+class SchemaError(RejectedReplyError):
+    """The reply does not satisfy the schema.
+
+    ``partial_text`` is the reply, ``detail`` what the validator said.
+    """
 
 
 class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's

@@ -587,6 +587,18 @@ class Provider(BaseClient):
             return name
         raise self.lacks(name, self.models)
 
+    def find_model(self, name: str | None, fetch: Fetch) -> str:
+        """The name to send for a model; a provider may ask its service which names it has.
+
+        Args:
+            name: the caller's word; None is the default.
+            fetch: as in :meth:`prepare`.
+
+        Raises:
+            ModelNotFoundError: the service certainly lacks it.
+        """
+        return self.get_model(name)
+
     def lacks(self, model: str, names: Sequence[str], **about: Any) -> ModelNotFoundError:
         """The error for a model that the service does not have; it names near ones and all.
 
@@ -598,7 +610,10 @@ class Provider(BaseClient):
         from ._params import nearest
         from .errors import ModelNotFoundError
 
-        near = nearest(model, (*names, *self.model_aliases))
+        # Neither the name itself nor another word for it is a suggestion.
+        others = [name for name in names if name != model]
+        others += [alias for alias, name in self.model_aliases.items() if name in others]
+        near = nearest(model, others)
         hint = f"; did you mean {near!r}?" if near else "."
         return ModelNotFoundError(
             f"{self.name} has no model {model!r}{hint} It has: {', '.join(names)}",

@@ -142,6 +142,7 @@ class GigaChat(Provider):
         from .._numbers import FINITE, seconds, whole
         from .._oauth import INDIVIDUAL
 
+        _check_version(self.base_url)
         found = self._setting("scope", scope)
         self.scope = INDIVIDUAL if found is None else found
         self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
@@ -164,6 +165,8 @@ class GigaChat(Provider):
             if path is not None:
                 check_path(argument, path)
         self._stand_in: str | None = None
+        # The service's own list, asked for where the caller names a model by an older name.
+        self._listed: frozenset[str] | None = None
         self._refused_token: str | None = None
 
     def trust(self) -> Trust:
@@ -192,9 +195,18 @@ class GigaChat(Provider):
         >>> GigaChat(model="GigaChat-Max").get_model(None)
         'GigaChat-2-Max'
         """
-        if name is None and self.model is None:
-            name = self._stand_in
+        word = name or self.model
+        if word is None and self._stand_in is not None:
+            return self._stand_in
+        if word is not None and self._listed is not None and word in self._listed:
+            return word
         return super().get_model(name)
+
+    def find_model(self, name: str | None, fetch: Fetch) -> str:
+        """The name to send: an older name is replaced only where the service does not list it."""
+        from .. import _gigachat
+
+        return _gigachat.find_model(self, name, fetch)
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Put the messages and parameters into a JSON body, and get a token for it."""
@@ -316,6 +328,18 @@ class GigaChat(Provider):
         from .. import _gigachat
 
         return _gigachat.embed(self, texts, model=model)
+
+
+def _check_version(base_url: str) -> None:
+    """Refuse the address of the API's version 2, whose chats are of another shape."""
+    path = base_url.partition("?")[0].rstrip("/").removesuffix("/chat/completions")
+    if path.endswith("/v2"):
+        from ..errors import InvalidRequestError
+
+        raise InvalidRequestError(
+            f"base_url is {base_url}: version 2 of GigaChat's API is not supported; use the "
+            "address that ends in /v1"
+        )
 
 
 def _check_order(request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._params import SAMPLING
+from ..errors import InvalidRequestError, LLMError, ModelNotFoundError
 from ..provider import Catalogue, Provider
 
 TYPE_CHECKING = False
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from .._clock import Scope
     from .._redact import Secret
     from .._secret import Key
-    from ..errors import LLMError
     from ..provider import Call, Fetch, Limits, Reply, Request, Timeout
 
+_NO_LIST = (404, 405, 501)
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
 
@@ -117,29 +118,43 @@ class OpenAICompatible(Provider):
         return parse_chat(reply)
 
     def explain(self, error: LLMError, request: Request) -> LLMError:
-        """Say of a 404 whether the model or the address is the likely cause."""
-        from ..errors import InvalidRequestError, ModelNotFoundError
+        """Name the model that is not there, or the address where the server has nothing."""
+        from .._status import is_wrong_path, retold
 
-        if error.status_code != 404 or isinstance(error, ModelNotFoundError):
-            return error
-        model = request.model or self.model or self.default_model
-        said = error.detail or ""
-        if "model" in said.lower():
-            kind: type[LLMError] = ModelNotFoundError
-            message = f"{self.name} has no model {model!r} ({said}); models() lists what it has"
-        else:
-            kind = InvalidRequestError
+        if type(error) is ModelNotFoundError and error.status_code is not None:
+            asked = request.model or self.model or self.default_model
+            message = f"{self.name} has no model {asked!r}: {error}; list_models() tells its own"
+            return retold(error, message)
+        if is_wrong_path(error):
             hint = "" if self.base_url.endswith("/v1") else "; it usually ends in /v1"
-            message = f"no service answers under {self.base_url}{hint}; check base_url"
-        return kind(message, status_code=404, request_id=error.request_id, detail=error.detail)
+            return retold(error, f"{error}; base_url is {self.base_url}{hint}")
+        return error
 
     def list_models(self) -> list[str]:
-        """The names of the models that the server has now.
+        """The names of the models that the server has now; an empty list where it has none.
 
         Raises:
-            LLMError: as for any call.
+            LLMError: as for any call. A server that does not list its models may answer chats all
+                the same; the error says so.
         """
-        return self.ask(lambda _: self._call("GET", "/models"), lambda r: _names(r.read()))
+        from .._chat_completions import parse_models
+
+        try:
+            return self.ask(
+                lambda _: self._call("GET", "/models"),
+                lambda reply: [model["id"] for model in parse_models(reply.read())],
+            )
+        except LLMError as error:
+            if error.status_code not in _NO_LIST:
+                raise
+            raise InvalidRequestError(
+                f"{self.name} does not list its models at {self.base_url}/models: {error}; chats "
+                "may work all the same, with model= set to a name that the server knows",
+                provider=self.name,
+                status_code=error.status_code,
+                request_id=error.request_id,
+                detail=error.detail,
+            ) from error
 
     def check_credentials(self) -> None:
         """Look for the key, where the address is one that wants one."""
@@ -168,9 +183,3 @@ class OpenAICompatible(Provider):
             json=json,
             authorization=None if key is None else Secret("Bearer " + key),
         )
-
-
-def _names(body: bytes) -> list[str]:
-    from .._chat_completions import parse_list
-
-    return [item["id"] for item in parse_list(body) if isinstance(item.get("id"), str)]

@@ -121,7 +121,11 @@ class GigaChat(Service):
 
     def _model(self, body: Object) -> Any:
         asked = body.get("model", self.settings.gigachat_models[0])
-        return _OLDER_NAMES.get(asked, asked) if isinstance(asked, str) else None
+        if not isinstance(asked, str):
+            return None
+        # A host that lists an older name means that model by it.
+        known = asked in self.settings.gigachat_models
+        return asked if known else _OLDER_NAMES.get(asked, asked)
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
         """Return a token, a completion, or what else the API has."""
