@@ -12,6 +12,7 @@ import click
 
 from llmproviders import FailoverClient, Provider
 from llmproviders._schema import Argument, arguments_of
+from llmproviders._status import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, class_of_status
 from llmproviders.cli.exits import MEANING
 from llmproviders.cli.group import CONTEXT, PROGRAM, group
 from llmproviders.cli.overview import COMMANDS
@@ -137,6 +138,26 @@ def _meanings(owner: type) -> dict[str, str]:
     return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
 
 
+def error_words() -> str:
+    """What services say, and the class that it means."""
+    rows = ["| error | codes | words such as | message |", "| --- | --- | --- | --- |"]
+    for rule in RULES:
+        codes = ", ".join(f"`{code}`" for code in sorted(rule.codes))
+        words = "<br>".join(example.replace("|", "\\|") for example in rule.examples)
+        rows.append(f"| `{rule.kind.__name__}` | {codes} | {words} | {rule.said} |")
+    return "\n".join(rows)
+
+
+def error_statuses() -> str:
+    """The class that each status means where nothing else is said."""
+    rows = ["| status | error | also by the code | message |", "| --- | --- | --- | --- |"]
+    for status in sorted({*BY_STATUS, *STATUS_OF_CODE.values()}):
+        codes = ", ".join(f"`{code}`" for code, n in sorted(STATUS_OF_CODE.items()) if n == status)
+        kind = class_of_status(status).__name__
+        rows.append(f"| {status} | `{kind}` | {codes} | {SAID_BY_STATUS.get(status, '')} |")
+    return "\n".join(rows)
+
+
 def variables() -> str:
     """Every variable that stands for a provider's argument."""
     rows = ["| variable | provider | argument |", "| --- | --- | --- |"]
@@ -162,6 +183,8 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("reference/configuration.md", "some-providers"): some_providers,
     ("reference/configuration.md", "failover"): failover,
     ("reference/environment.md", "variables"): variables,
+    ("reference/errors.md", "words"): error_words,
+    ("reference/errors.md", "statuses"): error_statuses,
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,7 +113,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
             while True:
                 call = None
                 try:
-                    with _translating(provider, "prepare"):
+                    with _Step(provider, "prepare"):
                         named = request.to(provider.find_model(request.model, fetch))
                         record.model = named.model
                         call = provider.prepare(named, fetch)
@@ -159,7 +159,7 @@ def ask(
         while True:
             call = None
             try:
-                with _translating(provider, "ask"):
+                with _Step(provider, "ask"):
                     call = make(fetch)
                     with closing(fetch(call)) as reply:
                         value = read(reply)
@@ -198,11 +198,11 @@ def _mend_or_raise(
 def _once(
     provider: Provider, request: Request, fetch: Fetch, call: Call, record: _Record
 ) -> Generator[str, None, None]:
-    with _translating(provider, "prepare"):
+    with _Step(provider, "prepare"):
         reply = fetch(call)
     pieces: Any = None
     try:
-        with _translating(provider, "parse"):
+        with _Step(provider, "parse"):
             pieces = whole_characters(provider.parse(reply))
         finish: str | None = None
         blank: list[str] = []
@@ -256,17 +256,23 @@ def _redacted(text: str | None) -> str | None:
     return None if text is None else redact(text)
 
 
-@contextmanager
-def _translating(provider: Provider, step: str) -> Iterator[None]:
-    """Make a ``ProtocolError`` of what a step of a provider raises beside our own errors."""
-    try:
-        yield
-    except LLMError:
-        raise
-    except Exception as error:
-        if _is_a_handlers(error):
-            raise
-        raise _own_failure(provider, step, error) from error
+class _Step:
+    """A block of a provider's own code: what it raises beside our errors is a ``ProtocolError``."""
+
+    # No generator with contextlib.contextmanager: that one lets a StopIteration through.
+    def __init__(self, provider: Provider, name: str) -> None:
+        self._provider = provider
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Translate."""
+        if not isinstance(error, Exception) or isinstance(error, LLMError):
+            return
+        if not _is_a_handlers(error):
+            raise _own_failure(self._provider, self._name, error) from error
 
 
 def _own_failure(

@@ -25,7 +25,6 @@ from ._printable import one_line
 from ._redact import Secret
 from ._request import Request
 from ._secret import digest
-from ._status import retold
 from ._token import TokenKeeper, keeper
 from .errors import (
     AuthenticationError,
@@ -34,6 +33,7 @@ from .errors import (
     LLMError,
     MissingAuthError,
     ProtocolError,
+    retold,
 )
 from .results import Usage
 

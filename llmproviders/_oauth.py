@@ -15,9 +15,8 @@ from ._call import Call
 from ._lines import decode_object
 from ._redact import Secret, conceal
 from ._secret import digest
-from ._status import retold
 from ._token import Token, token_of
-from .errors import AuthenticationError, BlockedError, ConnectionFailed, LLMError
+from .errors import AuthenticationError, BlockedError, ConnectionFailed, LLMError, retold
 
 if TYPE_CHECKING:
     from .provider import Fetch

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from . import errors
 from ._call import Call, Reply
 from ._headers import find_wait, parse_reset, parse_retry_after, parse_wait
 from ._log import logger
 from ._redact import redact
-
-Error = TypeVar("Error", bound=errors.LLMError)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def _codes(text: str) -> frozenset[str]:
 WRONG_PATH = Rule(
     errors.InvalidRequestError,
     404,
-    "the server has no such address; check base_url",
+    "the service knows no such address; check base_url",
     words=(
         r"unexpected endpoint|404 page not found|invalid url \((post|get)|no route matched"
         r"|unknown (request )?(url|endpoint|route|path)|no such (route|endpoint|path|url)"
@@ -85,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         errors.QuotaExceededError,
         402,
-        "the tokens or the credit of this account are used up",
+        "the account's tokens are used up: there is no quota or credit left",
         codes=_codes(
             "insufficient_quota insufficient_balance insufficient_credits insufficient_funds"
             " insufficient_user_quota quota_exceeded quota_exhausted quotaexceeded"
@@ -349,7 +346,7 @@ BY_STATUS: dict[int, type[errors.LLMError]] = {
 SAID_BY_STATUS = {
     400: "the service rejected the request as invalid",
     401: "the service refused the key; check it",
-    402: "no tokens or credit are left on the account",
+    402: "the account's tokens are used up: there is no quota or credit left",
     403: "the service denies access; check the key and its rights",
     404: "the service found nothing for this request; check model and base_url",
     407: "the proxy wants a user and password; give them in its URL",
@@ -611,6 +608,9 @@ def _code(name: str, value: Any) -> str:
 
 
 def _title(page: bytes) -> str | None:
+    # Its table of entities takes longer to load than this module.
+    import html
+
     text = page[:65536].decode(errors="replace")
     for name in ("title", "h1", "message"):
         found = re.search(rf"<{name}\b[^>]*>([^<]*)", text, re.IGNORECASE)
@@ -636,19 +636,6 @@ def error_of(value: Any, *, now: float = 0.0) -> errors.LLMError:
         status_code=status,
         retry_after=told.wait(now),
         detail=told.words,
-    )
-
-
-def retold(error: Error, message: str) -> Error:
-    """The same error with another message; raise it from this one."""
-    return type(error)(
-        message,
-        provider=error.provider,
-        status_code=error.status_code,
-        retry_after=error.retry_after,
-        request_id=error.request_id,
-        retryable=error.retryable,
-        detail=error.detail,
     )
 
 

@@ -32,11 +32,13 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, TypeVar
 
     from typing_extensions import Self
 
     from .results import Attempt
+
+    Error = TypeVar("Error", bound="LLMError")
 
 SLOWER = "another provider was faster"
 """The message of what ends an attempt that lost to one running beside it."""
@@ -229,3 +231,17 @@ class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
         from ._printable import printable
 
         return printable(message)
+
+
+
+def retold(error: Error, message: str) -> Error:
+    """The same error with another message; raise it from this one."""
+    return type(error)(
+        message,
+        provider=error.provider,
+        status_code=error.status_code,
+        retry_after=error.retry_after,
+        request_id=error.request_id,
+        retryable=error.retryable,
+        detail=error.detail,
+    )

@@ -49,6 +49,10 @@ class TestParser:
             ({"retry-after": "0"}, 0.0),
             ({"retry-after": "1.5"}, 1.5),
             ({"retry-after": "1."}, 1.0),
+            ({"retry-after": "5s"}, 5.0),
+            ({"retry-after": "1m30s"}, 90.0),
+            ({"retry-after": "2023-11-14T22:13:50Z"}, 30.0),
+            ({"retry-after": "2023-11-14T22:13:50Z", "date": DATE}, 30.0),
             ({"retry-after-ms": "1500"}, 1.5),
             ({"retry-after-ms": "20.5"}, 0.0205),
             ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
@@ -76,7 +80,7 @@ class TestParser:
             *(
                 ({"retry-after": nonsense}, None)
                 for nonsense in (
-                    "", " ", "soon", "-1", "+1", "nan", "inf", "1e3", "1_000", "0x10", "5s", "5, 5",
+                    "", " ", "soon", "-1", "+1", "nan", "inf", "1e3", "1_000", "0x10", "5x", "5, 5",
                     "٥", "9" * 5000, "Tue, 99 Nov 2023 22:13:50 GMT", "1" + "0" * 400, "1.5.5",
                 )
             ),

@@ -144,8 +144,13 @@ TROUBLE: dict[str, Callable[[World], object]] = {
     "no connection in time": lambda w: w.at(w.black_hole, timeout=(0.2, 5)),
     "no answer in time": lambda w: w.reply(Stall(), timeout=(5, 0.2)),
     "no text came within first_chunk_timeout": lambda w: w.stalled(first_chunk_timeout=0.2),
-    "no service answers under": lambda w: w.reply(*http_response(404)),
-    "the service knows no such address or model": lambda w: w.fault("flowgpt", status=404),
+    "the service knows no such address": lambda w: w.reply(*http_response(404)),
+    "the service found nothing for this request": (
+        lambda w: w.fault("openai", status=404, body={"error": {"message": "No data policy fits"}})
+    ),
+    "this server or model cannot do what was asked": (
+        lambda w: w.fault("openai", status=500, body={"error": "image input is not supported"})
+    ),
     "has no model": lambda _: FlowGpt().get_model("gpt-9"),
     "the service answered 503": lambda w: w.fault("openai", status=503),
     "a challenge or access-denied page stands before the service": (

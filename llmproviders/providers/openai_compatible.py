@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._params import SAMPLING
-from ..errors import InvalidRequestError, LLMError, ModelNotFoundError
+from ..errors import InvalidRequestError, LLMError, ModelNotFoundError, retold
 from ..provider import Catalogue, Provider
 
 TYPE_CHECKING = False
@@ -119,7 +119,7 @@ class OpenAICompatible(Provider):
 
     def explain(self, error: LLMError, request: Request) -> LLMError:
         """Name the model that is not there, or the address where the server has nothing."""
-        from .._status import is_wrong_path, retold
+        from .._status import is_wrong_path
 
         if type(error) is ModelNotFoundError and error.status_code is not None:
             asked = request.model or self.model or self.default_model
@@ -134,8 +134,8 @@ class OpenAICompatible(Provider):
         """The names of the models that the server has now; an empty list where it has none.
 
         Raises:
-            LLMError: as for any call. A server that does not list its models may answer chats all
-                the same; the error says so.
+            InvalidRequestError: the server does not list its models; chats may work all the same.
+            LLMError: as for any call.
         """
         from .._chat_completions import parse_models
 

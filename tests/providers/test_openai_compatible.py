@@ -459,10 +459,8 @@ class TestErrors:
         reading = ask(*before, {"error": error})
         assert type(reading.error) is cls
         assert reading.text == ("a" if before else "")
-        if isinstance(error, dict):
-            assert error.get("message", "") in str(reading.error)
-        else:
-            assert ("busy" in str(reading.error)) is isinstance(error, str)
+        said = error.get("message", "") if isinstance(error, dict) else "busy"
+        assert said in str(reading.error)
 
     def test_the_finish_reason_error(self) -> None:
         """A reply that the service itself calls failed is a ``ServerError``."""
@@ -616,13 +614,64 @@ class TestModels:
         assert OpenAICompatible().get_model(None) == "gpt-4o-mini"
 
     @pytest.mark.parametrize(
+        ("listing", "names"),
+        [
+            ([{"id": "a"}, {"id": "b"}], ["a", "b"]),
+            (["a", "b"], ["a", "b"]),
+            ({"data": ["a"]}, ["a"]),
+            ({"object": "list", "data": None}, []),
+            ({"data": []}, []),
+            ([], []),
+            ({"models": [{"name": "llama3:latest", "model": "llama3:latest"}]}, ["llama3:latest"]),
+            ({"data": [{"id": None, "name": "a"}, {"object": "model"}]}, ["a"]),
+        ],
+    )
+    def test_every_shape_of_a_listing(self, listing: Any, names: list[str]) -> None:
+        """Names are found in every shape that servers send; a server may have none yet."""
+        reply = Canned(json.dumps(listing).encode(), JSON)
+        assert canned(OpenAICompatible, reply, base_url=LOCAL).list_models() == names
+
+    @pytest.mark.parametrize(
+        ("body", "cls", "words"),
+        [
+            (
+                {"error": "Unexpected endpoint or method. (GET /models)"},
+                InvalidRequestError,
+                "base_url",
+            ),
+            ({"error": {"message": "no", "code": 401}}, AuthenticationError, "no"),
+            ({"message": "busy", "status": 503}, ServerError, "busy"),
+        ],
+    )
+    def test_an_error_in_place_of_a_listing(
+        self, body: Any, cls: type[LLMError], words: str
+    ) -> None:
+        """An error that comes with status 200 is what it says, not a listing of another shape."""
+        provider = canned(OpenAICompatible, Canned(json.dumps(body).encode(), JSON), base_url=LOCAL)
+        with pytest.raises(cls, match=words):
+            provider.list_models()
+
+    @pytest.mark.parametrize("status", [404, 405, 501])
+    def test_no_listing_beside_chats_that_work(
+        self, raw_server: RawServerFactory, status: int
+    ) -> None:
+        """A server without a list of models says so, and that chats may work all the same."""
+        reply = http_response(status, {"Content-Type": JSON}, b'{"detail": "Not Found"}')
+        with (
+            OpenAICompatible(base_url=f"{raw_server(reply).url}/v1") as provider,
+            pytest.raises(InvalidRequestError, match="does not list its models") as caught,
+        ):
+            provider.list_models()
+        assert "chats may work all the same" in str(caught.value)
+        assert "Not Found" in str(caught.value)
+        assert caught.value.status_code == status
+
+    @pytest.mark.parametrize(
         ("listing", "found", "field"),
         [
-            ([], "list", "the reply"),
             ({}, "NoneType", "data"),
-            ({"data": None}, "NoneType", "data"),
             ({"data": {}}, "dict", "data"),
-            ({"data": ["x"]}, "str", "data"),
+            ({"data": [7]}, "int", "a model"),
             (7, "int", "the reply"),
         ],
     )

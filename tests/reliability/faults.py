@@ -542,6 +542,9 @@ _NAMED: dict[int, Outcome] = {
     403: errors.AuthenticationError,
     407: errors.ConnectionFailed,
     408: errors.ProviderTimeout,
+    409: errors.ServerError,
+    424: errors.ServerError,
+    498: errors.RateLimitError,
     425: errors.ServerError,
     429: errors.RateLimitError,
 }

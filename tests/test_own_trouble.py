@@ -1,0 +1,209 @@
+"""A provider's own trouble, its settings and its bugs, is never the end of a failover."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import (
+    FailoverClient,
+    FinishReason,
+    GigaChat,
+    LLMError,
+    OpenAICompatible,
+    ProtocolError,
+    Provider,
+)
+from llmproviders.provider import Call, Fetch, Reply, Request
+from llmproviders.testing import ScriptedProvider
+from tests.conftest import RawServerFactory
+from tests.support.calls import Canned, Sender
+from tests.support.http_bytes import http_response
+
+
+class Careless(Provider):
+    """A provider from elsewhere; each of its steps may be replaced by one that fails."""
+
+    url = "http://127.0.0.1:9"
+    default_model = "m"
+    models = ("m",)
+
+    def __init__(self, **steps: Callable[[], Any]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.reply = Canned(b"{}", request_id="r-1")
+        self.sender = Sender(self.reply)
+
+    def make_transport(self) -> Sender:
+        """What gives the canned reply."""
+        return self.sender
+
+    def _step(self, name: str) -> None:
+        self.steps.get(name, lambda: None)()
+
+    def get_model(self, name: str | None) -> str:
+        """One model."""
+        self._step("get_model")
+        return "m"
+
+    def prepare(self, request: Request, fetch: Fetch) -> Call:
+        """One call."""
+        self._step("prepare")
+        return Call("POST", self.base_url)
+
+    def parse(self, reply: Reply) -> Iterator[str]:
+        """Text, and what comes before, between and after."""
+        self._step("parse")
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[str]:
+        self._step("before")
+        yield "text"
+        self._step("after")
+        yield FinishReason("stop")
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    """A step that raises ``error``."""
+
+    def step() -> None:
+        raise error
+
+    return step
+
+
+FOREIGN = [
+    KeyError("text"),
+    TypeError("None"),
+    OSError("disk"),
+    TimeoutError("own"),
+    StopIteration(),
+]
+
+
+class TestForeignExceptions:
+    @pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("step", ["get_model", "prepare", "parse", "before"])
+    def test_the_next_provider_is_asked(self, step: str, error: Exception) -> None:
+        """What a provider raises is a ``ProtocolError`` with its cause, and the next one answers."""
+        careless = Careless(**{step: fail(error)})
+        with pytest.raises(ProtocolError, match="Careless failed: ") as caught:
+            list(careless.stream("Hi"))
+        cause = caught.value.__cause__
+        # Python makes a RuntimeError of a StopIteration that leaves a generator.
+        assert cause is error or (cause is not None and cause.__cause__ is error)
+        assert caught.value.provider == "Careless"
+        client = FailoverClient([careless, ScriptedProvider(["second"])], attempts=1)
+        assert str(client.complete("Hi")) == "second"
+        assert careless.reply.closed == (0 if step in ("get_model", "prepare") else 2)
+
+    def test_after_text(self) -> None:
+        """After text, too, it is an error of ours, with the text so far and the request's id."""
+        with pytest.raises(ProtocolError, match="KeyError: 'x'") as caught:
+            list(Careless(after=fail(KeyError("x"))).stream("Hi"))
+        assert (caught.value.partial_text, caught.value.request_id) == ("text", "r-1")
+
+    @pytest.mark.parametrize("step", ["prepare", "parse", "before", "after"])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+    def test_what_ends_a_program_passes(self, step: str, error: BaseException) -> None:
+        """A ``KeyboardInterrupt`` and its like leave as they are."""
+        with pytest.raises(type(error)):
+            list(Careless(**{step: fail(error)}).stream("Hi"))
+
+    def test_what_a_caller_throws_in_passes(self) -> None:
+        """An exception that a caller throws into a stream comes back as it is."""
+        stream = Careless().stream("Hi")
+        assert next(stream) == "text"
+        with pytest.raises(KeyError, match="mine"):
+            stream.throw(KeyError("mine"))
+
+    @pytest.mark.parametrize("step", ["prepare", "parse", "before", "after"])
+    def test_what_a_signals_handler_raises_passes(self, step: str) -> None:
+        """An alarm's ``TimeoutError`` is the program's own: it is neither mapped nor retried."""
+
+        def expire(*_: object) -> None:
+            raise TimeoutError("the alarm")
+
+        before = signal.signal(signal.SIGALRM, expire)
+        careless = Careless(**{step: lambda: os.kill(os.getpid(), signal.SIGALRM)})
+        try:
+            with pytest.raises(TimeoutError, match="the alarm") as caught:
+                FailoverClient([careless, ScriptedProvider(["second"])]).complete("Hi")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert not isinstance(caught.value, LLMError)
+
+    def test_a_secret_in_it_is_masked(self) -> None:
+        """What looks like a credential in a foreign exception is masked in ours."""
+        error = ValueError("cannot use http://me:hunter22@host/")
+        with pytest.raises(ProtocolError) as caught:
+            list(Careless(prepare=fail(error)).stream("Hi"))
+        assert "hunter22" not in str(caught.value) + str(caught.value.__cause__)
+
+
+def a_call_with(**headers: Any) -> Callable[[Provider], Call]:
+    """A way to prepare a call with headers that may not be sendable."""
+    return lambda provider: Call("POST", provider.base_url, headers=headers, json={})
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda folder: OpenAICompatible(base_url="http://[::1"),
+            lambda folder: OpenAICompatible(base_url="http:///v1"),
+            lambda folder: OpenAICompatible(base_url="nowhere"),
+            lambda folder: OpenAICompatible(base_url="http://127.0.0.1:99999/v1"),
+            lambda folder: OpenAICompatible(base_url="http://a b/v1"),
+            lambda folder: OpenAICompatible(base_url="http://127.0.0.1:9/v1", api_key="two\nlines"),
+            lambda folder: OpenAICompatible(base_url="http://127.0.0.1:9/v1", api_key="ключ"),
+            lambda folder: GigaChat(access_token="t0ken", ca_bundle=folder / "nowhere.pem"),
+            lambda folder: GigaChat(access_token="t0ken", ca_bundle=folder),
+        ],
+    )
+    def test_it_moves_on(self, tmp_path: Path, make: Callable[[Path], Provider]) -> None:
+        """A bad address, key or bundle of one provider is an error of that one, told by a class
+        of ours within its attempt, and the next one answers."""
+        try:
+            provider = make(tmp_path)
+        except LLMError:
+            return
+        fallback = ScriptedProvider(["second"])
+        client = FailoverClient([provider, fallback], attempts=1, fall_through=LLMError)
+        reply = client.complete("Hi")
+        assert str(reply) == "second"
+        assert isinstance(reply.attempts[0].error, LLMError)
+
+    @pytest.mark.parametrize("value", ["a\nb", "ключ", None, 5, object()])
+    def test_a_header_that_cannot_be_sent(self, raw_server: RawServerFactory, value: Any) -> None:
+        """A header that a provider from elsewhere makes wrong is that provider's failure."""
+
+        class Headers(Careless):
+            def make_transport(self) -> Any:
+                return Provider.make_transport(self)
+
+            def prepare(self, request: Request, fetch: Fetch) -> Call:
+                return Call("POST", server.url, headers={"X-Own": value}, json={})
+
+        server = raw_server(http_response(200, {"Content-Type": "application/json"}, b"{}"))
+        with Headers() as provider:
+            client = FailoverClient(
+                [provider, ScriptedProvider(["second"])], attempts=1, fall_through=LLMError
+            )
+            reply = client.complete("Hi")
+        # What can be sent after all is answered.
+        assert str(reply) == "second" or (value == 5 and str(reply) == "text")
+
+    def test_a_wrong_proxy_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A proxy that cannot be one is told within the attempt."""
+        monkeypatch.setenv("HTTPS_PROXY", "ftp://nowhere")
+        provider = OpenAICompatible(base_url="https://example.invalid/v1")
+        client = FailoverClient(
+            [provider, ScriptedProvider(["second"])], attempts=1, fall_through=LLMError
+        )
+        assert str(client.complete("Hi")) == "second"
