@@ -159,12 +159,13 @@ def ask(
         while True:
             call = None
             try:
-                with _Step(provider, "ask"):
+                with _Step(provider, "prepare"):
                     call = make(fetch)
-                    with closing(fetch(call)) as reply:
+                with closing(fetch(call)) as reply:
+                    with _Step(provider, "parse"):
                         value = read(reply)
-                        reply.finish()
-                        return value
+                    reply.finish()
+                    return value
             except LLMError as failure:
                 error = provider.explain(failure, request)
                 error.provider = error.provider or provider.name
@@ -198,8 +199,7 @@ def _mend_or_raise(
 def _once(
     provider: Provider, request: Request, fetch: Fetch, call: Call, record: _Record
 ) -> Generator[str, None, None]:
-    with _Step(provider, "prepare"):
-        reply = fetch(call)
+    reply = fetch(call)
     pieces: Any = None
     try:
         with _Step(provider, "parse"):

@@ -52,6 +52,7 @@ _REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bo
     (OSError, errors.ConnectionFailed, "no connection", None),
     (HTTPError, errors.ConnectionFailed, "no connection", None),
     (ValueError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
+    (TypeError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
 )
 
 

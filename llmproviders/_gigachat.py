@@ -32,7 +32,10 @@ from .errors import (
     InvalidRequestError,
     LLMError,
     MissingAuthError,
+    ModelNotFoundError,
     ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
     retold,
 )
 from .results import Usage
@@ -112,18 +115,22 @@ def explain(giga: GigaChat, error: LLMError, request: Request) -> LLMError:
         return error
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
         return retold(error, _trust.advice(error))
-    if error.status_code == 400 and isinstance(error, AuthenticationError):
-        return retold(error, f"{error}; {_advice_on_refusal(giga, request)}")
-    advice = {
-        401: _advice_on_refusal,
-        402: _advice_on_quota,
-        404: _advice_on_address,
-        429: _advice_on_rate,
-    }.get(error.status_code or 0)
-    return error if advice is None else retold(error, f"{error}; {advice(giga, request)}")
+    if error.status_code is None:
+        return error
+    if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
+        advice = _advice_on_refusal(giga)
+    elif isinstance(error, QuotaExceededError):
+        advice = _advice_on_quota(giga, request)
+    elif isinstance(error, RateLimitError):
+        advice = _advice_on_rate(giga)
+    elif error.status_code == 404:
+        advice = _advice_on_address(giga, error, request)
+    else:
+        return error
+    return retold(error, f"{error}; {advice}")
 
 
-def _advice_on_refusal(giga: GigaChat, _request: Request) -> str:
+def _advice_on_refusal(giga: GigaChat) -> str:
     if _given_token(giga) is not None:
         return (
             "the access token that was given is not valid (any more; one lives 30 minutes): "
@@ -139,15 +146,18 @@ def _advice_on_quota(giga: GigaChat, request: Request) -> str:
     )
 
 
-def _advice_on_address(giga: GigaChat, request: Request) -> str:
-    home = _home(giga, request.model or giga.model or "")
+def _advice_on_address(giga: GigaChat, error: LLMError, request: Request) -> str:
+    asked = giga.get_model(request.model)
+    home = _home(giga, asked)
     if home is not None:
         return home
+    if isinstance(error, ModelNotFoundError):
+        return f"{asked} was asked for, and the models that there are could not be listed"
     hint = "" if giga.base_url.endswith("/v1") else ", which usually ends in /v1"
     return f"check base_url{hint}: it is {giga.base_url}"
 
 
-def _advice_on_rate(giga: GigaChat, _request: Request) -> str:
+def _advice_on_rate(giga: GigaChat) -> str:
     return (
         f"an account has a number of requests at a time ({giga.max_concurrency} are made "
         "here): another program, process or machine may be using the same one; processes with "

@@ -338,7 +338,7 @@ class Transport:
                 url = redact(str(request.url))
                 logger.debug("%s %s: %s", request.method, url, response.status_code)
             return HTTPReply(response, exchange, self._limits)
-        except (RequestException, HTTPError, OSError, ValueError) as error:
+        except (RequestException, HTTPError, OSError, ValueError, TypeError) as error:
             exchange.unbind()
             if isinstance(error, errors.LLMError):
                 raise

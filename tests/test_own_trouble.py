@@ -90,7 +90,7 @@ class TestForeignExceptions:
     @pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
     @pytest.mark.parametrize("step", ["get_model", "prepare", "parse", "before"])
     def test_the_next_provider_is_asked(self, step: str, error: Exception) -> None:
-        """What a provider raises is a ``ProtocolError`` with its cause, and the next one answers."""
+        """What a provider raises is a ``ProtocolError`` with its cause; the next one answers."""
         careless = Careless(**{step: fail(error)})
         with pytest.raises(ProtocolError, match="Careless failed: ") as caught:
             list(careless.stream("Hi"))
@@ -146,16 +146,10 @@ class TestForeignExceptions:
         assert "hunter22" not in str(caught.value) + str(caught.value.__cause__)
 
 
-def a_call_with(**headers: Any) -> Callable[[Provider], Call]:
-    """A way to prepare a call with headers that may not be sendable."""
-    return lambda provider: Call("POST", provider.base_url, headers=headers, json={})
-
-
 class TestSettings:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda folder: OpenAICompatible(base_url="http://[::1"),
             lambda folder: OpenAICompatible(base_url="http:///v1"),
             lambda folder: OpenAICompatible(base_url="nowhere"),
             lambda folder: OpenAICompatible(base_url="http://127.0.0.1:99999/v1"),

@@ -81,6 +81,15 @@ class TestModels:
         assert at_sandbox.count("openai", "models") == 1
         assert run("models", "chatglm").out == "glm-4\n"
 
+    def test_a_service_without_models(self, raw_server: RawServerFactory) -> None:
+        """An empty list is told on stderr; nothing but names goes to stdout."""
+        empty = http_response(200, {"Content-Type": "application/json"}, b'{"data": null}')
+        where = {"OPENAI_BASE_URL": f"{raw_server(empty, empty).url}/v1"}
+        result = run("models", "openai", env=where)
+        assert (result.code, result.out) == (0, "")
+        assert "lists no models" in result.err
+        assert run("models", "openai", "--json", env=where).out == "[]\n"
+
     def test_several_of_one_type(self, configure: Configure) -> None:
         """A type that stands for several configured ones is refused, with their names."""
         table = '[[provider]]\ntype = "openai"\nname = "%s"\n'

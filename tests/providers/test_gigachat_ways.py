@@ -1,0 +1,270 @@
+"""GigaChat's ways of its own: models that come and go, two hosts, version 2, keys as pasted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from llmproviders import (
+    AuthenticationError,
+    BlockedError,
+    FailoverClient,
+    GigaChat,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
+from tests.conftest import RawServerFactory
+from tests.support.calls import Canned, Sender, with_sender
+from tests.support.golden import goldens
+from tests.support.http_bytes import http_response
+from tests.support.promise import read
+
+QUESTION = "Why is the sky blue?"
+JSON = "application/json"
+SHORT = goldens("gigachat", name="short")[0].body
+ID, SECRET = "7c0f3a52-5a6d-4b8e-9c31-5a0db0c5a11e", "2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7"
+KEY = base64.b64encode(f"{ID}:{SECRET}-".encode()).decode()
+
+
+def listing(*names: str) -> Canned:
+    """A list of models."""
+    data = [{"id": name, "object": "model"} for name in names]
+    return Canned(json.dumps({"data": data}).encode(), JSON)
+
+
+def gone(words: str = "No such model") -> ModelNotFoundError:
+    """What a 404 for a model comes out as."""
+    return ModelNotFoundError(f"HTTP 404: {words}", status_code=404, detail=words)
+
+
+def asking(*answers: Any, **arguments: Any) -> tuple[GigaChat, Sender]:
+    """A GigaChat that gets these answers."""
+    sender = Sender(*answers)
+    return with_sender(GigaChat, sender, access_token="some-token", **arguments), sender
+
+
+def models_asked(sender: Sender) -> list[str]:
+    """What the chats asked for, in order."""
+    return [call.json["model"] for call in sender.calls if call.json]
+
+
+class TestStandIn:
+    @pytest.mark.parametrize(
+        ("names", "found"),
+        [
+            (["GigaChat-3-Ultra", "GigaChat-3-Max", "GigaChat-3-Pro", "GigaChat-3"], "GigaChat-3"),
+            (["GigaChat-Max", "GigaChat"], "GigaChat"),
+            (["GigaChat-3-Pro-preview", "GigaChat-3-Lite"], "GigaChat-3-Lite"),
+        ],
+    )
+    def test_it_is_of_the_same_tier(
+        self, caplog: pytest.LogCaptureFixture, names: list[str], found: str
+    ) -> None:
+        """A default that is gone is replaced by one of its tier, in the words of the service."""
+        giga, sender = asking(gone(), listing(*names), Canned(SHORT))
+        with caplog.at_level(logging.WARNING, "llmproviders"):
+            assert read(giga.stream(QUESTION)).text
+            assert read(giga.stream(QUESTION)).text
+        assert models_asked(sender) == ["GigaChat-2", found, found]
+        assert f"{found} is asked instead" in caplog.text
+
+    def test_a_dearer_one_is_not_taken(self) -> None:
+        """Where only dearer ones are left, the call fails and names them."""
+        giga, sender = asking(gone(), listing("GigaChat-2-Pro", "GigaChat-2-Max"))
+        error = read(giga.stream(QUESTION)).error
+        assert isinstance(error, ModelNotFoundError)
+        assert "GigaChat-2-Pro, GigaChat-2-Max" in str(error)
+        assert models_asked(sender) == ["GigaChat-2"]
+
+
+class TestAlias:
+    def test_the_callers_own_word_where_it_is_listed(self) -> None:
+        """An older name that the service lists is sent as it is; it is asked for its list once."""
+        giga, sender = asking(listing("GigaChat", "GigaChat-Max", "GigaChat-2-Max"), Canned(SHORT))
+        for _ in range(2):
+            assert read(giga.stream(QUESTION, model="GigaChat-Max")).text
+        assert models_asked(sender) == ["GigaChat-Max", "GigaChat-Max"]
+        assert len(sender.calls) == 3
+        assert giga.get_model("GigaChat-Max") == "GigaChat-Max"
+
+    def test_the_alias_where_it_is_not(self) -> None:
+        """An older name that the service does not list stands for today's."""
+        giga, sender = asking(
+            listing("GigaChat-2", "GigaChat-2-Max"), Canned(SHORT), model="GigaChat-Max"
+        )
+        assert read(giga.stream(QUESTION)).text
+        assert models_asked(sender) == ["GigaChat-2-Max"]
+
+    def test_todays_names_are_not_looked_up(self) -> None:
+        """A name of today is sent at once, without a request for the list."""
+        giga, sender = asking(Canned(SHORT))
+        assert read(giga.stream(QUESTION, model="GigaChat-2-Max")).text
+        assert len(sender.calls) == 1
+
+    def test_a_service_that_lists_nothing(self) -> None:
+        """Where the list cannot be had, the alias is used."""
+        unlisted = InvalidRequestError("HTTP 404", status_code=404)
+        giga, sender = asking(unlisted, Canned(SHORT))
+        assert read(giga.stream(QUESTION, model="GigaChat-Pro")).text
+        assert models_asked(sender) == ["GigaChat-2-Pro"]
+
+    def test_on_the_sandbox(self) -> None:
+        """A host that has models by their older names answers for vectors and counts, too."""
+        with (
+            Sandbox(gigachat_models=("GigaChat", "GigaChat-Max")) as sandbox,
+            GigaChat(**sandbox.provider_arguments("gigachat")) as giga,
+        ):
+            assert giga.complete(QUESTION, model="GigaChat-Max").text
+            assert giga.count_tokens("text", model="GigaChat-Max")
+            sent = [r.json["model"] for r in sandbox.requests if r.kind in ("chat", "tokens")]
+            assert sent == ["GigaChat-Max", "GigaChat-Max"]
+            assert giga.complete(QUESTION).model == "GigaChat:2.0.28.2"
+
+
+class TestNotFound:
+    def test_the_services_words_stay(self) -> None:
+        """A 404 for a model keeps what the service said and never suggests that very name."""
+        giga, _ = asking(gone("Model is switched off"), listing("GigaChat-2-Max", "GigaChat-2"))
+        error = read(giga.stream(QUESTION, model="GigaChat-2-Max")).error
+        assert isinstance(error, ModelNotFoundError)
+        assert "Model is switched off" in str(error)
+        assert "did you mean 'GigaChat-2-Max'" not in str(error)
+        assert "did you mean 'GigaChat-Max'" not in str(error)
+        assert error.detail == "Model is switched off"
+
+    @pytest.mark.parametrize("listed", [True, False])
+    def test_where_a_model_lives(self, listed: bool) -> None:
+        """A model that only the other host has is told with that host's address."""
+        second = listing("GigaChat-2") if listed else InvalidRequestError("no", status_code=404)
+        old_host = "https://gigachat.devices.sberbank.ru/api/v1"
+        giga, _ = asking(gone(), second, base_url=old_host)
+        error = read(giga.stream(QUESTION, model="GigaChat-3-Ultra")).error
+        assert "GigaChat-3-Ultra is on https://api.giga.chat/v1" in str(error)
+        assert "No such model" in str(error)
+        giga, _ = asking(gone(), listing("GigaChat-2"))
+        error = read(giga.stream(QUESTION, model="GigaChat-3-Ultra")).error
+        assert "is on https" not in str(error)
+
+
+V2_WHOLE = {
+    "messages": [{"role": "assistant", "content": [{"text": "It scatters."}]}],
+    "finish_reason": "stop",
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+V2_STREAM = b"".join(
+    b"event: response.message.%b\ndata: %b\n\n" % (name, json.dumps(V2_WHOLE).encode())
+    for name in (b"delta", b"done")
+)
+
+
+class TestVersion2:
+    @pytest.mark.parametrize(
+        "address",
+        ["https://api.giga.chat/v2", "https://x/api/v2/", "https://x/v2/chat/completions"],
+    )
+    def test_by_the_address(self, address: str) -> None:
+        """An address of version 2 is refused when the provider is made."""
+        with pytest.raises(InvalidRequestError, match="/v1"):
+            GigaChat(base_url=address)
+
+    def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So is one that the environment names."""
+        monkeypatch.setenv("GIGACHAT_BASE_URL", "https://api.giga.chat/v2")
+        with pytest.raises(InvalidRequestError, match="/v1"):
+            GigaChat()
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [(json.dumps(V2_WHOLE).encode(), JSON), (V2_STREAM, "text/event-stream")],
+    )
+    def test_by_the_reply(self, raw_server: RawServerFactory, body: bytes, kind: str) -> None:
+        """A reply of version 2 is told as such, and is not paid for again."""
+        server = raw_server(http_response(200, {"Content-Type": kind}, body))
+        giga = GigaChat(base_url=f"{server.url}/api", access_token="some-token")
+        with giga, FailoverClient([giga, ScriptedProvider(["second"])], attempts=4) as client:
+            reply = client.complete(QUESTION)
+        assert str(reply) == "second"
+        error = reply.attempts[0].error
+        assert isinstance(error, InvalidRequestError)
+        assert "/v1" in str(error)
+        assert len(server.requests) == 1
+
+
+class TestRefusals:
+    def test_a_400_about_the_authorization(self) -> None:
+        """The token service's 400 about the header is a verdict on the key."""
+        said = {"code": 4, "message": "Can't decode 'Authorization' header"}
+        with Sandbox() as sandbox:
+            sandbox.fail("gigachat", status=400, body=said, on="token")
+            giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+            with giga, pytest.raises(AuthenticationError, match="GIGACHAT_CREDENTIALS") as caught:
+                giga.complete(QUESTION)
+        assert caught.value.status_code == 400
+        assert "Can't decode" in str(caught.value)
+
+    def test_a_token_refused_with_400(self) -> None:
+        """A token that the API calls expired with 400 is renewed once, like one with 401."""
+        with Sandbox() as sandbox:
+            said = {"status": 400, "message": "Token has expired"}
+            sandbox.fail("gigachat", status=400, body=said)
+            with GigaChat(**sandbox.provider_arguments("gigachat")) as giga:
+                assert giga.complete(QUESTION).text
+            assert sandbox.count("gigachat", "token") == 2
+
+    @pytest.mark.parametrize("on", ["token", "chat"])
+    def test_a_firewalls_page(self, raw_server: RawServerFactory, on: str) -> None:
+        """A web page with 403 is a firewall's, and no verdict on the key."""
+        page = b"<html><head><title>Access denied by policy</title></head></html>"
+        wall = raw_server(http_response(403, {"Content-Type": "text/html"}, page))
+        with Sandbox() as sandbox:
+            arguments = sandbox.provider_arguments("gigachat")
+            arguments["auth_url" if on == "token" else "base_url"] = f"{wall.url}/v1"
+            with GigaChat(**arguments) as giga, pytest.raises(BlockedError) as caught:
+                giga.complete(QUESTION)
+        assert "Access denied by policy" in str(caught.value)
+        assert "refused the authorization key" not in str(caught.value)
+
+
+class TestPastedKeys:
+    @pytest.mark.parametrize(
+        ("key", "hint"),
+        [
+            (f'"{KEY}"', "quotation marks"),
+            (f"'{KEY}'", "quotation marks"),
+            (f"“{KEY}”", "quotation marks"),
+            (f"«{KEY}", "quotation marks"),
+            (f"Basic {KEY}", "the word Basic"),
+            (f"Authorization: Basic {KEY}", "the word Basic"),
+            (f"Bearer {KEY}", "the word Bearer"),
+            (f"GIGACHAT_CREDENTIALS={KEY}", "name of a variable"),
+            (f"export GIGACHAT_CREDENTIALS={KEY}", "name of a variable"),
+            (f"api_key: {KEY}", "name of a variable"),
+            (KEY.rstrip("="), "Its end is missing"),
+            ("eyJjdHkiOiJqd3QiLCJlbmMiOiJBMjU2.c29tZQ.dG9rZW4.aGVyZQ.ZW5k", "access_token="),
+            ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "access_token="),
+            (f"{SECRET}7", "client secret"),
+            (f"{ID}:{SECRET}", "the pair itself"),
+            (base64.b64encode(SECRET.encode() * 2).decode(), "the client secret alone"),
+            (f"{KEY[:40]}\n{KEY[40:]}", "line break inside"),
+            (f"{KEY[:40]} {KEY[40:]}", "a space"),
+        ],
+    )
+    def test_a_hint_for_each(self, key: str, hint: str) -> None:
+        """What was pasted in place of the key is told, without a letter of it."""
+        with pytest.raises(AuthenticationError) as caught:
+            GigaChat(api_key=key).check_credentials()
+        said = str(caught.value)
+        assert hint in said
+        for secret in (KEY[:12], KEY[-14:-2], SECRET[:12], ID[:12], "eyJ"):
+            assert secret not in said
+
+    def test_the_key_itself(self) -> None:
+        """A good key passes, with or without white space around it."""
+        assert KEY.endswith("=")
+        GigaChat(api_key=f" {KEY}\n").check_credentials()
