@@ -94,16 +94,16 @@ RULES: tuple[Rule, ...] = (
             r"insufficient[ _](account |user |tokens? )?(balance|credits?|funds|quota)"
             r"|\b(balance|credits?|funds)\b.{0,40}\b(insufficient|too low|not enough|exhausted"
             r"|used up|depleted)|not enough (credits?|balance|funds)|out of credits?"
-            r"|run out of (credits?|funds)|requires more credits"
-            r"|(exceeded|exhausted|reached|used up)\b.{0,40}\b(quota|spend(ing)? (limit|cap)"
-            r"|usage limit|billing limit)\b|\bquota\b.{0,40}\b(exceeded|exhausted|reached|used up"
-            r"|depleted|spent)|payment required|billing hard limit|usage limit reached"
+            r"|run out of (credits?|funds)|requires more credits|have any credits"
+            r"|(exceed(ed|ing)|exhausted|reach(ed|ing)|used up|hit)\b.{0,40}\b(quota"
+            r"|spend(ing)? (limit|cap)|usage limit|billing limit)\b"
+            r"|\bquota\b.{0,40}\b(exceeded|exhausted|reached|used up|depleted|spent)|payment required|billing hard limit|usage limit reached"
             r"|余额不足|欠费|额度(不足|已用尽|已用完)|使用上限"
         ),
         # A limit by the minute is worded like a quota, but it is over in a moment.
         unless=(
             r"\A(?![\s\S]*per[ _-]?(day|week|month))[\s\S]*(per[ _-]?(second|minute|min|hour)\b"
-            r"|perminute|(try again|retry) (in|after) [0-9])"
+            r"|perminute|allowed [0-9]+ requests|(try again|retry) (in|after) [0-9])"
         ),
         examples=(
             "You exceeded your current quota, please check your plan and billing details.",
@@ -114,6 +114,8 @@ RULES: tuple[Rule, ...] = (
             "You have exceeded your monthly included credits quota",
             "Quota exceeded for quota metric 'requests' per day",
             "Payment Required",
+            "Account suspended due to reaching the monthly spending limit",
+            "Your newly created team doesn't have any credits yet",
             "Sorry, your account balance is insufficient",
         ),
     ),
@@ -163,7 +165,7 @@ RULES: tuple[Rule, ...] = (
         ),
         words=(
             r"content exists risk|content[ _-]?(filter|polic|moderation)|content management policy"
-            r"|responsible ?ai|was (filtered|flagged)|flagged (as|for|by)|requires moderation"
+            r"|responsible ?ai|was filtered|\bflagged\b|requires moderation"
             r"|considered high risk|data may contain inappropriate|inappropriate content"
             r"|(violates?|violating|violation of)\b.{0,40}\b(policy|policies|guidelines|safety)"
             r"|rejected (by|as a result of) (our|the) safety|(prompt|request|response|content) "
@@ -174,6 +176,7 @@ RULES: tuple[Rule, ...] = (
             "The prompt triggered Azure OpenAI's content management policy.",
             "Content Exists Risk",
             "Your input was flagged by the moderation endpoint.",
+            "Input flagged",
             "Output data may contain inappropriate content.",
             "The request was rejected because it was considered high risk",
             "Content violates usage guidelines.",
@@ -219,11 +222,12 @@ RULES: tuple[Rule, ...] = (
             r"\b(does not|doesn't|do not|don't|cannot|can't|not|no longer) (currently )?"
             r"(support|accept|process|handle)s?\b.{0,20}\b(tools?|tool_choice|functions?"
             r"|function[ _]call\w*|images?|image_url|vision|audio|multi-?modal\w*|json_schema"
-            r"|json_object|structured outputs?|response_format|system (messages?|prompts?|role))\b"
+            r"|json_object|structured outputs?|response_format|system (messages?|prompts?|role)"
+            r"|system(?='))\b"
             r"|\b(tools?|tool (use|calls?|calling|choice)|tool_choice|function calling|functions"
             r"|images?|image inputs?|image_url|vision|audio|json_schema|structured outputs?"
             r"|response_format|system (messages?|prompts?|role))\b.{0,40}"
-            r"\b(not (currently )?(supported|available|enabled|allowed)|unsupported|unavailable"
+            r"\b(not (currently )?(supported|available|enabled)|unsupported|unavailable"
             r"|only supported by)"
             r"|endpoints found that support|is not a (multi-?modal|vision)|not a multi-?modal"
             r"|unknown variant .?(image_url|image|input_audio|file|json_schema)\b"
@@ -231,7 +235,6 @@ RULES: tuple[Rule, ...] = (
             r"|(tool|function) choice requires|missing data required for image"
             r"|image input modality|only (supports? )?text (input|content|messages)"
         ),
-        unless=r"unsupported (parameter|value)",
         examples=(
             "registry.example/gemma:2b does not support tools",
             "No endpoints found that support tool use.",
@@ -244,6 +247,8 @@ RULES: tuple[Rule, ...] = (
             '"auto" tool choice requires --enable-auto-tool-choice to be set',
             "tools param requires --jinja flag",
             "System role not supported",
+            "Unsupported parameter: 'tools' is not supported with this model.",
+            "'messages[0].role' does not support 'system' with this model.",
             "This response_format type is unavailable now",
         ),
     ),
@@ -263,7 +268,7 @@ RULES: tuple[Rule, ...] = (
             r"|\bdoes not have (the )?model|\b(no such|unknown|invalid|not found the|could not find"
             r"( the| real)?) (model|deployment|modelid)|not a valid model|no models? (are )?loaded"
             r"|no endpoints found for|failed to parse model uri|unable to access model"
-            r"|^model: \S+$|模型不存在"
+            r"|^model: \S+($|\n)|模型不存在"
         ),
         # "The model ... in the context", "model is overloaded, not available right now".
         unless=r"overloaded|temporarily|at capacity|currently loading|try again",
@@ -277,6 +282,7 @@ RULES: tuple[Rule, ...] = (
             "Model Not Exist",
             "x is not a valid model ID",
             "Invalid model: x",
+            "model: acme-9",
             "Failed to parse model URI",
             "No endpoints found for acme/x.",
             "The model `x` has been decommissioned and is no longer supported.",
@@ -414,6 +420,7 @@ def class_of_status(status: int) -> type[errors.LLMError]:
 # -- what a body says
 
 _MOST_WORDS = 500
+_MOST_LOOKED_THROUGH = 4000
 _DEEPEST = 8
 _MOST_FIELDS = 500
 _CONTAINERS = (
@@ -570,9 +577,11 @@ class _Told:
         fields = list(islice(_fields(self.value), _MOST_FIELDS))
         codes = [_code(name, value) for name, value in fields if _is_code(name)]
         number = next((int(c) for c in codes if re.fullmatch("[45][0-9]{2}", c)), None)
-        text = "\n".join(filter(None, [self.words, *codes]))
-        rule = next((rule for rule in RULES for code in codes if code in rule.codes), None)
-        rule = rule or next((rule for rule in RULES if rule.fits(text)), None)
+        text = "\n".join(filter(None, [self.words, *codes]))[:_MOST_LOOKED_THROUGH]
+        # A request that is too large for a limit by the minute does not fit in the next one either.
+        rules = [r for r in RULES if status != 413 or r.kind is not errors.RateLimitError]
+        rule = next((rule for rule in rules for code in codes if code in rule.codes), None)
+        rule = rule or next((rule for rule in rules if rule.fits(text)), None)
         if rule is None and status in (404, 405) and (self.is_page or not self.words):
             rule = WRONG_PATH
         if rule is not None:

@@ -108,6 +108,8 @@ FROM_THE_WIRE: list[tuple[int, Any, type[LLMError], str]] = [
     # A limit by the minute, in a quota's words.
     (429, openai("Quota exceeded for requests per minute", status="RESOURCE_EXHAUSTED"),
      RateLimitError, "per minute"),
+    (429, {"error": {"grpcCode": 8, "message": "quota limit exceeded: allowed 10 requests"}},
+     RateLimitError, "allowed 10"),
     (429, openai("Rate limit reached on tokens per min (TPM): Limit 9, Used 9. Visit /billing",
                  code="rate_limit_exceeded"), RateLimitError, "TPM"),
     # Keys, with a 400 too.
@@ -130,6 +132,8 @@ FROM_THE_WIRE: list[tuple[int, Any, type[LLMError], str]] = [
     (500, openai("Context size has been exceeded.", code=500), InvalidRequestError, "shorten"),
     (400, {"object": "error", "message": "max ctx", "code": 400}, InvalidRequestError, "shorten"),
     (413, openai("too big", code="tokens_limit_reached"), InvalidRequestError, "shorten"),
+    (413, openai("Request too large on tokens per minute (TPM): Limit 6000, Requested 7000",
+                 type="tokens", code="rate_limit_exceeded"), InvalidRequestError, "shorten"),
     # What a server cannot do.
     (400, openai("gemma:2b does not support tools"), UnsupportedError, "tools"),
     (500, openai("image input is not supported - hint: mmproj", code=500),
