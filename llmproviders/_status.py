@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import errors
 from ._call import Call, Reply
@@ -16,8 +15,7 @@ from ._log import logger
 from ._redact import redact
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What services say when they mean one class of error.
 
     Attributes:
@@ -97,7 +95,8 @@ RULES: tuple[Rule, ...] = (
             r"|run out of (credits?|funds)|requires more credits|have any credits"
             r"|(exceed(ed|ing)|exhausted|reach(ed|ing)|used up|hit)\b.{0,40}\b(quota"
             r"|spend(ing)? (limit|cap)|usage limit|billing limit)\b"
-            r"|\bquota\b.{0,40}\b(exceeded|exhausted|reached|used up|depleted|spent)|payment required|billing hard limit|usage limit reached"
+            r"|\bquota\b.{0,40}\b(exceeded|exhausted|reached|used up|depleted|spent)"
+            r"|payment required|billing hard limit|usage limit reached"
             r"|余额不足|欠费|额度(不足|已用尽|已用完)|使用上限"
         ),
         # A limit by the minute is worded like a quota, but it is over in a moment.
@@ -549,8 +548,7 @@ def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tup
             yield prefix + str(name), plain
 
 
-@dataclass(frozen=True)
-class _Told:
+class _Told(NamedTuple):
     """What the body of an error tells: codes, words, a status, and how long to wait."""
 
     value: Any = None

@@ -15,6 +15,7 @@ from ..errors import (
     ModelNotFoundError,
     RefusedError,
     RejectedReplyError,
+    UnsupportedError,
 )
 from ..results import FinishReason
 
@@ -41,7 +42,10 @@ MEANING = {
         "an unexpected error; a reply that cannot be written, and is on standard error; "
         "doctor found a problem"
     ),
-    Exit.USAGE: "wrong usage or configuration; a model that no provider has",
+    Exit.USAGE: (
+        "wrong usage or configuration; a model that no provider has; "
+        "a request that none can take"
+    ),
     Exit.INCOMPLETE: "an incomplete reply: cut, or stopped by the deadline, after text",
     Exit.FILTERED: "the service's filter stopped the reply, or accept said no",
     Exit.ROWS_FAILED: "a batch that ended with failed rows",
@@ -94,7 +98,7 @@ def _exit_of_all(failures: Iterable[LLMError]) -> Exit:
 
 def _is_usage(error: LLMError) -> bool:
     unsent = isinstance(error, InvalidRequestError) and error.status_code is None
-    return unsent or isinstance(error, ModelNotFoundError)
+    return unsent or isinstance(error, (ModelNotFoundError, UnsupportedError))
 
 
 def exit_of_reply(finish: FinishReason | None) -> Exit:

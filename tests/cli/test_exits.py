@@ -130,6 +130,7 @@ def test_every_error_has_a_code() -> None:
         errors.RateLimitError: 75,
         errors.InvalidRequestError: 2,
         errors.ModelNotFoundError: 2,
+        errors.UnsupportedError: 2,
         errors.ServerError: 75,
         errors.BlockedError: 69,
         errors.ConnectionFailed: 75,
@@ -140,6 +141,7 @@ def test_every_error_has_a_code() -> None:
         errors.EmptyReplyError: 75,
         errors.RefusedError: 4,
         errors.RejectedReplyError: 4,
+        errors.SchemaError: 4,
         errors.AllProvidersFailed: 69,
     }
     classes = {
