@@ -233,7 +233,6 @@ class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
         return printable(message)
 
 
-
 def retold(error: Error, message: str) -> Error:
     """The same error with another message; raise it from this one."""
     return type(error)(

@@ -76,7 +76,7 @@ class TestRules:
             error = error_of(openai(example))
             assert (type(error), str(error)) == (rule.kind, f"{rule.said}: {example}")
 
-    @pytest.mark.parametrize(("code", "status"), STATUS_OF_CODE.items())
+    @pytest.mark.parametrize(("code", "status"), sorted(STATUS_OF_CODE.items()))
     def test_a_general_code_is_a_status(self, code: str, status: int) -> None:
         """A general code inside a reply with 200 means what its status means."""
         value: dict[str, Any] = openai("m", type=code)

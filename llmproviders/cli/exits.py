@@ -43,8 +43,7 @@ MEANING = {
         "doctor found a problem"
     ),
     Exit.USAGE: (
-        "wrong usage or configuration; a model that no provider has; "
-        "a request that none can take"
+        "wrong usage or configuration; a model that no provider has; a request that none can take"
     ),
     Exit.INCOMPLETE: "an incomplete reply: cut, or stopped by the deadline, after text",
     Exit.FILTERED: "the service's filter stopped the reply, or accept said no",
