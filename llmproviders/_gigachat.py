@@ -349,7 +349,7 @@ def find_model(giga: GigaChat, name: str | None, fetch: Fetch) -> str:
     """What ``GigaChat.find_model`` does."""
     word = name or giga.model
     if word in giga.model_aliases and giga._listed is None:
-        models = _listed(giga, fetch, f"Bearer {_bearer(giga, fetch)}")
+        models = _listed(giga, fetch, Secret("Bearer " + _bearer(giga, fetch)))
         if models is not None:
             giga._listed = frozenset(model["id"] for model in models)
     return giga.get_model(name)

@@ -14,7 +14,7 @@ from . import _trust
 from ._call import Call
 from ._lines import decode_object
 from ._redact import Secret, conceal
-from ._secret import digest
+from ._secret import digest, pasted_with
 from ._token import Token, token_of
 from .errors import AuthenticationError, BlockedError, ConnectionFailed, LLMError, retold
 
@@ -138,13 +138,6 @@ def _fault_of(key: str) -> str | None:
 
 # What people paste in place of the key, and what to say of it. Nothing of the key is shown.
 _PASTED = (
-    (r"[\"'`“”„«»‘’].*|.*[\"'`“”„«»‘’]", "It stands in quotation marks: leave them out"),
-    (r"(authorization\s*:\s*)?basic\b.*", "It begins with the word Basic: leave that out"),
-    (r"(authorization\s*:\s*)?bearer\b.*", "It begins with the word Bearer: leave that out"),
-    (
-        r"(export\s+|set\s+)?[A-Za-z_][A-Za-z0-9_]{2,40}\s*[=:]\s*[^=\s].*",
-        "It begins with the name of a variable: give only what stands behind the = or :",
-    ),
     (
         r"[A-Za-z0-9_-]{10,}(\.[A-Za-z0-9_-]*){2,4}",
         "It looks like an access token: pass that as access_token=, or set GIGACHAT_ACCESS_TOKEN",
@@ -153,15 +146,16 @@ _PASTED = (
         r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
         "It looks like a client id or a client secret, each of which is only a part of the key",
     ),
-    (r".*\s.*", "There is a space or a line break inside: remove it"),
 )
 
 
 def _guess(key: str) -> str:
     """A hint at what was pasted in place of the key."""
     for pattern, hint in _PASTED:
-        if re.fullmatch(pattern, key, re.DOTALL | re.IGNORECASE):
+        if re.fullmatch(pattern, key):
             return f". {hint}"
+    if hint := pasted_with(key):
+        return f". {hint}"
     if b":" in _pair(key + "=" * (-len(key) % 4)):
         return ". Its end is missing: it ends with = or == in the cabinet"
     return ""

@@ -138,17 +138,39 @@ def _variable(names: Iterable[str]) -> KeyVariable | None:
     return None if found is None else KeyVariable(found[0])
 
 
+# What people paste together with a key, and what to say of it. Nothing of the key is shown.
+_PASTED = (
+    (r"[\"'`“”„«»‘’].*|.*[\"'`“”„«»‘’]", "It stands in quotation marks: leave them out"),
+    (r"(authorization\s*:\s*)?basic\b.*", "It begins with the word Basic: leave that out"),
+    (r"(authorization\s*:\s*)?bearer\b.*", "It begins with the word Bearer: leave that out"),
+    (
+        r"(export\s+|set\s+)?[A-Za-z_][A-Za-z0-9_]{2,40}\s*[=:]\s*[^=\s].*",
+        "It begins with the name of a variable: give only what stands behind the = or :",
+    ),
+    (r".*\s.*", "There is a space or a line break inside: remove it"),
+)
+
+
+def pasted_with(key: str) -> str:
+    """What seems to have been pasted together with a key, and what to do; nothing of the key."""
+    for pattern, hint in _PASTED:
+        if re.fullmatch(pattern, key, re.DOTALL | re.IGNORECASE):
+            return hint
+    return ""
+
+
 def _conceal_parts(key: Secret) -> None:
     for part in key.split():
-        conceal(part)
+        if not re.fullmatch(r"(authorization:?|basic|bearer|export|set)", part, re.IGNORECASE):
+            conceal(part)
 
 
 def _checked(key: Secret, source: str) -> Secret:
     conceal(key)
     if _NOT_IN_A_KEY.search(key):
         _conceal_parts(key)
+        hint = pasted_with(key) or "There is a character inside that no key has"
         raise AuthenticationError(
-            f"{source} is not a key or token: there is a space, a line break or a character that "
-            "no key has inside; it has to be one line, as the service shows it"
+            f"{source} is not a key or token, which is one line, as the service shows it. {hint}"
         )
     return key

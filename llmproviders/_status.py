@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -616,8 +617,6 @@ def _code(name: str, value: Any) -> str:
 
 def _title(page: bytes) -> str | None:
     # Its table of entities takes longer to load than this module.
-    import html
-
     text = page[:65536].decode(errors="replace")
     for name in ("title", "h1", "message"):
         found = re.search(rf"<{name}\b[^>]*>([^<]*)", text, re.IGNORECASE)
