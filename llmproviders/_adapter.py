@@ -20,6 +20,7 @@ from . import _environ, _files, errors
 from ._call import Trust
 from ._process import Process, current, in_each_child
 from ._redact import Secret
+from ._signals import let_through
 from ._sockets import Bounded, BoundedTLS, SocksProxy, pool_classes
 
 _CONNECTIONS_KEPT = 64
@@ -54,6 +55,7 @@ def _context(trust: Trust, bundle: str, _process: Process) -> ssl.SSLContext:
             _files.open_plain(bundle).close()
             context.load_verify_locations(cafile=bundle)
     except (OSError, ssl.SSLError) as error:
+        let_through(error)
         reason = getattr(error, "strerror", None) or "it holds no certificate"
         raise errors.ConnectionFailed(
             f"the certificate bundle {bundle!r} cannot be read: {reason}; "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ from ._clock import SYSTEM_CLOCK, Clock, Scope
 from ._log import logger
 from ._redact import forget_locals, redact, scrub
 from ._request import Accept, Request
+from ._signals import from_handler, ignoring, let_through
 from ._transcript import Transcript
 from .errors import (
     ConnectionFailed,
@@ -119,12 +119,15 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
                         call = provider.prepare(named, fetch)
                     yield from _once(provider, named, fetch, call, record)
                 except LLMError as trouble:
-                    if record.first_text_at is not None:
+                    if record.first_text_at is not None or from_handler(trouble):
                         raise
                     _mend_or_raise(provider, trouble, call, request, fetch, mended)
                 else:
                     return
-    except LLMError as failure:
+    except BaseException as failure:
+        if not isinstance(failure, LLMError) or from_handler(failure):
+            _abandon(fetch, failure, handled)
+            raise
         error = provider.explain(failure, request)
         error.provider = error.provider or provider.name
         partial_text = record.transcript.text()
@@ -136,10 +139,6 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
         if error is failure:
             raise
         raise error from failure
-    except BaseException as interrupt:
-        fetch.abandon()
-        forget_locals(interrupt, but=handled)
-        raise
 
 
 def ask(
@@ -167,6 +166,7 @@ def ask(
                     reply.finish()
                     return value
             except LLMError as failure:
+                let_through(failure)
                 error = provider.explain(failure, request)
                 error.provider = error.provider or provider.name
                 cause = None if error is failure else failure
@@ -175,9 +175,15 @@ def ask(
         forget_locals(failure, but=handled)
         raise
     except BaseException as interrupt:
-        fetch.abandon()
-        forget_locals(interrupt, but=handled)
+        _abandon(fetch, interrupt, handled)
         raise
+
+
+def _abandon(fetch: Fetch, interrupt: BaseException, handled: BaseException | None) -> None:
+    fetch.abandon()
+    # The locals of its frames are what tells a handler's exception.
+    if not from_handler(interrupt):
+        forget_locals(interrupt, but=handled)
 
 
 def _mend_or_raise(
@@ -200,6 +206,7 @@ def _once(
     provider: Provider, request: Request, fetch: Fetch, call: Call, record: _Record
 ) -> Generator[str, None, None]:
     reply = fetch(call)
+    reply.texts = lambda: record.transcript.count
     pieces: Any = None
     try:
         with _Step(provider, "parse"):
@@ -241,11 +248,12 @@ def _once(
         )
         reply.finish()
     except LLMError as error:
+        let_through(error)
         error.request_id = _redacted(error.request_id or reply.request_id)
         raise
     except Exception as error:
         # Only a parser that failed has ended: what a caller throws in finds it waiting.
-        if pieces is None or pieces.gi_frame is not None or _is_a_handlers(error):
+        if pieces is None or pieces.gi_frame is not None or from_handler(error):
             raise
         raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
     finally:
@@ -271,7 +279,7 @@ class _Step:
         """Translate."""
         if not isinstance(error, Exception) or isinstance(error, LLMError):
             return
-        if not _is_a_handlers(error):
+        if not from_handler(error):
             raise _own_failure(self._provider, self._name, error) from error
 
 
@@ -283,24 +291,6 @@ def _own_failure(
     return ProtocolError(
         f"{step} of {provider.name} failed: {type(error).__name__}: {said}", request_id=request_id
     )
-
-
-def _is_a_handlers(error: BaseException) -> bool:
-    """Whether the handler of a signal raised ``error``, in the midst of whatever was running."""
-    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in codes:
-            return True
-        trace = trace.tb_next
-    return False
-
-
-def _code_of(handler: Any) -> Any:
-    if not callable(handler):
-        return None
-    handler = getattr(handler, "func", handler)
-    return getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
 
 
 def collect(stream: Generator[str, None, None]) -> Completion:
@@ -323,7 +313,7 @@ def collect(stream: Generator[str, None, None]) -> Completion:
         except LLMError:
             raise
         except BaseException as interrupt:
-            with suppress(AttributeError):
+            with ignoring(AttributeError):
                 interrupt.partial_text = "".join(pieces)  # type: ignore[attr-defined]
             raise
     return Completion.of("".join(pieces), finish)

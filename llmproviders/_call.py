@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, Protocol
@@ -82,6 +82,7 @@ class Reply(Protocol):
     status: int
     headers: Mapping[str, str]
     content_type: str
+    texts: Callable[[], int]
 
     @property
     def request_id(self) -> str | None:

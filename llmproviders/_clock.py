@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from typing import Protocol
 
+from ._signals import ignoring
 from .errors import DeadlineExceeded, LLMError, ProviderTimeout
 
 LONGEST_S = 1e6
@@ -50,7 +50,7 @@ class Wake:
 
     def set(self) -> None:
         """End the wait; before it began, too, and more than once."""
-        with suppress(RuntimeError):
+        with ignoring(RuntimeError):
             self._lock.release()
 
     def is_set(self) -> bool:

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -16,6 +15,7 @@ from . import _files
 from ._clock import SLICE_S, Scope, Wake
 from ._files import Held, Unusable
 from ._locks import ForkLock
+from ._signals import ignoring
 from .errors import RateLimitError
 
 
@@ -86,7 +86,7 @@ class _Pool:
 
     def _next_in_line(self) -> _Turn | None:
         """The first whose limit leaves room, if there is one."""
-        with suppress(IndexError):
+        with ignoring(IndexError):
             # Nearly always all have the same limit, and the first one tells for all.
             first = self._waiting[0]
             if len(self._holding) < first.limit:
@@ -95,7 +95,7 @@ class _Pool:
         return next((t for t in self._waiting.copy() if len(self._holding) < t.limit), None)
 
     def _step_out_of_line(self, turn: _Turn) -> None:
-        with suppress(ValueError):
+        with ignoring(ValueError):
             self._waiting.remove(turn)
         following = self._next_in_line()
         if following is not None:

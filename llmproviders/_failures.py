@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 from . import errors
 from ._clock import Scope
 from ._redact import redact, scrub
+from ._signals import let_through
 
 BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
 """What reading a body may raise, in whatever layer."""
@@ -69,10 +70,11 @@ def opening_error(error: BaseException, scope: Scope, url: str = "") -> errors.L
         scope: the call's; when it is over, that is the error.
         url: where the request went; its host and port are told.
     """
+    let_through(error)
     scrub(error)
     if scope.over:
         return scope.error()
-    root = _root(error)
+    root = root_of(error)
     if isinstance(root, ssl.SSLCertVerificationError):
         return errors.ConnectionFailed(
             f"the server's certificate is not trusted ({root.verify_message}){_at(url)}",
@@ -96,10 +98,11 @@ def opening_error(error: BaseException, scope: Scope, url: str = "") -> errors.L
 
 def reading_error(error: BaseException, scope: Scope, url: str = "") -> errors.LLMError:
     """The error that a failure in the middle of a body means; for the arguments see above."""
+    let_through(error)
     scrub(error)
     if scope.over:
         return scope.error()
-    root = _root(error)
+    root = root_of(error)
     if isinstance(error, (urllib3_errors.ReadTimeoutError, requests.Timeout)) or isinstance(
         root, TimeoutError
     ):
@@ -111,7 +114,7 @@ def reading_error(error: BaseException, scope: Scope, url: str = "") -> errors.L
     return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}{_at(url)}")
 
 
-def _root(error: BaseException) -> BaseException:
+def root_of(error: BaseException) -> BaseException:
     """The innermost error that the libraries wrapped."""
     seen = {id(error)}
     while True:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ._clock import Scope
 from ._log import logger
+from ._signals import ignoring, let_through
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -63,6 +64,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, NotImplementedError) as error:
+        let_through(error)
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise Unusable(f"{path}: {reason}") from error
 
@@ -180,7 +182,8 @@ def read_private(path: Path) -> bytes:
     with _naming(path):
         try:
             return _read_private(path, _LARGEST)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            let_through(error)
             return b""
 
 
@@ -228,7 +231,7 @@ def replace(
             overwrite(file, lambda old: shutil.copyfileobj(whole, old))
         os.unlink(temporary)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with ignoring(OSError):
             os.unlink(temporary)
         raise
 
@@ -470,7 +473,7 @@ class Held:
         if self._pid != os.getpid():
             _inherited.append(self._lock)
             return
-        with contextlib.suppress(OSError):
+        with ignoring(OSError):
             self._lock.release()
         self._scope.detach(self)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
+from ._signals import let_through
+
 _LONGEST_S = 7 * 24 * 3600.0
 _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?")
 
@@ -127,7 +129,8 @@ def parse_http_date(value: str | None) -> float | None:
         return None
     try:
         moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError, IndexError):
+    except (ValueError, TypeError, OverflowError, IndexError) as error:
+        let_through(error)
         return None
     # A date without a zone, or of the zone -0000, is Universal Time, too: HTTP has no other.
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

@@ -26,6 +26,7 @@ from ._files import (
 from ._health import LONGEST_REST_S, Trouble
 from ._locks import ForkLock
 from ._numbers import is_finite
+from ._signals import let_through
 
 T = TypeVar("T")
 
@@ -99,7 +100,8 @@ class FileStore:
     def _stamp(self) -> _Stamp:
         try:
             status = os.stat(self.path)
-        except OSError:
+        except OSError as error:
+            let_through(error)
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
@@ -157,7 +159,8 @@ def _decode(data: bytes) -> dict[str, Trouble]:
         return {}
     try:
         content = json.loads(data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        let_through(error)
         content = None
     if not isinstance(content, dict) or content.keys() != {"version", "providers"}:
         raise ValueError(_FOREIGN)

@@ -17,6 +17,7 @@ from ._log import logger
 from ._report import History, Tally
 from ._request import Accept, Request
 from ._retry import Policy, Tries, counts_against
+from ._signals import let_through
 from .errors import (
     SLOWER,
     LLMError,
@@ -133,7 +134,8 @@ class Ledger:
             return
         try:
             self._rules.on_event(attempt)
-        except Exception:
+        except Exception as error:
+            let_through(error)
             logger.exception("on_event failed; the call goes on")
 
 
@@ -249,11 +251,13 @@ class Lane:
                             yield self._end(one, piece, waited)
                     return
                 except LLMError as error:
+                    let_through(error)
                     waited = self._pause(self._failure(one, error, waited), tries)
                 finally:
                     one.close()
                 self._scope.sleep(waited)
         except LLMError as error:
+            let_through(error)
             error.provider = error.provider or member.client.name
             part = counts_against(error)
             if part is not None and not self._scope.over:

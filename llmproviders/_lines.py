@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from typing import Any
 
+from ._signals import let_through
 from .errors import ProtocolError, StreamInterrupted
 
 MAX_LINE = 16 * 1024 * 1024
+
+MOST_IDLE = 250_000
+"""How many lines or events of one reply may bring no text."""
+
+CODINGS = ("gzip", "x-gzip", "deflate")
+"""The content codings that :func:`decompress` undoes."""
+
+_BLOCK = 64 * 1024
 
 _raw_decode = json.JSONDecoder().raw_decode
 _BOM = b"\xef\xbb\xbf"
@@ -38,7 +48,9 @@ def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterat
     >>> list(split_blocks([b"one\r", b"\ntwo\n\nth", b"ree"]))
     [[b'one\n'], [b'two\n', b'\n'], [b'three\n']]
     """
-    pending: list[bytes] = []
+    # Not a list of pieces: a line that comes in pieces of two bytes would take twenty times its
+    # size.
+    pending = BytesIO()
     pending_size = 0
     after_cr = False
     for block in blocks:
@@ -57,15 +69,17 @@ def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterat
         rest = b"" if block.endswith(b"\n") else lines.pop()
         if lines:
             if pending_size:
-                lines[0] = b"".join([*pending, lines[0]])
-                pending.clear()
+                pending.write(lines[0])
+                lines[0] = pending.getvalue()
+                pending = BytesIO()
                 pending_size = 0
             yield lines
         if rest:
-            pending.append(rest)
+            pending.write(rest)
             pending_size += len(rest)
     if pending_size:
-        yield [Tail(b"".join([*pending, b"\n"]))]
+        pending.write(b"\n")
+        yield [Tail(pending.getvalue())]
 
 
 def _check(pending_size: int, lines: list[bytes], max_line: int) -> None:
@@ -78,47 +92,152 @@ def _check(pending_size: int, lines: list[bytes], max_line: int) -> None:
         )
 
 
-def iter_lines(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[bytes]:
+def iter_lines(
+    blocks: Iterable[bytes],
+    *,
+    max_line: int = MAX_LINE,
+    texts: Callable[[], int] | None = None,
+) -> Iterator[bytes]:
     r"""Yield each line of :func:`split_blocks`, without its end.
+
+    Args:
+        blocks: pieces of a reply's body, cut anywhere.
+        max_line: bytes that one line may have, without its end.
+        texts: tells how many pieces of text have come of the lines so far; with it, not more than
+            ``MOST_IDLE`` lines may bring none.
+
+    Raises:
+        ProtocolError: a line is too long, or too many bring no text.
 
     >>> list(iter_lines([b"one\r", b"\ntwo\n\nth", b"ree"]))
     [b'one', b'two', b'', b'three']
     """
+    count = 0
     for lines in split_blocks(blocks, max_line=max_line):
+        count += len(lines)
+        if texts is not None and count > MOST_IDLE + texts():
+            raise _idle("lines")
         for line in lines:
             yield line[:-1] if type(line) is bytes else Tail(line[:-1])
 
 
-def iter_events(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[bytes]:
-    r"""Yield the data of each server-sent event; arguments and errors of :func:`split_blocks`.
+def iter_events(
+    blocks: Iterable[bytes],
+    *,
+    max_line: int = MAX_LINE,
+    texts: Callable[[], int] | None = None,
+) -> Iterator[bytes]:
+    r"""Yield the data of each server-sent event; arguments and errors of :func:`iter_lines`.
 
-    Comments and the fields ``event``, ``id`` and ``retry`` mean nothing to these services and are
-    passed over. An event that the end of the body cuts off is yielded too, as a :class:`Tail`:
-    whether the reply is whole is for its end mark to say.
+    An event may have ``max_line`` bytes, too. Comments and the fields ``event``, ``id`` and
+    ``retry`` mean nothing to these services and are passed over. An event that the end of the body
+    cuts off is yielded too, as a :class:`Tail`: whether the reply is whole is for its end mark to
+    say.
     Source: the HTML standard, 9.2.6 "Interpreting an event stream".
 
     >>> list(iter_events([b": hi\ndata: a\nda", b"ta: b\n\ndata:c\n\n"]))
     [b'a\nb', b'c']
     """
-    data: list[bytes] = []
     first = True
+    data: bytes | None = None
+    more: BytesIO | None = None
+    events = others = 0
     for lines in split_blocks(blocks, max_line=max_line):
         if first:
             first = False
             lines[0] = lines[0].removeprefix(_BOM)
         for line in lines:
             if line == b"\n":
-                if data:
-                    yield data[0] if len(data) == 1 else b"\n".join(data)
-                    data.clear()
-            elif line.startswith(b"data: "):
-                data.append(line[6:-1])
+                if data is not None:
+                    events += 1
+                    yield data if more is None else more.getvalue()
+                    data = more = None
+                    continue
+                others += 1
+                continue
+            if line.startswith(b"data: "):
+                value = line[6:-1]
             elif line.startswith(b"data:"):
-                data.append(line[5:-1])
+                value = line[5:-1]
             elif line == b"data\n":
-                data.append(b"")
-    if data:
-        yield Tail(b"\n".join(data))
+                value = b""
+            else:
+                others += 1
+                continue
+            if data is None:
+                data = value
+                continue
+            if more is None:
+                more = BytesIO()
+                more.write(data)
+            more.write(b"\n")
+            more.write(value)
+            if more.tell() > max_line:
+                raise ProtocolError(
+                    f"an event of the reply is longer than {max_line} bytes; "
+                    "if that is right, raise Limits.line"
+                )
+        if texts is not None and (
+            # An event may have a few lines of its own that are no data.
+            events > MOST_IDLE + texts() or others > MOST_IDLE + 4 * events
+        ):
+            raise _idle("events")
+    if data is not None:
+        yield Tail(data if more is None else more.getvalue())
+
+
+def _idle(what: str) -> ProtocolError:
+    return ProtocolError(f"more than {MOST_IDLE} {what} of the reply brought no text")
+
+
+def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
+    """Undo one of ``CODINGS``; what each block holds is yielded as soon as it has arrived.
+
+    What follows the end of the compressed data is ignored, but for another member of gzip.
+
+    Args:
+        blocks: pieces of the compressed body, cut anywhere.
+        coding: its content coding.
+
+    Raises:
+        ProtocolError: it is not compressed so.
+        StreamInterrupted: the compressed data does not reach its end.
+
+    >>> list(decompress([zlib.compress(b"one")], "deflate"))
+    [b'one']
+    """
+    inflate = zlib.decompressobj(wbits=31)
+    undecided = b"" if coding == "deflate" else None
+    for block in blocks:
+        if undecided is not None:
+            # Half the world sends deflate without its zlib header, which is told by two bytes.
+            block = undecided + block
+            if len(block) < 2:
+                undecided = block
+                continue
+            undecided = None
+            has_header = block[0] & 15 == 8 and int.from_bytes(block[:2], "big") % 31 == 0
+            inflate = zlib.decompressobj(wbits=15 if has_header else -15)
+        while True:
+            if inflate.eof:
+                block = block.lstrip(b"\0")
+                if coding == "deflate" or not block.startswith(b"\x1f"):
+                    break
+                inflate = zlib.decompressobj(wbits=31)
+            try:
+                text = inflate.decompress(block, _BLOCK)
+            except zlib.error as error:
+                raise ProtocolError(f"the reply's compression is broken: {error}") from error
+            if text:
+                yield text
+            if inflate.eof:
+                block = inflate.unused_data
+                continue
+            block = inflate.unconsumed_tail
+            if not block and len(text) < _BLOCK:
+                break
+    if not inflate.eof:
+        raise StreamInterrupted("the reply was cut in its compressed data")
 
 
 def decode_json(data: bytes) -> Any:
@@ -134,6 +253,7 @@ def decode_json(data: bytes) -> Any:
         if end != len(text):
             raise ValueError("more follows the value")
     except (ValueError, RecursionError) as error:
+        let_through(error)
         if isinstance(data, Tail):
             raise StreamInterrupted("the reply was cut in the middle of a line") from error
         raise ProtocolError(

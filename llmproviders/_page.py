@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import NamedTuple
 
 from ._redact import Secret, conceal
+from ._signals import ignoring
 from ._status import is_challenge
 from .errors import BlockedError, ProtocolError
 
@@ -37,7 +37,7 @@ def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> Page
     widget = _Widget()
     # Some releases of Python assert that a page has no marked section of a kind unknown to
     # them; what stands before it has been read.
-    with contextlib.suppress(AssertionError):
+    with ignoring(AssertionError):
         widget.feed(body.decode(errors="replace"))
     missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
     if missing:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import errors
 from ._clock import Scope
+from ._signals import let_through
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -161,7 +162,8 @@ class Tries:
         state.retry_object.begin()
         try:
             action = state.retry_object.iter(state)
-        except errors.LLMError:
+        except errors.LLMError as ended:
+            let_through(ended)
             return None
         assert isinstance(action, tenacity.DoSleep)
         state.prepare_for_next_attempt()

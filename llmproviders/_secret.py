@@ -10,6 +10,7 @@ from hashlib import sha256
 
 from . import _environ, _files
 from ._redact import Secret, conceal, hidden
+from ._signals import let_through
 from .errors import AuthenticationError, InvalidRequestError, MissingAuthError
 
 _NOT_IN_A_KEY = re.compile(r"[^!-~]")
@@ -52,6 +53,7 @@ class KeyFile:
             # What cannot be decoded is replaced: the error would carry the whole file along.
             key = Secret(_files.read(self.path).decode("utf-8-sig", "replace").strip())
         except OSError as error:
+            let_through(error)
             raise MissingAuthError(
                 f"the key file {self.path} cannot be read: {error.strerror}"
             ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import ipaddress
 import os
 import socket
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, parse_headers
 from math import inf
 from typing import Any, TypeVar
 
@@ -31,48 +32,78 @@ from urllib3.util.connection import allowed_gai_family
 from ._clock import SLICE_S, Scope, Wake, in_slices
 from ._process import in_each_child, keep_untouched
 from ._redact import MASK, Secret
+from ._signals import Unstoppable, from_handler, ignoring, let_through
 
 T = TypeVar("T")
 
 _BUFFER = 64 * 1024
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
+# The other end is gone; RemoteDisconnected is one of the first.
+_GONE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class Exchange:
     """One request and its reply: ties the socket that serves it to the scope of its call.
 
+    Args:
+        scope: how long both may take.
+        anew: whether no kept connection may serve it.
+
     Attributes:
         scope: how long both may take.
+        anew: whether no kept connection may serve it.
+        opened: whether its connection was opened for it.
         sock: what they travel on.
         reply: the reply as ``http.client`` reads it, under what urllib3 makes of it.
     """
 
-    __slots__ = ("reply", "scope", "sock")
+    __slots__ = ("anew", "opened", "reply", "scope", "sock")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, anew: bool = False) -> None:
         self.scope = scope
-        self.sock: Bounded | None = None
-        self.reply: HTTPResponse | None = None
+        self.anew = anew
+        self.opened = False
+        self.sock: socket.socket | None = None
+        self.reply: TrackedReply | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether each wait for its socket asks the scope how long it may take."""
+        return isinstance(self.sock, Bounded)
 
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
         sock = getattr(sock, "socket", sock)  # urllib3's TLS inside the TLS of a proxy
-        if not isinstance(sock, Bounded) or sock is self.sock:
+        if sock is self.sock or not isinstance(sock, socket.socket):
             return
         self.unbind()
-        if sock.exchange is not None:
-            sock.exchange.unbind()
+        if isinstance(sock, Bounded):
+            if sock.exchange is not None:
+                sock.exchange.unbind()
+            sock.exchange = self
+            _in_use[id(sock)] = sock
         self.sock = sock
-        sock.exchange = self
-        _in_use[id(sock)] = sock
-        self.scope.attach(sock, sock.cut)
+        self.scope.attach(sock, partial(_cut, sock))
+
+    def found_closed(self, error: BaseException) -> bool:
+        """Whether it failed with ``error`` because a kept connection had been closed meanwhile.
+
+        A connection that is closed says so in its own time, which may be just after it was taken
+        for the next request. Then not a byte of a reply has come.
+        """
+        begun = self.reply is not None and self.reply.begun
+        return (
+            not (self.opened or self.sock is None or begun)
+            and isinstance(error, _GONE)
+            and not self.scope.over
+        )
 
     def drop(self) -> None:
         """Close the connection, whoever holds it, and let go of it."""
         sock, reply = self.sock, self.reply
         self.unbind()
         if sock is not None:
-            sock.cut()
+            _cut(sock)
             # Before there is a reply, TLS may be about to take the descriptor over.
             if reply is not None:
                 reply.close()
@@ -84,7 +115,19 @@ class Exchange:
         sock, self.sock = self.sock, None
         if sock is not None:
             self.scope.detach(sock)
-            sock.exchange = None
+            if isinstance(sock, Bounded):
+                sock.exchange = None
+
+    def cut(self) -> None:
+        """Wake whoever waits for its socket, from another thread, too."""
+        if self.sock is not None:
+            _cut(self.sock)
+
+
+def _cut(sock: socket.socket) -> None:
+    # SSLSocket.shutdown would drop its TLS state under the reader's feet.
+    with ignoring(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _Held(bytearray):
@@ -110,12 +153,6 @@ class Bounded(socket.socket):
     def gettimeout(self) -> float | None:
         """What was set; a single wait is shorter."""
         return self.patience
-
-    def makefile(self, *args: Any, **kwargs: Any) -> Any:
-        """The same as any socket's, with a buffer that takes in more at once."""
-        if len(args) < 2:
-            kwargs.setdefault("buffering", _BUFFER)
-        return super().makefile(*args, **kwargs)
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Receive as any socket does, for no longer than the scope lasts."""
@@ -155,7 +192,8 @@ class Bounded(socket.socket):
             slice_s = self._fit(waited)
             try:
                 return operate(*args, **kwargs)
-            except TimeoutError:
+            except TimeoutError as error:
+                let_through(error)
                 waited += slice_s
 
     def _fit(self, waited: float) -> float:
@@ -178,12 +216,6 @@ class Bounded(socket.socket):
             self._fitted = fitting
             super().settimeout(fitting)
         return fitting
-
-    def cut(self) -> None:
-        """Wake whoever waits for this socket, from another thread."""
-        # SSLSocket.shutdown would drop its TLS state under the reader's feet.
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self, socket.SHUT_RDWR)
 
     def leave_to_parent(self) -> None:
         """In a forked child: close its copy, which tells neither the server nor the parent."""
@@ -364,12 +396,11 @@ def dial(
             if scope.cancelled:
                 raise TimeoutError("the call is over")
             return sock
-        except OSError as error:
+        except BaseException as error:
+            _drop(sock, exchange)
+            if not isinstance(error, OSError) or from_handler(error):
+                raise
             failure = error
-            _drop(sock, exchange)
-        except BaseException:
-            _drop(sock, exchange)
-            raise
     raise failure
 
 
@@ -396,7 +427,7 @@ def _pass_through(
 def _drop(sock: socket.socket, exchange: Exchange) -> None:
     exchange.unbind()
     # Not ``close``, which waits for the files that were made of it, and a traceback may hold one.
-    with contextlib.suppress(OSError):
+    with ignoring(OSError):
         socket.close(sock.detach())
 
 
@@ -414,19 +445,96 @@ def serving(exchange: Exchange) -> Iterator[None]:
         _local.exchange = before
 
 
+def _serving() -> Exchange | None:
+    return getattr(_local, "exchange", None)
+
+
 def _current() -> Exchange:
-    exchange = getattr(_local, "exchange", None)
-    return Exchange(Scope()) if exchange is None else exchange
+    return _serving() or Exchange(Scope())
 
 
-class _Told(HTTPResponse):
-    """Makes itself known to the exchange that it answers."""
+class _Incoming(io.RawIOBase):
+    """What arrives on a socket, as the file that ``http.client`` reads one reply from.
+
+    Attributes:
+        begun: whether any of it has arrived.
+        leftover: whether more than the reply had been read when it ended.
+    """
+
+    _file: Any = None  # what closing it looks at, should an interrupt end its making
+
+    def __init__(self, sock: Any) -> None:
+        # It keeps the descriptor open, as any file that is made of a socket does.
+        self._file = sock.makefile("rb", buffering=0)
+        self._receive = sock.recv_into
+        self.begun = self.leftover = self._ended = False
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What ``http.client`` asks a socket for."""
+        return _Buffer(self, _BUFFER)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
+        count: int = self._receive(buffer)
+        if count:
+            self.begun = True
+        return count
+
+    def end(self, buffer: io.BufferedReader) -> None:
+        """Receive nothing more, and look what ``buffer`` has that nobody asked for."""
+        self._ended = True
+        self.leftover = bool(buffer.peek(1))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+class _Buffer(io.BufferedReader):
+    raw: _Incoming
+
+    def close(self) -> None:
+        try:
+            if not self.closed:
+                self.raw.end(self)
+        finally:
+            super().close()
+
+
+class TrackedReply(HTTPResponse):
+    """A reply of ``http.client`` that its exchange knows."""
 
     fp: Any = None  # what closing it looks at, should an interrupt end its making
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _current().reply = self
-        super().__init__(*args, **kwargs)
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        exchange = _serving()
+        if exchange is not None:
+            exchange.reply = self
+        self._incoming = _Incoming(sock)
+        super().__init__(self._incoming, *args, **kwargs)  # type: ignore[arg-type]
+
+    @property
+    def begun(self) -> bool:
+        """Whether any of it has arrived."""
+        return self._incoming.begun
+
+    @property
+    def leftover(self) -> bool:
+        """Whether more had arrived with it when it ended."""
+        return self._incoming.leftover
+
+    # http.client passes over 100 alone, and has no public hook for the others.
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status < 200:
+                return version, status, reason
+            parse_headers(self.fp)
 
 
 class _Head(bytes):
@@ -459,8 +567,59 @@ def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     return seen, secrets
 
 
-class _Dialing(HTTPConnection):
-    response_class = _Told
+class Tracked(HTTPConnection):
+    """A connection that makes its socket and its reply known to the exchange that it serves."""
+
+    response_class = TrackedReply
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
+        exchange = _serving()
+        wanted = exchange is None or not exchange.anew
+        return wanted and super().is_connected and not _pending(self.sock)
+
+    def connect(self) -> None:
+        exchange = _serving()
+        if exchange is not None:
+            exchange.opened = True
+        super().connect()
+        if exchange is not None:
+            exchange.bind(self.sock)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        sock = self.sock
+        exchange = _serving()
+        if exchange is not None:
+            exchange.bind(sock)
+        try:
+            # http.client sends head and body apart: two packets, and two wake-ups of the server.
+            with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
+                super().request(*args, **kwargs)
+        except OSError as error:
+            # Of some errors urllib3 takes no notice, whoever raised them.
+            if from_handler(error):
+                raise Unstoppable from error
+            # As of this one: a server may answer before it has read all, and close.
+            if isinstance(error, _GONE):
+                raise BrokenPipeError(errno.EPIPE, str(error)) from error
+            raise
+
+
+def _pending(sock: Any) -> int:
+    """How many bytes TLS has received and decrypted that nobody has read."""
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.pending()
+    outer = getattr(sock, "socket", None)
+    if outer is None:
+        return 0
+    # urllib3's TLS inside the TLS of a proxy.
+    return int(sock.sslobj.pending() + sock.incoming.pending + _pending(outer))
+
+
+class _Dialing(Tracked):
     socks_proxy: SocksProxy | None = None
     # The secret headers of a request whose head is about to be sent. http.client prints what it
     # sends where its ``debuglevel`` is set, and what it was given stands in tracebacks.
@@ -486,21 +645,13 @@ class _Dialing(HTTPConnection):
                 raise ConnectTimeoutError(self, "the proxy did not answer in time") from error
             raise NewConnectionError(self, f"no connection to {self.host}: {error}") from error
 
-    def connect(self) -> None:
-        super().connect()
-        _current().bind(self.sock)
-
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **kwargs: Any
     ) -> None:
         if self.sock is None:
             self.connect()
         seen, self._secrets = _apart(headers or {})
-        sock = self.sock
-        _current().bind(sock)
-        # http.client sends head and body apart: two packets, and two wake-ups of the server.
-        with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
-            super().request(method, url, body, seen, **kwargs)
+        super().request(method, url, body, seen, **kwargs)
 
     def send(self, data: Any) -> None:
         secrets, self._secrets = self._secrets, None
@@ -518,6 +669,7 @@ class _DialingTLS(_Dialing, HTTPSConnection):
         try:
             super()._tunnel()
         except HTTPException as error:
+            let_through(error)
             raise OSError(f"the proxy's answer is not HTTP: {error}") from None
         finally:
             self._tunnel_headers = headers
@@ -536,3 +688,14 @@ def pool_classes(proxy: SocksProxy | None = None) -> dict[str, type[HTTPConnecti
         "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
         "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
     }
+
+
+def track(pool: Any) -> None:
+    """Let the connections that a pool of the caller's opens from now on be :class:`Tracked`.
+
+    urllib3 names no hook for one pool, but ``ConnectionCls`` is what its documentation has
+    subclasses of pools change.
+    """
+    cls = getattr(pool, "ConnectionCls", None)
+    if isinstance(cls, type) and issubclass(cls, HTTPConnection) and not issubclass(cls, Tracked):
+        pool.ConnectionCls = type(f"Tracked{cls.__name__}", (Tracked, cls), {})

@@ -14,6 +14,7 @@ from ._call import Call, Reply
 from ._headers import find_wait, parse_reset, parse_retry_after, parse_wait
 from ._log import logger
 from ._redact import redact
+from ._signals import let_through
 
 
 class Rule(NamedTuple):
@@ -515,7 +516,8 @@ def _said_in(fields: Mapping[str, Any], depth: int) -> str | None:
 def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        let_through(error)
         return None
 
 
@@ -704,5 +706,6 @@ def _error_body(reply: Reply, most: int) -> bytes:
     except errors.DeadlineExceeded:
         raise
     except errors.LLMError as error:
+        let_through(error)
         logger.debug("the body of an error reply could not be read: %s", error)
         return b""

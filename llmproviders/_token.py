@@ -19,6 +19,7 @@ from ._files import Held, Unusable
 from ._log import logger
 from ._numbers import is_finite
 from ._redact import Secret, conceal
+from ._signals import let_through
 from .errors import AuthenticationError, LLMError, ProtocolError
 
 _EARLY_S = 300.0
@@ -170,6 +171,7 @@ class TokenFile:
         try:
             return _tokens_in_file(_files.read_private(self.path))
         except ValueError as error:
+            let_through(error)
             raise Unusable(f"{self.path}: {error}") from error
 
 
@@ -183,7 +185,8 @@ def _tokens_in_file(data: bytes) -> Mapping[str, Any]:
         return {}
     try:
         content = json.loads(data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        let_through(error)
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("tokens"), dict):
         raise ValueError("it holds something else than tokens; delete it, or name another file")

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from ipaddress import ip_address
 from math import inf
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ from . import _files, errors
 from ._adapter import Adapter, host_of
 from ._call import DEFAULT_TIMEOUT, Call, Limits, Timeout, Trust, check_proxy, check_timeout
 from ._clock import Scope
-from ._failures import BROKEN, opening_error, reading_error
-from ._lines import decode_json, iter_events, iter_lines
+from ._failures import BROKEN, opening_error, reading_error, root_of
+from ._lines import CODINGS, decode_json, decompress, iter_events, iter_lines
 from ._log import logger
 from ._process import current, keep_untouched
 from ._redact import (
@@ -40,29 +41,46 @@ from ._redact import (
     redact,
     redact_record,
 )
-from ._sockets import Exchange, serving
+from ._signals import from_handler, let_through
+from ._sockets import Exchange, serving, track
 from ._status import check_reply
 
 # It logs the addresses of requests, those too that a service redirects to.
 logging.getLogger("urllib3.connectionpool").addFilter(redact_record)
 
 _BLOCK = 64 * 1024
+_MOST_CODINGS = 5
+# Codings that a body cannot be read without undoing, and that are only undone where the request
+# asked for them and urllib3 can.
+_OTHER_CODINGS = ("br", "zstd", "compress", "x-compress", "dcb", "dcz")
 _MOST_REDIRECTS = 5
 _USER_AGENT = "llmproviders"
 
 
 class HTTPReply:
-    """A service's answer, its body still on the way; iterating yields the body as it arrives."""
+    """A service's answer, its body still on the way; iterating yields the body as it arrives.
+
+    Attributes:
+        status: the status.
+        headers: the headers.
+        content_type: the media type of the body, without parameters, in lower case.
+        texts: tells how many pieces of text have come of the body so far.
+    """
 
     def __init__(self, response: requests.Response, exchange: Exchange, limits: Limits) -> None:
         self._response = response
         self._exchange = exchange
         self.limits = limits
-        self._size = 0
+        self._decompressed: Iterator[bytes] | None = None
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.raw.headers
         content_type = self.headers.get("content-type", "")
         self.content_type = content_type.partition(";")[0].strip().lower()
+        self.texts: Callable[[], int] = int
+        # urllib3 would give the connection back once the body has been read, before anybody has
+        # looked whether more has come on it.
+        self._release: Callable[[], None] = response.raw.release_conn
+        response.raw.release_conn = _do_nothing  # type: ignore[method-assign]
 
     @property
     def request_id(self) -> str | None:
@@ -88,14 +106,35 @@ class HTTPReply:
             DeadlineExceeded: the scope's deadline passed.
             ProtocolError: the framing or compression is broken, or a limit was passed.
         """
-        read = self._reader()
+        if self._decompressed is not None:
+            return self._decompressed
+        raw, below = self._response.raw, self._exchange.reply
+        codings = _codings(self.headers.get("content-encoding"))
+        ours = not codings or all(coding in CODINGS for coding in codings)
+        if not ours:
+            self._check_asked(codings)
+        if ours and below is not None and below.chunked:
+            # A stream has a chunk for each piece of text, and urllib3 takes three times as long
+            # over each as ``http.client`` under it does.
+            read = below.read1
+        else:
+            read = partial(raw.read1, decode_content=not ours)
+        blocks = self._arriving(read)
+        if ours and codings:
+            for coding in reversed(codings):
+                blocks = decompress(blocks, coding)
+            # What reads on after the end mark goes on in the midst of the compressed data.
+            blocks = self._decompressed = self._counted(blocks)
+        return blocks
+
+    def _arriving(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
         scope, limit = self._exchange.scope, self.limits.reply
-        # Own sockets ask the scope at each receive; what is buffered or inflates goes on without.
-        step = 1 if self._exchange.sock is None else _BLOCK
-        look_at = self._size
+        # Own sockets ask the scope at each receive; what is buffered goes on without.
+        step = _BLOCK if self._exchange.bounded else 1
+        size = look_at = 0
         while True:
-            if self._size >= look_at:
-                look_at = self._size + step
+            if size >= look_at:
+                look_at = size + step
                 if scope.bounded and scope.over:
                     raise scope.error()
             try:
@@ -106,36 +145,54 @@ class HTTPReply:
             if not block:
                 if scope.cancelled:
                     raise scope.error()
-                if _cut_in_compression(self._response.raw):
-                    raise errors.StreamInterrupted("the reply was cut in its compressed data")
-                self._response.raw.release_conn()
+                self._give_back()
                 return
-            self._size += len(block)
-            if self._size > limit:
-                raise errors.ProtocolError(
-                    f"the reply is larger than {limit} bytes; if that is right, raise Limits.reply"
-                )
+            size += len(block)
+            if size > limit:
+                raise _too_large(limit)
             yield block
 
-    def _reader(self) -> Callable[[int], bytes]:
-        """What reads the next block.
+    def _counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same blocks, which are many times what has arrived where it was compressed."""
+        scope, limit, size = self._exchange.scope, self.limits.reply, 0
+        for block in blocks:
+            size += len(block)
+            if size > limit:
+                raise _too_large(limit)
+            if scope.bounded and scope.over:
+                raise scope.error()
+            yield block
 
-        A stream has a chunk for each piece of text, and urllib3 takes three times as long over
-        each as ``http.client`` under it does. Where nothing is left for urllib3 to decode it is
-        passed over.
+    def _check_asked(self, codings: Sequence[str]) -> None:
+        """Raise a ``ProtocolError`` if the body is in a coding that the request did not ask for."""
+        asked = (self._response.request.headers.get("Accept-Encoding") or "").lower()
+        for coding in codings:
+            known = coding in CODINGS or coding in self._response.raw.CONTENT_DECODERS
+            if coding not in CODINGS and not (known and coding in asked):
+                raise errors.ProtocolError(
+                    f"the reply is compressed with {redact(coding)}, which was not asked for; "
+                    "a proxy or gateway may have done it"
+                )
+
+    def _give_back(self) -> None:
+        """Keep the connection for the next call, unless more than the reply has come on it.
+
+        Whatever has been read of that, by Python or by TLS, would be taken for the next reply.
         """
-        raw, below = self._response.raw, self._exchange.reply
-        if below is None or not below.chunked or raw.headers.get("content-encoding"):
-            return partial(raw.read1, decode_content=True)
-        return below.read1
+        below, connection = self._exchange.reply, self._response.raw.connection
+        self._exchange.unbind()
+        leftover = below is not None and below.leftover
+        if connection is not None and (leftover or not connection.is_connected):
+            connection.close()
+        self._release()
 
     def lines(self) -> Iterator[bytes]:
         """The body's lines, each as soon as it has arrived; see :func:`._lines.iter_lines`."""
-        return iter_lines(self, max_line=self.limits.line)
+        return iter_lines(self, max_line=self.limits.line, texts=self.texts)
 
     def events(self) -> Iterator[bytes]:
         """The data of its server-sent events, likewise; see :func:`._lines.iter_events`."""
-        return iter_events(self, max_line=self.limits.line)
+        return iter_events(self, max_line=self.limits.line, texts=self.texts)
 
     def read(self, limit: int | None = None) -> bytes:
         """The whole body, or its first ``limit`` bytes where that is given.
@@ -143,18 +200,18 @@ class HTTPReply:
         Raises:
             ProtocolError: the whole is larger than a line may be, since all of it is in memory.
         """
-        blocks, size = [], 0
+        # Not a list of blocks, of which each may be of two bytes.
+        body = BytesIO()
         for block in self:
-            blocks.append(block)
-            size += len(block)
-            if limit is not None and size >= limit:
-                return b"".join(blocks)[:limit]
-            if limit is None and size > self.limits.line:
+            body.write(block)
+            if limit is not None and body.tell() >= limit:
+                return body.getvalue()[:limit]
+            if limit is None and body.tell() > self.limits.line:
                 raise errors.ProtocolError(
                     f"the reply is no stream and larger than {self.limits.line} bytes; "
                     "if that is right, raise Limits.line"
                 )
-        return b"".join(blocks)
+        return body.getvalue()
 
     def json(self) -> Any:
         """The body as JSON; see :func:`._lines.decode_json` for what is raised."""
@@ -171,6 +228,7 @@ class HTTPReply:
         try:
             self.read(_BLOCK)
         except errors.LLMError as error:
+            let_through(error)
             logger.debug("connection not kept: %s", error)
         finally:
             scope.limit = limit
@@ -178,23 +236,36 @@ class HTTPReply:
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
-        sock = self._exchange.sock
+        self._decompressed = None
         try:
             self._exchange.unbind()
             self._response.close()
+            self._release()
         except BaseException:
-            if sock is not None:
-                sock.cut()
+            self._exchange.cut()
             raise
 
 
-def _cut_in_compression(raw: Any) -> bool:
-    """Whether a body ends before its gzip stream does, which urllib3 takes for whole.
+def _do_nothing() -> None:
+    pass
 
-    A length or a last chunk tells nothing of that: a proxy may have framed what it got of it anew.
-    """
-    packed = getattr(getattr(raw, "_decoder", None), "_obj", None)
-    return getattr(packed, "eof", True) is False
+
+def _too_large(limit: int) -> errors.ProtocolError:
+    return errors.ProtocolError(
+        f"the reply is larger than {limit} bytes; if that is right, raise Limits.reply"
+    )
+
+
+def _codings(header: str | None) -> list[str]:
+    """The content codings that have to be undone, in the order in which they were applied."""
+    named = [name.strip().lower() for name in (header or "").split(",")]
+    codings = [name for name in named if name in CODINGS or name in _OTHER_CODINGS]
+    if len(codings) > _MOST_CODINGS:
+        raise errors.ProtocolError(f"the reply is compressed {len(codings)} times over")
+    return codings
+
+
+_NOT_SENT = (RequestException, HTTPError, OSError, ValueError, TypeError)
 
 
 class Transport:
@@ -324,28 +395,34 @@ class Transport:
         connect, read = self._timeout if timeout is None else check_timeout(timeout, timeout)
         # Own sockets ask the scope at each wait; those of a session can be told but once.
         left = inf if self._session is None else scope.remaining()
+        arguments = {
+            "stream": True,
+            "timeout": (_least(connect, left), _least(read, left)),
+            "verify": self._trust.verify,
+            "proxies": self._proxies(str(request.url), proxy),
+        }
         exchange = Exchange(scope)
-        try:
-            with serving(exchange):
-                response = self._sender()(
-                    request,
-                    stream=True,
-                    timeout=(_least(connect, left), _least(read, left)),
-                    verify=self._trust.verify,
-                    proxies=self._proxies(str(request.url), proxy),
-                )
-            if logger.isEnabledFor(logging.DEBUG):
-                url = redact(str(request.url))
-                logger.debug("%s %s: %s", request.method, url, response.status_code)
-            return HTTPReply(response, exchange, self._limits)
-        except (RequestException, HTTPError, OSError, ValueError, TypeError) as error:
-            exchange.unbind()
-            if isinstance(error, errors.LLMError):
-                raise
-            raise opening_error(error, scope, str(request.url)) from error
-        except BaseException:
-            exchange.drop()
-            raise
+        while True:
+            try:
+                with serving(exchange):
+                    response = self._sender()(request, **arguments)
+                if logger.isEnabledFor(logging.DEBUG):
+                    url = redact(str(request.url))
+                    logger.debug("%s %s: %s", request.method, url, response.status_code)
+                return HTTPReply(response, exchange, self._limits)
+            except BaseException as error:
+                if not isinstance(error, _NOT_SENT) or from_handler(error):
+                    exchange.drop()
+                    let_through(error)
+                    raise
+                closed = exchange.found_closed(root_of(error))
+                exchange.unbind()
+                if isinstance(error, errors.LLMError):
+                    raise
+                if not closed:
+                    raise opening_error(error, scope, str(request.url)) from error
+            logger.debug("a kept connection had been closed, asking again on a new one")
+            exchange = Exchange(scope, anew=True)
 
     def _sender(self) -> Callable[..., requests.Response]:
         if self._session is not None:
@@ -364,6 +441,7 @@ class Transport:
                     _check_certificates(kwargs["verify"], session.cert)
                 request.headers = CaseInsensitiveDict(_plain(request.headers))
                 request.hooks = {"response": [_hide_redirect]}
+                _track(session, request, kwargs)
                 return session.send(request, allow_redirects=False, **kwargs)
 
             return send
@@ -429,6 +507,19 @@ def _leave_connections_to_parent(session: requests.Session) -> None:
             keep_untouched((adapter.poolmanager, adapter.proxy_manager))
             state = adapter.__getstate__()
             adapter.__setstate__(state)  # type: ignore[attr-defined]
+
+
+def _track(
+    session: requests.Session, request: requests.PreparedRequest, arguments: Mapping[str, Any]
+) -> None:
+    """Let the exchange know the connection that a session will use, if it is one of urllib3."""
+    adapter = session.get_adapter(str(request.url))
+    if isinstance(adapter, HTTPAdapter):
+        track(
+            adapter.get_connection_with_tls_context(
+                request, arguments["verify"], arguments["proxies"], session.cert
+            )
+        )
 
 
 def _hide_redirect(response: requests.Response, **_: Any) -> None:

@@ -24,6 +24,7 @@ from ._clock import Scope
 from ._files import Unusable
 from ._log import logger
 from ._places import config_folder
+from ._signals import let_through
 from .errors import ConnectionFailed, InvalidRequestError, LLMError
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def bundle(path: str | os.PathLike[str]) -> str:
         certificates = _certificates(_files.read(Path(path).expanduser(), most=_LARGEST))
         problem = "" if certificates else "holds no certificate in PEM or DER"
     except OSError as error:
+        let_through(error)
         certificates = []
         problem = f"cannot be read: {error.strerror}"
     if problem:
@@ -222,7 +224,8 @@ def _certificates(data: bytes) -> list[bytes]:
         blocks = [block.decode() for block in _PEM.findall(data)]
         found = [ssl.PEM_cert_to_DER_cert(block) for block in blocks] or [data]
         _context(found)
-    except (ssl.SSLError, ValueError, binascii.Error):
+    except (ssl.SSLError, ValueError, binascii.Error) as error:
+        let_through(error)
         return []
     return found
 

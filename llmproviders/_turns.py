@@ -12,6 +12,7 @@ from ._hedge import Race, Runner
 from ._lane import Call, Lane, Ledger, Member, Rules, brief
 from ._log import logger
 from ._request import Accept, Request
+from ._signals import from_handler, let_through
 from .errors import AllProvidersFailed, LLMError, ModelNotFoundError, UnsupportedError
 from .results import FinishReason
 
@@ -86,6 +87,7 @@ class Turns:
                     else:
                         yield from self._race(call, failures, self._hedge_after)
                 except LLMError as error:
+                    let_through(error)
                     failures.append(error)
                     if call.broken:
                         raise
@@ -102,14 +104,14 @@ class Turns:
                 yield from _cut_reply(call, *call.longest)
                 return
             raise _all_failed(self._name, failures) from failures[-1]
-        except LLMError as error:
+        except BaseException as error:
+            if not isinstance(error, LLMError) or from_handler(error):
+                scope.cancel("the call was interrupted")
+                raise
             call.settle()
             error.attempts = call.ledger.attempts
             if call.voided is not None:
                 error.partial_text = call.voided.discarded_text
-            raise
-        except BaseException:
-            scope.cancel("the call was interrupted")
             raise
         finally:
             scope.close()

@@ -35,6 +35,7 @@ from ._places import config_folder
 from ._redact import conceal_user_info
 from ._schema import Argument, arguments_of, as_argument
 from ._secret import KeyFile, KeyVariable
+from ._signals import let_through
 from .errors import AuthenticationError, MissingAuthError
 from .failover import FailoverClient
 from .provider import Provider
@@ -306,7 +307,8 @@ def exposed(path: str | os.PathLike[str]) -> str | None:
     """What to do about a file that others than its owner can read; None where none can."""
     try:
         mode = os.stat(path).st_mode
-    except OSError:
+    except OSError as error:
+        let_through(error)
         return None
     if os.name != "posix" or not mode & 0o077:
         return None
@@ -356,6 +358,7 @@ class _Reader:
                 f"there is no configuration at {path}; `llmproviders config init` makes one"
             ) from None
         except (OSError, ValueError) as error:
+            let_through(error)
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"{path} cannot be read: {reason}") from error
 

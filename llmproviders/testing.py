@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ._clock import Scope
@@ -84,6 +84,7 @@ class _NoReply:
     def __init__(self) -> None:
         self.headers: Mapping[str, str] = {}
         self.cookies: dict[str, str] = {}
+        self.texts: Callable[[], int] = int
 
     def lines(self) -> Iterator[bytes]:
         return iter(())

@@ -14,7 +14,7 @@ import llmproviders
 
 ROOT = Path(llmproviders.__file__).parent
 LAYERS = (
-    "_printable",
+    "_printable _signals",
     "_log _redact _params _environ _characters _transcript _headers _places",
     "errors",
     "_numbers _schema",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from .._clock import SYSTEM_CLOCK, Scope
 from .._locks import ForkLock
 from .._redact import redact
+from .._signals import let_through
 from ..provider import BaseClient, Request
 from ..results import Completion
 
@@ -50,6 +51,7 @@ class Carrier:
             try:
                 self._packed = pickle.dumps(self._client)
             except Exception as error:
+                let_through(error)
                 raise TypeError(
                     f"the client cannot be sent to other processes: {redact(str(error))}; "
                     "functions that it was given (accept, on_event) must stand in a module"
@@ -109,4 +111,5 @@ def work(
     try:
         return carrier.answer(request, deadline), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
+        let_through(error)
         return None, error

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .._clock import Scope
+from .._signals import let_through
 from ..provider import BaseClient
 from ._lanes import Ended, lane_for
 from ._task import Outcome, Task
@@ -122,6 +123,7 @@ class Flow:
         except StopIteration:
             self._more = False
         except Exception as error:  # noqa: BLE001 - raised at the end
+            let_through(error)
             self._more = False
             self._input_error = error
         return None

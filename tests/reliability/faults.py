@@ -254,12 +254,12 @@ HEADERS = (
     Fault("100, then the reply", GOOD, lambda a: [b"HTTP/1.1 100 Continue\r\n\r\n", *a.reply()]),
     Fault(
         "103, then the reply",
-        errors.ProtocolError,
+        GOOD,
         lambda a: [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", *a.reply()],
     ),
     Fault(
         "102, then the reply",
-        errors.ProtocolError,
+        GOOD,
         lambda a: [b"HTTP/1.1 102 Processing\r\n\r\n", *a.reply()],
     ),
     Fault(
