@@ -17,6 +17,7 @@ class Unstoppable(BaseException):
 
 def from_handler(error: BaseException) -> BaseException | None:
     """What a signal's handler raised, if ``error`` is that or was caused by it; else None."""
+    found = None
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -25,15 +26,37 @@ def from_handler(error: BaseException) -> BaseException | None:
             continue
         seen.add(id(error))
         if _left_a_handler(error.__traceback__):
-            return error
-        # Not the context: it leads to whatever the caller was handling when the call was made.
-        inner = (*error.args, error.__cause__, *(getattr(error, name, None) for name in _INNER))
+            # No reason to stop: urllib3 gives what it wraps an exception in that one's traceback.
+            found = error
+        inner = (
+            *error.args,
+            error.__cause__,
+            _replaced_by(error),
+            *(getattr(error, name, None) for name in _INNER),
+        )
         waiting += [value for value in inner if isinstance(value, BaseException)]
-    return None
+    return found
 
 
 # Where urllib3 and PySocks keep what they wrapped.
 _INNER = ("reason", "socket_err")
+
+
+def _replaced_by(error: BaseException) -> BaseException | None:
+    """What was being handled when ``error`` was raised, if that was caught on the way of it.
+
+    Else it is what the caller was handling when the call was made.
+    """
+    context = error.__context__
+    if context is None or context.__traceback__ is None:
+        return None
+    caught_in = context.__traceback__.tb_frame
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame is caught_in:
+            return context
+        traceback = traceback.tb_next
+    return None
 
 
 def _left_a_handler(traceback: TracebackType | None) -> bool:

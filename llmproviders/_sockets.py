@@ -479,7 +479,13 @@ class _Incoming(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if self._ended:
             return 0
-        count: int = self._receive(buffer)
+        try:
+            count: int = self._receive(buffer)
+        except Exception as error:
+            # Python's buffer and http.client take some errors for their own.
+            if from_handler(error):
+                raise Unstoppable from error
+            raise
         if count:
             self.begun = True
         return count
@@ -669,7 +675,6 @@ class _DialingTLS(_Dialing, HTTPSConnection):
         try:
             super()._tunnel()
         except HTTPException as error:
-            let_through(error)
             raise OSError(f"the proxy's answer is not HTTP: {error}") from None
         finally:
             self._tunnel_headers = headers

@@ -41,7 +41,7 @@ from ._redact import (
     redact,
     redact_record,
 )
-from ._signals import from_handler, let_through
+from ._signals import Unstoppable, from_handler, let_through
 from ._sockets import Exchange, serving, track
 from ._status import check_reply
 
@@ -139,6 +139,9 @@ class HTTPReply:
                     raise scope.error()
             try:
                 block = read(_BLOCK)
+            except Unstoppable as error:
+                let_through(error)
+                raise
             except BROKEN as error:
                 url = str(self._response.request.url)
                 raise reading_error(error, scope, url) from error
