@@ -112,11 +112,13 @@ def iter_lines(
     >>> list(iter_lines([b"one\r", b"\ntwo\n\nth", b"ree"]))
     [b'one', b'two', b'', b'three']
     """
-    count = 0
+    count, allowed = 0, MOST_IDLE
     for lines in split_blocks(blocks, max_line=max_line):
         count += len(lines)
-        if texts is not None and count > MOST_IDLE + texts():
-            raise _idle("lines")
+        if count > allowed and texts is not None:
+            allowed = MOST_IDLE + texts()
+            if count > allowed:
+                raise _idle("lines")
         for line in lines:
             yield line[:-1] if type(line) is bytes else Tail(line[:-1])
 
@@ -142,6 +144,7 @@ def iter_events(
     data: bytes | None = None
     more: BytesIO | None = None
     events = others = 0
+    allowed = MOST_IDLE
     for lines in split_blocks(blocks, max_line=max_line):
         if first:
             first = False
@@ -177,11 +180,11 @@ def iter_events(
                     f"an event of the reply is longer than {max_line} bytes; "
                     "if that is right, raise Limits.line"
                 )
-        if texts is not None and (
+        if (events > allowed or others > MOST_IDLE) and texts is not None:
+            allowed = MOST_IDLE + texts()
             # An event may have a few lines of its own that are no data.
-            events > MOST_IDLE + texts() or others > MOST_IDLE + 4 * events
-        ):
-            raise _idle("events")
+            if events > allowed or others > MOST_IDLE + 4 * events:
+                raise _idle("events")
     if data is not None:
         yield Tail(data if more is None else more.getvalue())
 

@@ -173,6 +173,16 @@ def bomb(mebibytes: int) -> bytes:
 
 
 _BOMB = bomb(8)
+_COMMENTS = _gzip(b":\n" * 2_000_000)
+
+
+def _coded(coding: str) -> Serve:
+    return lambda asked: asked.reply(Content_Encoding=coding)
+
+
+def _raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
 
 
 def _cut(asked: Asked) -> Outcome | tuple[Outcome, ...]:
@@ -476,6 +486,28 @@ BODY = (
         lambda a: a.reply(b"\xff" + b"".join(a.pieces), Content_Encoding="deflate"),
     ),
     Fault("unknown coding", GOOD, lambda a: a.reply(Content_Encoding="x")),
+    Fault("br that was not asked for", errors.ProtocolError, _coded("br")),
+    Fault("zstd that was not asked for", errors.ProtocolError, _coded("gzip, zstd")),
+    Fault(
+        "deflate without its header",
+        GOOD,
+        lambda a: a.reply(_raw_deflate(b"".join(a.pieces)), Content_Encoding="deflate"),
+    ),
+    Fault(
+        "bytes after the reply",
+        GOOD,
+        lambda a: [b"".join([*a.reply(), *http_response(200, {"Content-Type": JSON}, b"{}")])],
+    ),
+    Fault(
+        "bytes after the length",
+        GOOD,
+        lambda a: [b"".join([*a.reply(b"".join(a.pieces)), b"x" * KIB])],
+    ),
+    Fault(
+        "comments without end in gzip",
+        lambda a: errors.ProtocolError,
+        lambda a: a.reply(_COMMENTS, Content_Encoding="gzip"),
+    ),
 )
 
 

@@ -286,7 +286,8 @@ def test_a_redirect_from_https_to_http_is_refused(
 
 
 @pytest.mark.parametrize(
-    "first", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"]
+    "first",
+    [b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"],
 )
 def test_a_late_reply_is_not_taken_for_the_next_ones(
     raw_server: RawServerFactory, first: bytes
