@@ -515,7 +515,9 @@ class _Buffer(io.BufferedReader):
 class TrackedReply(HTTPResponse):
     """A reply of ``http.client`` that its exchange knows."""
 
-    fp: Any = None  # what closing it looks at, should an interrupt end its making
+    # What closing it looks at, should an interrupt end its making.
+    fp: Any = None
+    _incoming: _Incoming | None = None
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         exchange = _serving()
@@ -527,12 +529,19 @@ class TrackedReply(HTTPResponse):
     @property
     def begun(self) -> bool:
         """Whether any of it has arrived."""
-        return self._incoming.begun
+        return self._incoming is not None and self._incoming.begun
 
     @property
     def leftover(self) -> bool:
         """Whether more had arrived with it when it ended."""
-        return self._incoming.leftover
+        return self._incoming is not None and self._incoming.leftover
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self._incoming is not None:
+                self._incoming.close()
 
     # http.client passes over 100 alone, and has no public hook for the others.
     def _read_status(self) -> tuple[str, int, str]:

@@ -240,15 +240,16 @@ class TestBeforeAndAfter:
         assert [ask(provider), ask(provider)] == ["a", "a"]
         assert len(server.connections) == 1
 
+    @pytest.mark.parametrize("patience_s", [0.0, 0.2])
     def test_a_reply_sent_before_the_request_was_read(
-        self, serve: Callable[..., RawServer], make: Make
+        self, serve: Callable[..., RawServer], make: Make, patience_s: float
     ) -> None:
         """A 413 that comes while a large prompt is sent is read, although the server closes."""
 
         def refuse(conn: Connection) -> None:
             conn._read_until(b"\r\n\r\n")
             conn.send(b"".join(http_response(413, JSON, b'{"message": "too large"}')))
-            conn.pause(0.2)
+            conn.pause(patience_s)
 
         provider = make(serve(refuse))
         with pytest.raises(InvalidRequestError, match="too large") as caught:
