@@ -126,7 +126,8 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
                     return
     except BaseException as failure:
         if not isinstance(failure, LLMError) or from_handler(failure):
-            _abandon(fetch, failure, handled)
+            fetch.abandon()
+            forget_locals(failure, but=handled)
             raise
         error = provider.explain(failure, request)
         error.provider = error.provider or provider.name
@@ -175,15 +176,9 @@ def ask(
         forget_locals(failure, but=handled)
         raise
     except BaseException as interrupt:
-        _abandon(fetch, interrupt, handled)
-        raise
-
-
-def _abandon(fetch: Fetch, interrupt: BaseException, handled: BaseException | None) -> None:
-    fetch.abandon()
-    # The locals of its frames are what tells a handler's exception.
-    if not from_handler(interrupt):
+        fetch.abandon()
         forget_locals(interrupt, but=handled)
+        raise
 
 
 def _mend_or_raise(

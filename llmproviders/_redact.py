@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ._printable import printable
+from ._signals import from_handler
 
 TYPE_CHECKING = False
 
@@ -209,7 +210,8 @@ def forget_locals(error: BaseException, *, but: BaseException | None) -> None:
     chain: list[BaseException | None] = [error]
     while chain:
         link = chain.pop()
-        if link is None or id(link) in seen:
+        # The locals of a handler's frames tell whose an exception is; see from_handler.
+        if link is None or id(link) in seen or from_handler(link):
             continue
         seen.add(id(link))
         chain += [link.__cause__, link.__context__]

@@ -423,9 +423,11 @@ class TestFilesAndParsing:
     ) -> None:
         """While a shared file is opened, it is not a reason to go on without the file."""
         error = cls("the alarm")
+        path = tmp_path / "file"
+        path.touch(0o600)
         with monkeypatch.context() as patched:
             rings(patched, "os.open", error)
-            expect(error, lambda: read_private(tmp_path / "file"))
+            expect(error, lambda: read_private(path))
 
     @of_any_class
     def test_the_health_file(
