@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .providers.flowgpt import FlowGpt
     from .providers.gigachat import GigaChat
     from .providers.openai_compatible import OpenAICompatible
-    from .results import Attempt, Attempts, Completion, FinishReason, Restart, Usage
+    from .results import Attempt, Attempts, Completion, FinishReason, Reasoning, Restart, Usage
 
 __version__ = "1.0.0rc1"
 
@@ -67,6 +67,7 @@ __all__ = [
     "ProviderTimeout",
     "QuotaExceededError",
     "RateLimitError",
+    "Reasoning",
     "RefusedError",
     "RejectedReplyError",
     "Restart",
@@ -86,7 +87,8 @@ _HOMES = {
     "GigaChat": "providers.gigachat",
     "OpenAICompatible": "providers.openai_compatible",
     **dict.fromkeys(
-        ("Attempt", "Attempts", "Completion", "FinishReason", "Restart", "Usage"), "results"
+        ("Attempt", "Attempts", "Completion", "FinishReason", "Reasoning", "Restart", "Usage"),
+        "results",
     ),
 }
 """Public name -> its module, where that is not ``errors``."""

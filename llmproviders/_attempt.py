@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._call import Call, Reply
@@ -17,17 +18,15 @@ from ._request import Accept, Request
 from ._signals import from_handler, ignoring, let_through
 from ._transcript import Transcript
 from .errors import (
-    ConnectionFailed,
     DeadlineExceeded,
     EmptyReplyError,
     LLMError,
     ProtocolError,
-    ProviderTimeout,
     RefusedError,
     RejectedReplyError,
     StreamInterrupted,
 )
-from .results import Attempt, Attempts, Completion, FinishReason, Restart
+from .results import Attempt, Attempts, Completion, FinishReason, Reasoning, Restart
 
 if TYPE_CHECKING:
     from .provider import Provider
@@ -119,7 +118,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
                         call = provider.prepare(named, fetch)
                     yield from _once(provider, named, fetch, call, record)
                 except LLMError as trouble:
-                    if record.first_text_at is not None or from_handler(trouble):
+                    if record.begun or from_handler(trouble):
                         raise
                     _mend_or_raise(provider, trouble, call, request, fetch, mended)
                 else:
@@ -206,9 +205,15 @@ def _once(
     try:
         with _Step(provider, "parse"):
             pieces = whole_characters(provider.parse(reply))
+        shown = request.reasoning
         finish: str | None = None
         blank: list[str] = []
         for piece in pieces:
+            if type(piece) is Reasoning:
+                record.begun = True
+                if shown:
+                    yield piece
+                continue
             if type(piece) is not str:
                 finish = piece
                 break
@@ -223,6 +228,10 @@ def _once(
             keep = record.transcript.append
             for piece in pieces:
                 if type(piece) is not str:
+                    if type(piece) is Reasoning:
+                        if shown:
+                            yield piece
+                        continue
                     finish = piece
                     break
                 if piece:
@@ -230,7 +239,7 @@ def _once(
                     yield piece
         if not isinstance(finish, FinishReason):
             raise StreamInterrupted("the reply ended without its end mark")
-        if record.first_text_at is None and not finish.tool_calls:
+        if record.first_text_at is None and not (finish.tool_calls or finish.images):
             raise _no_text(finish)
         # A service in trouble may say a key in any of its words.
         yield finish.evolve(
@@ -238,6 +247,8 @@ def _once(
             detail=_redacted(finish.detail),
             provider=provider.name,
             model=_redacted(finish.model) or request.model,
+            # A long text is written out only where somebody looks at the message.
+            message=partial(_with_text, finish.message, record.transcript),
             request_id=_redacted(finish.request_id) or reply.request_id,
             attempts=(record.attempt(None),),
         )
@@ -288,6 +299,10 @@ def _own_failure(
     )
 
 
+def _with_text(beside: dict[str, Any], transcript: Transcript) -> dict[str, Any]:
+    return {**beside, "role": "assistant", "content": transcript.text()}
+
+
 def collect(stream: Generator[str, None, None]) -> Completion:
     """Read a stream to its end; what a ``Restart`` made void does not count.
 
@@ -336,7 +351,7 @@ def accepted(
                 _check_accepted(accept, text, piece)
                 if holds and text:
                     yield text
-            else:
+            elif isinstance(piece, Restart):
                 kept.clear()
             yield piece
 
@@ -373,15 +388,23 @@ def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
             if type(piece) is str:
                 pieces.append(piece)
             else:
-                if pieces:
+                if pieces and isinstance(piece, FinishReason):
                     yield "".join(pieces)
                 yield piece
 
 
+# What these say of a reply that has begun is no other thing after text than before it.
+_SAYS_ITSELF = (
+    DeadlineExceeded,
+    StreamInterrupted,
+    ProtocolError,
+    EmptyReplyError,
+    RejectedReplyError,
+)
+
+
 def _broke_off(error: LLMError) -> bool:
-    return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
-        error, DeadlineExceeded
-    )
+    return not isinstance(error, _SAYS_ITSELF)
 
 
 def interrupted(error: LLMError) -> StreamInterrupted:
@@ -391,6 +414,8 @@ def interrupted(error: LLMError) -> StreamInterrupted:
         provider=error.provider,
         request_id=error.request_id,
         status_code=error.status_code,
+        retry_after=error.retry_after,
+        detail=error.detail,
     )
 
 
@@ -402,21 +427,30 @@ def _no_text(finish: FinishReason) -> LLMError:
             detail=finish.detail,
             request_id=finish.request_id,
         )
-    hint = "; raise max_tokens" if finish.reason == "length" else ""
+    cut = finish.reason == "length"
+    alone = " with thoughts alone," if finish.reasoning else ""
+    hint = "; raise max_tokens" if cut else ""
     return EmptyReplyError(
-        f"the service ended its reply ({finish.raw}) without any text{hint}",
+        f"the service ended its reply ({finish.raw}){alone} without any text{hint}",
         request_id=finish.request_id,
+        # The same request would end likewise, and be paid for once more.
+        retryable=False if cut else None,
     )
 
 
 class _Record:
-    """What happens in one attempt."""
+    """What happens in one attempt.
+
+    Attributes:
+        begun: whether text or thoughts have come.
+    """
 
     def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
         self.provider = provider
         self.model = model
         self.transcript = Transcript()
         self.first_text_at: float | None = None
+        self.begun = False
         self._clock = clock
         self.start(0.0)
 
@@ -428,6 +462,7 @@ class _Record:
 
     def first_text(self) -> None:
         """The first text is here."""
+        self.begun = True
         self.first_text_at = self._clock.monotonic()
 
     def attempt(self, error: LLMError | None) -> Attempt:

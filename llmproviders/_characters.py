@@ -20,9 +20,15 @@ def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
         if type(piece) is not str:
             if half:
                 yield "\ufffd"
+                half = ""
         elif half or not _is_encodable(piece):
             piece, half = _mended(half + piece)
         yield piece
+
+
+def encodable(text: str) -> tuple[str, str]:
+    """``text`` as it can be encoded, and the first half of a character that it ends with."""
+    return (text, "") if _is_encodable(text) else _mended(text)
 
 
 def _is_encodable(text: str) -> bool:
@@ -34,7 +40,6 @@ def _is_encodable(text: str) -> bool:
 
 
 def _mended(text: str) -> tuple[str, str]:
-    """``text`` as it can be encoded, and the first half of a character that it ends with."""
     half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
     units = text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass")
     return units.decode("utf-16-le", "replace"), half

@@ -1,4 +1,4 @@
-"""Streams raced against one another: the first that has text goes on, the others are cut off."""
+"""Streams raced against one another: the first that has text or thinks goes on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from math import inf
 from ._clock import Scope, Wake, in_slices
 from ._locks import ForkLock
 from .errors import SLOWER, LLMError
+from .results import Reasoning
 
 _LOSERS_END_WITHIN_S = 0.3
 _OVERDUE_S = 0.1
@@ -55,9 +56,14 @@ class Runner:
             self.defect = defect
         self._race.ended(self)
 
-    def stream(self) -> Generator[str, None, None]:
-        """What the winner yields, from its first item on."""
-        yield self._first
+    def stream(self, *, reasoning: bool) -> Generator[str, None, None]:
+        """What the winner yields, from its first item on.
+
+        Args:
+            reasoning: whether thoughts are wanted; its first item may be one all the same.
+        """
+        if reasoning or type(self._first) is not Reasoning:
+            yield self._first
         yield from self._stream
 
     def cut_off(self) -> None:

@@ -26,7 +26,7 @@ from .errors import (
     RejectedReplyError,
     StreamInterrupted,
 )
-from .results import Attempt, Attempts, FinishReason, Restart
+from .results import Attempt, Attempts, FinishReason, Reasoning, Restart
 
 if TYPE_CHECKING:
     from .provider import BaseClient
@@ -204,7 +204,8 @@ class Lane:
         visit: as its health granted it.
         scope: how long this may take: the call's, or one inside it.
         wins: asked when the first item is there: whether it may be delivered, or another lane
-            was faster.
+            was faster; None where there is no other lane. The first thought counts as an item
+            and is yielded then, whether thoughts are wanted or not.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Lane:
         member: Member,
         visit: Visit,
         scope: Scope,
-        wins: Callable[[], bool] = lambda: True,
+        wins: Callable[[], bool] | None = None,
     ) -> None:
         self._call = call
         self._member = member
@@ -247,6 +248,18 @@ class Lane:
                                     yield call.voided
                                     call.voided = None
                             yield piece
+                        elif type(piece) is Reasoning:
+                            first = not one.claimed
+                            self._claim(one)
+                            one.live()
+                            if call.request.reasoning:
+                                if call.voided is not None:
+                                    yield call.voided
+                                    call.voided = None
+                                one.thought = True
+                                yield piece
+                            elif first and self._wins is not None:
+                                yield piece
                         else:
                             yield self._end(one, piece, waited)
                     return
@@ -280,7 +293,7 @@ class Lane:
     def _claim(self, one: _Try) -> None:
         """Ask, before the first item, whether it may be delivered."""
         if not one.claimed:
-            if not self._wins():
+            if self._wins is not None and not self._wins():
                 raise _lost(one.attempt())
             one.claimed = True
 
@@ -302,7 +315,11 @@ class Lane:
         """What a try failed with, as callers are told of it."""
         call = self._call
         self._enter(error.attempts, waited, error)
-        if not one.delivered or self._scope.over:
+        if self._scope.over:
+            return error
+        if not one.delivered:
+            if one.thought:
+                call.voided = Restart(provider=self._member.client.name)
             return error
         if call.restarts:
             call.voided = Restart(error.partial_text, provider=self._member.client.name)
@@ -326,17 +343,20 @@ class _Try:
         stream: its reply.
         claimed: whether it may be delivered.
         delivered: whether text of it is out.
+        thought: whether thoughts of it are out.
     """
 
     def __init__(self, call: Call, member: Member, parent: Scope) -> None:
-        self.claimed = self.delivered = False
+        self.claimed = self.delivered = self.thought = False
         self._client = member.client
         self._model = call.request.model or member.model
         self._scope = scope = Scope(parent=parent)
         self._started_at, self._start = scope.clock.wall(), scope.clock.monotonic()
         if call.rules.first_chunk_timeout is not None:
             scope.limit = self._start + call.rules.first_chunk_timeout
-        self.stream = self._client.generate(call.request.to(self._model), scope)
+        # Thoughts are a sign of life, whether the caller wants to see them or not.
+        request = replace(call.request, model=self._model, reasoning=True)
+        self.stream = self._client.generate(request, scope)
         if call.accept is not None:
             holds = not call.request.stream
             self.stream = accepted(self.stream, call.accept, holds=holds)
@@ -344,8 +364,12 @@ class _Try:
             self.stream = _weighed(self.stream, call)
 
     def deliver(self) -> None:
-        """Its first text goes out, so that the rest has the time of the call."""
+        """Its first text goes out."""
         self.delivered = True
+        self.live()
+
+    def live(self) -> None:
+        """It has text or thinks, so that the rest has the time of the call."""
         self._scope.limit = inf
 
     def attempt(self) -> Attempt:
@@ -372,9 +396,9 @@ def _weighed(stream: Generator[str, None, None], call: Call) -> Generator[str, N
         for piece in stream:
             if type(piece) is str:
                 kept.append(piece)
-            elif not isinstance(piece, FinishReason):
+            elif isinstance(piece, Restart):
                 kept.clear()
-            elif piece.reason == "length":
+            elif isinstance(piece, FinishReason) and piece.reason == "length":
                 call.weigh("".join(kept), piece)
             yield piece
 

@@ -6,12 +6,17 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 from ._signals import let_through
-from .errors import ProtocolError, StreamInterrupted
+from .errors import LLMError, ProtocolError, StreamInterrupted
 
 MAX_LINE = 16 * 1024 * 1024
+MAX_VALUES = 2**17
+"""Most values that one event may hold. An empty object takes 3 bytes on the wire and 72 in memory,
+so that the length of a line alone bounds neither memory nor time.
+"""
 
 MOST_IDLE = 250_000
 """How many lines or events of one reply may bring no text."""
@@ -27,6 +32,18 @@ _BOM = b"\xef\xbb\xbf"
 
 class Tail(bytes):
     """The last line or event of a reply, where nothing ended it: it may have been cut."""
+
+    __slots__ = ()
+
+
+class Document(bytes):
+    """A body that is no stream of events but one JSON value or a web page."""
+
+    __slots__ = ()
+
+
+class ErrorEvent(bytes):
+    """What an event named ``error``, or a field ``error``, says."""
 
     __slots__ = ()
 
@@ -131,30 +148,40 @@ def iter_events(
 ) -> Iterator[bytes]:
     r"""Yield the data of each server-sent event; arguments and errors of :func:`iter_lines`.
 
-    An event may have ``max_line`` bytes, too. Comments and the fields ``event``, ``id`` and
-    ``retry`` mean nothing to these services and are passed over. An event that the end of the body
-    cuts off is yielded too, as a :class:`Tail`: whether the reply is whole is for its end mark to
-    say.
+    An event may have ``max_line`` bytes, too. Comments and the fields ``id`` and ``retry`` mean
+    nothing to these services and are passed over. An event named ``error`` is yielded as an
+    :class:`ErrorEvent`, and so is a field ``error``, which some servers send. An event that the
+    end of the body cuts off is yielded too, as a :class:`Tail`: whether the reply is whole is for
+    its end mark to say. A body that is no stream is yielded whole, as a :class:`Document`.
     Source: the HTML standard, 9.2.6 "Interpreting an event stream".
 
     >>> list(iter_events([b": hi\ndata: a\nda", b"ta: b\n\ndata:c\n\n"]))
     [b'a\nb', b'c']
+    >>> list(iter_events([b'{"choices"', b": []}"]))
+    [b'{"choices": []}']
     """
-    first = True
+    blocks = iter(blocks)
+    head = _head(blocks, max_line)
+    if head.lstrip().startswith((b"{", b"[", b"<")):
+        yield _document(head, blocks, max_line)
+        return
     data: bytes | None = None
     more: BytesIO | None = None
+    failed = False
     events = others = 0
     allowed = MOST_IDLE
-    for lines in split_blocks(blocks, max_line=max_line):
-        if first:
-            first = False
-            lines[0] = lines[0].removeprefix(_BOM)
+    for lines in split_blocks(chain((head,), blocks), max_line=max_line):
         for line in lines:
             if line == b"\n":
-                if data is not None:
+                if data is not None or failed:
                     events += 1
-                    yield data if more is None else more.getvalue()
+                    yield (
+                        data
+                        if data is not None and more is None and not failed
+                        else _event(data, more, failed)
+                    )
                     data = more = None
+                    failed = False
                     continue
                 others += 1
                 continue
@@ -166,6 +193,17 @@ def iter_events(
                 value = b""
             else:
                 others += 1
+                if line.startswith(b"event:"):
+                    failed = failed or line[6:].strip() == b"error"
+                elif line.startswith(b"error:"):
+                    if line[6:].strip():
+                        if data is not None or failed:
+                            yield _event(data, more, failed)
+                            data = more = None
+                            failed = False
+                        yield ErrorEvent(line[6:].strip())
+                elif _is_bare_error(line):
+                    yield line.strip()
                 continue
             if data is None:
                 data = value
@@ -185,8 +223,14 @@ def iter_events(
             # An event may have a few lines of its own that are no data.
             if events > allowed or others > MOST_IDLE + 4 * events:
                 raise _idle("events")
-    if data is not None:
-        yield Tail(data if more is None else more.getvalue())
+    if data is not None or failed:
+        event = _event(data, more, failed)
+        yield event if failed else Tail(event)
+
+
+def _event(data: bytes | None, more: BytesIO | None, failed: bool) -> bytes:
+    whole = (data or b"") if more is None else more.getvalue()
+    return ErrorEvent(whole) if failed else whole
 
 
 def _idle(what: str) -> ProtocolError:
@@ -243,13 +287,74 @@ def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
         raise StreamInterrupted("the reply was cut in its compressed data")
 
 
-def decode_json(data: bytes) -> Any:
+def _is_bare_error(line: bytes) -> bool:
+    """Whether a line amid a stream is an error in JSON, without the name of a field before it."""
+    return line.startswith(b"{") and b'"error"' in line and line.rstrip().endswith(b"}")
+
+
+def _head(blocks: Iterator[bytes], max_line: int) -> bytes:
+    """What comes first of a body, up to where it tells what it is; blank lines are left out."""
+    head = b""
+    for block in blocks:
+        head = (head + block).removeprefix(_BOM).lstrip(b"\r\n")
+        if head.strip() and not (len(head) < len(_BOM) and _BOM.startswith(head)):
+            return head
+        if len(head) > max_line:
+            raise ProtocolError(f"the reply begins with more than {max_line} blanks")
+    return head
+
+
+def _document(head: bytes, blocks: Iterator[bytes], max_line: int) -> Document:
+    """A body that is one JSON value or a page; a JSON value is whole where it closes."""
+    pieces, size, looked_at = [head], len(head), 0
+    try:
+        while True:
+            # Looked at each time its size has doubled, so that the work stays linear.
+            if pieces[-1].rstrip().endswith((b"}", b"]")) and size >= 2 * looked_at:
+                looked_at = size
+                if _is_json(whole := b"".join(pieces)):
+                    return Document(whole)
+            block = next(blocks, None)
+            if block is None:
+                return Document(b"".join(pieces))
+            pieces.append(block)
+            size += len(block)
+            if size > max_line:
+                raise ProtocolError(
+                    f"the reply is no stream and larger than {max_line} bytes; "
+                    "if that is right, raise Limits.line"
+                )
+    except ProtocolError:
+        raise
+    except LLMError:
+        # What is whole stays so, however its connection ends.
+        whole = b"".join(pieces)
+        if looked_at == size or not _is_json(whole):
+            raise
+        return Document(whole)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode_json(data, max_values=MAX_VALUES)
+    except LLMError:
+        return False
+    return True
+
+
+def decode_json(data: bytes, *, max_values: int | None = None) -> Any:
     """The JSON value that ``data`` holds.
 
+    Args:
+        data: JSON in UTF-8.
+        max_values: the most values that it may hold, nested ones included; None: any number.
+
     Raises:
-        ProtocolError: it is not JSON in UTF-8.
+        ProtocolError: it is not JSON in UTF-8, or holds too many values.
         StreamInterrupted: it is not, because the reply was cut in the middle of it.
     """
+    if max_values is not None and len(data) > max_values:
+        _check_values(data, max_values)
     try:
         text = data.decode().strip()
         value, end = _raw_decode(text)
@@ -265,9 +370,30 @@ def decode_json(data: bytes) -> Any:
     return value
 
 
+_STRUCTURE = (b"{", b"[", b",")
+
+
+def _check_values(data: bytes, most: int) -> None:
+    """Count the values by what stands before each, strings left out; linear, in little memory."""
+    if sum(map(data.count, _STRUCTURE)) <= most:
+        return
+    plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    values = start = 0
+    for _ in range(2 * most):  # a key and a value for each
+        quote = plain.find(b'"', start)
+        end = len(plain) if quote < 0 else quote
+        values += sum(plain.count(mark, start, end) for mark in _STRUCTURE)
+        if values > most:
+            break
+        start = plain.find(b'"', quote + 1) + 1
+        if quote < 0 or start == 0:
+            return
+    raise ProtocolError(f"an event of the reply holds more than {most} values")
+
+
 def decode_object(data: bytes) -> dict[str, Any]:
     """The JSON object that ``data`` holds; any other value is a :class:`ProtocolError`."""
-    value = decode_json(data)
+    value = decode_json(data, max_values=MAX_VALUES)
     if type(value) is not dict:
         raise ProtocolError(f"the reply holds a {type(value).__name__} where an object was due")
     return value

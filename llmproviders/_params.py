@@ -26,7 +26,7 @@ SAMPLING = frozenset(
         "profanity_check",
     }
 )
-KNOWN = SAMPLING | {"system", "extra_body", "session_id"}
+KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning"}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ class Request:
         proxy: a proxy's URL, or None for the provider's.
         deadline: seconds for the whole call, or None for the client's.
         accept: what the whole reply has to please, or None for the client's.
+        reasoning: whether a stream also yields what comes of the thinking.
     """
 
     messages: tuple[Message, ...]
@@ -39,6 +40,7 @@ class Request:
     proxy: str | None = None
     deadline: float | None = None
     accept: Accept | None = None
+    reasoning: bool = False
 
     @classmethod
     def of(
@@ -63,7 +65,7 @@ class Request:
             stream: False asks the service for the whole reply at once.
             deadline: seconds for the whole call, or None.
             accept: gets the whole reply and returns True, or False or a reason; or None.
-            params: sampling parameters, ``system``, ``extra_body``.
+            params: sampling parameters, ``system``, ``reasoning``, ``extra_body``.
 
         Raises:
             TypeError: a parameter that no service has, or an ``accept`` that cannot be called.
@@ -73,6 +75,7 @@ class Request:
         check_names(params)
         rest = dict(params)
         system = rest.pop("system", None)
+        reasoning = bool(rest.pop("reasoning", False))
         if rest.get("extra_body") is None:
             rest.pop("extra_body", None)
         elif not isinstance(rest["extra_body"], Mapping):
@@ -88,7 +91,7 @@ class Request:
         if accept is not None:
             check_accept(accept)
         messages = tuple(normalize(prompt, system=system))
-        return cls(messages, model, rest, stream, timeout, proxy, deadline, accept)
+        return cls(messages, model, rest, stream, timeout, proxy, deadline, accept, reasoning)
 
     def to(self, model: str | None) -> Request:
         """The same, asked of ``model``."""

@@ -37,6 +37,7 @@ from ._signals import Unstoppable, from_handler, ignoring, let_through
 T = TypeVar("T")
 
 _BUFFER = 64 * 1024
+_MOST_INTERIM = 32
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 # The other end is gone; RemoteDisconnected is one of the first.
 _GONE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -545,11 +546,12 @@ class TrackedReply(HTTPResponse):
 
     # http.client passes over 100 alone, and has no public hook for the others.
     def _read_status(self) -> tuple[str, int, str]:
-        while True:
+        for _ in range(_MOST_INTERIM):
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if not 102 <= status < 200:
                 return version, status, reason
             parse_headers(self.fp)
+        raise HTTPException(f"more than {_MOST_INTERIM} replies came before the reply")
 
 
 class _Head(bytes):

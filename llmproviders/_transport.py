@@ -72,6 +72,7 @@ class HTTPReply:
         self._exchange = exchange
         self.limits = limits
         self._decompressed: Iterator[bytes] | None = None
+        self._limit_before: float | None = None
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.raw.headers
         content_type = self.headers.get("content-type", "")
@@ -237,9 +238,26 @@ class HTTPReply:
             scope.limit = limit
             self.close()
 
+    def hasten(self, seconds: float) -> None:
+        """Let what is still to come take at most so many seconds, from now on.
+
+        The same may be said again, and counts anew; what bounds the call bounds it as well.
+        """
+        scope = self._exchange.scope
+        if self._limit_before is None:
+            self._limit_before = scope.limit
+        scope.limit = min(self._limit_before, scope.clock.monotonic() + seconds)
+        if self._exchange.sock is None:
+            # Own sockets ask the scope at each wait; a session's have to be told.
+            sock = getattr(getattr(self._response.raw, "connection", None), "sock", None)
+            if sock is not None:
+                sock.settimeout(seconds)
+
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
         self._decompressed = None
+        if self._limit_before is not None:
+            self._exchange.scope.limit = self._limit_before
         try:
             self._exchange.unbind()
             self._response.close()

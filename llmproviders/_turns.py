@@ -137,7 +137,7 @@ class Turns:
                 failure = ended.error
                 if failure is None:
                     self._take_back(call, racing.values())
-                    yield from ended.stream()
+                    yield from ended.stream(reasoning=call.request.reasoning)
                     return
                 if not self._moves_on(call, failure):
                     if not racing:

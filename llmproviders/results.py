@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from ._numbers import is_count, whole
+from ._numbers import whole
 from .errors import LLMError
+
+_MOST_TOKENS = 10**15
+
+# Where services put each count; the first place that has a number wins.
+_COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "prompt_tokens": (("prompt_tokens",), ("input_tokens",)),
+    "completion_tokens": (("completion_tokens",), ("output_tokens",)),
+    "total_tokens": (("total_tokens",),),
+    "cached_tokens": (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("input_tokens_details", "cached_tokens"),
+        ("cached_tokens",),
+        ("prompt_cache_hit_tokens",),
+        ("precached_prompt_tokens",),
+        ("cache_read_input_tokens",),
+    ),
+    "reasoning_tokens": (
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("output_tokens_details", "reasoning_tokens"),
+        ("reasoning_tokens",),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,29 +41,68 @@ class Usage:
     """Tokens of one reply, as the service counted them; None where it did not say.
 
     Attributes:
-        prompt_tokens: those of what was sent.
-        completion_tokens: those of the reply.
+        prompt_tokens: tokens of what was sent.
+        completion_tokens: tokens of the reply, its reasoning included.
         total_tokens: both.
+        cached_tokens: how many of the prompt's tokens the service had in its cache.
+        reasoning_tokens: how many of the reply's tokens were reasoning.
 
-    >>> Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32).as_dict()
-    {'prompt_tokens': 5, 'completion_tokens': 27, 'total_tokens': 32}
+    >>> Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32).total_tokens
+    32
     """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     @classmethod
     def from_json(cls, value: object) -> Usage | None:
-        """Read ``value``, the ``usage`` object of an OpenAI-like reply; anything else is None."""
+        """Read ``value``, the ``usage`` object of an OpenAI-like reply; anything else is None.
+
+        >>> Usage.from_json({"input_tokens": 5, "output_tokens": 2.0}).completion_tokens
+        2
+        """
         if not isinstance(value, Mapping):
             return None
-        counts = {name: value.get(name) for name in cls.__dataclass_fields__}
-        return cls(**{n: c for n, c in counts.items() if is_count(c)})
+        return cls(**{name: _first_count(value, places) for name, places in _COUNTS.items()})
+
+    def merged(self, later: Usage | None) -> Usage:
+        """These counts, replaced by those that ``later`` has."""
+        if later is None:
+            return self
+        return Usage(
+            *((new if new is not None else old) for old, new in zip(self, later, strict=True))
+        )
 
     def as_dict(self) -> dict[str, int | None]:
         """The counts as a JSON object."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(zip(self.__dataclass_fields__, self, strict=True))
+
+    def __iter__(self) -> Iterator[int | None]:
+        return (getattr(self, name) for name in self.__dataclass_fields__)
+
+
+def _first_count(value: Mapping[str, Any], places: tuple[tuple[str, ...], ...]) -> int | None:
+    for place in places:
+        found: Any = value
+        for name in place:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        count = _count(found)
+        if count is not None:
+            return count
+    return None
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens, also where a service writes it as a float or as digits."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # False for nan, too.
+    return int(value) if 0 <= value < _MOST_TOKENS and value == int(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +186,75 @@ def error_as_dict(error: BaseException | None) -> dict[str, str] | None:
     return None if error is None else {"type": type(error).__name__, "message": str(error)}
 
 
+class Image:
+    r"""A picture that a service drew.
+
+    Args:
+        id: the service's name for it, or its address.
+        fetch: gets its bytes where the service has to be asked for them.
+
+    >>> Image("data:image/png;base64,AAEC").bytes()
+    b'\x00\x01\x02'
+    """
+
+    __slots__ = ("_fetch", "id")
+
+    def __init__(self, id: str, *, fetch: Callable[[], bytes] | None = None) -> None:
+        self.id = id
+        self._fetch = fetch
+
+    def bytes(self) -> bytes:
+        """The picture's bytes.
+
+        Raises:
+            LLMError: the service did not give them.
+            ValueError: they cannot be had here: ``id`` is an address, or this is a pickle's copy.
+        """
+        if self._fetch is not None:
+            return self._fetch()
+        found = _DATA_URL.fullmatch(self.id)
+        if found is None:
+            raise ValueError(f"the image {self.id!r} cannot be fetched from here")
+        data = unquote_to_bytes(found["data"])
+        try:
+            return b64decode(data) if found["base64"] else data
+        except binascii.Error as error:
+            raise ValueError("the image is not base64") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What fetches it may hold a key.
+        return type(self), (self.id,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Image({self.id if len(self.id) <= 80 else self.id[:77] + '...'!r})"
+
+
+_DATA_URL = re.compile(r"data:[^,;]*(?:;(?!base64)[^,;]*)*(?P<base64>;base64)?,(?P<data>.*)", re.S)
+
+
 class FinishReason(str):
     """The last item of every stream: why the reply ended. Its value as a ``str`` is ``""``.
 
     Attributes:
-        reason: ``"stop"``, ``"length"``, ``"content_filter"``, ``"function_call"`` or
-            ``"tool_calls"``.
+        reason: ``"stop"``, ``"length"``, ``"content_filter"``, ``"function_call"``,
+            ``"tool_calls"``, or ``"other"`` for a word that is not known.
         raw: the service's own word.
         provider: the provider's name.
         model: as the service named it, else as asked.
         usage: a ``Usage``, or None where the service does not count.
         detail: for instance why a filter stopped it.
         reasoning: what the service sent as its thinking, apart from the text.
-        tool_calls: the calls that the model asks for, as the service sent them.
+        tool_calls: the calls that the model asks for, each ``{"id", "type": "function",
+            "function": {"name", "arguments": <JSON text>}}`` and whatever else the service
+            put there.
+        message: the assistant's message as it has to stand in the history of the next call.
+        images: what the service drew, each an :class:`Image`.
         request_id: the service's id for the request.
         attempts: every attempt of the call, the successful one last.
 
@@ -142,8 +263,10 @@ class FinishReason(str):
     """
 
     __slots__ = (
+        "_message",
         "attempts",
         "detail",
+        "images",
         "model",
         "provider",
         "raw",
@@ -162,8 +285,10 @@ class FinishReason(str):
     detail: str | None
     reasoning: str | None
     tool_calls: list[dict[str, Any]]
+    images: list[Image]
     request_id: str | None
     attempts: Attempts
+    _message: dict[str, Any] | Callable[[], dict[str, Any]] | None
 
     def __new__(
         cls,
@@ -176,10 +301,15 @@ class FinishReason(str):
         detail: str | None = None,
         reasoning: str | None = None,
         tool_calls: list[dict[str, Any]] | None = None,
+        message: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
+        images: list[Image] | None = None,
         request_id: str | None = None,
         attempts: tuple[Attempt, ...] = (),
     ) -> FinishReason:
-        """Make one; all but ``reason`` by keyword."""
+        """Make one; all but ``reason`` by keyword.
+
+        ``message`` may be a function that makes it when it is first looked at.
+        """
         self = super().__new__(cls, "")
         self.reason = reason
         self.raw = reason if raw is None else raw
@@ -189,19 +319,32 @@ class FinishReason(str):
         self.detail = detail
         self.reasoning = reasoning
         self.tool_calls = tool_calls or []
+        self._message = message
+        self.images = images or []
         self.request_id = request_id
         self.attempts = Attempts(attempts)
         return self
 
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message as it has to stand in the history of the next call."""
+        if callable(self._message):
+            self._message = self._message()
+        return self._message or {"role": "assistant", "content": ""}
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name.lstrip("_"): getattr(self, name) for name in self.__slots__}
+
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
-        return (), {name: getattr(self, name) for name in self.__slots__}
+        # What makes a message may hold what does not travel.
+        return (), {**self._arguments(), "message": self._message and self.message}
 
     def __getstate__(self) -> None:
         return None
 
     def evolve(self, **changes: Any) -> FinishReason:
         """A copy with ``changes`` applied."""
-        return type(self)(**{**self.__getnewargs_ex__()[1], **changes})
+        return type(self)(**{**self._arguments(), **changes})
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -210,6 +353,39 @@ class FinishReason(str):
             if getattr(self, name) is not None
         )
         return f"FinishReason({self.reason!r}{', ' + shown if shown else ''})"
+
+
+class Reasoning(str):
+    """A piece of a model's thinking, which a stream yields when asked with ``reasoning=True``.
+
+    Its value as a ``str`` is ``""``, so that joining and printing a stream gives the reply alone.
+
+    Attributes:
+        text: the piece of thinking.
+
+    >>> thought = Reasoning("The sky scatters blue.")
+    >>> str(thought), thought.text
+    ('', 'The sky scatters blue.')
+    """
+
+    __slots__ = ("text",)
+
+    text: str
+
+    def __new__(cls, text: str = "") -> Reasoning:
+        """Make one from a piece of thinking."""
+        self = super().__new__(cls, "")
+        self.text = text
+        return self
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (self.text,)
+
+    def __getstate__(self) -> None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"Reasoning({self.text!r})"
 
 
 class Restart(str):
@@ -268,6 +444,9 @@ class Completion:
         model: as the service named it, else as asked.
         usage: a ``Usage``, or None.
         attempts: every attempt of the call, the successful one last.
+        data: what a ``schema`` made of the reply; None without one.
+        cached: whether it came from a cache, and nothing was sent.
+        steps: what a run with tools did, in order.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> reply = ScriptedProvider(["Because."], name="first").complete("Why?")
@@ -283,14 +462,60 @@ class Completion:
     model: str | None
     usage: Usage | None
     attempts: Attempts
+    data: Any = None
+    cached: bool = False
+    steps: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, text: str, finish: FinishReason) -> Completion:
         """Join the ``text`` of a stream with ``finish``, the ``FinishReason`` that ended it."""
         return cls(text, finish, finish.provider, finish.model, finish.usage, finish.attempts)
 
+    @property
+    def reasoning(self) -> str | None:
+        """What the service sent as its thinking, apart from the text."""
+        return self.finish_reason.reasoning
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls that the model asks for."""
+        return self.finish_reason.tool_calls
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message as it has to stand in the history of the next call."""
+        return self.finish_reason.message
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id for the request."""
+        return self.finish_reason.request_id
+
+    def as_dict(self) -> dict[str, Any]:
+        """The completion as a JSON object; its ``data`` is left out, since the text says it.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> ScriptedProvider(["Because."]).complete("Why?").as_dict()["finish_reason"]
+        'stop'
+        """
+        return {
+            "text": self.text,
+            "provider": self.provider,
+            "model": self.model,
+            "finish_reason": self.finish_reason.reason,
+            "usage": None if self.usage is None else self.usage.as_dict(),
+            "reasoning": self.reasoning,
+            "tool_calls": self.tool_calls,
+            "request_id": self.request_id,
+            "cached": self.cached,
+            "attempts": [attempt.as_dict() for attempt in self.attempts],
+        }
+
     def __str__(self) -> str:
         return self.text
+
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)
 
     def _repr_markdown_(self) -> str:
         from ._markdown import harmless
