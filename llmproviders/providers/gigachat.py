@@ -210,6 +210,8 @@ class GigaChat(Provider):
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
         """Put the messages and parameters into a JSON body, and get a token for it."""
+        from dataclasses import replace
+
         from .._gigachat import make_call
 
         _check_order(request)
@@ -224,7 +226,9 @@ class GigaChat(Provider):
             **request.params.get("extra_body", {}),
         }
         headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
-        return make_call(self, fetch, "POST", "/chat/completions", json=body, headers=headers)
+        call = make_call(self, fetch, "POST", "/chat/completions", json=body, headers=headers)
+        # A gateway may say text/html of a stream; the reader tells a web page by itself.
+        return replace(call, accept="html")
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``."""

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
-    from typing import Any
+    from typing import Any, Literal
 
     import requests
 
@@ -30,6 +30,7 @@ class OpenAICompatible(Provider):
     Args:
         api_key: the key, where the server wants one, or where it is kept; ``OPENAI_API_KEY``.
         max_concurrency: requests at a time in this process for one key; None: any number.
+        think_tags: whether ``<think>...</think>`` at the start of a reply is reasoning, not text.
         base_url: with the path, which usually ends in ``/v1``; ``OPENAI_BASE_URL``.
 
     >>> local = OpenAICompatible(base_url="http://localhost:11434/v1", model="llama3.2")
@@ -55,6 +56,7 @@ class OpenAICompatible(Provider):
         *,
         api_key: Key | None = None,
         max_concurrency: int | None = None,
+        think_tags: bool = True,
         base_url: str | None = None,
         model: str | None = None,
         proxy: str | None = None,
@@ -82,6 +84,7 @@ class OpenAICompatible(Provider):
         self.max_concurrency = (
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
         )
+        self.think_tags = think_tags
 
     def place(self, scope: Scope) -> AbstractContextManager[float]:
         """Wait for one of the ``max_concurrency`` places of this key."""
@@ -109,13 +112,14 @@ class OpenAICompatible(Provider):
             **self.sampling(request),
             **request.params.get("extra_body", {}),
         }
-        return self._call("POST", "/chat/completions", json=body)
+        # Some gateways say text/html of a stream; the reader tells a web page by itself.
+        return self._call("POST", "/chat/completions", json=body, accept="html")
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``."""
         from .._chat_completions import parse_chat
 
-        return parse_chat(reply)
+        return parse_chat(reply, think_tags=self.think_tags)
 
     def explain(self, error: LLMError, request: Request) -> LLMError:
         """Name the model that is not there, or the address where the server has nothing."""
@@ -171,7 +175,9 @@ class OpenAICompatible(Provider):
             )
         return key
 
-    def _call(self, method: str, path: str, json: Any = None) -> Call:
+    def _call(
+        self, method: str, path: str, json: Any = None, accept: Literal["any", "html"] = "any"
+    ) -> Call:
         from .._call import Call
         from .._redact import Secret
 
@@ -182,4 +188,5 @@ class OpenAICompatible(Provider):
             headers=_HEADERS,
             json=json,
             authorization=None if key is None else Secret("Bearer " + key),
+            accept=accept,
         )

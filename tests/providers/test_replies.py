@@ -36,7 +36,7 @@ def test_a_reply(raw_server: RawServerFactory, case: Case) -> None:
 @pytest.mark.parametrize("case", FAILING, ids=str)
 def test_the_next_provider_answers(raw_server: RawServerFactory, case: Case) -> None:
     """Where a reply fails, the next provider's text comes, after as many tries as the class has."""
-    server = raw_server(*[case.script()] * 3)
+    server = raw_server(keep_alive(case.script()))
     with provider_for(server.url) as provider:
         client = FailoverClient(
             [provider, ScriptedProvider(["All is well."])], wait=tenacity.wait_none()
