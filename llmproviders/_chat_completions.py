@@ -696,32 +696,11 @@ class _Calls:
 
 
 def parse_list(data: bytes, field: str = "data") -> list[dict[str, Any]]:
-    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``.
-
-    A listing of models, ``data``, may be a bare list, have a name in place of an object, which
-    counts as ``{"id": name}``, and be null as long as there are none.
-
-    Raises:
-        LLMError: what an error in place of the listing means.
-        ProtocolError: there is no listing.
-    """
-    value = decode_json(data)
-    lenient = field == "data"
-    if _first_error(value) is not None:
-        raise error_of(_first_error(value))
-    if not (lenient and isinstance(value, list)):
-        listing = _mapping(value, "the reply")
-        failure = _failure_in(dict(listing), whole=field not in listing)
-        if failure is not None:
-            raise error_of(failure)
-        names = [n for n in (field, "models") if n in listing] if lenient else [field]
-        value = listing.get(names[0]) if names else None
-        if value is None and not (lenient and names):
-            raise _wrong(field, value)
-    return [
-        {"id": item} if lenient and isinstance(item, str) else dict(_mapping(item, field))
-        for item in _list(value, field)
-    ]
+    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``."""
+    listing = _mapping(decode_json(data), "the reply").get(field)
+    if listing is None:
+        raise _wrong(field, listing)
+    return [dict(_mapping(item, field)) for item in _list(listing, field)]
 
 
 def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
@@ -796,8 +775,8 @@ def _page_error(page: bytes) -> LLMError:
 
 def _v2_error() -> InvalidRequestError:
     return InvalidRequestError(
-        "the service answered in the shape of version 2 of its protocol, which is not supported; "
-        "set base_url to the address that ends in /v1",
+        "this is a reply of version 2 of GigaChat's API, which is not supported; set "
+        "base_url to the address that ends in /v1",
         status_code=200,
     )
 
