@@ -19,6 +19,7 @@ class Summary:
         duration: seconds.
         usage: the tokens of its replies, summed; None where no service counted.
         stopped: whether it ended early, for ``max_failures``.
+        cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
 
     >>> from pathlib import Path
     >>> from llmproviders.batch import run_file
@@ -35,6 +36,7 @@ class Summary:
     duration: float
     usage: Usage
     stopped: bool = False
+    cut: int = 0
 
 
 class Tally:
@@ -43,6 +45,7 @@ class Tally:
     def __init__(self) -> None:
         self.done = 0
         self.failed = 0
+        self.cut = 0
         self._tokens: dict[str, int] = {}
 
     def add(self, outcome: Outcome) -> None:
@@ -51,6 +54,7 @@ class Tally:
             self.failed += 1
             return
         self.done += 1
+        self.cut += outcome.completion.finish_reason.reason == "length"
         usage = outcome.completion.usage
         for name, count in usage.as_dict().items() if usage is not None else ():
             if count is not None:
@@ -63,11 +67,13 @@ class Tally:
 
     def summary(self, *, skipped: int, duration: float, stopped: bool) -> Summary:
         """All of it, with what only the run knows."""
-        return Summary(self.done, skipped, self.failed, duration, self.usage, stopped)
+        return Summary(self.done, skipped, self.failed, duration, self.usage, stopped, self.cut)
 
     def line(self) -> str:
         """A few words for a progress bar."""
         parts = [f"{self.failed} failed"] if self.failed else []
+        if self.cut:
+            parts.append(f"{self.cut} cut")
         if "total_tokens" in self._tokens:
             parts.append(f"{self._tokens['total_tokens']:,} tokens")
         return ", ".join(parts)

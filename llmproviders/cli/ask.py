@@ -13,7 +13,7 @@ from ..config import ConfigError, Configuration
 from ..errors import LLMError
 from ..failover import FailoverClient
 from ..results import Completion, FinishReason, Restart
-from .exits import CommandError, Exit, exit_of_reply
+from .exits import CommandError, Exit, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt
 from .notes import Line, Notes, Trace, check_stdout, tell
 from .options import Choices, call_options
@@ -36,6 +36,9 @@ from .options import Choices, call_options
 @click.option(
     "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
 )
+@click.option(
+    "--allow-cut", is_flag=True, help="Take a reply that --max-tokens cut for a whole one."
+)
 @click.option("--trace", is_flag=True, help="Draw the attempts over time on standard error.")
 @call_options
 def command(
@@ -45,6 +48,7 @@ def command(
     as_json: bool,
     output: str | None,
     lock: str | None,
+    allow_cut: bool,
     trace: bool,
 ) -> Exit:
     """Ask for one reply, and stream it to standard output.
@@ -65,7 +69,7 @@ def command(
         whole = whole or _takes_back(configuration)
         with locked(lock), configuration.having(on_event=drawing.add).client() as client:
             if not whole:
-                return _stream(client, text, choices.params(), notes)
+                return _ended(_stream(client, text, choices.params()), notes, allow_cut)
             completion = client.complete(
                 text, stream=False if no_stream else None, **choices.params()
             )
@@ -76,9 +80,15 @@ def command(
     finally:
         if trace:
             drawing.draw()
-    destination.replied(completion)
-    notes.reply(completion.finish_reason)
-    return exit_of_reply(completion.finish_reason)
+    destination.replied(completion, allow_cut=allow_cut)
+    return _ended(completion.finish_reason, notes, allow_cut)
+
+
+def _ended(finish: FinishReason, notes: Notes, allow_cut: bool) -> Exit:
+    """Tell how a reply ended, and return the exit code."""
+    hint = ", or take it as it is with --allow-cut"
+    notes.reply(finish, allow_cut=allow_cut, hint=hint)
+    return exit_of_reply(finish, allow_cut=allow_cut)
 
 
 def _takes_back(configuration: Configuration) -> bool:
@@ -87,7 +97,7 @@ def _takes_back(configuration: Configuration) -> bool:
     return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
 
-def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: Notes) -> Exit:
+def _stream(client: FailoverClient, text: str, params: dict[str, Any]) -> FinishReason:
     finish = None
     said: list[str] = []
     with closing(client.stream(text, **params)) as stream, closing(Line()) as line:
@@ -108,8 +118,7 @@ def _stream(client: FailoverClient, text: str, params: dict[str, Any], notes: No
                 said.clear()
                 tell(f"{piece.provider} broke off; what came of its reply is void.")
     assert finish is not None
-    notes.reply(finish)
-    return exit_of_reply(finish)
+    return finish
 
 
 def _rescued(text: str, place: str, error: OSError) -> CommandError:
@@ -129,8 +138,13 @@ class _Destination:
         self._as_json = as_json
         self._file = file
 
-    def replied(self, completion: Completion) -> None:
-        self._put(_row(completion, None) if self._as_json else completion.text)
+    def replied(self, completion: Completion, *, allow_cut: bool) -> None:
+        """Put the reply where it belongs; one that is cut leaves a file as it was."""
+        text = _row(completion, None) if self._as_json else completion.text
+        if self._file is None or allow_cut or not is_cut(completion.finish_reason):
+            self._put(text)
+        elif self._as_json:
+            _print(text)
 
     def failed(self, error: BaseException) -> None:
         """Show what came of the reply; a file stays as it was."""

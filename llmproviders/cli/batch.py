@@ -108,7 +108,7 @@ def command(
             raise click.UsageError(str(error)) from error
     if page is not None:
         page.write(BatchReport.read(output).to_html())
-    if choices.verbose or summary.failed:
+    if choices.verbose or summary.failed or summary.cut:
         say(_described(summary))
     return Exit.ROWS_FAILED if summary.failed else Exit.OK
 
@@ -133,7 +133,7 @@ def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]
 def _described(summary: Summary) -> str:
     tokens = summary.usage.total_tokens
     parts = [
-        f"{summary.done} done",
+        f"{summary.done} done" + (f" ({summary.cut} cut by max_tokens)" if summary.cut else ""),
         f"{summary.skipped} done before",
         f"{summary.failed} failed" + (", stopped early" if summary.stopped else ""),
         f"{summary.duration:.1f} s",

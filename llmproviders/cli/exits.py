@@ -45,7 +45,9 @@ MEANING = {
     Exit.USAGE: (
         "wrong usage or configuration; a model that no provider has; a request that none can take"
     ),
-    Exit.INCOMPLETE: "an incomplete reply: cut, or stopped by the deadline, after text",
+    Exit.INCOMPLETE: (
+        "an incomplete reply: cut, stopped by the deadline, or ended by max_tokens, after text"
+    ),
     Exit.FILTERED: "the service's filter stopped the reply, or accept said no",
     Exit.ROWS_FAILED: "a batch that ended with failed rows",
     Exit.FAILED: "every provider failed for good",
@@ -100,7 +102,18 @@ def _is_usage(error: LLMError) -> bool:
     return unsent or isinstance(error, (ModelNotFoundError, UnsupportedError))
 
 
-def exit_of_reply(finish: FinishReason | None) -> Exit:
-    """The code for a reply that came to its end."""
-    filtered = finish is not None and finish.reason == "content_filter"
-    return Exit.FILTERED if filtered else Exit.OK
+def is_cut(finish: FinishReason) -> bool:
+    """Whether ``max_tokens`` cut a reply."""
+    return finish.reason == "length"
+
+
+def exit_of_reply(finish: FinishReason, *, allow_cut: bool = False) -> Exit:
+    """The code for a reply that came to its end.
+
+    Args:
+        finish: its end.
+        allow_cut: whether one that ``max_tokens`` cut counts as whole.
+    """
+    if finish.reason == "content_filter":
+        return Exit.FILTERED
+    return Exit.INCOMPLETE if is_cut(finish) and not allow_cut else Exit.OK

@@ -147,13 +147,23 @@ class Notes:
         if self.verbose:
             say(described(attempt), dim=True)
 
-    def reply(self, finish: FinishReason) -> None:
-        """Tell how a reply ended."""
+    def reply(self, finish: FinishReason, *, allow_cut: bool = False, hint: str = "") -> None:
+        """Tell how a reply ended.
+
+        Args:
+            finish: its end.
+            allow_cut: whether one that ``max_tokens`` cut counts as whole.
+            hint: what else can be done about such a one.
+        """
         if finish.reason == "content_filter":
             why = f": {finish.detail}" if finish.detail else ""
             say(one_line(f"the filter of {finish.provider} stopped the reply{why}"))
         elif finish.reason == "length":
-            self.warn("the reply reached its largest length; raise --max-tokens for more")
+            tell_cut = self.warn if allow_cut else say
+            tell_cut(
+                "the reply is cut: it reached its largest length; raise --max-tokens for more"
+                + ("" if allow_cut else hint)
+            )
         if self.verbose:
             say(f"{finish.provider} answered{_tokens(finish.usage)}", dim=True)
 

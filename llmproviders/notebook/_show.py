@@ -96,7 +96,7 @@ def _shown(stream: Iterator[str], page: Place, clock: Clock, *, note: bool) -> C
                 elif isinstance(piece, Restart):
                     pieces.clear()
                     page.restart(piece.provider)
-                else:
+                elif piece:
                     if first_text_after is None:
                         first_text_after = clock.monotonic() - began
                     pieces.append(piece)
