@@ -18,12 +18,12 @@ from ._request import Accept, Request
 from ._signals import from_handler, ignoring, let_through
 from ._transcript import Transcript
 from .errors import (
+    ConnectionFailed,
     DeadlineExceeded,
     EmptyReplyError,
     LLMError,
-    ProtocolError,
+    ProviderTimeout,
     RefusedError,
-    RejectedReplyError,
     StreamInterrupted,
 )
 from .results import Attempt, Attempts, Completion, FinishReason, Reasoning, Restart
@@ -132,7 +132,7 @@ def _attempt(provider: Provider, request: Request, scope: Scope) -> Generator[st
         error.provider = error.provider or provider.name
         partial_text = record.transcript.text()
         if partial_text and _broke_off(error):
-            error = interrupted(error)
+            error = StreamInterrupted.of(error)
         error.partial_text = partial_text
         error.attempts = Attempts((record.attempt(error),))
         forget_locals(failure, but=handled)
@@ -393,29 +393,9 @@ def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
                 yield piece
 
 
-# What these say of a reply that has begun is no other thing after text than before it.
-_SAYS_ITSELF = (
-    DeadlineExceeded,
-    StreamInterrupted,
-    ProtocolError,
-    EmptyReplyError,
-    RejectedReplyError,
-)
-
-
 def _broke_off(error: LLMError) -> bool:
-    return not isinstance(error, _SAYS_ITSELF)
-
-
-def interrupted(error: LLMError) -> StreamInterrupted:
-    """What an error means for a reply whose text has begun to come."""
-    return StreamInterrupted(
-        f"the reply was cut short: {error}",
-        provider=error.provider,
-        request_id=error.request_id,
-        status_code=error.status_code,
-        retry_after=error.retry_after,
-        detail=error.detail,
+    return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
+        error, DeadlineExceeded
     )
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
-from typing import Any
+from typing import Any, NoReturn
 
 from ._call import Reply
 from ._characters import encodable
@@ -14,7 +14,14 @@ from ._frame import Frame
 from ._lines import MAX_VALUES, Document, ErrorEvent, decode_json, decode_object
 from ._log import logger
 from ._status import error_of, is_challenge
-from .errors import BlockedError, InvalidRequestError, LLMError, ProtocolError, ServerError
+from .errors import (
+    BlockedError,
+    InvalidRequestError,
+    LLMError,
+    ProtocolError,
+    ServerError,
+    StreamInterrupted,
+)
 from .results import FinishReason, Image, Reasoning, Usage
 
 FINISH_WORDS: dict[str, tuple[str, ...]] = {
@@ -194,7 +201,7 @@ class _State:
         self.failed = False
         self.thought = ""
         self._tags = _ThinkTags() if think_tags else None
-        self._begun = self._by_delta = False
+        self._begun = self._spoke = self._by_delta = False
         self._silent = 0
         self._kept = 0
         self._heard = 0
@@ -219,8 +226,7 @@ class _State:
             return self._document(data)
         self._begun = True
         if type(data) is ErrorEvent:
-            self.failed = True
-            raise error_in_event(data)
+            self._fail(error_in_event(data))
         start = data.lstrip()[:1]
         if start in (b"", b":"):
             return {}
@@ -244,11 +250,14 @@ class _State:
         """Raise the error that a list holds, where an object was due."""
         found = _first_error(value)
         if found is not None:
-            self._fail(found)
+            self._fail(error_of(found))
 
-    def _fail(self, value: Any) -> None:
+    def _fail(self, error: LLMError) -> NoReturn:
+        """Raise an error that the service told; after text it means that the reply was cut."""
         self.failed = True
-        raise error_of(value)
+        if self._spoke:
+            raise StreamInterrupted.of(error) from error
+        raise error
 
     def check_begun(self, reply: Reply) -> None:
         """Raise what it means that a reply ended without a word."""
@@ -265,7 +274,7 @@ class _State:
         """The text of one event."""
         failure = _failure_in(event, whole=self.whole)
         if failure is not None:
-            self._fail(failure)
+            self._fail(error_of(failure))
         choices = event.get("choices")
         if choices is None:
             if "messages" in event and not self._heard:
@@ -286,6 +295,7 @@ class _State:
             if _is_first(choice.get("index")):
                 text += self._choice(choice)
         if text:
+            self._spoke = self._spoke or not text.isspace()
             self._heard += 1
         elif heard == self._heard:
             self.count_silent()
@@ -293,7 +303,7 @@ class _State:
 
     def _choice(self, choice: dict[str, Any]) -> str:
         if not _is_blank(choice.get("error"), beside_choices=True):
-            self._fail({"error": choice["error"]})
+            self._fail(error_of({"error": choice["error"]}))
         if "usage" in choice:
             self._count(choice["usage"])
         self._reason(choice.get("finish_reason"))
@@ -430,12 +440,13 @@ class _State:
         """The end of the reply.
 
         Raises:
-            ServerError: its finish reason says that it failed.
+            LLMError: its finish reason says that it failed.
         """
         calls = self._calls.finished()
         reason = reason_of(self.raw) if self.raw else "tool_calls" if calls else "stop"
         if reason is None:
-            raise ServerError(f"the service ended the reply with the finish reason {self.raw!r}")
+            said = f"the service ended the reply with the finish reason {self.raw!r}"
+            self._fail(ServerError(said))
         if reason == "other":
             assert self.raw is not None
             _tell_unknown(self.raw)

@@ -10,7 +10,7 @@ from ._characters import settled
 from ._frame import Frame
 from ._lines import decode_json, decode_object
 from ._status import error_of
-from .errors import LLMError, ProtocolError
+from .errors import LLMError, ProtocolError, StreamInterrupted
 from .results import FinishReason
 
 
@@ -35,7 +35,10 @@ def parse_cumulative(reply: Reply) -> Iterator[str]:
         event = decode_object(data)
         status = event.get("status")
         if not isinstance(status, str):
-            raise _refusal(event)
+            refusal = _refusal(event)
+            if said.speaking is None or isinstance(refusal, ProtocolError):
+                raise refusal
+            raise StreamInterrupted.of(refusal) from refusal
         parts = _texts(event)
         if new := said.update(parts, last=status == "finish"):
             yield new

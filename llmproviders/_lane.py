@@ -9,7 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from ._attempt import accepted, interrupted, rejected
+from ._attempt import accepted, rejected
 from ._clock import Scope
 from ._health import Health, HealthKey, Visit
 from ._locks import ForkLock
@@ -327,7 +327,7 @@ class Lane:
         call.broken = True
         if isinstance(error, (StreamInterrupted, RejectedReplyError)):
             return error
-        cut = interrupted(error)
+        cut = StreamInterrupted.of(error)
         cut.partial_text = error.partial_text
         cut.__cause__ = error
         return cut

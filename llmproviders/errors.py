@@ -192,6 +192,18 @@ class StreamInterrupted(LLMError):  # noqa: N818 - the name is the contract's
 
     retryable_by_default = True
 
+    @classmethod
+    def of(cls, error: LLMError) -> Self:
+        """What ``error`` means for a reply whose text has begun to come; to be raised from it."""
+        return cls(
+            f"the reply was cut short: {error}",
+            provider=error.provider,
+            request_id=error.request_id,
+            status_code=error.status_code,
+            retry_after=error.retry_after,
+            detail=error.detail,
+        )
+
 
 class ProtocolError(LLMError, RuntimeError):
     """The reply cannot be understood."""

@@ -331,9 +331,9 @@ class TestClock:
 
 class TestFirstChunk:
     def test_counts_to_the_first_text(self, raw_server: RawServerFactory) -> None:
-        """Headers, comments, reasoning and white space are no text."""
-        thought = b'data: {"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]}\n\n'
-        server = raw_server([*head(b" ", b"\\n"), *chunked([thought], end=False).pieces, Stall()])
+        """Headers, comments, empty events and white space are no text."""
+        role = b'data: {"choices": [{"index": 0, "delta": {"role": "assistant"}}]}\n\n'
+        server = raw_server([*head(b" ", b"\\n"), *chunked([role], end=False).pieces, Stall()])
         client = FailoverClient(
             [OpenAICompatible(base_url=f"{server.url}/v1", model="m"), Actor(GOOD)],
             first_chunk_timeout=0.2,

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from llmproviders import Attempt, Completion, FinishReason, Restart, ServerError, Usage
+from llmproviders import (
+    Attempt,
+    Completion,
+    FinishReason,
+    Reasoning,
+    Restart,
+    ServerError,
+    Usage,
+)
+from llmproviders.results import Image
 
 ATTEMPT = Attempt("GigaChat", "GigaChat-2", 1.5, 0.25, 2.0, waited=0.5, chunks=3)
 FINISH = FinishReason(
@@ -23,10 +32,13 @@ FINISH = FinishReason(
     detail="why",
     reasoning="thoughts",
     tool_calls=[{"function": {"name": "f", "arguments": "{}"}}],
+    message={"role": "assistant", "content": "", "functions_state_id": "s"},
+    images=[Image("id-7")],
     request_id="r-1",
     attempts=(ATTEMPT,),
 )
 RESTART = Restart("void", provider="FlowGpt")
+THOUGHT = Reasoning("hm")
 
 TRAVEL = pytest.mark.parametrize(
     "travel",
@@ -44,7 +56,9 @@ def attributes(item: Any) -> dict[str, Any]:
 
 
 class TestEmptyStrings:
-    @pytest.mark.parametrize("item", [FINISH, RESTART, FinishReason(), Restart()])
+    @pytest.mark.parametrize(
+        "item", [FINISH, RESTART, THOUGHT, FinishReason(), Restart(), Reasoning()]
+    )
     def test_they_add_nothing_to_a_text(self, item: str) -> None:
         """As a ``str`` each is empty, so that joining and printing need no special case."""
         assert isinstance(item, str)
@@ -53,7 +67,9 @@ class TestEmptyStrings:
         assert "".join(["Hello", item]) == f"Hello{item}" == "Hello"
 
     @TRAVEL
-    @pytest.mark.parametrize("item", [FINISH, RESTART, FinishReason(), Restart()])
+    @pytest.mark.parametrize(
+        "item", [FINISH, RESTART, THOUGHT, FinishReason(), Restart(), Reasoning()]
+    )
     def test_they_travel(self, travel: Callable[[Any], Any], item: str) -> None:
         """A pickle or a copy has the class and every attribute."""
         again = travel(item)
@@ -66,6 +82,7 @@ class TestEmptyStrings:
         assert repr(FinishReason("length", provider="X")) == "FinishReason('length', provider='X')"
         assert "usage=Usage(" in repr(FINISH)
         assert repr(RESTART) == "Restart(discarded_text='void', provider='FlowGpt')"
+        assert repr(THOUGHT) == "Reasoning('hm')"
 
 
 class TestFinishReason:
@@ -75,6 +92,19 @@ class TestFinishReason:
         assert (finish.reason, finish.raw, finish.usage) == ("length", "length", None)
         assert finish.tool_calls == []
         assert finish.tool_calls is not FinishReason().tool_calls
+
+    def test_a_message_is_made_when_it_is_looked_at(self) -> None:
+        """A message may be made late, once; a pickle has it made."""
+        made: list[int] = []
+
+        def make() -> dict[str, Any]:
+            made.append(1)
+            return {"role": "assistant", "content": "Hi"}
+
+        finish = FinishReason(message=make).evolve(provider="P")
+        assert made == []
+        assert pickle.loads(pickle.dumps(finish)).message == {"role": "assistant", "content": "Hi"}
+        assert (finish.message["content"], finish.message["role"], made) == ("Hi", "assistant", [1])
 
     def test_evolve(self) -> None:
         """``evolve`` changes what is named and nothing else, in a copy."""
@@ -90,8 +120,16 @@ class TestUsage:
         ("value", "usage"),
         [
             ({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}, Usage(1, 2, 3)),
-            ({"total_tokens": 3, "precached_prompt_tokens": 9}, Usage(None, None, 3)),
-            ({"prompt_tokens": "1", "completion_tokens": 2.0, "total_tokens": True}, Usage()),
+            ({"total_tokens": 3, "precached_prompt_tokens": 9}, Usage(None, None, 3, 9)),
+            ({"prompt_tokens": "1", "completion_tokens": 2.0, "total_tokens": True}, Usage(1, 2)),
+            ({"input_tokens": 1, "output_tokens": 2}, Usage(1, 2)),
+            ({"prompt_tokens": 1, "prompt_cache_hit_tokens": 1}, Usage(1, cached_tokens=1)),
+            ({"prompt_tokens_details": {"cached_tokens": 4}}, Usage(cached_tokens=4)),
+            ({"prompt_tokens_details": None, "cached_tokens": 4}, Usage(cached_tokens=4)),
+            ({"output_tokens_details": {"reasoning_tokens": 5}}, Usage(reasoning_tokens=5)),
+            ({"prompt_tokens": 1.5, "completion_tokens": "2.0", "total_tokens": "x"}, Usage()),
+            ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, Usage()),
+            ({"prompt_tokens": 10**20, "completion_tokens": "9" * 5000}, Usage()),
             ({"prompt_tokens": -1, "total_tokens": None}, Usage()),
             ({}, Usage()),
             (None, None),
@@ -100,7 +138,7 @@ class TestUsage:
         ],
     )
     def test_from_json(self, value: object, usage: Usage | None) -> None:
-        """Counts that are whole numbers are taken, whatever else a service puts there."""
+        """Counts are taken under each service's name for them, as floats and digits too."""
         assert Usage.from_json(value) == usage
 
     def test_as_dict(self) -> None:
@@ -109,7 +147,35 @@ class TestUsage:
             "prompt_tokens": 1,
             "completion_tokens": None,
             "total_tokens": 3,
+            "cached_tokens": None,
+            "reasoning_tokens": None,
         }
+
+    def test_merged(self) -> None:
+        """A later count replaces an earlier one, and one that is missing wipes nothing."""
+        assert Usage(1, 2, 3).merged(Usage(None, 5, None, 1)) == Usage(1, 5, 3, 1)
+        assert Usage(1).merged(None) == Usage(1)
+
+
+class TestImage:
+    def test_bytes(self) -> None:
+        """An image has its bytes in its address, or the service is asked for them."""
+        assert Image("data:image/png;base64,AAEC").bytes() == bytes([0, 1, 2])
+        assert Image("data:text/plain;charset=utf-8,a%20b").bytes() == b"a b"
+        assert Image("id-7", fetch=lambda: b"drawn").bytes() == b"drawn"
+
+    @pytest.mark.parametrize("address", ["https://example.org/a.png", "id-7", "data:;base64,A"])
+    def test_no_bytes(self, address: str) -> None:
+        """An address that nothing is fetched from is an error, and is not fetched."""
+        with pytest.raises(ValueError, match="image"):
+            Image(address).bytes()
+
+    def test_it_travels_without_what_fetches_it(self) -> None:
+        """What fetches the bytes may hold a key, so that a pickle leaves it behind."""
+        again = pickle.loads(pickle.dumps(Image("id-7", fetch=lambda: b"drawn")))
+        assert again == Image("id-7")
+        with pytest.raises(ValueError, match="cannot be fetched"):
+            again.bytes()
 
 
 class TestAttempt:
@@ -137,6 +203,25 @@ class TestCompletion:
         assert completion.finish_reason is FINISH
         assert (completion.provider, completion.model) == ("GigaChat", "GigaChat-2")
         assert (completion.usage, completion.attempts) == (Usage(1, 2, 3), (ATTEMPT,))
+
+    def test_what_its_end_knew(self) -> None:
+        """Reasoning, calls, message and request id are those of its end."""
+        completion = Completion.of("text", FINISH)
+        assert completion.reasoning == "thoughts"
+        assert completion.tool_calls is FINISH.tool_calls
+        assert completion.message["functions_state_id"] == "s"
+        assert completion.request_id == "r-1"
+        assert (completion.data, completion.cached, completion.steps) == (None, False, ())
+
+    def test_format_and_as_dict(self) -> None:
+        """It formats as its text does, and can be written as a JSON object."""
+        completion = Completion.of("text", FINISH)
+        assert f"{completion:>6}|{completion}" == "  text|text"
+        told = json.loads(json.dumps(completion.as_dict()))
+        assert (told["text"], told["finish_reason"]) == ("text", "content_filter")
+        assert (told["reasoning"], told["request_id"]) == ("thoughts", "r-1")
+        assert told["usage"]["total_tokens"] == 3
+        assert told["attempts"][0]["provider"] == "GigaChat"
 
     @TRAVEL
     def test_it_travels(self, travel: Callable[[Any], Any]) -> None:

@@ -88,15 +88,23 @@ class FlowGpt(Provider):
         that was cut between two lines cannot be told from a whole one.
         """
         from .._frame import Frame
+        from ..errors import ServerError, StreamInterrupted
         from ..results import FinishReason
 
         frame = Frame()
+        begun = False
         for line in reply.lines():
             text = frame.text_in(line)
             if text is None:
-                text = _text_of(line)
+                try:
+                    text = _text_of(line)
+                except ServerError as error:
+                    if begun:
+                        raise StreamInterrupted.of(error) from error
+                    raise
                 yield text
                 if text:
+                    begun = True
                     frame.learn(line, text, lambda one, other: _text_of(one) == other)
             else:
                 yield text

@@ -306,6 +306,9 @@ class TestStream:
             ("tool_calls", "tool_calls"),
             ("function_call", "function_call"),
             ("eos", "stop"),
+            ("MAX_TOKENS", "length"),
+            ("endTurn", "stop"),
+            ("hm", "other"),
         ],
     )
     def test_finish(self, raw: str, reason: str) -> None:
@@ -381,13 +384,20 @@ class TestThinkingAndTools:
         """Calls without an index are calls of their own."""
         calls = [{"id": str(n), "type": "function", "function": {"name": "f"}} for n in range(2)]
         reading = whole({"content": None, "tool_calls": calls}, "tool_calls")
-        assert reading.finish.tool_calls == calls
+        assert [call["function"] for call in reading.finish.tool_calls] == [
+            {"name": "f", "arguments": "{}"}
+        ] * 2
+        assert [call["id"] for call in reading.finish.tool_calls] == ["0", "1"]
 
     def test_a_tool_call_of_another_type(self) -> None:
         """A call keeps the type that the service gives it."""
         call = {"index": 0, "id": "1", "type": "custom", "function": {"name": "f"}}
         (found,) = ask(chunk(tool_calls=[call]), stop("tool_calls")).finish.tool_calls
-        assert found == {"id": "1", "type": "custom", "function": {"name": "f"}}
+        assert found == {
+            "id": "1",
+            "type": "custom",
+            "function": {"name": "f", "arguments": "{}"},
+        }
 
     @pytest.mark.parametrize("index", [None, "0", [], 0.5])
     def test_an_index_that_is_no_number(self, index: Any) -> None:
@@ -448,23 +458,27 @@ class TestErrors:
             ({"message": "busy", "type": "server_error", "param": None, "code": None}, ServerError),
             ("busy", ServerError),
             ({}, ServerError),
-            (["busy"], ServerError),
+            ([{"message": "busy"}], ServerError),
         ],
     )
     @pytest.mark.parametrize("before", [[], [chunk("a")]])
     def test_an_error_inside_a_stream(
         self, before: list[Any], error: Any, cls: type[LLMError]
     ) -> None:
-        """An error that comes with status 200 is what its code says, before text and after."""
+        """An error that comes with status 200 is what its code says; after text, an interruption.
+
+        The service's words are told in both.
+        """
         reading = ask(*before, {"error": error})
-        assert type(reading.error) is cls
+        assert type(reading.error) is (StreamInterrupted if before else cls)
         assert reading.text == ("a" if before else "")
         said = error.get("message", "") if isinstance(error, dict) else "busy"
         assert said in str(reading.error)
 
     def test_the_finish_reason_error(self) -> None:
-        """A reply that the service itself calls failed is a ``ServerError``."""
-        assert isinstance(ask(chunk("a"), stop("error")).error, ServerError)
+        """A reply that the service itself calls failed is a ``ServerError``, or was cut short."""
+        assert isinstance(ask(stop("error")).error, ServerError)
+        assert isinstance(ask(chunk("a"), stop("error")).error, StreamInterrupted)
 
     @pytest.mark.parametrize(
         "value",
@@ -476,8 +490,6 @@ class TestErrors:
             "x",
             7,
             None,
-            {},
-            {"choices": None},
             {"choices": {}},
             {"choices": "x"},
             {"choices": [[]]},
@@ -486,7 +498,7 @@ class TestErrors:
             {"choices": [{"delta": "x"}]},
             {"choices": [{"delta": {}, "finish_reason": 7}]},
             {"choices": [{"delta": {}, "finish_reason": {}}]},
-            {"choices": [{"delta": {}, "index": "0"}]},
+            {"choices": [{"delta": {}, "index": "x"}]},
             chunk(7),
             chunk({"text": "x"}),
             chunk(True),
@@ -512,7 +524,7 @@ class TestErrors:
         [
             ({"choices": {}}, "dict", "choices"),
             ({"choices": [7]}, "int", "choices"),
-            ({"choices": [{"index": "0"}]}, "str", "index"),
+            ({"choices": [{"index": "x"}]}, "str", "index"),
             ({"choices": [{"finish_reason": 7}]}, "int", "finish_reason"),
             ({"choices": [{"delta": 7}]}, "int", "delta"),
             (chunk(7), "int", "content"),
@@ -537,7 +549,7 @@ class TestErrors:
         [
             {"usage": [1]},
             {"usage": "x"},
-            {"usage": {"total_tokens": "3"}},
+            {"usage": {"total_tokens": "three"}},
             {"model": 7},
             {"created": "now"},
             {"object": None},
