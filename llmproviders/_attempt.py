@@ -22,8 +22,10 @@ from .errors import (
     DeadlineExceeded,
     EmptyReplyError,
     LLMError,
+    ProtocolError,
     ProviderTimeout,
     RefusedError,
+    RejectedReplyError,
     StreamInterrupted,
 )
 from .results import Attempt, Attempts, Completion, FinishReason, Reasoning, Restart

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from ._call import Reply
 from ._characters import encodable
 from ._frame import Frame
-from ._lines import MAX_VALUES, Document, ErrorEvent, decode_json, decode_object
+from ._lines import AFTER_END_S, MAX_VALUES, Document, ErrorEvent, decode_json, decode_object
 from ._log import logger
 from ._status import error_of, is_challenge
 from .errors import (
@@ -58,9 +58,6 @@ FAILED_WORDS = (
 
 NO_WORDS = ("", "null", "none", "undefined", "finish_reason_unspecified")
 """What some servers send, with every event even, before there is any reason."""
-
-AFTER_FINISH_S = 1.0
-"""How long what comes after a finish reason is waited for: usage, an end mark."""
 
 MAX_TOOL_CALLS = 4096
 MAX_KEPT = 16 * 1024 * 1024
@@ -153,7 +150,7 @@ def _hasten(reply: Reply) -> None:
     # Not in the protocol ``Reply``: those that authors of providers made for tests lack it.
     hasten = getattr(reply, "hasten", None)
     if hasten is not None:
-        hasten(AFTER_FINISH_S)
+        hasten(AFTER_END_S)
 
 
 def error_in_event(data: ErrorEvent) -> LLMError:

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from ._signals import let_through
-from .errors import LLMError, ProtocolError, StreamInterrupted
+from .errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
 
 MAX_LINE = 16 * 1024 * 1024
 MAX_VALUES = 2**17
@@ -25,7 +25,13 @@ CODINGS = ("gzip", "x-gzip", "deflate")
 """The content codings that :func:`decompress` undoes."""
 
 _BLOCK = 64 * 1024
+AFTER_END_S = 1.0
+"""How long what follows the end of a reply, its finish reason say, is waited for."""
 
+COMPRESSION = "compression"
+"""The ``detail`` of an error that tells of compressed data without its end."""
+
+_CLOSING = (b"}", b"]")
 _raw_decode = json.JSONDecoder().raw_decode
 _BOM = b"\xef\xbb\xbf"
 
@@ -145,8 +151,12 @@ def iter_events(
     *,
     max_line: int = MAX_LINE,
     texts: Callable[[], int] | None = None,
+    hasten: Callable[[float], None] = lambda _: None,
 ) -> Iterator[bytes]:
     r"""Yield the data of each server-sent event; arguments and errors of :func:`iter_lines`.
+
+    ``hasten`` is called with seconds when all that is due is there, and no more has to be waited
+    for than that.
 
     An event may have ``max_line`` bytes, too. Comments and the fields ``id`` and ``retry`` mean
     nothing to these services and are passed over. An event named ``error`` is yielded as an
@@ -163,7 +173,7 @@ def iter_events(
     blocks = iter(blocks)
     head = _head(blocks, max_line)
     if head.lstrip().startswith((b"{", b"[", b"<")):
-        yield _document(head, blocks, max_line)
+        yield _document(head, blocks, max_line, hasten)
         return
     data: bytes | None = None
     more: BytesIO | None = None
@@ -284,7 +294,7 @@ def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
             if not block and len(text) < _BLOCK:
                 break
     if not inflate.eof:
-        raise StreamInterrupted("the reply was cut in its compressed data")
+        raise StreamInterrupted("the reply was cut in its compressed data", detail=COMPRESSION)
 
 
 def _is_bare_error(line: bytes) -> bool:
@@ -304,19 +314,21 @@ def _head(blocks: Iterator[bytes], max_line: int) -> bytes:
     return head
 
 
-def _document(head: bytes, blocks: Iterator[bytes], max_line: int) -> Document:
-    """A body that is one JSON value or a page; a JSON value is whole where it closes."""
-    pieces, size, looked_at = [head], len(head), 0
+def _document(
+    head: bytes, blocks: Iterator[bytes], max_line: int, hasten: Callable[[float], None]
+) -> Document:
+    """A body that is one JSON value or a page."""
+    pieces, size, looked_at, closed = [head], len(head), 0, False
     try:
         while True:
             # Looked at each time its size has doubled, so that the work stays linear.
-            if pieces[-1].rstrip().endswith((b"}", b"]")) and size >= 2 * looked_at:
+            if not closed and size >= 2 * looked_at and pieces[-1].rstrip().endswith(_CLOSING):
                 looked_at = size
-                if _is_json(whole := b"".join(pieces)):
-                    return Document(whole)
+                if closed := _is_json(b"".join(pieces)):
+                    hasten(AFTER_END_S)
             block = next(blocks, None)
             if block is None:
-                return Document(b"".join(pieces))
+                break
             pieces.append(block)
             size += len(block)
             if size > max_line:
@@ -324,14 +336,12 @@ def _document(head: bytes, blocks: Iterator[bytes], max_line: int) -> Document:
                     f"the reply is no stream and larger than {max_line} bytes; "
                     "if that is right, raise Limits.line"
                 )
-    except ProtocolError:
-        raise
-    except LLMError:
-        # What is whole stays so, however its connection ends.
-        whole = b"".join(pieces)
-        if looked_at == size or not _is_json(whole):
+    except (StreamInterrupted, ProviderTimeout) as error:
+        # A JSON value that closes is whole, however its connection ends; not so the end of
+        # compressed data, which has a checksum.
+        if error.detail == COMPRESSION or not (closed or _is_json(b"".join(pieces))):
             raise
-        return Document(whole)
+    return Document(b"".join(pieces))
 
 
 def _is_json(data: bytes) -> bool:

@@ -37,7 +37,6 @@ from ._signals import Unstoppable, from_handler, ignoring, let_through
 T = TypeVar("T")
 
 _BUFFER = 64 * 1024
-_MOST_INTERIM = 32
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 # The other end is gone; RemoteDisconnected is one of the first.
 _GONE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -544,14 +543,14 @@ class TrackedReply(HTTPResponse):
             if self._incoming is not None:
                 self._incoming.close()
 
-    # http.client passes over 100 alone, and has no public hook for the others.
+    # Of the replies that come before the reply, http.client itself passes over 100 alone. There
+    # is no public hook; each receive asks the scope, so that an endless series ends with the call.
     def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(_MOST_INTERIM):
+        while True:
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if not 102 <= status < 200:
                 return version, status, reason
             parse_headers(self.fp)
-        raise HTTPException(f"more than {_MOST_INTERIM} replies came before the reply")
 
 
 class _Head(bytes):

@@ -196,7 +196,7 @@ class HTTPReply:
 
     def events(self) -> Iterator[bytes]:
         """The data of its server-sent events, likewise; see :func:`._lines.iter_events`."""
-        return iter_events(self, max_line=self.limits.line, texts=self.texts)
+        return iter_events(self, max_line=self.limits.line, texts=self.texts, hasten=self.hasten)
 
     def read(self, limit: int | None = None) -> bytes:
         """The whole body, or its first ``limit`` bytes where that is given.

@@ -189,6 +189,12 @@ def _cut(asked: Asked) -> Outcome | tuple[Outcome, ...]:
     return errors.StreamInterrupted
 
 
+def _end_is_missing(asked: Asked) -> Outcome:
+    """What becomes of a stream without its last event: after a finish reason it is whole."""
+    finished = asked.is_events and asked.service.name != "ChatGLM" and not asked.before
+    return GOOD if finished else errors.StreamInterrupted
+
+
 def _garbage(asked: Asked) -> Outcome:
     return errors.StreamInterrupted if asked.is_events else errors.ProtocolError
 
@@ -208,7 +214,7 @@ def _typeless(asked: Asked) -> Outcome:
         return errors.ProtocolError
     if name == "ChatGptt":
         return errors.ProtocolError if asked.stream else GOOD
-    return GOOD if asked.stream else errors.StreamInterrupted
+    return GOOD
 
 
 def _cut_head(asked: Asked) -> Outcome:
@@ -315,9 +321,7 @@ BODY = (
     Fault(
         "stall before the end",
         lambda a: (
-            errors.StreamInterrupted
-            if not a.before and len(a.pieces) > 1
-            else errors.ProviderTimeout
+            _end_is_missing(a) if not a.before and len(a.pieces) > 1 else errors.ProviderTimeout
         ),
         lambda a: [
             _head(a, "Transfer-Encoding: chunked"),
@@ -342,7 +346,11 @@ BODY = (
     Fault("cut by length", _cut, lambda a: a.reply(content_length(_half(a), announced=9999))),
     Fault("cut in a chunk", _cut, lambda a: [_head(a, "Transfer-Encoding: chunked"), b"ff\r\n{"]),
     Fault("cut in a chunk's size", _cut, lambda a: [_head(a, "Transfer-Encoding: chunked"), b"ff"]),
-    Fault("cut before the last chunk", _cut, lambda a: a.reply(chunked(a.pieces[:-1], end=False))),
+    Fault(
+        "cut before the last chunk",
+        _end_is_missing,
+        lambda a: a.reply(chunked(a.pieces[:-1], end=False)),
+    ),
     Fault(
         "cut where nothing frames it",
         lambda a: (

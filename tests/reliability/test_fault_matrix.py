@@ -46,8 +46,8 @@ def _with_a_session(origin: str, **options: Any) -> Provider:
     )
 
 
-# Of a session's sockets no deadline is known.
-UNDATED = [fault for fault in FAULTS if fault.deadline_s is None]
+# Of a session's sockets no deadline is known, and requests takes any 1xx but 100 for the reply.
+UNDATED = [f for f in FAULTS if f.deadline_s is None and f.name[:3] not in ("102", "103")]
 
 
 @pytest.mark.parametrize("fault", UNDATED, ids=[fault.name for fault in UNDATED])
