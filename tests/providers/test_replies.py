@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 import time
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
+import requests
 import tenacity
+from urllib3 import HTTPResponse
 
-from llmproviders import FailoverClient, FinishReason, LLMError, OpenAICompatible
+from llmproviders import (
+    FailoverClient,
+    FinishReason,
+    LLMError,
+    OpenAICompatible,
+    ProtocolError,
+)
+from llmproviders._chat_completions import (
+    FAILED_WORDS,
+    FINISH_WORDS,
+    MAX_SILENT_EVENTS,
+    MAX_TOOL_CALLS,
+    NO_WORDS,
+    reason_of,
+)
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, canned
 from tests.support.cases import Case, load, provider_for
+from tests.support.http_bytes import close_delimited, http_response
 from tests.support.promise import read
-from tests.support.rawserver import keep_alive
+from tests.support.rawserver import Connection, keep_alive
+
+MIB = 1 << 20
+GENEROUS_S = 10.0
+"""Of the processor's time; what is linear takes a fraction of it, what is not takes minutes."""
+
+
+def _function(name: str, arguments: str) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}}
+
+
+def _event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def _calls(*calls: dict[str, Any]) -> bytes:
+    return _event({"tool_calls": list(calls)})
+
+
+def _end(reason: str) -> bytes:
+    return _event({}, reason) + b"data: [DONE]\n\n"
+
+
+def _of(*blocks: bytes) -> Iterator[str]:
+    return canned(OpenAICompatible, Canned(blocks), base_url="http://x/v1").stream("Hi")
+
 
 CASES = [*load("openai-compatible.jsonl"), *load("more.jsonl")]
 CHATS = [case for case in CASES if case.call != "models"]
@@ -93,6 +142,185 @@ def test_a_reply_in_single_bytes(case: Case) -> None:
         )
 
 
-def _stream(body: bytes | list[bytes], case: Case):  # type: ignore[no-untyped-def]
+def _stream(body: bytes | list[bytes], case: Case) -> Iterator[str]:
     reply = Canned(body, (case.type or "").partition(";")[0])
     return canned(OpenAICompatible, reply, base_url="http://x/v1").stream("Hi")
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd"])
+def test_a_compression_that_was_not_asked_for(
+    raw_server: RawServerFactory, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body in a compression that cannot be read here is an error that names it."""
+    monkeypatch.setattr(HTTPResponse, "CONTENT_DECODERS", ["gzip", "deflate"])
+    headers = {"Content-Type": "text/event-stream", "Content-Encoding": coding}
+    server = raw_server(http_response(200, headers, b"\x1b\x05\x00\xf8"))
+    with provider_for(server.url) as provider:
+        error = read(provider.stream("Hi")).error
+    assert isinstance(error, ProtocolError)
+    assert f"compressed with {coding}" in str(error)
+
+
+def test_replies_before_the_reply(raw_server: RawServerFactory) -> None:
+    """Any number of replies with a 1xx come before the one that counts."""
+    case = next(case for case in CASES if case.id == "json-as-text")
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    server = raw_server([early * 3, *case.script()])
+    with provider_for(server.url) as provider:
+        case.agrees_with(case.read(provider))
+
+
+def test_a_finish_without_an_end_through_a_session(raw_server: RawServerFactory) -> None:
+    """With a session of the caller's, too, silence after a finish reason is waited for briefly."""
+    case = next(case for case in CASES if case.id == "finish-then-silence")
+    server = raw_server(case.script())
+    with requests.Session() as session, provider_for(server.url, session=session) as provider:
+        began = time.monotonic()
+        case.agrees_with(case.read(provider))
+    assert time.monotonic() - began < 10.0
+
+
+def test_a_reply_that_nobody_ends_keeps_the_deadline(raw_server: RawServerFactory) -> None:
+    """Comments without end after the finish reason do not hold the reply for longer."""
+    body = next(case for case in CASES if case.id == "finish-then-silence").raw
+
+    def drip(connection: Connection) -> None:
+        connection.read_request()
+        connection.run(
+            http_response(200, {"Content-Type": "text/event-stream"}, close_delimited(body))
+        )
+        while not connection.closed:
+            connection.pause(0.1)
+            connection.send(b": keep-alive\n\n")
+
+    server = raw_server(drip)
+    with provider_for(server.url) as provider:
+        began = time.monotonic()
+        assert read(provider.stream("Hi")).text == "hi"
+    assert time.monotonic() - began < 10.0
+
+
+class TestLimits:
+    """What a reply may hold, whatever it is sent in; memory and time are those of what is kept."""
+
+    def test_a_thousand_calls_are_taken(self) -> None:
+        """A thousand calls in one event or in as many are read, in order."""
+        calls = [{"index": n, "id": f"c{n}", **_function("f", "{}")} for n in range(1000)]
+        for events in ([_calls(*calls)], [_calls(call) for call in calls]):
+            finish = read(_of(*events, _end("tool_calls"))).finish
+            assert finish is not None
+            assert [call["id"] for call in finish.tool_calls] == [f"c{n}" for n in range(1000)]
+
+    def test_more_calls_are_not(self) -> None:
+        """Calls beyond the limit are an error before they fill the memory."""
+        many = [_calls({"index": n, **_function("f", "{}")}) for n in range(MAX_TOOL_CALLS + 1)]
+        reading = read(_of(*many))
+        assert isinstance(reading.error, ProtocolError)
+        assert "calls of tools" in str(reading.error)
+
+    def test_what_is_kept_is_counted(self) -> None:
+        """Arguments and thoughts of more than 16 MiB are an error, in little more memory."""
+        piece = "a" * 65536
+        kinds = (
+            _calls({"index": 0, **_function("f", piece)}),
+            _event({"reasoning_content": piece}),
+            _calls({"index": 0, "extra": {"a": piece}, **_function("f", "")}),
+        )
+        for event in kinds:
+            tracemalloc.start()
+            try:
+                error = read(_of(*itertools.repeat(event, 1024))).error
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            if b"extra" not in event:
+                assert isinstance(error, ProtocolError)
+            assert peak < 40 * MIB
+
+    def test_arguments_in_many_pieces(self) -> None:
+        """Arguments in tens of thousands of pieces are put together in time linear in them."""
+        began = time.thread_time()
+        pieces = [_calls({"index": 0, "function": {"arguments": "ab"}})] * 50_000
+        first = _calls({"index": 0, "id": "x", **_function("f", '{"a":"')})
+        last = _calls({"index": 0, "function": {"arguments": '"}'}})
+        finish = read(_of(first, *pieces, last, _end("tool_calls"))).finish
+        assert finish is not None
+        (call,) = finish.tool_calls
+        assert json.loads(call["function"]["arguments"]) == {"a": "ab" * 50_000}
+        assert time.thread_time() - began < GENEROUS_S
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'data: {"choices": [' + b"{}," * (5 * MIB) + b"{}]}\n\n",
+            b'{"choices": [' + b"{}," * (5 * MIB) + b"{}]}",
+            b'data: {"choices": [' + b'"ab",' * (3 * MIB) + b"{}]}\n\n",
+            _calls(*[{"index": 0, "function": {"arguments": "a"}}] * 200_000),
+        ],
+        ids=["event", "whole", "strings", "calls"],
+    )
+    def test_an_event_of_many_values(self, body: bytes) -> None:
+        """Megabytes of tiny values in one event are an error, at once and in little memory."""
+        began = time.thread_time()
+        assert isinstance(read(_of(body)).error, ProtocolError)
+        assert time.thread_time() - began < GENEROUS_S
+        tracemalloc.start()
+        try:
+            read(_of(body))
+            assert tracemalloc.get_traced_memory()[1] < 40 * MIB
+        finally:
+            tracemalloc.stop()
+
+    def test_a_long_text_full_of_commas(self) -> None:
+        """A text may hold as many commas and quotes as it likes."""
+        text = '{"a": [1, 2]}, ' * 200_000
+        assert read(_of(_event({"content": text}), _end("stop"))).text == text
+
+    def test_events_without_text(self) -> None:
+        """A hundred thousand events without text are passed over; without end they are not."""
+        silent = b"data: {}\n\n" * 1000
+        text = [_event({"content": "hi"}), _end("stop")]
+        assert read(_of(*[silent] * 100, *text)).text == "hi"
+        endless = read(_of(*[silent] * (MAX_SILENT_EVENTS // 1000 + 1), *text)).error
+        assert isinstance(endless, ProtocolError)
+        assert "events without text" in str(endless)
+        blank = _event({"content": ""})
+        error = read(_of(*text[:1], *[blank * 1000] * (MAX_SILENT_EVENTS // 1000 + 1))).error
+        assert isinstance(error, ProtocolError)
+
+
+def test_an_unknown_word_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A finish reason that nobody knows is a reply all the same, and is logged once."""
+    with caplog.at_level(logging.WARNING, "llmproviders"):
+        for _ in range(2):
+            finish = read(_of(_event({"content": "a"}), _end("evaporated"))).finish
+            assert finish is not None
+            assert (finish.reason, finish.raw) == ("other", "evaporated")
+    assert [m for m in caplog.messages if "evaporated" in m] == [
+        "a reply ended with the finish reason 'evaporated', which is not known"
+    ]
+
+
+def test_every_word_has_one_reason() -> None:
+    """No word stands in the table twice, and each is written as it is looked up."""
+    words = [word for words in FINISH_WORDS.values() for word in words]
+    words += [*FAILED_WORDS, *NO_WORDS]
+    assert len(set(words)) == len(words)
+    for reason, known in FINISH_WORDS.items():
+        assert {reason_of(word) for word in known} == {reason}
+        assert {reason_of(word.upper()) for word in known} == {reason}
+    assert {reason_of(word) for word in FAILED_WORDS} == {None}
+
+
+def test_images() -> None:
+    """What a service drew comes with the finish reason, and a reply of images is not empty."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAEC"}}
+    finish = read_items(_of(_event({"content": "", "images": [image]}), _end("stop")))
+    assert [picture.bytes() for picture in finish.images] == [bytes([0, 1, 2])]
+
+
+def read_items(stream: Iterable[str]) -> FinishReason:
+    """The end of a stream of which nothing else is looked at."""
+    *_, finish = stream
+    assert isinstance(finish, FinishReason)
+    return finish
