@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
 
 from llmproviders import FailoverClient, Provider
+from llmproviders._chat_completions import FAILED_WORDS, FINISH_WORDS, NO_WORDS
 from llmproviders._schema import Argument, arguments_of
 from llmproviders._status import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, class_of_status
 from llmproviders.cli.exits import MEANING
@@ -85,6 +86,20 @@ def exit_codes() -> str:
     """Every exit code and what it says."""
     rows = [f"| {int(code)} | {meaning} |" for code, meaning in MEANING.items()]
     return "\n".join(["| code | when |", "| --- | --- |", *rows])
+
+
+def finish_words() -> str:
+    """What each reason is called by services, and by which words they say that a reply failed."""
+    rows = ["| `reason` | words of services, in any case |", "| --- | --- |"]
+    rows += [f"| `{reason}` | {_words(words)} |" for reason, words in FINISH_WORDS.items()]
+    rows.append("| `other` | any other word; it is in `raw`, and is logged once |")
+    rows.append(f"| an error: the reply failed | {_words(FAILED_WORDS)} |")
+    rows.append(f"| none: the reply goes on | nothing, {_words(filter(None, NO_WORDS))} |")
+    return "\n".join(rows)
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def every_provider() -> str:
@@ -177,6 +192,7 @@ def _yes(value: bool) -> str:
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("reference/providers.md", "providers"): providers,
     ("reference/providers.md", "models"): models,
+    ("reference/outcomes.md", "finish-words"): finish_words,
     ("reference/cli.md", "commands"): commands,
     ("reference/cli.md", "exit-codes"): exit_codes,
     ("reference/configuration.md", "every-provider"): every_provider,

@@ -36,7 +36,7 @@ _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Usage:
     """Tokens of one reply, as the service counted them; None where it did not say.
 
@@ -47,8 +47,8 @@ class Usage:
         cached_tokens: how many of the prompt's tokens the service had in its cache.
         reasoning_tokens: how many of the reply's tokens were reasoning.
 
-    >>> Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32).total_tokens
-    32
+    >>> Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32)
+    Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32)
     """
 
     prompt_tokens: int | None = None
@@ -82,6 +82,10 @@ class Usage:
 
     def __iter__(self) -> Iterator[int | None]:
         return (getattr(self, name) for name in self.__dataclass_fields__)
+
+    def __repr__(self) -> str:
+        known = (f"{name}={count}" for name, count in self.as_dict().items() if count is not None)
+        return f"Usage({', '.join(known)})"
 
 
 def _first_count(value: Mapping[str, Any], places: tuple[tuple[str, ...], ...]) -> int | None:

@@ -30,6 +30,7 @@ from llmproviders.batch._index import Digests, digest
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.support.actors import Actor
 from tests.support.batches import WAIT_S, Echo, child
 
 FIELDS = [
@@ -117,6 +118,13 @@ class TestRows:
         assert (row["text"], row["model"], row["finish_reason"], row["usage"]) == (None,) * 4
         assert row["provider"] == "OpenAICompatible"
         assert (summary.done, summary.failed) == (0, 1)
+
+    def test_the_summary_counts_cut_rows(self, files: Files) -> None:
+        """Rows that ``max_tokens`` cut count as done, and as cut."""
+        files.ask("one", "two")
+        summary = files.run(Actor(["a", FinishReason("length")], ["b"]), workers=1)
+        assert (summary.done, summary.cut, summary.failed) == (2, 1, 0)
+        assert sorted(row["finish_reason"] for row in files.rows()) == ["length", "stop"]
 
     def test_summary(self, files: Files) -> None:
         """The summary counts rows and adds up tokens."""

@@ -78,6 +78,34 @@ def test_output_is_written_whole_or_not_at_all(echo: Sandbox, tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["reply.txt"]
 
 
+@pytest.mark.parametrize("options", [(), ("--no-stream",), ("-q",)], ids=" ".join)
+def test_a_reply_that_max_tokens_cut(echo: Sandbox, options: tuple[str, ...]) -> None:
+    """It is printed and the exit code is 3; a line on stderr says so, at a terminal or not."""
+    result = run(*ASK, "one two three four", "--max-tokens", "2", *options)
+    assert (result.code, result.out) == (3, "one two\n")
+    assert "the reply is cut" in result.err
+    assert "--allow-cut" in result.err
+    assert len(result.err.splitlines()) == 1
+    allowed = run(*ASK, "one two three four", "--max-tokens", "2", "--allow-cut", *options)
+    assert (allowed.code, allowed.out, allowed.err) == (0, "one two\n", "")
+
+
+def test_a_cut_reply_and_a_file(echo: Sandbox, tmp_path: Path) -> None:
+    """A file is left as it was, with --json too; --allow-cut writes it."""
+    file = tmp_path / "reply.txt"
+    file.write_text("old")
+    cut = (*ASK, "one two three four", "--max-tokens", "2", "-o", str(file))
+    result = run(*cut)
+    assert (result.code, result.out, file.read_text()) == (3, "", "old")
+    assert "the reply is cut" in result.err
+    result = run(*cut, "--json")
+    assert (result.code, file.read_text()) == (3, "old")
+    assert json.loads(result.out)["finish_reason"] == "length"
+    assert run(*cut, "--allow-cut").code == 0
+    assert file.read_text() == "one two\n"
+    assert os.listdir(tmp_path) == ["reply.txt"]
+
+
 def test_output_that_cannot_be_written(echo: Sandbox, tmp_path: Path) -> None:
     """A folder that is not there is told before anything is asked."""
     for path in (tmp_path / "no" / "reply.txt", tmp_path):

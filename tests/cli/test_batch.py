@@ -40,6 +40,16 @@ def test_a_batch_and_its_rerun(at_sandbox: Sandbox, rows: Path, tmp_path: Path) 
     assert at_sandbox.count("openai") == 10
 
 
+def test_cut_rows(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rows that max_tokens cut are done, say so in their finish reason, and are counted."""
+    asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    asked.write_text('{"prompt": "Why?", "max_tokens": 3}\n{"prompt": "Why?"}\n')
+    result = run("batch", str(asked), "-o", str(out), "-p", "openai")
+    assert (result.code, result.out) == (0, "")
+    assert "2 done (1 cut by max_tokens), 0 done before, 0 failed" in result.err
+    assert sorted(str(row["finish_reason"]) for row in written(out)) == ["length", "stop"]
+
+
 @pytest.mark.usefixtures("no_retries")
 def test_failed_rows(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
     """A batch with failed rows is 65 and says how many; --max-failures ends it early."""
