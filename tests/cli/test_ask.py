@@ -203,7 +203,7 @@ def test_what_is_told_on_stderr(at_sandbox: Sandbox) -> None:
 def test_options_reach_the_service(at_sandbox: Sandbox) -> None:
     """Model, system prompt and sampling parameters are sent as they were given."""
     options = ["-m", "sandbox-large", "--temperature", "0.5", "--max-tokens=7", "--timeout=3,9"]
-    assert run(*ASK, "Why?", "-s", "Be brief.", *options).code == 0
+    assert run(*ASK, "Why?", "-s", "Be brief.", "--allow-cut", *options).code == 0
     body = at_sandbox.requests[-1].json
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("sandbox-large", 0.5, 7)
