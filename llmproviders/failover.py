@@ -42,7 +42,7 @@ class FailoverClient(BaseClient):
         retry: any tenacity retry predicate over the error; default: the ``retryable`` ones.
         stop: any tenacity stop, which may end the tries of a provider earlier.
         deadline: seconds for a whole call, waits and stream included.
-        first_chunk_timeout: seconds a provider has for its first text, each attempt.
+        first_chunk_timeout: seconds a provider has for its first text or thought, each attempt.
         hedge_after: seconds after which the next provider is started beside a slow one.
         cooldown: seconds for which a provider that failed is put last.
         failure_threshold: failed calls in a row before that.

@@ -110,11 +110,13 @@ class BaseClient(ABC):
             deadline: seconds for this call; it begins with the first ``next()``.
             accept: gets the whole reply and returns True, or False or a reason: then the stream
                 ends in a ``RejectedReplyError``, though its text is out.
-            **params: sampling parameters, ``system``, ``extra_body``.
+            **params: sampling parameters, ``system``, ``extra_body``, and ``reasoning=True`` to
+                get what the model thinks, too.
 
         Returns:
-            A generator of non-empty ``str``, its last item a ``FinishReason``. Nothing is sent
-            before its first ``next()``; closing it closes the connection. It belongs to the
+            A generator of non-empty ``str``, its last item a ``FinishReason``; with
+            ``reasoning=True`` also ``Reasoning`` items, which are empty as ``str``. Nothing is
+            sent before its first ``next()``; closing it closes the connection. It belongs to the
             process that made that first ``next()``; a forked child cannot go on with it.
 
         Raises:

@@ -367,8 +367,9 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     calls = told.pop("tool_calls", None)
     if calls:
         told["function_call"] = dict(calls[0]["function"])
-        if calls[0].get("id"):
-            told["functions_state_id"] = calls[0]["id"]
+        # An id that another service, or our reader, made up is none that this one knows.
+        if calls[0].get("id") and not calls[0]["id"].startswith("call_"):
+            told.setdefault("functions_state_id", calls[0]["id"])
     arguments = (told.get("function_call") or {}).get("arguments")
     if isinstance(arguments, str):
         told["function_call"] = {**told["function_call"], "arguments": _arguments(arguments)}
