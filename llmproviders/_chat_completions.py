@@ -775,7 +775,7 @@ def _whole_number(value: Any) -> int | None:
 
 def _page_error(page: bytes) -> LLMError:
     if is_challenge(page):
-        return BlockedError("a challenge page stands before the service")
+        return BlockedError("a challenge or access-denied page stands before the service")
     return ProtocolError(
         "the service answered with a web page where a reply was due; check base_url"
     )

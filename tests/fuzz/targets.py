@@ -28,7 +28,7 @@ from llmproviders.config import ConfigError, load
 from llmproviders.errors import InvalidRequestError
 from llmproviders.messages import normalize
 from llmproviders.provider import Provider
-from llmproviders.results import FinishReason
+from llmproviders.results import FinishReason, Reasoning
 from tests.reliability.services import JSON, SERVICES, SSE, TEXT, Service, dumps, event
 from tests.reliability.stub import StubReply, StubSender, stubbed
 
@@ -110,7 +110,7 @@ def _stream_of(service: Service) -> Callable[[bytes], None]:
             for piece in provider.parse(StubReply(_blocks(data[1:]), kind)):
                 assert finish is None
                 assert isinstance(piece, str)
-                if type(piece) is not str:
+                if type(piece) is not str and not isinstance(piece, Reasoning):
                     finish = piece
         except LLMError:
             return
