@@ -265,7 +265,9 @@ class _State:
         """One more event without text, thoughts or calls."""
         self._silent += 1
         if self._silent > MAX_SILENT_EVENTS:
-            raise ProtocolError(f"the reply has more than {MAX_SILENT_EVENTS} events without text")
+            raise ProtocolError(
+                f"more than {MAX_SILENT_EVENTS} events of the reply brought no text"
+            )
 
     def take(self, event: dict[str, Any]) -> str:
         """The text of one event."""

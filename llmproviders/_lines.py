@@ -318,30 +318,27 @@ def _document(
     head: bytes, blocks: Iterator[bytes], max_line: int, hasten: Callable[[float], None]
 ) -> Document:
     """A body that is one JSON value or a page."""
-    pieces, size, looked_at, closed = [head], len(head), 0, False
+    whole, looked_at, closed = BytesIO(), 0, False
     try:
-        while True:
-            # Looked at each time its size has doubled, so that the work stays linear.
-            if not closed and size >= 2 * looked_at and pieces[-1].rstrip().endswith(_CLOSING):
-                looked_at = size
-                if closed := _is_json(b"".join(pieces)):
-                    hasten(AFTER_END_S)
-            block = next(blocks, None)
-            if block is None:
-                break
-            pieces.append(block)
-            size += len(block)
+        for block in chain((head,), blocks):
+            whole.write(block)
+            size = whole.tell()
             if size > max_line:
                 raise ProtocolError(
                     f"the reply is no stream and larger than {max_line} bytes; "
                     "if that is right, raise Limits.line"
                 )
+            # Looked at each time its size has doubled, so that the work stays linear.
+            if not closed and size >= 2 * looked_at and block.rstrip().endswith(_CLOSING):
+                looked_at = size
+                if closed := _is_json(whole.getvalue()):
+                    hasten(AFTER_END_S)
     except (StreamInterrupted, ProviderTimeout) as error:
         # A JSON value that closes is whole, however its connection ends; not so the end of
         # compressed data, which has a checksum.
-        if error.detail == COMPRESSION or not (closed or _is_json(b"".join(pieces))):
+        if error.detail == COMPRESSION or not (closed or _is_json(whole.getvalue())):
             raise
-    return Document(b"".join(pieces))
+    return Document(whole.getvalue())
 
 
 def _is_json(data: bytes) -> bool:

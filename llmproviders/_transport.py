@@ -42,7 +42,7 @@ from ._redact import (
     redact_record,
 )
 from ._signals import Unstoppable, from_handler, let_through
-from ._sockets import Exchange, serving, track
+from ._sockets import Bounded, Exchange, serving, track
 from ._status import check_reply
 
 # It logs the addresses of requests, those too that a service redirects to.
@@ -247,11 +247,10 @@ class HTTPReply:
         if self._limit_before is None:
             self._limit_before = scope.limit
         scope.limit = min(self._limit_before, scope.clock.monotonic() + seconds)
-        if self._exchange.sock is None:
-            # Own sockets ask the scope at each wait; a session's have to be told.
-            sock = getattr(getattr(self._response.raw, "connection", None), "sock", None)
-            if sock is not None:
-                sock.settimeout(seconds)
+        sock = self._exchange.sock or getattr(self._response.raw.connection, "sock", None)
+        # Own sockets ask the scope at each wait; a session's have to be told.
+        if sock is not None and not isinstance(sock, Bounded):
+            sock.settimeout(seconds)
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""

@@ -30,14 +30,10 @@ CALLS = [
     (Exit.USAGE, (), (*ASK, "--config", "no-such-file.toml")),
     (Exit.INCOMPLETE, ("chatglm=cut:3",), ASK),
     (Exit.INCOMPLETE, ("chatglm=stall:3",), (*ASK, "--deadline", "3")),
-<<<<<<< HEAD
     (Exit.INCOMPLETE, ("chatglm=cut:3",), (*ASK, "--json")),
     (Exit.TRY_LATER, ("chatglm=cut:3",), (*ASK, "--no-stream")),
-=======
-    (Exit.INCOMPLETE, ("chatglm=cut:3",), (*ASK, "--no-stream")),
     (Exit.INCOMPLETE, (), (*OPENAI, "--max-tokens", "3")),
     (Exit.OK, (), (*OPENAI, "--max-tokens", "3", "--allow-cut")),
->>>>>>> 0f94729 (Bring the golden replies and the fuzz targets up to what replies say)
     (Exit.FILTERED, (), (*ASK[:-1], "trip the filter")),
     (Exit.FILTERED, (), (*ASK[:-1], "trip the filter at once")),
     (Exit.FAILED, ("chatglm=html",), ASK),

@@ -283,7 +283,7 @@ class TestLimits:
         assert read(_of(*[silent] * 100, *text)).text == "hi"
         endless = read(_of(*[silent] * (MAX_SILENT_EVENTS // 1000 + 1), *text)).error
         assert isinstance(endless, ProtocolError)
-        assert "events without text" in str(endless)
+        assert "brought no text" in str(endless)
         blank = _event({"content": ""})
         error = read(_of(*text[:1], *[blank * 1000] * (MAX_SILENT_EVENTS // 1000 + 1))).error
         assert isinstance(error, ProtocolError)
