@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.proxies"]
 
+# Read at import, since the tests' own environment has no such variable.
+_SKIPS_FAIL = "LLMPROVIDERS_TEST_NO_SKIPS" in os.environ
+
 # A shell that runs the tests in the background ignores Ctrl-C, and so would what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,6 +37,18 @@ settings.register_profile(
     "nightly", settings.get_profile("default"), derandomize=False, max_examples=5000
 )
 settings.load_profile("default")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``LLMPROVIDERS_TEST_NO_SKIPS`` set, fail a skipped test of a browser or a proxy."""
+    report = yield
+    is_due = any(map(item.get_closest_marker, ("browser", "proxies")))
+    if _SKIPS_FAIL and report.skipped and is_due:
+        report.outcome, report.longrepr = "failed", report.longrepr[-1]
+    return report
 
 
 @pytest.fixture(scope="session")

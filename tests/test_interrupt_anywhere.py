@@ -33,7 +33,14 @@ def test_every_step() -> None:
     assert wrong(results) == []
 
 
-@pytest.mark.parametrize("name", [name for name in SUBJECTS if name != SHORTEST])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.proxies if name == "socks" else ())
+        for name in SUBJECTS
+        if name != SHORTEST
+    ],
+)
 def test_steps(name: str) -> None:
     """The same for whatever else calls do, at some of their steps."""
     results = list(at_every_step(name, stride=37, once=True))

@@ -10,9 +10,11 @@ import pytest
 from llmproviders.sandbox import Sandbox
 from tests.support.lab import PATIENCE_S, Lab, browser, browsers, jupyterlab, write_notebook
 
-pytestmark = pytest.mark.skipif(
-    browsers() is None, reason="needs the Debian packages chromium and chromium-driver"
-)
+pytestmark = [pytest.mark.browser]
+if browsers() is None:
+    # pytest reports a module's `skip` in one line, but a `skipif` in one for each test.
+    why = "needs a browser: apt-get install chromium chromium-driver"
+    pytestmark.append(pytest.mark.skip(reason=why))
 
 NASTY = "<img src=x onerror=\"document.title='it ran'\"> **bold** ![](http://127.0.0.1:9/x.png)"
 LONG = "A long reply, word by word. " * 1000

@@ -185,6 +185,7 @@ class TestEnvironment:
         ],
     )
     @pytest.mark.parametrize("scheme", ["http", "socks5h", "socks"])
+    @pytest.mark.proxies
     def test_where_none_is_given(
         self,
         request: pytest.FixtureRequest,

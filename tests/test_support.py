@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.client
+import os
+import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import urllib.parse
 import zlib
@@ -320,6 +324,36 @@ def test_a_missing_proxy_fails_and_says_what_to_install(
     monkeypatch.setenv("PATH", "")
     with pytest.raises(pytest.fail.Exception, match="apt-get install tinyproxy-bin"):
         find_program("tinyproxy")
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({}, 0, r"SKIPPED \[\d+\] tests/\S*: needs a browser: apt-get install"),
+        ({"LLMPROVIDERS_TEST_NO_SKIPS": "1"}, 1, "ERROR tests/.* - Skipped: needs a browser"),
+    ],
+    ids=["skips", "no skips"],
+)
+def test_without_a_browser(
+    request: pytest.FixtureRequest, settings: dict[str, str], code: int, said: str
+) -> None:
+    """Tests that need a browser are skipped, with one line that says why; where skips count, fail.
+
+    ``.ci/run`` has skips count.
+    """
+    root = request.config.rootpath
+    [path] = root.joinpath("tests").rglob("test_jupyterlab.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n0", str(path)],
+        cwd=root,
+        env={**os.environ, "PATH": "", "COLUMNS": "200", **settings},
+        capture_output=True,
+        text=True,
+    )
+    summary = done.stdout.partition("short test summary info")[2]
+    assert done.returncode == code, done.stdout + done.stderr
+    assert re.search(said, summary)
+    assert summary.count("SKIPPED") == (code == 0)
 
 
 def test_urls_of_proxies_encode_the_password(socks_proxy_with_password: Proxy) -> None:

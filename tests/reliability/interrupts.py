@@ -39,7 +39,7 @@ from tests.reliability.services import SSE
 from tests.support.http_bytes import chunked, http_response
 from tests.support.interrupts import Interrupter, interrupted, signalled
 from tests.support.processes import Child
-from tests.support.proxies import microsocks
+from tests.support.proxies import running_proxy
 from tests.support.rawserver import RawServer, keep_alive
 
 TEXT = "Hello"
@@ -396,7 +396,7 @@ def _through_socks() -> Iterator[Subject]:
     """A call through a SOCKS proxy."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        microsocks(Path(folder)) as proxy,
+        running_proxy("socks5", Path(folder)) as proxy,
         _connecting(proxy=proxy.url()) as subject,
     ):
         yield subject

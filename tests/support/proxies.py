@@ -1,4 +1,8 @@
-"""Real proxies on loopback: microsocks for SOCKS5, tinyproxy for HTTP and CONNECT.
+"""Real proxies on loopback, written by others, for SOCKS5 and for HTTP and CONNECT.
+
+They come from PyPI (tiny-proxy and proxy.py, see ``pypi_proxies``); with
+``LLMPROVIDERS_TEST_PROXIES=debian`` in the environment they are Debian's microsocks and tinyproxy.
+``pytest -m proxies`` runs the tests that need one.
 
 Each runs once for the whole test session. A test asks for one of the fixtures at the end of this
 module and gets the ``Proxy``, whose ``targets`` begin empty in every test.
@@ -7,12 +11,15 @@ module and gets the ``Proxy``, whose ``targets`` begin empty in every test.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -25,9 +32,21 @@ HTTP_PASSWORD = "s3cret-word"
 SOCKS_PASSWORD = "s3:cr/et@%41"
 """What must be percent-encoded in a URL; tinyproxy's configuration would not take it."""
 
+FIXTURES = {
+    "http_proxy",
+    "http_proxy_with_password",
+    "https_proxy",
+    "socks_proxy",
+    "socks_proxy_with_password",
+}
+
 _PACKAGES = {"microsocks": "microsocks", "tinyproxy": "tinyproxy-bin"}
 _TARGETS = re.compile(
-    r"Request \(file descriptor \d+\): \S+ (?P<http>\S+) HTTP/|: connected to (?P<socks>\S+)"
+    r"^Target: (?P<pypi_http>\S+)$"
+    r"|CONNECT \(.*\) -> \('(?P<pypi_host>\S+)', (?P<pypi_port>\d+)\)$"
+    r"|Request \(file descriptor \d+\): \S+ (?P<tinyproxy>\S+) HTTP/"
+    r"|: connected to (?P<microsocks>\S+)",
+    re.MULTILINE,
 )
 
 
@@ -59,10 +78,10 @@ class Proxy:
         """What was asked for in this test: ``host:port``, or the URL of a plain HTTP request.
 
         The host is as the client named it, so that a name tells that the proxy resolved it.
-        microsocks notes only the connections that it could make.
+        Some proxies note only the connections that they could make.
         """
         seen = _TARGETS.finditer(self.log.read_text()[self._forgotten :])
-        return [match["http"] or match["socks"] for match in seen]
+        return [":".join(filter(None, match.groups())) for match in seen]
 
     def forget(self) -> None:
         """Begin anew with an empty list of targets."""
@@ -121,61 +140,67 @@ def _running(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
         process.wait(PATIENCE_S)
 
 
-@contextlib.contextmanager
-def microsocks(folder: Path, *, password: str | None = None) -> Iterator[Proxy]:
-    """Run a SOCKS5 proxy that writes what it does into a folder."""
-    program = find_program("microsocks")
-    login = ["-u", USER, "-P", password] if password else []
-
-    def command(port: int) -> list[str]:
-        return [program, "-i", "127.0.0.1", "-p", str(port), *login]
-
-    log = folder / "microsocks.log"
-    with _running(command, log) as port:
-        yield Proxy(port, log, scheme="socks5h", password=password)
+def _from_pypi(kind: str, port: int, folder: Path, password: str | None) -> list[str]:
+    program = Path(__file__).with_name("pypi_proxies.py")
+    login = [f"{USER}:{password}"] if password else []
+    return [sys.executable, str(program), kind, str(port), str(folder), *login]
 
 
-@contextlib.contextmanager
-def _tinyproxy(folder: Path, *, password: str | None = None) -> Iterator[Proxy]:
-    program = find_program("tinyproxy")
+def _from_debian(kind: str, port: int, folder: Path, password: str | None) -> list[str]:
+    if kind == "socks5":
+        login = ["-u", USER, "-P", password] if password else []
+        return [find_program("microsocks"), "-i", "127.0.0.1", "-p", str(port), *login]
+    lines = [f"Port {port}", "Listen 127.0.0.1", "LogLevel Connect", "MaxClients 100"]
+    lines += [f"BasicAuth {USER} {password}"] if password else []
     settings = folder / "tinyproxy.conf"
+    settings.write_text("\n".join(lines) + "\n")
+    return [find_program("tinyproxy"), "-d", "-c", str(settings)]
+
+
+# Read at import, since the tests' own environment has no such variable.
+_command_of = {"pypi": _from_pypi, "debian": _from_debian}[
+    os.environ.get("LLMPROVIDERS_TEST_PROXIES", "pypi")
+]
+
+
+@contextlib.contextmanager
+def running_proxy(kind: str, folder: Path, *, password: str | None = None) -> Iterator[Proxy]:
+    """Run a proxy of a kind, ``http`` or ``socks5``; its log and settings are kept in a folder."""
 
     def command(port: int) -> list[str]:
-        lines = [f"Port {port}", "Listen 127.0.0.1", "LogLevel Connect", "MaxClients 100"]
-        if password:
-            lines.append(f"BasicAuth {USER} {password}")
-        settings.write_text("\n".join(lines) + "\n")
-        return [program, "-d", "-c", str(settings)]
+        return _command_of(kind, port, folder, password)
 
-    log = folder / "tinyproxy.log"
+    scheme = "socks5h" if kind == "socks5" else kind
+    log = folder / "log"
     with _running(command, log) as port:
-        yield Proxy(port, log, scheme="http", password=password)
+        yield Proxy(port, log, scheme=scheme, password=password)
 
 
-@pytest.fixture(scope="session")
-def _socks_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with microsocks(tmp_path_factory.mktemp("microsocks")) as proxy:
-        yield proxy
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that asks for a proxy, in its arguments or its parameters."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            names = {*item.fixturenames, *(name for name in parameters if isinstance(name, str))}
+            if names & FIXTURES:
+                item.add_marker("proxies")
 
 
-@pytest.fixture(scope="session")
-def _socks_proxy_with_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("microsocks")
-    with microsocks(folder, password=SOCKS_PASSWORD) as proxy:
-        yield proxy
+def _session_proxy(kind: str, password: str | None = None) -> Any:
+    """Make a fixture that runs a proxy for the whole session."""
+
+    def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+        with running_proxy(kind, tmp_path_factory.mktemp(kind), password=password) as proxy:
+            yield proxy
+
+    return pytest.fixture(run, scope="session")
 
 
-@pytest.fixture(scope="session")
-def _http_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with _tinyproxy(tmp_path_factory.mktemp("tinyproxy")) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="session")
-def _http_proxy_with_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("tinyproxy")
-    with _tinyproxy(folder, password=HTTP_PASSWORD) as proxy:
-        yield proxy
+_socks_proxy = _session_proxy("socks5")
+_socks_proxy_with_password = _session_proxy("socks5", SOCKS_PASSWORD)
+_http_proxy = _session_proxy("http")
+_http_proxy_with_password = _session_proxy("http", HTTP_PASSWORD)
 
 
 @pytest.fixture
