@@ -135,7 +135,8 @@ def test_every_import_is_declared(metadata: Message) -> None:
         or str(requirement.marker).endswith(user_extras)
     }
     distributions = importlib.metadata.packages_distributions()
-    known = {*sys.stdlib_module_names, "llmproviders", "tomli"}
+    # Python 3.10 has no tomllib and takes tomli.
+    known = {*sys.stdlib_module_names, "llmproviders", "tomli", "tomllib"}
     for path in (ROOT / "llmproviders").rglob("*.py"):
         for module in _imported_packages(path) - known:
             # Python 3.10 does not know the packages of every distribution

@@ -18,9 +18,11 @@ PACKAGE = Path(llmproviders.__file__).parent
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
-# What click reads, what an example of a page makes, and GigaChat's scopes.
+# What click reads, what the tests read, what an example of a page makes, and GigaChat's scopes.
 NO_VARIABLES = {
     "_LLMPROVIDERS_COMPLETE",
+    "LLMPROVIDERS_TEST_NO_SKIPS",
+    "LLMPROVIDERS_TEST_PROXIES",
     "LLMPROVIDERS_ECHO_BASE_URL",
     "GIGACHAT_API_PERS",
     "GIGACHAT_API_B2B",
