@@ -215,8 +215,36 @@ def filled(page: str, text: str) -> str:
     return text
 
 
+READMES = {"README.md": ("no", "yes"), "README.ru.md": ("нет", "да")}
+"""Each front door, and its words for False and True."""
+
+
+def with_every_service(name: str, text: str) -> str:
+    """``text`` of a README, with a row in its table of services for each provider that had none.
+
+    A row that is there stays: it says more than the code knows.
+    """
+    no, yes = READMES[name]
+    kinds = {cls.__name__: cls for cls in REGISTRY.values()}
+    rows = re.finditer(r"^\| `(\w+)` \|.*\|\n", text, re.MULTILINE)
+    ends = {row[1]: row.end() for row in rows if row[1] in kinds}
+    more = ""
+    for cls in (kinds[missing] for missing in kinds if missing not in ends):
+        keys = ", ".join(f"`{variable}`" for variable in cls.environment_of("api_key"))
+        host = cls.url.removeprefix("https://")
+        working = yes if cls.working else no
+        more += f"| `{cls.__name__}` | {host} |  | {keys or no} | {working} |\n"
+    end = max(ends.values())
+    return text[:end] + more + text[end:]
+
+
 def main() -> None:
     """Fill every page."""
+    for name in READMES:
+        path = DOCS.parent / name
+        path.write_text(
+            with_every_service(name, path.read_text(encoding="utf-8")), encoding="utf-8"
+        )
     for page in {page for page, _ in TABLES}:
         path = DOCS / page
         path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -103,6 +103,10 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name not in __all__:
+        if name[:1].isupper():  # __path__ and the like are asked for before any provider is
+            for kind in import_module(f"{__name__}.providers").REGISTRY.values():
+                if kind.__name__ == name:
+                    return kind
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value

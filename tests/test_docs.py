@@ -17,6 +17,7 @@ from llmproviders import FailoverClient, GigaChat, Provider
 from llmproviders._schema import arguments_of
 from llmproviders.cli.group import group
 from llmproviders.providers import REGISTRY
+from tests.support.served import SERVED
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -50,9 +51,27 @@ def test_generated_tables_are_fresh() -> None:
         assert tables.filled(page, text) == text, f"run python docs/tables.py for {page}"
 
 
-@pytest.mark.parametrize("name", [cls.__name__ for cls in REGISTRY.values()])
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("README.md", "| `ChatGLM` | chatglm.cn |  | no | yes |\n"),
+        ("README.ru.md", "| `ChatGLM` | chatglm.cn |  | нет | да |\n"),
+    ],
+)
+def test_a_new_provider_gets_its_row(name: str, added: str) -> None:
+    """A provider without a row in a README is given one, and the rows that are there stay."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert _tables().with_every_service(name, text) == text
+    without, count = re.subn(r"^\| `ChatGLM` \|.*\n", "", text, flags=re.MULTILINE)
+    assert count == 1
+    filled = _tables().with_every_service(name, without)
+    assert filled.replace(added, "") == without
+    assert filled.count(added) == 1
+
+
+@pytest.mark.parametrize("name", [kind.__name__ for kind in SERVED.values()])
 def test_every_provider_has_its_section(name: str) -> None:
-    """Each provider's wire format, limits and last known state are in the reference."""
+    """The reference tells wire format, limits and last known state of what the sandbox plays."""
     text = (DOCS / "reference" / "providers.md").read_text(encoding="utf-8")
     section = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None
@@ -89,7 +108,8 @@ def test_the_services_of_the_front_door(name: str) -> None:
     """The table of services has what the registry has: which there are, their keys, their state."""
     row = re.compile(r"^\| `(\w+)` \|.*\| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
     rows = row.findall(prose(ROOT / name))
-    assert {row[0] for row in rows} == {cls.__name__ for cls in REGISTRY.values()}
+    classes = {cls.__name__ for cls in REGISTRY.values()}
+    assert {row[0] for row in rows} == classes, "run python docs/tables.py"
     for cls in REGISTRY.values():
         [(key, working)] = [row[1:] for row in rows if row[0] == cls.__name__]
         variables = cls.environment_of("api_key")

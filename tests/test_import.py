@@ -14,6 +14,7 @@ import pytest
 import requests
 
 import llmproviders
+from llmproviders.providers import REGISTRY
 
 NEVER_NEEDED = ("click", "tqdm", "dask", "tomllib", "llmproviders.sandbox")
 """What no call of a provider needs."""
@@ -157,6 +158,12 @@ def test_every_public_name_is_there() -> None:
     assert sorted(llmproviders.__all__) == llmproviders.__all__
     for name in llmproviders.__all__:
         assert getattr(llmproviders, name).__doc__, name
+
+
+def test_every_provider_is_there() -> None:
+    """Each provider of the registry can be imported from the package, by its class's name."""
+    for kind in REGISTRY.values():
+        assert getattr(llmproviders, kind.__name__) is kind
 
 
 def test_the_names_are_known_before_they_are_loaded() -> None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmproviders.providers import REGISTRY
+from tests.support.served import SERVED
+
 if TYPE_CHECKING:
     from llmproviders.sandbox import Sandbox
 
@@ -29,9 +32,12 @@ def configure(home: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
 
 @pytest.fixture
 def at_sandbox(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Point the commands of the test at a sandbox."""
+    """Point the commands of the test at a sandbox, and what it does not serve at nobody."""
     for name, value in sandbox.environ().items():
         monkeypatch.setenv(name, value)
+    for name in REGISTRY.keys() - SERVED.keys():
+        [variable] = REGISTRY[name].environment_of("base_url")
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
     return sandbox
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import trustme
 
+from llmproviders.providers import REGISTRY
 from llmproviders.sandbox import Sandbox
 from tests.cli.conftest import Configure
 from tests.cli.process import Result, Running, run
 from tests.conftest import RawServerFactory
 from tests.support.http_bytes import http_response
+from tests.support.served import SERVED
 
 
 def loaded(result: Result) -> object:
@@ -41,7 +43,7 @@ class TestProviders:
         """Each provider is an object with these fields; those in force come first."""
         rows = loaded(run("providers", "--json"))
         assert isinstance(rows, list)
-        assert [tuple(row) for row in rows] == [self.FIELDS] * 5
+        assert [tuple(row) for row in rows] == [self.FIELDS] * len(REGISTRY)
         assert [row["type"] for row in rows][:3] == ["GigaChat", "OpenAICompatible", "ChatGLM"]
         assert rows[0]["key_from"] == "environment GIGACHAT_CREDENTIALS"
         assert rows[1]["default_model"] == "sandbox-small"
@@ -71,7 +73,7 @@ class TestProviders:
         at_sandbox.close()
         result = run("providers", "--check")
         assert result.code == 75
-        assert result.out.count("ConnectionFailed") == 5
+        assert result.out.count("ConnectionFailed") == len(REGISTRY)
 
 
 class TestModels:
@@ -257,7 +259,8 @@ class TestDemo:
 class TestDoctor:
     def test_all_is_well(self, at_sandbox: Sandbox) -> None:
         """Each check is a line with its outcome; without a problem the code is 0."""
-        result = run("doctor", "--live")
+        options = [option for name in SERVED for option in ("-p", name)]
+        result = run("doctor", "--live", *options)
         assert (result.code, result.err) == (0, "")
         lines = result.out.splitlines()
         assert all(line.startswith(("OK    ", "WARN  ", "      do: ")) for line in lines)

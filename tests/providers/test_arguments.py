@@ -9,18 +9,18 @@ import requests
 
 from llmproviders import ProtocolError, Provider
 from llmproviders.provider import Limits
-from llmproviders.providers import REGISTRY
 from llmproviders.sandbox import Sandbox
 from tests.support.promise import read
 from tests.support.proxies import Proxy
+from tests.support.served import SERVED
 
 
 def made(service: str, sandbox: Sandbox, **arguments: Any) -> Provider:
     """A provider that speaks to the sandbox."""
-    return REGISTRY[service](**sandbox.provider_arguments(service), **arguments)
+    return SERVED[service](**sandbox.provider_arguments(service), **arguments)
 
 
-@pytest.mark.parametrize("service", REGISTRY)
+@pytest.mark.parametrize("service", SERVED)
 def test_proxy_and_session(sandbox: Sandbox, http_proxy: Proxy, service: str) -> None:
     """A proxy carries every request, be it named itself or by the session that sends them."""
     with requests.Session() as session:
@@ -32,7 +32,7 @@ def test_proxy_and_session(sandbox: Sandbox, http_proxy: Proxy, service: str) ->
     assert len(http_proxy.targets) == sandbox.count()
 
 
-@pytest.mark.parametrize("service", REGISTRY)
+@pytest.mark.parametrize("service", SERVED)
 def test_name_timeout_and_limits(sandbox: Sandbox, service: str) -> None:
     """What it is called, how long a silence and how long a line may be is the caller's to say."""
     with made(service, sandbox, name="mine", timeout=(5, 6), limits=Limits(line=10)) as provider:
