@@ -11,14 +11,20 @@ from pathlib import Path
 import click
 
 from llmproviders import FailoverClient, Provider
-from llmproviders._chat_completions import FAILED_WORDS, FINISH_WORDS, NO_WORDS
-from llmproviders._schema import Argument, arguments_of
-from llmproviders._status import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, class_of_status
+from llmproviders._http.error_map import (
+    BY_STATUS,
+    RULES,
+    SAID_BY_STATUS,
+    STATUS_OF_CODE,
+    class_of_status,
+)
 from llmproviders.cli.exits import MEANING
 from llmproviders.cli.group import CONTEXT, PROGRAM, group
 from llmproviders.cli.overview import COMMANDS
 from llmproviders.config import variables_of
+from llmproviders.config._arguments import Argument, arguments_of
 from llmproviders.providers import REGISTRY
+from llmproviders.providers._chat_completions import FAILED_WORDS, FINISH_WORDS, NO_WORDS
 
 DOCS = Path(__file__).parent
 

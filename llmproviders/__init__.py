@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from .errors import (
         AllProvidersFailed,
+        Attempt,
         AuthenticationError,
         BlockedError,
         ConnectionFailed,
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
         StreamInterrupted,
         UnsupportedError,
     )
-    from .failover import FailoverClient
+    from .failover._client import FailoverClient
     from .provider import Provider
     from .providers.chatglm import ChatGLM
     from .providers.chatgptt import ChatGptt
     from .providers.flowgpt import FlowGpt
-    from .providers.gigachat import GigaChat
+    from .providers.gigachat._provider import GigaChat
     from .providers.openai_compatible import OpenAICompatible
-    from .results import Attempt, Attempts, Completion, FinishReason, Reasoning, Restart, Usage
+    from .results import Attempts, Completion, FinishReason, Reasoning, Restart, Usage
 
 __version__ = "1.0.0rc1"
 

@@ -5,4 +5,5 @@ from __future__ import annotations
 import logging
 
 logger = logging.getLogger("llmproviders")
+
 logger.addHandler(logging.NullHandler())

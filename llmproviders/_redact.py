@@ -12,25 +12,30 @@ from base64 import b64encode
 from functools import lru_cache
 from itertools import count
 from traceback import clear_frames
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ._printable import printable
 from ._signals import from_handler
 
-TYPE_CHECKING = False
-
 if TYPE_CHECKING:
     from logging import LogRecord
-    from types import TracebackType
+
 
 MASK = "***"
+
 _SHORTEST = 6
+
 _MOST_REMEMBERED = 4096
+
 _AT_A_TIME = 512
 
+
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]+)*(?=@)")
+
 _AUTHORIZATION = re.compile(r"\b(Bearer|Basic)(\s+)(?!null\b)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+
 
 _TELLING_NAME = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
 
@@ -94,6 +99,7 @@ def is_telling(name: str) -> bool:
 # Each with the number of its last mention. There is no lock, since a finalizer may come by in the
 # midst of it, but every step is one that is atomic: other threads add to it all the time.
 _concealed: dict[str, int] = {}
+
 _mentions = count()
 
 

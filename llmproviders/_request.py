@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ._call import Timeout, check_proxy, check_timeout
-from ._numbers import seconds, shown
-from ._params import check_names
+from ._checks import nearest, seconds, shown
+from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
 from .messages import Message, Prompt, normalize
 from .results import Completion
+
+SAMPLING = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "stop",
+        "seed",
+        "n",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "functions",
+        "function_call",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "profanity_check",
+    }
+)
+
+KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning"}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise a ``TypeError`` that names the nearest parameter, for the first unknown one."""
+    for name in names:
+        if name not in KNOWN:
+            near = nearest(name, KNOWN)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise TypeError(f"unknown parameter {name!r}{hint}")
+
 
 Accept = Callable[[Completion], "bool | str"]
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """What a caller asked for, checked, and the same for every provider.
 
     Attributes:
@@ -54,7 +85,7 @@ class Request:
         deadline: float | None = None,
         accept: Accept | None = None,
         params: Mapping[str, Any],
-    ) -> Request:
+    ) -> ChatRequest:
         """Check what a caller passed; nothing is sent for what is wrong.
 
         Args:
@@ -93,11 +124,11 @@ class Request:
         messages = tuple(normalize(prompt, system=system))
         return cls(messages, model, rest, stream, timeout, proxy, deadline, accept, reasoning)
 
-    def to(self, model: str | None) -> Request:
+    def to(self, model: str | None) -> ChatRequest:
         """The same, asked of ``model``."""
         return self if model == self.model else replace(self, model=model)
 
-    def plain(self) -> Request:
+    def plain(self) -> ChatRequest:
         """The same without what concerns the call, for one that sees to that itself."""
         if self.deadline is None and self.accept is None:
             return self

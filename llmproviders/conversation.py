@@ -10,18 +10,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._files import read, replace
-from ._numbers import whole
-from ._params import check_names
+from ._checks import whole
+from ._request import check_names
+from ._runtime.files import read, replace
 from .messages import Message, Prompt, normalize
 from .results import Completion, FinishReason, Restart
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .provider import BaseClient
+    from .client import BaseClient
+
 
 _VERSION = 1
+
 _LARGEST = 256 * 1024 * 1024
 
 
@@ -298,7 +300,7 @@ class Conversation:
         return f"{type(self).__name__}({self.client!r}, {len(self._said)} messages)"
 
     def _repr_markdown_(self) -> str:
-        from ._markdown import harmless
+        from ._display.markdown import harmless
 
         said = [*self._instruction(), *self._said]
         return "\n\n".join(

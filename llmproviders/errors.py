@@ -28,17 +28,18 @@
 
 from __future__ import annotations
 
-# What ``typing`` would say, which takes longer to import than all of this.
-TYPE_CHECKING = False
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from ._printable import one_line, printable
+from ._redact import redact, scrub
 
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, TypeVar
-
     from typing_extensions import Self
 
-    from .results import Attempt
 
-    Error = TypeVar("Error", bound="LLMError")
+Error = TypeVar("Error", bound="LLMError")
+
 
 SLOWER = "another provider was faster"
 """The message of what ends an attempt that lost to one running beside it."""
@@ -80,7 +81,6 @@ class LLMError(Exception):
         attempts: tuple[Attempt, ...] = (),
         detail: str | None = None,
     ) -> None:
-        from ._redact import redact
 
         super().__init__(self._shown(redact(message)))
         self.provider = provider
@@ -95,8 +95,6 @@ class LLMError(Exception):
     @staticmethod
     def _shown(message: str) -> str:
         """A message as one line in which nothing acts on a terminal."""
-        from ._printable import one_line
-
         return one_line(message)
 
     @property
@@ -112,7 +110,6 @@ class LLMError(Exception):
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from ._redact import scrub
 
         # Dask has every error's causes pickled along with it.
         scrub(self)
@@ -240,8 +237,6 @@ class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
     @staticmethod
     def _shown(message: str) -> str:
         """A message with a line for each failure, in which nothing acts on a terminal."""
-        from ._printable import printable
-
         return printable(message)
 
 
@@ -256,3 +251,51 @@ def retold(error: Error, message: str) -> Error:
         retryable=error.retryable,
         detail=error.detail,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of one provider.
+
+    Attributes:
+        provider: its name.
+        model: the model asked for, in the service's own name.
+        started_at: Unix time in seconds.
+        first_chunk_after: seconds from the start to the first piece of text, or None.
+        duration: seconds from the start to the end.
+        error: what ended it, or None.
+        waited: seconds slept before it, for a retry or for a free place.
+        chunks: pieces of text received.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> attempt = ScriptedProvider(["Yes", "."], name="first").complete("Hi").attempts[0]
+    >>> attempt.provider, attempt.error, attempt.chunks
+    ('first', None, 2)
+    """
+
+    provider: str
+    model: str | None
+    started_at: float
+    first_chunk_after: float | None
+    duration: float
+    error: LLMError | None = None
+    waited: float = 0.0
+    chunks: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attempt as a JSON object, its error as ``{"type", "message"}``."""
+        return {
+            "provider": self.provider,
+            "model": self.model,
+            "started_at": self.started_at,
+            "first_chunk_after": self.first_chunk_after,
+            "duration": self.duration,
+            "error": error_as_dict(self.error),
+            "waited": self.waited,
+            "chunks": self.chunks,
+        }
+
+
+def error_as_dict(error: BaseException | None) -> dict[str, str] | None:
+    """An error as ``{"type": class name, "message": text}``; None stays None."""
+    return None if error is None else {"type": type(error).__name__, "message": str(error)}

@@ -8,9 +8,12 @@ from typing import Any
 from .errors import InvalidRequestError
 
 Message = dict[str, Any]
+
 Prompt = str | Sequence[Mapping[str, Any]]
 
+
 ROLES = ("system", "user", "assistant", "tool", "function")
+
 _ALIASES = {"developer": "system"}
 
 

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import sys
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-# What ``typing`` would say: to import it costs more than all that is imported here. For the same
-# reason most of what is used below is imported where it is first used.
-TYPE_CHECKING = False
+from . import _environment as _environ
+from ._account.keys import Key, find
+from ._checks import nearest
+from ._http.decoding import whole_characters
+from ._http.types import (
+    DEFAULT_TIMEOUT,
+    HTTPRequest,
+    HTTPResponse,
+    Limits,
+    Sender,
+    Timeout,
+    Trust,
+    check_proxy,
+    check_timeout,
+    check_url,
+)
+from ._log import logger
+from ._redact import Secret, forget_locals, hidden, redact, scrub
+from ._request import Accept, ChatRequest
+from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
+from ._signals import from_handler, let_through
+from .client import BaseClient
+from .errors import (
+    Attempt,
+    ConnectionFailed,
+    DeadlineExceeded,
+    EmptyReplyError,
+    InvalidRequestError,
+    LLMError,
+    ModelNotFoundError,
+    ProtocolError,
+    ProviderTimeout,
+    RefusedError,
+    RejectedReplyError,
+    StreamInterrupted,
+)
+from .results import Attempts, Completion, FinishReason, Reasoning, Restart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from typing import Any, ClassVar, TypeVar
-
     import requests
     from typing_extensions import Self
 
-    from ._attempt import Fetch
-    from ._call import Call, Limits, Reply, Sender, Timeout, Trust
-    from ._clock import Scope
-    from ._redact import Secret
-    from ._request import Accept, Request
-    from ._secret import Key
-    from .conversation import Conversation
-    from .errors import LLMError, ModelNotFoundError
-    from .messages import Prompt
-    from .results import Completion
 
-    T = TypeVar("T")
+T = TypeVar("T")
+
 
 __all__ = [
     "BaseClient",
@@ -42,268 +71,22 @@ __all__ = [
     "Trust",
 ]
 
-_HOMES = {
-    "Fetch": "_attempt",
-    "Request": "_request",
-    **dict.fromkeys(("Call", "Limits", "Reply", "Timeout", "Trust"), "_call"),
-}
-"""What else those who write a provider find here -> its module."""
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    # The next one finds it without asking here.
-    globals()[name] = value = getattr(import_module(f".{_HOMES[name]}", __package__), name)
-    return value
-
 
 _MODULES_OF_CALLS = (
     *("difflib", "encodings.punycode"),
     *(f"{__package__}.{name}" for name in ("_attempt", "_process", "_request", "_transport")),
 )
-"""What every call needs, or may need, and nothing before it does."""
+
+
+# What authors of providers call them.
+Call = HTTPRequest
+Reply = HTTPResponse
+Request = ChatRequest
 
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
     "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
 )
-
-
-class BaseClient(ABC):
-    """What answers a prompt: one provider, or several behind one another.
-
-    A subclass gives ``generate``; everything that callers use stands on it.
-    """
-
-    name: str
-
-    @abstractmethod
-    def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
-        """Yield text, then one ``FinishReason``; or raise an ``LLMError``.
-
-        Args:
-            request: what is asked, already checked.
-            scope: how long it may take; None: as long as it takes.
-        """
-
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        timeout: Timeout | None = None,
-        proxy: str | None = None,
-        deadline: float | None = None,
-        accept: Accept | None = None,
-        **params: Any,
-    ) -> Generator[str, None, None]:
-        """Ask, and yield the reply's text as it comes.
-
-        Args:
-            prompt: a text or a list of messages.
-            model: a model or an alias; None for the default.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            proxy: a proxy's URL for every request of this call.
-            deadline: seconds for this call; it begins with the first ``next()``.
-            accept: gets the whole reply and returns True, or False or a reason: then the stream
-                ends in a ``RejectedReplyError``, though its text is out.
-            **params: sampling parameters, ``system``, ``extra_body``, and ``reasoning=True`` to
-                get what the model thinks, too.
-
-        Returns:
-            A generator of non-empty ``str``, its last item a ``FinishReason``; with
-            ``reasoning=True`` also ``Reasoning`` items, which are empty as ``str``. Nothing is
-            sent before its first ``next()``; closing it closes the connection. It belongs to the
-            process that made that first ``next()``; a forked child cannot go on with it.
-
-        Raises:
-            InvalidRequestError: at once, for what no service could take.
-            LLMError: while iterating, for what went wrong.
-
-        >>> from llmproviders.testing import ScriptedProvider
-        >>> for chunk in ScriptedProvider(["Rayleigh ", "scattering."]).stream("Why blue?"):
-        ...     print(chunk, end="")
-        Rayleigh scattering.
-        """
-        from ._process import owned
-        from ._redact import hidden
-        from ._request import Request
-
-        proxy = hidden(proxy)
-        request = Request.of(
-            prompt,
-            model=model,
-            timeout=timeout,
-            proxy=proxy,
-            deadline=deadline,
-            accept=accept,
-            params=params,
-        )
-        return owned(self.generate(request), self.name)
-
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        timeout: Timeout | None = None,
-        proxy: str | None = None,
-        deadline: float | None = None,
-        accept: Accept | None = None,
-        stream: bool | None = None,
-        **params: Any,
-    ) -> Completion:
-        """Ask, and return the whole reply.
-
-        Args:
-            prompt: a text or a list of messages.
-            model: a model or an alias; None for the default.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            proxy: a proxy's URL for every request of this call.
-            deadline: seconds for this call.
-            accept: gets the ``Completion`` and returns True, or False or a reason: then it is a
-                ``RejectedReplyError``.
-            stream: False asks the service for the whole reply at once; without it the reply
-                streams, so that a deadline sees every piece.
-            **params: sampling parameters, ``system``, ``extra_body``.
-
-        Raises:
-            TypeError: a parameter that no service has, or ``stream=True``.
-            InvalidRequestError: what no service could take; nothing was sent.
-            LLMError: there is no whole reply; ``partial_text`` has what came of it.
-
-        >>> from llmproviders.testing import ScriptedProvider
-        >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
-        'Rayleigh scattering.'
-        """
-        from ._redact import hidden
-        from ._request import Request
-
-        if stream:
-            raise TypeError("complete() returns the whole reply; use stream()")
-        proxy = hidden(proxy)
-        return self.answer(
-            Request.of(
-                prompt,
-                model=model,
-                timeout=timeout,
-                proxy=proxy,
-                stream=stream is None,
-                deadline=deadline,
-                accept=accept,
-                params=params,
-            )
-        )
-
-    def answer(self, request: Request, scope: Scope | None = None) -> Completion:
-        """The whole reply to a request that is already checked; what ``complete`` stands on.
-
-        Args:
-            request: what is asked, already checked.
-            scope: how long it may take; None: as long as it takes.
-        """
-        from ._attempt import collect
-
-        return collect(self.generate(request, scope))
-
-    def create_generator(
-        self,
-        model: str | None,
-        messages: Prompt,
-        *,
-        stream: bool = True,
-        proxy: str | None = None,
-        timeout: Timeout | None = None,
-        deadline: float | None = None,
-        accept: Accept | None = None,
-        **params: Any,
-    ) -> Generator[str, None, None]:
-        """The same generator as :meth:`stream`, in another order of arguments.
-
-        Args:
-            model: a model or an alias; None for the default.
-            messages: a text or a list of messages.
-            stream: False asks the service for the whole reply at once, which then comes as one
-                chunk.
-            proxy: a proxy's URL for every request of this call.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            deadline: seconds for this call; it begins with the first ``next()``.
-            accept: as for :meth:`stream`; with ``stream=False`` it decides before the chunk is
-                yielded.
-            **params: sampling parameters, ``system``, ``extra_body``.
-
-        Raises:
-            InvalidRequestError: at once, for what no service could take.
-            LLMError: while iterating, for what went wrong.
-
-        >>> from llmproviders.testing import ScriptedProvider
-        >>> generator = ScriptedProvider(["a", "b"]).create_generator(None, "Hi", stream=False)
-        >>> list(generator)[:-1]
-        ['ab']
-        """
-        from ._process import owned
-        from ._redact import hidden
-        from ._request import Request
-
-        proxy = hidden(proxy)
-        request = Request.of(
-            messages,
-            model=model,
-            timeout=timeout,
-            proxy=proxy,
-            stream=stream,
-            deadline=deadline,
-            accept=accept,
-            params=params,
-        )
-        return owned(self.generate(request), self.name)
-
-    def conversation(
-        self, *, system: str | None = None, model: str | None = None, **arguments: Any
-    ) -> Conversation:
-        """Begin a conversation, which sends what was said so far with each new turn.
-
-        Args:
-            system: the system prompt.
-            model: a model or an alias; None for the default.
-            **arguments: the others of :class:`~llmproviders.conversation.Conversation`, and
-                sampling parameters for every turn.
-
-        >>> from llmproviders.testing import ScriptedProvider
-        >>> chat = ScriptedProvider(["Yes."]).conversation(system="Be brief.")
-        >>> print(chat.ask("Is the sky blue?"))
-        Yes.
-        """
-        from .conversation import Conversation
-
-        return Conversation(self, system=system, model=model, **arguments)
-
-    def credential_digest(self) -> str | None:
-        """A hash of the credential that the next call would be made with, by the address too.
-
-        What a service does to one account, a refused key or a spent quota, is remembered by it,
-        so that it does not tell against others.
-
-        Returns:
-            The digest, from which no secret can be had; None where there is no credential.
-
-        Raises:
-            MissingAuthError: a key that is kept elsewhere is not there.
-        """
-        return None
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class ModelNames(tuple[str, ...]):
@@ -419,10 +202,6 @@ class Provider(BaseClient):
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
-        from importlib import import_module
-
-        from ._call import DEFAULT_TIMEOUT, Limits, check_proxy, check_timeout
-        from ._redact import hidden
 
         for module in (*_MODULES_OF_CALLS, *self._modules):
             import_module(module, __package__)
@@ -460,11 +239,7 @@ class Provider(BaseClient):
             InvalidRequestError: the argument is no text, or blank.
         """
         if given is None:
-            from . import _environ
-
             return _environ.lookup(*self.environment_of(argument))
-        from ._redact import Secret, hidden
-        from .errors import InvalidRequestError
 
         if not isinstance(given, str):
             raise InvalidRequestError(f"{argument} is a text, not {type(given).__name__}")
@@ -477,7 +252,6 @@ class Provider(BaseClient):
         url = self._setting(argument, given)
         if url is None:
             return None
-        from ._call import check_url
 
         variables = "the environment's " + " or ".join(self.environment_of(argument))
         return check_url(url, variables if given is None else argument)
@@ -489,20 +263,16 @@ class Provider(BaseClient):
             MissingAuthError: the place that was given has none.
             AuthenticationError: what is there cannot be one.
         """
-        from ._secret import find
-
         return find(argument, given, self.environment_of(argument))
 
     def trust(self) -> Trust:
         """Whose certificates this provider believes."""
-        from ._call import Trust
-
         return Trust()
 
     # -- what a subclass gives
 
     @abstractmethod
-    def prepare(self, request: Request, fetch: Fetch) -> Call:
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """The HTTP request for ``request``.
 
         Args:
@@ -512,7 +282,7 @@ class Provider(BaseClient):
         """
 
     @abstractmethod
-    def parse(self, reply: Reply) -> Iterator[str]:
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Yield the text of ``reply`` piece by piece, then a ``FinishReason``.
 
         No network of its own, no clock, no retry. Ending without a ``FinishReason`` says that
@@ -526,8 +296,8 @@ class Provider(BaseClient):
     def mend(
         self,
         error: LLMError,
-        call: Call | None,
-        request: Request,
+        call: HTTPRequest | None,
+        request: ChatRequest,
         fetch: Fetch,
     ) -> str | None:
         """Mend what made a request fail before any text, if that can be done at once.
@@ -544,7 +314,7 @@ class Provider(BaseClient):
         """
         return None
 
-    def explain(self, error: LLMError, request: Request) -> LLMError:
+    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
         """A better error, where this service's words mean more than the status.
 
         Args:
@@ -553,7 +323,7 @@ class Provider(BaseClient):
         """
         return error
 
-    def place(self, scope: Scope) -> AbstractContextManager[float]:
+    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait for a free place among the requests that the service allows at a time.
 
         Args:
@@ -562,8 +332,6 @@ class Provider(BaseClient):
         Returns:
             A block that holds the place; its value is the seconds waited.
         """
-        from contextlib import nullcontext
-
         return nullcontext(0.0)
 
     # -- what a provider does
@@ -609,9 +377,6 @@ class Provider(BaseClient):
             names: what there is.
             **about: more for the error, such as its ``status_code``.
         """
-        from ._params import nearest
-        from .errors import ModelNotFoundError
-
         # Neither the name itself nor another word for it is a suggestion.
         others = [name for name in names if name != model]
         others += [alias for alias, name in self.model_aliases.items() if name in others]
@@ -635,28 +400,26 @@ class Provider(BaseClient):
         """The names of the models that the service has; those known where it cannot be asked."""
         return list(self.models)
 
-    def sampling(self, request: Request) -> dict[str, Any]:
+    def sampling(self, request: ChatRequest) -> dict[str, Any]:
         """The parameters of ``request`` that this service takes."""
         left_out = [n for n in request.params if n not in self.takes and n != "extra_body"]
         if left_out:
-            from ._log import logger
-
             logger.debug("%s takes no %s; left out", self.name, ", ".join(sorted(left_out)))
         return {n: v for n, v in request.params.items() if n in self.takes and v is not None}
 
-    def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
+    def generate(
+        self, request: ChatRequest, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
         """Try once: yield text, then one ``FinishReason``; or raise an ``LLMError``."""
-        from ._attempt import attempt
-
         return attempt(self, request, scope)
 
     def ask(
         self,
-        make: Callable[[Fetch], Call],
-        read: Callable[[Reply], T],
+        make: Callable[[Fetch], HTTPRequest],
+        read: Callable[[HTTPResponse], T],
         *,
-        request: Request | None = None,
-        scope: Scope | None = None,
+        request: ChatRequest | None = None,
+        scope: CancelScope | None = None,
     ) -> T:
         """Send a call that is not a chat and return what ``read`` makes of its reply.
 
@@ -666,13 +429,11 @@ class Provider(BaseClient):
             request: what it is for, where there is something to say of it, the model above all.
             scope: how long all of it may take; None: as long as it takes.
         """
-        from ._attempt import ask
-
         return ask(self, make, read, request=request, scope=scope)
 
     def make_transport(self) -> Sender:
         """What sends this provider's calls; made when the first one is sent."""
-        from ._transport import Transport
+        from ._http.transport import Transport
 
         proxy, asked = self._proxy
         return Transport(
@@ -701,7 +462,6 @@ class Provider(BaseClient):
         return _remake, (type(self), self._given.args, self._given.kwargs)
 
     def __repr__(self) -> str:
-        from ._redact import redact
 
         # A traceback may show one whose making failed.
         name, base_url = getattr(self, "name", None), getattr(self, "base_url", "")
@@ -720,3 +480,453 @@ class _Arguments:
 
 def _remake(cls: type[Provider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Provider:
     return cls(*args, **kwargs)
+
+
+_FOLD_AT = 256
+
+
+class Transcript:
+    """Collects the pieces of a stream, in case it breaks and its text so far is asked for.
+
+    Only a broken stream needs the text again, so what is older than the last few hundred pieces is
+    kept compressed: a long stream that the caller does not keep must not fill the memory.
+    """
+
+    __slots__ = ("_folded", "_packed", "_packer", "_recent")
+
+    def __init__(self) -> None:
+        self._recent: list[str] = []
+        self._folded = 0
+        self._packed: list[bytes] = []
+        self._packer: zlib._Compress | None = None
+
+    def append(self, piece: str) -> None:
+        """Add a piece."""
+        recent = self._recent
+        recent.append(piece)
+        if len(recent) >= _FOLD_AT:
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._packer is None:
+            # This small window packs prose as well as the usual one, in 64 KiB instead of 256.
+            self._packer = zlib.compressobj(level=1, wbits=13, memLevel=6)
+        text = "".join(self._recent).encode("utf-8", "surrogatepass")
+        self._packed.append(self._packer.compress(text))
+        self._folded += len(self._recent)
+        self._recent.clear()
+
+    def text(self) -> str:
+        """All pieces, joined."""
+        if self._packer is None:
+            return "".join(self._recent)
+        packed = b"".join([*self._packed, self._packer.copy().flush()])
+        folded = zlib.decompress(packed).decode("utf-8", "surrogatepass")
+        return "".join([folded, *self._recent])
+
+    @property
+    def count(self) -> int:
+        """How many pieces there were."""
+        return self._folded + len(self._recent)
+
+
+class Fetch:
+    """Sends what has to be sent for one request, and knows how long that may take.
+
+    Attributes:
+        scope: the end of the request.
+        route: which way it goes; the same for requests that go the same way.
+    """
+
+    def __init__(self, provider: Provider, request: ChatRequest, scope: CancelScope) -> None:
+        self.scope = scope
+        self.route = (provider._proxy, provider.timeout, request.proxy, request.timeout)
+        self._provider = provider
+        self._request = request
+        self._reply: HTTPResponse | None = None
+
+    def __call__(self, call: HTTPRequest) -> HTTPResponse:
+        """Send ``call``; the reply is closed by whoever asked for it.
+
+        Raises:
+            LLMError: what is not a success.
+        """
+        request = self._request
+        self._reply = self._provider._transport.open(
+            call, self.scope, timeout=request.timeout, proxy=request.proxy
+        )
+        return self._reply
+
+    def close(self) -> None:
+        """Close the last reply, if that is still to be done."""
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None
+
+    def abandon(self) -> None:
+        """Close and let go of whatever is still open or held.
+
+        Wherever an interrupt comes, between two steps, in a ``finally``, in the call of a
+        ``close``, it goes through here.
+        """
+        self.scope.cancel("the call was interrupted")
+        self.close()
+
+
+def attempt(
+    provider: Provider, request: ChatRequest, scope: CancelScope | None
+) -> Generator[str, None, None]:
+    """What ``Provider.generate`` yields and raises."""
+    if request.deadline is None:
+        stream = _attempt(provider, request, scope or CancelScope())
+    else:
+        stream = _bounded(provider, request, scope, request.deadline)
+    stream = stream if request.stream else _joined(stream)
+    if request.accept is None:
+        return stream
+    return accepted(stream, request.accept, holds=not request.stream)
+
+
+def _bounded(
+    provider: Provider, request: ChatRequest, parent: CancelScope | None, deadline: float
+) -> Generator[str, None, None]:
+    scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=parent)
+    try:
+        yield from _attempt(provider, request, scope)
+    finally:
+        scope.close()
+
+
+def _attempt(
+    provider: Provider, request: ChatRequest, scope: CancelScope
+) -> Generator[str, None, None]:
+    record = _Record(provider.name, request.model, scope.clock)
+    fetch = Fetch(provider, request, scope)
+    mended: set[str] = set()
+    handled = sys.exc_info()[1]
+    try:
+        with provider.place(scope) as waited:
+            record.start(waited)
+            while True:
+                call = None
+                try:
+                    with _Step(provider, "prepare"):
+                        named = request.to(provider.find_model(request.model, fetch))
+                        record.model = named.model
+                        call = provider.prepare(named, fetch)
+                    yield from _once(provider, named, fetch, call, record)
+                except LLMError as trouble:
+                    if record.begun or from_handler(trouble):
+                        raise
+                    _mend_or_raise(provider, trouble, call, request, fetch, mended)
+                else:
+                    return
+    except BaseException as failure:
+        if not isinstance(failure, LLMError) or from_handler(failure):
+            fetch.abandon()
+            forget_locals(failure, but=handled)
+            raise
+        error = provider.explain(failure, request)
+        error.provider = error.provider or provider.name
+        partial_text = record.transcript.text()
+        if partial_text and _broke_off(error):
+            error = StreamInterrupted.of(error)
+        error.partial_text = partial_text
+        error.attempts = Attempts((record.attempt(error),))
+        forget_locals(failure, but=handled)
+        if error is failure:
+            raise
+        raise error from failure
+
+
+def ask(
+    provider: Provider,
+    make: Callable[[Fetch], HTTPRequest],
+    read: Callable[[HTTPResponse], T],
+    *,
+    request: ChatRequest | None,
+    scope: CancelScope | None,
+) -> T:
+    """What ``Provider.ask`` returns and raises."""
+    request = request or ChatRequest(())
+    fetch = Fetch(provider, request, scope or CancelScope())
+    handled = sys.exc_info()[1]
+    try:
+        mended: set[str] = set()
+        while True:
+            call = None
+            try:
+                with _Step(provider, "prepare"):
+                    call = make(fetch)
+                with closing(fetch(call)) as reply:
+                    with _Step(provider, "parse"):
+                        value = read(reply)
+                    reply.finish()
+                    return value
+            except LLMError as failure:
+                let_through(failure)
+                error = provider.explain(failure, request)
+                error.provider = error.provider or provider.name
+                cause = None if error is failure else failure
+                _mend_or_raise(provider, error, call, request, fetch, mended, cause)
+    except LLMError as failure:
+        forget_locals(failure, but=handled)
+        raise
+    except BaseException as interrupt:
+        fetch.abandon()
+        forget_locals(interrupt, but=handled)
+        raise
+
+
+def _mend_or_raise(
+    provider: Provider,
+    error: LLMError,
+    call: HTTPRequest | None,
+    request: ChatRequest,
+    fetch: Fetch,
+    mended: set[str],
+    cause: LLMError | None = None,
+) -> None:
+    word = provider.mend(error, call, request, fetch)
+    if word is None or word in mended:
+        raise error from cause or error.__cause__
+    mended.add(word)
+    logger.debug("%s: renewed the %s, asking again", provider.name, word)
+
+
+def _once(
+    provider: Provider, request: ChatRequest, fetch: Fetch, call: HTTPRequest, record: _Record
+) -> Generator[str, None, None]:
+    reply = fetch(call)
+    reply.texts = lambda: record.transcript.count
+    pieces: Any = None
+    try:
+        with _Step(provider, "parse"):
+            pieces = whole_characters(provider.parse(reply))
+        shown = request.reasoning
+        finish: str | None = None
+        blank: list[str] = []
+        for piece in pieces:
+            if type(piece) is Reasoning:
+                record.begun = True
+                if shown:
+                    yield piece
+                continue
+            if type(piece) is not str:
+                finish = piece
+                break
+            blank.append(piece)
+            if piece and not piece.isspace():
+                record.first_text()
+                piece = "".join(blank)
+                record.transcript.append(piece)
+                yield piece
+                break
+        if finish is None:
+            keep = record.transcript.append
+            for piece in pieces:
+                if type(piece) is not str:
+                    if type(piece) is Reasoning:
+                        if shown:
+                            yield piece
+                        continue
+                    finish = piece
+                    break
+                if piece:
+                    keep(piece)
+                    yield piece
+        if not isinstance(finish, FinishReason):
+            raise StreamInterrupted("the reply ended without its end mark")
+        if record.first_text_at is None and not (finish.tool_calls or finish.images):
+            raise _no_text(finish)
+        # A service in trouble may say a key in any of its words.
+        yield finish.evolve(
+            raw=_redacted(finish.raw),
+            detail=_redacted(finish.detail),
+            provider=provider.name,
+            model=_redacted(finish.model) or request.model,
+            # A long text is written out only where somebody looks at the message.
+            message=partial(_with_text, finish.message, record.transcript),
+            request_id=_redacted(finish.request_id) or reply.request_id,
+            attempts=(record.attempt(None),),
+        )
+        reply.finish()
+    except LLMError as error:
+        let_through(error)
+        error.request_id = _redacted(error.request_id or reply.request_id)
+        raise
+    except Exception as error:
+        # Only a parser that failed has ended: what a caller throws in finds it waiting.
+        if pieces is None or pieces.gi_frame is not None or from_handler(error):
+            raise
+        raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
+    finally:
+        fetch.close()
+
+
+def _redacted(text: str | None) -> str | None:
+    return None if text is None else redact(text)
+
+
+class _Step:
+    """A block of a provider's own code: what it raises beside our errors is a ``ProtocolError``."""
+
+    # No generator with contextlib.contextmanager: that one lets a StopIteration through.
+    def __init__(self, provider: Provider, name: str) -> None:
+        self._provider = provider
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Translate."""
+        if not isinstance(error, Exception) or isinstance(error, LLMError):
+            return
+        if not from_handler(error):
+            raise _own_failure(self._provider, self._name, error) from error
+
+
+def _own_failure(
+    provider: Provider, step: str, error: Exception, *, request_id: str | None = None
+) -> ProtocolError:
+    scrub(error)
+    said = " ".join(str(error).split())[:300]
+    return ProtocolError(
+        f"{step} of {provider.name} failed: {type(error).__name__}: {said}", request_id=request_id
+    )
+
+
+def _with_text(beside: dict[str, Any], transcript: Transcript) -> dict[str, Any]:
+    return {**beside, "role": "assistant", "content": transcript.text()}
+
+
+def accepted(
+    stream: Generator[str, None, None], accept: Accept, *, holds: bool = False
+) -> Generator[str, None, None]:
+    """The same stream, which fails at its end where ``accept`` turns the reply down.
+
+    Args:
+        stream: a reply.
+        accept: what it has to please.
+        holds: whether its text is kept back until it has.
+    """
+    kept: list[str] = []
+    with closing(stream):
+        for piece in stream:
+            if type(piece) is str:
+                kept.append(piece)
+                if holds:
+                    continue
+            elif isinstance(piece, FinishReason):
+                text = "".join(kept)
+                _check_accepted(accept, text, piece)
+                if holds and text:
+                    yield text
+            elif isinstance(piece, Restart):
+                kept.clear()
+            yield piece
+
+
+def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:
+    verdict = accept(Completion.of(text, finish))
+    reason = verdict if isinstance(verdict, str) else None
+    if verdict and reason is None:
+        return
+    message = f"accept turned the reply down{': ' + reason if reason else ''}"
+    raise rejected(message, text, finish, detail=reason)
+
+
+def rejected(
+    message: str, text: str, finish: FinishReason, *, detail: str | None
+) -> RejectedReplyError:
+    """The error that a whole reply becomes which the caller does not want."""
+    error = RejectedReplyError(
+        message,
+        provider=finish.provider,
+        request_id=finish.request_id,
+        partial_text=text,
+        detail=detail,
+    )
+    last = (replace(attempt, error=error) for attempt in finish.attempts[-1:])
+    error.attempts = (*finish.attempts[:-1], *last)
+    return error
+
+
+def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
+    pieces: list[str] = []
+    with closing(stream):
+        for piece in stream:
+            if type(piece) is str:
+                pieces.append(piece)
+            else:
+                if pieces and isinstance(piece, FinishReason):
+                    yield "".join(pieces)
+                yield piece
+
+
+def _broke_off(error: LLMError) -> bool:
+    return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
+        error, DeadlineExceeded
+    )
+
+
+def _no_text(finish: FinishReason) -> LLMError:
+    if finish.reason == "content_filter":
+        return RefusedError(
+            "a filter of the service stopped the reply before any text"
+            + (f": {finish.detail}" if finish.detail else ""),
+            detail=finish.detail,
+            request_id=finish.request_id,
+        )
+    cut = finish.reason == "length"
+    alone = " with thoughts alone," if finish.reasoning else ""
+    hint = "; raise max_tokens" if cut else ""
+    return EmptyReplyError(
+        f"the service ended its reply ({finish.raw}){alone} without any text{hint}",
+        request_id=finish.request_id,
+        # The same request would end likewise, and be paid for once more.
+        retryable=False if cut else None,
+    )
+
+
+class _Record:
+    """What happens in one attempt.
+
+    Attributes:
+        begun: whether text or thoughts have come.
+    """
+
+    def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
+        self.provider = provider
+        self.model = model
+        self.transcript = Transcript()
+        self.first_text_at: float | None = None
+        self.begun = False
+        self._clock = clock
+        self.start(0.0)
+
+    def start(self, waited: float) -> None:
+        """The attempt begins, after ``waited`` seconds."""
+        self._waited = waited
+        self._started_at = self._clock.wall()
+        self._start = self._clock.monotonic()
+
+    def first_text(self) -> None:
+        """The first text is here."""
+        self.begun = True
+        self.first_text_at = self._clock.monotonic()
+
+    def attempt(self, error: LLMError | None) -> Attempt:
+        """The attempt as it ends now."""
+        first = self.first_text_at
+        return Attempt(
+            provider=self.provider,
+            model=self.model,
+            started_at=self._started_at,
+            first_chunk_after=None if first is None else first - self._start,
+            duration=self._clock.monotonic() - self._start,
+            error=error,
+            waited=self._waited,
+            chunks=self.transcript.count,
+        )

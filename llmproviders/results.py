@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ._numbers import whole
-from .errors import LLMError
+from ._checks import whole
+from .errors import Attempt
 
 _MOST_TOKENS = 10**15
+
 
 # Where services put each count; the first place that has a number wins.
 _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -109,49 +110,6 @@ def _count(value: object) -> int | None:
     return int(value) if 0 <= value < _MOST_TOKENS and value == int(value) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try of one provider.
-
-    Attributes:
-        provider: its name.
-        model: the model asked for, in the service's own name.
-        started_at: Unix time in seconds.
-        first_chunk_after: seconds from the start to the first piece of text, or None.
-        duration: seconds from the start to the end.
-        error: what ended it, or None.
-        waited: seconds slept before it, for a retry or for a free place.
-        chunks: pieces of text received.
-
-    >>> from llmproviders.testing import ScriptedProvider
-    >>> attempt = ScriptedProvider(["Yes", "."], name="first").complete("Hi").attempts[0]
-    >>> attempt.provider, attempt.error, attempt.chunks
-    ('first', None, 2)
-    """
-
-    provider: str
-    model: str | None
-    started_at: float
-    first_chunk_after: float | None
-    duration: float
-    error: LLMError | None = None
-    waited: float = 0.0
-    chunks: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The attempt as a JSON object, its error as ``{"type", "message"}``."""
-        return {
-            "provider": self.provider,
-            "model": self.model,
-            "started_at": self.started_at,
-            "first_chunk_after": self.first_chunk_after,
-            "duration": self.duration,
-            "error": error_as_dict(self.error),
-            "waited": self.waited,
-            "chunks": self.chunks,
-        }
-
-
 class Attempts(tuple[Attempt, ...]):
     """The attempts of one call, in order: a tuple that a notebook shows as a timeline and a table.
 
@@ -166,28 +124,23 @@ class Attempts(tuple[Attempt, ...]):
 
     def to_svg(self) -> str:
         """The timeline as an SVG file, readable on a light and on a dark page."""
-        from ._timeline_svg import svg
+        from ._display.timeline import timeline_svg as svg
 
         return svg(self, standalone=True)
 
     def to_text(self, *, width: int = 100) -> str:
         """The timeline in characters, ``width`` columns wide."""
-        from ._timeline_text import text
+        from ._display.timeline import timeline_text as text
 
         return text(self, width=whole("width", width))
 
     def _repr_html_(self) -> str:
-        from ._html import attempts
+        from ._display.html import attempts
 
         return attempts(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(self.to_text())
-
-
-def error_as_dict(error: BaseException | None) -> dict[str, str] | None:
-    """An error as ``{"type": class name, "message": text}``; None stays None."""
-    return None if error is None else {"type": type(error).__name__, "message": str(error)}
 
 
 class Image:
@@ -522,6 +475,6 @@ class Completion:
         return format(self.text, spec)
 
     def _repr_markdown_(self) -> str:
-        from ._markdown import harmless
+        from ._display.markdown import harmless
 
         return harmless(self.text)

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ._clock import Scope
-from ._params import SAMPLING
+from ._http.types import HTTPRequest, HTTPResponse
+from ._request import SAMPLING, ChatRequest
+from ._runtime.scope import CancelScope
 from .errors import LLMError
-from .provider import Call, Fetch, Provider, Reply, Request
+from .provider import Fetch, Provider
 from .results import FinishReason
 
 
@@ -47,14 +48,14 @@ class ScriptedProvider(Provider):
         super().__init__(**arguments)
         self.chunks = tuple(chunks)
         self.error = error
-        self.requests: list[Request] = []
+        self.requests: list[ChatRequest] = []
 
-    def prepare(self, request: Request, fetch: Fetch) -> Call:
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Keep the request."""
         self.requests.append(request)
-        return Call("POST", self.base_url)
+        return HTTPRequest("POST", self.base_url)
 
-    def parse(self, reply: Reply) -> Iterator[str]:
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Recite the script."""
         yield from self.chunks
         if self.error is not None:
@@ -67,7 +68,7 @@ class ScriptedProvider(Provider):
 
 
 class _NoTransport:
-    def open(self, call: Call, scope: Scope, **_: Any) -> _NoReply:
+    def open(self, call: HTTPRequest, scope: CancelScope, **_: Any) -> _NoReply:
         if scope.over:
             raise scope.error()
         return _NoReply()

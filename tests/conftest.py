@@ -67,7 +67,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Iterator[Path]) ->
 @pytest.fixture(autouse=True)
 def forget_tokens() -> None:
     """Forget the tokens of earlier tests, whose sandboxes may have had the same port."""
-    from llmproviders import _token
+    from llmproviders._account import tokens as _token
 
     _token._keepers.clear()
 

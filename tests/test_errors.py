@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from llmproviders import _redact, errors
+from llmproviders._http.error_map import class_of_status, error_of, service_message
 from llmproviders._redact import MASK, conceal, conceal_user_info, redact, scrub
-from llmproviders._status import class_of_status, error_of, service_message
 from llmproviders.errors import (
     AllProvidersFailed,
     AuthenticationError,

@@ -29,7 +29,7 @@ NEEDED_BY_PROVIDERS = (
     "http",
     "ssl",
     "socket",
-    "llmproviders._transport",
+    "llmproviders._http.transport",
 )
 NEEDED_BY_GIGACHAT = ("platformdirs",)
 NEEDED_BY_CLIENTS = ("tenacity",)

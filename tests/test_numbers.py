@@ -22,7 +22,7 @@ from llmproviders import (
     Usage,
     batch,
 )
-from llmproviders._numbers import seconds, whole
+from llmproviders._checks import seconds, whole
 from llmproviders.config import ConfigError
 from llmproviders.provider import Limits
 from llmproviders.results import Attempts

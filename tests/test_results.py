@@ -11,15 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmproviders import (
-    Attempt,
-    Completion,
-    FinishReason,
-    Reasoning,
-    Restart,
-    ServerError,
-    Usage,
-)
+from llmproviders import Attempt, Completion, FinishReason, Reasoning, Restart, ServerError, Usage
 from llmproviders.results import Image
 
 ATTEMPT = Attempt("GigaChat", "GigaChat-2", 1.5, 0.25, 2.0, waited=0.5, chunks=3)

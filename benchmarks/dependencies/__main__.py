@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 KINDS = ("lowest", "newest")
 # These look at the checkout itself.
 OF_THE_CHECKOUT = ("test_architecture.py", "test_docs.py", "test_packaging.py", "test_typing.py")
-SHORT = ("tests/providers", "tests/test_stream_promise.py", "tests/test_retry.py")
+SHORT = (
+    "tests/providers",
+    "tests/providers/test_stream_promise.py",
+    "tests/failover/test_retry.py",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from llmproviders._clock import Scope
-from llmproviders._params import SAMPLING
+from llmproviders._request import SAMPLING
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.errors import (
     LLMError,
     ProviderTimeout,
@@ -143,7 +143,7 @@ class Simulated(Provider):
 
     def parse(self, reply: Reply) -> Iterator[str]:
         """Behave as the weather has it."""
-        scope: Scope = reply.scope  # type: ignore[attr-defined]
+        scope: CancelScope = reply.scope  # type: ignore[attr-defined]
         self._check_rate()
         weather, chance = self._weather.at(self._clock.monotonic()), self._chance
         if weather == "down":
@@ -161,7 +161,7 @@ class Simulated(Provider):
                 raise StreamInterrupted("cut")
         yield FinishReason("stop")
 
-    def _down(self, scope: Scope) -> Iterator[str]:
+    def _down(self, scope: CancelScope) -> Iterator[str]:
         error: LLMError
         if self._chance.random() < SHARE_REFUSED_WHEN_DOWN:
             scope.sleep(0.1)
@@ -183,7 +183,7 @@ class Simulated(Provider):
 
 
 class _Road:
-    def open(self, call: Call, scope: Scope, **_: Any) -> _Nothing:
+    def open(self, call: Call, scope: CancelScope, **_: Any) -> _Nothing:
         if scope.over:
             raise scope.error()
         return _Nothing(scope)
@@ -197,7 +197,7 @@ class _Nothing:
     content_type = ""
     request_id: str | None = None
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: CancelScope) -> None:
         self.scope = scope
 
     def finish(self) -> None:

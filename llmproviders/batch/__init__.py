@@ -6,13 +6,13 @@ the next one is read when one of them has ended.
 
 from __future__ import annotations
 
-from .._batch_report import BatchReport
 from ._dask import dask_executor
 from ._file import run_file
 from ._output import BatchLocked
+from ._report import BatchReport
 from ._rows import as_row
 from ._run import run
-from ._tally import Summary
+from ._summary import Summary
 from ._task import BatchResult
 
 __all__ = [

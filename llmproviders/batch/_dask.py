@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
-from .._clock import Scope
 from .._redact import redact
-from .._schema import arguments_of
-from ..provider import BaseClient, Provider
+from .._runtime.scope import CancelScope
+from ..client import BaseClient
+from ..config._arguments import arguments_of
+from ..provider import Provider
 
 _ASK_AGAIN_S = 0.5
 
@@ -128,10 +129,12 @@ class _SharedPlaces:
         self._semaphore = make(
             max_leases=limit, name=name, scheduler_rpc=worker.scheduler, loop=worker.loop
         )
-        self._own: Callable[[Scope], contextlib.AbstractContextManager[float]] = provider.place
+        self._own: Callable[[CancelScope], contextlib.AbstractContextManager[float]] = (
+            provider.place
+        )
 
     @contextlib.contextmanager
-    def hold(self, scope: Scope) -> Iterator[float]:
+    def hold(self, scope: CancelScope) -> Iterator[float]:
         """Wait for a place; the value of the block is the seconds waited."""
         began = scope.clock.monotonic()
         with self._own(scope):

@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from itertools import groupby
 
-from .._files import check_path
-from .._numbers import seconds, whole
+from .._checks import seconds, whole
+from .._runtime.files import check_path
+from ..client import BaseClient
 from ..errors import InvalidRequestError
-from ..provider import BaseClient
 from ._flow import Flow
 from ._input import Input, opened, pair_digest
 from ._interrupts import Interrupts
 from ._output import Finished, locked, target_of
-from ._progress import bar_if
 from ._rows import row_of
 from ._run import check_arguments
-from ._tally import Summary, Tally
+from ._summary import BatchStats, Summary, bar_if
 from ._task import BatchResult, Task, request_hash
 
 GRACE_S = 30.0
@@ -88,7 +87,7 @@ def run_file(
     grace_s = seconds("grace_s", grace_s, zero=True)
     began = time.monotonic()
     target = target_of(output)
-    tally = Tally()
+    tally = BatchStats()
     with opened(input) as stream, locked(target):
         if os.path.exists(target) and os.path.samefile(input, target):
             raise InvalidRequestError(f"{target} is the input; choose another output")

@@ -9,16 +9,18 @@ from concurrent.futures import Executor
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from .._clock import Scope
+from .._runtime.scope import CancelScope
 from .._signals import let_through
-from ..provider import BaseClient
-from ._lanes import Ended, lane_for
-from ._task import Outcome, Task
+from ..client import BaseClient
+from ._task import FinishedTask, Task
+from ._workers import Ended, worker_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+
 _UNDER_WAY_PER_WORKER = 4
+
 
 # A signal that comes just before a wait begins is not noticed until the wait is over; on
 # Windows none is at any time.
@@ -58,9 +60,9 @@ class Flow:
         self._tasks = tasks
         self._room = workers * _UNDER_WAY_PER_WORKER
         self._under_way = 0
-        self._scope = Scope().cancellable()
+        self._scope = CancelScope().cancellable()
         self._ended: queue.SimpleQueue[Ended | _Wake] = queue.SimpleQueue()
-        self._lane = lane_for(
+        self._lane = worker_for(
             client,
             self._ended.put,
             workers=workers,
@@ -80,7 +82,7 @@ class Flow:
         self._give_up_at = time.monotonic() + within_s
         self._ended.put(_WAKE)
 
-    def outcomes(self) -> Generator[Outcome, None, None]:
+    def outcomes(self) -> Generator[FinishedTask, None, None]:
         """Every task as it ends.
 
         An error of the input is raised when what was sent before it has ended.
@@ -95,7 +97,7 @@ class Flow:
                     self._under_way += 1
                     self._lane.send(task, task.request)
                 elif task is not None:
-                    yield Outcome(task, None, task.error)
+                    yield FinishedTask(task, None, task.error)
                 continue
             if not self._under_way:
                 break

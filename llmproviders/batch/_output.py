@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .. import _files
-from .._clock import Scope
-from .._files import Unusable
+from .._runtime import files as _files
+from .._runtime.files import Unusable
+from .._runtime.scope import CancelScope
 from ..errors import InvalidRequestError
-from ._index import Digests
-from ._input import Input, id_digest, pair_digest
+from ._input import Digests, Input, id_digest, pair_digest
 
 
 class BatchLocked(RuntimeError):  # noqa: N818 - says what is the case, as the other errors do
@@ -56,7 +55,7 @@ def locked(output: str) -> Iterator[None]:
             errno.ENOENT, "the output's folder does not exist", str(place.parent)
         )
     try:
-        held = _files.try_lock(_files.beside(place, ".{}.lock"), Scope())
+        held = _files.try_lock(_files.beside(place, ".{}.lock"), CancelScope())
     except Unusable as trouble:
         raise OSError(f"the output cannot be locked: {trouble}") from trouble
     if held is None:

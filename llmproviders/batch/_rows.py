@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .._redact import redact
-from ..errors import InvalidRequestError, LLMError
-from ..results import Completion, error_as_dict
+from ..errors import InvalidRequestError, LLMError, error_as_dict
+from ..results import Completion
 from ._task import Task, request_hash, task_of
 
 _BOM = b"\xef\xbb\xbf"
+
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 
 
@@ -21,6 +22,7 @@ def _refuse_constant(word: str) -> None:
 
 # json.loads and json.dumps would make these anew for each row.
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 

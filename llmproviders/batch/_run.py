@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
-from .._numbers import whole
-from .._process import owned
+from .._checks import whole
+from .._runtime.process import owned
+from ..client import BaseClient
 from ..messages import Prompt
-from ..provider import BaseClient
 from ._flow import Flow
 from ._task import BatchResult, tasks_of
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from .._request import ChatRequest
 from ..errors import InvalidRequestError
 from ..messages import Prompt
-from ..provider import Request
 from ..results import Completion
 
 Id = str | int
+
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
@@ -49,11 +50,11 @@ class Task:
 
     id: Id
     index: int
-    request: Request | None
+    request: ChatRequest | None
     error: InvalidRequestError | None = None
 
 
-class Outcome(NamedTuple):
+class FinishedTask(NamedTuple):
     """A task that has ended."""
 
     task: Task
@@ -88,7 +89,7 @@ def task_of(item: object, index: int) -> Task:
             if given is not None:
                 own_id = _check_id(given)
             return Task(own_id, index, _request_of(fields))
-        return Task(own_id, index, Request.of(item, params={}))  # type: ignore[arg-type]
+        return Task(own_id, index, ChatRequest.of(item, params={}))  # type: ignore[arg-type]
     except InvalidRequestError as error:
         return Task(own_id, index, None, error)
     except TypeError as error:
@@ -110,7 +111,7 @@ def _check_id(given: object) -> Id:
     raise InvalidRequestError(f"an id is a string or a whole number, not {given!r:.40}")
 
 
-def _request_of(fields: dict[str, Any]) -> Request:
+def _request_of(fields: dict[str, Any]) -> ChatRequest:
     asked = [name for name in ("prompt", "messages") if name in fields]
     if len(asked) != 1:
         raise InvalidRequestError(
@@ -122,7 +123,7 @@ def _request_of(fields: dict[str, Any]) -> Request:
     model = fields.pop("model", None)
     if not isinstance(model, (str, type(None))):
         raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
-    return Request.of(prompt, model=model, params=fields)
+    return ChatRequest.of(prompt, model=model, params=fields)
 
 
 def tasks_of(requests: Iterable[object]) -> Iterator[Task]:
@@ -172,7 +173,7 @@ def duplicate(own_id: Id, *lines: int) -> InvalidRequestError:
     )
 
 
-def request_hash(request: Request) -> str:
+def request_hash(request: ChatRequest) -> str:
     """The same for the same messages, model and parameters, however they were written.
 
     >>> once = task_of("Why?", 0).request

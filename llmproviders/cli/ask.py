@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from ..config import ConfigError, Configuration
+from ..batch import as_row
+from ..config._settings import ConfigError, Configuration
 from ..errors import LLMError
-from ..failover import FailoverClient
+from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt
@@ -176,7 +177,6 @@ def _print(text: str) -> None:
 def _row(
     completion: Completion | None, error: BaseException | None, *, partial_text: str = ""
 ) -> str:
-    from ..batch import as_row
 
     row = as_row(completion, error)
     if partial_text:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .._params import nearest
+from .._checks import nearest
 from ..conversation import Conversation
 from ..errors import LLMError
 from ..results import FinishReason, Restart
@@ -157,7 +157,7 @@ def _questions() -> Callable[[], str]:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return lambda: _line_of(sys.stdin.readline())
     with suppress(ImportError):
-        import readline  # noqa: F401 - input() uses it once it is loaded
+        pass
     return _typed
 
 

@@ -16,28 +16,38 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .. import _files, _places, _trust
-from .._adapter import tls_context
-from .._clock import SYSTEM_CLOCK, Scope
-from .._headers import parse_http_date
-from .._health import parts_of
-from .._health_file import FileStore
+from .. import _environment as _places
+from .._account.tokens import TokenFile
+from .._http import certificates
+from .._http.certificates import tls_context
+from .._http.error_map import parse_http_date
+from .._http.transport import Transport
 from .._redact import redact
-from .._token import TokenFile
-from .._transport import Transport
-from ..config import Configuration, ProviderSettings
+from .._request import ChatRequest
+from .._runtime import files as _files
+from .._runtime.scope import SYSTEM_CLOCK, CancelScope
+from ..config._settings import Configuration, ProviderSettings
 from ..errors import ConnectionFailed, LLMError, ProviderTimeout
-from ..provider import Provider, Request
-from ..providers.gigachat import GigaChat
+from ..failover._health import FileStore, parts_of
+from ..provider import Provider
+from ..providers.gigachat import _root
+from ..providers.gigachat._provider import GigaChat
 from .providers import ask_one
 
 _PATIENCE_S = 15.0
+
 _PROXY_PATIENCE_S = 5.0
+
 _CLOCK_WARN_S = 30.0
+
 _CLOCK_FAIL_S = 300.0
+
 _EXPIRY_WARN_S = 60 * 24 * 3600.0
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
 _SOCKS_PORT = 1080
+
 _RESOLVING_HERE = {"socks4": "socks4a", "socks5": "socks5h"}
 
 
@@ -225,19 +235,21 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield ok(topic, "the usual authorities")
     elif trust.extra is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
-        yield fail(topic, text, f"{_trust.COMMAND} --download")
+        yield fail(topic, text, f"{certificates.COMMAND} --download")
     else:
-        yield from _check_expiry(topic, _trust.installed())
+        yield from _check_expiry(topic, _root.installed())
 
 
-def _check_expiry(topic: str, certificates: Iterable[_trust.Certificate]) -> Iterator[Finding]:
+def _check_expiry(
+    topic: str, certificates: Iterable[certificates.Certificate]
+) -> Iterator[Finding]:
     found = False
     for certificate in certificates:
         found = True
         left = ssl.cert_time_to_seconds(certificate.expires) - time.time()
         text = f"{certificate.subject}, until {certificate.expires}"
         if left < _EXPIRY_WARN_S:
-            yield warn(topic, text, f"{_trust.COMMAND} --file FILE --fingerprint SHA256")
+            yield warn(topic, text, f"{certificates.COMMAND} --file FILE --fingerprint SHA256")
         else:
             yield ok(topic, text)
     if not found:
@@ -248,13 +260,13 @@ def _check_connections(name: str, provider: Provider) -> Iterator[Finding]:
     topic = f"{name}, connection"
     dates = []
     for url in _addresses(provider):
-        scope = Scope.lasting(_PATIENCE_S, clock=SYSTEM_CLOCK)
+        scope = CancelScope.lasting(_PATIENCE_S, clock=SYSTEM_CLOCK)
         begin = time.monotonic()
         try:
             with closing(_transport_of(provider).probe(url, scope)) as reply:
                 date = parse_http_date(reply.headers.get("date"))
         except LLMError as failure:
-            error = provider.explain(failure, Request(()))
+            error = provider.explain(failure, ChatRequest(()))
             yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error))
             continue
         if date is not None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from .._account.keys import KeyFile, KeyVariable
 from .._redact import redact
-from .._secret import KeyFile, KeyVariable
-from ..config import Configuration, ProviderSettings, Value, failover_in_force, locate
+from ..config._settings import Configuration, ProviderSettings, Value, failover_in_force, locate
 from ..errors import MissingAuthError
 from ..providers import REGISTRY
 from .exits import CommandError, Exit
@@ -19,6 +19,7 @@ from .notes import put
 from .options import Choices, check_options, config_option
 
 _WIDEST = 40
+
 TEMPLATE = """\
 # The configuration of llmproviders. Remove the "# " of what you want to use.
 # Every key: the page "Configuration" of the documentation.

@@ -8,16 +8,19 @@ from typing import Any
 
 import click
 
-from .. import _environ
-from ..config import variables_of
-from ..failover import FailoverClient
+from .. import _environment as _environ
+from ..config._settings import variables_of
+from ..errors import Attempt
+from ..failover._client import FailoverClient
 from ..providers import REGISTRY
-from ..results import Attempt, FinishReason, Restart
+from ..results import FinishReason, Restart
 from ..sandbox import Sandbox
 from .notes import described, put
 
 _QUESTION = "Why is the sky blue?"
+
 _PIECE_DELAY_S = 0.02
+
 _PROVIDERS = ("gigachat", "chatglm", "flowgpt")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from .._printable import one_line
-from ..config import ConfigError, Configuration, providers_of_environment
+from ..config._settings import ConfigError, Configuration, providers_of_environment
 from .checks import (
     Finding,
     Level,

@@ -67,6 +67,7 @@ class CommandError(Exception):
 
 
 _CREDENTIALS = (MissingAuthError, AuthenticationError)
+
 _FILTERED = (RefusedError, RejectedReplyError)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from .. import _files
-from .._clock import Scope
+from .._runtime import files as _files
+from .._runtime.scope import CancelScope
 from .exits import CommandError, Exit
 
 
@@ -155,7 +155,7 @@ def locked(path: str | None) -> Iterator[None]:
         yield
         return
     try:
-        held = _files.try_lock(Path(path), Scope())
+        held = _files.try_lock(Path(path), CancelScope())
     except _files.Unusable as trouble:
         raise click.UsageError(f"the lock cannot be made: {trouble}") from trouble
     if held is None:

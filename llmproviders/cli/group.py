@@ -8,9 +8,12 @@ from typing import Any
 
 import click
 
+from .. import __version__
+from .._checks import nearest
 from .overview import COMMANDS, OPTIONS, overview
 
 PROGRAM = "llmproviders"
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 88}
 
 
@@ -44,8 +47,6 @@ class Group(Subcommands):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that ``args`` name; a usage error with the nearest one for any other."""
-        from .._params import nearest
-
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             near = nearest(args[0], COMMANDS)
             asking = f" To ask a model: {PROGRAM} ask {shlex.quote(' '.join(args))}"
@@ -60,8 +61,6 @@ class Group(Subcommands):
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from .. import __version__
-
         click.echo(f"{PROGRAM} {__version__}")
         ctx.exit()
 

@@ -6,8 +6,7 @@ import time
 
 import click
 
-from .._health import Trouble, parts_of
-from .._health_file import FileStore
+from ..failover._health import FailureRecord, FileStore, parts_of
 from .notes import put
 from .options import Choices, config_option
 from .table import print_table
@@ -33,7 +32,7 @@ def command(choices: Choices, reset: bool) -> None:
     print_table(["provider", "address", "model", "key", "failures", "last", "put last for"], rows)
 
 
-def _row(key: str, trouble: Trouble) -> list[str]:
+def _row(key: str, trouble: FailureRecord) -> list[str]:
     name, address, model, credential = parts_of(key)
     now = time.time()
     left = trouble.due - now

@@ -7,7 +7,7 @@ import json
 import click
 
 from .._printable import one_line
-from ..config import ConfigError
+from ..config._settings import ConfigError
 from .notes import put, say
 from .options import Choices, setup_options
 

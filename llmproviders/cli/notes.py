@@ -10,14 +10,17 @@ from typing import Any
 
 import click
 
-from .. import _environ
+from .. import _environment as _environ
 from .._printable import one_line, printable
 from .._redact import redact
-from ..results import Attempt, FinishReason, Usage
+from ..errors import Attempt
+from ..results import FinishReason, Usage
 from .exits import CommandError, Exit
 
 _NAME = "llmproviders"
+
 NOTHING = logging.CRITICAL + 1
+
 NO_STDOUT = "standard output is closed; send it to a file, or to /dev/null"
 
 
@@ -186,7 +189,7 @@ class Trace:
 
     def draw(self) -> None:
         """Draw them on standard error, as wide as the terminal."""
-        from .._timeline_text import text
+        from .._display.timeline import timeline_text as text
 
         in_order = sorted(self._attempts, key=lambda attempt: attempt.started_at)
         width = shutil.get_terminal_size((100, 24)).columns

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from .. import _places
-from .._call import Timeout
-from ..config import Configuration, load
-from ..failover import FailoverClient
+from .. import _environment as _places
+from .._http.types import Timeout
+from ..config._reader import load
+from ..config._settings import Configuration
+from ..failover._client import FailoverClient
 from .notes import Notes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -43,9 +44,12 @@ class Number(click.FloatRange):
 
 
 _USERS = "user"
+
 SECONDS = Number(min=0, min_open=True)
 
+
 _CONFIG = click.option("--config", type=click.Path(), metavar="FILE", help="Configuration to use.")
+
 _PROVIDERS = click.option(
     "-p",
     "--provider",
@@ -54,17 +58,22 @@ _PROVIDERS = click.option(
     metavar="NAME",
     help="Provider to ask; repeat it in order of priority.",
 )
+
 _PROXY = click.option("--proxy", metavar="URL", help="Proxy for every request.")
+
 _STATE = click.option(
     "--no-state",
     "stateless",
     is_flag=True,
     help="Keep neither tokens nor the memory of troubles between runs.",
 )
+
 _MODEL = click.option("-m", "--model", metavar="NAME", help="Model, or an alias of one.")
+
 _DEADLINE = click.option(
     "--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call, waits included."
 )
+
 _TIMEOUT = click.option(
     "--timeout",
     type=_timeout,
@@ -78,6 +87,7 @@ def _verbose(help_text: str) -> Callable[[Any], Any]:
 
 
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors.")
+
 _SAMPLING = (
     click.option("-s", "--system", metavar="TEXT", help="System prompt."),
     click.option(
@@ -93,8 +103,11 @@ _SAMPLING = (
         help="Longest reply, in tokens.",
     ),
 )
+
 _SETUP = (_STATE, _CONFIG)
+
 _WAY = (_DEADLINE, _TIMEOUT, _PROXY, *_SETUP, _QUIET)
+
 _CALL = (
     _PROVIDERS,
     _MODEL,
@@ -102,6 +115,7 @@ _CALL = (
     *_WAY,
     _verbose("Tell each attempt on standard error; twice: what the library logs."),
 )
+
 _BATCH = (
     _PROVIDERS,
     _MODEL,

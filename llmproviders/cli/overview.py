@@ -17,6 +17,7 @@ COMMANDS = {
 }
 """Command -> what it does; each is the module of its name here, which has it as ``command``."""
 
+
 OPTIONS = {
     "--config FILE": "Configuration to use (LLMPROVIDERS_CONFIG).",
     "--version": "Show the version and exit.",

@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from .._clock import in_slices
 from .._printable import one_line
 from .._redact import redact
-from ..config import Configuration, ProviderSettings, secrets_of
+from .._runtime.scope import in_slices
+from ..config._settings import Configuration, ProviderSettings, secrets_of
 from ..errors import AllProvidersFailed, LLMError
 from ..providers import REGISTRY
 from .exits import Exit, exit_of_error
@@ -26,6 +26,7 @@ from .options import Choices, setup_options
 from .table import print_table
 
 TINY_PROMPT = "Answer with one word: ready?"
+
 _CHECK_TIMEOUT_S = 20.0
 
 

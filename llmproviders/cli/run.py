@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import click
 
-from .. import _environ
+from .. import _environment as _environ
 from .._redact import redact, scrub
-from ..config import ConfigError
+from ..config._settings import ConfigError
 from ..errors import LLMError
 from .exits import CommandError, Exit, exit_of_error
 from .group import PROGRAM, group

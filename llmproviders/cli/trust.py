@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .. import _trust
+from .._http import certificates
 from .._printable import one_line
+from ..providers.gigachat import _root
 from .exits import CommandError, Exit
 from .notes import put
 
@@ -16,7 +17,7 @@ from .notes import put
 @click.argument("provider", type=click.Choice(["gigachat"], case_sensitive=False))
 @click.option("--file", type=click.Path(), metavar="FILE", help="Take it from FILE, PEM or DER.")
 @click.option("--download", is_flag=True, help="Fetch it.")
-@click.option("--url", metavar="URL", default=_trust.DOWNLOAD_URL, help="Where to fetch it.")
+@click.option("--url", metavar="URL", default=_root.DOWNLOAD_URL, help="Where to fetch it.")
 @click.option("--proxy", metavar="URL", help="Proxy for fetching it.")
 @click.option("--fingerprint", metavar="SHA256", help="Of a successor to the known certificate.")
 @click.option("--list", "listing", is_flag=True, help="Show what was taken in.")
@@ -41,14 +42,14 @@ def command(
         raise click.UsageError("Give one of --file FILE, --download, --list, --remove.")
     try:
         if file is not None:
-            _show(_trust.install(file, fingerprint=fingerprint))
+            _show(_root.install(file, fingerprint=fingerprint))
         elif download:
-            _show(_trust.download(url, fingerprint=fingerprint, proxy=proxy))
+            _show(_root.download(url, fingerprint=fingerprint, proxy=proxy))
         elif remove:
-            for path in _trust.remove():
+            for path in _root.remove():
                 put(f"removed {path}")
         else:
-            for certificate in _trust.installed():
+            for certificate in _root.installed():
                 _show(certificate)
     except OSError as error:
         if isinstance(error, ConnectionError):
@@ -57,8 +58,8 @@ def command(
         raise CommandError(f"{error.filename or file}: {reason}", Exit.USAGE) from error
 
 
-def _show(certificate: _trust.Certificate) -> None:
+def _show(certificate: certificates.Certificate) -> None:
     put(one_line(certificate.subject))
     put(f"  until {certificate.expires}")
-    put(f"  SHA-256 {_trust.colons(certificate.fingerprint)}")
+    put(f"  SHA-256 {certificates.colons(certificate.fingerprint)}")
     put(f"  {certificate.path}")

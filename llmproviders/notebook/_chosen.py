@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from ..provider import BaseClient
+from ..client import BaseClient
 
 _chosen: tuple[BaseClient, dict[str, Any]] | None = None
 

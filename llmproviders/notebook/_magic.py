@@ -16,11 +16,11 @@ from .._printable import one_line, printable
 from .._redact import redact
 from ..cli.files import WholeFile
 from ..cli.options import Choices, call_options
-from ..config import ConfigError
+from ..client import BaseClient
+from ..config._settings import ConfigError
 from ..conversation import Conversation
 from ..errors import LLMError
-from ..failover import FailoverClient
-from ..provider import BaseClient
+from ..failover._client import FailoverClient
 from ..results import Attempts
 from ._chosen import chosen, use
 from ._page import put
@@ -28,6 +28,7 @@ from ._prompt import MissingVariableError, fill
 from ._show import be_brief, show
 
 _SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
+
 _HERE = {
     "verbose": "The same as --trace.",
     "quiet": "Show the text alone.",
@@ -91,6 +92,7 @@ def _config_line(
 for _parameter in _cell_line.params:
     if isinstance(_parameter, click.Option) and _parameter.name in _HERE:
         _parameter.help = _HERE[_parameter.name]
+
 _config_line.params = [option for option in _config_line.params if option.name not in _HERE]
 
 

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from .._clock import Clock
-from .._drawing import escape, seconds
-from .._markdown import harmless
+from .._display.markdown import harmless
+from .._display.text import escape, seconds
 from .._printable import one_line, printable
+from .._runtime.scope import Clock
 
 SHORTEST_INTERVAL_S = 0.1
+
 _CHARACTERS_A_SECOND = 100_000
 """Each update carries the whole text, and a notebook's server drops what is beyond its rate."""
 
@@ -30,7 +31,7 @@ def put(item: object) -> None:
     show(item)
 
 
-class Place(Protocol):
+class DisplayPlace(Protocol):
     """Where one reply is shown while it grows."""
 
     def begin(self) -> None:
@@ -46,17 +47,17 @@ class Place(Protocol):
         """Nothing more comes; ``note`` says what the reply was."""
 
 
-def place(clock: Clock) -> Place:
+def display_place(clock: Clock) -> DisplayPlace:
     """The page of the notebook that runs this, else standard output."""
     running = shell()
     if running is None or not hasattr(running, "kernel"):
         return Terminal(sys.stdout)
     from IPython.display import display
 
-    return Page(display, clock)
+    return NotebookDisplay(display, clock)
 
 
-class Page:
+class NotebookDisplay:
     """One display in a notebook, renewed as the text grows.
 
     Args:

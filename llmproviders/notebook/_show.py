@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .._clock import SYSTEM_CLOCK, Clock
-from .._drawing import count, seconds
+from .._display.text import count, seconds
+from .._runtime.scope import SYSTEM_CLOCK, Clock
+from ..client import BaseClient
+from ..conversation import Conversation
 from ..messages import Prompt
-from ..provider import BaseClient
 from ..results import Completion, FinishReason, Restart
 from ._chosen import in_use
-from ._page import Place, place, shell
-
-if TYPE_CHECKING:
-    from ..conversation import Conversation
+from ._page import DisplayPlace, display_place, shell
 
 
 def show(
@@ -66,7 +64,7 @@ def show(
                 client, usual = stack.enter_context(in_use())
                 params = {**usual, **params}
             stream = client.stream(stream_or_prompt, **params)  # type: ignore[arg-type]
-        return _shown(stream, place(clock), clock, note=note)
+        return _shown(stream, display_place(clock), clock, note=note)
 
 
 def _cell() -> int | None:
@@ -80,7 +78,7 @@ def _display_again(cell: int | None) -> None:
         raise NotImplementedError
 
 
-def _shown(stream: Iterator[str], page: Place, clock: Clock, *, note: bool) -> Completion:
+def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: bool) -> Completion:
     began = clock.monotonic()
     first_text_after: float | None = None
     pieces: list[str] = []

@@ -6,7 +6,7 @@ from ..provider import Provider
 from .chatglm import ChatGLM
 from .chatgptt import ChatGptt
 from .flowgpt import FlowGpt
-from .gigachat import GigaChat
+from .gigachat._provider import GigaChat
 from .openai_compatible import OpenAICompatible
 
 REGISTRY: dict[str, type[Provider]] = {

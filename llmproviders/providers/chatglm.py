@@ -2,15 +2,179 @@
 
 from __future__ import annotations
 
-from ..provider import USER_AGENT, Provider
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-TYPE_CHECKING = False
+from .._http.decoding import EventTemplate, decode_json, decode_object, settled
+from .._http.error_map import error_of
+from .._http.types import HTTPRequest, HTTPResponse
+from .._request import ChatRequest
+from ..errors import LLMError, ProtocolError, StreamInterrupted
+from ..messages import fold
+from ..provider import USER_AGENT, Fetch, Provider
+from ..results import FinishReason
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
-    from ..provider import Call, Fetch, Reply, Request
+def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
+    """Yield what each event adds to the text of the parts before it, then a ``FinishReason``.
+
+    Raises:
+        LLMError: what an error object means.
+        ProtocolError: a field of another type than the protocol has.
+    """
+    if reply.content_type != "text/event-stream":
+        raise _refusal(decode_json(reply.read()))
+    said = _Said()
+    frame = EventTemplate(grows=True)
+    for data in reply.events():
+        added = frame.text_in(data)
+        if added is not None:
+            said.append(added)
+            if added:
+                yield added
+            continue
+        event = decode_object(data)
+        status = event.get("status")
+        if not isinstance(status, str):
+            refusal = _refusal(event)
+            if said.speaking is None or isinstance(refusal, ProtocolError):
+                raise refusal
+            raise StreamInterrupted.of(refusal) from refusal
+        parts = _texts(event)
+        if new := said.update(parts, last=status == "finish"):
+            yield new
+        if status == "finish":
+            yield said.finish("stop", raw=status)
+            return
+        if status == "intervene":
+            yield said.finish("content_filter", raw=status, detail=_why(event))
+            return
+        _learn(frame, data, parts, said)
+
+
+def _learn(frame: EventTemplate, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
+    """Let ``frame`` find where the text of the part that speaks grows in ``data``."""
+    speaking = said.speaking
+    if speaking is None or speaking not in parts:
+        return
+    text, thought = parts[speaking]
+    if text == said.seen(speaking):
+        frame.learn(
+            data,
+            text,
+            lambda one, grown: (
+                _texts(decode_object(one)) == {**parts, speaking: _Text(grown, thought)}
+            ),
+        )
+
+
+class _Text(NamedTuple):
+    text: str
+    thought: str
+
+
+class _Said:
+    """The text of each part so far, and what of it is new."""
+
+    def __init__(self) -> None:
+        self.speaking: str | None = None
+        self._seen: dict[str, list[str]] = {}
+        self._thoughts: dict[str, str] = {}
+        self._rewritten = False
+
+    def seen(self, key: str) -> str:
+        """The text of a part so far, without what may yet change."""
+        pieces = self._seen[key]
+        if len(pieces) > 1:
+            pieces[:] = ["".join(pieces)]
+        return pieces[0]
+
+    def append(self, added: str) -> None:
+        """The part that speaks grew by ``added``."""
+        assert self.speaking is not None
+        self._seen[self.speaking].append(added)
+
+    def update(self, parts: Mapping[str, _Text], *, last: bool) -> str:
+        """What is new in an event; in the ``last`` one nothing is held back."""
+        new = ""
+        for key, (text, thought) in parts.items():
+            if thought:
+                self._thoughts[key] = thought
+            if not last:
+                text = text[: settled(text)]
+            if not text:
+                continue
+            if key not in self._seen:
+                new += ("\n" if self._seen else "") + text
+                self._seen[key] = [text]
+                self.speaking = key
+            else:
+                new += self._changed(key, text)
+        return new
+
+    def _changed(self, key: str, text: str) -> str:
+        seen = self.seen(key)
+        if text == seen:
+            return ""
+        if key == self.speaking and text.startswith(seen):
+            self._seen[key] = [text]
+            return text[len(seen) :]
+        # What is out stays out. A text that only became shorter may grow back to where it was;
+        # of one that was rewritten, or that others have followed, only later growth is told.
+        if not seen.startswith(text):
+            self._seen[key] = [text]
+        self._rewritten = True
+        return ""
+
+    def finish(self, reason: str, *, raw: str, detail: str | None = None) -> FinishReason:
+        """The end of the reply."""
+        if detail is None and self._rewritten:
+            detail = "the service rewrote text after it had been delivered"
+        return FinishReason(
+            reason,
+            raw=raw,
+            detail=detail,
+            reasoning="\n".join(self._thoughts.values()) or None,
+        )
+
+
+def _texts(event: Mapping[str, Any]) -> dict[str, _Text]:
+    texts: dict[str, _Text] = {}
+    for index, part in enumerate(_objects(event.get("parts"), "parts")):
+        items = _objects(part.get("content"), "content")
+        logic_id = part.get("logic_id")
+        key = str(index if logic_id is None else logic_id)
+        texts[key] = _Text(_joined(items, "text"), _joined(items, "think"))
+    return texts
+
+
+def _joined(items: list[dict[str, Any]], kind: str) -> str:
+    texts = [item.get(kind) for item in items if item.get("type") == kind]
+    if not all(isinstance(text, str) for text in texts):
+        raise ProtocolError(f"an item of type {kind} has no {kind}")
+    return "".join(map(str, texts))
+
+
+def _objects(value: Any, field: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ProtocolError(f"{field} is not a list of objects")
+    return value
+
+
+def _why(event: Mapping[str, Any]) -> str | None:
+    error = event.get("last_error")
+    said = error.get("intervene_text") if isinstance(error, dict) else None
+    return said if isinstance(said, str) and said else "moderation stopped the reply"
+
+
+def _refusal(answer: Any) -> LLMError:
+    if not isinstance(answer, dict) or not answer.keys() & {"message", "msg", "status", "code"}:
+        return ProtocolError("the reply is no stream and no error that the service documents")
+    return error_of(answer)
+
 
 _GENERAL_ASSISTANT = "65940acff94777010aa6b796"
 
@@ -34,13 +198,8 @@ class ChatGLM(Provider):
     model_aliases = {"all-tools-230b": "glm-4"}
     _modules = ("uuid", "._cumulative")
 
-    def prepare(self, request: Request, fetch: Fetch) -> Call:
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Fold the conversation into the one message that the service takes."""
-        import uuid
-
-        from .._call import Call
-        from ..messages import fold
-
         self.sampling(request)
         text = fold(request.messages)
         body: dict[str, Any] = {
@@ -58,7 +217,7 @@ class ChatGLM(Provider):
             "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}],
             **request.params.get("extra_body", {}),
         }
-        return Call(
+        return HTTPRequest(
             "POST",
             f"{self.base_url}/chatglm/mainchat-api/guest/stream",
             headers={
@@ -76,8 +235,6 @@ class ChatGLM(Provider):
             authorization="undefined",
         )
 
-    def parse(self, reply: Reply) -> Iterator[str]:
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Yield what each event adds to the text before it; see ``parse_cumulative``."""
-        from .._cumulative import parse_cumulative
-
         return parse_cumulative(reply)

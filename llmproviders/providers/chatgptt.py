@@ -2,20 +2,88 @@
 
 from __future__ import annotations
 
-from ..errors import AuthenticationError, LLMError, ProtocolError, ServerError
-from ..provider import USER_AGENT, Provider
+import secrets
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from typing import Any, NamedTuple
 
-TYPE_CHECKING = False
+from .._http.decoding import decode_json
+from .._http.error_map import is_challenge, message_of
+from .._http.types import HTTPRequest, HTTPResponse
+from .._redact import Redacted, Secret, conceal
+from .._request import ChatRequest
+from .._signals import ignoring
+from ..errors import AuthenticationError, BlockedError, LLMError, ProtocolError, ServerError
+from ..messages import fold
+from ..provider import USER_AGENT, Fetch, Provider
+from ..results import FinishReason
+from ._chat_completions import parse_chat
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
-    from .._page import Page
-    from ..provider import Call, Fetch, Reply, Request
+class WidgetTokens(NamedTuple):
+    """A page's tokens, and the cookies that they are tied to as a header says them."""
+
+    nonce: Secret
+    post_id: str
+    cookie: Secret
+
+
+def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> WidgetTokens:
+    """The tokens in a page; they are concealed from here on.
+
+    Args:
+        body: the page.
+        cookies: that came with it.
+        base_url: where it is, for the messages.
+
+    Raises:
+        BlockedError: a browser challenge stands in its place.
+        ProtocolError: it has no tokens.
+    """
+    if is_challenge(body):
+        raise challenged(base_url)
+    widget = _Widget()
+    # Some releases of Python assert that a page has no marked section of a kind unknown to
+    # them; what stands before it has been read.
+    with ignoring(AssertionError):
+        widget.feed(body.decode(errors="replace"))
+    missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
+    if missing:
+        raise ProtocolError(
+            f"the page of {base_url} has no {' and no '.join(missing)}; "
+            "the site has changed, or a challenge page was served"
+        )
+    nonce, post_id = (widget.found[name] for name in _Widget.NEEDED)
+    for value in (nonce, *cookies.values()):
+        conceal(value)
+    cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return WidgetTokens(Secret(nonce), post_id, Secret(cookie))
+
+
+def challenged(base_url: str) -> BlockedError:
+    """What stands before an address where a browser is asked to prove itself."""
+    return BlockedError(f"a browser challenge stands before {base_url}")
+
+
+class _Widget(HTMLParser):
+    """Finds the attributes of the chat widget's element."""
+
+    NEEDED = ("data-nonce", "data-post-id")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        here = {name: value for name, value in attrs if name in self.NEEDED and value}
+        if len(here) > len(self.found):
+            self.found = here
+
 
 _PAGE_LIMIT = 4 * 1024 * 1024
+
 _STALE_ANSWERS = (b"-1", b"0")
+
 _STALE_WORDS = ("nonce", "session", "expired", "security check")
 
 
@@ -33,15 +101,10 @@ class ChatGptt(Provider):
     models = ("gpt-4", "gpt-4o", "gpt-4o-mini")
     _modules = ("secrets", "._chat_completions", "._page")
 
-    _page: Page | None = None
+    _page: WidgetTokens | None = None
 
-    def prepare(self, request: Request, fetch: Fetch) -> Call:
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Fill the chat plugin's form with the tokens of its page."""
-        import secrets
-
-        from .._call import Call
-        from ..messages import fold
-
         self.sampling(request)
         page = self._page
         if page is None:
@@ -62,16 +125,10 @@ class ChatGptt(Provider):
             headers["Cookie"] = page.cookie
         # WordPress says text/html of whatever is not a reply of the plugin.
         address = f"{self.base_url}/wp-admin/admin-ajax.php"
-        return Call("POST", address, headers=headers, form=form, accept="html")
+        return HTTPRequest("POST", address, headers=headers, form=form, accept="html")
 
-    def parse(self, reply: Reply) -> Iterator[str]:
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """A JSON object with the whole text, or a stream where the site has streaming on."""
-        from .._chat_completions import parse_chat
-        from .._lines import decode_json
-        from .._page import challenged
-        from .._status import is_challenge, message_of
-        from ..results import FinishReason
-
         if reply.content_type == "text/event-stream":
             yield from parse_chat(reply)
             return
@@ -95,8 +152,8 @@ class ChatGptt(Provider):
     def mend(
         self,
         error: LLMError,
-        call: Call | None,
-        request: Request,
+        call: HTTPRequest | None,
+        request: ChatRequest,
         fetch: Fetch,
     ) -> str | None:
         """Forget tokens that the site no longer takes, so that its page is fetched anew."""
@@ -107,7 +164,7 @@ class ChatGptt(Provider):
             self._page = None
         return "page"
 
-    def explain(self, error: LLMError, request: Request) -> LLMError:
+    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Say that fresh page tokens were refused, too."""
         if not isinstance(error, AuthenticationError):
             return error
@@ -119,7 +176,6 @@ class ChatGptt(Provider):
         )
 
     def _headers(self) -> dict[str, str]:
-        from .._redact import Redacted
 
         return {
             "accept": "application/json",
@@ -129,11 +185,11 @@ class ChatGptt(Provider):
             "user-agent": USER_AGENT,
         }
 
-    def _fetch_page(self, fetch: Fetch) -> Page:
-        from .._call import Call
-        from .._page import read_page
+    def _fetch_page(self, fetch: Fetch) -> WidgetTokens:
 
-        reply = fetch(Call("GET", f"{self.base_url}/", headers=self._headers(), accept="html"))
+        reply = fetch(
+            HTTPRequest("GET", f"{self.base_url}/", headers=self._headers(), accept="html")
+        )
         try:
             body = reply.read(_PAGE_LIMIT)
             cookies = reply.cookies

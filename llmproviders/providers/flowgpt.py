@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from ..provider import USER_AGENT, Provider
+import hashlib
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
 
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from ..provider import Call, Fetch, Reply, Request
+from .._http.decoding import EventTemplate, decode_object
+from .._http.types import HTTPRequest, HTTPResponse
+from .._redact import redact
+from .._request import ChatRequest
+from ..errors import ProtocolError, ServerError, StreamInterrupted
+from ..provider import USER_AGENT, Fetch, Provider
+from ..results import FinishReason
 
 _AUTHORIZATION = "Bearer null"
+
 _DEVICE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+
 _GREETING = {"role": "assistant", "content": "Hello, how can I help you today?"}
+
 _SYSTEM = "You are helpful assistant. Follow the user's instructions carefully."
 
 
@@ -48,10 +55,8 @@ class FlowGpt(Provider):
     takes = frozenset({"temperature"})
     _modules = ("secrets", "._frame")
 
-    def prepare(self, request: Request, fetch: Fetch) -> Call:
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Sign the request; the system messages travel apart from the history."""
-        from .._call import Call
-
         system = [m["content"] for m in request.messages if m["role"] == "system"]
         turns = [
             {"role": m["role"], "content": m["content"]}
@@ -73,7 +78,7 @@ class FlowGpt(Provider):
             **self.sampling(request),
             **request.params.get("extra_body", {}),
         }
-        return Call(
+        return HTTPRequest(
             "POST",
             f"{self.base_url}/v3/chat-anonymous",
             headers=_headers(),
@@ -81,17 +86,13 @@ class FlowGpt(Provider):
             authorization=_AUTHORIZATION,
         )
 
-    def parse(self, reply: Reply) -> Iterator[str]:
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Text events are the reply; the body's clean end is its end.
 
         There is no end mark. Where nothing but the end of the connection frames the body, one
         that was cut between two lines cannot be told from a whole one.
         """
-        from .._frame import Frame
-        from ..errors import ServerError, StreamInterrupted
-        from ..results import FinishReason
-
-        frame = Frame()
+        frame = EventTemplate()
         begun = False
         for line in reply.lines():
             text = frame.text_in(line)
@@ -113,10 +114,6 @@ class FlowGpt(Provider):
 
 def _text_of(line: bytes) -> str:
     """The text of an event; none where the line is blank or the event is of another kind."""
-    from .._lines import decode_object
-    from .._redact import redact
-    from ..errors import ProtocolError, ServerError
-
     if not line.strip():
         return ""
     event = decode_object(line)
@@ -131,9 +128,6 @@ def _text_of(line: bytes) -> str:
 
 
 def _headers() -> dict[str, str]:
-    import hashlib
-    import secrets
-    import time
 
     timestamp = str(int(time.time()))
     nonce = secrets.token_hex(16)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from .._params import SAMPLING
-from ..errors import InvalidRequestError, LLMError, ModelNotFoundError, retold
-from ..provider import Catalogue, Provider
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal
 
-TYPE_CHECKING = False
+from .._account.keys import Key, digest, take
+from .._account.slots import Slot
+from .._checks import whole
+from .._http.error_map import is_wrong_path
+from .._http.types import HTTPRequest, HTTPResponse, Limits, Timeout
+from .._redact import Secret, hidden
+from .._request import SAMPLING, ChatRequest
+from .._runtime.scope import CancelScope
+from ..errors import InvalidRequestError, LLMError, MissingAuthError, ModelNotFoundError, retold
+from ..provider import Catalogue, Fetch, Provider
+from ._chat_completions import parse_chat, parse_models
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-    from typing import Any, Literal
-
     import requests
 
-    from .._clock import Scope
-    from .._redact import Secret
-    from .._secret import Key
-    from ..provider import Call, Fetch, Limits, Reply, Request, Timeout
 
 _NO_LIST = (404, 405, 501)
+
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
 
@@ -65,8 +68,6 @@ class OpenAICompatible(Provider):
         name: str | None = None,
         limits: Limits | None = None,
     ) -> None:
-        from .._redact import hidden
-        from .._secret import take
 
         self._api_key = api_key = take("api_key", api_key)
         base_url, proxy = hidden(base_url), hidden(proxy)
@@ -79,30 +80,26 @@ class OpenAICompatible(Provider):
             name=name,
             limits=limits,
         )
-        from .._numbers import whole
 
         self.max_concurrency = (
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
         )
         self.think_tags = think_tags
 
-    def place(self, scope: Scope) -> AbstractContextManager[float]:
+    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait for one of the ``max_concurrency`` places of this key."""
         if self.max_concurrency is None:
             return super().place(scope)
-        from .._concurrency import Place
 
         credential = self.credential_digest() or self.base_url
-        return Place(credential, self.max_concurrency, scope)
+        return Slot(credential, self.max_concurrency, scope)
 
     def credential_digest(self) -> str | None:
         """A hash of the key and the address; None where there is no key."""
-        from .._secret import digest
-
         key = self._secret("api_key", self._api_key)
         return digest(key, self.base_url) if key else None
 
-    def prepare(self, request: Request, fetch: Fetch) -> Call:
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Put the messages and parameters into a JSON body."""
         body: dict[str, Any] = {
             "model": request.model,
@@ -115,16 +112,12 @@ class OpenAICompatible(Provider):
         # Some gateways say text/html of a stream; the reader tells a web page by itself.
         return self._call("POST", "/chat/completions", json=body, accept="html")
 
-    def parse(self, reply: Reply) -> Iterator[str]:
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``."""
-        from .._chat_completions import parse_chat
-
         return parse_chat(reply, think_tags=self.think_tags)
 
-    def explain(self, error: LLMError, request: Request) -> LLMError:
+    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Name the model that is not there, or the address where the server has nothing."""
-        from .._status import is_wrong_path
-
         if type(error) is ModelNotFoundError and error.status_code is not None:
             asked = request.model or self.model or self.default_model
             message = f"{self.name} has no model {asked!r}: {error}; list_models() tells its own"
@@ -141,8 +134,6 @@ class OpenAICompatible(Provider):
             InvalidRequestError: the server does not list its models; chats may work all the same.
             LLMError: as for any call.
         """
-        from .._chat_completions import parse_models
-
         try:
             return self.ask(
                 lambda _: self._call("GET", "/models"),
@@ -167,8 +158,6 @@ class OpenAICompatible(Provider):
     def _key(self) -> Secret | None:
         key = self._secret("api_key", self._api_key)
         if key is None and self.base_url == self.url:
-            from ..errors import MissingAuthError
-
             raise MissingAuthError(
                 f"{self.name} needs a key: set OPENAI_API_KEY or pass api_key=, "
                 "or set OPENAI_BASE_URL to a server that needs none"
@@ -177,12 +166,10 @@ class OpenAICompatible(Provider):
 
     def _call(
         self, method: str, path: str, json: Any = None, accept: Literal["any", "html"] = "any"
-    ) -> Call:
-        from .._call import Call
-        from .._redact import Secret
+    ) -> HTTPRequest:
 
         key = self._key()
-        return Call(
+        return HTTPRequest(
             method,
             self.base_url + path,
             headers=_HEADERS,

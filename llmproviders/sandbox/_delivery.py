@@ -9,10 +9,11 @@ from email.utils import formatdate
 from llmproviders.sandbox._faults import Fault, garble
 from llmproviders.sandbox._http import Incoming, Line
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
-from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, phrase
+from llmproviders.sandbox._reply import ReplyPiece, SandboxReply, Stream, Whole, phrase
 from llmproviders.sandbox._settings import Settings
 
 _GZIP_WBITS = 31
+
 _WITHOUT_BODY = (204, 304)
 
 
@@ -27,7 +28,7 @@ class Delivery:
     log: RequestLog
     fault: Fault | None
 
-    def send(self, reply: Reply) -> bool:
+    def send(self, reply: SandboxReply) -> bool:
         """Send the reply and return whether the connection can take another request.
 
         Raises ConnectionOverError when the client leaves or the sandbox closes before the end.
@@ -37,7 +38,7 @@ class Delivery:
         finally:
             _release(reply)
 
-    def _send(self, reply: Reply) -> bool:
+    def _send(self, reply: SandboxReply) -> bool:
         fault = self.fault
         if fault is not None and fault.comes_first and (fault.reset or fault.stall):
             return self._break_off(fault)
@@ -85,15 +86,15 @@ class Delivery:
                 if fault.breaks_off:
                     break
                 if garbles and frame.is_text:
-                    frame, garbles = Frame(garble(frame.data)), False
+                    frame, garbles = ReplyPiece(garble(frame.data)), False
             self._write_frame(frame, encode.frame(frame.data))
         if fault is not None and fault.breaks_off:
             return self._break_off(fault)
         self.line.wait(0)
         _release(reply)
-        end = reply.end or (Frame(b""),)
+        end = reply.end or (ReplyPiece(b""),)
         if garbles:
-            end = tuple(Frame(garble(frame.data)) for frame in end)
+            end = tuple(ReplyPiece(garble(frame.data)) for frame in end)
         for frame in end[:-1]:
             self._write_frame(frame, encode.frame(frame.data))
         self._write_frame(end[-1], encode.frame(end[-1].data) + encode.finish())
@@ -106,7 +107,7 @@ class Delivery:
             self.line.reset()
         return False
 
-    def _write_frame(self, frame: Frame, data: bytes) -> None:
+    def _write_frame(self, frame: ReplyPiece, data: bytes) -> None:
         if frame.is_text and self.settings.piece_delay_s:
             self.line.wait(self.settings.piece_delay_s)
         self._write(data)
@@ -131,7 +132,9 @@ class Delivery:
         accepted = self.request.headers.get("accept-encoding", "")
         return self.settings.compress and "gzip" in accepted
 
-    def _head(self, reply: Reply, framing: dict[str, str], *, gzips: bool, close: bool) -> bytes:
+    def _head(
+        self, reply: SandboxReply, framing: dict[str, str], *, gzips: bool, close: bool
+    ) -> bytes:
         headers = {
             "Server": "llmproviders-sandbox",
             "Date": formatdate(self.settings.clock(), usegmt=True),
@@ -150,7 +153,7 @@ class Delivery:
         return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
-def _release(reply: Reply) -> None:
+def _release(reply: SandboxReply) -> None:
     if reply.release is not None:
         reply.release()
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmproviders._clock import LONGEST_S
-from llmproviders._numbers import seconds, whole
+from llmproviders._checks import seconds, whole
+from llmproviders._runtime.scope import LONGEST_S
 from llmproviders.sandbox._names import KINDS, is_service, service_name, suggest
 from llmproviders.sandbox._reply import HTML, JSON, Whole, dump
 
 Body = bytes | str | dict[str, Any] | list[Any]
+
 
 _CHALLENGE_PAGE = b"""<!DOCTYPE html>
 <html lang="en-US"><head><title>Just a moment...</title>
@@ -169,10 +170,13 @@ class FaultQueue:
 
 
 _WORDS = ("cut", "stall", "drip", "reset", "garbage", "html", "empty")
+
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+
 _FAULT = re.compile(
     rf"(?P<what>[a-z]+|[0-9]{{3}})(?::(?P<number>{_NUMBER}))?(?:x(?P<times>[0-9]{{1,18}}))?"
 )
+
 _DRIP_S = 1.0
 
 

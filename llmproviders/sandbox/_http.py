@@ -18,10 +18,15 @@ from llmproviders.sandbox._record import Headers
 from llmproviders.sandbox._settings import SLICE_S
 
 HOST = "127.0.0.1"
+
 _MAX_HEAD = 256 * 1024
+
 _MAX_BODY = 256 * 1024 * 1024
+
 _READ_SIZE = 256 * 1024
+
 _JOIN_S = 10.0
+
 _RESET_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 

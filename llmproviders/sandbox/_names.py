@@ -14,6 +14,7 @@ CLASS_NAMES = {
 }
 """Service to provider class, in the default order of `Sandbox.client`."""
 
+
 KINDS = {
     "gigachat": ("chat", "token", "models", "balance", "tokens", "embeddings"),
     "openai": ("chat", "models"),
@@ -22,6 +23,7 @@ KINDS = {
     "flowgpt": ("chat",),
 }
 """Service to the kinds of requests that a fault can be put on, chat first."""
+
 
 _ALIASES = {"openaicompatible": "openai"}
 

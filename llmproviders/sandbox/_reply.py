@@ -9,13 +9,16 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 JSON = "application/json; charset=utf-8"
+
 HTML = "text/html; charset=utf-8"
+
 EVENTS = "text/event-stream"
+
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
 
-class Frame(NamedTuple):
+class ReplyPiece(NamedTuple):
     """What is sent at one go; `is_text` if it brings a piece of the reply's text."""
 
     data: bytes
@@ -41,15 +44,15 @@ class Stream:
     `release` is called before `end` is sent, or as soon as it is clear that it will not be.
     """
 
-    frames: Iterable[Frame]
-    end: tuple[Frame, ...] = ()
+    frames: Iterable[ReplyPiece]
+    end: tuple[ReplyPiece, ...] = ()
     content_type: str = EVENTS
     headers: HeaderPairs = ()
     status: int = 200
     release: Callable[[], None] | None = None
 
 
-Reply = Whole | Stream
+SandboxReply = Whole | Stream
 
 
 def phrase(status: int) -> str:
@@ -71,9 +74,9 @@ def json_reply(value: Any, *, status: int = 200) -> Whole:
     return Whole(status, dump(value))
 
 
-def event(value: Any, *, is_text: bool = False) -> Frame:
+def event(value: Any, *, is_text: bool = False) -> ReplyPiece:
     """Return one server-sent event that carries JSON."""
-    return Frame(b"data: " + dump(value) + b"\n\n", is_text)
+    return ReplyPiece(b"data: " + dump(value) + b"\n\n", is_text)
 
 
 def html_error(status: int) -> Whole:

@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmproviders._clock import LONGEST_S
-from llmproviders._numbers import FINITE, seconds, whole
+import llmproviders
+from llmproviders import FailoverClient
+from llmproviders._checks import FINITE, seconds, whole
+from llmproviders._runtime.scope import LONGEST_S
 from llmproviders.sandbox._delivery import Delivery
 from llmproviders.sandbox._faults import Body, Fault, FaultQueue
 from llmproviders.sandbox._http import (
@@ -22,22 +24,22 @@ from llmproviders.sandbox._http import (
 )
 from llmproviders.sandbox._names import CLASS_NAMES, service_name
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
-from llmproviders.sandbox._reply import Reply, Whole, html_error
+from llmproviders.sandbox._reply import SandboxReply, Whole, html_error
 from llmproviders.sandbox._settings import SLICE_S, ReplyText, Settings
 from llmproviders.sandbox.services import gigachat, openai_compatible
 from llmproviders.sandbox.services._base import Service
-from llmproviders.sandbox.services.chatglm import ChatGLM
-from llmproviders.sandbox.services.chatgptt import ChatGptt
-from llmproviders.sandbox.services.flowgpt import FlowGpt
-from llmproviders.sandbox.services.gigachat import GigaChat
-from llmproviders.sandbox.services.openai_compatible import OpenAICompatible
-
-if TYPE_CHECKING:
-    from llmproviders import FailoverClient
+from llmproviders.sandbox.services.chatglm import ChatGLMService
+from llmproviders.sandbox.services.chatgptt import ChatGpttService
+from llmproviders.sandbox.services.flowgpt import FlowGptService
+from llmproviders.sandbox.services.gigachat import GigaChatService
+from llmproviders.sandbox.services.openai_compatible import OpenAICompatibleService
 
 _LOGGER = logging.getLogger("llmproviders.sandbox")
+
 _GIGACHAT_MODELS = ("GigaChat-2", "GigaChat-2-Pro", "GigaChat-2-Max")
+
 _OPENAI_MODELS = ("sandbox-small", "sandbox-large", "gpt-4o", "gpt-4o-mini")
+
 _PREFIXES = (("/api/", "gigachat"), ("/v1/", "openai"))
 
 
@@ -121,14 +123,14 @@ class Sandbox:
                 "chatgptt_nonce_life_s", chatgptt_nonce_life_s, most=FINITE
             ),
         )
-        self._gigachat = GigaChat(self._settings)
-        self._chatgptt = ChatGptt(self._settings)
+        self._gigachat = GigaChatService(self._settings)
+        self._chatgptt = ChatGpttService(self._settings)
         services: tuple[Service, ...] = (
             self._gigachat,
-            OpenAICompatible(self._settings),
-            ChatGLM(self._settings),
+            OpenAICompatibleService(self._settings),
+            ChatGLMService(self._settings),
             self._chatgptt,
-            FlowGpt(self._settings),
+            FlowGptService(self._settings),
         )
         self._services = {service.name: service for service in services}
         self._routes = {
@@ -257,8 +259,6 @@ class Sandbox:
         ...     print(sandbox.client("GigaChat", "ChatGLM").complete("Why is the sky blue?"))
         It scatters.
         """
-        from llmproviders import FailoverClient
-
         choices = providers or tuple(CLASS_NAMES)
         return FailoverClient([self._provider(choice) for choice in choices], **failover_arguments)
 
@@ -268,7 +268,6 @@ class Sandbox:
             return self._provider(provider), model
         if not isinstance(choice, str):
             return choice
-        import llmproviders
 
         provider_class = getattr(llmproviders, CLASS_NAMES[service_name(choice)])
         return provider_class(**self.provider_arguments(choice))
@@ -407,7 +406,7 @@ class Sandbox:
 
     def _reply(
         self, service: Service | None, record: RecordedRequest
-    ) -> tuple[Reply, Fault | None]:
+    ) -> tuple[SandboxReply, Fault | None]:
         if service is None:
             return self._not_found(record), None
         try:
@@ -420,7 +419,9 @@ class Sandbox:
             reply.headers += service.reply_headers(record)
         return reply, fault
 
-    def _reply_of(self, service: Service, record: RecordedRequest) -> tuple[Reply, Fault | None]:
+    def _reply_of(
+        self, service: Service, record: RecordedRequest
+    ) -> tuple[SandboxReply, Fault | None]:
         kind = record.kind
         fault = self._faults.take(service.name, kind, first=True)
         if fault is not None:

@@ -17,12 +17,17 @@ from typing import Any
 from llmproviders.sandbox._settings import Message, ReplyText
 
 _QUOTED_LENGTH = 80
+
 _FILTERED_PIECES = 3
+
 _PIECE = re.compile(r"\s*\S{1,16}|\s+")
+
 _ROLES = "System|Developer|User|Assistant|Tool|Function"
+
 _FOLDED_USER = re.compile(
     rf"(?:^|\n)User: (.*?)(?=\n(?:{_ROLES}): |\nAssistant:\s*$)", flags=re.DOTALL
 )
+
 _THOUGHT = "The question is short, so the answer can be short as well."
 
 

@@ -9,8 +9,10 @@ from typing import Any
 SLICE_S = 0.2
 """No wait is longer in one go: of a signal that comes just before one, Python learns after it."""
 
+
 Message = dict[str, Any]
 """One message of a conversation: ``role`` and ``content``, the content as plain text."""
+
 
 ReplyText = str | Callable[[list[Message]], str] | None
 """A text for every reply, a function of the messages, or None for the sandbox's own words."""

@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
-from llmproviders import _trust as trust
-from llmproviders._places import token_cache
+from llmproviders._environment import token_cache
 from llmproviders.cli.checks import (
     Finding,
     Level,
@@ -33,6 +32,7 @@ from llmproviders.cli.checks import (
 )
 from llmproviders.config import Configuration, ProviderSettings, Value
 from llmproviders.provider import Provider
+from llmproviders.providers.gigachat import _root
 from llmproviders.sandbox import Sandbox
 from tests.conftest import RawServerFactory
 from tests.reliability.childs import become_nobody, forked
@@ -110,7 +110,7 @@ def test_a_bundle_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (finding.level, "/no/such/ca.pem" in finding.text) == (Level.FAIL, True)
 
 
-@pytest.mark.filterwarnings("ignore::llmproviders._trust.UnverifiedTLSWarning")
+@pytest.mark.filterwarnings("ignore::llmproviders._http.certificates.UnverifiedTLSWarning")
 def test_certificates_that_are_not_verified() -> None:
     """verify=False works, and should be seen to."""
     finding = check(GigaChat, **KEY, verify=False)["GigaChat, certificates"]
@@ -141,7 +141,7 @@ def test_a_certificate_that_ends_soon(days: int, level: Level) -> None:
     """A trusted authority is told with its end, two months ahead of which there is a warning."""
     pem = authority(days)
     fingerprint = sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
-    trust.install(pem, fingerprint=fingerprint)
+    _root.install(pem, fingerprint=fingerprint)
     finding = check(GigaChat, **KEY)["GigaChat, certificates"]
     assert finding.level is level
     assert finding.text.startswith("Some Root, until ")

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmproviders import LLMError
-from llmproviders._call import check_proxy, check_timeout
-from llmproviders._files import Unusable
-from llmproviders._headers import parse_retry_after
-from llmproviders._health_file import FileStore
-from llmproviders._lines import Tail, iter_events, iter_lines
+from llmproviders._account.tokens import TokenFile, _keepers, token_of
+from llmproviders._http.certificates import _certificates
+from llmproviders._http.decoding import Tail, iter_events, iter_lines
+from llmproviders._http.error_map import error_of, parse_retry_after, service_message
+from llmproviders._http.types import check_proxy, check_timeout
 from llmproviders._redact import _concealed, redact
-from llmproviders._status import error_of, service_message
-from llmproviders._token import TokenFile, _keepers, token_of
-from llmproviders._trust import _certificates
+from llmproviders._runtime.files import Unusable
 from llmproviders.batch._input import Input
 from llmproviders.batch._output import _row_in
 from llmproviders.config import ConfigError, load
 from llmproviders.errors import InvalidRequestError
+from llmproviders.failover._health import FileStore
 from llmproviders.messages import normalize
 from llmproviders.provider import Provider
 from llmproviders.results import FinishReason, Reasoning

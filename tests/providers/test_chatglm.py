@@ -22,8 +22,8 @@ from llmproviders import (
     RefusedError,
     ServerError,
     StreamInterrupted,
-    _cumulative,
 )
+from llmproviders.providers import chatglm as _cumulative
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, Sender, canned, read_in_full, with_sender
 from tests.support.golden import goldens, on_the_wire

@@ -37,11 +37,12 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
-from llmproviders._clock import Scope
-from llmproviders.providers import gigachat
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.providers.gigachat import Balance, Embedding, TokenCount
+from llmproviders.providers.gigachat import _provider as gigachat
 from llmproviders.sandbox import RecordedRequest, Sandbox
 from tests.conftest import RawServerFactory
+from tests.sandbox.test_sandbox_official import gigachat_client
 from tests.support.actors import FakeClock
 from tests.support.calls import Canned, Sender, with_sender
 from tests.support.golden import goldens
@@ -50,7 +51,6 @@ from tests.support.processes import Child
 from tests.support.promise import read
 from tests.support.proxies import Proxy
 from tests.support.rawserver import Script
-from tests.test_sandbox_official import gigachat_client
 
 SHORT = goldens("gigachat", name="short")[0]
 QUESTION = "Why is the sky blue?"
@@ -918,7 +918,7 @@ def test_whose_requests_wait_for_one_another() -> None:
     """
 
     def place(**arguments: Any) -> AbstractContextManager[float]:
-        return GigaChat(**{"max_concurrency": 1, **arguments}).place(Scope())
+        return GigaChat(**{"max_concurrency": 1, **arguments}).place(CancelScope())
 
     ways: list[dict[str, Any]] = [
         {"api_key": KEY},

@@ -15,14 +15,8 @@ import requests
 import tenacity
 from urllib3 import HTTPResponse
 
-from llmproviders import (
-    FailoverClient,
-    FinishReason,
-    LLMError,
-    OpenAICompatible,
-    ProtocolError,
-)
-from llmproviders._chat_completions import (
+from llmproviders import FailoverClient, FinishReason, LLMError, OpenAICompatible, ProtocolError
+from llmproviders.providers._chat_completions import (
     FAILED_WORDS,
     FINISH_WORDS,
     MAX_SILENT_EVENTS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmproviders._clock import SYSTEM_CLOCK, SystemClock
+from llmproviders._runtime.scope import SYSTEM_CLOCK, SystemClock
 
 YEAR_S = 365 * 24 * 3600.0
 

@@ -32,7 +32,8 @@ from pathlib import Path
 import tenacity
 import trustme
 
-from llmproviders import FailoverClient, GigaChat, OpenAICompatible, _token
+from llmproviders import FailoverClient, GigaChat, OpenAICompatible
+from llmproviders._account import tokens as _token
 from llmproviders.provider import BaseClient
 from llmproviders.sandbox import Sandbox
 from tests.reliability.services import SSE
@@ -508,7 +509,8 @@ def _called_by_a_thread(subject: Subject) -> Iterator[None]:
 _CALLING = """if True:
     import sys
     from pathlib import Path
-    from llmproviders import ChatGLM, FailoverClient, GigaChat, _token
+    from llmproviders import ChatGLM, FailoverClient, GigaChat
+    from llmproviders._account import tokens as _token
 
     folder = Path(sys.argv[1])
     tokens = folder / "tokens.json"

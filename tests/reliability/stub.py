@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmproviders._call import Call
-from llmproviders._clock import Scope
-from llmproviders._lines import decode_json, iter_events, iter_lines
+from llmproviders._http.decoding import decode_json, iter_events, iter_lines
+from llmproviders._http.types import HTTPRequest
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import Provider
 
 
@@ -58,9 +58,9 @@ class StubSender:
 
     def __init__(self, *replies: StubReply) -> None:
         self.replies = list(replies)
-        self.calls: list[Call] = []
+        self.calls: list[HTTPRequest] = []
 
-    def open(self, call: Call, scope: Scope, **_: Any) -> StubReply:
+    def open(self, call: HTTPRequest, scope: CancelScope, **_: Any) -> StubReply:
         """The reply to ``call``."""
         if scope.over:
             raise scope.error()

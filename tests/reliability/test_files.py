@@ -16,26 +16,19 @@ import certifi
 import pytest
 import requests
 
-from llmproviders import (
-    FailoverClient,
-    GigaChat,
-    LLMError,
-    OpenAICompatible,
-    ServerError,
-    _files,
-    _trust,
-)
-from llmproviders import _token as token_module
-from llmproviders._call import Call
-from llmproviders._clock import Scope
-from llmproviders._files import Unusable
-from llmproviders._health import Trouble
-from llmproviders._health_file import FileStore
+from llmproviders import FailoverClient, GigaChat, LLMError, OpenAICompatible, ServerError
+from llmproviders._account import tokens as token_module
+from llmproviders._account.keys import KeyFile
+from llmproviders._account.tokens import Token, TokenFile
+from llmproviders._http import certificates
+from llmproviders._http.types import HTTPRequest
 from llmproviders._log import logger
-from llmproviders._secret import KeyFile
-from llmproviders._token import Token, TokenFile
+from llmproviders._runtime import files as _files
+from llmproviders._runtime.files import Unusable
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.config import ConfigError, load
 from llmproviders.conversation import Conversation
+from llmproviders.failover._health import FailureRecord, FileStore
 from llmproviders.testing import ScriptedProvider
 from tests.reliability.childs import (
     NOBODY,
@@ -59,7 +52,7 @@ KEY = "Z2lnYS1pZDpnaWdhLXNlY3JldA=="
 class GigaChatSender(StubSender):
     """Answers a token request with a token, and any other with a chat."""
 
-    def open(self, call: Call, scope: Scope, **_: Any) -> StubReply:
+    def open(self, call: HTTPRequest, scope: CancelScope, **_: Any) -> StubReply:
         """The reply to ``call``."""
         self.calls.append(call)
         if call.url.endswith("/oauth"):
@@ -252,7 +245,7 @@ def test_without_a_home_no_call_fails(ask: Ask, folder: Path) -> None:
         become_homeless()
         if ask is ask_gigachat:
             return ask("user")  # type: ignore[arg-type]
-        from llmproviders._places import health_file
+        from llmproviders._environment import health_file
 
         return ask(health_file())
 
@@ -344,7 +337,7 @@ def test_files_are_for_their_user_alone(ask: Ask, folder: Path) -> None:
 def write_token(path: Path, number: int) -> None:
     """Keep a token under a credential of its own number."""
     file = TokenFile(path, f"credential-{number}")
-    file.write(Token(f"token-{number}", time.time() + 1000, time.time()), Scope())
+    file.write(Token(f"token-{number}", time.time() + 1000, time.time()), CancelScope())
 
 
 def read_tokens(path: Path) -> list[str]:
@@ -356,7 +349,7 @@ def read_tokens(path: Path) -> list[str]:
 def write_trouble(path: Path, number: int) -> None:
     """Remember that a provider of its own number failed."""
     now = time.time()
-    trouble = Trouble(1, now, now + 30, 30)
+    trouble = FailureRecord(1, now, now + 30, 30)
     FileStore(path).change(lambda troubles: troubles.update({f"provider-{number}": trouble}))
 
 
@@ -378,7 +371,7 @@ def test_killed_at_any_point_of_a_write_the_file_is_whole(
 ) -> None:
     """Killed at any point of a write, old or new content is there, and the next write works."""
     path = folder / "sub" / "file.json"
-    modules = ("_files.py", "_token.py", "_health_file.py", "tempfile.py", "_unix.py")
+    modules = ("files.py", "tokens.py", "_health.py", "tempfile.py", "_unix.py")
     points = 0
     before: list[str] = []
     while killed_at(points + 1, modules, folder, lambda: write(path, 1)):
@@ -460,7 +453,7 @@ def save(path: Path) -> str:
 def take_in(path: Path) -> str:
     """Take a certificate in, as the file ``path``; an error is told as a warning would be."""
     try:
-        _files.replace_private(path, b"a certificate", _trust._check_stored)
+        _files.replace_private(path, b"a certificate", certificates._check_stored)
     except Unusable as trouble:
         logger.warning("%s", trouble)
     return TEXT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmproviders._lines import Tail, iter_events, iter_lines
+from llmproviders._http.decoding import Tail, iter_events, iter_lines
 from llmproviders.errors import ProtocolError
 
 

@@ -19,9 +19,9 @@ import pytest
 import requests
 
 from llmproviders import ChatGptt, FailoverClient, FlowGpt, GigaChat, LLMError, OpenAICompatible
-from llmproviders import _token as token_module
-from llmproviders._clock import Scope
-from llmproviders._secret import KeyFile, KeyVariable
+from llmproviders._account import tokens as token_module
+from llmproviders._account.keys import KeyFile, KeyVariable
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.batch import BatchReport, run_file
 from llmproviders.config import load
 from llmproviders.notebook import show
@@ -373,7 +373,7 @@ def _proxy_of_the_call(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Pr
     proxy = f"http://{USER}:{quote(SECRET, safe='')}@{host}"
 
     class Asked(FlowGpt):
-        def generate(self, request: Request, scope: Scope | None = None) -> Generator[str]:
+        def generate(self, request: Request, scope: CancelScope | None = None) -> Generator[str]:
             return super().generate(replace(request, proxy=proxy), scope)
 
     return Asked(base_url="http://service.invalid")

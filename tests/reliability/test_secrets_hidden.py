@@ -28,13 +28,12 @@ from llmproviders import (
     LLMError,
     OpenAICompatible,
 )
-from llmproviders import _token as token_module
-from llmproviders._attempt import Fetch
-from llmproviders._clock import Scope
+from llmproviders._account import tokens as token_module
+from llmproviders._account.keys import KeyFile, KeyVariable
 from llmproviders._redact import Redacted, Secret
-from llmproviders._secret import KeyFile, KeyVariable
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.batch import run_file
-from llmproviders.provider import Call, Provider, Reply, Request
+from llmproviders.provider import Call, Fetch, Provider, Reply, Request
 from llmproviders.results import FinishReason
 from tests.conftest import RawServerFactory
 from tests.reliability.services import JSON, PAGE, SSE, TEXT, TOKEN, dumps, event
@@ -221,7 +220,7 @@ def test_attributes_and_prepared_calls_show_no_secret(
         proxy=f"http://me:{PASSWORD}@127.0.0.1:{server.port}",
     )
     request = Request.of("Why?", proxy=f"http://me:{PASSWORD}@127.0.0.1:9", params={})
-    fetch = Fetch(make(server.url), Request.of("Why?", params={}), Scope())
+    fetch = Fetch(make(server.url), Request.of("Why?", params={}), CancelScope())
     call = provider.prepare(Request.of("Why?", model="m", params={}), fetch)
     shown = (vars(provider), request, call, call.headers, call.form, vars(fetch), provider)
     expect_nothing_of(*map(repr, shown))
@@ -233,7 +232,7 @@ def test_a_replys_cookies_do_not_show(raw_server: RawServerFactory) -> None:
     """The cookies that a provider's author gets are texts as any, but are masked in a ``repr``."""
     server = raw_server(http_response(200, {"Set-Cookie": "sid=c00kie"}, b""))
     provider = FlowGpt(base_url=server.url)
-    with closing(provider._transport.open(Call("GET", server.url), Scope())) as reply:
+    with closing(provider._transport.open(Call("GET", server.url), CancelScope())) as reply:
         assert f"{reply.cookies['sid']}" == "c00kie"
         expect_nothing_of(repr(reply.cookies))
 

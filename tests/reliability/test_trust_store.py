@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from llmproviders import GigaChat
-from llmproviders import _trust as trust
+from llmproviders.providers.gigachat import _root
 from llmproviders.sandbox import Sandbox
 from tests.reliability.childs import (
     NOBODY,
@@ -52,7 +52,7 @@ class Store:
 
     def install(self) -> None:
         """Take the certificate in."""
-        trust.install(self.pem, fingerprint=self.fingerprint)
+        _root.install(self.pem, fingerprint=self.fingerprint)
 
     def fails_to_install(self) -> bool:
         """Whether taking it in is the system's error."""
@@ -70,7 +70,7 @@ class Store:
     @property
     def known(self) -> list[str]:
         """The fingerprints that are believed."""
-        return [certificate.fingerprint for certificate in trust.installed()]
+        return [certificate.fingerprint for certificate in _root.installed()]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_another_users_certificate(store: Store) -> None:
     (path,) = store.place.iterdir()
     os.chown(path, NOBODY, NOBODY)
     assert store.known == []
-    assert trust.pinned() == ""
+    assert _root.pinned() == ""
     assert store.call()
 
 
@@ -190,7 +190,7 @@ def test_what_was_put_into_it(
     store.place.mkdir(parents=True)
     put(store.place / f"{store.fingerprint}.pem", ca_file)
     assert store.known == []
-    assert trust.pinned() == ""
+    assert _root.pinned() == ""
     assert store.call()
 
 
@@ -215,7 +215,7 @@ def test_what_is_no_certificate_is_not_replaced(store: Store) -> None:
     with pytest.raises(OSError, match="it holds no certificate; delete it, or run `llmproviders"):
         store.install()
     assert path.read_text() == "Notes of mine."
-    trust.remove()
+    _root.remove()
     store.install()
     assert store.known == [store.fingerprint]
 
@@ -229,7 +229,7 @@ def test_concurrent_writers(store: Store) -> None:
             assert store.known in ([], [store.fingerprint])
             if number == 0:
                 try:
-                    trust.remove()
+                    _root.remove()
                 except FileNotFoundError:
                     continue
 
@@ -241,11 +241,11 @@ def test_concurrent_writers(store: Store) -> None:
 def test_killed_at_any_point(folder: Path, store: Store) -> None:
     """Killed at any point of taking it in, there is the whole certificate or none."""
     points = 0
-    modules = ("_trust.py", "_files.py", "tempfile.py")
+    modules = ("_root.py", "files.py", "tempfile.py")
     while killed_at(points + 1, modules, folder, store.install):
         points += 1
         assert store.known in ([], [store.fingerprint])
         store.install()
         assert store.known == [store.fingerprint]
-        trust.remove()
+        _root.remove()
     assert points > 3

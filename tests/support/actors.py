@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmproviders._clock import Scope
-from llmproviders._params import SAMPLING
+from llmproviders._request import SAMPLING
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.errors import LLMError
 from llmproviders.provider import Call, Fetch, Provider, Reply, Request
 from llmproviders.results import FinishReason
@@ -116,7 +116,7 @@ class _Theatre:
     def __init__(self, actor: Actor) -> None:
         self._actor = actor
 
-    def open(self, call: Call, scope: Scope, **_: Any) -> _Stage:
+    def open(self, call: Call, scope: CancelScope, **_: Any) -> _Stage:
         if scope.over:
             raise scope.error()
         return _Stage(self._actor, scope)
@@ -130,7 +130,7 @@ class _Stage:
     content_type = ""
     request_id: str | None = None
 
-    def __init__(self, actor: Actor, scope: Scope) -> None:
+    def __init__(self, actor: Actor, scope: CancelScope) -> None:
         self.headers: Mapping[str, str] = {}
         self.cookies: dict[str, str] = {}
         self.scope = scope

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmproviders._clock import Scope
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.errors import ServerError
 from llmproviders.provider import BaseClient, Request
 from llmproviders.results import FinishReason, Usage
@@ -28,7 +28,9 @@ class Echo(BaseClient):
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
+    def generate(
+        self, request: Request, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
         """Repeat the last message."""
         text = request.messages[-1]["content"]
         self.asked.append(text)
@@ -52,7 +54,9 @@ class Gate(Echo):
         self._all = False
         self._changed = threading.Condition()
 
-    def generate(self, request: Request, scope: Scope | None = None) -> Generator[str, None, None]:
+    def generate(
+        self, request: Request, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
         """Wait, then repeat the last message."""
         text = request.messages[-1]["content"]
         with self._changed:
@@ -83,7 +87,7 @@ class Gate(Echo):
 PROGRAM = """
 import json, sys
 import filelock
-import llmproviders._transport
+import llmproviders._http.transport
 from llmproviders import OpenAICompatible
 from llmproviders.batch import run_file
 print("ready", flush=True)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import pytest
 
 from llmproviders import LLMError, Provider
-from llmproviders._clock import Scope
-from llmproviders._lines import decode_json, decode_object, iter_events, iter_lines
+from llmproviders._http.decoding import decode_json, decode_object, iter_events, iter_lines
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import Call, Reply
 
 P = TypeVar("P", bound=Provider)
@@ -85,7 +85,7 @@ class Sender:
         self.calls: list[Call] = []
         self.options: list[dict[str, Any]] = []
 
-    def open(self, call: Call, scope: Scope, **options: Any) -> Reply:
+    def open(self, call: Call, scope: CancelScope, **options: Any) -> Reply:
         """Answer."""
         self.calls.append(call)
         self.options.append(options)

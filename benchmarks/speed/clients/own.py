@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from llmproviders import (
-    ChatGLM,
-    ChatGptt,
-    FailoverClient,
-    FlowGpt,
-    GigaChat,
-    OpenAICompatible,
-)
+from llmproviders import ChatGLM, ChatGptt, FailoverClient, FlowGpt, GigaChat, OpenAICompatible
 
 from . import PROMPT
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
-from llmproviders.sandbox._reply import HeaderPairs, Reply, Whole
+from llmproviders.sandbox._reply import HeaderPairs, SandboxReply, Whole
 from llmproviders.sandbox._settings import Settings
 
 
@@ -27,7 +27,7 @@ class Service(ABC):
         """Return the error for a request that the service does not accept; None if it does."""
 
     @abstractmethod
-    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+    def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return the reply to an accepted request; one without any text if `empty`."""
 
     def reply_headers(self, _request: RecordedRequest, /) -> HeaderPairs:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmproviders.sandbox._record import RecordedRequest
-from llmproviders.sandbox._reply import Frame, HeaderPairs, event
+from llmproviders.sandbox._reply import HeaderPairs, ReplyPiece, event
 from llmproviders.sandbox._script import Script
 
 Object = dict[str, Any]
-DONE = Frame(b"data: [DONE]\n\n")
+
+DONE = ReplyPiece(b"data: [DONE]\n\n")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Completion:
             "object": "chat.completion",
         }
 
-    def frames(self, call_deltas: list[Object]) -> Iterator[Frame]:
+    def frames(self, call_deltas: list[Object]) -> Iterator[ReplyPiece]:
         """Yield the events before the one with the finish reason."""
         if not self.dialect.role_in_each_delta:
             yield from self._say({"role": "assistant", "content": ""})
@@ -74,17 +75,17 @@ class Completion:
         keep_alive = self.dialect.keep_alive
         for number, piece in enumerate([] if self.call else self.script.pieces):
             if keep_alive and number % 10 == 0:
-                yield Frame(keep_alive)
+                yield ReplyPiece(keep_alive)
             yield from self._say({"content": piece}, is_text=True)
 
-    def _say(self, delta: Object, *, is_text: bool = False) -> Iterator[Frame]:
+    def _say(self, delta: Object, *, is_text: bool = False) -> Iterator[ReplyPiece]:
         if self.dialect.role_in_each_delta:
             delta = {**delta, "role": "assistant"}
         for index in range(self.choices):
             choice = {"delta": delta, "index": index}
             yield self._event([choice], {}, is_text=is_text and index == 0)
 
-    def finish(self, extra: Object) -> Frame:
+    def finish(self, extra: Object) -> ReplyPiece:
         """Return the event with the finish reason, and more fields for it."""
         choices = [
             {"delta": {}, "index": index, "finish_reason": self._finish}
@@ -94,11 +95,11 @@ class Completion:
             choices = [{**choice, "delta": {"content": ""}} for choice in choices]
         return self._event(choices, extra)
 
-    def usage_event(self) -> Frame:
+    def usage_event(self) -> ReplyPiece:
         """Return the event with the usage and no choices."""
         return self._event([], {"usage": self.usage})
 
-    def _event(self, choices: list[Object], extra: Object, *, is_text: bool = False) -> Frame:
+    def _event(self, choices: list[Object], extra: Object, *, is_text: bool = False) -> ReplyPiece:
         told = {"choices": choices, **self.envelope, "object": self.dialect.stream_object}
         return event({**told, **extra}, is_text=is_text)
 

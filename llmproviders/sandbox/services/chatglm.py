@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import Headers, RecordedRequest
-from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, event, json_reply, phrase
+from llmproviders.sandbox._reply import (
+    ReplyPiece,
+    SandboxReply,
+    Stream,
+    Whole,
+    event,
+    json_reply,
+    phrase,
+)
 from llmproviders.sandbox._script import Script, plain_text, write_script
 from llmproviders.sandbox._settings import Message
 from llmproviders.sandbox.services._base import Service
@@ -20,6 +28,7 @@ _HEADERS = {
     "x-app-platform": "pc",
     "x-app-version": "0.0.1",
 }
+
 _META_DATA: dict[str, type] = {
     "if_plus_model": bool,
     "is_test": bool,
@@ -29,10 +38,11 @@ _META_DATA: dict[str, type] = {
     "quote_log_id": str,
     "platform": str,
 }
+
 _LONG_REPLY = 8
 
 
-class ChatGLM(Service):
+class ChatGLMService(Service):
     """Checks headers and fields, and answers errors with HTTP 200 as the service does."""
 
     name = "chatglm"
@@ -47,7 +57,7 @@ class ChatGLM(Service):
         problem = _body_problem(request.json)
         return _error(10001, problem) if problem else None
 
-    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+    def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return a thought or some code first, then the text, each event with all of it so far.
 
         The text of a long reply ends in the event that says ``finish``; a short one, before it.
@@ -85,7 +95,7 @@ class _Telling:
         parts = [{**part, "status": "finish"} for part in told]
         return Stream(frames, (self._event("finish", parts, is_text=ends_late),))
 
-    def _frames(self, pieces: list[str]) -> Iterator[Frame]:
+    def _frames(self, pieces: list[str]) -> Iterator[ReplyPiece]:
         aside = self._aside()
         yield self._event("init", [])
         yield self._event("init", [aside])
@@ -120,11 +130,13 @@ class _Telling:
             "content": content,
         }
 
-    def _event(self, status: str, parts: list[dict[str, Any]], *, is_text: bool = False) -> Frame:
+    def _event(
+        self, status: str, parts: list[dict[str, Any]], *, is_text: bool = False
+    ) -> ReplyPiece:
         told = {"conversation_id": self._conversation, "status": status, "parts": parts}
         return event({**told, "last_error": {}}, is_text=is_text)
 
-    def _intervention(self) -> Frame:
+    def _intervention(self) -> ReplyPiece:
         error = {
             "intervene_type": "text",
             "intervene_text": "The sandbox's filter was asked to stop this reply.",

@@ -10,8 +10,8 @@ from typing import ClassVar
 from llmproviders.sandbox._record import RecordedRequest
 from llmproviders.sandbox._reply import (
     HTML,
-    Frame,
-    Reply,
+    ReplyPiece,
+    SandboxReply,
     Stream,
     Whole,
     event,
@@ -23,14 +23,18 @@ from llmproviders.sandbox._settings import Settings
 from llmproviders.sandbox.services._base import Service
 
 _COOKIE = "sandbox_session"
+
 _POST_ID = "1041"
+
 _MAX_SESSIONS = 10_000
+
 _WIDGETS = (
     """<div class="wpaicg-chat-shortcode" data-nonce="{nonce}" data-bot-id="0"
  data-url="/chat" data-post-id="{post_id}" data-type="shortcode">""",
     """<div data-post-id='{post_id}' data-bot-id='0' data-nonce='{nonce}' class='wpaicg-chat'>""",
 )
 """Two ways of writing the same element; visitors get them in turn."""
+
 _PAGE = """<!DOCTYPE html>
 <html lang="en-US"><head><title>Chat | sandbox</title></head>
 <body class="page page-id-{post_id}">
@@ -40,7 +44,7 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-class ChatGptt(Service):
+class ChatGpttService(Service):
     """Gives out nonces with its page, each for one cookie, and takes the chat form."""
 
     name = "chatgptt"
@@ -80,7 +84,7 @@ class ChatGptt(Service):
             own, expires_at = self._nonces.get(session, ("", 0.0))
         return bool(own) and own == nonce and self.settings.clock() < expires_at
 
-    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+    def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return the page, or the reply to the form: JSON, or events if so set."""
         if request.kind == "page":
             return self._page(_session(request), empty=empty)
@@ -95,7 +99,7 @@ class ChatGptt(Service):
             for piece in script.pieces
         )
         stop = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-        return Stream(frames, (event(stop), Frame(b"data: [DONE]\n\n")))
+        return Stream(frames, (event(stop), ReplyPiece(b"data: [DONE]\n\n")))
 
     def _page(self, session: str, *, empty: bool) -> Whole:
         headers: tuple[tuple[str, str], ...] = ()

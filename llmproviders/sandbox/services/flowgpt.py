@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from llmproviders.sandbox._record import Headers, RecordedRequest
-from llmproviders.sandbox._reply import Frame, Reply, Stream, Whole, dump, json_reply, phrase
+from llmproviders.sandbox._reply import (
+    ReplyPiece,
+    SandboxReply,
+    Stream,
+    Whole,
+    dump,
+    json_reply,
+    phrase,
+)
 from llmproviders.sandbox._script import write_script
 from llmproviders.sandbox._settings import Message
 from llmproviders.sandbox.services._base import Service
@@ -28,7 +36,9 @@ MODELS = (
     "Mixtral-8x7B",
     "Dolphin-2.6-8x7B",
 )
+
 _CLOCK_TOLERANCE_S = 300
+
 _FIELD_TYPES: dict[str, type] = {
     "model": str,
     "nsfw": bool,
@@ -43,7 +53,7 @@ _FIELD_TYPES: dict[str, type] = {
 }
 
 
-class FlowGpt(Service):
+class FlowGptService(Service):
     """Checks the signature and the fields, and answers one event a line."""
 
     name = "flowgpt"
@@ -78,7 +88,7 @@ class FlowGpt(Service):
             return "x-signature does not match"
         return None
 
-    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+    def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return text events among others, with no end mark but the end of the body."""
         body = request.json
         messages: list[Message] = [
@@ -119,7 +129,7 @@ def _body_problem(request: RecordedRequest) -> str | None:
     return None
 
 
-def _frames(model: str, pieces: list[str]) -> Iterator[Frame]:
+def _frames(model: str, pieces: list[str]) -> Iterator[ReplyPiece]:
     yield _line({"event": "start", "data": {"model": model}})
     for number, piece in enumerate(pieces):
         if number % 8 == 4:
@@ -131,5 +141,5 @@ def _error(status: int, message: str) -> Whole:
     return json_reply({"statusCode": status, "message": message}, status=status)
 
 
-def _line(value: dict[str, object], *, is_text: bool = False) -> Frame:
-    return Frame(dump(value) + b"\n", is_text)
+def _line(value: dict[str, object], *, is_text: bool = False) -> ReplyPiece:
+    return ReplyPiece(dump(value) + b"\n", is_text)

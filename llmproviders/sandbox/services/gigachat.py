@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
-from llmproviders.sandbox._reply import HeaderPairs, Reply, Stream, Whole, json_reply, phrase
+from llmproviders.sandbox._reply import HeaderPairs, SandboxReply, Stream, Whole, json_reply, phrase
 from llmproviders.sandbox._script import count_words, last_user_text, write_script
 from llmproviders.sandbox._settings import Settings
 from llmproviders.sandbox.services._base import Service
@@ -29,7 +29,9 @@ from llmproviders.sandbox.services._completions import (
 API_KEY = base64.b64encode(
     b"7c0f3a52-5a6d-4b8e-9c31-5a0db0c5a11e:2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7e"
 ).decode()
+
 SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
+
 _OLDER_NAMES = {
     "GigaChat": "GigaChat-2",
     "GigaChat:latest": "GigaChat-2",
@@ -37,19 +39,24 @@ _OLDER_NAMES = {
     "GigaChat-Pro": "GigaChat-2-Pro",
     "GigaChat-Max": "GigaChat-2-Max",
 }
+
 _EMBEDDINGS = "Embeddings"
+
 _DIALECT = Dialect(
     finish={"stop": "stop", "length": "length", "filter": "blacklist"},
     stream_object="chat.completion",
     role_in_each_delta=True,
     keep_alive=None,
 )
+
 _ROLES = ("system", "user", "assistant", "function")
+
 _MAX_EXPIRED_TOKENS = 10_000
+
 _PLACE_GRACE_S = 0.25
 
 
-class GigaChat(Service):
+class GigaChatService(Service):
     """Checks keys, scopes, tokens, limits and messages, and answers whole or in events."""
 
     name = "gigachat"
@@ -127,7 +134,7 @@ class GigaChat(Service):
         known = asked in self.settings.gigachat_models
         return asked if known else _OLDER_NAMES.get(asked, asked)
 
-    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+    def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return a token, a completion, or what else the API has."""
         if request.kind == "token":
             return json_reply({} if empty else self._tokens.issue())
@@ -153,7 +160,7 @@ class GigaChat(Service):
         """Return the ids of the request and of the session."""
         return (*id_header(request, "x-request-id"), *id_header(request, "x-session-id"))
 
-    def _chat(self, body: Object, *, empty: bool) -> Reply:
+    def _chat(self, body: Object, *, empty: bool) -> SandboxReply:
         completion = self._completion(body, empty=empty)
         if not body.get("stream"):
             reply = json_reply(completion.whole())

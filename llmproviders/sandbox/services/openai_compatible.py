@@ -6,7 +6,15 @@ import uuid
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
-from llmproviders.sandbox._reply import Frame, HeaderPairs, Reply, Stream, Whole, json_reply, phrase
+from llmproviders.sandbox._reply import (
+    HeaderPairs,
+    ReplyPiece,
+    SandboxReply,
+    Stream,
+    Whole,
+    json_reply,
+    phrase,
+)
 from llmproviders.sandbox._script import last_user_text, plain_text, write_script
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services._completions import (
@@ -22,13 +30,16 @@ from llmproviders.sandbox.services._completions import (
 )
 
 API_KEY = "sk-sandbox-5f1c9b6e0d3a4a27"
+
 _DIALECT = Dialect(
     finish={"stop": "stop", "length": "length", "filter": "content_filter"},
     stream_object="chat.completion.chunk",
     role_in_each_delta=False,
     keep_alive=b": SANDBOX PROCESSING\n\n",
 )
+
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
 _ERROR_TYPES = {
     401: "invalid_request_error",
     402: "insufficient_quota",
@@ -37,7 +48,7 @@ _ERROR_TYPES = {
 }
 
 
-class OpenAICompatible(Service):
+class OpenAICompatibleService(Service):
     """Checks the key, the model and the messages, and answers whole or in events."""
 
     name = "openai"
@@ -70,7 +81,7 @@ class OpenAICompatible(Service):
         """Return the id of the request."""
         return id_header(request, "x-request-id")
 
-    def answer(self, request: RecordedRequest, *, empty: bool) -> Reply:
+    def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return the list of models, or a completion, in events where `stream` is true."""
         if request.kind == "models":
             return json_reply({} if empty else self._models())
@@ -80,7 +91,7 @@ class OpenAICompatible(Service):
             reply = json_reply(completion.whole())
             reply.pieces = len(completion.script.pieces)
             return reply
-        end: tuple[Frame, ...] = (completion.finish({}), DONE)
+        end: tuple[ReplyPiece, ...] = (completion.finish({}), DONE)
         if (body.get("stream_options") or {}).get("include_usage"):
             end = (end[0], completion.usage_event(), DONE)
         return Stream(completion.frames(_call_deltas(completion.call)), end)

@@ -1,0 +1,1 @@
+"""What belongs to an account: keys, tokens, and requests at a time."""

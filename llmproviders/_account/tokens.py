@@ -1,0 +1,437 @@
+"""One access token with its expiry: check, lock, check again, refresh; in memory or in a file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from .._checks import is_finite
+from .._log import logger
+from .._redact import Secret, conceal
+from .._runtime import files as _files
+from .._runtime.files import Held, Unusable
+from .._runtime.scope import CancelScope, Waker
+from .._signals import let_through
+from ..errors import AuthenticationError, LLMError, ProtocolError
+
+_EARLY_S = 300.0
+
+_LATE_S = 60.0
+
+_EARLY_PATIENCE_S = 5.0
+
+_EARLY_PAUSE_S = 30.0
+
+_LOCK_PATIENCE_S = 30.0
+
+_WRITE_PATIENCE_S = 2.0
+
+_WRONG_CLOCK_S = 3600.0
+
+_SMALLEST_MS = 1e11
+
+_MANY = 256
+
+_FILE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token; times are Unix seconds by this machine's clock.
+
+    Attributes:
+        value: what is sent.
+        expires_at: when the service takes it no more.
+        fetched_at: when it came.
+        renew_from: from then on one caller renews it, while others go on with it; five minutes
+            before the end, less for a token that lives less than twenty.
+    """
+
+    value: Secret
+    expires_at: float
+    fetched_at: float
+    renew_from: float = -inf
+
+    def __post_init__(self) -> None:
+        if self.renew_from == -inf:
+            early = min(_EARLY_S, self._life / 4)
+            object.__setattr__(self, "renew_from", self.expires_at - early)
+        conceal(self.value)
+
+    @property
+    def _life(self) -> float:
+        return max(0.0, self.expires_at - self.fetched_at)
+
+    @property
+    def good_until(self) -> float:
+        """From then on nobody goes on with it; a minute before the end, less for a short life."""
+        return self.expires_at - min(_LATE_S, self._life / 10)
+
+
+def token_of(answer: Mapping[str, Any], *, now: float, date: float | None) -> Token:
+    """The token in a token service's answer.
+
+    Its end is ``expires_at`` in milliseconds, or, in an older form, ``exp`` in seconds; which of
+    the two is told by the magnitude.
+
+    Args:
+        answer: ``{"access_token", "expires_at"}`` or ``{"tok", "exp"}``.
+        now: Unix time in seconds by this machine's clock.
+        date: the same by the service's, from the answer's ``Date`` header, or None.
+
+    Raises:
+        ProtocolError: it holds no token.
+        AuthenticationError: the token has already expired, or this machine's clock is wrong;
+            ``detail`` is ``"clock"``.
+
+    >>> token_of({"tok": "a.b.c", "exp": 1800}, now=0, date=None).expires_at
+    1800.0
+    """
+    value = answer.get("access_token", answer.get("tok"))
+    expires_at = answer.get("expires_at", answer.get("exp"))
+    if not _is_token(value):
+        raise ProtocolError("the token service's answer has no access_token")
+    if not is_finite(expires_at) or expires_at <= 0:
+        raise ProtocolError("the token service's answer does not say when the token expires")
+    end = expires_at / 1000 if expires_at > _SMALLEST_MS else float(expires_at)
+    _check_clock(end, now, date)
+    return Token(Secret(value), end, now)
+
+
+def _check_clock(end: float, now: float, date: float | None) -> None:
+    there = now if date is None else date
+    ahead = now - there
+    if end > now and ahead > -_WRONG_CLOCK_S:
+        return
+    if end > there:
+        raise AuthenticationError(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
+            "the token service's, so that no token can be told to be valid: set the clock",
+            detail="clock",
+        )
+    whose = "this machine's" if date is None else "its own"
+    raise AuthenticationError(
+        f"the token service gave a token that expired {there - end:.0f} s ago by {whose} clock: "
+        "check this machine's; if that is right, the service is in trouble",
+        detail="clock",
+    )
+
+
+def _is_token(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value.isascii() and value.isprintable() and value != ""
+
+
+class TokenFile:
+    """The tokens that the processes of one user share: JSON, by the hash of their credentials."""
+
+    def __init__(self, path: Path, credential: str) -> None:
+        self.path = path
+        self._credential = credential
+
+    def read(self) -> Token | None:
+        """The credential's token; None where there is none.
+
+        Raises:
+            Unusable: the file is not one of this user's that holds tokens.
+        """
+        return _token_in_file(self._tokens().get(self._credential))
+
+    def write(self, token: Token, scope: CancelScope) -> None:
+        """Put a token in; those of other credentials stay, as long as they live.
+
+        Raises:
+            Unusable: it cannot be done.
+            LLMError: the scope ended.
+        """
+        lock = _files.locks_folder(self.path) / "write"
+        with _files.wait_for_lock(lock, scope, _WRITE_PATIENCE_S):
+            now = scope.clock.wall()
+            tokens = {
+                credential: entry
+                for credential, entry in self._tokens().items()
+                if (other := _token_in_file(entry)) is not None and other.expires_at > now
+            }
+            tokens[self._credential] = {
+                "access_token": token.value,
+                "expires_at": token.expires_at,
+                "fetched_at": token.fetched_at,
+            }
+            content = json.dumps({"version": _FILE_VERSION, "tokens": tokens}, indent=1)
+            _files.replace_private(self.path, content.encode(), _tokens_in_file)
+
+    def try_refresh(self, scope: CancelScope) -> Held | None:
+        """The right to fetch the next token, or None where another process has it.
+
+        Raises:
+            Unusable: the lock's file cannot be made.
+        """
+        lock = _files.locks_folder(self.path) / f"{self._credential[:16]}.refresh"
+        return _files.try_lock(lock, scope)
+
+    def _tokens(self) -> Mapping[str, Any]:
+        try:
+            return _tokens_in_file(_files.read_private(self.path))
+        except ValueError as error:
+            let_through(error)
+            raise Unusable(f"{self.path}: {error}") from error
+
+
+def _tokens_in_file(data: bytes) -> Mapping[str, Any]:
+    """What a file holds.
+
+    Raises:
+        ValueError: it is not one of tokens, or of another version.
+    """
+    if not data:
+        return {}
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        let_through(error)
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("tokens"), dict):
+        raise ValueError("it holds something else than tokens; delete it, or name another file")
+    if content.get("version") != _FILE_VERSION:
+        raise ValueError("another version of llmproviders wrote it; name another file")
+    tokens: Mapping[str, Any] = content["tokens"]
+    return tokens
+
+
+def _token_in_file(entry: Any) -> Token | None:
+    if not isinstance(entry, dict):
+        return None
+    value, end, start = (entry.get(n) for n in ("access_token", "expires_at", "fetched_at"))
+    if not (_is_token(value) and is_finite(end) and is_finite(start)):
+        return None
+    return Token(Secret(value), float(end), float(start))
+
+
+class _Flight:
+    """One fetch of a token, and those who wait for it."""
+
+    def __init__(self, route: Hashable) -> None:
+        self.route = route
+        self.error: LLMError | None = None
+        self.over = False
+        self._waiting: deque[Waker] = deque()
+
+    def wait(self, scope: CancelScope) -> None:
+        """Wait until it is over."""
+        wake = Waker()
+        self._waiting.append(wake)
+        while not self.over:
+            scope.wait(wake)
+
+    def end(self) -> None:
+        """It is over; to say so again does no harm."""
+        self.over = True
+        while self._waiting:
+            self._waiting.popleft().set()
+
+
+class TokenKeeper:
+    """Holds the token of one credential for all threads of this process.
+
+    Made by :func:`keeper`. Where it has a file, other processes take part.
+    """
+
+    def __init__(self, credential: str, path: Path | None) -> None:
+        self._file = None if path is None else TokenFile(path, credential)
+        self._token: Token | None = None
+        self._refused: str | None = None
+        # One at most for each process, so that a forked child waits for none of its parent's;
+        # dict.setdefault is atomic.
+        self._flights: dict[int, _Flight] = {}
+
+    def get(
+        self, fetch: Callable[[], Token], scope: CancelScope, *, route: Hashable = None
+    ) -> Secret:
+        """A token that is valid now; fetched by one thread, of one process, if need be.
+
+        It is fetched once. Whether and when to ask again after a failure, the caller decides.
+
+        Args:
+            fetch: asks the token service, within ``scope``.
+            scope: how long to wait, and whose clock counts.
+            route: which way ``fetch`` goes. Who waits for another's fetch that fails, and would
+                go the same way, fails like it.
+
+        Raises:
+            LLMError: what ``fetch`` raised, or the end of the scope.
+        """
+        while True:
+            token = self._known(scope)
+            if token is not None and scope.clock.wall() < token.renew_from:
+                return token.value
+            mine = flight = _Flight(route)
+            # An interrupt may come between any two steps, also before what ``finally`` does.
+            scope.attach(mine, partial(self._land, mine))
+            try:
+                flight = self._flights.setdefault(os.getpid(), mine)
+                if flight is mine:
+                    return self._lead(mine, fetch, scope)
+            finally:
+                self._land(mine)
+                scope.detach(mine)
+            if token is not None:
+                return token.value
+            flight.wait(scope)
+            self._land(flight)
+            if flight.error is not None and flight.route == route:
+                error = copy.copy(flight.error)
+                error.provider = None
+                raise error from flight.error
+
+    def _land(self, flight: _Flight) -> None:
+        """End a flight and let the next one begin; a second time does no harm."""
+        if self._flights.get(os.getpid()) is flight:
+            self._flights.pop(os.getpid(), None)
+        flight.end()
+
+    def refuse(self, value: str) -> None:
+        """Do not use ``value`` again, if it still is the token: the service took it no more."""
+        if self._token is not None and self._token.value == value:
+            self._refused = value
+
+    def is_spent(self, now: float) -> bool:
+        """Whether nothing is lost when it is forgotten."""
+        alive = self._token is not None and now < self._token.expires_at
+        return not alive and os.getpid() not in self._flights
+
+    def _known(self, scope: CancelScope, *, look: bool = False) -> Token | None:
+        """The token that can be used now, from memory, or from the file if there is none.
+
+        Args:
+            scope: whose clock counts.
+            look: whether to look into the file in any case, for a newer one.
+        """
+        token = self._token if self._usable(self._token, scope) else None
+        if token is None or look:
+            found = self._in_file()
+            if self._usable(found, scope) and (
+                token is None or found.expires_at > token.expires_at
+            ):
+                self._token = token = found
+        return token
+
+    def _usable(self, token: Token | None, scope: CancelScope) -> TypeGuard[Token]:
+        return (
+            token is not None
+            and token.value != self._refused
+            and scope.clock.wall() < token.good_until
+        )
+
+    def _in_file(self) -> Token | None:
+        if self._file is None:
+            return None
+        try:
+            return self._file.read()
+        except Unusable as trouble:
+            self._tell(trouble)
+            return None
+
+    def _tell(self, trouble: object) -> None:
+        assert self._file is not None
+        _files.tell_once(self._file.path, trouble)
+
+    def _lead(self, flight: _Flight, fetch: Callable[[], Token], scope: CancelScope) -> Secret:
+        try:
+            token = self._known(scope)
+            if token is None:
+                token = self._renew(fetch, scope)
+            elif scope.clock.wall() >= token.renew_from:
+                token = self._renew_early(token, fetch, scope)
+        except LLMError as error:
+            if not scope.over:
+                flight.error = error
+            raise
+        return token.value
+
+    def _renew_early(self, old: Token, fetch: Callable[[], Token], scope: CancelScope) -> Token:
+        """A new token if that is to be had at once, else the old one, which is still good."""
+        limit = scope.limit
+        patience = min(_EARLY_PATIENCE_S, scope.remaining() / 2)
+        scope.limit = min(limit, scope.clock.monotonic() + patience)
+        mine, held = self._claim(scope)
+        token = self._known(scope, look=True) or old
+        try:
+            if not mine or scope.clock.wall() < token.renew_from:
+                return token
+            return self._keep(fetch(), scope)
+        except LLMError as error:
+            logger.debug("the token could not be renewed before its time: %s", error)
+            self._token = replace(token, renew_from=scope.clock.wall() + _EARLY_PAUSE_S)
+            return token
+        finally:
+            scope.limit = limit
+            if held is not None:
+                held.release()
+
+    def _renew(self, fetch: Callable[[], Token], scope: CancelScope) -> Token:
+        """A new token, fetched here or, where they share a file, by another process."""
+        monotonic = scope.clock.monotonic
+        patience = min(_LOCK_PATIENCE_S, scope.remaining() / 2)
+        end = monotonic() + patience
+        while True:
+            mine, held = self._claim(scope)
+            try:
+                token = self._known(scope)
+                if token is not None:
+                    return token
+                if mine:
+                    return self._keep(fetch(), scope)
+            finally:
+                if held is not None:
+                    held.release()
+            if monotonic() >= end:
+                self._tell(f"another process has been fetching a token for {patience:.0f} s")
+                return self._keep(fetch(), scope)
+            _files.pause(scope)
+
+    def _claim(self, scope: CancelScope) -> tuple[bool, Held | None]:
+        """Whether this process may fetch now, and the lock to let go afterwards."""
+        if self._file is None:
+            return True, None
+        try:
+            held = self._file.try_refresh(scope)
+        except Unusable as trouble:
+            self._tell(trouble)
+            return True, None
+        return held is not None, held
+
+    def _keep(self, token: Token, scope: CancelScope) -> Token:
+        self._token = token
+        if self._file is not None:
+            try:
+                self._file.write(token, scope)
+            except Unusable as trouble:
+                self._tell(trouble)
+        return token
+
+
+_keepers: dict[tuple[str, Path | None], TokenKeeper] = {}
+
+
+def keeper(credential: str, path: Path | None, *, now: float) -> TokenKeeper:
+    """The one keeper of a credential's token in this process.
+
+    Args:
+        credential: the hash of all that a token depends on; see :func:`._secret.digest`.
+        path: the file in which processes share it; None: this process's memory alone.
+        now: Unix time in seconds; what has expired by then is forgotten some time.
+    """
+    wanted = credential, path
+    if wanted not in _keepers and len(_keepers) >= _MANY:
+        # Listing its items can let another thread, or a finalizer, put one in meanwhile.
+        for key, other in _keepers.copy().items():
+            if other.is_spent(now):
+                _keepers.pop(key, None)
+    return _keepers.setdefault(wanted, TokenKeeper(credential, path))

@@ -1,0 +1,113 @@
+"""Numbers that come from elsewhere: callers, configuration, and services' JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from math import inf
+from numbers import Real
+from operator import index
+from sys import float_info
+from typing import TypeGuard
+
+from .errors import InvalidRequestError
+
+FINITE = float_info.max
+"""The largest number of seconds where there has to be an end."""
+
+
+_LARGEST_COUNT = 2**63 - 1
+
+_LONGEST_SHOWN = 40
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a number that a float can hold; True and False are none.
+
+    >>> is_finite(10**300), is_finite(10**400), is_finite(float("nan"))
+    (True, False, False)
+    """
+    return type(value) in (int, float) and abs(value) <= FINITE  # type: ignore[arg-type]
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether ``value`` can be a number of tokens or the like.
+
+    >>> is_count(5), is_count(-1), is_count(5.0), is_count(True), is_count(10**400)
+    (True, False, False, False, False)
+    """
+    return type(value) is int and 0 <= value <= _LARGEST_COUNT
+
+
+def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUNT) -> int:
+    """The whole number that a caller gave for an argument.
+
+    Args:
+        name: the argument's.
+        value: what was given; numpy's integers are whole numbers, too.
+        least: the smallest that will do.
+        most: the largest.
+
+    Raises:
+        InvalidRequestError: it is no such number.
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        limit = f"of at least {least}" if most == _LARGEST_COUNT else f"from {least} to {most}"
+        raise InvalidRequestError(f"{name} must be a whole number {limit}, not {shown(value)}")
+    return number
+
+
+def seconds(name: str, value: object, *, zero: bool = False, most: float = inf) -> float:
+    """The number of seconds that a caller gave for an argument.
+
+    Args:
+        name: the argument's.
+        value: what was given.
+        zero: whether 0 will do.
+        most: the largest that will do; infinity unless given.
+
+    Raises:
+        InvalidRequestError: it is no such number.
+    """
+    number = as_float(value)
+    if number is None or not (0 <= number <= most) or (number == 0 and not zero):
+        limit = "of at least 0" if zero else "above 0"
+        if most != inf:
+            limit += f", {most:g} at most" if most < FINITE else ", not infinite"
+        raise InvalidRequestError(f"{name} must be a number of seconds {limit}, not {shown(value)}")
+    return number
+
+
+def as_float(value: object) -> float | None:
+    """``value`` as a float; None where it is no number, or one that is too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it.
+
+    >>> shown("60"), shown(10**5000)
+    ("'60'", 'something of type int that is too large to show')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # Python does not write out integers of more than 4,300 digits.
+        return f"something of type {type(value).__name__} that is too large to show"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that looks most like ``name``, if any does."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None

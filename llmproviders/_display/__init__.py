@@ -1,0 +1,1 @@
+"""Text, tables and pictures for people; knows no other part of the package."""

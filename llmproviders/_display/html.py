@@ -1,0 +1,91 @@
+"""Tables for pages: attempts, and whatever else has columns; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..errors import Attempt
+from .text import escape, seconds
+from .timeline import timeline_svg as svg
+
+_CELL = "padding:2px 10px;white-space:pre-wrap;text-align:"
+
+_RECENT = 20
+
+_LINE = "border-bottom:1px solid rgba(128,128,128,.4);"
+
+
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numeric: Iterable[str] = (),
+) -> str:
+    """A table as HTML, every cell escaped, in the colours of the page around it.
+
+    Args:
+        caption: what it shows.
+        columns: the headings.
+        rows: a cell for each column; None is an empty one, a tuple has several lines.
+        numeric: the columns to align to the right.
+    """
+    right = {columns.index(name) for name in numeric}
+    align = ["right" if n in right else "left" for n in range(len(columns))]
+    head = "".join(
+        f'<th scope="col" style="{_LINE}{_CELL}{side}">{escape(name)}</th>'
+        for name, side in zip(columns, align, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="{_CELL}{side}">{_content(cell)}</td>'
+            for cell, side in zip(row, align, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit">'
+        f'<caption style="text-align:left">{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _content(cell: object) -> str:
+    lines = cell if isinstance(cell, tuple) else ("" if cell is None else cell,)
+    return "<br>".join(map(escape, lines))
+
+
+def attempts(given: Sequence[Attempt]) -> str:
+    """The timeline and the table of one call's attempts."""
+    numbers = ("waited", "first text after", "duration", "pieces")
+    columns = ("provider", "model", *numbers, "outcome")
+    rows = (
+        (
+            a.provider,
+            a.model,
+            seconds(a.waited or None),
+            seconds(a.first_chunk_after),
+            seconds(a.duration),
+            f"{a.chunks:,}",
+            "whole reply" if a.error is None else f"{type(a.error).__name__}: {a.error}",
+        )
+        for a in given
+    )
+    listed = table(f"Attempts ({len(given)})", columns, rows, numeric=numbers)
+    return f"<div>{svg(given)}{listed}</div>" if given else listed
+
+
+def report(
+    client: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numeric: Iterable[str],
+    recent: Sequence[Attempt],
+) -> str:
+    """The table of a client's providers, and the timeline of its recent attempts."""
+    listed = table(client, columns, rows, numeric=numeric)
+    latest = recent[-_RECENT:]
+    return f"<div>{listed}{svg(latest, cut_pauses=True) if latest else ''}</div>"

@@ -1,0 +1,61 @@
+"""The only reader of the process's environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_config_path, user_state_path
+
+
+def first_set(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first of ``names`` that is set and not blank, with its value without space around."""
+    for name in names:
+        value = os.environ.get(name, "").strip()
+        if value:
+            return name, value
+    return None
+
+
+def lookup(*names: str) -> str | None:
+    """The value of the first of ``names`` that is set and not blank, without space around it."""
+    found = first_set(names)
+    return None if found is None else found[1]
+
+
+def hide(names: Iterable[str]) -> None:
+    """Take ``names`` away from this process and those that it starts."""
+    for name in names:
+        os.environ.pop(name, None)
+
+
+_NAME = "llmproviders"
+
+
+def _own(find: Callable[..., Path]) -> Path:
+    """A folder of the user's; where there is no home, one that cannot be, and so holds nothing.
+
+    A folder for temporary files would not do: what lies there may be somebody else's.
+    """
+    try:
+        path = find(_NAME, appauthor=False)
+    except RuntimeError:
+        path = Path()
+    # Older releases of platformdirs leave the ~ in it.
+    return path if path.is_absolute() else Path(os.devnull, _NAME)
+
+
+def config_folder() -> Path:
+    """The user's configuration folder."""
+    return _own(user_config_path)
+
+
+def token_cache() -> Path:
+    """The file in which the command line keeps tokens between runs."""
+    return _own(user_cache_path) / "tokens.json"
+
+
+def health_file() -> Path:
+    """The file in which the command line remembers which providers are in trouble."""
+    return _own(user_state_path) / "health.json"

@@ -1,0 +1,565 @@
+"""From the bytes of a reply to lines, to events, to JSON: no network, no clock."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from itertools import chain
+from typing import Any
+
+from .._signals import let_through
+from ..errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
+from .types import MAX_LINE
+
+MAX_VALUES = 2**17
+"""Most values that one event may hold. An empty object takes 3 bytes on the wire and 72 in memory,
+so that the length of a line alone bounds neither memory nor time.
+"""
+
+
+MOST_IDLE = 250_000
+"""How many lines or events of one reply may bring no text."""
+
+
+CODINGS = ("gzip", "x-gzip", "deflate")
+"""The content codings that :func:`decompress` undoes."""
+
+
+_BLOCK = 64 * 1024
+
+AFTER_END_S = 1.0
+"""How long what follows the end of a reply, its finish reason say, is waited for."""
+
+
+COMPRESSION = "compression"
+"""The ``detail`` of an error that tells of compressed data without its end."""
+
+
+_CLOSING = (b"}", b"]")
+
+_raw_decode = json.JSONDecoder().raw_decode
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Tail(bytes):
+    """The last line or event of a reply, where nothing ended it: it may have been cut."""
+
+    __slots__ = ()
+
+
+class Document(bytes):
+    """A body that is no stream of events but one JSON value or a web page."""
+
+    __slots__ = ()
+
+
+class ErrorEvent(bytes):
+    """What an event named ``error``, or a field ``error``, says."""
+
+    __slots__ = ()
+
+
+def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[list[bytes]]:
+    r"""Yield the lines that each block ends, as soon as it has arrived, with LF for their end.
+
+    A line ends with LF, CR LF or CR; a CR LF cut in two between blocks is one end. What comes
+    after the last line end is given one and yielded as a :class:`Tail`. No list is empty. The
+    work is linear in the size of the input.
+
+    Args:
+        blocks: pieces of a reply's body, cut anywhere.
+        max_line: bytes that one line may have, without its end.
+
+    Raises:
+        ProtocolError: a line is longer than ``max_line``.
+
+    >>> list(split_blocks([b"one\r", b"\ntwo\n\nth", b"ree"]))
+    [[b'one\n'], [b'two\n', b'\n'], [b'three\n']]
+    """
+    # Not a list of pieces: a line that comes in pieces of two bytes would take twenty times its
+    # size.
+    pending = BytesIO()
+    pending_size = 0
+    after_cr = False
+    for block in blocks:
+        if after_cr and block:
+            after_cr = False
+            block = block.removeprefix(b"\n")
+        if b"\r" in block:
+            after_cr = block.endswith(b"\r")
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        # split looks at each byte in turn, which for long lines takes longer than all the rest.
+        lines = BytesIO(block).readlines()
+        if not lines:
+            continue
+        if pending_size + len(block) > max_line:
+            _check(pending_size, lines, max_line)
+        rest = b"" if block.endswith(b"\n") else lines.pop()
+        if lines:
+            if pending_size:
+                pending.write(lines[0])
+                lines[0] = pending.getvalue()
+                pending = BytesIO()
+                pending_size = 0
+            yield lines
+        if rest:
+            pending.write(rest)
+            pending_size += len(rest)
+    if pending_size:
+        pending.write(b"\n")
+        yield [Tail(pending.getvalue())]
+
+
+def _check(pending_size: int, lines: list[bytes], max_line: int) -> None:
+    sizes = [len(line.removesuffix(b"\n")) for line in lines]
+    sizes[0] += pending_size
+    if max(sizes) > max_line:
+        raise ProtocolError(
+            f"a line of the reply is longer than {max_line} bytes; "
+            "if that is right, raise Limits.line"
+        )
+
+
+def iter_lines(
+    blocks: Iterable[bytes],
+    *,
+    max_line: int = MAX_LINE,
+    texts: Callable[[], int] | None = None,
+) -> Iterator[bytes]:
+    r"""Yield each line of :func:`split_blocks`, without its end.
+
+    Args:
+        blocks: pieces of a reply's body, cut anywhere.
+        max_line: bytes that one line may have, without its end.
+        texts: tells how many pieces of text have come of the lines so far; with it, not more than
+            ``MOST_IDLE`` lines may bring none.
+
+    Raises:
+        ProtocolError: a line is too long, or too many bring no text.
+
+    >>> list(iter_lines([b"one\r", b"\ntwo\n\nth", b"ree"]))
+    [b'one', b'two', b'', b'three']
+    """
+    count, allowed = 0, MOST_IDLE
+    for lines in split_blocks(blocks, max_line=max_line):
+        count += len(lines)
+        if count > allowed and texts is not None:
+            allowed = MOST_IDLE + texts()
+            if count > allowed:
+                raise _idle("lines")
+        for line in lines:
+            yield line[:-1] if type(line) is bytes else Tail(line[:-1])
+
+
+def iter_events(
+    blocks: Iterable[bytes],
+    *,
+    max_line: int = MAX_LINE,
+    texts: Callable[[], int] | None = None,
+    hasten: Callable[[float], None] = lambda _: None,
+) -> Iterator[bytes]:
+    r"""Yield the data of each server-sent event; arguments and errors of :func:`iter_lines`.
+
+    ``hasten`` is called with seconds when all that is due is there, and no more has to be waited
+    for than that.
+
+    An event may have ``max_line`` bytes, too. Comments and the fields ``id`` and ``retry`` mean
+    nothing to these services and are passed over. An event named ``error`` is yielded as an
+    :class:`ErrorEvent`, and so is a field ``error``, which some servers send. An event that the
+    end of the body cuts off is yielded too, as a :class:`Tail`: whether the reply is whole is for
+    its end mark to say. A body that is no stream is yielded whole, as a :class:`Document`.
+    Source: the HTML standard, 9.2.6 "Interpreting an event stream".
+
+    >>> list(iter_events([b": hi\ndata: a\nda", b"ta: b\n\ndata:c\n\n"]))
+    [b'a\nb', b'c']
+    >>> list(iter_events([b'{"choices"', b": []}"]))
+    [b'{"choices": []}']
+    """
+    blocks = iter(blocks)
+    head = _head(blocks, max_line)
+    if head.lstrip().startswith((b"{", b"[", b"<")):
+        yield _document(head, blocks, max_line, hasten)
+        return
+    data: bytes | None = None
+    more: BytesIO | None = None
+    failed = False
+    events = others = 0
+    allowed = MOST_IDLE
+    for lines in split_blocks(chain((head,), blocks), max_line=max_line):
+        for line in lines:
+            if line == b"\n":
+                if data is not None or failed:
+                    events += 1
+                    yield (
+                        data
+                        if data is not None and more is None and not failed
+                        else _event(data, more, failed)
+                    )
+                    data = more = None
+                    failed = False
+                    continue
+                others += 1
+                continue
+            if line.startswith(b"data: "):
+                value = line[6:-1]
+            elif line.startswith(b"data:"):
+                value = line[5:-1]
+            elif line == b"data\n":
+                value = b""
+            else:
+                others += 1
+                if line.startswith(b"event:"):
+                    failed = failed or line[6:].strip() == b"error"
+                elif line.startswith(b"error:"):
+                    if line[6:].strip():
+                        if data is not None or failed:
+                            yield _event(data, more, failed)
+                            data = more = None
+                            failed = False
+                        yield ErrorEvent(line[6:].strip())
+                elif _is_bare_error(line):
+                    yield line.strip()
+                continue
+            if data is None:
+                data = value
+                continue
+            if more is None:
+                more = BytesIO()
+                more.write(data)
+            more.write(b"\n")
+            more.write(value)
+            if more.tell() > max_line:
+                raise ProtocolError(
+                    f"an event of the reply is longer than {max_line} bytes; "
+                    "if that is right, raise Limits.line"
+                )
+        if (events > allowed or others > MOST_IDLE) and texts is not None:
+            allowed = MOST_IDLE + texts()
+            # An event may have a few lines of its own that are no data.
+            if events > allowed or others > MOST_IDLE + 4 * events:
+                raise _idle("events")
+    if data is not None or failed:
+        event = _event(data, more, failed)
+        yield event if failed else Tail(event)
+
+
+def _event(data: bytes | None, more: BytesIO | None, failed: bool) -> bytes:
+    whole = (data or b"") if more is None else more.getvalue()
+    return ErrorEvent(whole) if failed else whole
+
+
+def _idle(what: str) -> ProtocolError:
+    return ProtocolError(f"more than {MOST_IDLE} {what} of the reply brought no text")
+
+
+def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
+    """Undo one of ``CODINGS``; what each block holds is yielded as soon as it has arrived.
+
+    What follows the end of the compressed data is ignored, but for another member of gzip.
+
+    Args:
+        blocks: pieces of the compressed body, cut anywhere.
+        coding: its content coding.
+
+    Raises:
+        ProtocolError: it is not compressed so.
+        StreamInterrupted: the compressed data does not reach its end.
+
+    >>> list(decompress([zlib.compress(b"one")], "deflate"))
+    [b'one']
+    """
+    inflate = zlib.decompressobj(wbits=31)
+    undecided = b"" if coding == "deflate" else None
+    for block in blocks:
+        if undecided is not None:
+            # Half the world sends deflate without its zlib header, which is told by two bytes.
+            block = undecided + block
+            if len(block) < 2:
+                undecided = block
+                continue
+            undecided = None
+            has_header = block[0] & 15 == 8 and int.from_bytes(block[:2], "big") % 31 == 0
+            inflate = zlib.decompressobj(wbits=15 if has_header else -15)
+        while True:
+            if inflate.eof:
+                block = block.lstrip(b"\0")
+                if coding == "deflate" or not block.startswith(b"\x1f"):
+                    break
+                inflate = zlib.decompressobj(wbits=31)
+            try:
+                text = inflate.decompress(block, _BLOCK)
+            except zlib.error as error:
+                raise ProtocolError(f"the reply's compression is broken: {error}") from error
+            if text:
+                yield text
+            if inflate.eof:
+                block = inflate.unused_data
+                continue
+            block = inflate.unconsumed_tail
+            if not block and len(text) < _BLOCK:
+                break
+    if not inflate.eof:
+        raise StreamInterrupted("the reply was cut in its compressed data", detail=COMPRESSION)
+
+
+def _is_bare_error(line: bytes) -> bool:
+    """Whether a line amid a stream is an error in JSON, without the name of a field before it."""
+    return line.startswith(b"{") and b'"error"' in line and line.rstrip().endswith(b"}")
+
+
+def _head(blocks: Iterator[bytes], max_line: int) -> bytes:
+    """What comes first of a body, up to where it tells what it is; blank lines are left out."""
+    head = b""
+    for block in blocks:
+        head = (head + block).removeprefix(_BOM).lstrip(b"\r\n")
+        if head.strip() and not (len(head) < len(_BOM) and _BOM.startswith(head)):
+            return head
+        if len(head) > max_line:
+            raise ProtocolError(f"the reply begins with more than {max_line} blanks")
+    return head
+
+
+def _document(
+    head: bytes, blocks: Iterator[bytes], max_line: int, hasten: Callable[[float], None]
+) -> Document:
+    """A body that is one JSON value or a page."""
+    whole, looked_at, closed = BytesIO(), 0, False
+    try:
+        for block in chain((head,), blocks):
+            whole.write(block)
+            size = whole.tell()
+            if size > max_line:
+                raise ProtocolError(
+                    f"the reply is no stream and larger than {max_line} bytes; "
+                    "if that is right, raise Limits.line"
+                )
+            # Looked at each time its size has doubled, so that the work stays linear.
+            if not closed and size >= 2 * looked_at and block.rstrip().endswith(_CLOSING):
+                looked_at = size
+                if closed := _is_json(whole.getvalue()):
+                    hasten(AFTER_END_S)
+    except (StreamInterrupted, ProviderTimeout) as error:
+        # A JSON value that closes is whole, however its connection ends; not so the end of
+        # compressed data, which has a checksum.
+        if error.detail == COMPRESSION or not (closed or _is_json(whole.getvalue())):
+            raise
+    return Document(whole.getvalue())
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode_json(data, max_values=MAX_VALUES)
+    except LLMError:
+        return False
+    return True
+
+
+def decode_json(data: bytes, *, max_values: int | None = None) -> Any:
+    """The JSON value that ``data`` holds.
+
+    Args:
+        data: JSON in UTF-8.
+        max_values: the most values that it may hold, nested ones included; None: any number.
+
+    Raises:
+        ProtocolError: it is not JSON in UTF-8, or holds too many values.
+        StreamInterrupted: it is not, because the reply was cut in the middle of it.
+    """
+    if max_values is not None and len(data) > max_values:
+        _check_values(data, max_values)
+    try:
+        text = data.decode().strip()
+        value, end = _raw_decode(text)
+        if end != len(text):
+            raise ValueError("more follows the value")
+    except (ValueError, RecursionError) as error:
+        let_through(error)
+        if isinstance(data, Tail):
+            raise StreamInterrupted("the reply was cut in the middle of a line") from error
+        raise ProtocolError(
+            f"the reply holds {len(data)} bytes that are not JSON: {type(error).__name__}"
+        ) from error
+    return value
+
+
+_STRUCTURE = (b"{", b"[", b",")
+
+
+def _check_values(data: bytes, most: int) -> None:
+    """Count the values by what stands before each, strings left out; linear, in little memory."""
+    if sum(map(data.count, _STRUCTURE)) <= most:
+        return
+    plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    values = start = 0
+    for _ in range(2 * most):  # a key and a value for each
+        quote = plain.find(b'"', start)
+        end = len(plain) if quote < 0 else quote
+        values += sum(plain.count(mark, start, end) for mark in _STRUCTURE)
+        if values > most:
+            break
+        start = plain.find(b'"', quote + 1) + 1
+        if quote < 0 or start == 0:
+            return
+    raise ProtocolError(f"an event of the reply holds more than {most} values")
+
+
+def decode_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that ``data`` holds; any other value is a :class:`ProtocolError`."""
+    value = decode_json(data, max_values=MAX_VALUES)
+    if type(value) is not dict:
+        raise ProtocolError(f"the reply holds a {type(value).__name__} where an object was due")
+    return value
+
+
+def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
+    r"""Yield ``pieces`` so that each can be encoded.
+
+    JSON can say half of a character, a lone surrogate, and services that cut their text by UTF-16
+    units do. A first half waits for the next piece; a half that stays alone becomes U+FFFD.
+    Whatever is not exactly a ``str`` ends the text.
+
+    >>> list(whole_characters(["a\ud83d", "\ude00b", "c"]))
+    ['a', '😀b', 'c']
+    """
+    half = ""
+    for piece in pieces:
+        if type(piece) is not str:
+            if half:
+                yield "\ufffd"
+                half = ""
+        elif half or not _is_encodable(piece):
+            piece, half = _mended(half + piece)
+        yield piece
+
+
+def encodable(text: str) -> tuple[str, str]:
+    """``text`` as it can be encoded, and the first half of a character that it ends with."""
+    return (text, "") if _is_encodable(text) else _mended(text)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _mended(text: str) -> tuple[str, str]:
+    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    units = text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le", "replace"), half
+
+
+def settled(text: str) -> int:
+    """How much of ``text`` stays: its end may be half a character, which more text mends."""
+    end = len(text)
+    while end and (text[end - 1] == "\ufffd" or "\ud800" <= text[end - 1] <= "\udbff"):
+        end -= 1
+    return end
+
+
+def is_settled(text: str) -> bool:
+    """Whether all of ``text`` stays, and can be encoded."""
+    return settled(text) == len(text) and _is_encodable(text)
+
+
+_CANDIDATES = 24
+
+_TRIES_WITHOUT_SUCCESS = 4
+
+_LONGEST = 1024 * 1024
+
+
+class EventTemplate:
+    """The bytes around the text of an event, which often are those of the event before it.
+
+    Most of the cost of a stream is reading JSON that was read before. Where the text stands is
+    not guessed: of an event's quotes, it ends at the one before which an inserted letter turns up
+    at the end of the text and nowhere else. Between the same bytes, whatever can stand in a JSON
+    string is the text and nothing more; anything else is to be read in full.
+
+    Args:
+        grows: whether an event repeats the text of the one before it; then only what it adds is
+            told.
+    """
+
+    def __init__(self, *, grows: bool = False) -> None:
+        self._grows = grows
+        self._around: tuple[bytes, bytes] | None = None
+        self._tries = _TRIES_WITHOUT_SUCCESS
+
+    def text_in(self, data: bytes) -> str | None:
+        """The text of ``data``, or what it adds to a growing one; None: read it in full."""
+        if self._around is None:
+            return None
+        before, after = self._around
+        start, end = len(before), len(data) - len(after)
+        if start <= end and data.startswith(before) and data.endswith(after):
+            text = _string_in(data[start:end])
+            if text is not None and (not self._grows or is_settled(text)):
+                self._tries = _TRIES_WITHOUT_SUCCESS
+                if self._grows:
+                    self._around = data[:end], after
+                return text
+        self._around = None
+        return None
+
+    def learn(self, data: bytes, text: str, reads: Callable[[bytes, str], bool]) -> None:
+        """Find the text in an event that was read in full.
+
+        Where the events after the last few that were learnt had other frames, it is not tried
+        any more.
+
+        Args:
+            data: the event.
+            text: its text, which is not empty.
+            reads: whether an event, read in full, is this one with that text.
+        """
+        if self._tries == 0 or len(data) > _LONGEST:
+            return
+        self._tries -= 1
+        end, ends = len(data), _ends(text)
+        for _ in range(_CANDIDATES):
+            end = data.rfind(b'"', 0, end)
+            if end < 0:
+                return
+            if data.endswith(ends, 0, end) and _holds(reads, data, end, text):
+                start = end if self._grows else _start(data, end)
+                self._around = data[:start], data[end:]
+                return
+
+
+def _ends(text: str) -> tuple[bytes, bytes]:
+    """How the end of a text is written in JSON; spares reading most candidates."""
+    end = text[-8:]
+    return end.encode("utf-8", "surrogatepass"), json.dumps(end)[1:-1].encode()
+
+
+def _holds(reads: Callable[[bytes, str], bool], data: bytes, end: int, text: str) -> bool:
+    try:
+        return reads(data[:end] + b"x" + data[end:], text + "x")
+    except ProtocolError:
+        return False
+
+
+def _start(data: bytes, end: int) -> int:
+    """Where the string that ends at ``end`` starts: a quote within it stands behind a backslash."""
+    start = data.rfind(b'"', 0, end)
+    while data[start - 1] == ord("\\"):
+        start = data.rfind(b'"', 0, start)
+    return start + 1
+
+
+def _string_in(raw: bytes) -> str | None:
+    """What ``raw`` means between the quotes of a JSON string; None where it cannot stand there."""
+    try:
+        text = raw.decode()
+        if not text.isprintable() or '"' in text or "\\" in text:
+            text = decode_json(b'"%b"' % raw)
+    except (UnicodeDecodeError, ProtocolError):
+        return None
+    return text

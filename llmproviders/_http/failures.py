@@ -1,0 +1,149 @@
+"""What the failures of the libraries below mean: one table, before a reply and in its middle."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from http.client import HTTPException, RemoteDisconnected
+from urllib.parse import urlsplit
+
+import requests
+import socks
+from requests.exceptions import RequestException
+from urllib3 import exceptions as urllib3_errors
+from urllib3.exceptions import HTTPError
+
+from .. import errors
+from .._redact import redact, scrub
+from .._runtime.scope import CancelScope
+from .._signals import let_through
+
+BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
+"""What reading a body may raise, in whatever layer."""
+
+
+# Order matters: urllib3's NewConnectionError is a ConnectTimeoutError, requests' ConnectTimeout
+# and ProxyError are ConnectionErrors.
+_REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bool | None], ...] = (
+    (requests.exceptions.ProxyError, errors.ConnectionFailed, "the proxy failed", None),
+    (requests.exceptions.SSLError, errors.ConnectionFailed, "no secure connection", None),
+    (requests.exceptions.ConnectTimeout, errors.ProviderTimeout, "no connection in time", None),
+    (requests.exceptions.ReadTimeout, errors.ProviderTimeout, "no answer in time", None),
+    (requests.exceptions.Timeout, errors.ProviderTimeout, "no answer in time", None),
+    (requests.exceptions.ConnectionError, errors.ConnectionFailed, "no connection", None),
+    (requests.exceptions.ChunkedEncodingError, errors.StreamInterrupted, "the reply broke", None),
+    (requests.exceptions.ContentDecodingError, errors.ProtocolError, "bad compression", None),
+    (requests.exceptions.StreamConsumedError, errors.StreamInterrupted, "the reply broke", None),
+    (requests.exceptions.TooManyRedirects, errors.ProtocolError, "too many redirects", None),
+    (requests.exceptions.JSONDecodeError, errors.ProtocolError, "the reply is not JSON", None),
+    (requests.exceptions.InvalidJSONError, errors.InvalidRequestError, "not JSON", None),
+    (requests.exceptions.HTTPError, errors.ServerError, "the service failed", None),
+    (requests.exceptions.RetryError, errors.ServerError, "the service failed", None),
+    (requests.exceptions.URLRequired, errors.InvalidRequestError, "a URL is missing", None),
+    (requests.exceptions.MissingSchema, errors.InvalidRequestError, "a wrong URL", None),
+    (requests.exceptions.InvalidSchema, errors.InvalidRequestError, "a wrong URL", None),
+    (requests.exceptions.InvalidProxyURL, errors.InvalidRequestError, "a wrong proxy URL", None),
+    (requests.exceptions.InvalidURL, errors.InvalidRequestError, "a wrong URL", None),
+    (requests.exceptions.InvalidHeader, errors.InvalidRequestError, "a wrong header", None),
+    (requests.exceptions.UnrewindableBodyError, errors.InvalidRequestError, "a wrong body", None),
+    (urllib3_errors.LocationValueError, errors.InvalidRequestError, "a wrong URL", None),
+    (urllib3_errors.ReadTimeoutError, errors.ProviderTimeout, "no answer in time", None),
+    (urllib3_errors.SSLError, errors.ConnectionFailed, "no secure connection", None),
+    (UnicodeError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
+    (TimeoutError, errors.ProviderTimeout, "no answer in time", None),
+    (OSError, errors.ConnectionFailed, "no connection", None),
+    (HTTPError, errors.ConnectionFailed, "no connection", None),
+    (ValueError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
+    (TypeError, errors.InvalidRequestError, "a header or address that cannot be sent", None),
+)
+
+
+# tinyproxy says 401 where others say 407.
+_LOGIN_REFUSED = re.compile(r"Tunnel connection failed: 40[17]\b")
+
+_NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
+
+
+def opening_error(error: BaseException, scope: CancelScope, url: str = "") -> errors.LLMError:
+    """The error that a failure before the reply's headers means.
+
+    Args:
+        error: what the libraries raised; secrets in its texts are masked in place.
+        scope: the call's; when it is over, that is the error.
+        url: where the request went; its host and port are told.
+    """
+    let_through(error)
+    scrub(error)
+    if scope.over:
+        return scope.error()
+    root = root_of(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return errors.ConnectionFailed(
+            f"the server's certificate is not trusted ({root.verify_message}){_at(url)}",
+            retryable=False,
+            detail="certificate",
+        )
+    not_http = isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected)
+    if not_http and not isinstance(error, requests.exceptions.ProxyError):
+        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}{_at(url)}")
+    login_refused = isinstance(root, socks.SOCKS5AuthError) or bool(
+        _LOGIN_REFUSED.search(str(root))
+    )
+    for cls, kind, said, retryable in _REQUESTS_TABLE:
+        if isinstance(error, cls):
+            return kind(
+                f"{said}: {_brief(root)}{_at(url)}",
+                retryable=False if login_refused else retryable,
+            )
+    raise AssertionError(f"{type(error).__name__} has no place in the table") from error
+
+
+def reading_error(error: BaseException, scope: CancelScope, url: str = "") -> errors.LLMError:
+    """The error that a failure in the middle of a body means; for the arguments see above."""
+    let_through(error)
+    scrub(error)
+    if scope.over:
+        return scope.error()
+    root = root_of(error)
+    if isinstance(error, (urllib3_errors.ReadTimeoutError, requests.Timeout)) or isinstance(
+        root, TimeoutError
+    ):
+        return errors.ProviderTimeout(
+            f"nothing more of the reply came within the read timeout{_at(url)}"
+        )
+    if isinstance(error, urllib3_errors.DecodeError):
+        return errors.ProtocolError(f"the reply's compression is broken: {_brief(root)}")
+    return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}{_at(url)}")
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The innermost error that the libraries wrapped."""
+    seen = {id(error)}
+    while True:
+        inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
+        # Not the context: it leads to whatever the caller was handling when the call was made.
+        inner += [*error.args, error.__cause__]
+        deeper = next(
+            (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
+        )
+        if deeper is None:
+            return error
+        seen.add(id(deeper))
+        error = deeper
+
+
+def _at(url: str) -> str:
+    """Host and port of an address, in brackets; never its user and password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return ""
+    host = parts.hostname or ""
+    return f" (at {f'[{host}]' if ':' in host else host}:{port})" if host else ""
+
+
+def _brief(error: BaseException) -> str:
+    said = redact(str(error)) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else " " for letter in said).strip()
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,702 @@
+"""The only module that talks: connections, proxies, TLS, timeouts, and what their failures mean."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from io import BytesIO
+from ipaddress import ip_address
+from math import inf
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
+from requests.exceptions import InvalidURL, RequestException
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_environ_proxies, select_proxy
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+
+from .. import errors
+from .._log import logger
+from .._redact import (
+    Redacted,
+    Secret,
+    conceal,
+    conceal_user_info,
+    hidden,
+    is_telling,
+    redact,
+    redact_record,
+)
+from .._runtime import files as _files
+from .._runtime.process import current, keep_untouched
+from .._runtime.scope import CancelScope
+from .._signals import Unstoppable, from_handler, let_through
+from .connections import Adapter, host_of
+from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
+from .error_map import check_reply
+from .failures import BROKEN, opening_error, reading_error, root_of
+from .sockets import Bounded, Exchange, serving, track
+from .types import DEFAULT_TIMEOUT, HTTPRequest, Limits, Timeout, Trust, check_proxy, check_timeout
+
+# It logs the addresses of requests, those too that a service redirects to.
+logging.getLogger("urllib3.connectionpool").addFilter(redact_record)
+
+
+_BLOCK = 64 * 1024
+
+_MOST_CODINGS = 5
+
+# Codings that a body cannot be read without undoing, and that are only undone where the request
+# asked for them and urllib3 can.
+_OTHER_CODINGS = ("br", "zstd", "compress", "x-compress", "dcb", "dcz")
+
+_MOST_REDIRECTS = 5
+
+_USER_AGENT = "llmproviders"
+
+
+class HTTPReply:
+    """A service's answer, its body still on the way; iterating yields the body as it arrives.
+
+    Attributes:
+        status: the status.
+        headers: the headers.
+        content_type: the media type of the body, without parameters, in lower case.
+        texts: tells how many pieces of text have come of the body so far.
+    """
+
+    def __init__(self, response: requests.Response, exchange: Exchange, limits: Limits) -> None:
+        self._response = response
+        self._exchange = exchange
+        self.limits = limits
+        self._decompressed: Iterator[bytes] | None = None
+        self._limit_before: float | None = None
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.raw.headers
+        content_type = self.headers.get("content-type", "")
+        self.content_type = content_type.partition(";")[0].strip().lower()
+        self.texts: Callable[[], int] = int
+        # urllib3 would give the connection back once the body has been read, before anybody has
+        # looked whether more has come on it.
+        self._release: Callable[[], None] = response.raw.release_conn
+        response.raw.release_conn = _do_nothing  # type: ignore[method-assign]
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id for the request."""
+        given = self.headers.get("x-request-id")
+        return None if given is None else redact(given)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that came with the reply; their values are masked from here on."""
+        jar = RequestsCookieJar()
+        extract_cookies_to_jar(jar, self._response.request, self._response.raw)  # type: ignore[no-untyped-call]
+        for cookie in jar:
+            conceal(cookie.value)
+        return {cookie.name: Redacted(cookie.value or "") for cookie in jar}
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield what has arrived, decompressed, as soon as it has.
+
+        Raises:
+            StreamInterrupted: the connection broke, or the body is shorter than announced.
+            ProviderTimeout: nothing came for the read timeout.
+            DeadlineExceeded: the scope's deadline passed.
+            ProtocolError: the framing or compression is broken, or a limit was passed.
+        """
+        if self._decompressed is not None:
+            return self._decompressed
+        raw, below = self._response.raw, self._exchange.reply
+        codings = _codings(self.headers.get("content-encoding"))
+        ours = not codings or all(coding in CODINGS for coding in codings)
+        if not ours:
+            self._check_asked(codings)
+        if ours and below is not None and below.chunked:
+            # A stream has a chunk for each piece of text, and urllib3 takes three times as long
+            # over each as ``http.client`` under it does.
+            read = below.read1
+        else:
+            read = partial(raw.read1, decode_content=not ours)
+        blocks = self._arriving(read)
+        if ours and codings:
+            for coding in reversed(codings):
+                blocks = decompress(blocks, coding)
+            # What reads on after the end mark goes on in the midst of the compressed data.
+            blocks = self._decompressed = self._counted(blocks)
+        return blocks
+
+    def _arriving(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
+        scope, limit = self._exchange.scope, self.limits.reply
+        # Own sockets ask the scope at each receive; what is buffered goes on without.
+        step = _BLOCK if self._exchange.bounded else 1
+        size = look_at = 0
+        while True:
+            if size >= look_at:
+                look_at = size + step
+                if scope.bounded and scope.over:
+                    raise scope.error()
+            try:
+                block = read(_BLOCK)
+            except Unstoppable as error:
+                let_through(error)
+                raise
+            except BROKEN as error:
+                url = str(self._response.request.url)
+                raise reading_error(error, scope, url) from error
+            if not block:
+                if scope.cancelled:
+                    raise scope.error()
+                self._give_back()
+                return
+            size += len(block)
+            if size > limit:
+                raise _too_large(limit)
+            yield block
+
+    def _counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same blocks, which are many times what has arrived where it was compressed."""
+        scope, limit, size = self._exchange.scope, self.limits.reply, 0
+        for block in blocks:
+            size += len(block)
+            if size > limit:
+                raise _too_large(limit)
+            if scope.bounded and scope.over:
+                raise scope.error()
+            yield block
+
+    def _check_asked(self, codings: Sequence[str]) -> None:
+        """Raise a ``ProtocolError`` if the body is in a coding that the request did not ask for."""
+        asked = (self._response.request.headers.get("Accept-Encoding") or "").lower()
+        for coding in codings:
+            known = coding in CODINGS or coding in self._response.raw.CONTENT_DECODERS
+            if coding not in CODINGS and not (known and coding in asked):
+                raise errors.ProtocolError(
+                    f"the reply is compressed with {redact(coding)}, which was not asked for; "
+                    "a proxy or gateway may have done it"
+                )
+
+    def _give_back(self) -> None:
+        """Keep the connection for the next call, unless more than the reply has come on it.
+
+        Whatever has been read of that, by Python or by TLS, would be taken for the next reply.
+        """
+        below, connection = self._exchange.reply, self._response.raw.connection
+        self._exchange.unbind()
+        leftover = below is not None and below.leftover
+        if connection is not None and (leftover or not connection.is_connected):
+            connection.close()
+        self._release()
+
+    def lines(self) -> Iterator[bytes]:
+        """The body's lines, each as soon as it has arrived; see :func:`._lines.iter_lines`."""
+        return iter_lines(self, max_line=self.limits.line, texts=self.texts)
+
+    def events(self) -> Iterator[bytes]:
+        """The data of its server-sent events, likewise; see :func:`._lines.iter_events`."""
+        return iter_events(self, max_line=self.limits.line, texts=self.texts, hasten=self.hasten)
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The whole body, or its first ``limit`` bytes where that is given.
+
+        Raises:
+            ProtocolError: the whole is larger than a line may be, since all of it is in memory.
+        """
+        # Not a list of blocks, of which each may be of two bytes.
+        body = BytesIO()
+        for block in self:
+            body.write(block)
+            if limit is not None and body.tell() >= limit:
+                return body.getvalue()[:limit]
+            if limit is None and body.tell() > self.limits.line:
+                raise errors.ProtocolError(
+                    f"the reply is no stream and larger than {self.limits.line} bytes; "
+                    "if that is right, raise Limits.line"
+                )
+        return body.getvalue()
+
+    def json(self) -> Any:
+        """The body as JSON; see :func:`._lines.decode_json` for what is raised."""
+        return decode_json(self.read())
+
+    def finish(self, patience_s: float = 0.25) -> None:
+        """Read the little that comes after the end mark, so that the connection can be kept.
+
+        A service that sends nothing more but does not end the body either is given
+        ``patience_s`` and its connection is dropped.
+        """
+        scope = self._exchange.scope
+        limit, scope.limit = scope.limit, scope.clock.monotonic() + patience_s
+        try:
+            self.read(_BLOCK)
+        except errors.LLMError as error:
+            let_through(error)
+            logger.debug("connection not kept: %s", error)
+        finally:
+            scope.limit = limit
+            self.close()
+
+    def hasten(self, seconds: float) -> None:
+        """Let what is still to come take at most so many seconds, from now on.
+
+        The same may be said again, and counts anew; what bounds the call bounds it as well.
+        """
+        scope = self._exchange.scope
+        if self._limit_before is None:
+            self._limit_before = scope.limit
+        scope.limit = min(self._limit_before, scope.clock.monotonic() + seconds)
+        sock = self._exchange.sock or getattr(self._response.raw.connection, "sock", None)
+        # Own sockets ask the scope at each wait; a session's have to be told.
+        if sock is not None and not isinstance(sock, Bounded):
+            sock.settimeout(seconds)
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        self._decompressed = None
+        if self._limit_before is not None:
+            self._exchange.scope.limit = self._limit_before
+        try:
+            self._exchange.unbind()
+            self._response.close()
+            self._release()
+        except BaseException:
+            self._exchange.cut()
+            raise
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _too_large(limit: int) -> errors.ProtocolError:
+    return errors.ProtocolError(
+        f"the reply is larger than {limit} bytes; if that is right, raise Limits.reply"
+    )
+
+
+def _codings(header: str | None) -> list[str]:
+    """The content codings that have to be undone, in the order in which they were applied."""
+    named = [name.strip().lower() for name in (header or "").split(",")]
+    codings = [name for name in named if name in CODINGS or name in _OTHER_CODINGS]
+    if len(codings) > _MOST_CODINGS:
+        raise errors.ProtocolError(f"the reply is compressed {len(codings)} times over")
+    return codings
+
+
+_NOT_SENT = (RequestException, HTTPError, OSError, ValueError, TypeError)
+
+
+class Transport:
+    """Sends calls for one provider. Any number of threads may use it; a fork starts afresh.
+
+    Args:
+        proxy: the proxy's URL for all calls, checked, or None for the environment's.
+        asked: whether ``proxy`` is an argument, which holds for loopback addresses too.
+        timeout: seconds, or ``(connect, read)``.
+        trust: whose certificates are believed.
+        session: a session to send with instead of own connections.
+        limits: how large a reply may be.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        asked: bool = True,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        trust: Trust,
+        session: requests.Session | None = None,
+        limits: Limits,
+    ) -> None:
+        self._proxy = proxy
+        self._asked = asked
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        self._trust = trust
+        self._session = session
+        self._session_of = current()
+        self._limits = limits
+        self._adapters: dict[int, Adapter] = {}
+        # What is found out once about an address or a host; a provider has a handful of them.
+        self._prepared_urls: dict[str, str] = {}
+        self._found_proxies: dict[tuple[str, str], dict[str, str]] = {}
+
+    def open(
+        self,
+        call: HTTPRequest,
+        scope: CancelScope,
+        *,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+    ) -> HTTPReply:
+        """Send ``call`` and return its reply once the headers are there and tell of success.
+
+        Args:
+            call: what to send.
+            scope: how long all of it may take.
+            timeout: seconds, or ``(connect, read)``, for this call.
+            proxy: a proxy's URL for this call.
+
+        Raises:
+            LLMError: the class that the failure has in the table of errors.
+        """
+        request = self._prepare(call)
+        for _ in range(_MOST_REDIRECTS):
+            reply = self._send(request, scope, timeout, proxy)
+            try:
+                target = _redirect(reply, request)
+                if target is None:
+                    check_reply(reply, call, now=scope.clock.wall(), most=self._limits.error_body)
+                    return reply
+            except BaseException:
+                reply.close()
+                raise
+            reply.finish()
+            request = request.copy()
+            request.url = target
+        raise errors.ProtocolError(f"the service redirected {_MOST_REDIRECTS} times in a row")
+
+    def probe(self, url: str, scope: CancelScope) -> HTTPReply:
+        """Connect and ask for ``url``; whatever the answer, it is returned.
+
+        Args:
+            url: an address of the service.
+            scope: how long it may take.
+
+        Raises:
+            LLMError: there is no connection or no answer.
+        """
+        return self._send(self._prepare(HTTPRequest("HEAD", url)), scope, None, None)
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy by which ``url`` is reached, from the arguments or the environment.
+
+        Raises:
+            InvalidRequestError: the environment names one that cannot be used.
+        """
+        return select_proxy(url, self._proxies(url, None))
+
+    def _prepare(self, call: HTTPRequest) -> requests.PreparedRequest:
+        request = requests.PreparedRequest()
+        request.prepare_method(call.method)
+        request.prepare_hooks(None)
+        try:
+            request.url = self._prepared_url(call.url)
+            request.body, kind = _body(call)
+        except (RequestException, UnicodeError) as error:
+            raise opening_error(error, CancelScope(), call.url) from error
+        # A plain dict: requests' own takes every case and is slow, and nobody asks here by name.
+        request.headers = _headers(call, request.body, kind)  # type: ignore[assignment]
+        return request
+
+    def _prepared_url(self, url: str) -> str:
+        prepared = self._prepared_urls.get(url)
+        if prepared is None:
+            conceal_user_info(url)
+            request = requests.PreparedRequest()
+            request.prepare_url(url, None)
+            prepared = str(request.url)
+            host = host_of(prepared)[1].rpartition("@")[2]
+            if "%" in host and not host.startswith("["):
+                raise InvalidURL(f"{redact(url)} has a host with characters that no host has")
+            self._prepared_urls[url] = prepared
+        return prepared
+
+    def _send(
+        self,
+        request: requests.PreparedRequest,
+        scope: CancelScope,
+        timeout: Timeout | None,
+        proxy: str | None,
+    ) -> HTTPReply:
+        if scope.over:
+            raise scope.error()
+        connect, read = self._timeout if timeout is None else check_timeout(timeout, timeout)
+        # Own sockets ask the scope at each wait; those of a session can be told but once.
+        left = inf if self._session is None else scope.remaining()
+        arguments = {
+            "stream": True,
+            "timeout": (_least(connect, left), _least(read, left)),
+            "verify": self._trust.verify,
+            "proxies": self._proxies(str(request.url), proxy),
+        }
+        exchange = Exchange(scope)
+        while True:
+            try:
+                with serving(exchange):
+                    response = self._sender()(request, **arguments)
+                if logger.isEnabledFor(logging.DEBUG):
+                    url = redact(str(request.url))
+                    logger.debug("%s %s: %s", request.method, url, response.status_code)
+                return HTTPReply(response, exchange, self._limits)
+            except BaseException as error:
+                if not isinstance(error, _NOT_SENT) or from_handler(error):
+                    exchange.drop()
+                    let_through(error)
+                    raise
+                closed = exchange.found_closed(root_of(error))
+                exchange.unbind()
+                if isinstance(error, errors.LLMError):
+                    raise
+                if not closed:
+                    raise opening_error(error, scope, str(request.url)) from error
+            logger.debug("a kept connection had been closed, asking again on a new one")
+            exchange = Exchange(scope, anew=True)
+
+    def _sender(self) -> Callable[..., requests.Response]:
+        if self._session is not None:
+            session = self._session
+            if self._session_of is not current():
+                _leave_connections_to_parent(session)
+                self._session_of = current()
+
+            def send(request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+                if session.verify is not True and kwargs["verify"]:
+                    kwargs["verify"] = session.verify
+                kwargs["proxies"] = kwargs["proxies"] or session.proxies
+                for proxy in kwargs["proxies"].values():
+                    conceal_user_info(proxy)
+                if str(request.url).startswith("https:"):
+                    _check_certificates(kwargs["verify"], session.cert)
+                request.headers = CaseInsensitiveDict(_plain(request.headers))
+                request.hooks = {"response": [_hide_redirect]}
+                _track(session, request, kwargs)
+                return session.send(request, allow_redirects=False, **kwargs)
+
+            return send
+        pid = os.getpid()
+        adapter = self._adapters.get(pid)
+        if adapter is None:
+            # What a parent process left is dropped, never closed or used: it is the parent's.
+            fresh = {pid: Adapter(self._trust)}
+            if pid not in self._adapters:
+                self._adapters = fresh
+            adapter = self._adapters.setdefault(pid, fresh[pid])
+        return adapter.send
+
+    def _proxies(self, url: str, proxy: str | None) -> dict[str, str]:
+        if proxy is not None:
+            return _both(check_proxy(proxy))
+        if self._proxy is not None and self._asked:
+            return _both(self._proxy)
+        host = host_of(url)
+        found = self._found_proxies.get(host)
+        if found is None:
+            found = self._found_proxies[host] = self._find_proxies(url)
+        return found
+
+    def _find_proxies(self, url: str) -> dict[str, str]:
+        if is_loopback(urlsplit(url).hostname or ""):
+            return {}
+        if self._proxy is not None:
+            return _both(self._proxy)
+        named = select_proxy(url, get_environ_proxies(url, None))
+        return _both(check_proxy(named)) if named else {}
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        adapter = self._adapters.pop(os.getpid(), None)
+        if adapter is not None:
+            adapter.close()
+
+
+def _check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) -> None:
+    """Refuse a session's files that are no plain ones: OpenSSL would wait at a pipe.
+
+    Raises:
+        ConnectionFailed: one is; not retryable.
+    """
+    named = (cert,) if isinstance(cert, str) else cert or ()
+    for path in (*named, verify):
+        if not isinstance(path, bool) and path is not None and not os.path.isdir(path):
+            try:
+                _files.open_plain(path).close()
+            except OSError as error:
+                raise errors.ConnectionFailed(
+                    f"the session's certificate file {path!r} cannot be read: {error.strerror}; "
+                    "check its verify and cert",
+                    retryable=False,
+                ) from error
+
+
+def _leave_connections_to_parent(session: requests.Session) -> None:
+    """In a forked child: let a session open connections of its own, as it does when unpickled."""
+    for adapter in session.adapters.values():
+        if isinstance(adapter, HTTPAdapter):
+            keep_untouched((adapter.poolmanager, adapter.proxy_manager))
+            state = adapter.__getstate__()
+            adapter.__setstate__(state)  # type: ignore[attr-defined]
+
+
+def _track(
+    session: requests.Session, request: requests.PreparedRequest, arguments: Mapping[str, Any]
+) -> None:
+    """Let the exchange know the connection that a session will use, if it is one of urllib3."""
+    adapter = session.get_adapter(str(request.url))
+    if isinstance(adapter, HTTPAdapter):
+        track(
+            adapter.get_connection_with_tls_context(
+                request, arguments["verify"], arguments["proxies"], session.cert
+            )
+        )
+
+
+def _hide_redirect(response: requests.Response, **_: Any) -> None:
+    """Keep requests from looking where a redirect leads: it does, even if it is not to follow."""
+    response.headers = CaseInsensitiveDict(response.headers)
+    response.headers.pop("location", None)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its loopback address or name."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _both(proxy: str) -> dict[str, str]:
+    return {"http": proxy, "https": proxy}
+
+
+def _least(timeout: float, left: float) -> float | None:
+    least = min(timeout, left)
+    return None if least == inf else max(least, 0.001)
+
+
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
+def _body(call: HTTPRequest) -> tuple[bytes | None, str]:
+    if call.json is not None:
+        try:
+            return _encode(call.json).encode(), "application/json"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise errors.InvalidRequestError(
+                f"the request cannot be written as JSON: {error}"
+            ) from error
+    if call.form is not None:
+        return urlencode(_plain(call.form)).encode(), "application/x-www-form-urlencoded"
+    return None, ""
+
+
+def _plain(fields: Mapping[str, str]) -> dict[str, str]:
+    """The same for code that is not ours, and may call ``str()`` on a value."""
+    return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}
+
+
+# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+
+
+def _headers(call: HTTPRequest, body: bytes | None, kind: str) -> dict[str, str]:
+    headers = dict(call.headers)
+    names = {name.lower(): name for name in headers}
+    if "user-agent" not in names:
+        headers["User-Agent"] = _USER_AGENT
+    if body is not None:
+        if "content-type" not in names:
+            headers["Content-Type"] = kind
+        headers[names.get("content-length", "Content-Length")] = str(len(body))
+    if call.authorization is not None:
+        headers[names.get("authorization", "Authorization")] = call.authorization
+    for name, value in headers.items():
+        if is_telling(name):
+            headers[name] = hidden(value)
+        # A provider of somebody else's may put anything there.
+        if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
+            raise errors.InvalidRequestError(
+                f"the header {name} cannot be sent: its value, which is not shown, is no text, or "
+                "has a line break or another character that HTTP does not take"
+            )
+    return headers
+
+
+# A place that every program reads in the same way: either a host, perhaps with a port, or a path on
+# the same host, in visible ASCII without a backslash.
+_PLAIN_PLACE = re.compile(
+    r"(?:(?:https?:)?//[a-z0-9._~-]+(?::[0-9]*)?(?=[/?#]|$)"
+    r"|(?:https?:)?//\[[0-9a-f:.]+\](?::[0-9]*)?(?=[/?#]|$)"
+    r"|(?!//)(?![^/?#]*:))"
+    r"[!-\[\]-~]*",
+    re.IGNORECASE,
+)
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None:
+    """Where a redirect leads, None where there is none.
+
+    A prompt or a key must not go where nobody sent it: only the same scheme, host and port are
+    followed, or the same host over TLS where both have their usual ports.
+    """
+    location = reply.headers.get("location")
+    if not 300 <= reply.status < 400 or not location:
+        return None
+    conceal_user_info(location)
+    target = None
+    if _PLAIN_PLACE.fullmatch(location.strip(" \t")):
+        target = _joined(str(request.url), location.strip(" \t"))
+    if target is None:
+        raise errors.ProtocolError(
+            "the service redirects to an address that is none, or that programs read in "
+            "different ways; it is not followed",
+            status_code=reply.status,
+            retryable=False,
+        )
+    here, there = _origin(str(request.url)), _origin(target)
+    if (request.method == "GET" or reply.status in (307, 308)) and (
+        there == here or there == _encrypted(here)
+    ):
+        return target
+    raise errors.ProtocolError(
+        f"the service redirects to {there.scheme}://{there.connected}, which is not followed; "
+        "if it is right, set base_url to it",
+        status_code=reply.status,
+        retryable=False,
+    )
+
+
+def _joined(url: str, place: str) -> str | None:
+    """A place that a reply from ``url`` names, as requests will use it; None where it is none."""
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(urljoin(url, place), None)
+        _origin(str(request.url))
+    except (RequestException, HTTPError, ValueError):
+        return None
+    return request.url
+
+
+class _Origin(NamedTuple):
+    """Where a request goes, as both libraries below read it: requests and urllib3."""
+
+    scheme: str
+    named: str | None
+    connected: str | None
+    port: int | None
+
+
+def _origin(url: str) -> _Origin:
+    named, connected = urlsplit(url), parse_url(url)
+    if named.port != connected.port:
+        raise ValueError("a port that can be read in two ways")
+    port = _PORTS.get(named.scheme) if named.port is None else named.port
+    return _Origin(named.scheme, named.hostname, connected.host, port)
+
+
+def _encrypted(origin: _Origin) -> _Origin | None:
+    """The same host over TLS, where that is plain from its port."""
+    if (origin.scheme, origin.port) != ("http", _PORTS["http"]):
+        return None
+    return origin._replace(scheme="https", port=_PORTS["https"])

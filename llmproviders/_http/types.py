@@ -1,0 +1,244 @@
+"""What is to be sent, as plain data, and the checks of what callers say about sending it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from .._checks import as_float, shown, whole
+from .._redact import MASK, Redacted, Secret, conceal_user_info, hidden, is_telling, redact
+from .._runtime.scope import LONGEST_S, CancelScope
+from ..errors import InvalidRequestError
+
+MAX_LINE = 16 * 1024 * 1024
+
+
+Timeout = float | tuple[float | None, float | None]
+
+DEFAULT_TIMEOUT = (10.0, 60.0)
+
+
+SOCKS_SCHEMES = ("socks4", "socks4a", "socks5", "socks5h")
+
+PROXY_SCHEMES = ("http", "https", *SOCKS_SCHEMES)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a reply may be, in bytes after decompression; beyond is a ``ProtocolError``.
+
+    Attributes:
+        line: what has to be in memory at once: one line of a stream, in each of which ChatGLM
+            repeats the whole text, or a reply that is no stream.
+        reply: all of a stream.
+        error_body: how much of an error's body is read; the rest is not.
+    """
+
+    line: int = MAX_LINE
+    reply: int = 1024 * 1024 * 1024
+    error_body: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("line", "reply", "error_body"):
+            object.__setattr__(self, name, whole(f"limits.{name}", getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class HTTPRequest:
+    """One HTTP request as plain data.
+
+    Attributes:
+        method: ``"GET"`` or ``"POST"``.
+        url: the full address.
+        headers: all but the authorization.
+        json: a body to send as JSON, or None.
+        form: a body to send form-encoded, or None.
+        authorization: the value of the ``Authorization`` header, or None; kept apart so that
+            nothing else, ``~/.netrc`` above all, puts its own in place.
+        accept: ``"html"`` where a page is wanted, or told apart from a reply by who reads it;
+            anywhere else a page is an error.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    form: Mapping[str, str] | None = None
+    authorization: str | None = field(default=None, repr=False)
+    accept: Literal["any", "html"] = "any"
+
+    def __repr__(self) -> str:
+        headers = {
+            name: MASK if is_telling(name) else value for name, value in self.headers.items()
+        }
+        return redact(
+            f"Call({self.method!r}, {self.url!r}, headers={headers!r}, json={self.json!r}, "
+            f"form={self.form!r}, accept={self.accept!r})"
+        )
+
+
+class HTTPResponse(Protocol):
+    """A service's answer as a provider sees it; the body may still be on the way."""
+
+    status: int
+    headers: Mapping[str, str]
+    content_type: str
+    texts: Callable[[], int]
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id for the request."""
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that came with it."""
+
+    def lines(self) -> Iterator[bytes]:
+        """The body's lines, each as soon as it has arrived."""
+
+    def events(self) -> Iterator[bytes]:
+        """The data of the body's server-sent events, each as soon as it has arrived."""
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The whole body, or its first ``limit`` bytes where that is given."""
+
+    def json(self) -> Any:
+        """The body as JSON."""
+
+    def finish(self) -> None:
+        """Read what comes after the end mark, so that the connection can be kept."""
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+
+
+class Sender(Protocol):
+    """What sends a provider's calls."""
+
+    def open(
+        self,
+        call: HTTPRequest,
+        scope: CancelScope,
+        *,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+    ) -> HTTPResponse:
+        """Send ``call`` and return its reply; what is not a success is raised."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose certificates are believed.
+
+    Attributes:
+        verify: False believes anybody.
+        extra: certificates in PEM, believed beside the usual ones.
+    """
+
+    verify: bool = True
+    extra: str | None = None
+
+
+def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, float]:
+    """``timeout`` as a pair ``(connect, read)`` in seconds, infinite where there is none.
+
+    Raises:
+        InvalidRequestError: it is neither a positive number nor a pair of them.
+    """
+    value = default if timeout is None else timeout
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    seconds = [inf if part is None else as_float(part) for part in pair]
+    connect, read = seconds if len(seconds) == 2 else (None, None)
+    if connect is None or read is None or not (connect > 0 and read > 0):
+        raise InvalidRequestError(
+            f"timeout is {shown(timeout)}; it must be seconds or a pair (connect, read), above zero"
+        )
+    return (inf if connect > LONGEST_S else connect), (inf if read > LONGEST_S else read)
+
+
+def check_proxy(proxy: str) -> str:
+    """A proxy's URL as requests takes it; ``socks://`` means ``socks5h://``.
+
+    Raises:
+        InvalidRequestError: it is not the URL of a proxy of a known kind.
+    """
+    proxy = hidden(proxy)
+    if not isinstance(proxy, str):
+        raise InvalidRequestError(f"proxy is the URL of a proxy, not {type(proxy).__name__}")
+    conceal_user_info(proxy)
+    if not _is_proxy(*_split_proxy(proxy)):
+        raise InvalidRequestError(_about_proxy(*_split_proxy(proxy)))
+    return Secret("://".join(_split_proxy(proxy)))
+
+
+def _split_proxy(proxy: str) -> tuple[str, str]:
+    scheme, mark, rest = proxy.strip().partition("://")
+    if not mark:
+        return "http", scheme
+    return "socks5h" if scheme.lower() == "socks" else scheme.lower(), rest
+
+
+def _is_proxy(scheme: str, rest: str) -> bool:
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        return scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _about_proxy(scheme: str, rest: str) -> str:
+    # Whatever stands before the last @ is a user's, however wrongly it is written.
+    login, at, place = rest.rpartition("@")
+    hint = "; in a user or password, / ? # @ have to be percent-encoded" if at else ""
+    return (
+        f"the proxy {scheme}://{MASK if login else ''}{at}{place} is not a URL such as "
+        f"http://host:port or socks5h://host:port{hint} "
+        f"(known schemes: {', '.join(PROXY_SCHEMES)})"
+    )
+
+
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
+
+
+def check_url(url: str, source: str) -> str:
+    """A service's address, without slashes at its end.
+
+    Args:
+        url: the address.
+        source: what it comes from, an argument or a variable, for the error.
+
+    Raises:
+        InvalidRequestError: it is no URL of HTTP. Its text is not told: it may hold a password, or
+            be a key in the wrong place.
+    """
+    url = hidden(url)
+    conceal_user_info(url)
+    wrong = _fault_of_url(url)
+    if wrong:
+        raise InvalidRequestError(
+            f"{source} is not a URL: it {wrong}; it has to be one such as https://host/v1"
+        )
+    return Redacted(url.rstrip("/"))
+
+
+def _fault_of_url(url: str) -> str | None:
+    if _NOT_IN_A_URL.search(url):
+        return "has a space, a control character or a backslash inside"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            return "does not begin with http:// or https://"
+        if not parts.hostname:
+            return "names no host"
+        if parts.port == 0 or ("%" in parts.hostname and ":" not in parts.hostname):
+            return "has a host or a port that there is not"
+    except ValueError:
+        return "has a host or a port that there is not"
+    return None

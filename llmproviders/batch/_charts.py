@@ -1,0 +1,193 @@
+"""The pictures of a batch's report; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil, floor, log10
+
+from .._display.svg import bar, group, legend, level, picture, swatch, text, upright
+from .._display.text import FINAL, GOOD, NEUTRAL, PASSING, count, seconds, shorten, steps, ticks
+from .._display.timeline import AttemptOutcome
+
+_WIDTH, _LEFT, _CHART = 900, 60, 820
+
+_TOP, _HEIGHT = 44, 150
+
+_BOTTOM = _TOP + _HEIGHT
+
+_BINS_A_DECADE = 12
+
+_FEWEST_BINS = 12
+
+_SLICES = 60
+
+_SHARES = ((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))
+
+
+def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
+    """The distribution of the seconds that rows took, on a logarithmic axis."""
+    every = sorted((*whole, *failed))
+    places = [_bin(value) for value in (every[0], every[-1])]
+    first = places[0] - max(0, _FEWEST_BINS - (places[1] - places[0])) // 2
+    bins = max(places[1] - first + 1, _FEWEST_BINS)
+
+    def x(value: float) -> float:
+        at = log10(max(value, 1e-4)) * _BINS_A_DECADE - first
+        return _LEFT + _CHART * at / bins
+
+    stacks = [
+        (
+            f"{seconds(_edge(first + n))} to {seconds(_edge(first + n + 1))}",
+            [(GOOD, good), (FINAL, bad)],
+        )
+        for n, (good, bad) in enumerate(
+            zip(_histogram(whole, first, bins), _histogram(failed, first, bins), strict=True)
+        )
+    ]
+    shares = [(words, every[ceil(share * len(every)) - 1]) for share, words in _SHARES]
+    marks = [
+        _share(x(value), 14 * n + 8, f"{words} {seconds(value)}")
+        for n, (words, value) in enumerate(shares)
+    ]
+    axis = [
+        text(x(value), _BOTTOM + 12, f"{value:g} s", anchor="middle", faint=True)
+        for value in _round_values(_edge(first), _edge(first + bins))
+    ]
+    meanings = [("whole", swatch(GOOD)), ("failed", swatch(FINAL))]
+    story = f"{count(len(whole), 'row')} whole, {len(failed):,} failed; " + ", ".join(
+        f"{words} {seconds(value)}" for words, value in shares
+    )
+    return _chart("How long rows took", story, stacks, [*marks, *axis], meanings)
+
+
+def _share(x: float, middle: float, words: str) -> str:
+    outside = x > _LEFT + 0.85 * _CHART
+    side, anchor = (x - 4, "end") if outside else (x + 4, "start")
+    line = upright(x, middle + 4, _BOTTOM, opacity=0.6, dashes="2 4")
+    return line + text(side, middle, words, anchor=anchor)
+
+
+def tries(first: Sequence[float], again: Sequence[float]) -> str:
+    """How many first tries and how many retries began in each slice of the batch's time."""
+    begun = min((*first, *again))
+    span = max(max((*first, *again)) - begun, 1e-3)
+
+    def slices(starts: Iterable[float]) -> list[int]:
+        counted = Counter(min(int((at - begun) / span * _SLICES), _SLICES - 1) for at in starts)
+        return [counted[n] for n in range(_SLICES)]
+
+    stacks = [
+        (f"from {seconds(n * span / _SLICES)}", [(NEUTRAL, new), (PASSING, more)])
+        for n, (new, more) in enumerate(zip(slices(first), slices(again), strict=True))
+    ]
+    axis = [
+        text(_LEFT + _CHART * at / span, _BOTTOM + 12, label, anchor="middle", faint=True)
+        for at, label in ticks(span, 10)
+    ]
+    meanings = [
+        ("first try of a row", swatch(NEUTRAL)),
+        ("retry or next provider", swatch(PASSING)),
+    ]
+    story = f"{len(first):,} first tries, {len(again):,} after them, "
+    return _chart("Attempts over time", f"{story}in {seconds(span)}", stacks, axis, meanings)
+
+
+def outcomes(by_provider: Mapping[str, Mapping[AttemptOutcome, int]]) -> str:
+    """A bar for each provider: how its attempts ended."""
+    left, chart, row = 150, 460, 28
+    most = max(sum(counted.values()) for counted in by_provider.values())
+    parts, stories = [], []
+    for number, (provider, counted) in enumerate(by_provider.items()):
+        middle = 16 + row * number
+        told = [f"{counted[o]:,} {o.label}" for o in AttemptOutcome if counted.get(o)]
+        stories.append(f"{provider}: {', '.join(told)}")
+        x = float(left)
+        parts.append(text(left - 12, middle, shorten(provider, 22), anchor="end"))
+        for outcome in AttemptOutcome:
+            width = chart * counted.get(outcome, 0) / most
+            if width:
+                parts.append(
+                    group(
+                        f"{counted[outcome]:,} {outcome.label}",
+                        bar(x, middle - 8, width, 16, outcome.colour),
+                    )
+                )
+                x += width
+        parts.append(text(x + 10, middle, _in_short(counted)))
+    present = {outcome for counted in by_provider.values() for outcome in counted}
+    meanings, below = legend(
+        [(o.label, swatch(o.colour)) for o in AttemptOutcome if o in present],
+        16 + row * len(by_provider) + 12,
+        width=_WIDTH,
+        left=12.0,
+    )
+    return picture(
+        "How attempts ended, by provider",
+        ". ".join(stories),
+        "".join(parts) + meanings,
+        width=_WIDTH,
+        height=below + 16,
+    )
+
+
+def _in_short(counted: Mapping[AttemptOutcome, int]) -> str:
+    whole, every = counted.get(AttemptOutcome.WHOLE, 0), sum(counted.values())
+    return f"{whole:,} of {every:,} whole ({whole / every:.1%})"
+
+
+Stack = tuple[str, Sequence[tuple[str, int]]]
+
+
+def _chart(
+    title: str,
+    story: str,
+    stacks: Sequence[Stack],
+    marks: Iterable[str],
+    meanings: Sequence[tuple[str, Callable[[float, float], str]]],
+) -> str:
+    """Upright bars beside one another, each a stack of counts."""
+    tallest = max(sum(number for _, number in stack) for _, stack in stacks)
+    width = _CHART / len(stacks)
+    parts = []
+    for at in filter(float.is_integer, steps(tallest, 4)):
+        y = _BOTTOM - _HEIGHT * at / tallest
+        parts.append(text(_LEFT - 8, y, f"{at:,.0f}", anchor="end", faint=True))
+        parts.append(level(y, _LEFT, _LEFT + _CHART))
+    for place, (words, stack) in enumerate(stacks):
+        y = float(_BOTTOM)
+        told = []
+        drawn = []
+        for fill, number in stack:
+            if number:
+                height = _HEIGHT * number / tallest
+                y -= height
+                drawn.append(bar(_LEFT + width * place + 0.5, y, width - 1, height, fill))
+                told.append(f"{number:,}")
+        if drawn:
+            parts.append(group(f"{words}: {' + '.join(told)}", *drawn))
+    words, below = legend(meanings, _BOTTOM + 36, width=_WIDTH, left=float(_LEFT))
+    body = "".join([*parts, *marks, words])
+    return picture(title, story, body, width=_WIDTH, height=below + 16)
+
+
+def _bin(value: float) -> int:
+    return floor(log10(max(value, 1e-4)) * _BINS_A_DECADE)
+
+
+def _edge(place: int) -> float:
+    return float(10.0 ** (place / _BINS_A_DECADE))
+
+
+def _histogram(values: Iterable[float], first: int, bins: int) -> list[int]:
+    counted = Counter(_bin(value) - first for value in values)
+    return [counted[n] for n in range(bins)]
+
+
+def _round_values(start: float, end: float) -> list[float]:
+    values = [
+        factor * 10.0**power
+        for power in range(floor(log10(start)), ceil(log10(end)) + 1)
+        for factor in (1, 2, 5)
+    ]
+    return [value for value in values if start <= value <= end]

@@ -1,0 +1,306 @@
+"""How a client gets to where the work is done, and the work itself."""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from functools import partial
+from math import inf
+from typing import Protocol
+
+from .._redact import redact
+from .._request import ChatRequest
+from .._runtime.scope import SYSTEM_CLOCK, CancelScope, ForkLock, in_slices
+from .._signals import let_through
+from ..client import BaseClient
+from ..results import Completion
+from . import _dask
+from ._task import FinishedTask, Task
+
+_CLIENTS_KEPT = 8
+
+_clients: dict[bytes, BaseClient] = {}
+
+_building = ForkLock()
+
+
+class Carrier:
+    """A client as a task carries it: itself within this process, rebuilt once in any other.
+
+    Args:
+        client: the client.
+        scope: ends what runs in this process; it does not travel.
+        on_arrival: called with the client where it was rebuilt, once in each process; a function
+            that pickles by its name.
+    """
+
+    def __init__(
+        self,
+        client: BaseClient,
+        scope: CancelScope,
+        on_arrival: Callable[[BaseClient], object] | None = None,
+    ) -> None:
+        self._client: BaseClient | None = client
+        self._scope: CancelScope | None = scope
+        self._on_arrival = on_arrival
+        self._packed: bytes | None = None
+
+    def pack(self) -> bytes:
+        """The client's pickle, made once.
+
+        Raises:
+            TypeError: it cannot be pickled.
+        """
+        if self._packed is None:
+            try:
+                self._packed = pickle.dumps(self._client)
+            except Exception as error:
+                let_through(error)
+                raise TypeError(
+                    f"the client cannot be sent to other processes: {redact(str(error))}; "
+                    "functions that it was given (accept, on_event) must stand in a module"
+                ) from error
+        return self._packed
+
+    def __getstate__(self) -> tuple[bytes, Callable[[BaseClient], object] | None]:
+        return self.pack(), self._on_arrival
+
+    def __setstate__(self, state: tuple[bytes, Callable[[BaseClient], object] | None]) -> None:
+        self._packed, self._on_arrival = state
+        self._client = self._scope = None
+
+    def answer(self, request: ChatRequest, deadline: float | None) -> Completion:
+        """Ask the client, for at most ``deadline`` seconds."""
+        scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=self._scope)
+        try:
+            return self._here().answer(request, scope)
+        finally:
+            scope.close()
+
+    def _here(self) -> BaseClient:
+        if self._client is None:
+            assert self._packed is not None
+            self._client = _rebuild(self._packed, self._on_arrival)
+        return self._client
+
+
+def _rebuild(packed: bytes, on_arrival: Callable[[BaseClient], object] | None) -> BaseClient:
+    with _building.mine:
+        client = _clients.get(packed)
+        if client is None:
+            _leave_interrupts_to_the_parent()
+            client = pickle.loads(packed)  # noqa: S301 - came in the executor's own pickle
+            assert isinstance(client, BaseClient)
+            if on_arrival is not None:
+                on_arrival(client)
+            while len(_clients) >= _CLIENTS_KEPT:
+                del _clients[next(iter(_clients))]
+            _clients[packed] = client
+        return client
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    # A terminal's Ctrl-C reaches a pool's processes too, and would break off what the parent lets
+    # them finish. Where nobody has loaded multiprocessing, this is none of its processes.
+    multiprocessing = sys.modules.get("multiprocessing")
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if multiprocessing and in_main_thread and multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def work(
+    carrier: Carrier, request: ChatRequest, deadline: float | None
+) -> tuple[Completion | None, Exception | None]:
+    """One request: its reply, or why there is none."""
+    try:
+        return carrier.answer(request, deadline), None
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
+        let_through(error)
+        return None, error
+
+
+Answer = tuple[Completion | None, Exception | None]
+
+
+#: How a task came back: done, not begun and taken back (None), or what broke the executor.
+Ended = FinishedTask | BaseException | None
+
+Tell = Callable[[Ended], None]
+
+
+class Worker(Protocol):
+    """Does tasks, and tells of each as it ends."""
+
+    def send(self, task: Task, request: ChatRequest) -> None:
+        """Have one done."""
+
+    def withdraw(self) -> None:
+        """Take back those that have surely not begun."""
+
+    def close(self) -> None:
+        """Take back whatever can be, and end the own threads."""
+
+
+class Threads:
+    """Own threads, started as they are needed.
+
+    Not a ``ThreadPoolExecutor``: an interrupt that comes while it hands over a task can leave a
+    lock behind that nobody opens any more. Queues have no such moment.
+
+    Args:
+        workers: how many there are at most.
+        do: what is to be done with a request.
+        tell: called with each task as it ends, in its thread.
+    """
+
+    def __init__(self, workers: int, do: Callable[[ChatRequest], Answer], tell: Tell) -> None:
+        self._workers = workers
+        self._do = do
+        self._tell = tell
+        self._waiting: queue.SimpleQueue[tuple[Task, ChatRequest] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def send(self, task: Task, request: ChatRequest) -> None:
+        """Have one done."""
+        self._waiting.put((task, request))
+        if len(self._threads) < self._workers:
+            thread = threading.Thread(target=self._serve, name="llmproviders batch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self) -> None:
+        while (given := self._waiting.get()) is not None:
+            task, request = given
+            try:
+                self._tell(FinishedTask(task, *self._do(request)))
+            except BaseException as error:  # noqa: BLE001 - the batch raises it
+                self._tell(error)
+
+    def withdraw(self) -> None:
+        """Take back those that have not begun."""
+        try:
+            while True:
+                self._waiting.get_nowait()
+                self._tell(None)
+        except queue.Empty:
+            pass
+
+    def close(self) -> None:
+        """Take back those that have not begun, and wait for the others."""
+        self.withdraw()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            in_slices(partial(_ended, thread), inf)
+
+
+def _ended(thread: threading.Thread, within_s: float) -> bool:
+    thread.join(within_s)
+    return not thread.is_alive()
+
+
+class ViaExecutor:
+    """Any executor; it is not shut down.
+
+    Args:
+        submit: sends a request to it.
+        tell: called with each task as it ends, in any thread.
+        knows_begun: whether what the executor lets be cancelled has surely not begun.
+    """
+
+    def __init__(
+        self, submit: Callable[[ChatRequest], Future[Answer]], tell: Tell, *, knows_begun: bool
+    ) -> None:
+        self._submit = submit
+        self._tell = tell
+        self._knows_begun = knows_begun
+        self._tasks: dict[Future[Answer], Task] = {}
+        self._withdrawing = False
+
+    def send(self, task: Task, request: ChatRequest) -> None:
+        """Have one done."""
+        future = self._submit(request)
+        self._tasks[future] = task
+        future.add_done_callback(self._done)
+
+    def _done(self, future: Future[Answer]) -> None:
+        self._tell(self._end_of(self._tasks.pop(future), future))
+
+    def _end_of(self, task: Task, future: Future[Answer]) -> Ended:
+        if future.cancelled():
+            if self._withdrawing:
+                return None
+            return BrokenExecutor("the executor cancelled a request of the batch")
+        error = future.exception()
+        if error is None:
+            return FinishedTask(task, *future.result())
+        if isinstance(error, BrokenExecutor) or not isinstance(error, Exception):
+            return error
+        return FinishedTask(task, None, error)
+
+    def withdraw(self) -> None:
+        """Take back those that have surely not begun."""
+        if self._knows_begun:
+            self._withdraw_all()
+
+    def _withdraw_all(self) -> None:
+        self._withdrawing = True
+        for future in list(self._tasks):
+            future.cancel()
+
+    def close(self) -> None:
+        """Take back whatever the executor lets go."""
+        self._withdraw_all()
+
+
+def worker_for(
+    client: BaseClient,
+    tell: Tell,
+    *,
+    workers: int,
+    executor: Executor | None,
+    scope: CancelScope,
+    deadline: float | None,
+) -> Worker:
+    """Where the tasks of a batch are done; nothing is sent yet.
+
+    Args:
+        client: what answers there.
+        tell: called with each task as it ends, in any thread.
+        workers: how many own threads there are.
+        executor: threads, processes, Dask's, or any other; None: own threads.
+        scope: ends what runs in this process.
+        deadline: seconds for each request, or None.
+
+    Raises:
+        TypeError: the client cannot be sent to other processes.
+        ValueError: it carries a key that all of a cluster could read.
+    """
+    on_dask = executor is not None and _dask.is_executor(executor)
+    carrier = Carrier(client, scope, _dask.share_places if on_dask else None)
+    if executor is None:
+        return Threads(workers, lambda request: work(carrier, request, deadline), tell)
+    if on_dask:
+        _dask.check_keyless(client, carrier.pack())
+    elif not isinstance(executor, ThreadPoolExecutor):
+        if isinstance(executor, ProcessPoolExecutor):
+            carrier.pack()
+    # Dask takes the same function of the same arguments for the same task; and its futures count
+    # as waiting until they have ended.
+    extra = {"pure": False} if on_dask else {}
+
+    def submit(request: ChatRequest) -> Future[Answer]:
+        return executor.submit(work, carrier, request, deadline, **extra)
+
+    return ViaExecutor(submit, tell, knows_begun=not on_dask)

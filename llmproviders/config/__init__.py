@@ -1,0 +1,34 @@
+"""The configuration: which providers there are, how they fail over, and where each value is from."""
+
+from ._reader import TABLES, load
+from ._settings import (
+    VARIABLE,
+    ConfigError,
+    Configuration,
+    ProviderSettings,
+    Value,
+    exposed,
+    failover_in_force,
+    locate,
+    providers_of_environment,
+    secrets_of,
+    source_of,
+    variables_of,
+)
+
+__all__ = [
+    "TABLES",
+    "VARIABLE",
+    "ConfigError",
+    "Configuration",
+    "ProviderSettings",
+    "Value",
+    "exposed",
+    "failover_in_force",
+    "load",
+    "locate",
+    "providers_of_environment",
+    "secrets_of",
+    "source_of",
+    "variables_of",
+]

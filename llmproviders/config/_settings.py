@@ -1,0 +1,306 @@
+"""The configuration: which providers there are, how they fail over, and where each value is from.
+
+A TOML file with ``[[provider]]`` tables in priority order and a ``[failover]`` table::
+
+    [[provider]]
+    type = "gigachat"
+    api_key_file = "gigachat.key"
+
+    [[provider]]
+    type = "openai"
+    name = "local"
+    base_url = "http://localhost:11434/v1"
+    model = "llama3.2"
+
+    [failover]
+    deadline = 120
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .. import _environment as _environ
+from .._account.keys import KeyFile, KeyVariable
+from .._checks import nearest
+from .._environment import config_folder
+from .._signals import let_through
+from ..errors import AuthenticationError, MissingAuthError
+from ..failover._client import FailoverClient
+from ..provider import Provider
+from ..providers import REGISTRY, find
+from ._arguments import Argument, arguments_of
+
+Client = TypeVar("Client", bound=FailoverClient)
+
+
+VARIABLE = "LLMPROVIDERS_CONFIG"
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names file, line and key."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting in force and where it comes from.
+
+    Attributes:
+        value: as the constructor takes it; a key stays where it is kept.
+        origin: ``"argument"``, ``"environment NAME"``, ``"FILE:LINE"`` or ``"default"``.
+    """
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class ProviderSettings:
+    """One provider as it is configured, not made yet.
+
+    Attributes:
+        kind: its class.
+        given: the arguments that were given, by name.
+        origin: where it is named: ``"FILE:LINE"``, ``"argument"``, ``"environment"`` or
+            ``"default"``.
+    """
+
+    kind: type[Provider]
+    given: Mapping[str, Value] = field(default_factory=dict)
+    origin: str = "default"
+
+    @property
+    def name(self) -> str:
+        """How it is called."""
+        given = self.given.get("name")
+        return str(given.value) if given is not None else self.kind.__name__
+
+    def having(self, **arguments: Any) -> ProviderSettings:
+        """The same with ``arguments`` instead of what was given.
+
+        None is passed over, and so is what its class does not take.
+        """
+        return replace(self, given={**self.given, **self._values(arguments, "argument")})
+
+    def defaulting(self, **arguments: Any) -> ProviderSettings:
+        """The same with ``arguments`` where none were given; passed over as by :meth:`having`."""
+        return replace(self, given={**self._values(arguments, "default"), **self.given})
+
+    def _values(self, arguments: Mapping[str, Any], origin: str) -> dict[str, Value]:
+        known = arguments_of(self.kind)
+        return {n: Value(v, origin) for n, v in arguments.items() if v is not None and n in known}
+
+    def without(self, *arguments: str) -> ProviderSettings:
+        """The same with ``arguments`` as if they had not been given."""
+        return replace(self, given={n: v for n, v in self.given.items() if n not in arguments})
+
+    def make(self) -> Provider:
+        """The provider.
+
+        Raises:
+            ConfigError: its class turns an argument down.
+        """
+        try:
+            return self.kind(**{name: value.value for name, value in self.given.items()})
+        except ValueError as error:
+            raise ConfigError(f"{self.origin}: {self.name}: {error}") from error
+
+    def in_force(self) -> dict[str, Value]:
+        """Every argument with the value that counts and its origin; keys come first."""
+        made = self.make()
+        values = {}
+        for argument in arguments_of(self.kind).values():
+            found = self.given.get(argument.name)
+            if found is None:
+                found = _from_environment(self.kind, argument)
+            values[argument.name] = found or Value(_default(made, argument), "default")
+        return values
+
+    def key(self) -> Value | None:
+        """Where its key or token is, or None where it takes none or has none."""
+        in_force = self.in_force()
+        for name in secrets_of(self.kind):
+            if in_force[name].value is not None:
+                return in_force[name]
+        return None
+
+    def key_from(self) -> str | None:
+        """Where its key is, in words; None where there is none to be read."""
+        key = self.key()
+        if key is None:
+            return None
+        if not isinstance(key.value, (KeyFile, KeyVariable)):
+            return key.origin
+        try:
+            key.value.read()
+        except MissingAuthError:
+            return None
+        except AuthenticationError:
+            pass  # it is there, though it is no key
+        return source_of(key.value)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is in force.
+
+    Attributes:
+        providers: in priority order.
+        failover: the arguments of ``FailoverClient``, by name.
+        path: the file that was read, or None.
+        path_origin: who named it: ``"argument"``, ``"environment NAME"`` or ``"default"``.
+        warnings: what should be mended, though it works.
+    """
+
+    providers: tuple[ProviderSettings, ...]
+    failover: Mapping[str, Value] = field(default_factory=dict)
+    path: Path | None = None
+    path_origin: str = "default"
+    warnings: tuple[str, ...] = ()
+
+    def choose(self, names: Iterable[str]) -> Configuration:
+        """The same with the providers that ``names`` name, in that order.
+
+        A name is a configured provider's own, else the type of configured ones, else a type.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        chosen: list[ProviderSettings] = []
+        for name in names:
+            chosen += [found for found in self._named(name) if found not in chosen]
+        return replace(self, providers=tuple(chosen)) if chosen else self
+
+    def _named(self, name: str) -> list[ProviderSettings]:
+        found = [item for item in self.providers if item.name.lower() == name.lower()]
+        if found:
+            return found
+        kind = find(name)
+        if kind is None:
+            known = [*(item.name for item in self.providers), *REGISTRY]
+            raise ConfigError(f"there is no provider {name!r}{_hint(name, known)}")
+        found = [item for item in self.providers if item.kind is kind]
+        return found or [ProviderSettings(kind, origin="argument")]
+
+    def having(self, **arguments: Any) -> Configuration:
+        """The same with ``arguments`` of ``FailoverClient`` instead of what was given."""
+        new = {name: Value(value, "argument") for name, value in arguments.items()}
+        return replace(self, failover={**self.failover, **new})
+
+    def defaulting(self, **arguments: Any) -> Configuration:
+        """The same with ``arguments`` of ``FailoverClient`` where none were given."""
+        new = {name: Value(value, "default") for name, value in arguments.items()}
+        return replace(self, failover={**new, **self.failover})
+
+    def client(self) -> FailoverClient:
+        """A client of the providers; see :meth:`make`."""
+        return self.make(FailoverClient)
+
+    def make(self, kind: type[Client]) -> Client:
+        """A client of the providers.
+
+        Args:
+            kind: its class.
+
+        Raises:
+            ConfigError: there is no provider, or an argument is turned down.
+        """
+        if not self.providers:
+            raise ConfigError("no provider is configured; `llmproviders config init` makes a start")
+        providers = [settings.make() for settings in self.providers]
+        arguments = {name: value.value for name, value in self.failover.items()}
+        try:
+            return kind(providers, **arguments)
+        except ValueError as error:
+            raise ConfigError(f"{self.path or 'arguments'}: [failover]: {error}") from error
+
+
+def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
+    """The file that counts, there or not, and who named it."""
+    if path is not None:
+        return Path(os.path.expanduser(path)), "argument"
+    named = _environ.lookup(VARIABLE)
+    if named is not None:
+        return Path(os.path.expanduser(named)), f"environment {VARIABLE}"
+    return config_folder() / "config.toml", "default"
+
+
+def providers_of_environment() -> tuple[ProviderSettings, ...]:
+    """Those whose credentials are in the environment, then the keyless ones that work."""
+    with_key, keyless = [], []
+    for kind in REGISTRY.values():
+        if _has_credentials(kind):
+            with_key.append(ProviderSettings(kind, origin="environment"))
+        elif kind.working and not kind.needs_auth and not secrets_of(kind):
+            keyless.append(ProviderSettings(kind))
+    return (*with_key, *keyless)
+
+
+def failover_in_force(configuration: Configuration) -> dict[str, Value]:
+    """Every argument of ``FailoverClient`` with the value that counts and its origin."""
+    return {
+        name: configuration.failover.get(name, Value(argument.default, "default"))
+        for name, argument in arguments_of(FailoverClient).items()
+    }
+
+
+def secrets_of(kind: type[Provider]) -> list[str]:
+    """The arguments of a provider that are keys or tokens."""
+    return [argument.name for argument in arguments_of(kind).values() if argument.secret]
+
+
+def variables_of(kind: type[Provider]) -> dict[str, tuple[str, ...]]:
+    """The environment's names for a provider's arguments, the first that is set wins."""
+    named = {name: kind.environment_of(name) for name in arguments_of(kind)}
+    return {argument: names for argument, names in named.items() if names}
+
+
+def source_of(key: KeyFile | KeyVariable) -> str:
+    """Where a key is kept, in words."""
+    return f"file {key.path}" if isinstance(key, KeyFile) else f"environment {key.name}"
+
+
+def exposed(path: str | os.PathLike[str]) -> str | None:
+    """What to do about a file that others than its owner can read; None where none can."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        let_through(error)
+        return None
+    if os.name != "posix" or not mode & 0o077:
+        return None
+    return f"{path} can be read by others (mode {mode & 0o777:04o}); do: chmod 600 {path}"
+
+
+def _has_credentials(kind: type[Provider]) -> bool:
+    telling = secrets_of(kind)
+    if telling and not kind.needs_auth:
+        # A server of one's own, which may want no key, is told by its address.
+        telling.append("base_url")
+    return any(_environ.first_set(kind.environment_of(argument)) for argument in telling)
+
+
+def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:
+    found = _environ.first_set(kind.environment_of(argument.name))
+    if found is None:
+        return None
+    name, value = found
+    return Value(KeyVariable(name) if argument.secret else value, f"environment {name}")
+
+
+def _default(made: Provider, argument: Argument) -> Any:
+    """What a provider takes for an argument that it was not given."""
+    if argument.secret:
+        return None
+    value = getattr(made, argument.name, argument.default)
+    return made.default_model if argument.name == "model" and value is None else value
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else f"; known: {', '.join(known)}"

@@ -1,0 +1,303 @@
+"""One client over several providers: tries them in order, retries, moves on, keeps the deadline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._account.keys import digest
+from .._checks import FINITE, seconds, whole
+from .._http.types import Timeout
+from .._request import Accept, ChatRequest, check_accept
+from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
+from ..client import BaseClient, collect
+from ..errors import Attempt
+from ..messages import Prompt
+from ..results import Completion
+from ._engine import FallThrough, Target
+from ._health import FileStore, Health, MemoryStore, Store
+from ._report import History, Report
+
+if TYPE_CHECKING:
+    from tenacity.retry import RetryBaseT
+    from tenacity.stop import StopBaseT
+    from tenacity.wait import WaitBaseT
+    from typing_extensions import Self
+
+
+Choice = BaseClient | tuple[BaseClient, str]
+
+
+class FailoverClient(BaseClient):
+    """Tries providers in priority order until one gives a whole reply.
+
+    Args:
+        providers: each a ``Provider``, a pair ``(provider, model)``, or another client.
+        attempts: tries of one provider before the next, the first included.
+        wait: any tenacity wait; default exponential from 0.5 s, jittered, at most 8 s.
+        retry: any tenacity retry predicate over the error; default: the ``retryable`` ones.
+        stop: any tenacity stop, which may end the tries of a provider earlier.
+        deadline: seconds for a whole call, waits and stream included.
+        first_chunk_timeout: seconds a provider has for its first text or thought, each attempt.
+        hedge_after: seconds after which the next provider is started beside a slow one.
+        cooldown: seconds for which a provider that failed is put last.
+        failure_threshold: failed calls in a row before that.
+        health: None: this client remembers; a path: all processes of the user do, in that file.
+        on_interrupt: ``"raise"`` or ``"restart"``, when a provider fails after text.
+        fall_through: the errors after which the next provider is tried: classes, or a predicate;
+            default: all of them. A model that a provider does not have is always one.
+        on_length: what to do with a reply that ``max_tokens`` cut, as long as none of its text
+            was shown for good: ``"return"`` it, or ``"next"``: ask the next provider, and return
+            the longest one if all are cut.
+        accept: for ``complete``: gets the ``Completion`` and returns True, or False or a reason.
+        max_retry_after: the longest ``Retry-After``, in seconds, waited for while another
+            provider is left; the last one is waited for up to 60 s.
+        on_event: gets every ``Attempt`` as it ends, in the thread that made it.
+        name: how it is called where it stands in another client.
+        clock: where time comes from.
+
+    Raises:
+        ValueError: an argument out of its range, or no provider.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> client = FailoverClient([ScriptedProvider(["It scatters."])])
+    >>> print(client.complete("Why is the sky blue?"))
+    It scatters.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Choice],
+        *,
+        attempts: int = 3,
+        wait: WaitBaseT | None = None,
+        retry: RetryBaseT | None = None,
+        stop: StopBaseT | None = None,
+        deadline: float | None = None,
+        first_chunk_timeout: float | None = None,
+        hedge_after: float | None = None,
+        cooldown: float = 30.0,
+        failure_threshold: int = 1,
+        health: str | os.PathLike[str] | None = None,
+        on_interrupt: Literal["raise", "restart"] = "raise",
+        fall_through: FallThrough | None = None,
+        on_length: Literal["return", "next"] = "return",
+        accept: Accept | None = None,
+        max_retry_after: float = 5.0,
+        on_event: Callable[[Attempt], object] | None = None,
+        name: str = "FailoverClient",
+        clock: Clock | None = None,
+    ) -> None:
+        providers = _listed(providers)
+        self._given = {k: v for k, v in locals().items() if k != "self"}
+        from .._runtime.retry import Policy, load_tenacity
+        from ._engine import FailoverSettings, Router
+
+        load_tenacity()
+
+        clock = clock or SYSTEM_CLOCK
+        given = {
+            "deadline": deadline,
+            "first_chunk_timeout": first_chunk_timeout,
+            "hedge_after": hedge_after,
+        }
+        limits = {n: None if v is None else seconds(n, v) for n, v in given.items()}
+        if on_interrupt not in ("raise", "restart"):
+            raise ValueError(f"on_interrupt is 'raise' or 'restart', not {on_interrupt!r}")
+        if on_length not in ("return", "next"):
+            raise ValueError(f"on_length is 'return' or 'next', not {on_length!r}")
+        if accept is not None:
+            check_accept(accept)
+        self._members = _members(providers)
+        self.name = name
+        self._restarts = on_interrupt == "restart"
+        self._accept = accept
+        self._rules = FailoverSettings(
+            policy=Policy(
+                attempts=whole("attempts", attempts),
+                wait=wait,
+                retry=retry,
+                stop=stop,
+                max_retry_after=seconds("max_retry_after", max_retry_after, zero=True),
+            ),
+            health=Health(
+                _store(health, clock),
+                cooldown=seconds("cooldown", cooldown, zero=True, most=FINITE),
+                threshold=whole("failure_threshold", failure_threshold),
+            ),
+            first_chunk_timeout=limits["first_chunk_timeout"],
+            on_event=on_event,
+            history=History(),
+        )
+        self._turns = Router(
+            name,
+            self._members,
+            self._rules,
+            deadline=limits["deadline"],
+            clock=clock,
+            hedge_after=limits["hedge_after"],
+            fall_through=fall_through,
+            on_length=on_length,
+        )
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None) -> Self:
+        """A client of the providers and settings that a configuration names.
+
+        Args:
+            path: the file; None: ``LLMPROVIDERS_CONFIG``, else ``llmproviders/config.toml`` in
+                the user's configuration folder, else what the environment gives.
+
+        Raises:
+            llmproviders.config.ConfigError: a ``ValueError`` that names file, line and key.
+        """
+        from ..config._reader import load
+
+        return load(path).make(cls)
+
+    @property
+    def providers(self) -> tuple[BaseClient, ...]:
+        """The providers in priority order."""
+        return tuple(member.client for member in self._members)
+
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+        deadline: float | None = None,
+        accept: Accept | None = None,
+        stream: bool | None = None,
+        **params: Any,
+    ) -> Completion:
+        """Ask, and return the first whole reply that ``accept`` takes.
+
+        Nothing was shown yet, so that a reply which breaks in the middle is asked for again, from
+        the same provider or the next.
+
+        Args:
+            prompt: a text or a list of messages.
+            model: a model or an alias; None for the default.
+            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
+            proxy: a proxy's URL for every request of this call.
+            deadline: seconds for this call, instead of the client's.
+            accept: what this reply has to please, instead of the client's.
+            stream: False asks the service for the whole reply at once; without it the reply
+                streams, so that the deadline and failover see every piece.
+            **params: sampling parameters, ``system``, ``extra_body``.
+
+        Raises:
+            InvalidRequestError: what no service could take; nothing was sent.
+            DeadlineExceeded: the deadline of the call passed.
+            AllProvidersFailed: no provider gave a whole reply that ``accept`` took; ``attempts``
+                tells what each did.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> client = FailoverClient(
+        ...     [ScriptedProvider(["short"]), ScriptedProvider(["long enough"])],
+        ...     accept=lambda completion: len(completion.text) > 5,
+        ... )
+        >>> print(client.complete("Hi"))
+        long enough
+        """
+        return super().complete(
+            prompt,
+            model=model,
+            timeout=timeout,
+            proxy=proxy,
+            deadline=deadline,
+            accept=accept,
+            stream=stream,
+            **params,
+        )
+
+    def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
+        """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
+        accept = request.accept or self._accept
+        return collect(self._turns.run(request, scope, restarts=True, accept=accept))
+
+    def generate(
+        self, request: ChatRequest, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
+        """Yield one provider's whole reply and its ``FinishReason``; or raise an ``LLMError``."""
+        return self._turns.run(request, scope, restarts=self._restarts, accept=request.accept)
+
+    def report(self) -> Report:
+        """What this client has seen of its providers; ``print`` it for a table.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> client = FailoverClient([ScriptedProvider(["Hello"], name="first")])
+        >>> reply = client.complete("Hi")
+        >>> record = client.report().providers[0]
+        >>> record.provider, record.calls, record.successes, str(record.condition)
+        ('first', 1, 1, 'well')
+        """
+        return Report(
+            self.name,
+            tuple(
+                member.tally.record(
+                    member.client.name,
+                    member.model,
+                    self._rules.health.condition(member.health_key()),
+                    member.client.report() if isinstance(member.client, FailoverClient) else None,
+                )
+                for member in self._members
+            ),
+            self._rules.history.recent(),
+        )
+
+    def credential_digest(self) -> str:
+        """A hash of which providers there are, and with which credentials."""
+        return digest(*(member.health_key().credential for member in self._members))
+
+    def close(self) -> None:
+        """Close every provider's connections; the next call opens new ones."""
+        for member in self._members:
+            member.client.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self._given)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({[member.client for member in self._members]!r})"
+
+
+def _remake(cls: type[FailoverClient], given: dict[str, Any]) -> FailoverClient:
+    return cls(**given)
+
+
+def _listed(providers: Sequence[Choice]) -> tuple[Choice, ...]:
+    if isinstance(providers, (BaseClient, str, type)) or not isinstance(providers, Iterable):
+        what = "one" if isinstance(providers, BaseClient) else repr(providers)
+        raise TypeError(
+            f"providers is a list, not {what}: write FailoverClient([GigaChat(), ChatGLM()])"
+        )
+    return tuple(providers)
+
+
+def _members(providers: Sequence[Choice]) -> tuple[Target, ...]:
+    from ._engine import Target
+
+    chosen: list[tuple[BaseClient, str | None]] = []
+    for item in providers:
+        client, model = item if isinstance(item, tuple) else (item, None)
+        if not isinstance(client, BaseClient):
+            raise TypeError(
+                f"a provider, a pair (provider, model) or a client is needed, not {item!r}"
+                + ("; make it with ()" if isinstance(item, type) else "")
+            )
+        chosen.append((client, model))
+    if not chosen:
+        raise ValueError("a FailoverClient needs at least one provider")
+    return Target.all_of(chosen)
+
+
+def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
+    if health is None:
+        return MemoryStore(clock.monotonic)
+    # No call imports anything.
+
+    return FileStore(health, now=clock.wall)

@@ -1,0 +1,874 @@
+"""Replies in the shape of OpenAI's chat completions, which several services speak."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
+from typing import Any, NoReturn
+
+from .._http.decoding import (
+    AFTER_END_S,
+    MAX_VALUES,
+    Document,
+    ErrorEvent,
+    EventTemplate,
+    decode_json,
+    decode_object,
+    encodable,
+)
+from .._http.error_map import error_of, is_challenge
+from .._http.types import HTTPResponse
+from .._log import logger
+from ..errors import (
+    BlockedError,
+    InvalidRequestError,
+    LLMError,
+    ProtocolError,
+    ServerError,
+    StreamInterrupted,
+)
+from ..results import FinishReason, Image, Reasoning, Usage
+
+FINISH_WORDS: dict[str, tuple[str, ...]] = {
+    "stop": (
+        *("stop", "eos", "eos_token", "end", "end_turn", "end_of_turn", "stop_sequence"),
+        *("stop_token", "complete", "completed", "done", "finish", "finished", "normal"),
+    ),
+    "length": (
+        *("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_completion_tokens"),
+        *("max_length", "model_length", "model_context_window_exceeded", "context_length"),
+        *("context_length_exceeded", "context_window_exceeded", "token_limit", "truncated"),
+        *("incomplete",),
+    ),
+    "content_filter": (
+        *("content_filter", "content_filtered", "content_filter_stop", "filtered", "filter"),
+        *("blacklist", "blocklist", "blocked", "sensitive", "safety", "image_safety", "refusal"),
+        *("prohibited_content", "spii", "recitation", "moderation", "error_toxic", "intervene"),
+        *("guardrail_intervened",),
+    ),
+    "function_call": ("function_call",),
+    "tool_calls": ("tool_calls", "tool_call", "tool_use"),
+}
+"""Reason -> the words that services use for it, in any case."""
+
+
+FAILED_WORDS = (
+    *("error", "errored", "abort", "aborted", "cancel", "cancelled", "canceled", "timeout"),
+    *("timed_out", "time_limit", "failed", "failure", "fail", "exception", "interrupted"),
+    *("terminated", "killed", "overloaded", "unavailable", "service_unavailable"),
+    *("network_error", "server_error", "internal_error", "internal_server_error", "system_error"),
+    *("upstream_error", "stream_error", "provider_error", "engine_error", "unknown_error"),
+    *("insufficient_system_resource", "malformed_function_call", "unexpected_tool_call"),
+)
+"""Words by which a service says that its reply failed."""
+
+
+NO_WORDS = ("", "null", "none", "undefined", "finish_reason_unspecified")
+"""What some servers send, with every event even, before there is any reason."""
+
+
+MAX_TOOL_CALLS = 4096
+
+MAX_KEPT = 16 * 1024 * 1024
+"""Most bytes of UTF-8 of what is kept until a reply ends: its thoughts and its calls of tools."""
+
+MAX_SILENT_EVENTS = 250_000
+"""Most events of a reply without text, thoughts or calls."""
+
+
+_REASON_OF = {word: reason for reason, words in FINISH_WORDS.items() for word in words}
+
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+_UNKNOWN_REMEMBERED = 100
+
+_unknown_words: set[str] = set()
+
+
+_TEXT_ALONE = {"role", "content"}
+
+_FINE_CODES = (None, "", 0, 200, "0", "200", "ok", "OK", "success")
+
+_CODES = ("code", "error_code", "status_code")
+
+_WORDS = ("message", "msg", "detail", "details", "errors", "error_msg", "error_message")
+
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+
+_THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
+
+
+def _text_alone(event: dict[str, Any]) -> str | None:
+    """The text of an event that holds one choice and of what adds up nothing but text."""
+    choices = event.get("choices")
+    if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
+        delta = choices[0].get("delta")
+        if isinstance(delta, dict) and delta.keys() <= _TEXT_ALONE:
+            content = delta.get("content")
+            return content if isinstance(content, str) else None
+    return None
+
+
+def parse_chat(reply: HTTPResponse, *, think_tags: bool = True) -> Iterator[str]:
+    """Yield the text and the thoughts of the first choice of ``reply``, then a ``FinishReason``.
+
+    Whether a body is a stream or one JSON object is told by how it begins, not by its label. A
+    stream is whole at ``[DONE]``, or after a finish reason: when its connection ends, however it
+    does, or a second later.
+
+    Args:
+        reply: the service's answer.
+        think_tags: whether ``<think>...</think>`` at the start is thoughts, not text.
+
+    Raises:
+        LLMError: what an error object inside the reply means.
+        ProtocolError: a field of another type than the protocol has, or too much to keep.
+    """
+    state = _State(think_tags=think_tags)
+    frame = EventTemplate()
+    try:
+        for data in reply.events():
+            piece = frame.text_in(data)
+            if piece:
+                yield piece
+            elif piece is not None:
+                state.count_silent()
+            elif data.strip() == b"[DONE]":
+                state.whole = True
+                break
+            else:
+                was_finished = state.raw is not None
+                event = state.event_in(data)
+                piece = state.take(event)
+                if state.thought:
+                    yield state.new_thought()
+                if piece:
+                    yield piece
+                if state.raw is not None:
+                    if piece or not was_finished:
+                        # From here on events are read in full: each may be the last.
+                        frame = EventTemplate()
+                        _hasten(reply)
+                elif piece and _text_alone(event) == piece:
+                    frame.learn(data, piece, _reads)
+    except LLMError:
+        # What comes after a finish reason adds to a reply that is whole.
+        if state.raw is None or state.failed:
+            raise
+    if state.raw is None and not state.whole:
+        state.check_begun(reply)
+        return
+    rest = state.rest()
+    if state.thought:
+        yield state.new_thought()
+    if rest:
+        yield rest
+    yield state.finish()
+
+
+def _hasten(reply: HTTPResponse) -> None:
+    # Not in the protocol ``Reply``: those that authors of providers made for tests lack it.
+    hasten = getattr(reply, "hasten", None)
+    if hasten is not None:
+        hasten(AFTER_END_S)
+
+
+def error_in_event(data: ErrorEvent) -> LLMError:
+    """What an event named ``error`` means, whether it holds JSON or plain text."""
+    try:
+        value = decode_json(data, max_values=MAX_VALUES)
+    except LLMError:
+        value = data.decode(errors="replace")
+    return error_of(_first_error(value) or value)
+
+
+def reason_of(word: str) -> str | None:
+    """The reason that a service's finish word means; None where it says that the reply failed.
+
+    >>> reason_of("MAX_TOKENS"), reason_of("endTurn"), reason_of("abort"), reason_of("hm")
+    ('length', 'stop', None, 'other')
+    """
+    known = _normal(word)
+    return None if known in FAILED_WORDS else _REASON_OF.get(known, "other")
+
+
+def _normal(word: str) -> str:
+    return _HUMP.sub("_", word.strip()).lower().replace("-", "_").replace(" ", "_")
+
+
+def _tell_unknown(word: str) -> None:
+    if word not in _unknown_words and len(_unknown_words) < _UNKNOWN_REMEMBERED:
+        _unknown_words.add(word)
+        logger.warning("a reply ended with the finish reason %.40r, which is not known", word)
+
+
+class _State:
+    """What the events so far said beside the text.
+
+    Attributes:
+        raw: the service's word for why the reply ends, or None.
+        whole: whether the reply is whole without such a word.
+        failed: whether the service told an error.
+        thought: what of the thoughts is new.
+    """
+
+    def __init__(self, *, think_tags: bool) -> None:
+        self.raw: str | None = None
+        self.whole = False
+        self.failed = False
+        self.thought = ""
+        self._tags = _ThinkTags() if think_tags else None
+        self._begun = self._spoke = self._by_delta = False
+        self._silent = 0
+        self._kept = 0
+        self._heard = 0
+        self._model: str | None = None
+        self._usage: Usage | None = None
+        self._thoughts = StringIO()
+        self._half_thought = ""
+        self._details = _Details(self._keep)
+        self._detail: list[str] = []
+        self._images: list[Image] = []
+        self._calls = _Calls(self._keep)
+        self._thought_fields: set[str] = set()
+        self._functions_state_id: str | None = None
+
+    def event_in(self, data: bytes) -> dict[str, Any]:
+        """The object of an event; an empty one where it says nothing.
+
+        Raises:
+            LLMError: it tells an error, or cannot be understood.
+        """
+        if type(data) is Document:
+            return self._document(data)
+        self._begun = True
+        if type(data) is ErrorEvent:
+            self._fail(error_in_event(data))
+        start = data.lstrip()[:1]
+        if start in (b"", b":"):
+            return {}
+        if start == b"[":
+            self._check_list(decode_json(data, max_values=MAX_VALUES))
+        return decode_object(data)
+
+    def _document(self, data: Document) -> dict[str, Any]:
+        if data.lstrip().startswith(b"<"):
+            raise _page_error(data)
+        value = decode_json(data, max_values=MAX_VALUES)
+        self._check_list(value)
+        if not isinstance(value, dict):
+            raise _wrong("the reply", value)
+        self.whole = True
+        if _failure_in(value, whole=True) is None and not isinstance(value.get("choices"), list):
+            raise _v2_error() if "messages" in value else _wrong("choices", value.get("choices"))
+        return value
+
+    def _check_list(self, value: Any) -> None:
+        """Raise the error that a list holds, where an object was due."""
+        found = _first_error(value)
+        if found is not None:
+            self._fail(error_of(found))
+
+    def _fail(self, error: LLMError) -> NoReturn:
+        """Raise an error that the service told; after text it means that the reply was cut."""
+        self.failed = True
+        if self._spoke:
+            raise StreamInterrupted.of(error) from error
+        raise error
+
+    def check_begun(self, reply: HTTPResponse) -> None:
+        """Raise what it means that a reply ended without a word."""
+        if not self._begun and reply.content_type == "application/json":
+            raise ProtocolError("the reply holds neither JSON nor events")
+
+    def count_silent(self) -> None:
+        """One more event without text, thoughts or calls."""
+        self._silent += 1
+        if self._silent > MAX_SILENT_EVENTS:
+            raise ProtocolError(
+                f"more than {MAX_SILENT_EVENTS} events of the reply brought no text"
+            )
+
+    def take(self, event: dict[str, Any]) -> str:
+        """The text of one event."""
+        failure = _failure_in(event, whole=self.whole)
+        if failure is not None:
+            self._fail(error_of(failure))
+        choices = event.get("choices")
+        if choices is None:
+            if "messages" in event and not self._heard:
+                raise _v2_error()
+        elif type(choices) is not list:
+            raise _wrong("choices", choices)
+        if "usage" in event:
+            self._count(event["usage"])
+        if "x_groq" in event and isinstance(event["x_groq"], dict):
+            self._count(event["x_groq"].get("usage"))
+        if not self._model:
+            model = event.get("model")
+            self._model = model if isinstance(model, str) else None
+        heard, text = self._heard, ""
+        for choice in choices or ():
+            if type(choice) is not dict:
+                raise _wrong("choices", choice)
+            if _is_first(choice.get("index")):
+                text += self._choice(choice)
+        if text:
+            self._spoke = self._spoke or not text.isspace()
+            self._heard += 1
+        elif heard == self._heard:
+            self.count_silent()
+        return text
+
+    def _choice(self, choice: dict[str, Any]) -> str:
+        if not _is_blank(choice.get("error"), beside_choices=True):
+            self._fail(error_of({"error": choice["error"]}))
+        if "usage" in choice:
+            self._count(choice["usage"])
+        self._reason(choice.get("finish_reason"))
+        heard = self._heard
+        text = self._delta(_object_or_none(choice.get("delta"), "delta"))
+        if text or self._heard > heard:
+            self._by_delta = True
+        if self._by_delta:
+            # A message that follows deltas says the same once more.
+            return text
+        text = self._delta(_object_or_none(choice.get("message"), "message"), whole=True)
+        legacy = choice.get("text")
+        return text or (self._say(legacy) if isinstance(legacy, str) else "")
+
+    def _reason(self, raw: Any) -> None:
+        if raw is None or raw is False:
+            return
+        word = _string(raw, "finish_reason")
+        if _normal(word) in NO_WORDS or (self.raw is not None and reason_of(self.raw) is None):
+            return
+        self.raw = word
+
+    def _count(self, usage: Any) -> None:
+        found = Usage.from_json(usage)
+        if found is not None:
+            self._usage = found if self._usage is None else self._usage.merged(found)
+
+    def _delta(self, delta: dict[str, Any] | None, *, whole: bool = False) -> str:
+        if not delta:
+            return ""
+        content = delta.get("content")
+        if type(content) is str and delta.keys() <= _TEXT_ALONE:
+            return self._say(content)
+        self._thoughts_in(delta)
+        refusal = delta.get("refusal")
+        if refusal and isinstance(refusal, str):
+            self._refuse(refusal)
+        for image in _list(delta.get("images"), "images"):
+            self._image(image)
+        for call in _list(delta.get("tool_calls"), "tool_calls"):
+            self._calls.add(_mapping(call, "tool_calls"), whole=whole)
+            self._heard += 1
+        state_id = delta.get("functions_state_id")
+        if state_id and isinstance(state_id, str):
+            self._functions_state_id = state_id
+        function_call = delta.get("function_call")
+        if function_call is not None:
+            # GigaChat has one call a turn, and its state id takes the place of the call's.
+            self._calls.add({"function": function_call, "index": 0, "id": state_id})
+            self._heard += 1
+        return self._say(self._content(content))
+
+    def _thoughts_in(self, delta: dict[str, Any]) -> None:
+        said = ""
+        for name in _THOUGHTS:
+            if name in delta:
+                self._thought_fields.add(name)
+                said = said or _thought_of(delta[name])
+        if delta.get("reasoning_details"):
+            self._details.add(delta["reasoning_details"])
+        self._think(said)
+
+    def _content(self, content: Any) -> str:
+        if content is None or isinstance(content, str):
+            return content or ""
+        text: list[str] = []
+        for part in _list(content, "content"):
+            kind = _mapping(part, "content").get("type", "text")
+            if kind in ("text", "output_text"):
+                text.append(_string(part.get("text"), "text"))
+            elif kind in ("thinking", "reasoning"):
+                self._think(_thought_of(part))
+            elif kind == "refusal" and isinstance(part.get("refusal"), str):
+                self._refuse(part["refusal"])
+            elif kind == "image_url":
+                self._image(part)
+        return "".join(text)
+
+    def _say(self, text: str) -> str:
+        if self._tags is None or not text:
+            return text
+        thought, text = self._tags.feed(text)
+        if self._tags.passed:
+            self._tags = None
+        else:
+            self._heard += 1
+        self._think(thought)
+        return text
+
+    def _think(self, piece: str) -> None:
+        if not piece:
+            return
+        self._heard += 1
+        piece, self._half_thought = encodable(self._half_thought + piece)
+        self._keep(len(piece.encode()))
+        self._thoughts.write(piece)
+        self.thought += piece
+
+    def new_thought(self) -> Reasoning:
+        """What of the thoughts is new, for the stream."""
+        piece, self.thought = self.thought, ""
+        return Reasoning(piece)
+
+    def _refuse(self, piece: str) -> None:
+        self._keep(len(piece))
+        self._detail.append(piece)
+        self._heard += 1
+
+    def _image(self, image: Any) -> None:
+        address = image.get("image_url") if isinstance(image, dict) else None
+        url = address.get("url") if isinstance(address, dict) else address
+        if isinstance(url, str) and url:
+            self._keep(len(url))
+            self._images.append(Image(url))
+            self._heard += 1
+
+    def _keep(self, size: int) -> None:
+        """Count what is kept until the reply ends."""
+        self._kept += size
+        if self._kept > MAX_KEPT:
+            raise ProtocolError(
+                f"the reply's thoughts and calls of tools are larger than {MAX_KEPT} bytes"
+            )
+
+    def rest(self) -> str:
+        """What was held back, since it might have been the start of a tag."""
+        if self._tags is None:
+            return ""
+        thought, text = self._tags.flush()
+        self._think(thought)
+        return text
+
+    def finish(self) -> FinishReason:
+        """The end of the reply.
+
+        Raises:
+            LLMError: its finish reason says that it failed.
+        """
+        calls = self._calls.finished()
+        reason = reason_of(self.raw) if self.raw else "tool_calls" if calls else "stop"
+        if reason is None:
+            said = f"the service ended the reply with the finish reason {self.raw!r}"
+            self._fail(ServerError(said))
+        if reason == "other":
+            assert self.raw is not None
+            _tell_unknown(self.raw)
+        if self._detail and reason == "stop":
+            reason = "content_filter"
+        thoughts = self._thoughts.getvalue()
+        return FinishReason(
+            reason,
+            raw=self.raw,
+            model=self._model,
+            usage=self._usage,
+            detail="".join(self._detail) or None,
+            reasoning=thoughts.strip() or None,
+            tool_calls=calls,
+            images=self._images,
+            message=self._sent_back(calls, thoughts),
+        )
+
+    def _sent_back(self, calls: list[dict[str, Any]], thoughts: str) -> dict[str, Any]:
+        """What has to stand in the message beside its text when the history is sent again."""
+        message: dict[str, Any] = {}
+        if calls:
+            message["tool_calls"] = calls
+            # DeepSeek and GLM refuse a call in the history without the thoughts that led to it,
+            # be they empty; Gemini and OpenRouter have signatures in the details.
+            if "reasoning_content" in self._thought_fields:
+                message["reasoning_content"] = thoughts
+            if details := self._details.joined():
+                message["reasoning_details"] = details
+        if self._functions_state_id:
+            message["functions_state_id"] = self._functions_state_id
+        return message
+
+
+class _ThinkTags:
+    """Tells thoughts in ``<think>...</think>`` at the start of a reply from its text.
+
+    Attributes:
+        passed: whether all that follows is text.
+    """
+
+    _OPEN, _CLOSE = "<think>", "</think>"
+
+    def __init__(self) -> None:
+        self.passed = False
+        self._held = ""
+        self._inside = self._after = False
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """The thoughts and the text in one more piece, as far as they can be told apart."""
+        thought = ""
+        text = self._held + piece
+        self._held = ""
+        if not self._inside and not self._after:
+            start = text.lstrip()
+            if len(start) < len(self._OPEN) and self._OPEN.startswith(start):
+                self._held = text
+                return "", ""
+            if not start.startswith(self._OPEN):
+                self.passed = True
+                return "", text
+            self._inside, text = True, start[len(self._OPEN) :]
+        if self._inside:
+            thought, closed, text = text.partition(self._CLOSE)
+            if not closed:
+                cut = _overlap(thought, self._CLOSE)
+                self._held = thought[cut:]
+                return thought[:cut], ""
+            self._inside, self._after = False, True
+        text = text.lstrip()
+        self.passed = bool(text)
+        return thought, text
+
+    def flush(self) -> tuple[str, str]:
+        """What was held back; the reply has ended."""
+        held, self._held = self._held, ""
+        return (held, "") if self._inside else ("", held)
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Where a start of ``mark`` begins at the end of ``text``; else its length."""
+    for size in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:size]):
+            return len(text) - size
+    return len(text)
+
+
+def _thought_of(value: Any) -> str:
+    """The thoughts in a field that holds them as a text, an object or a list of such."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(_thought_of, value))
+    if isinstance(value, dict):
+        return next(filter(None, (_thought_of(value.get(name)) for name in _THOUGHT_TEXTS)), "")
+    return ""
+
+
+class _Details:
+    """The ``reasoning_details`` of a reply, those in a row that continue one another joined."""
+
+    _TEXTS = ("text", "summary")
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self._keep = keep
+        self._entries: list[tuple[dict[str, Any], dict[str, StringIO]]] = []
+
+    def add(self, details: Any) -> None:
+        """Take those of one event; what is no list of objects is passed over."""
+        for detail in details if isinstance(details, list) else ():
+            if isinstance(detail, dict):
+                self._add(detail)
+
+    def _add(self, detail: dict[str, Any]) -> None:
+        texts = {n: v for n, v in detail.items() if n in self._TEXTS and isinstance(v, str)}
+        fields = {n: v for n, v in detail.items() if n not in texts and v is not None}
+        last, written = self._entries[-1] if self._entries else ({}, {})
+        if not texts or any(last.get(name) != fields.get(name) for name in ("type", "index")):
+            last, written = {}, {}
+            self._entries.append((last, written))
+            self._keep(_OVERHEAD)
+        for name, value in fields.items():
+            if last.get(name) != value:
+                self._keep(_size(value))
+                last[name] = value
+        for name, text in texts.items():
+            self._keep(len(text.encode("utf-8", "surrogatepass")))
+            written.setdefault(name, StringIO()).write(text)
+
+    def joined(self) -> list[dict[str, Any]]:
+        """All of them."""
+        return [
+            {**fields, **{name: text.getvalue() for name, text in written.items()}}
+            for fields, written in self._entries
+        ]
+
+
+_OVERHEAD = 256
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a value from JSON takes."""
+    return len(value) if isinstance(value, str) else len(json.dumps(value))
+
+
+class _Call:
+    """One call of a tool, as far as it has come."""
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.id = ""
+        self.fields: dict[str, Any] = {}
+        self.function: dict[str, Any] = {}
+        self.arguments = StringIO()
+        self.closes = False
+
+
+class _Calls:
+    """Puts the calls of tools together from the pieces in which they come."""
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self._keep = keep
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+
+    def add(self, piece: Mapping[str, Any], *, whole: bool = False) -> None:
+        """Take one piece; where the message is ``whole``, each is a call of its own."""
+        function = piece.get("function")
+        if function is None and "custom" not in piece:
+            function = {name: piece[name] for name in ("name", "arguments") if name in piece}
+        function = _mapping(function or {}, "function")
+        index = _whole_number(piece.get("index"))
+        own_id = piece.get("id")
+        own_id = own_id if isinstance(own_id, str) else ""
+        call = None if whole else self._find(index, own_id, function)
+        if call is None:
+            call = self._begin(index)
+        if own_id and not call.id:
+            call.id = own_id
+            self._by_id.setdefault(own_id, call)
+        for name, value in piece.items():
+            if name not in ("index", "id", "function", "name", "arguments"):
+                self._put(call.fields, name, value)
+        for name, value in function.items():
+            if name == "arguments":
+                self._add_arguments(call, value)
+            else:
+                self._put(call.function, name, value)
+
+    def _find(self, index: int | None, own_id: str, function: Mapping[str, Any]) -> _Call | None:
+        """The call that a piece continues; None where it begins one."""
+        if index is None:
+            call = self._by_id.get(own_id) if own_id else self._calls[-1] if self._calls else None
+        else:
+            call = self._by_index.get(index)
+            if call is None and own_id in self._by_id and self._by_id[own_id].index is None:
+                call = self._by_id[own_id]
+        if call is None or (own_id and call.id and own_id != call.id):
+            return None
+        if own_id and call.id:
+            return call
+        name, known = function.get("name"), call.function.get("name")
+        if not name or not known:
+            return call
+        # A name without an id: said once more, or the next call. Nowhere in JSON does an object
+        # follow another at once.
+        arguments = function.get("arguments")
+        opens = isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
+        return None if name != known or (call.closes and opens) else call
+
+    def _begin(self, index: int | None) -> _Call:
+        if len(self._calls) == MAX_TOOL_CALLS:
+            raise ProtocolError(f"the reply has more than {MAX_TOOL_CALLS} calls of tools")
+        call = _Call(index)
+        self._calls.append(call)
+        if index is not None:
+            self._by_index[index] = call
+        return call
+
+    def _put(self, fields: dict[str, Any], name: str, value: Any) -> None:
+        """Keep a field; a blank one wipes nothing."""
+        if (value is None or value == "") and name in fields:
+            return
+        if value is not None and fields.get(name) != value:
+            self._keep(len(name) + _size(value))
+            fields[name] = value
+
+    def _add_arguments(self, call: _Call, value: Any) -> None:
+        if value is None:
+            return
+        if isinstance(value, dict):
+            value = json.dumps(value, ensure_ascii=False)
+        text = _string(value, "arguments")
+        if text.strip():
+            call.closes = text.rstrip().endswith("}")
+        self._keep(len(text.encode("utf-8", "surrogatepass")))
+        call.arguments.write(text)
+
+    def finished(self) -> list[dict[str, Any]]:
+        """All of them, in the order of their indexes, each with an id of its own."""
+        ids: set[str] = set()
+        found = []
+        for number, call in enumerate(sorted(self._calls, key=lambda c: c.index or 0)):
+            own_id = call.id or f"call_{number}"
+            while own_id in ids:
+                own_id = f"{call.id or 'call'}_{number}"
+                number += 1
+            ids.add(own_id)
+            arguments, half = encodable(call.arguments.getvalue())
+            arguments += "\ufffd" * len(half)
+            told = {"id": own_id, "type": "function", **call.fields}
+            told["type"] = told["type"] or "function"
+            if call.function or told["type"] == "function":
+                told["function"] = {**call.function, "arguments": arguments.strip() or "{}"}
+            found.append(told)
+        return found
+
+
+def parse_list(data: bytes, field: str = "data") -> list[dict[str, Any]]:
+    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``."""
+    listing = _mapping(decode_json(data), "the reply").get(field)
+    if listing is None:
+        raise _wrong(field, listing)
+    return [dict(_mapping(item, field)) for item in _list(listing, field)]
+
+
+def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
+    """The error that an object tells, as it is to be handed to ``error_of``; None: it tells none.
+
+    Args:
+        event: an event, or all of a reply.
+        whole: whether nothing else is to come, so that words alone are an error, too.
+    """
+    choices = event.get("choices")
+    error = event.get("error")
+    if not _is_blank(error, beside_choices=bool(choices)):
+        return {**event, "error": _first_error(error)} if _first_error(error) else event
+    if event.get("object") == "error" or event.get("type") == "error":
+        return event
+    base = event.get("base_resp")
+    if isinstance(base, dict) and base.get("status_code") not in _FINE_CODES:
+        return {"code": base["status_code"], "message": base.get("status_msg")}
+    if choices or not any(event.get(name) for name in _WORDS):
+        return None
+    status = _whole_number(event.get("status"))
+    failed = (
+        any(event.get(name) not in _FINE_CODES for name in _CODES)
+        or (status is not None and status >= 300)
+        or event.get("success") is False
+    )
+    return event if failed or whole else None
+
+
+def _first_error(value: Any) -> Any:
+    """The first error in a list of them; None where it is no such list."""
+    if not isinstance(value, list):
+        return None
+    errors = (item for item in value if isinstance(item, dict))
+    return next((e for e in errors if e.get("error") or any(map(e.get, _WORDS))), None)
+
+
+def _is_blank(error: Any, *, beside_choices: bool) -> bool:
+    """Whether a field for an error tells none; an empty object does where there are choices."""
+    if error is None or error is False or error in ("", 0):
+        return True
+    if not beside_choices:
+        return False
+    values = error.values() if isinstance(error, dict) else error
+    return isinstance(error, (dict, list)) and not any(v not in _FINE_CODES for v in values)
+
+
+def _is_first(index: Any) -> bool:
+    """Whether a choice is the first one, the only one that is read."""
+    if index is None:
+        return True
+    number = _whole_number(index)
+    if number is None:
+        raise _wrong("index", index)
+    return number == 0
+
+
+def _whole_number(value: Any) -> int | None:
+    """A whole number, also as digits in a string."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _page_error(page: bytes) -> LLMError:
+    if is_challenge(page):
+        return BlockedError("a challenge or access-denied page stands before the service")
+    return ProtocolError(
+        "the service answered with a web page where a reply was due; check base_url"
+    )
+
+
+def _v2_error() -> InvalidRequestError:
+    return InvalidRequestError(
+        "this is a reply of version 2 of GigaChat's API, which is not supported; set "
+        "base_url to the address that ends in /v1",
+        status_code=200,
+    )
+
+
+def parse_models(data: bytes) -> list[dict[str, Any]]:
+    """The models of a listing, each with its name as ``id``.
+
+    Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}``, a bare list, names
+    in place of objects, and null where there are none.
+
+    Raises:
+        LLMError: the error that the reply holds in place of a list.
+        ProtocolError: the reply holds no list.
+    """
+    listing = decode_json(data)
+    if isinstance(listing, dict):
+        field = "data" if "data" in listing else "models"
+        if field not in listing and listing.keys() & {"error", "errors", "message", "detail"}:
+            raise error_of(listing)
+        if field not in listing:
+            raise _wrong("data", None)
+        listing = _list(listing[field], field)
+    models = []
+    for item in _list(listing, "the reply"):
+        model = {"id": item} if isinstance(item, str) else dict(_mapping(item, "a model"))
+        name = next((n for k in ("id", "name", "model") if isinstance(n := model.get(k), str)), "")
+        if name:
+            models.append({**model, "id": name})
+    return models
+
+
+def _reads(data: bytes, text: str) -> bool:
+    return _text_alone(decode_object(data)) == text
+
+
+def _object_or_none(value: Any, field: str) -> dict[str, Any] | None:
+    if value is not None and type(value) is not dict:
+        raise _wrong(field, value)
+    return value
+
+
+def _mapping(value: Any, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(field, value)
+    return value
+
+
+def _list(value: Any, field: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _wrong(field, value)
+    return value
+
+
+def _string(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(field, value)
+    return value
+
+
+def _wrong(field: str, value: Any) -> ProtocolError:
+    return ProtocolError(f"the reply has {type(value).__name__} where {field} was due")

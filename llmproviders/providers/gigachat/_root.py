@@ -1,0 +1,176 @@
+"""Certificate authorities that one provider believes beside the usual ones.
+
+GigaChat's hosts have certificates under the "Russian Trusted Root CA", which neither certifi nor
+most systems know. What is taken into the user's configuration folder here is pinned: only a
+certificate whose fingerprint is known or was given by the user gets in, and it is checked against
+its fingerprint each time it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+from ..._environment import config_folder
+from ..._http.certificates import (
+    _LARGEST,
+    COMMAND,
+    Certificate,
+    _as_pem,
+    _certificates,
+    _check_stored,
+    _described,
+    _reading_context,
+    colons,
+)
+from ..._http.types import HTTPRequest, Limits, Timeout, Trust
+from ..._log import logger
+from ..._runtime import files as _files
+from ..._runtime.files import Unusable
+from ..._runtime.scope import CancelScope
+from ...errors import InvalidRequestError, LLMError
+
+#: SHA-256 of the Russian Trusted Root CA in DER; valid from 2022-03-01 to 2032-02-27.
+KNOWN_FINGERPRINT = "d26d2d0231b7c39f92cc738512ba54103519e4405d68b5bd703e9788ca8ecf31"
+
+#: The certificate itself; the page that offers it to people is https://www.gosuslugi.ru/crt.
+DOWNLOAD_URL = "https://gu-st.ru/content/lending/russian_trusted_root_ca_pem.crt"
+
+
+def folder() -> Path:
+    """Where the certificates lie that GigaChat is trusted with."""
+    return config_folder() / "trust" / "gigachat"
+
+
+def install(
+    source: bytes | str | os.PathLike[str], *, fingerprint: str | None = None
+) -> Certificate:
+    """Take a certificate authority in, from then on believed for GigaChat's hosts alone.
+
+    Args:
+        source: the certificate's content, or a file's path; PEM or DER. Of several certificates
+            in one file the one with the right fingerprint is taken.
+        fingerprint: its SHA-256, with or without colons; None: the known one.
+
+    Raises:
+        InvalidRequestError: there is no certificate in it, or none with that fingerprint.
+        OSError: the file cannot be read, or the configuration folder not be written.
+    """
+    data = source if isinstance(source, bytes) else _files.read(source, most=_LARGEST)
+    wanted = KNOWN_FINGERPRINT if fingerprint is None else _plain(fingerprint)
+    found = {sha256(der).hexdigest(): der for der in _certificates(data)}
+    if not found:
+        raise InvalidRequestError(
+            "there is no certificate in it; what is wanted is a file in PEM (it begins with "
+            "-----BEGIN CERTIFICATE-----) or in DER"
+        )
+    if wanted not in found:
+        raise InvalidRequestError(
+            "it is not the certificate that is wanted: its SHA-256 fingerprint is "
+            f"{' and '.join(map(colons, found))}, not {colons(wanted)}; nothing was changed"
+        )
+    context = _reading_context([found[wanted]])
+    path = folder() / f"{wanted}.pem"
+    try:
+        _files.replace_private(path, _as_pem(found[wanted]).encode(), _check_stored)
+    except Unusable as trouble:
+        raise OSError(str(trouble)) from trouble
+    return _described(wanted, context, path)
+
+
+def download(
+    url: str = DOWNLOAD_URL,
+    *,
+    fingerprint: str | None = None,
+    proxy: str | None = None,
+    timeout: Timeout | None = None,
+) -> Certificate:
+    """Fetch a certificate authority and take it in; arguments as for :func:`install`.
+
+    Raises:
+        LLMError: it cannot be fetched.
+        InvalidRequestError: what came is not the certificate that is wanted.
+        OSError: the configuration folder cannot be written.
+    """
+    from ..._http.transport import Transport
+
+    transport = Transport(trust=Trust(extra=pinned() or None), limits=Limits(reply=_LARGEST))
+    try:
+        call = HTTPRequest("GET", url, headers={"Accept": "*/*"})
+        with closing(transport.open(call, CancelScope(), timeout=timeout, proxy=proxy)) as reply:
+            data = reply.read()
+    finally:
+        transport.close()
+    return install(data, fingerprint=fingerprint)
+
+
+def installed() -> list[Certificate]:
+    """The certificates that were taken in and are what they were."""
+    return [
+        _described(path.stem, _reading_context([der]), path) for path, der in _intact(_stored())
+    ]
+
+
+def remove() -> list[Path]:
+    """Forget every certificate that was taken in; the files that are gone.
+
+    Raises:
+        OSError: a file cannot be deleted.
+    """
+    gone = _stored()
+    for path in gone:
+        path.unlink()
+    return gone
+
+
+def pinned() -> str:
+    """The certificates that were taken in, as PEM; one that was changed since is left out."""
+    return "".join(_as_pem(der) for _, der in _intact(_stored()))
+
+
+def advice(error: LLMError) -> str:
+    """What a certificate that is not believed says, and the command that mends it."""
+    said = str(error)
+    if "ostname" in said or "address mismatch" in said or "not valid for" in said:
+        return f"{said}; check base_url and auth_url"
+    if "expired" in said or "not yet valid" in said:
+        return f"{said}; check this machine's clock"
+    return (
+        f"{said}. GigaChat's hosts need the Russian Trusted Root CA: run "
+        f"`{COMMAND} --download` once (or --file FILE), or pass ca_bundle="
+    )
+
+
+def _plain(fingerprint: str) -> str:
+    plain = re.sub(r"[\s:]", "", fingerprint).lower()
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise InvalidRequestError(
+            "a SHA-256 fingerprint has 64 hex digits, with or without colons between them"
+        )
+    return plain
+
+
+def _stored() -> list[Path]:
+    return sorted(folder().glob("*.pem"))
+
+
+def _intact(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
+    for path in paths:
+        try:
+            certificates = _certificates(_files.read_private(path))
+        except Unusable as trouble:
+            logger.warning("the certificate %s is not used: %s", path, trouble)
+            continue
+        if [sha256(der).hexdigest() for der in certificates] == [path.stem]:
+            yield path, certificates[0]
+        else:
+            logger.warning(
+                "the certificate %s is not used: it has not the fingerprint that it was taken in "
+                "with; run `%s` again",
+                path,
+                COMMAND,
+            )

@@ -1,0 +1,399 @@
+"""The configuration: what is in force, where it comes from, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import ChatGLM, FailoverClient, GigaChat, MissingAuthError, OpenAICompatible
+from llmproviders._account.keys import KeyFile, KeyVariable
+from llmproviders.cli.config import TEMPLATE
+from llmproviders.config import ConfigError, load
+from llmproviders.config import _settings as configuration
+from llmproviders.config._arguments import arguments_of
+from llmproviders.providers import REGISTRY
+from llmproviders.sandbox import Sandbox
+
+KEY = "c2VjcmV0LWlkOnNlY3JldC1zZWNyZXQ="
+KEYLESS = [
+    kind.__name__
+    for kind in REGISTRY.values()
+    if kind.working and "api_key" not in arguments_of(kind)
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the configuration of the test stands."""
+    return tmp_path / "config.toml"
+
+
+def error_of(path: Path, text: str) -> str:
+    """Return what is said about a configuration, without the file's own path."""
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(path).client()
+    return str(caught.value).replace(str(path), "FILE")
+
+
+class TestPlaces:
+    def test_order(self, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """A path that is given counts before the environment's, that before the user's own."""
+        for name in ("given", "environment", "own"):
+            (tmp_path / name).write_text(f'[[provider]]\ntype = "chatglm"\nname = "{name}"\n')
+        own, _ = configuration.locate()
+        own.parent.mkdir(parents=True)
+        (tmp_path / "own").rename(own)
+        assert load().providers[0].name == "own"
+        assert load().path_origin == "default"
+        monkeypatch.setenv("LLMPROVIDERS_CONFIG", str(tmp_path / "environment"))
+        assert load().providers[0].name == "environment"
+        assert load().path_origin == "environment LLMPROVIDERS_CONFIG"
+        assert load(tmp_path / "given").providers[0].name == "given"
+        assert load(tmp_path / "given").path_origin == "argument"
+
+    def test_home(self, home: Path) -> None:
+        """A tilde stands for the home folder."""
+        (home / "mine.toml").write_text('[[provider]]\ntype = "flowgpt"\n')
+        assert load("~/mine.toml").providers[0].kind.__name__ == "FlowGpt"
+
+    def test_missing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file that is named must be there; the user's own need not."""
+        with pytest.raises(ConfigError, match=f"no configuration at {path}; .* init"):
+            load(path)
+        monkeypatch.setenv("LLMPROVIDERS_CONFIG", str(path))
+        with pytest.raises(ConfigError, match="no configuration at"):
+            load()
+        monkeypatch.setenv("LLMPROVIDERS_CONFIG", "")
+        assert load().path is None
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        """What is no file of text is told as such."""
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(tmp_path)
+
+
+class TestWithoutConfiguration:
+    @pytest.mark.parametrize(
+        ("variables", "names"),
+        [
+            ([], []),
+            (["GIGACHAT_CREDENTIALS"], ["GigaChat"]),
+            (["GIGACHAT_ACCESS_TOKEN"], ["GigaChat"]),
+            (["GIGACHAT_BASE_URL"], []),
+            (["OPENAI_API_KEY"], ["OpenAICompatible"]),
+            (["OPENAI_BASE_URL"], ["OpenAICompatible"]),
+            (["GIGACHAT_CREDENTIALS", "OPENAI_API_KEY"], ["GigaChat", "OpenAICompatible"]),
+        ],
+    )
+    def test_providers(
+        self, monkeypatch: pytest.MonkeyPatch, variables: list[str], names: list[str]
+    ) -> None:
+        """Those whose credentials are in the environment come first, then keyless ones."""
+        assert "ChatGLM" in KEYLESS
+        for variable in variables:
+            monkeypatch.setenv(variable, "http://127.0.0.1:1/v1")
+        assert [item.name for item in load().providers] == [*names, *KEYLESS]
+
+    def test_only_settings(self, path: Path) -> None:
+        """A file without providers leaves them to the environment."""
+        path.write_text("[failover]\nattempts = 1\n")
+        assert [item.name for item in load(path).providers] == KEYLESS
+
+
+class TestFromConfig:
+    def test_client(self, path: Path) -> None:
+        """The client has the providers in order, with their arguments and its own."""
+        path.write_text(
+            '[[provider]]\ntype = "openai"\nname = "local"\nbase_url = "http://localhost:11434/v1"\n'
+            'model = "llama3.2"\ntimeout = [5, 120]\n\n'
+            '[[provider]]\ntype = "chatglm"\ntimeout = 7\n\n[failover]\nattempts = 1\n'
+        )
+        client = FailoverClient.from_config(path)
+        local, glm = client.providers
+        assert isinstance(local, OpenAICompatible)
+        assert (local.name, local.model, local.timeout) == ("local", "llama3.2", (5, 120))
+        assert isinstance(glm, ChatGLM)
+        assert glm.timeout == (7, 7)
+
+    def test_subclass(self, path: Path) -> None:
+        """A subclass makes its own kind."""
+
+        class Mine(FailoverClient):
+            pass
+
+        path.write_text('[[provider]]\ntype = "chatglm"\n')
+        assert type(Mine.from_config(path)) is Mine
+
+    def test_answers(self, path: Path, sandbox: Sandbox) -> None:
+        """A client made of a file and a key file answers."""
+        arguments = sandbox.provider_arguments("gigachat")
+        (path.parent / "giga.key").write_text(f"\ufeff{arguments['api_key']}\n", encoding="utf-8")
+        path.write_text(
+            '[[provider]]\ntype = "gigachat"\napi_key_file = "giga.key"\n'
+            f'base_url = "{arguments["base_url"]}"\nauth_url = "{arguments["auth_url"]}"\n'
+        )
+        with FailoverClient.from_config(path) as client:
+            assert client.complete("Why?").provider == "GigaChat"
+
+    def test_every_argument_can_be_configured(self, path: Path) -> None:
+        """Whatever the constructors take that TOML can express is accepted."""
+        values = {
+            "str": '"x"',
+            "int": "2",
+            "float": "0.5",
+            "bool": "true",
+            "Timeout": "3",
+            "os.PathLike[str]": '"file"',
+        }
+        special = {"base_url": '"http://127.0.0.1:1/v1"', "proxy": '"http://127.0.0.1:1"'}
+        for name, kind in REGISTRY.items():
+            lines = ["[[provider]]", f'type = "{name}"']
+            for argument in arguments_of(kind).values():
+                value = (
+                    special.get(argument.name) or values[argument.types[-1]]
+                    if (not argument.secret)
+                    else '"NAME"'
+                )
+                lines.append(f"{argument.name}{'_env' * argument.secret} = {value}")
+            lines.append("[failover]")
+            for argument in arguments_of(FailoverClient).values():
+                choice = f'"{argument.choices[-1]}"' if argument.choices else ""
+                lines.append(f"{argument.name} = {choice or values[argument.types[-1]]}")
+            path.write_text("\n".join(lines))
+            given = load(path)
+            assert set(given.providers[0].given) == set(arguments_of(kind))
+            assert isinstance(given.client(), FailoverClient)
+
+    def test_what_toml_cannot_express(self) -> None:
+        """Callables, sessions and clocks are no keys."""
+        assert {"accept", "on_event", "wait", "retry", "stop", "fall_through", "clock"}.isdisjoint(
+            arguments_of(FailoverClient)
+        )
+        assert {"session", "limits"}.isdisjoint(arguments_of(GigaChat))
+
+    def test_paths(self, path: Path, home: Path) -> None:
+        """A relative path lies beside the file, a tilde is the home folder, "user" a word."""
+        path.write_text(
+            '[[provider]]\ntype = "gigachat"\ntoken_cache = "user"\nca_bundle = "ca.pem"\n'
+            '[failover]\nhealth = "~/health.json"\n'
+        )
+        found = load(path)
+        given = {name: value.value for name, value in found.providers[0].given.items()}
+        assert given == {"token_cache": "user", "ca_bundle": str(path.parent / "ca.pem")}
+        assert found.failover["health"].value == str(home / "health.json")
+
+    def test_byte_order_mark(self, path: Path) -> None:
+        """A file as Windows' editor writes it is read."""
+        path.write_text('\ufeff[[provider]]\r\ntype = "chatglm"\r\n', encoding="utf-8")
+        assert load(path).providers[0].name == "ChatGLM"
+
+
+class TestErrors:
+    TABLE = [
+        ("[[provider]\n", "FILE:1: this is not TOML: "),
+        ("providers = 1\n", "FILE:1: unknown key 'providers'; did you mean 'provider'?"),
+        ("\n[provider]\ntype = 'chatglm'\n", "FILE:2: write each provider under [[provider]]"),
+        ("failover = 1\n", "FILE:1: write these settings under [failover]"),
+        ("[[provider]]\nname = 'x'\n", "FILE:1: type is missing; known: chatglm, "),
+        ("[[provider]]\ntype = 'gigachad'\n", "FILE:2: unknown type 'gigachad'; did you mean "),
+        (
+            "[[provider]]\ntype='chatglm'\n\n[[provider]]\ntype = 'openai'\n# x\nmodle = 'x'\n",
+            "FILE:7: unknown key 'modle' in [[provider]]; did you mean 'model'?",
+        ),
+        ("[failover]\nattempst = 1\n", "FILE:2: unknown key 'attempst' in [failover]; did you "),
+        ("[failover]\naccept = 1\n", "FILE:2: unknown key 'accept' in [failover]"),
+        ("[failover]\nattempts = '3'\n", "FILE:2: attempts must be a whole number, not '3'"),
+        ("[failover]\nattempts = true\n", "FILE:2: attempts must be a whole number, not True"),
+        ("[failover]\nattempts = 1.5\n", "FILE:2: attempts must be a whole number, not 1.5"),
+        ("[failover]\ndeadline = '9'\n", "FILE:2: deadline must be a number, not '9'"),
+        (f"[failover]\ndeadline = 1{'0' * 400}\n", "FILE:2: deadline must be a number, not 1000"),
+        (
+            "[failover]\non_interrupt = 'retry'\n",
+            'FILE:2: on_interrupt must be "raise" or "restart", not \'retry\'',
+        ),
+        ("[failover]\nhealth = 1\n", "FILE:2: health must be a path, not 1"),
+        ("[failover]\nattempts = 0\n", "FILE: [failover]: attempts"),
+        (
+            "[[provider]]\ntype='chatglm'\ntimeout=[1, 2, 3]\n",
+            "FILE:3: timeout must be seconds, or a pair [connect, read] of seconds, not [1, 2, 3]",
+        ),
+        ("[[provider]]\ntype='chatglm'\ntimeout=-1\n", "FILE:2: ChatGLM: timeout is -1"),
+        ("[[provider]]\ntype='chatglm'\nproxy='ftp://x'\n", "FILE:2: ChatGLM: the proxy "),
+        (
+            "[[provider]]\ntype='chatglm'\nproxy='http://me:hunter22@h:1'\n",
+            "FILE:3: proxy must not hold a password: set LLMPROVIDERS_PROXY in the environment",
+        ),
+        (
+            "[[provider]]\ntype='openai'\napi_key='sk-secret'\n",
+            "FILE:3: api_key must not stand here in clear: write it into a file of its own",
+        ),
+        ("[[provider]]\ntype='openai'\napi_key_file=1\n", "FILE:3: api_key_file must be a text"),
+        (
+            "[[provider]]\ntype='openai'\napi_key_file='a'\napi_key_env='B'\n",
+            "FILE:4: api_key is given twice",
+        ),
+        (
+            "[[provider]]\ntype='openai'\n[[provider]]\ntype='openai'\n",
+            "FILE:3: there are two providers called 'OpenAICompatible'",
+        ),
+        ("[[provider]]\ntype='openai'\nname_env='B'\n", "FILE:3: unknown key 'name_env'"),
+        (
+            '[[provider]]\ntype="openai"\napi_key_file="a\\u0000b"\n',
+            "FILE:3: the key file: no file can be called '",
+        ),
+        (
+            '[[provider]]\ntype="gigachat"\ntoken_cache="a\\u0000b"\n',
+            "FILE:2: GigaChat: token_cache: no file can be called '",
+        ),
+        (
+            '[[provider]]\ntype="gigachat"\nca_bundle="a\\u0000b"\n',
+            "FILE:2: GigaChat: ca_bundle: no file can be called '",
+        ),
+        (
+            '[failover]\nhealth="a\\u0000b"\n',
+            "FILE: [failover]: health: no file can be called '",
+        ),
+        (f"deep = {'[' * 5000}{']' * 5000}\n", "FILE cannot be read: it is nested too deeply"),
+        (f"deep = {'{a=' * 5000}1{'}' * 5000}\n", "FILE cannot be read: it is nested too deeply"),
+        (
+            f"[failover]\ndeadline{'.a' * 5000} = 1\n",
+            "FILE",
+        ),
+        (f"{'#' * 2**20}\n", "FILE cannot be read: it is larger than 1 MiB"),
+    ]
+
+    @pytest.mark.parametrize(("text", "expected"), TABLE, ids=[text[:60] for text, _ in TABLE])
+    def test_message(self, path: Path, text: str, expected: str) -> None:
+        """What is wrong is told with file, line, key and the nearest known one, without secrets."""
+        said = error_of(path, text)
+        assert said.startswith(expected)
+        assert "sk-secret" not in said
+        assert "hunter22" not in said
+
+    def test_no_name_of_a_file(self) -> None:
+        """A path that no file can have is told as such, its NUL spelled out."""
+        with pytest.raises(
+            ConfigError, match=r"the configuration: no file can be called 'a\\x00b'"
+        ):
+            load("a\0b")
+
+    def test_no_provider_of_that_name(self, path: Path) -> None:
+        """A provider that is neither configured nor a type is told with the nearest one."""
+        path.write_text('[[provider]]\ntype = "openai"\nname = "local"\n')
+        with pytest.raises(ConfigError, match="no provider 'locl'; did you mean 'local'"):
+            load(path).choose(["locl"])
+
+
+class TestChoose:
+    def test_names_and_types(self, path: Path) -> None:
+        """A name is a configured provider's own, else the type of such ones, else a type."""
+        path.write_text(
+            '[[provider]]\ntype = "openai"\nname = "a"\n[[provider]]\ntype = "openai"\nname = "b"\n'
+            '[[provider]]\ntype = "chatglm"\nname = "GigaChat"\n'
+        )
+        found = load(path)
+
+        def names(*chosen: str) -> list[str]:
+            return [item.name for item in found.choose(chosen).providers]
+
+        assert names("b", "A") == ["b", "a"]
+        assert names("OpenAI-Compatible") == ["a", "b"]
+        assert names("b", "openai") == ["b", "a"]
+        assert names("flowgpt", "a") == ["FlowGpt", "a"]
+        assert names() == ["a", "b", "GigaChat"]
+        assert found.choose(["gigachat"]).providers[0].kind is ChatGLM
+
+
+class TestKeys:
+    def test_nothing_of_a_key_travels(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither a pickle nor a repr of a client holds a key from a file or the environment."""
+        (path.parent / "a.key").write_text(KEY)
+        monkeypatch.setenv("MY_KEY", "sk-secret-secret")
+        path.write_text(
+            '[[provider]]\ntype = "gigachat"\napi_key_file = "a.key"\n'
+            '[[provider]]\ntype = "openai"\napi_key_env = "MY_KEY"\n'
+        )
+        client = FailoverClient.from_config(path)
+        for provider in client.providers:
+            provider.check_credentials()  # type: ignore[attr-defined]
+        carried = pickle.dumps(client)
+        for text in (carried.decode("latin-1"), repr(client), repr(load(path))):
+            assert KEY not in text
+            assert "sk-secret" not in text
+        again = pickle.loads(carried)
+        for provider in again.providers:
+            provider.check_credentials()
+
+    def test_a_key_is_read_when_it_is_needed(self, path: Path) -> None:
+        """A key file that is not there is told at the first call, as a missing key."""
+        path.write_text('[[provider]]\ntype = "gigachat"\napi_key_file = "no.key"\n')
+        client = FailoverClient.from_config(path)
+        [provider] = client.providers
+        with pytest.raises(MissingAuthError, match=r"no\.key cannot be read: No such file"):
+            provider.complete("Why?")
+
+    @pytest.mark.parametrize(
+        ("content", "said"), [(b" \n", "is empty"), (b"\xff\xfe", "not a text in UTF-8")]
+    )
+    def test_a_file_without_a_key(self, tmp_path: Path, content: bytes, said: str) -> None:
+        """An empty file, and one that is no text, are told as such."""
+        (tmp_path / "key").write_bytes(content)
+        with pytest.raises(MissingAuthError, match=said):
+            KeyFile(str(tmp_path / "key")).read()
+
+    def test_a_variable_without_a_key(self) -> None:
+        """A variable that is not set is named."""
+        with pytest.raises(MissingAuthError, match="MY_KEY is not set"):
+            KeyVariable("MY_KEY").read()
+
+    @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+    def test_a_key_that_others_can_read(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A key file that is open to others is a warning with the remedy; a closed one is none."""
+        key = path.parent / "a.key"
+        key.write_text(KEY)
+        path.write_text('[[provider]]\ntype = "gigachat"\napi_key_file = "a.key"\n')
+        key.chmod(0o640)
+        with caplog.at_level(logging.WARNING, "llmproviders"):
+            assert len(load(path).warnings) == 1
+        assert re.search(rf"mode 0640\); do: chmod 600 {key}", caplog.text)
+        key.chmod(0o600)
+        assert load(path).warnings == ()
+
+
+class TestOrigins:
+    def test_each_value_has_one(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An argument wins over the file, that over the environment, that over the default."""
+        monkeypatch.setenv("GIGACHAT_MODEL", "of-the-environment")
+        monkeypatch.setenv("GIGACHAT_SCOPE", "GIGACHAT_API_CORP")
+        path.write_text('[[provider]]\ntype = "gigachat"\nmodel = "of-the-file"\n')
+        settings = load(path).providers[0]
+
+        def found(name: str, **arguments: Any) -> tuple[Any, str]:
+            value = settings.having(**arguments).in_force()[name]
+            return value.value, value.origin
+
+        assert found("model") == ("of-the-file", f"{path}:3")
+        assert found("model", model="mine") == ("mine", "argument")
+        assert found("scope") == ("GIGACHAT_API_CORP", "environment GIGACHAT_SCOPE")
+        assert found("max_concurrency") == (10, "default")
+        assert found("timeout") == ((10, 60), "default")
+        assert found("api_key") == (None, "default")
+        assert load(path).having(deadline=9).failover["deadline"].origin == "argument"
+
+
+def test_the_template_is_a_configuration(path: Path) -> None:
+    """The file that init writes is valid as it is, and with every line in use."""
+    path.write_text(TEMPLATE)
+    assert load(path).client().providers
+    used = re.sub(r"^# (?=\[|\w+ = )", "", TEMPLATE, flags=re.MULTILINE)
+    assert "[[provider]]\n" in used
+    assert "[failover]\n" in used
+    path.write_text(used)
+    assert len(load(path).client().providers) == 3

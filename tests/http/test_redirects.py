@@ -1,0 +1,235 @@
+"""Where a redirect may lead: nowhere but to the origin that the request was for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+import trustme
+from hypothesis import example, given
+from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager
+
+from llmproviders import OpenAICompatible, ProtocolError
+from llmproviders._http.transport import _redirect
+from tests.conftest import RawServerFactory
+from tests.reliability.services import JSON, SERVICES, TEXT, Service
+from tests.support.http_bytes import http_response
+from tests.support.rawserver import Connection
+
+HERE, EVIL = "127.0.0.1:{here}", "localhost:{evil}"
+HOSTILE = (
+    # What urlsplit reads as the first host, urllib3 reads as the second, or the other way round.
+    f"http://{EVIL}\\@{HERE}/x",
+    f"http://{EVIL}\\\\@{HERE}/x",
+    f"http://{HERE}\\@{EVIL}/x",
+    f"//{EVIL}\\@{HERE}/x",
+    f"\\\\{EVIL}/x",
+    f"/\\{EVIL}/x",
+    f"\\/{EVIL}/x",
+    f"http:\\\\{EVIL}/x",
+    f"/x\\@{EVIL}/",
+    f"http://{EVIL}#@{HERE}/x",
+    f"http://{EVIL}?@{HERE}/x",
+    f"http://{EVIL}/@{HERE}/x",
+    f"http://{EVIL};@{HERE}/x",
+    f"http://{HERE}@{EVIL}/x",
+    f"http://user:word@{EVIL}/x",
+    f"http://user:word@{HERE}/x",
+    f"http://@{HERE}/x",
+    f"//user@{HERE}/x",
+    f"//{EVIL}/x",
+    f"///{EVIL}/x",
+    f"////{EVIL}/x",
+    f"http:{EVIL}/x",
+    f"http:/{EVIL}/x",
+    f"http:///{EVIL}/x",
+    f"{EVIL}/x",
+    f"\t//{EVIL}/x",
+    f"/\t/{EVIL}/x",
+    f"ht\ttp://{EVIL}/x",
+    f"http://{EVIL}\t@{HERE}/x",
+    f"http://{HERE} @{EVIL}/x",
+    f"http://{HERE}\x0b/x",
+    f"/x\r\n //{EVIL}/x",
+    f"/x, //{EVIL}/x",
+    "http://127。0。0。2:{evil}/x",
+    "http://127。0。0。1:{here}/x",
+    "http://127%2e0%2e0%2e2:{evil}/x",
+    "http://127.0.0.1%00.evil:{here}/x",
+    "http://127.0.0.1%2f@127.0.0.2:{evil}/x",
+    "http://localhost:{here}/x",
+    "http://LOCALHOST:{evil}/x",
+    "http://127.1:{here}/x",
+    "http://0x7f.0.0.1:{here}/x",
+    "http://2130706433:{here}/x",
+    "http://127.0.0.1.:{here}/x",
+    "http://[::1]:{evil}/x",
+    "http://[::ffff:127.0.0.1]:{here}/x",
+    "http://[::1%25lo]:{evil}/x",
+    "http://[fe80::1%lo]:{evil}/x",
+    "http://127.0.0.1/x",
+    "http://127.0.0.1:80/x",
+    "http://127.0.0.1:{evil}/x",
+    "http://127.0.0.1:{here}{here}/x",
+    "http://127.0.0.1:/x",
+    "https://127.0.0.1:{here}/x",
+    "https://127.0.0.1/x",
+    "HTTP://127.0.0.2:{evil}/x",
+    "ws://127.0.0.1:{here}/x",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "data:,x",
+    "http://",
+    "http://[/x",
+    "http://127.0.0.1:{here}]/x",
+)
+FRIENDLY = (
+    "/x",
+    "x",
+    "./x",
+    "../x",
+    "?x=1",
+    "#part",
+    "/x#@evil",
+    "/x?to=http://evil/",
+    "/x//evil",
+    "/x/http://evil",
+    "//127.0.0.1:{here}/x",
+    "http://127.0.0.1:{here}/x",
+    "HTTP://127.0.0.1:{here}/x",
+    "http://127.0.0.1:{here}",
+    "http://127.0.0.1:{here}?x",
+    "http://127.0.0.1:0{here}/x",
+    "  /x  ",
+)
+
+
+def moving(location: str, evil: int, *later: list[bytes]) -> Callable[[Connection], None]:
+    """A server that redirects the first request, and answers the later ones."""
+    scripts = iter(later)
+
+    def serve(conn: Connection) -> None:
+        request = conn.read_request()
+        here = (request.header("Host") or "").rpartition(":")[2]
+        place = location.format(here=here, evil=evil)
+        head = f"HTTP/1.1 307 Moved\r\nContent-Length: 0\r\nLocation: {place}\r\n\r\n"
+        conn.run([head.encode()])
+        for script in scripts:
+            conn.read_request()
+            conn.run(script)
+
+    return serve
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own connections", "a session"])
+@pytest.mark.parametrize("location", HOSTILE)
+def test_a_redirect_that_may_lead_elsewhere_is_refused(
+    location: str, own: bool, raw_server: RawServerFactory
+) -> None:
+    """No place but the request's own origin gets a key or a prompt, however it is written."""
+    evil = raw_server(http_response(200, {"Content-Type": JSON}, b"{}"))
+    server = raw_server(moving(location, evil.port))
+    session = None if own else requests.Session()
+    provider = OpenAICompatible(base_url=f"{server.url}/v1", api_key="sk-stays", session=session)
+    with provider, pytest.raises(ProtocolError, match="the service redirects to") as caught:
+        provider.complete("Why?")
+    assert str(caught.value).isprintable()
+    assert len(server.requests) == 1
+    assert evil.connections == []
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own connections", "a session"])
+@pytest.mark.parametrize("location", FRIENDLY)
+def test_a_redirect_to_the_same_origin_is_followed(
+    location: str, own: bool, raw_server: RawServerFactory
+) -> None:
+    """A path, or the same scheme, host and port, is followed, in whatever form it comes."""
+    server = raw_server(moving(location, 9, SERVICES[4].reply(stream=True)))
+    session = None if own else requests.Session()
+    provider = OpenAICompatible(base_url=f"{server.url}/v1", api_key="sk-goes", session=session)
+    with provider:
+        assert provider.complete("Why?").text == TEXT
+    assert [request.header("Authorization") for request in server.requests] == [
+        "Bearer sk-goes",
+        "Bearer sk-goes",
+    ]
+
+
+@pytest.mark.parametrize("service", [s for s in SERVICES if s.before], ids=lambda s: s.name)
+@pytest.mark.parametrize("location", [f"http://{EVIL}\\@{HERE}/x", f"http://{HERE}\\@{EVIL}/x"])
+def test_the_requests_before_a_chat_are_not_led_away_either(
+    service: Service, location: str, raw_server: RawServerFactory
+) -> None:
+    """A token service's key and a page's request stay with their hosts as a chat does."""
+    evil = raw_server(http_response(200, {"Content-Type": JSON}, b"{}"))
+    server = raw_server(moving(location, evil.port))
+    with (
+        service.make(server.url) as provider,
+        pytest.raises(ProtocolError, match=r"the service redirects to|no access token"),
+    ):
+        provider.complete("Why?")
+    assert len(server.requests) == 1
+    assert evil.connections == []
+
+
+def test_a_redirect_over_tls_is_not_led_away(
+    raw_server: RawServerFactory,
+    ca: trustme.CA,
+    ca_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What two parsers read differently is refused over TLS as well."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+    evil = raw_server(http_response(200, {"Content-Type": JSON}, b"{}"), tls=ca)
+    location = f"https://{EVIL}\\@{HERE}/x"
+    server = raw_server(moving(location, evil.port), tls=ca)
+    with (
+        SERVICES[4].make(server.url) as provider,
+        pytest.raises(ProtocolError, match="the service redirects to"),
+    ):
+        provider.complete("Why?")
+    assert evil.connections == []
+
+
+ORIGIN = "http://good.example:8080"
+PIECES = (
+    *("http:", "https:", "//", "/", "\\", "@", "#", "?", ":", ";", ".", "..", "[", "]", "::1"),
+    *("%2f", "%40", "%5c", "%00", "%25lo", "\t", "\r", "\n", "\x00", "\x7f", " ", "\u2028"),
+    *("good.example", "GOOD.example", "evil.example", "good.example.", "ⓖood.example", "。"),
+    *(":8080", ":80", ":08080", "user:word", "x", "é"),
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=30))
+@example("http://evil.example:8080\\@good.example:8080/x")
+@example("//good.example:8080@evil.example/x")
+def test_a_place_that_is_followed_is_where_urllib3_connects(location: str) -> None:
+    """Wherever urllib3 would connect is the origin of the request, or the place is refused."""
+    reply = Moved(location)
+    request = requests.Request("POST", f"{ORIGIN}/v1/chat").prepare()
+    try:
+        target = _redirect(reply, request)  # type: ignore[arg-type]
+    except ProtocolError:
+        return
+    if target is None:
+        assert not location
+        return
+    context, _ = HTTPAdapter().build_connection_pool_key_attributes(
+        requests.Request("POST", target).prepare(), True
+    )
+    assert context == {"scheme": "http", "host": "good.example", "port": 8080}
+    pool = PoolManager().connection_from_url(target)
+    assert (pool.scheme, pool.host, pool.port) == ("http", "good.example", 8080)
+
+
+class Moved:
+    """What is looked at of a reply that redirects."""
+
+    status = 307
+
+    def __init__(self, location: str) -> None:
+        self.headers = {"location": location}
