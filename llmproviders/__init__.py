@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-# What ``typing`` would say; importing it takes as long as all that is imported here.
+from ._version import __version__
+
+# What ``typing`` would say: importing that takes as long as all that is imported here.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from .providers.openai_compatible import OpenAICompatible
     from .results import Attempts, Completion, FinishReason, Reasoning, Restart, Usage
 
-__version__ = "1.0.0rc1"
 
 __all__ = [
     "AllProvidersFailed",

@@ -1,152 +1,238 @@
-"""The modules stand in layers, and what is heavy or global has one importer each."""
+"""The wings stand in the order of the documentation, imports at the top, each name once."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import llmproviders
-from llmproviders.providers import REGISTRY
 
 ROOT = Path(llmproviders.__file__).parent
-LAYERS = (
-    "_printable _signals",
-    "_log _redact _params _environ _characters _transcript _headers _places",
-    "errors",
-    "_numbers _schema",
-    "messages results _drawing _html _markdown _svg _timeline _timeline_svg _timeline_text",
-    "_process _batch_pictures _batch_report",
-    "_clock _files _lines _frame _call _status _sockets _adapter _failures _transport",
-    "_chat_completions _cumulative _page",
-    "_secret _token _trust _oauth _locks _concurrency _retry",
-    "_health _health_file _report _hedge _request",
-    "_attempt _gigachat",
-    "conversation provider",
-    "providers",
-    "_lane _turns failover testing",
-    "__init__ config batch",
-    "cli notebook __main__",
-)
-"""Lower never imports higher; ``providers`` and ``cli`` stand for all their modules."""
+PAGE = ROOT.parent / "docs" / "contributing" / "house.md"
 
-LAYER = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
-APART = ("sandbox",)
-"""Stands alone; the tests of the sandbox say what it may import."""
+ROOT_MODULES = 20
+LONGEST_MODULE = 700
+MOST_DOORS = 40
 
-UPWARD = {("failover", "config"), ("__init__", "notebook._magic")}
-"""Imports against the direction, inside a function: ``from_config`` is made of a configuration,
-and ``%load_ext llmproviders`` asks the package itself for its magics."""
+LIBRARIES_BEHIND_DOORS = {
+    "requests", "urllib3", "tenacity", "filelock", "readline",
+    "click", "tqdm", "pydantic", "jsonschema", "dask", "distributed", "pandas", "IPython", "rich",
+    "truststore",
+}  # fmt: skip
+"""Extras, and what costs a process more than the rest of the package."""
 
-ONLY_IMPORTER = {
-    "requests": ["_adapter", "_failures", "_transport"],
-    "urllib3": ["_adapter", "_failures", "_sockets", "_transport"],
-    "socks": ["_adapter", "_failures", "_sockets"],
-    "tenacity": ["_retry"],
-    "IPython": ["notebook._magic", "notebook._page"],
+DOORS = {
+    "_http.transport": "requests, urllib3 and ssl: opened when the first provider is made",
+    "_runtime.retry": "tenacity: opened when a FailoverClient is made",
+    "_display": "pictures and tables, for those who look at them",
+    "conversation": "opened by client.conversation()",
+    "config": "opened by FailoverClient.from_config()",
+    "notebook": "opened by %load_ext llmproviders",
+    "sandbox": "opened by the commands that need it",
+    "cli": "a command loads what it needs when it is run",
+    "batch": "likewise",
 }
+"""Wings and modules that may be imported inside a function, and why."""
+
+UPWARD = {("failover", "config"), ("client", "conversation")}
+"""Doors that lead up: a client is made of a configuration, and begins a conversation."""
 
 
-def modules() -> dict[str, ast.Module]:
-    """Parse every module but the sandbox's, by its dotted name inside the package."""
-    found = {}
-    for path in sorted(ROOT.rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if name.partition(".")[0] not in APART:
-            found[name] = ast.parse(path.read_text())
-    return found
+class Import(NamedTuple):
+    """One import of one module of the package, or of a library (``own`` False)."""
+
+    target: str
+    own: bool
+    lazy: bool
+    line: int
 
 
-MODULES = modules()
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def running(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk through what runs: everything but what only a type checker sees."""
+SOURCES = {_name(path): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
+PACKAGES = {_name(path) for path in ROOT.rglob("__init__.py")} - {"__init__"}
+
+
+def _statements(node: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from running(child)
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child, lazy
+        inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+        yield from _statements(child, lazy or inside)
 
 
-def imports(name: str) -> Iterator[str]:
-    """What a module imports: absolute names as they are, its own package's with a dot before."""
-    is_package = (ROOT / name.replace(".", "/") / "__init__.py").exists()
+def _home(dotted: str) -> str:
+    """The module of the package that a dotted name stands in."""
+    while dotted and dotted not in TREES:
+        dotted = dotted.rpartition(".")[0]
+    return dotted or "__init__"
+
+
+def imports(name: str) -> Iterator[Import]:
+    """What a module imports, what only a type checker reads included."""
     package = [] if name == "__init__" else name.split(".")
-    if not is_package:
+    if name not in PACKAGES and name != "__init__":
         package = package[:-1]
-    for node in running(MODULES[name]):
+    for node, lazy in _statements(TREES[name]):
         if isinstance(node, ast.Import):
-            yield from (_own(alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield from (_own(f"{node.module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1]
+            names = [alias.name for alias in node.names]
+        else:
+            assert isinstance(node, ast.ImportFrom)
+            start = package[: len(package) - node.level + 1] if node.level else []
             stem = [*start, *(node.module or "").split(".")] if node.module else start
-            yield from ("." + ".".join([*stem, alias.name]) for alias in node.names)
+            prefix = "llmproviders." if node.level else ""
+            names = [prefix + ".".join([*stem, alias.name]) for alias in node.names]
+        for dotted in names:
+            first, _, rest = dotted.partition(".")
+            own = first == "llmproviders"
+            yield Import(_home(rest) if own else first, own, lazy, node.lineno)
 
 
-def _own(name: str) -> str:
-    return name.removeprefix("llmproviders") if name.startswith("llmproviders.") else name
+IMPORTS = {name: list(imports(name)) for name in TREES}
 
 
-@cache
-def own_modules(name: str) -> set[str]:
-    """The modules of the package that a module imports."""
-    found = set()
-    for imported in imports(name):
-        if imported.startswith(".") and imported.split(".")[1] not in APART:
-            dotted = imported[1:]
-            while dotted and dotted not in MODULES:
-                dotted = dotted.rpartition(".")[0]
-            found.add(dotted or "__init__")
-    return {found for found in found - {name} if (name, found) not in UPWARD}
+def order() -> list[list[str]]:
+    """The wings as the page lists them, each row above what may import it."""
+    (block,) = re.findall(r"```text\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return [line.split() for line in block.splitlines()]
 
 
-def test_every_module_has_a_layer() -> None:
-    """A module that nobody gave a place to fails here, not in a review."""
-    tops = {name.partition(".")[0] for name in MODULES}
-    assert sorted(tops - LAYER.keys()) == []
+HEIGHT = {wing: height for height, row in enumerate(order()) for wing in row}
+HEIGHT |= {"__init__": len(HEIGHT), "__main__": len(HEIGHT)}
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+def wing(name: str) -> str:
+    """The wing of a module: the part of its name before the first dot."""
+    return name.partition(".")[0]
+
+
+def test_the_page_names_every_wing() -> None:
+    """Every module and folder at the root has a place in the page's list, and nothing else has."""
+    assert {wing(name) for name in TREES} == HEIGHT.keys()
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
 def test_imports_point_down(name: str) -> None:
-    """No module imports from a layer above its own."""
-    height = LAYER[name.partition(".")[0]]
-    tops = {imported.partition(".")[0] for imported in own_modules(name)}
-    assert {top for top in tops if LAYER[top] > height} == set()
-
-
-def test_no_module_imports_itself_through_others() -> None:
-    """The imports have no cycle, inside a layer neither."""
-    TopologicalSorter({name: own_modules(name) for name in MODULES}).prepare()
-
-
-def test_providers_know_only_the_contract() -> None:
-    """Providers import neither one another nor what sends, retries or fails over."""
-    providers = [name for name in MODULES if name.startswith("providers.")]
-    assert {kind.__module__.removeprefix("llmproviders.") for kind in REGISTRY.values()} <= {
-        *providers
+    """No module imports from a wing that stands above its own, not even for a type."""
+    above = {
+        found.target
+        for found in IMPORTS[name]
+        if found.own
+        and HEIGHT[wing(found.target)] > HEIGHT[wing(name)]
+        and not (found.lazy and (wing(name), wing(found.target)) in UPWARD)
+        and name != "__init__"
     }
-    banned = ("_transport", "_sockets", "_retry", "_health", "_environ", "providers")
-    for name in providers:
-        tops = {imported.partition(".")[0] for imported in own_modules(name)}
-        assert tops.isdisjoint(banned), name
+    assert above == set()
 
 
-@pytest.mark.parametrize("library", ONLY_IMPORTER)
-def test_a_library_has_one_importer(library: str) -> None:
-    """requests and what lies under it is met in the transport, tenacity in the retries, alone."""
-    importers = [
-        name
-        for name in MODULES
-        if library in {imported.partition(".")[0] for imported in imports(name)}
+def test_no_circle() -> None:
+    """No module imports itself through others; the doors that lead up are left out."""
+    graph = {
+        name: {
+            found.target
+            for found in found_here
+            if found.own
+            and found.target not in (name, "__init__")
+            and (wing(name), wing(found.target)) not in UPWARD
+        }
+        for name, found_here in IMPORTS.items()
+        if name != "__init__"
+    }
+    TopologicalSorter(graph).prepare()
+
+
+def _is_door(name: str, found: Import) -> bool:
+    if not found.own:
+        return found.target in LIBRARIES_BEHIND_DOORS
+    return any(found.target == door or found.target.startswith(f"{door}.") for door in DOORS)
+
+
+def test_only_doors_are_lazy() -> None:
+    """An import inside a function is one of the doors named above; there are few of them."""
+    lazy = [(name, found) for name, here in IMPORTS.items() for found in here if found.lazy]
+    others = [f"{n}:{f.line} {f.target}" for n, f in lazy if n != "__init__" and not _is_door(n, f)]
+    assert others == []
+    assert len({(name, found.line) for name, found in lazy}) <= MOST_DOORS
+
+
+def test_type_checking_is_for_libraries_alone() -> None:
+    """What only a type checker imports comes from libraries; own types are imported at the top."""
+    assert [name for name, text in SOURCES.items() if "TYPE_CHECKING = False" in text] == []
+    own = [
+        f"{name}:{sub.lineno}"
+        for name, tree in TREES.items()
+        if name != "__init__"
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for sub in node.body
+        if isinstance(sub, ast.ImportFrom) and sub.level
     ]
-    assert importers == ONLY_IMPORTER[library]
+    assert own == []
+
+
+def test_a_class_name_stands_once() -> None:
+    """No two modules define a class of the same name."""
+    homes = defaultdict(list)
+    for name, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(name)
+    assert {cls: found for cls, found in homes.items() if len(found) > 1} == {}
+
+
+def test_the_root_is_small() -> None:
+    """The package's root has few modules, and no module is long."""
+    assert len(list(ROOT.glob("*.py"))) <= ROOT_MODULES
+    long = {name: text.count("\n") for name, text in SOURCES.items()}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_MODULE} == {}
+
+
+ONLY_IN = {
+    "requests": {"_http", "provider", "providers"},
+    "urllib3": {"_http"},
+    "socks": {"_http"},
+    "ssl": {"_http"},
+    "tenacity": {"_runtime", "failover"},
+    "filelock": {"_runtime"},
+    "IPython": {"notebook", "__init__"},
+    "click": {"cli"},
+}
+"""Library -> the wings that may import it; outside _http, requests serves as a type alone."""
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_has_one_home(library: str) -> None:
+    """A library is met in its own wing and nowhere else."""
+    found = {
+        wing(name)
+        for name, here in IMPORTS.items()
+        if wing(name) != "sandbox"
+        for one in here
+        if not one.own and one.target == library
+    }
+    assert found <= ONLY_IN[library]
+
+
+def test_the_sandbox_stands_alone() -> None:
+    """The sandbox speaks the protocols by itself: it imports public names, and no wing."""
+    private = [
+        found.target
+        for name, here in IMPORTS.items()
+        if wing(name) == "sandbox"
+        for found in here
+        if found.own and wing(found.target).startswith("_") and found.target != "__init__"
+    ]
+    assert private == []
 
 
 READING = ("os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv")
@@ -156,52 +242,10 @@ def test_the_environment_has_one_reader() -> None:
     """``os.environ`` and ``os.getenv`` stand in one module."""
     readers = {
         name
-        for name, tree in MODULES.items()
+        for name, tree in TREES.items()
+        if wing(name) != "sandbox"
         for node in ast.walk(tree)
         if (isinstance(node, ast.Attribute) and ast.unparse(node) in READING)
         or (isinstance(node, ast.ImportFrom) and node.module == "os")
     }
-    assert readers == {"_environ"}
-
-
-ENDLESS = {"acquire", "get", "join", "poll", "result", "select", "wait"}
-"""Methods that wait without an end where they are given none."""
-
-NEVER_IN_A_SIGNALS_WAY = {
-    ("_clock", "Wake.__init__", "self._lock.acquire()"),
-    ("batch._lanes", "Threads._serve", "self._waiting.get()"),
-    ("batch._lanes", "ViaExecutor._end_of", "future.result()"),
-    ("batch._file", "run_file", "outcome.result()"),
-    ("batch._run", "_results", "outcome.result()"),
-    ("cli.providers", "ask_each", "future.result()"),
-    ("cli.sandbox", "command", "sandbox.wait()"),
-    ("sandbox._delivery", "Delivery._break_off", "self.line.wait(None)"),
-    ("sandbox._http", "Server._accept", "selector.select()"),
-}
-"""What does not wait, waits in slices itself, or waits in a thread of its own, where no handler of
-a signal runs."""
-
-
-def _waits(node: ast.AST, where: str = "") -> Iterator[tuple[str, str]]:
-    for child in ast.iter_child_nodes(node):
-        named = isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        inside = f"{where}.{child.name}".lstrip(".") if named else where  # type: ignore[attr-defined]
-        if (
-            isinstance(child, ast.Call)
-            and isinstance(child.func, ast.Attribute)
-            and child.func.attr in ENDLESS
-            and all(ast.unparse(argument) == "None" for argument in child.args)
-            and all(ast.unparse(option.value) == "None" for option in child.keywords)
-        ):
-            yield where, ast.unparse(child)
-        yield from _waits(child, inside)
-
-
-def test_every_wait_goes_in_slices() -> None:
-    """No thread that may have to run a signal's handler waits without an end in one go."""
-    found = {
-        (".".join(path.relative_to(ROOT).with_suffix("").parts), where, call)
-        for path in ROOT.rglob("*.py")
-        for where, call in _waits(ast.parse(path.read_text()))
-    }
-    assert found == NEVER_IN_A_SIGNALS_WAY
+    assert readers == {"_environment"}

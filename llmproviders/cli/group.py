@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from .._checks import nearest
+from .._version import __version__
 from .overview import COMMANDS, OPTIONS, overview
 
 PROGRAM = "llmproviders"

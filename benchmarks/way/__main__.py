@@ -1,0 +1,96 @@
+"""Count the files that a call walks through: ``python -m benchmarks.way``.
+
+A tracer follows a call on the sandbox, over a connection that is already open, from ``stream()``
+to its first text, and again where the first try meets a 503. It counts the files of the package
+that the call enters, and the moves: each call of a function that stands in another file than its
+caller's. Comprehensions and what the standard library and other packages do are not counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import llmproviders
+from llmproviders import FailoverClient
+from llmproviders.sandbox import Sandbox
+
+PACKAGE = str(Path(llmproviders.__file__).parent)
+APART = str(Path(PACKAGE) / "sandbox")
+PROMPT = "Why is the sky blue?"
+
+
+class Tracer:
+    """Counts while it is in force, in the thread that it was started in.
+
+    Attributes:
+        files: the files entered, in the order in which they were.
+        moves: calls from one of them into another.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.moves = 0
+        self._here = ""
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        """Take one event of ``sys.setprofile``."""
+        if event != "call":
+            return
+        path = frame.f_code.co_filename
+        if not path.startswith(PACKAGE) or path.startswith(APART):
+            return
+        if path not in self.files:
+            self.files.append(path)
+        if path != self._here:
+            self.moves += 1
+            self._here = path
+
+
+def follow(call: Callable[[], object]) -> Tracer:
+    """Trace a call."""
+    tracer = Tracer()
+    sys.setprofile(tracer)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return tracer
+
+
+def first_text(client: FailoverClient) -> None:
+    """Ask, and stop at the first text."""
+    stream = client.stream(PROMPT)
+    for piece in stream:
+        if piece:
+            break
+    sys.setprofile(None)
+    for _ in stream:
+        pass
+
+
+def main() -> None:
+    """Print both counts, and the files of the first."""
+    with Sandbox() as sandbox:
+        for provider in ("gigachat", "openai_compatible"):
+            with FailoverClient([sandbox.client(provider)], wait=_no_wait, cooldown=0) as client:
+                for _ in range(2):
+                    first_text(client)
+                warm = follow(lambda client=client: first_text(client))
+                sandbox.fail(provider, status=503)
+                retried = follow(lambda client=client: first_text(client))
+            print(f"{provider}: warm {len(warm.files)} files, {warm.moves} moves;", end=" ")
+            print(f"after a 503 {len(retried.files)} files, {retried.moves} moves")
+            for path in warm.files:
+                print("   ", Path(path).relative_to(PACKAGE))
+
+
+def _no_wait(_: object) -> float:
+    return 0.0
+
+
+if __name__ == "__main__":
+    main()
