@@ -72,10 +72,9 @@ __all__ = [
 ]
 
 
-_MODULES_OF_CALLS = (
-    *("difflib", "encodings.punycode"),
-    *(f"{__package__}.{name}" for name in ("_attempt", "_process", "_request", "_transport")),
-)
+# Loaded when a provider is made: no call imports anything, since the lock of a module that is being
+# imported stays held in a child that is forked meanwhile.
+_LOADED_FOR_CALLS = ("encodings.punycode", f"{__package__}._http.transport")
 
 
 # What authors of providers call them.
@@ -179,9 +178,6 @@ class Provider(BaseClient):
     takes: ClassVar[frozenset[str]] = frozenset()
     #: Argument -> names of the environment that stand for it, the first that is set wins.
     environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    #: Modules to load when one is made. No call imports anything: the lock of a module that is
-    #: being imported stays held in a child that is forked meanwhile.
-    _modules: ClassVar[tuple[str, ...]] = ()
 
     _given: _Arguments
 
@@ -203,8 +199,8 @@ class Provider(BaseClient):
         limits: Limits | None = None,
     ) -> None:
 
-        for module in (*_MODULES_OF_CALLS, *self._modules):
-            import_module(module, __package__)
+        for module in _LOADED_FOR_CALLS:
+            import_module(module)
         if session is not None:
             # requests itself imports it with the first request.
             import_module("netrc")

@@ -196,7 +196,6 @@ class ChatGLM(Provider):
     default_model = "glm-4"
     models = ("glm-4",)
     model_aliases = {"all-tools-230b": "glm-4"}
-    _modules = ("uuid", "._cumulative")
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Fold the conversation into the one message that the service takes."""

@@ -99,8 +99,6 @@ class ChatGptt(Provider):
     working = False
     default_model = "gpt-4o"
     models = ("gpt-4", "gpt-4o", "gpt-4o-mini")
-    _modules = ("secrets", "._chat_completions", "._page")
-
     _page: WidgetTokens | None = None
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:

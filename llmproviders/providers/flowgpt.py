@@ -53,7 +53,6 @@ class FlowGpt(Provider):
     )
     model_aliases = {"gemini": "google-gemini", "gemini-pro": "google-gemini"}
     takes = frozenset({"temperature"})
-    _modules = ("secrets", "._frame")
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Sign the request; the system messages travel apart from the history."""

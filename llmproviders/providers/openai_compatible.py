@@ -47,7 +47,6 @@ class OpenAICompatible(Provider):
     models = Catalogue("gpt-4o-mini", "gpt-4o")
     open_catalogue = True
     takes = SAMPLING - {"repetition_penalty", "profanity_check"}
-    _modules = ("._chat_completions", "._concurrency", "._secret")
     environment = {
         "api_key": ("OPENAI_API_KEY",),
         "base_url": ("OPENAI_BASE_URL",),

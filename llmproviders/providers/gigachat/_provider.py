@@ -426,7 +426,6 @@ class GigaChat(Provider):
             "session_id",
         }
     )
-    _modules = ("binascii", "platformdirs", "tempfile", "._gigachat", "._headers")
     environment = {
         "api_key": ("GIGACHAT_CREDENTIALS",),
         "scope": ("GIGACHAT_SCOPE",),
