@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._version import __version__
+from ._version import __version__ as __version__
 
 # What ``typing`` would say: importing that takes as long as all that is imported here.
 TYPE_CHECKING = False

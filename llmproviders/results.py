@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from ._checks import whole
 from .errors import Attempt
 
-_MOST_TOKENS = 10**15
+_MOST_TOKENS = 2**63
 
 
 # Where services put each count; the first place that has a number wins.

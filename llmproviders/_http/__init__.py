@@ -1,1 +1,1 @@
-"""Everything that touches a socket: connections, TLS, reading replies, and what their failures mean."""
+"""Everything that touches a socket: connections, TLS, replies, and what their failures mean."""

@@ -763,6 +763,9 @@ class _Told(NamedTuple):
 
     def look_up(self, status: int | None) -> tuple[type[errors.LLMError], int | None, str | None]:
         """The class, the status where the reply has none of its own, and what it means."""
+        if status == 407:
+            # It is the proxy that speaks.
+            return class_of_status(status), status, SAID_BY_STATUS.get(status)
         fields = list(islice(_fields(self.value), _MOST_FIELDS))
         codes = [_code(name, value) for name, value in fields if _is_code(name)]
         number = next((int(c) for c in codes if re.fullmatch("[45][0-9]{2}", c)), None)
@@ -840,6 +843,21 @@ def is_wrong_path(error: errors.LLMError) -> bool:
     if type(error) is not errors.InvalidRequestError or error.status_code not in (404, 405):
         return False
     return not error.detail or WRONG_PATH.fits(error.detail)
+
+
+def page_error(page: bytes) -> errors.LLMError:
+    """The error for a web page that came with status 200 in place of a reply."""
+    if is_challenge(page):
+        return errors.BlockedError(
+            "a challenge or access-denied page stands before the service", status_code=200
+        )
+    title = _title(page)
+    return errors.ProtocolError(
+        "the service answered with a web page where a reply was due; check base_url "
+        f"(HTTP 200{': ' + title if title else ''})",
+        status_code=200,
+        detail=title,
+    )
 
 
 _BODILESS = (204, 205, 304)

@@ -293,9 +293,8 @@ def worker_for(
         return Threads(workers, lambda request: work(carrier, request, deadline), tell)
     if on_dask:
         _dask.check_keyless(client, carrier.pack())
-    elif not isinstance(executor, ThreadPoolExecutor):
-        if isinstance(executor, ProcessPoolExecutor):
-            carrier.pack()
+    elif isinstance(executor, ProcessPoolExecutor):
+        carrier.pack()
     # Dask takes the same function of the same arguments for the same task; and its futures count
     # as waiting until they have ended.
     extra = {"pure": False} if on_dask else {}

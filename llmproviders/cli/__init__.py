@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 
 from .overview import overview
 
@@ -16,10 +15,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given in (["--help"], ["-h"]) and sys.stdout is not None:
-        # What is asked most is told without loading anything; what fails is left to what does.
-        with suppress(OSError):
+        # The most frequent question is answered without loading anything.
+        try:
             print(overview(), end="", flush=True)
-            return 0
+        except OSError as error:
+            from .run import stdout_failed
+
+            return stdout_failed(error)
+        return 0
     try:
         from .run import run
     except KeyboardInterrupt:

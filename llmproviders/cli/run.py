@@ -39,23 +39,28 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit) as ending:
         return _code_of(ending)
     except OSError as error:
-        _give_up_stdout()
-        signalled = _ending_before(error)
-        if signalled is not None:
-            # The terminal has gone, for one, and with it where the line was to be ended.
-            return _code_of(signalled)
-        if error.errno == errno.EPIPE:
-            return _reader_left()
-        if not sys.stdout.writable():
-            say(NO_STDOUT)
-        else:
-            say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-        return Exit.UNEXPECTED
+        return stdout_failed(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code
         scrub(error)
         say(redact(f"unexpected error\n{traceback.format_exc()}"))
         return Exit.UNEXPECTED
     return code
+
+
+def stdout_failed(error: OSError) -> int:
+    """Say why standard output takes no more, and return the exit code."""
+    _give_up_stdout()
+    signalled = _ending_before(error)
+    if signalled is not None:
+        # The terminal has gone, for one, and with it where the line was to be ended.
+        return _code_of(signalled)
+    if error.errno == errno.EPIPE:
+        return _reader_left()
+    if not sys.stdout.writable():
+        say(NO_STDOUT)
+    else:
+        say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    return Exit.UNEXPECTED
 
 
 def _code_of(ending: BaseException) -> int:

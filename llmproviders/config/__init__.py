@@ -1,4 +1,4 @@
-"""The configuration: which providers there are, how they fail over, and where each value is from."""
+"""The configuration: which providers there are, and how they fail over."""
 
 from ._reader import TABLES, load
 from ._settings import (

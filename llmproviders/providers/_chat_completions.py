@@ -18,11 +18,10 @@ from .._http.decoding import (
     decode_object,
     encodable,
 )
-from .._http.error_map import error_of, is_challenge
+from .._http.error_map import error_of, page_error
 from .._http.types import HTTPResponse
 from .._log import logger
 from ..errors import (
-    BlockedError,
     InvalidRequestError,
     LLMError,
     ProtocolError,
@@ -255,7 +254,7 @@ class _State:
 
     def _document(self, data: Document) -> dict[str, Any]:
         if data.lstrip().startswith(b"<"):
-            raise _page_error(data)
+            raise page_error(data)
         value = decode_json(data, max_values=MAX_VALUES)
         self._check_list(value)
         if not isinstance(value, dict):
@@ -795,14 +794,6 @@ def _whole_number(value: Any) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         return int(value)
     return value if type(value) is int else None
-
-
-def _page_error(page: bytes) -> LLMError:
-    if is_challenge(page):
-        return BlockedError("a challenge or access-denied page stands before the service")
-    return ProtocolError(
-        "the service answered with a web page where a reply was due; check base_url"
-    )
 
 
 def _v2_error() -> InvalidRequestError:
