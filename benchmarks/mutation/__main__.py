@@ -53,30 +53,28 @@ _GIGACHAT = (
     "tests/providers/test_trust.py",
 )
 TESTS: dict[str, tuple[str, ...]] = {
-    "_retry": (*_CALLS, "tests/account/test_token.py"),
-    "_turns": _CALLS,
-    "_lane": _CALLS,
-    "_lines": ("tests/http/test_lines.py", "tests/reliability/test_limits.py"),
-    "_frame": _PARSERS,
-    "_characters": _PARSERS,
-    "_chat_completions": (*_PARSERS, "tests/providers/test_gigachat.py"),
-    "_cumulative": _PARSERS,
-    "providers/flowgpt": _PARSERS,
-    "_token": ("tests/account/test_token.py",),
-    "_health": ("tests/failover/test_health.py",),
-    "_headers": ("tests/http/test_retry_after.py",),
-    "_hedge": ("tests/failover/test_hedge.py",),
-    "failover": (*_CALLS, "tests/config/test_config.py::TestFromConfig"),
-    "providers/chatgptt": ("tests/providers/test_chatgptt.py",),
-    "_page": ("tests/providers/test_chatgptt.py",),
+    "_runtime/retry": (*_CALLS, "tests/account/test_token.py"),
+    "failover/_engine": _CALLS,
+    "failover/_client": (*_CALLS, "tests/config/test_config.py::TestFromConfig"),
+    "failover/_health": ("tests/failover/test_health.py",),
+    "failover/_hedging": ("tests/failover/test_hedge.py",),
+    "_account/tokens": ("tests/account/test_token.py",),
+    "_http/decoding": ("tests/http/test_lines.py", "tests/reliability/test_limits.py", *_PARSERS),
+    "_http/error_map": ("tests/http/test_error_map.py", "tests/http/test_retry_after.py"),
+    "providers/_chat_completions": (
+        *_PARSERS,
+        "tests/providers/test_replies.py",
+        "tests/providers/test_gigachat.py",
+    ),
     "providers/chatglm": ("tests/providers/test_chatglm.py",),
+    "providers/chatgptt": ("tests/providers/test_chatgptt.py",),
+    "providers/flowgpt": _PARSERS,
     "providers/openai_compatible": (
         "tests/providers/test_arguments.py",
         "tests/providers/test_openai_compatible.py",
     ),
-    "providers/gigachat": _GIGACHAT,
-    "_gigachat": _GIGACHAT,
-    "_oauth": _GIGACHAT,
+    "providers/gigachat/_provider": _GIGACHAT,
+    "providers/gigachat/_credentials": _GIGACHAT,
 }
 # These take a second and more, start processes, which run what is not mutated, or look at who
 # called, which here is mutmut.
@@ -107,7 +105,7 @@ def main(arguments: list[str]) -> int:
     print("| module | mutants tried | killed | share | not tried | words |")
     print("| --- | --- | --- | --- | --- | --- |")
     survivors: list[str] = []
-    for module in given.modules or (["_lines"] if given.short else TESTS):
+    for module in given.modules or (["_http/decoding"] if given.short else TESTS):
         with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
             folder = Path(given.folder or temporary) / module.replace("/", ".")
             run = _Run(folder.absolute(), module)
@@ -242,10 +240,11 @@ settings.load_profile("mutation")
 
 @pytest.fixture(autouse=True)
 def forget_what_was_told() -> None:
-    from llmproviders import _adapter, _files
+    from llmproviders._http import certificates
+    from llmproviders._runtime import files
 
-    _files._told.clear()
-    _adapter._context.cache_clear()
+    files._told.clear()
+    certificates._context.cache_clear()
 """
 
 
