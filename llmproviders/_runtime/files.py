@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from random import uniform
@@ -493,6 +494,11 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def load_locks() -> None:
+    """Import filelock, so that no call has to."""
+    import_module("filelock")
 
 
 def try_lock(path: Path, scope: CancelScope) -> Held | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from math import inf
 from random import random
 from typing import TYPE_CHECKING, Literal
@@ -104,7 +105,8 @@ class Policy:
 
 
 def load_tenacity() -> None:
-    """Import tenacity, which takes a tenth of a second, so that no call has to."""
+    """Import tenacity, so that no call has to."""
+    import_module("tenacity")
 
 
 class Tries:

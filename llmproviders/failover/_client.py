@@ -10,6 +10,7 @@ from .._account.keys import digest
 from .._checks import FINITE, seconds, whole
 from .._http.types import Timeout
 from .._request import Accept, ChatRequest, check_accept
+from .._runtime.files import load_locks
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ..client import BaseClient, collect
 from ..errors import Attempt
@@ -298,6 +299,5 @@ def _members(providers: Sequence[Choice]) -> tuple[Target, ...]:
 def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:
     if health is None:
         return MemoryStore(clock.monotonic)
-    # No call imports anything.
-
+    load_locks()
     return FileStore(health, now=clock.wall)

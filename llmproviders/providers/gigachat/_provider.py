@@ -21,7 +21,7 @@ from ..._log import logger
 from ..._printable import one_line
 from ..._redact import Redacted, Secret, hidden
 from ..._request import ChatRequest
-from ..._runtime.files import check_path
+from ..._runtime.files import check_path, load_locks
 from ..._runtime.scope import CancelScope
 from ...errors import (
     AuthenticationError,
@@ -481,7 +481,7 @@ class GigaChat(Provider):
         self.update_interval = seconds("update_interval", update_interval, zero=True, most=FINITE)
         self.token_cache = token_cache
         if token_cache is not None:
-            pass
+            load_locks()
         self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
         if verify is None:
             verify = (self._setting("verify", None) or "").strip().lower() not in _FALSE
