@@ -254,8 +254,8 @@ class HTTPReply:
             self._limit_before = scope.limit
         scope.limit = min(self._limit_before, scope.clock.monotonic() + seconds)
         sock = self._exchange.sock or getattr(self._response.raw.connection, "sock", None)
-        # Own sockets ask the scope at each wait; a session's have to be told.
-        if sock is not None and not isinstance(sock, Bounded):
+        # Own sockets ask the scope at each wait; a session's have to be told while they are open.
+        if sock is not None and not isinstance(sock, Bounded) and sock.fileno() >= 0:
             sock.settimeout(seconds)
 
     def close(self) -> None:

@@ -980,7 +980,7 @@ class TestFileTrouble:
             import sys
             sys.path.insert(0, sys.argv[2])
             from llmproviders.failover import _health as _health_file
-            from llmproviders._health import Trouble
+            from llmproviders.failover._health import FailureRecord as Trouble
             _health_file._LOCK_PATIENCE_S = 10.0
             store = _health_file.FileStore(sys.argv[1])
             for n in range(10):

@@ -42,15 +42,18 @@ DONE = "is done, or does not wait"
 OWN_THREAD = "in a thread of its own, where no signal is handled"
 
 ALLOWED: dict[tuple[str, str], str] = {
-    ("_clock.py", "self._lock.acquire"): DONE,
-    ("_concurrency.py", "_files.pause"): IN_SLICES,
-    ("_files.py", "pause"): IN_SLICES,
-    ("_token.py", "_files.pause"): IN_SLICES,
-    ("_sockets.py", "socket.getaddrinfo"): "an address; or in a thread that can be left behind",
-    ("_turns.py", "race.wait"): IN_SLICES,
+    ("_runtime/scope.py", "self._lock.acquire"): DONE,
+    ("_account/slots.py", "_files.pause"): IN_SLICES,
+    ("_runtime/files.py", "pause"): IN_SLICES,
+    ("_account/tokens.py", "_files.pause"): IN_SLICES,
+    (
+        "_http/sockets.py",
+        "socket.getaddrinfo",
+    ): "an address; or in a thread that can be left behind",
+    ("failover/_engine.py", "race.wait"): IN_SLICES,
     ("batch/_file.py", "outcome.result"): DONE,
-    ("batch/_lanes.py", "future.result"): DONE,
-    ("batch/_lanes.py", "self._waiting.get"): OWN_THREAD,
+    ("batch/_workers.py", "future.result"): DONE,
+    ("batch/_workers.py", "self._waiting.get"): OWN_THREAD,
     ("batch/_run.py", "outcome.result"): DONE,
     ("cli/checks.py", "socket.getaddrinfo"): "the command line's own look; Ctrl-C ends it",
     ("cli/providers.py", "future.result"): DONE,
