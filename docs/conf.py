@@ -25,6 +25,7 @@ smartquotes = False  # error messages and commands have straight ones
 html_theme = "furo"
 html_title = f"llmproviders {release}"
 autodoc_typehints = "description"
+napoleon_use_ivar = True
 autodoc_typehints_description_target = "documented_params"
 nitpicky = True
 # References to other projects' documents would need the network, and annotations name types that
@@ -74,7 +75,7 @@ def check_reference(_: Sphinx, env: BuildEnvironment) -> None:
 def _methods(value: Any) -> list[str]:
     if not inspect.isclass(value):
         return []
-    inner = ("answer", "generate")  # described at Provider, for those who write one
+    inner = ("answer", "generate", "credential_digest")  # described at Provider, for authors
     return [
         f".{name}"
         for name, method in inspect.getmembers(value, inspect.isroutine)
@@ -85,8 +86,13 @@ def _methods(value: Any) -> list[str]:
 def _places(module: ModuleType, value: Any) -> list[str]:
     """The names under which something, or what it inherits, may be described."""
     classes = value.__mro__ if inspect.isclass(value) else (value,)
-    homes = [f"{each.__module__}.{each.__qualname__}" for each in classes if _is_own(each)]
+    homes = [f"{_public(each.__module__)}.{each.__qualname__}" for each in classes if _is_own(each)]
     return [f"{module.__name__}.{value.__name__}", *homes]
+
+
+def _public(module: str) -> str:
+    """The package that what stands in one of its private modules is imported from."""
+    return ".".join(part for part in module.split(".") if not part.startswith("_"))
 
 
 def _is_own(value: Any) -> bool:
