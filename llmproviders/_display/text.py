@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from html import escape as escape_html
 from math import floor, log10
@@ -29,6 +30,15 @@ def escape(value: object) -> str:
     '&lt;b&gt;'
     """
     return escape_html(one_line(value))
+
+
+def columns(text: str) -> int:
+    """The columns that a terminal gives a text: two for each wide character.
+
+    >>> columns("a"), columns("字")
+    (1, 2)
+    """
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def shorten(text: str, width: int) -> str:

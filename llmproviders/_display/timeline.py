@@ -4,7 +4,6 @@ time while text came, and how it ended; pure.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,7 +12,7 @@ from .._printable import one_line
 from ..errors import SLOWER, Attempt
 from . import text as draw
 from .svg import HATCHED, bar, group, legend, picture, swatch, text, upright
-from .text import count, seconds, shorten, ticks
+from .text import columns, count, seconds, shorten, ticks
 
 MOST_ROWS = 60
 
@@ -214,7 +213,7 @@ def timeline_text(attempts: Sequence[Attempt], *, width: int = 100, colour: bool
     shown, end = timeline.rows, timeline.end
     if not shown:
         return "no attempt"
-    left = min(max(_text_cells(row.who) for row in shown), 30)
+    left = min(max(columns(row.who) for row in shown), 30)
     right = min(max(len(row.verdict) for row in shown), 44)
     chart = max(width - left - right - 2, 10)
     lines = []
@@ -264,15 +263,10 @@ def _key(timeline: Timeline) -> str:
     return "  ".join(words)
 
 
-def _text_cells(words: str) -> int:
-    """The columns that a terminal gives a text: two for each wide character."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in words)
-
-
 def _fit(words: str, width: int) -> str:
-    while _text_cells(words) > width:
+    while columns(words) > width:
         words = shorten(words, len(words) - 1)
-    return words + " " * (width - _text_cells(words))
+    return words + " " * (width - columns(words))
 
 
 _LEFT, _CHART, _RIGHT = 210, 400, 290

@@ -58,6 +58,11 @@ class Certificate:
     expires: str
     path: Path
 
+    @property
+    def expires_at(self) -> float:
+        """When it expires, in Unix time."""
+        return ssl.cert_time_to_seconds(self.expires)
+
 
 def bundle(path: str | os.PathLike[str]) -> str:
     """The certificates of a file in PEM or DER, as PEM.

@@ -157,7 +157,8 @@ def _questions() -> Callable[[], str]:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return lambda: _line_of(sys.stdin.readline())
     with suppress(ImportError):
-        pass
+        # Gives input() editing and history.
+        import readline  # noqa: F401
     return _typed
 
 

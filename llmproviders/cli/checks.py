@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -240,13 +239,11 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield from _check_expiry(topic, _root.installed())
 
 
-def _check_expiry(
-    topic: str, certificates: Iterable[certificates.Certificate]
-) -> Iterator[Finding]:
+def _check_expiry(topic: str, installed: Iterable[certificates.Certificate]) -> Iterator[Finding]:
     found = False
-    for certificate in certificates:
+    for certificate in installed:
         found = True
-        left = ssl.cert_time_to_seconds(certificate.expires) - time.time()
+        left = certificate.expires_at - time.time()
         text = f"{certificate.subject}, until {certificate.expires}"
         if left < _EXPIRY_WARN_S:
             yield warn(topic, text, f"{certificates.COMMAND} --file FILE --fingerprint SHA256")

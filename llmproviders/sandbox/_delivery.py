@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 from llmproviders.sandbox._faults import Fault, garble
-from llmproviders.sandbox._http import Incoming, Line
+from llmproviders.sandbox._http import Connection, Incoming
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
 from llmproviders.sandbox._reply import ReplyPiece, SandboxReply, Stream, Whole, phrase
 from llmproviders.sandbox._settings import Settings
@@ -21,7 +21,7 @@ _WITHOUT_BODY = (204, 304)
 class Delivery:
     """The sending of one reply, noted in the log as it goes."""
 
-    line: Line
+    connection: Connection
     request: Incoming
     record: RecordedRequest
     settings: Settings
@@ -57,7 +57,7 @@ class Delivery:
         framing = {"Content-Length": str(len(body))}
         head = self._head(reply, framing, gzips=gzips, close=close)
         if self.settings.piece_delay_s and reply.pieces:
-            self.line.wait(self.settings.piece_delay_s * reply.pieces)
+            self.connection.wait(self.settings.piece_delay_s * reply.pieces)
         if self.request.method == "HEAD":
             body = b""
         if fault is not None and fault.breaks_off:
@@ -69,7 +69,7 @@ class Delivery:
             self._write_head(head)
             self._write(body)
         else:
-            self.line.send(head + body)
+            self.connection.send(head + body)
         return not close
 
     def _send_stream(self, reply: Stream) -> bool:
@@ -90,7 +90,7 @@ class Delivery:
             self._write_frame(frame, encode.frame(frame.data))
         if fault is not None and fault.breaks_off:
             return self._break_off(fault)
-        self.line.wait(0)
+        self.connection.wait(0)
         _release(reply)
         end = reply.end or (ReplyPiece(b""),)
         if garbles:
@@ -102,14 +102,14 @@ class Delivery:
 
     def _break_off(self, fault: Fault) -> bool:
         if fault.stall:
-            self.line.wait(None)
+            self.connection.wait(None)
         if fault.reset:
-            self.line.reset()
+            self.connection.reset()
         return False
 
     def _write_frame(self, frame: ReplyPiece, data: bytes) -> None:
         if frame.is_text and self.settings.piece_delay_s:
-            self.line.wait(self.settings.piece_delay_s)
+            self.connection.wait(self.settings.piece_delay_s)
         self._write(data)
         if frame.is_text:
             self.log.piece(self.record)
@@ -118,15 +118,15 @@ class Delivery:
         if self.fault is not None and self.fault.before_head:
             self._write(head)
         else:
-            self.line.send(head)
+            self.connection.send(head)
 
     def _write(self, data: bytes) -> None:
         if self.fault is None or self.fault.drip_s is None:
-            self.line.send(data)
+            self.connection.send(data)
             return
         for position in range(len(data)):
-            self.line.wait(self.fault.drip_s)
-            self.line.send(data[position : position + 1])
+            self.connection.wait(self.fault.drip_s)
+            self.connection.send(data[position : position + 1])
 
     def _gzips(self) -> bool:
         accepted = self.request.headers.get("accept-encoding", "")

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmproviders._checks import seconds, whole
-from llmproviders._runtime.scope import LONGEST_S
 from llmproviders.sandbox._names import KINDS, is_service, service_name, suggest
 from llmproviders.sandbox._reply import HTML, JSON, Whole, dump
+from llmproviders.sandbox._settings import LONGEST_WAIT_S, seconds, whole
 
 Body = bytes | str | dict[str, Any] | list[Any]
 
@@ -61,7 +60,7 @@ class Fault:
         if self.cut_after is not None:
             whole("cut_after", self.cut_after, least=0)
         if self.drip_s is not None:
-            seconds("drip_s", self.drip_s, most=LONGEST_S)
+            seconds("drip_s", self.drip_s, most=LONGEST_WAIT_S)
         whole("times", self.times)
         if self.before_head and not (self.stall or self.drip_s):
             raise ValueError("before_head says where a stall or a drip begins: give one of them")

@@ -63,7 +63,7 @@ class Incoming(NamedTuple):
         return choice == "close" or (self.version == "HTTP/1.0" and choice != "keep-alive")
 
 
-class Line:
+class Connection:
     """One TCP connection to a client: reads requests, sends bytes, notices that it has gone."""
 
     def __init__(self, sock: socket.socket, number: int, closing: threading.Event) -> None:
@@ -207,11 +207,11 @@ class Server:
     sends the reply, and returns whether the connection can take another request.
     """
 
-    def __init__(self, handle: Callable[[Line, Incoming | BadRequestError], bool]) -> None:
+    def __init__(self, handle: Callable[[Connection, Incoming | BadRequestError], bool]) -> None:
         self._handle = handle
         self._closing = threading.Event()
         self._numbers = itertools.count(1)
-        self._lines: dict[Line, threading.Thread] = {}
+        self._connections: dict[Connection, threading.Thread] = {}
         self._lock = threading.Lock()
 
     def start(self, port: int) -> int:
@@ -235,11 +235,11 @@ class Server:
         for sock in (self._listener, self._waker, self._woken):
             sock.close()
         with self._lock:
-            lines = dict(self._lines)
-        for line in lines:
-            line.interrupt()
+            connections = dict(self._connections)
+        for connection in connections:
+            connection.interrupt()
         give_up_at = time.monotonic() + _JOIN_S
-        for thread in lines.values():
+        for thread in connections.values():
             if thread is not threading.current_thread():
                 _join(thread, give_up_at)
 
@@ -262,30 +262,30 @@ class Server:
                 self._open(sock)
 
     def _open(self, sock: socket.socket) -> None:
-        line = Line(sock, next(self._numbers), self._closing)
+        connection = Connection(sock, next(self._numbers), self._closing)
         thread = threading.Thread(
-            target=self._serve, args=(line,), name=f"sandbox-{line.number}", daemon=True
+            target=self._serve, args=(connection,), name=f"sandbox-{connection.number}", daemon=True
         )
         with self._lock:
-            self._lines[line] = thread
+            self._connections[connection] = thread
         thread.start()
 
-    def _serve(self, line: Line) -> None:
+    def _serve(self, connection: Connection) -> None:
         try:
             while not self._closing.is_set():
                 request: Incoming | BadRequestError | None
                 try:
-                    request = line.read_request()
+                    request = connection.read_request()
                 except BadRequestError as error:
                     request = error
-                if request is None or not self._handle(line, request):
+                if request is None or not self._handle(connection, request):
                     break
         except ConnectionOverError:
             pass
         finally:
-            line.close()
+            connection.close()
             with self._lock:
-                del self._lines[line]
+                del self._connections[connection]
 
 
 def _join(thread: threading.Thread, until: float) -> None:

@@ -8,24 +8,29 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import llmproviders
-from llmproviders import FailoverClient
-from llmproviders._checks import FINITE, seconds, whole
-from llmproviders._runtime.scope import LONGEST_S
+from llmproviders.failover import FailoverClient
+from llmproviders.providers import find
 from llmproviders.sandbox._delivery import Delivery
 from llmproviders.sandbox._faults import Body, Fault, FaultQueue
 from llmproviders.sandbox._http import (
     HOST,
     BadRequestError,
+    Connection,
     ConnectionOverError,
     Incoming,
-    Line,
     Server,
 )
 from llmproviders.sandbox._names import CLASS_NAMES, service_name
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
 from llmproviders.sandbox._reply import SandboxReply, Whole, html_error
-from llmproviders.sandbox._settings import SLICE_S, ReplyText, Settings
+from llmproviders.sandbox._settings import (
+    LONGEST_WAIT_S,
+    SLICE_S,
+    ReplyText,
+    Settings,
+    seconds,
+    whole,
+)
 from llmproviders.sandbox.services import gigachat, openai_compatible
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services.chatglm import ChatGLMService
@@ -107,21 +112,17 @@ class Sandbox:
         port = whole("port", port, least=0, most=65535)
         self._settings = Settings(
             reply=reply,
-            piece_delay_s=seconds("piece_delay_s", piece_delay_s, zero=True, most=LONGEST_S),
+            piece_delay_s=seconds("piece_delay_s", piece_delay_s, zero=True, most=LONGEST_WAIT_S),
             compress=compress,
             chunked=chunked,
             clock=clock,
             gigachat_scope=gigachat_scope,
             gigachat_max_concurrency=whole("gigachat_max_concurrency", gigachat_max_concurrency),
-            gigachat_token_life_s=seconds(
-                "gigachat_token_life_s", gigachat_token_life_s, most=FINITE
-            ),
+            gigachat_token_life_s=seconds("gigachat_token_life_s", gigachat_token_life_s),
             gigachat_models=gigachat_models,
             openai_models=openai_models,
             chatgptt_streams=chatgptt_streams,
-            chatgptt_nonce_life_s=seconds(
-                "chatgptt_nonce_life_s", chatgptt_nonce_life_s, most=FINITE
-            ),
+            chatgptt_nonce_life_s=seconds("chatgptt_nonce_life_s", chatgptt_nonce_life_s),
         )
         self._gigachat = GigaChatService(self._settings)
         self._chatgptt = ChatGpttService(self._settings)
@@ -269,8 +270,9 @@ class Sandbox:
         if not isinstance(choice, str):
             return choice
 
-        provider_class = getattr(llmproviders, CLASS_NAMES[service_name(choice)])
-        return provider_class(**self.provider_arguments(choice))
+        kind = find(service_name(choice))
+        assert kind is not None
+        return kind(**self.provider_arguments(choice))
 
     def fail(
         self,
@@ -374,12 +376,12 @@ class Sandbox:
                 a piece is sent, a reply ends.
             timeout_s: how long to wait at most, in seconds.
         """
-        timeout_s = seconds("timeout_s", timeout_s, zero=True, most=LONGEST_S)
+        timeout_s = seconds("timeout_s", timeout_s, zero=True, most=LONGEST_WAIT_S)
         return self._log.wait_for(lambda: predicate(self), timeout_s)
 
-    def _handle(self, line: Line, incoming: Incoming | BadRequestError) -> bool:
+    def _handle(self, connection: Connection, incoming: Incoming | BadRequestError) -> bool:
         if isinstance(incoming, BadRequestError):
-            return _refuse_bytes(line, incoming.status)
+            return _refuse_bytes(connection, incoming.status)
         service, kind = self._routes.get((incoming.method, incoming.path), (None, "unknown"))
         record = RecordedRequest(
             service=service.name if service else _owner(incoming.path),
@@ -390,13 +392,13 @@ class Sandbox:
             headers=incoming.headers,
             body=incoming.body,
             at=time.monotonic(),
-            connection=line.number,
+            connection=connection.number,
         )
         self._log.add(record)
         aborted = False
         try:
             reply, fault = self._reply(service, record)
-            delivery = Delivery(line, incoming, record, self._settings, self._log, fault)
+            delivery = Delivery(connection, incoming, record, self._settings, self._log, fault)
             return delivery.send(reply)
         except ConnectionOverError as over:
             aborted = over.client_left
@@ -443,8 +445,8 @@ def _owner(path: str) -> str:
     return next((name for prefix, name in _PREFIXES if path.startswith(prefix)), "")
 
 
-def _refuse_bytes(line: Line, status: int) -> bool:
+def _refuse_bytes(connection: Connection, status: int) -> bool:
     body = html_error(status).body
     head = f"HTTP/1.1 {status} Bad Request\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-    line.send(head.encode() + b"\r\n" + body)
+    connection.send(head.encode() + b"\r\n" + body)
     return False

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan, nan
+from numbers import Real
+from operator import index
+from sys import float_info
 from typing import Any
 
+from llmproviders.errors import InvalidRequestError
+
 SLICE_S = 0.2
-"""No wait is longer in one go: of a signal that comes just before one, Python learns after it."""
+"""Longest single wait: a signal that arrives just before one is only handled when it returns."""
+
+LONGEST_WAIT_S = 1e6
+"""Longest pause that a caller can ask for."""
+
+_LARGEST_COUNT = 2**63 - 1
 
 
 Message = dict[str, Any]
@@ -34,3 +45,40 @@ class Settings:
     openai_models: tuple[str, ...]
     chatgptt_streams: bool
     chatgptt_nonce_life_s: float
+
+
+# The sandbox stands alone, so it does not borrow the package's private checks.
+def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUNT) -> int:
+    """Check a whole number that was given for the argument ``name``.
+
+    Raises:
+        InvalidRequestError: it is not a whole number from ``least`` to ``most``.
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise InvalidRequestError(f"{name} must be a whole number from {least} to {most}")
+    return number
+
+
+def seconds(name: str, value: object, *, zero: bool = False, most: float = float_info.max) -> float:
+    """Check a number of seconds that was given for the argument ``name``.
+
+    Args:
+        name: the argument.
+        value: what was given.
+        zero: whether 0 is allowed.
+        most: the largest number allowed.
+
+    Raises:
+        InvalidRequestError: it is not such a number.
+    """
+    number = nan
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= most:
+        number = float(value)
+    if isnan(number) or (number == 0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise InvalidRequestError(f"{name} must be a number of seconds: {least}, at most {most:g}")
+    return number

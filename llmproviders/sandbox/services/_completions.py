@@ -28,7 +28,7 @@ class Dialect:
 
 
 @dataclass(frozen=True)
-class Completion:
+class CompletionScript:
     """One reply, to be told whole or in pieces.
 
     `call` is the part of a message that calls a tool, with its finish reason in `call_finish`.

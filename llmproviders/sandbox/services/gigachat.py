@@ -16,7 +16,7 @@ from llmproviders.sandbox._settings import Settings
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services._completions import (
     DONE,
-    Completion,
+    CompletionScript,
     Dialect,
     Object,
     called_function,
@@ -170,7 +170,7 @@ class GigaChatService(Service):
         end = (completion.finish({"usage": completion.usage}), DONE)
         return Stream(frames, end)
 
-    def _completion(self, body: Object, *, empty: bool) -> Completion:
+    def _completion(self, body: Object, *, empty: bool) -> CompletionScript:
         messages = [
             {"role": message["role"], "content": message.get("content", "")}
             for message in body["messages"]
@@ -183,7 +183,7 @@ class GigaChatService(Service):
             max_tokens=body.get("max_tokens"),
         )
         function = None if empty else called_function(body, last_user_text(messages))
-        return Completion(
+        return CompletionScript(
             dialect=_DIALECT,
             script=script,
             envelope={

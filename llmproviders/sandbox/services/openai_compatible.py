@@ -19,7 +19,7 @@ from llmproviders.sandbox._script import last_user_text, plain_text, write_scrip
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services._completions import (
     DONE,
-    Completion,
+    CompletionScript,
     Dialect,
     Object,
     arguments_text,
@@ -101,7 +101,7 @@ class OpenAICompatibleService(Service):
         data = [{"id": name, **about} for name in self.settings.openai_models]
         return {"object": "list", "data": data}
 
-    def _completion(self, body: Object, *, empty: bool) -> Completion:
+    def _completion(self, body: Object, *, empty: bool) -> CompletionScript:
         messages = [
             {"role": message["role"], "content": plain_text(message.get("content") or "")}
             for message in body["messages"]
@@ -116,7 +116,7 @@ class OpenAICompatibleService(Service):
             stop=[stop] if isinstance(stop, str) else stop,
         )
         function = None if empty else called_function(body, last_user_text(messages))
-        return Completion(
+        return CompletionScript(
             dialect=_DIALECT,
             script=script,
             envelope={
