@@ -1,4 +1,4 @@
-"""The configuration: which providers there are, and how they fail over."""
+"""The configuration: the providers, how they fail over, and where each value comes from."""
 
 from ._reader import TABLES, load
 from ._settings import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isnan, nan
 from numbers import Real
 from operator import index
 from sys import float_info
@@ -48,22 +47,23 @@ class Settings:
 
 
 # The sandbox stands alone, so it does not borrow the package's private checks.
-def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUNT) -> int:
+def whole(name: str, value: Any, *, least: int = 1, most: int = _LARGEST_COUNT) -> int:
     """Check a whole number that was given for the argument ``name``.
 
     Raises:
         InvalidRequestError: it is not a whole number from ``least`` to ``most``.
     """
     try:
-        number = None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+        number = None if isinstance(value, bool) else index(value)
     except TypeError:
         number = None
     if number is None or not least <= number <= most:
-        raise InvalidRequestError(f"{name} must be a whole number from {least} to {most}")
+        limit = f"of at least {least}" if most == _LARGEST_COUNT else f"from {least} to {most}"
+        raise InvalidRequestError(f"{name} must be a whole number {limit}")
     return number
 
 
-def seconds(name: str, value: object, *, zero: bool = False, most: float = float_info.max) -> float:
+def seconds(name: str, value: Any, *, zero: bool = False, most: float = float_info.max) -> float:
     """Check a number of seconds that was given for the argument ``name``.
 
     Args:
@@ -75,10 +75,8 @@ def seconds(name: str, value: object, *, zero: bool = False, most: float = float
     Raises:
         InvalidRequestError: it is not such a number.
     """
-    number = nan
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= most:
-        number = float(value)
-    if isnan(number) or (number == 0 and not zero):
-        least = "0 or more" if zero else "more than 0"
-        raise InvalidRequestError(f"{name} must be a number of seconds: {least}, at most {most:g}")
-    return number
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= most or (value == 0 and not zero):
+        limit = "of at least 0" if zero else "above 0"
+        raise InvalidRequestError(f"{name} must be a number of seconds {limit}, {most:g} at most")
+    return float(value)
