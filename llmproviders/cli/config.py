@@ -9,9 +9,8 @@ import click
 
 from .._account.keys import KeyFile, KeyVariable
 from .._redact import redact
-from ..config._settings import Configuration, ProviderSettings, Value, failover_in_force, locate
+from ..config._settings import Configuration, Value, failover_in_force, locate
 from ..errors import MissingAuthError
-from ..providers import REGISTRY
 from .exits import CommandError, Exit
 from .files import WholeFile
 from .group import CONTEXT, Subcommands
@@ -24,8 +23,8 @@ TEMPLATE = """\
 # The configuration of llmproviders. Remove the "# " of what you want to use.
 # Every key: the page "Configuration" of the documentation.
 
-# Providers, in order of priority. Without any: those whose credentials are in the environment,
-# then those that need none and work.
+# Providers, in order of priority. Without any: those whose credentials, or, if they need none,
+# whose address is in the environment.
 
 # [[provider]]
 # type = "gigachat"
@@ -33,14 +32,18 @@ TEMPLATE = """\
 # model = "GigaChat-2"
 
 # [[provider]]
-# type = "openai"                  # Ollama, llama.cpp, vLLM, most commercial services
-# name = "local"
-# base_url = "http://localhost:11434/v1"
+# type = "ollama"                  # also lmstudio, llamacpp, vllm: at their usual addresses
 # model = "llama3.2"
 # timeout = [5, 120]               # seconds to connect, and between two pieces
 
 # [[provider]]
-# type = "chatglm"
+# type = "openai"                  # any other service that speaks OpenAI's protocol
+# name = "work"
+# base_url = "https://llm.example.com/v1"
+# api_key_env = "WORK_LLM_KEY"
+
+# [[provider]]
+# type = "chatglm"                 # a guest service: it is asked only if it is named
 
 # [failover]
 # attempts = 3                     # tries of one provider before the next
@@ -105,7 +108,7 @@ def _lines(configuration: Configuration) -> list[str]:
     else:
         lines = [f"# {path} ({origin})"]
     for settings in configuration.providers:
-        lines += ["", f"[[provider]]  # {settings.origin}", f"type = {_toml(_type_of(settings))}"]
+        lines += ["", f"[[provider]]  # {settings.origin}", f"type = {_toml(settings.type_name)}"]
         lines += _aligned(settings.in_force())
     return [*lines, "", "[failover]", *_aligned(failover_in_force(configuration))]
 
@@ -117,11 +120,7 @@ def _aligned(values: dict[str, Value]) -> list[str]:
 
 
 def _assignment(name: str, value: Value) -> str:
-    if isinstance(value.value, KeyFile):
-        return f"{name}_file = {_toml(value.value.path)}"
-    if isinstance(value.value, KeyVariable):
-        return f"{name}_env = {_toml(value.value.name)}"
-    return f"# {name}" if value.value is None else f"{name} = {_toml(value.value)}"
+    return f"# {name}" if value.value is None else _toml_pair(name, value.value)
 
 
 def _origin(value: Value) -> str:
@@ -137,8 +136,14 @@ def _origin(value: Value) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
+    if isinstance(value, dict):
+        return f"{{ {', '.join(_toml_pair(*pair) for pair in value.items())} }}"
     return json.dumps(redact(value) if isinstance(value, str) else value, ensure_ascii=False)
 
 
-def _type_of(settings: ProviderSettings) -> str:
-    return next(name for name, kind in REGISTRY.items() if kind is settings.kind)
+def _toml_pair(name: str, value: Any) -> str:
+    if isinstance(value, KeyFile):
+        return f"{_toml(name + '_file')} = {_toml(value.path)}"
+    if isinstance(value, KeyVariable):
+        return f"{_toml(name + '_env')} = {_toml(value.name)}"
+    return f"{name} = {_toml(value)}"

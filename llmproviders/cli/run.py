@@ -16,7 +16,7 @@ import click
 
 from .. import _environment as _environ
 from .._redact import redact, scrub
-from ..config._settings import ConfigError
+from ..config._settings import ConfigError, NoProviderError
 from ..errors import LLMError
 from .exits import CommandError, Exit, exit_of_error
 from .group import PROGRAM, group
@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str]) -> int:
         return Exit.USAGE
     except ConfigError as error:
         say(str(error))
-        return Exit.USAGE
+        return Exit.CREDENTIALS if isinstance(error, NoProviderError) else Exit.USAGE
     except CommandError as error:
         say(str(error))
         return error.code

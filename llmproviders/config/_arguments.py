@@ -1,18 +1,25 @@
-"""Which arguments of a constructor a configuration can give, read off its signature."""
+"""The arguments of a constructor that a configuration can give, read from its signature."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, is_typeddict
 
 from .._checks import is_finite
 
 _CHOICES = re.compile(r"Literal\[(.*)\]")
+
+_TABLE = re.compile(r"(?:Mapping|dict)\[str, (.*)\]")
+
+_PAIR = re.compile(r"tuple\[([^,]*), ([^,]*)\]")
+
+_UNPACKED = re.compile(r"(?:\w+\.)?Unpack\[(\w+)\]")
 
 _PATH = "os.PathLike[str]"
 
@@ -27,6 +34,8 @@ _WORDS = {
     _PATH: "a path",
 }
 
+_PLURAL = {"str": "texts", "int": "whole numbers", "float": "numbers", _PATH: "paths"}
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -34,9 +43,10 @@ class Argument:
 
     Attributes:
         name: as the constructor has it.
-        types: the alternatives of its annotation, without ``None``.
-        default: what the constructor takes where it is not given.
-        choices: the texts that it may be, where only some are allowed.
+        types: the alternatives of its annotation, without ``None``; ``dict[T]`` is a table whose
+            values are ``T``, ``pair[T]`` a list of two.
+        default: what the constructor uses when it is not given.
+        choices: the texts that it may be, if only some are allowed.
     """
 
     name: str
@@ -46,7 +56,7 @@ class Argument:
 
     @property
     def secret(self) -> bool:
-        """Whether it is a key or a token, which never stands in a file in clear."""
+        """Whether it is a key, token or password, which never stands in a file in clear."""
         return _SECRET in self.types
 
     @property
@@ -55,25 +65,49 @@ class Argument:
         return _PATH in self.types
 
     @property
+    def is_table(self) -> bool:
+        """Whether it is a table of texts, whose values may be secrets."""
+        return "dict[str]" in self.types
+
+    @property
     def due(self) -> str:
         """What its value has to be, in words."""
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
-        kinds = [_PATH] if self.is_path else self.types
-        return " or ".join(_WORDS[kind] for kind in kinds)
+        kinds = [kind for kind in self.types if not (self.is_path and kind == "str")]
+        return " or ".join(dict.fromkeys(_words(kind) for kind in kinds))
 
     def accepts(self, value: object) -> bool:
-        """Whether a value out of TOML has the right type."""
+        """Whether a value read from TOML has the right type."""
         if self.choices:
             return value in self.choices
         return any(_is_a(value, kind) for kind in self.types)
 
 
+def _part_of(kind: str) -> str:
+    """The type inside ``dict[...]`` or ``pair[...]``."""
+    return kind.partition("[")[2][:-1]
+
+
+def _words(kind: str) -> str:
+    if kind.startswith("dict["):
+        return f"a table of {_PLURAL[_part_of(kind)]}"
+    if kind.startswith("pair["):
+        return f"a list of two {_PLURAL[_part_of(kind)]}"
+    return _WORDS[kind]
+
+
 def _is_a(value: object, kind: str) -> bool:
     number = is_finite(value) or isinstance(value, float)
     if kind == "Timeout":
-        pair = isinstance(value, list) and len(value) == 2
-        return number or (pair and all(_is_a(part, "float") for part in value))  # type: ignore[attr-defined]
+        return number or _is_a(value, "pair[float]")
+    if kind.startswith("dict["):
+        part = _part_of(kind)
+        return isinstance(value, dict) and all(_is_a(item, part) for item in value.values())
+    if kind.startswith("pair["):
+        part = _part_of(kind)
+        two = isinstance(value, list) and len(value) == 2
+        return two and all(_is_a(item, part) for item in value)  # type: ignore[attr-defined]
     return {
         "str": isinstance(value, str),
         "int": number and isinstance(value, int),
@@ -87,7 +121,8 @@ def _is_a(value: object, kind: str) -> bool:
 def arguments_of(cls: type) -> dict[str, Argument]:
     """The keyword arguments of a class that can stand in a configuration, by name.
 
-    Those whose annotation names anything else, a session or a callable, are left out.
+    An argument whose annotation names anything else, such as a session or a callable, is left
+    out.
 
     >>> from llmproviders import FailoverClient
     >>> arguments_of(FailoverClient)["deadline"].due
@@ -95,34 +130,110 @@ def arguments_of(cls: type) -> dict[str, Argument]:
     >>> "accept" in arguments_of(FailoverClient)
     False
     """
-    found = {}
-    # A provider's __new__ takes anything; what it takes indeed is in its __init__.
-    for parameter in inspect.signature(cls.__init__).parameters.values():  # type: ignore[misc]
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            continue
-        argument = _argument(parameter)
+    found: dict[str, Argument] = {}
+    for name, annotation, default, known in _keywords_of(cls):
+        argument = _argument(name, annotation, default, known)
         if argument is not None:
-            found[parameter.name] = argument
+            found.setdefault(name, argument)
     return found
 
 
-def _argument(parameter: inspect.Parameter) -> Argument | None:
-    annotation = str(parameter.annotation)
-    literal = _CHOICES.fullmatch(annotation)
-    if literal is not None:
-        choices = tuple(re.findall(r"[\"']([^\"']*)[\"']", literal[1]))
-        return Argument(parameter.name, ("str",), parameter.default, choices)
-    types = tuple(kind for kind in annotation.split(" | ") if kind != "None")
-    if not types or not all(kind in _WORDS or kind == _SECRET for kind in types):
-        return None
-    return Argument(parameter.name, types, parameter.default)
+def _keywords_of(cls: type) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
+    """Name, annotation, default and the names that the annotation may use, of each keyword.
+
+    ``**options`` stands for the keys of the TypedDict that it unpacks, or, without one, for the
+    arguments of the base class.
+    """
+    # A provider's __new__ takes anything; __init__ says what it really takes.
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if not inspect.isfunction(constructor):
+            continue
+        rest = None
+        known = constructor.__globals__
+        for parameter in inspect.signature(constructor).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                yield parameter.name, str(parameter.annotation), parameter.default, known
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                rest = parameter
+        if rest is None:
+            return
+        unpacked = _UNPACKED.fullmatch(str(rest.annotation))
+        if unpacked is not None and is_typeddict(known.get(unpacked[1])):
+            for name, annotation in known[unpacked[1]].__annotations__.items():
+                yield name, _spelled(annotation), None, known
+
+
+def _spelled(annotation: Any) -> str:
+    """An annotation as source code spells it."""
+    text = getattr(annotation, "__forward_arg__", annotation)
+    return text if isinstance(text, str) else inspect.formatannotation(text)
+
+
+def _argument(name: str, annotation: str, default: Any, known: dict[str, Any]) -> Argument | None:
+    kinds: list[str] = []
+    choices: list[str] = []
+    for part in _alternatives(annotation):
+        literal = _CHOICES.fullmatch(part)
+        if literal is not None:
+            choices += re.findall(r"[\"']([^\"']*)[\"']", literal[1])
+            kinds.append("str")
+        elif part != "None":
+            read = _kinds(part, known)
+            if not read:
+                return None
+            kinds += read
+    return Argument(name, tuple(dict.fromkeys(kinds)), default, tuple(choices)) if kinds else None
+
+
+def _alternatives(annotation: str) -> list[str]:
+    """The parts of a union, split where no bracket is open.
+
+    >>> _alternatives("int | dict[str, int | None] | None")
+    ['int', 'dict[str, int | None]', 'None']
+    """
+    parts, depth = [""], 0
+    for char in annotation:
+        depth += {"[": 1, "]": -1}.get(char, 0)
+        if char == "|" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]
+
+
+def _kinds(part: str, known: dict[str, Any]) -> list[str]:
+    """What one alternative of an annotation accepts in TOML; nothing if it cannot be written."""
+    if part in _WORDS or part == _SECRET:
+        return [part]
+    table = _TABLE.fullmatch(part)
+    if table is not None:
+        inner = [kind for kind in _alternatives(table[1]) if kind in _PLURAL]
+        return [f"dict[{inner[0]}]"] if inner else []
+    pair = _PAIR.fullmatch(part)
+    if pair is not None:
+        inner = [kind for kind in (_PATH, *_alternatives(pair[1])) if kind in pair[1]]
+        return [f"pair[{inner[0]}]"] if inner and inner[0] in _PLURAL else []
+    alias = known.get(part)
+    if not get_args(alias):
+        return []
+    spelled = inspect.formatannotation(alias)
+    found = [_kinds(each, known) if each != part else [] for each in _alternatives(spelled)]
+    return [kind for kinds in found for kind in kinds] if all(found) else []
 
 
 def as_argument(argument: Argument, value: Any, folder: Path) -> Any:
-    """A value out of TOML as the constructor takes it.
+    """A value read from TOML as the constructor takes it.
 
     A relative path lies in ``folder``; ``"user"`` is no path but a word for one of the user's.
     """
-    if argument.is_path and value != "user":
-        return str(folder / os.path.expanduser(value))
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        paths = f"pair[{_PATH}]" in argument.types
+        return tuple(_beside(folder, part) if paths else part for part in value)
+    if argument.is_path and isinstance(value, str) and value != "user":
+        return _beside(folder, value)
+    return value
+
+
+def _beside(folder: Path, name: str) -> str:
+    return str(folder / os.path.expanduser(name))

@@ -30,11 +30,10 @@ from urllib.parse import urlsplit
 from .._account.keys import KeyFile, KeyVariable
 from .._checks import shown
 from .._log import logger
-from .._redact import conceal_user_info
+from .._redact import conceal_user_info, is_telling
 from .._runtime import files as _files
 from .._signals import let_through
 from ..failover._client import FailoverClient
-from ..providers import ALIASES, REGISTRY, find
 from ._arguments import Argument, arguments_of, as_argument
 from ._settings import (
     ConfigError,
@@ -46,6 +45,7 @@ from ._settings import (
     locate,
     providers_of_environment,
 )
+from ._types import find_type, names_of_types
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,6 +53,8 @@ else:
     import tomli as tomllib
 
 TABLES = ("provider", "failover")
+
+_WAY_OUT = "name another file with --config or LLMPROVIDERS_CONFIG"
 
 _Source = type[KeyFile] | type[KeyVariable]
 
@@ -74,7 +76,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Configuration:
         _files.check_path("the configuration", file)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if origin == "default" and not file.exists():
+    if origin == "default" and not _is_there(file):
         return Configuration(providers_of_environment())
     try:
         configuration = _Reader(file).read()
@@ -83,6 +85,17 @@ def load(path: str | os.PathLike[str] | None = None) -> Configuration:
     for warning in configuration.warnings:
         logger.warning("%s", warning)
     return replace(configuration, path_origin=origin)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        file.stat()
+    except PermissionError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; {_WAY_OUT}") from error
+    except OSError as error:
+        let_through(error)
+        return False
+    return True
 
 
 class _Reader:
@@ -100,7 +113,7 @@ class _Reader:
         except (OSError, ValueError) as error:
             let_through(error)
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{path} cannot be read: {reason}") from error
+            raise ConfigError(f"{path} cannot be read: {reason}; {_WAY_OUT}") from error
 
     def read(self) -> Configuration:
         try:
@@ -135,13 +148,17 @@ class _Reader:
         rest = dict(item)
         name = rest.pop("type", None)
         if not isinstance(name, str):
-            raise self._error(table, "type", f"type is missing; known: {', '.join(REGISTRY)}")
-        kind = find(name)
-        if kind is None:
-            known = (*REGISTRY, *ALIASES)
-            raise self._error(table, "type", f"unknown type {name!r}{_hint(name, known)}")
-        values = self._values(rest, arguments_of(kind), table)
-        return ProviderSettings(kind, values, self._place(table, "type"))
+            known = ", ".join(names_of_types())
+            raise self._error(table, "type", f"type is missing; known: {known}")
+        try:
+            found = find_type(name)
+        except ValueError as error:
+            raise self._error(table, "type", str(error)) from error
+        if found is None:
+            hint = _hint(name, names_of_types())
+            raise self._error(table, "type", f"unknown type {name!r}{hint}")
+        values = self._values(rest, arguments_of(found.kind), table)
+        return ProviderSettings.of(found, values, self._place(table, "type"))
 
     def _values(
         self, given: dict[str, Any], known: Mapping[str, Argument], table: _Table
@@ -168,8 +185,29 @@ class _Reader:
                 )
             if not argument.accepts(value):
                 raise self._error(table, key, f"{key} must be {argument.due}, not {shown(value)}")
+            if argument.is_table and isinstance(value, dict):
+                value = self._table(value, key, table)
             self._refuse_password(value, key, table)
             values[key] = Value(as_argument(argument, value, self._path.parent), origin)
+        return values
+
+    def _table(self, given: dict[str, str], key: str, table: _Table) -> dict[str, Any]:
+        """A table of texts, such as headers; a secret among them is named, not shown."""
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            ending = next((e for e in _SOURCES if name.endswith(e) and name != e), None)
+            if ending is not None:
+                source = _SOURCES[ending]
+                values[name.removesuffix(ending)] = self._key(source, value, name, table)
+            elif is_telling(name):
+                raise self._error(
+                    table,
+                    key,
+                    f"{key}: the value of {name!r} must not stand here in clear: name a file as "
+                    f"{name}_file, or an environment variable as {name}_env",
+                )
+            else:
+                values[name] = value
         return values
 
     def _key(self, source: _Source, value: Any, key: str, table: _Table) -> KeyFile | KeyVariable:
@@ -235,6 +273,8 @@ class _Table:
             header = re.match(r"\s*\[\[?\s*([^\]\s]+)\s*\]", line)
             if header is not None:
                 current = header[1]
+                if current == f"{self.name}.{key}" and seen == self.index:
+                    return number
                 seen += current == self.name
                 if current == self.name and seen == self.index:
                     line_of_table = number

@@ -19,6 +19,7 @@ A TOML file with ``[[provider]]`` tables in priority order and a ``[failover]`` 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ from .._signals import let_through
 from ..errors import AuthenticationError, MissingAuthError
 from ..failover._client import FailoverClient
 from ..provider import Provider
-from ..providers import REGISTRY, find
+from ..providers import REGISTRY
 from ._arguments import Argument, arguments_of
+from ._types import ProviderType, find_type, name_of, names_of_types
 
 Client = TypeVar("Client", bound=FailoverClient)
 
@@ -43,6 +45,10 @@ VARIABLE = "LLMPROVIDERS_CONFIG"
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message names file, line and key."""
+
+
+class NoProviderError(ConfigError):
+    """No provider is named: neither by a configuration nor by the environment."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,20 @@ class Value:
     value: Any
     origin: str
 
+    def read(self) -> Any:
+        """The value with the secrets of a table, such as headers, read from where they are.
+
+        Raises:
+            ConfigError: one of them is not there.
+        """
+        if not isinstance(self.value, Mapping):
+            return self.value
+        kept = (KeyFile, KeyVariable)
+        try:
+            return {n: p.read() if isinstance(p, kept) else p for n, p in self.value.items()}
+        except (MissingAuthError, AuthenticationError) as error:
+            raise ConfigError(f"{self.origin}: {error}") from error
+
 
 @dataclass(frozen=True)
 class ProviderSettings:
@@ -67,11 +87,27 @@ class ProviderSettings:
         given: the arguments that were given, by name.
         origin: where it is named: ``"FILE:LINE"``, ``"argument"``, ``"environment"`` or
             ``"default"``.
+        type: the name of its type, if that is not its class's.
     """
 
     kind: type[Provider]
     given: Mapping[str, Value] = field(default_factory=dict)
     origin: str = "default"
+    type: str = ""
+
+    @classmethod
+    def of(cls, found: ProviderType, given: Mapping[str, Value], origin: str) -> ProviderSettings:
+        """The settings of a provider of a type that was found by its name."""
+        server = found.server
+        if server is not None:
+            usual = {"name": server.name, "base_url": server.base_url}
+            given = {**{n: Value(v, f"type {found.name}") for n, v in usual.items()}, **given}
+        return cls(found.kind, given, origin, found.name)
+
+    @property
+    def type_name(self) -> str:
+        """The name of its type, as a configuration gives it."""
+        return self.type or name_of(self.kind)
 
     @property
     def name(self) -> str:
@@ -102,12 +138,16 @@ class ProviderSettings:
         """The provider.
 
         Raises:
-            ConfigError: its class turns an argument down.
+            ConfigError: its class refuses an argument, or a secret among the headers is not
+                where the configuration says.
         """
         try:
-            return self.kind(**{name: value.value for name, value in self.given.items()})
+            return self.kind(**{name: value.read() for name, value in self.given.items()})
+        except ConfigError:
+            raise
         except ValueError as error:
-            raise ConfigError(f"{self.origin}: {self.name}: {error}") from error
+            origin = _origin_of(error, self.given, self.origin)
+            raise ConfigError(f"{origin}: {self.name}: {error}") from error
 
     def in_force(self) -> dict[str, Value]:
         """Every argument with the value that counts and its origin; keys come first."""
@@ -179,12 +219,15 @@ class Configuration:
         found = [item for item in self.providers if item.name.lower() == name.lower()]
         if found:
             return found
-        kind = find(name)
-        if kind is None:
-            known = [*(item.name for item in self.providers), *REGISTRY]
+        try:
+            wanted = find_type(name)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if wanted is None:
+            known = [*(item.name for item in self.providers), *names_of_types()]
             raise ConfigError(f"there is no provider {name!r}{_hint(name, known)}")
-        found = [item for item in self.providers if item.kind is kind]
-        return found or [ProviderSettings(kind, origin="argument")]
+        found = [item for item in self.providers if item.type_name == wanted.name]
+        return found or [ProviderSettings.of(wanted, {}, "argument")]
 
     def having(self, **arguments: Any) -> Configuration:
         """The same with ``arguments`` of ``FailoverClient`` instead of what was given."""
@@ -207,16 +250,35 @@ class Configuration:
             kind: its class.
 
         Raises:
-            ConfigError: there is no provider, or an argument is turned down.
+            NoProviderError: there is no provider.
+            ConfigError: an argument is refused.
         """
         if not self.providers:
-            raise ConfigError("no provider is configured; `llmproviders config init` makes a start")
+            raise NoProviderError(self._nobody_to_ask())
         providers = [settings.make() for settings in self.providers]
         arguments = {name: value.value for name, value in self.failover.items()}
         try:
             return kind(providers, **arguments)
         except ValueError as error:
-            raise ConfigError(f"{self.path or 'arguments'}: [failover]: {error}") from error
+            origin = _origin_of(error, self.failover, str(self.path or "arguments"))
+            raise ConfigError(f"{origin}: [failover]: {error}") from error
+
+    def _nobody_to_ask(self) -> str:
+        where = f"{self.path} names no provider" if self.path else "no configuration"
+        keys = [
+            kind.environment_of(secrets_of(kind)[0])[0]
+            for kind in REGISTRY.values()
+            if secrets_of(kind)
+        ]
+        guests = (name for name, kind in REGISTRY.items() if kind.working and not secrets_of(kind))
+        guest = next(guests, "NAME")
+        return f"""\
+nobody to ask: {where}, and no key in the environment. Do one of these:
+  set a key                   {", ".join(keys)}
+  list providers in a file    llmproviders config init
+  use a model on this machine llmproviders ask -p ollama -m MODEL ...
+  name a guest service        llmproviders ask -p {guest} ... (it sees your prompt)
+  try it without network      llmproviders demo"""
 
 
 def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
@@ -230,14 +292,16 @@ def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
 
 
 def providers_of_environment() -> tuple[ProviderSettings, ...]:
-    """Those whose credentials are in the environment, then the keyless ones that work."""
-    with_key, keyless = [], []
-    for kind in REGISTRY.values():
-        if _has_credentials(kind):
-            with_key.append(ProviderSettings(kind, origin="environment"))
-        elif kind.working and not kind.needs_auth and not secrets_of(kind):
-            keyless.append(ProviderSettings(kind))
-    return (*with_key, *keyless)
+    """The providers that the environment names.
+
+    First those that it has credentials for, then those that need none and whose base address it
+    has. A guest service is never asked unless it is named, since a prompt is private.
+    """
+    named = sorted(
+        (kind for kind in REGISTRY.values() if _is_named(kind)),
+        key=lambda kind: not secrets_of(kind),
+    )
+    return tuple(ProviderSettings(kind, origin="environment") for kind in named)
 
 
 def failover_in_force(configuration: Configuration) -> dict[str, Value]:
@@ -276,12 +340,15 @@ def exposed(path: str | os.PathLike[str]) -> str | None:
     return f"{path} can be read by others (mode {mode & 0o777:04o}); do: chmod 600 {path}"
 
 
-def _has_credentials(kind: type[Provider]) -> bool:
-    telling = secrets_of(kind)
-    if telling and not kind.needs_auth:
-        # A server of one's own, which may want no key, is told by its address.
-        telling.append("base_url")
+def _is_named(kind: type[Provider]) -> bool:
+    telling = [*secrets_of(kind), *([] if kind.needs_auth else ["base_url"])]
     return any(_environ.first_set(kind.environment_of(argument)) for argument in telling)
+
+
+def _origin_of(error: Exception, given: Mapping[str, Value], otherwise: str) -> str:
+    """Where the argument that an error is about was given."""
+    words = re.findall(r"\w+", str(error))[:3]
+    return next((given[word].origin for word in words if word in given), otherwise)
 
 
 def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:

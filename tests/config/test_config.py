@@ -6,26 +6,50 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import pytest
+from typing_extensions import Unpack
 
 from llmproviders import ChatGLM, FailoverClient, GigaChat, MissingAuthError, OpenAICompatible
 from llmproviders._account.keys import KeyFile, KeyVariable
 from llmproviders.cli.config import TEMPLATE
-from llmproviders.config import ConfigError, load
+from llmproviders.config import ConfigError, NoProviderError, load
 from llmproviders.config import _settings as configuration
 from llmproviders.config._arguments import arguments_of
+from llmproviders.config._types import LOCAL_SERVERS
 from llmproviders.providers import REGISTRY
 from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
 
 KEY = "c2VjcmV0LWlkOnNlY3JldC1zZWNyZXQ="
-KEYLESS = [
-    kind.__name__
-    for kind in REGISTRY.values()
-    if kind.working and "api_key" not in arguments_of(kind)
-]
+GUESTS = {kind.__name__: kind for kind in REGISTRY.values() if "api_key" not in arguments_of(kind)}
+
+
+CertFiles = str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]]
+
+
+class Options(TypedDict, total=False):
+    """Arguments that a constructor takes as ``**options``."""
+
+    headers: Mapping[str, str] | None
+    cert: CertFiles | None
+
+
+class Rich(ScriptedProvider):
+    """A provider from elsewhere whose arguments have every shape that TOML can express."""
+
+    def __init__(
+        self,
+        *,
+        per_day: int | Mapping[str, int] | None = None,
+        trust: Literal["system"] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(["Hello"], name="Rich")
+        self.took = {"per_day": per_day, "trust": trust, **options}
 
 
 @pytest.fixture
@@ -95,16 +119,34 @@ class TestWithoutConfiguration:
     def test_providers(
         self, monkeypatch: pytest.MonkeyPatch, variables: list[str], names: list[str]
     ) -> None:
-        """Those whose credentials are in the environment come first, then keyless ones."""
-        assert "ChatGLM" in KEYLESS
+        """Only those whose credentials, or whose address, are in the environment are asked."""
         for variable in variables:
             monkeypatch.setenv(variable, "http://127.0.0.1:1/v1")
-        assert [item.name for item in load().providers] == [*names, *KEYLESS]
+        assert [item.name for item in load().providers] == names
 
-    def test_only_settings(self, path: Path) -> None:
+    @pytest.mark.parametrize("name", GUESTS)
+    def test_guests(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        """A guest service is asked if the environment names its address, behind those with keys."""
+        [variable] = GUESTS[name].environment_of("base_url")
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+        monkeypatch.setenv("GIGACHAT_CREDENTIALS", KEY)
+        assert [item.name for item in load().providers] == ["GigaChat", name]
+
+    def test_only_settings(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file without providers leaves them to the environment."""
         path.write_text("[failover]\nattempts = 1\n")
-        assert [item.name for item in load(path).providers] == KEYLESS
+        monkeypatch.setenv("GIGACHAT_CREDENTIALS", KEY)
+        assert [item.name for item in load(path).providers] == ["GigaChat"]
+
+    def test_nobody_to_ask(self, path: Path, home: Path) -> None:
+        """With nothing to ask there is an error that tells every way on; nothing is sent."""
+        with pytest.raises(NoProviderError) as caught:
+            FailoverClient.from_config()
+        for way in ("GIGACHAT_CREDENTIALS", "config init", "-p ollama", "-p chatglm", "demo"):
+            assert way in str(caught.value)
+        path.write_text("[failover]\nattempts = 1\n")
+        with pytest.raises(NoProviderError, match=f"{path} names no provider"):
+            FailoverClient.from_config(path)
 
 
 class TestFromConfig:
@@ -151,8 +193,16 @@ class TestFromConfig:
             "bool": "true",
             "Timeout": "3",
             "os.PathLike[str]": '"file"',
+            "dict[str]": '{ X-Team = "blue" }',
+            "dict[int]": "{ requests = 9 }",
+            "pair[str]": '["a.pem", "a.key"]',
+            "pair[os.PathLike[str]]": '["a.pem", "a.key"]',
         }
-        special = {"base_url": '"http://127.0.0.1:1/v1"', "proxy": '"http://127.0.0.1:1"'}
+        special = {
+            "trust": '"system"',
+            "base_url": '"http://127.0.0.1:1/v1"',
+            "proxy": '"http://127.0.0.1:1"',
+        }
         for name, kind in REGISTRY.items():
             lines = ["[[provider]]", f'type = "{name}"']
             for argument in arguments_of(kind).values():
@@ -195,6 +245,66 @@ class TestFromConfig:
         assert load(path).providers[0].name == "ChatGLM"
 
 
+class TestShapes:
+    def test_tables_and_pairs(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tables, pairs of paths and choices arrive as the constructor takes them."""
+        monkeypatch.setenv("TEAM_KEY", "sk-team")
+        (path.parent / "other.key").write_text("sk-other\n")
+        path.write_text(
+            f"[[provider]]\ntype = '{__name__}:Rich'\ntrust = 'system'\n"
+            "cert = ['client.pem', '~/client.key']\nper_day = { requests = 1000 }\n"
+            "headers = { X-Team = 'blue', "
+            "api-key_env = 'TEAM_KEY', other-key_file = 'other.key' }\n"
+        )
+        [settings] = load(path).providers
+        made = settings.make()
+        assert isinstance(made, Rich)
+        assert made.took == {
+            "per_day": {"requests": 1000},
+            "trust": "system",
+            "cert": (str(path.parent / "client.pem"), os.path.expanduser("~/client.key")),
+            "headers": {"X-Team": "blue", "api-key": "sk-team", "other-key": "sk-other"},
+        }
+        assert "sk-team" not in repr(made.took["headers"])
+        assert settings.type_name == f"{__name__}:Rich"
+
+    def test_numbers_and_texts(self, path: Path) -> None:
+        """What may be a table may be a number, and what may be a pair may be one path."""
+        path.write_text(f"[[provider]]\ntype = '{__name__}:Rich'\nper_day = 9\ncert = 'a.pem'\n")
+        made = load(path).providers[0].make()
+        assert isinstance(made, Rich)
+        assert made.took["per_day"] == 9
+        assert made.took["cert"] == str(path.parent / "a.pem")
+
+
+class TestTypes:
+    @pytest.mark.parametrize("name", LOCAL_SERVERS)
+    def test_a_program_on_this_machine(self, path: Path, name: str) -> None:
+        """A program's name is an OpenAI-compatible server at its usual address, called by it."""
+        path.write_text(f"[[provider]]\ntype = '{name}'\nmodel = 'm'\n")
+        [settings] = load(path).providers
+        made = settings.make()
+        assert isinstance(made, OpenAICompatible)
+        server = LOCAL_SERVERS[name]
+        assert (made.name, made.base_url) == (server.name, server.base_url)
+        assert load(path).choose([name]).providers == (settings,)
+
+    def test_another_address(self, path: Path) -> None:
+        """What the file says of a program's address and name wins."""
+        path.write_text(
+            "[[provider]]\ntype = 'ollama'\nname = 'gpu'\nbase_url = 'http://gpu:11434/v1'\n"
+        )
+        made = load(path).providers[0].make()
+        assert (made.name, made.base_url) == ("gpu", "http://gpu:11434/v1")
+
+    def test_a_type_is_told_from_another(self, path: Path) -> None:
+        """openai does not name the programs that speak its protocol, nor the other way round."""
+        path.write_text("[[provider]]\ntype = 'ollama'\n[[provider]]\ntype = 'openai'\n")
+        found = load(path)
+        assert [item.name for item in found.choose(["openai"]).providers] == ["OpenAICompatible"]
+        assert [item.name for item in found.choose(["ollama"]).providers] == ["Ollama"]
+
+
 class TestErrors:
     TABLE = [
         ("[[provider]\n", "FILE:1: this is not TOML: "),
@@ -219,13 +329,16 @@ class TestErrors:
             'FILE:2: on_interrupt must be "raise" or "restart", not \'retry\'',
         ),
         ("[failover]\nhealth = 1\n", "FILE:2: health must be a path, not 1"),
-        ("[failover]\nattempts = 0\n", "FILE: [failover]: attempts"),
+        (
+            "[[provider]]\ntype='chatglm'\n[failover]\nattempts = 0\n",
+            "FILE:4: [failover]: attempts",
+        ),
         (
             "[[provider]]\ntype='chatglm'\ntimeout=[1, 2, 3]\n",
             "FILE:3: timeout must be seconds, or a pair [connect, read] of seconds, not [1, 2, 3]",
         ),
-        ("[[provider]]\ntype='chatglm'\ntimeout=-1\n", "FILE:2: ChatGLM: timeout is -1"),
-        ("[[provider]]\ntype='chatglm'\nproxy='ftp://x'\n", "FILE:2: ChatGLM: the proxy "),
+        ("[[provider]]\ntype='chatglm'\ntimeout=-1\n", "FILE:3: ChatGLM: timeout is -1"),
+        ("[[provider]]\ntype='chatglm'\nproxy='ftp://x'\n", "FILE:3: ChatGLM: the proxy "),
         (
             "[[provider]]\ntype='chatglm'\nproxy='http://me:hunter22@h:1'\n",
             "FILE:3: proxy must not hold a password: set LLMPROVIDERS_PROXY in the environment",
@@ -250,15 +363,15 @@ class TestErrors:
         ),
         (
             '[[provider]]\ntype="gigachat"\ntoken_cache="a\\u0000b"\n',
-            "FILE:2: GigaChat: token_cache: no file can be called '",
+            "FILE:3: GigaChat: token_cache: no file can be called '",
         ),
         (
             '[[provider]]\ntype="gigachat"\nca_bundle="a\\u0000b"\n',
-            "FILE:2: GigaChat: ca_bundle: no file can be called '",
+            "FILE:3: GigaChat: ca_bundle: no file can be called '",
         ),
         (
-            '[failover]\nhealth="a\\u0000b"\n',
-            "FILE: [failover]: health: no file can be called '",
+            '[[provider]]\ntype="chatglm"\n[failover]\nhealth="a\\u0000b"\n',
+            "FILE:4: [failover]: health: no file can be called '",
         ),
         (f"deep = {'[' * 5000}{']' * 5000}\n", "FILE cannot be read: it is nested too deeply"),
         (f"deep = {'{a=' * 5000}1{'}' * 5000}\n", "FILE cannot be read: it is nested too deeply"),
@@ -267,6 +380,45 @@ class TestErrors:
             "FILE",
         ),
         (f"{'#' * 2**20}\n", "FILE cannot be read: it is larger than 1 MiB"),
+    ]
+
+    TABLE += [
+        (
+            "[[provider]]\ntype='no_such_module:Mine'\n",
+            "FILE:2: type 'no_such_module:Mine' cannot be loaded: No module named",
+        ),
+        (
+            "[[provider]]\ntype='pathlib:Path'\n",
+            "FILE:2: type 'pathlib:Path' is not a subclass of llmproviders.Provider",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\nheaders={{ Authorization='sk-secret' }}\n",
+            "FILE:3: headers: the value of 'Authorization' must not stand here in clear: name a",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\n[provider.headers]\nx-api-key='sk-secret'\n",
+            "FILE:3: headers: the value of 'x-api-key' must not stand here in clear: name a",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\n\nheaders={{ x-key_env='NO_SUCH_KEY' }}\n",
+            "FILE:4: the environment variable NO_SUCH_KEY is not set",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\nheaders=['a']\n",
+            "FILE:3: headers must be a table of texts, not ['a']",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\nper_day='many'\n",
+            "FILE:3: per_day must be a whole number or a table of whole numbers, not 'many'",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\ntrust='all'\n",
+            "FILE:3: trust must be \"system\", not 'all'",
+        ),
+        (
+            f"[[provider]]\ntype='{__name__}:Rich'\ncert=['a', 'b', 'c']\n",
+            "FILE:3: cert must be a path or a list of two paths, not ['a', 'b', 'c']",
+        ),
     ]
 
     @pytest.mark.parametrize(("text", "expected"), TABLE, ids=[text[:60] for text, _ in TABLE])
@@ -391,9 +543,9 @@ class TestOrigins:
 def test_the_template_is_a_configuration(path: Path) -> None:
     """The file that init writes is valid as it is, and with every line in use."""
     path.write_text(TEMPLATE)
-    assert load(path).client().providers
+    assert load(path).providers == ()
     used = re.sub(r"^# (?=\[|\w+ = )", "", TEMPLATE, flags=re.MULTILINE)
     assert "[[provider]]\n" in used
     assert "[failover]\n" in used
     path.write_text(used)
-    assert len(load(path).client().providers) == 3
+    assert len(load(path).client().providers) == 4

@@ -1,0 +1,88 @@
+"""What ``type`` in a configuration may be: a provider, a program on this machine, a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from ..provider import Provider
+from ..providers import ALIASES, REGISTRY, find
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A program that serves models on this machine and speaks OpenAI's protocol.
+
+    Attributes:
+        name: how people call it.
+        base_url: its usual address.
+        start: the command that starts it.
+    """
+
+    name: str
+    base_url: str
+    start: str
+
+
+LOCAL_SERVERS = {
+    "ollama": LocalServer("Ollama", "http://localhost:11434/v1", "ollama serve"),
+    "lmstudio": LocalServer("LM Studio", "http://localhost:1234/v1", "lms server start"),
+    "llamacpp": LocalServer("llama.cpp", "http://localhost:8080/v1", "llama-server -m MODEL.gguf"),
+    "vllm": LocalServer("vLLM", "http://localhost:8000/v1", "vllm serve MODEL"),
+}
+
+
+@dataclass(frozen=True)
+class ProviderType:
+    """What a type's name stands for.
+
+    Attributes:
+        name: the name in its usual spelling.
+        kind: the class.
+        server: the program, if it is one.
+    """
+
+    name: str
+    kind: type[Provider]
+    server: LocalServer | None = None
+
+
+def find_type(name: str) -> ProviderType | None:
+    """What the name of a type stands for; None if there is no such type.
+
+    >>> find_type("Ollama").server.base_url
+    'http://localhost:11434/v1'
+
+    Raises:
+        ValueError: ``module:Class`` cannot be loaded, or is no provider.
+    """
+    plain = name.lower().replace("-", "").replace("_", "").replace(".", "")
+    if plain in LOCAL_SERVERS:
+        return ProviderType(plain, REGISTRY["openaicompatible"], LOCAL_SERVERS[plain])
+    kind = _load(name) if ":" in name else find(name)
+    return None if kind is None else ProviderType(name_of(kind), kind)
+
+
+def name_of(kind: type[Provider]) -> str:
+    """The name of a class as a type: the registry's, else ``module:Class``."""
+    registered = (name for name, known in REGISTRY.items() if known is kind)
+    return next(registered, f"{kind.__module__}:{kind.__qualname__}")
+
+
+def names_of_types() -> list[str]:
+    """Every name that a type may have, save those of classes elsewhere."""
+    return [*REGISTRY, *ALIASES, *LOCAL_SERVERS]
+
+
+def _load(name: str) -> type[Provider]:
+    module, _, path = name.partition(":")
+    try:
+        found: object = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    # A module may raise anything while it is imported.
+    except Exception as error:
+        raise ValueError(f"type {name!r} cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Provider)):
+        raise ValueError(f"type {name!r} is not a subclass of llmproviders.Provider")
+    return found
