@@ -46,6 +46,11 @@ def _own(find: Callable[..., Path]) -> Path:
     return path if path.is_absolute() else Path(os.devnull, _NAME)
 
 
+def is_nowhere(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of the user's has no place, since there is no home folder."""
+    return Path(os.devnull) in Path(path).parents
+
+
 def config_folder() -> Path:
     """The user's configuration folder."""
     return _own(user_config_path)

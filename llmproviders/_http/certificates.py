@@ -35,6 +35,8 @@ COMMAND = "llmproviders trust gigachat"
 
 _LARGEST = 16 * 1024 * 1024
 
+_UNKNOWN = "unknown"
+
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
 
 
@@ -59,8 +61,10 @@ class Certificate:
     path: Path
 
     @property
-    def expires_at(self) -> float:
-        """When it expires, in Unix time."""
+    def expires_at(self) -> float | None:
+        """When it expires, in Unix time; None if it is no authority, so that nothing is known."""
+        if self.expires == _UNKNOWN:
+            return None
         return ssl.cert_time_to_seconds(self.expires)
 
 
@@ -144,7 +148,7 @@ def _described(fingerprint: str, context: ssl.SSLContext, path: Path) -> Certifi
     known: dict[str, Any] = next(iter(context.get_ca_certs()), {})
     names = dict(pair for group in known.get("subject", ()) for pair in group)
     subject = names.get("commonName") or names.get("organizationName") or "unknown"
-    return Certificate(fingerprint, subject, str(known.get("notAfter", "unknown")), path)
+    return Certificate(fingerprint, subject, str(known.get("notAfter", _UNKNOWN)), path)
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:

@@ -26,7 +26,14 @@ from .._request import ChatRequest
 from .._runtime import files as _files
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ..config._settings import Configuration, ProviderSettings
-from ..errors import ConnectionFailed, LLMError, ProviderTimeout
+from ..errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    InvalidRequestError,
+    LLMError,
+    MissingAuthError,
+    ProviderTimeout,
+)
 from ..failover._health import FileStore, parts_of
 from ..provider import Provider
 from ..providers.gigachat import _root
@@ -46,6 +53,8 @@ _EXPIRY_WARN_S = 60 * 24 * 3600.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _SOCKS_PORT = 1080
+
+_MOST_MODELS = 8
 
 _RESOLVING_HERE = {"socks4": "socks4a", "socks5": "socks5h"}
 
@@ -118,9 +127,13 @@ def check_python() -> Iterator[Finding]:
 
 def check_configuration(configuration: Configuration) -> Iterator[Finding]:
     """Where the configuration is, and what should be mended in it."""
-    names = ", ".join(item.name for item in configuration.providers) or "none"
+    names = ", ".join(item.name for item in configuration.providers)
     source = configuration.path or "none; the environment decides"
-    yield ok("configuration", f"{source}; providers: {names}")
+    if names:
+        yield ok("configuration", f"{source}; providers: {names}")
+    else:
+        text = f"{source}; it names no provider, so there is nobody to ask"
+        yield fail("configuration", text, "set a key, or write a file: llmproviders config init")
     for warning in configuration.warnings:
         problem, _, remedy = warning.partition("; do: ")
         yield warn("configuration", problem, remedy)
@@ -130,17 +143,20 @@ def check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> 
     """One provider: its key, its certificates, the way to it, and its clock."""
     name = settings.name
     if not settings.kind.working:
-        yield warn(name, "did not work when it was last looked at", "put another one before it")
+        yield warn(name, "this service was not working at last check", "list another one first")
     try:
         provider = settings.make()
     except ValueError as error:
-        yield fail(name, str(error), "mend the configuration")
+        yield fail(name, str(error), "correct the configuration")
         return
     with provider:
         yield from _check_key(name, settings, provider)
         yield from _check_certificates(name, provider)
         if not offline:
-            yield from _check_connections(name, provider)
+            connections = list(_check_connections(settings, provider))
+            yield from connections
+            if all(finding.level is not Level.FAIL for finding in connections):
+                yield from _check_models(settings, provider)
     if live:
         result = ask_one(settings)
         if result.error is None:
@@ -154,16 +170,25 @@ def check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> 
 def check_proxies(providers: Iterable[ProviderSettings], *, offline: bool) -> Iterator[Finding]:
     """The proxies on the way, each once: whether they are there, and who resolves names."""
     ways: dict[str, str] = {}
+    refused: dict[str, None] = {}
     for settings in providers:
         try:
-            with settings.make() as provider:
+            provider = settings.make()
+            transport = _transport_of(provider)
+        except (LLMError, ValueError):
+            # The checks of the provider and of its certificates say what is wrong.
+            continue
+        with provider:
+            try:
                 for url in _addresses(provider):
-                    proxy = _transport_of(provider).proxy_for(url)
+                    proxy = transport.proxy_for(url)
                     if proxy is not None:
                         ways.setdefault(proxy, url)
-        except (LLMError, ValueError) as error:
-            yield fail("proxy", str(error), "mend the proxy's address, or take it away")
-    if not ways:
+            except (LLMError, ValueError) as error:
+                refused.setdefault(str(error))
+    for text in refused:
+        yield fail("proxy", text, "correct the proxy's address, or remove it")
+    if not ways and not refused:
         yield ok("proxy", "none")
     for proxy, url in ways.items():
         yield from _check_proxy(proxy, urlsplit(url).hostname or "", offline=offline)
@@ -176,7 +201,11 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         for settings in configuration.providers
         if (value := settings.given.get("token_cache")) is not None
     }
-    for path in sorted(caches):
+    homeless = [path for path in caches if _places.is_nowhere(path)]
+    if homeless or _places.is_nowhere(_places.health_file()):
+        text = "there is no home folder, so nothing is kept between runs"
+        yield warn("state", text, "set HOME to a folder of your own")
+    for path in sorted(caches.difference(homeless)):
         try:
             TokenFile(path, "").read()
         except _files.Unusable as trouble:
@@ -187,7 +216,7 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         else:
             yield from _check_folder("token cache", path)
     health = configuration.failover.get("health")
-    if health is not None and health.value is not None:
+    if health is not None and health.value is not None and not _places.is_nowhere(health.value):
         path = Path(health.value)
         yield from _check_folder("health file", path)
         resting = [
@@ -226,34 +255,41 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         trust = provider.trust()
         tls_context(trust)
     except (LLMError, OSError) as error:
-        yield fail(topic, str(error), "name another bundle, or take the setting away")
+        yield fail(topic, str(error), "name another bundle, or remove the setting")
         return
     if not trust.verify:
-        yield warn(topic, "not verified: anybody can pose as the service", "take verify away")
+        yield warn(topic, "not verified: anybody can pose as the service", "remove verify")
     elif not isinstance(provider, GigaChat):
         yield ok(topic, "the usual authorities")
     elif trust.extra is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
         yield fail(topic, text, f"{certificates.COMMAND} --download")
     else:
-        yield from _check_expiry(topic, _root.installed())
+        yield from check_expiry(topic, _root.installed())
 
 
-def _check_expiry(topic: str, installed: Iterable[certificates.Certificate]) -> Iterator[Finding]:
+def check_expiry(topic: str, installed: Iterable[certificates.Certificate]) -> Iterator[Finding]:
+    """The authorities that were taken in: whether they are any, and when they expire."""
     found = False
     for certificate in installed:
         found = True
-        left = certificate.expires_at - time.time()
         text = f"{certificate.subject}, until {certificate.expires}"
+        if certificate.expires_at is None:
+            text = f"{certificate.path} holds no certificate authority"
+            yield fail(topic, text, f"{certificates.COMMAND} --remove, then --download")
+            continue
+        left = certificate.expires_at - time.time()
         if left < _EXPIRY_WARN_S:
-            yield warn(topic, text, f"{certificates.COMMAND} --file FILE --fingerprint SHA256")
+            tell = fail if left < 0 else warn
+            yield tell(topic, text, f"{certificates.COMMAND} --file FILE --fingerprint SHA256")
         else:
             yield ok(topic, text)
     if not found:
         yield ok(topic, "those of ca_bundle")
 
 
-def _check_connections(name: str, provider: Provider) -> Iterator[Finding]:
+def _check_connections(settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:
+    name = settings.name
     topic = f"{name}, connection"
     dates = []
     for url in _addresses(provider):
@@ -264,7 +300,7 @@ def _check_connections(name: str, provider: Provider) -> Iterator[Finding]:
                 date = parse_http_date(reply.headers.get("date"))
         except LLMError as failure:
             error = provider.explain(failure, ChatRequest(()))
-            yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error))
+            yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error, settings))
             continue
         if date is not None:
             dates.append(time.time() - date)
@@ -273,12 +309,45 @@ def _check_connections(name: str, provider: Provider) -> Iterator[Finding]:
         yield from _check_clock(f"{name}, clock", max(dates, key=abs))
 
 
-def _connection_remedy(error: LLMError) -> str:
+def _connection_remedy(error: LLMError, settings: ProviderSettings) -> str:
+    server = settings.server
+    if server is not None and isinstance(error, ConnectionFailed):
+        return f"start it: {server.start}"
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-        return "see what it says; for a server of your own: REQUESTS_CA_BUNDLE=FILE"
+        return "for a server of your own, name its authority: REQUESTS_CA_BUNDLE=FILE"
     if isinstance(error, (ConnectionFailed, ProviderTimeout)):
         return "check the network, the proxy and base_url"
     return "check base_url"
+
+
+def _check_models(settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:
+    """Whether the service lists its models, which costs nothing, and has the one in force."""
+    if type(provider).list_models is Provider.list_models:
+        return
+    topic = f"{settings.name}, models"
+    try:
+        names = provider.list_models()
+    except MissingAuthError:
+        return  # The check of the key has said so.
+    except AuthenticationError as error:
+        yield fail(topic, str(error), _key_remedy(settings))
+        return
+    except InvalidRequestError as error:
+        remedy = f"base_url is {redact(provider.base_url)}: it usually ends in /v1"
+        yield fail(topic, str(error), remedy)
+        return
+    except LLMError as error:
+        yield warn(topic, str(error), "try again later")
+        return
+    model = settings.in_force()["model"].value
+    shown = ", ".join(names[:_MOST_MODELS]) + (", ..." if len(names) > _MOST_MODELS else "")
+    if model is None or model in names or provider.get_model(model) in names:
+        yield ok(topic, f"{len(names)}: {shown}")
+    elif names:
+        pull = f"ollama pull {model}" if settings.type == "ollama" else "name one of these as model"
+        yield fail(topic, f"there is no model {model}; there are {shown}", pull)
+    else:
+        yield warn(topic, "the server lists none", "load a model there")
 
 
 def _check_clock(topic: str, ahead_s: float) -> Iterator[Finding]:

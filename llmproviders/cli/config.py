@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import click
@@ -18,6 +19,8 @@ from .notes import put
 from .options import Choices, check_options, config_option
 
 _WIDEST = 40
+
+_BARE = re.compile("[A-Za-z0-9_-]+")
 
 TEMPLATE = """\
 # The configuration of llmproviders. Remove the "# " of what you want to use.
@@ -143,7 +146,7 @@ def _toml(value: Any) -> str:
 
 def _toml_pair(name: str, value: Any) -> str:
     if isinstance(value, KeyFile):
-        return f"{_toml(name + '_file')} = {_toml(value.path)}"
-    if isinstance(value, KeyVariable):
-        return f"{_toml(name + '_env')} = {_toml(value.name)}"
-    return f"{name} = {_toml(value)}"
+        name, value = f"{name}_file", value.path
+    elif isinstance(value, KeyVariable):
+        name, value = f"{name}_env", value.name
+    return f"{name if _BARE.fullmatch(name) else _toml(name)} = {_toml(value)}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from .._printable import one_line
-from ..config._settings import ConfigError, Configuration, providers_of_environment
+from ..config._settings import ConfigError, Configuration
 from .checks import (
     Finding,
     Level,
@@ -19,7 +19,7 @@ from .checks import (
     fail,
 )
 from .exits import Exit
-from .notes import NOTHING, put, show_logs
+from .notes import NOTHING, put, show_logs, wrapped
 from .options import Choices, check_options
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -51,7 +51,8 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
         configuration = choices.configuration()
     except ConfigError as error:
         yield fail("configuration", str(error), 'edit it: $EDITOR "$(llmproviders config path)"')
-        configuration = Configuration(providers_of_environment())
+        # Nobody is asked whom a file in force does not name.
+        configuration = Configuration(())
     else:
         yield from check_configuration(configuration)
     yield from check_proxies(configuration.providers, offline=offline)
@@ -62,6 +63,7 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
 
 def _print(finding: Finding) -> None:
     put(f"{finding.level.value:<4}", end="  ", fg=_COLOURS[finding.level], bold=True)
-    put(one_line(f"{finding.topic}: {finding.text}"))
+    put(wrapped(one_line(f"{finding.topic}: {finding.text}"), indent="      ").lstrip())
     if finding.remedy:
+        # A command has to stay in one line, so that it can be copied.
         put(f"      do: {one_line(finding.remedy)}")

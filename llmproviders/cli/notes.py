@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,26 @@ def use_colour(stream: Any) -> bool:
 
 def _styled(text: str, stream: Any, style: dict[str, Any]) -> str:
     return click.style(text, **style) if style and use_colour(stream) else text
+
+
+def wrapped(text: str, *, indent: str = "") -> str:
+    """``text`` in lines that fit the terminal; as it is where the output is no terminal.
+
+    Args:
+        text: one paragraph.
+        indent: what begins each line.
+    """
+    if not sys.stdout.isatty():
+        return indent + text
+    width = shutil.get_terminal_size((80, 24)).columns
+    return textwrap.fill(
+        text,
+        max(width - 1, 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def put(text: str, *, end: str = "\n", **style: Any) -> None:

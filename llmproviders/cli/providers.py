@@ -38,15 +38,23 @@ def command(choices: Choices, as_json: bool, check: bool) -> Exit:
     """List the providers: what works, and where keys come from.
 
     Those of the configuration come first, in order of priority. With --check the exit code is 0
-    when at least one of them answers.
+    when at least one of them answers. A guest service is only asked if it is named.
     """
-    listed = every_provider(choices.configuration())
-    checks = ask_each(listed) if check else [None] * len(listed)
+    configuration = choices.configuration()
+    listed = every_provider(configuration)
+    in_force = configuration.providers
+    # A guest service that nobody named is not asked, not even whether it is there.
+    asked = [item for item in listed if item in in_force or item.kind.needs_auth]
+    found = dict(zip(map(id, asked), ask_each(asked) if check else [], strict=False))
+    checks = [found.get(id(item)) for item in listed]
     if as_json:
-        rows = [_as_object(item, result) for item, result in zip(listed, checks, strict=True)]
+        rows = [_as_object(item) for item in listed]
+        if check:
+            for row, result in zip(rows, checks, strict=True):
+                row["check"] = None if result is None else str(result)
         put(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
-        _print(listed, checks)
+        _print(listed, checks, checked=check)
     return _exit_of(checks)
 
 
@@ -70,8 +78,8 @@ class Check:
         return one_line(f"{type(self.error).__name__}: {self.error}")
 
 
-def ask_each(listed: Sequence[ProviderSettings]) -> list[Check | None]:
-    """Send each a tiny request, all at the same time; an interrupt does not wait for them."""
+def ask_each(listed: Sequence[ProviderSettings]) -> list[Check]:
+    """Send each a tiny request, all at once; an interrupt does not wait for them."""
     asked = [_asking(settings) for settings in listed]
     for future in asked:
         in_slices(partial(_is_done, future), inf)
@@ -107,9 +115,9 @@ def ask_one(settings: ProviderSettings) -> Check:
     return Check(None, time.monotonic() - begin)
 
 
-def _as_object(settings: ProviderSettings, check: Check | None) -> dict[str, Any]:
+def _as_object(settings: ProviderSettings) -> dict[str, Any]:
     kind, in_force = settings.kind, settings.in_force()
-    row = {
+    return {
         "name": settings.name,
         "type": kind.__name__,
         "working": kind.working,
@@ -119,10 +127,11 @@ def _as_object(settings: ProviderSettings, check: Check | None) -> dict[str, Any
         "default_model": in_force["model"].value,
         "base_url": redact(in_force["base_url"].value),
     }
-    return row if check is None else {**row, "check": str(check)}
 
 
-def _print(listed: Sequence[ProviderSettings], checks: Sequence[Check | None]) -> None:
+def _print(
+    listed: Sequence[ProviderSettings], checks: Sequence[Check | None], *, checked: bool
+) -> None:
     header = ["name", "works", "key needed", "streams", "default model", "key from"]
     rows = []
     for settings, check in zip(listed, checks, strict=True):
@@ -135,8 +144,8 @@ def _print(listed: Sequence[ProviderSettings], checks: Sequence[Check | None]) -
             settings.in_force()["model"].value,
             settings.key_from() or _missing(settings),
         ]
-        rows.append(row if check is None else [*row, str(check)])
-    print_table(header if checks[0] is None else [*header, "check"], rows)
+        rows.append([*row, str(check or "not asked")] if checked else row)
+    print_table([*header, "check"] if checked else header, rows)
 
 
 def _missing(settings: ProviderSettings) -> str:

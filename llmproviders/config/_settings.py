@@ -35,7 +35,7 @@ from ..failover._client import FailoverClient
 from ..provider import Provider
 from ..providers import REGISTRY
 from ._arguments import Argument, arguments_of
-from ._types import ProviderType, find_type, name_of, names_of_types
+from ._types import LOCAL_SERVERS, LocalServer, ProviderType, find_type, name_of, names_of_types
 
 Client = TypeVar("Client", bound=FailoverClient)
 
@@ -108,6 +108,11 @@ class ProviderSettings:
     def type_name(self) -> str:
         """The name of its type, as a configuration gives it."""
         return self.type or name_of(self.kind)
+
+    @property
+    def server(self) -> LocalServer | None:
+        """The program on this machine that it stands for, if it is one."""
+        return LOCAL_SERVERS.get(self.type)
 
     @property
     def name(self) -> str:

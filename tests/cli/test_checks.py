@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import socket
 import ssl
 import sys
@@ -22,15 +23,18 @@ from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
 from llmproviders._environment import token_cache
+from llmproviders._http.certificates import Certificate
 from llmproviders.cli.checks import (
     Finding,
     Level,
+    check_expiry,
     check_provider,
     check_proxies,
     check_python,
     check_state,
 )
 from llmproviders.config import Configuration, ProviderSettings, Value
+from llmproviders.config._types import find_type
 from llmproviders.provider import Provider
 from llmproviders.providers.gigachat import _root
 from llmproviders.sandbox import Sandbox
@@ -88,7 +92,7 @@ def test_an_argument_that_is_turned_down() -> None:
     assert list(findings) == ["GigaChat"]
     assert (findings["GigaChat"].level, findings["GigaChat"].remedy) == (
         Level.FAIL,
-        "mend the configuration",
+        "correct the configuration",
     )
 
 
@@ -114,7 +118,7 @@ def test_a_bundle_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_certificates_that_are_not_verified() -> None:
     """verify=False works, and should be seen to."""
     finding = check(GigaChat, **KEY, verify=False)["GigaChat, certificates"]
-    assert (finding.level, finding.remedy) == (Level.WARN, "take verify away")
+    assert (finding.level, finding.remedy) == (Level.WARN, "remove verify")
 
 
 def authority(days: int) -> bytes:
@@ -283,3 +287,68 @@ def test_a_folder_that_is_closed() -> None:
 
     level, text = forked(unprivileged)
     assert (level, text.partition(":")[2]) == ("FAIL", " /proc is closed")
+
+
+def test_a_model_that_the_server_lacks(sandbox: Sandbox) -> None:
+    """A missing model is told without a prompt, with what there is; Ollama's with its command."""
+    arguments = {**sandbox.provider_arguments("openai"), "model": "nowhere-7b"}
+    finding = connect(OpenAICompatible, **arguments)["OpenAICompatible, models"]
+    assert (finding.level, finding.remedy) == (Level.FAIL, "name one of these as model")
+    assert "no model nowhere-7b; there are sandbox-small" in finding.text
+    given = {n: Value(v, "argument") for n, v in arguments.items()}
+    kind = find_type("ollama")
+    assert kind is not None
+    settings = ProviderSettings.of(kind, given, "argument")
+    finding = found(check_provider(settings, offline=False, live=False))["Ollama, models"]
+    assert finding.remedy == "ollama pull nowhere-7b"
+    assert sandbox.count("openai", "chat") == 0
+
+
+def test_an_address_without_v1(sandbox: Sandbox) -> None:
+    """An address that ends too early is told, with what is usual, and no prompt is sent."""
+    arguments = {**sandbox.provider_arguments("openai"), "base_url": f"{sandbox.url}/nowhere"}
+    finding = connect(OpenAICompatible, **arguments)["OpenAICompatible, models"]
+    assert (finding.level, "/v1" in finding.remedy) == (Level.FAIL, True)
+
+
+def test_a_key_that_is_refused(sandbox: Sandbox) -> None:
+    """A key that the server refuses is told without a prompt."""
+    arguments = {**sandbox.provider_arguments("openai"), "api_key": "sk-wrong-wrong"}
+    finding = connect(OpenAICompatible, **arguments)["OpenAICompatible, models"]
+    assert finding.level is Level.FAIL
+    assert "sk-wrong" not in finding.text
+
+
+def test_a_program_that_is_not_started(refused_port: int) -> None:
+    """A program at its usual address that is not running names the command that starts it."""
+    kind = find_type("ollama")
+    assert kind is not None
+    given = {"base_url": Value(f"http://127.0.0.1:{refused_port}/v1", "argument")}
+    settings = ProviderSettings.of(kind, given, "argument")
+    finding = found(check_provider(settings, offline=False, live=False))["Ollama, connection"]
+    assert (finding.level, finding.remedy) == (Level.FAIL, "start it: ollama serve")
+
+
+def test_a_bad_bundle_is_not_blamed_on_the_proxy() -> None:
+    """A bundle that cannot be read is told once, by the check of certificates."""
+    broken = settings(GigaChat, **KEY, ca_bundle="/no/such/ca.pem")
+    assert [f.level for f in check_proxies([broken], offline=True)] == [Level.OK]
+
+
+def test_what_was_taken_in_is_no_authority(tmp_path: Path) -> None:
+    """A certificate that is none of an authority is told as such, with the way out."""
+    leaf = Certificate("00", "unknown", "unknown", tmp_path / "leaf.pem")
+    [finding] = check_expiry("GigaChat, certificates", [leaf])
+    assert (finding.level, "--remove" in finding.remedy) == (Level.FAIL, True)
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no home folder nothing suggests to delete a file in /dev/null."""
+    nowhere = Path(os.devnull, "llmproviders")
+    monkeypatch.setattr("llmproviders._environment._own", lambda _find: nowhere)
+    findings = state("user", nowhere / "health.json")
+    assert (findings["state"].level, findings["state"].remedy) == (
+        Level.WARN,
+        "set HOME to a folder of your own",
+    )
+    assert "/dev/null" not in repr(findings)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import ssl
+from collections.abc import Iterator
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import trustme
 
 from llmproviders.providers import REGISTRY
@@ -112,7 +115,7 @@ class TestConfig:
         assert run("config", "init", "--force").code == 0
         shown = run("config", "show")
         assert shown.out.startswith(f"# {path} (default)\n")
-        assert '[[provider]]  # default\ntype = "chatglm"' in shown.out
+        assert "no configuration" not in shown.out
 
     def test_show(self, configure: Configure, home: Path) -> None:
         """Every value has its origin, no secret is shown, and what is shown is TOML again."""
@@ -256,6 +259,65 @@ class TestDemo:
         assert "\x1b" not in told
 
 
+class TestNobodyNamed:
+    """Where neither a configuration nor the environment names anybody."""
+
+    @pytest.fixture
+    def proxied(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+        """A listener through which every request would have to go."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            monkeypatch.setenv("HTTP_PROXY", proxy)
+            yield listener
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+    @pytest.mark.parametrize(
+        "words", [("ask", "Why?"), ("ask", "--json", "Why?"), ("chat",), ("ask", "-o", "f", "Why?")]
+    )
+    def test_nothing_is_sent(
+        self, proxied: socket.socket, home: Path, words: tuple[str, ...]
+    ) -> None:
+        """A prompt goes to nobody: 77, and the ways to go on."""
+        result = run(*words, cwd=home)
+        assert result.code == 77
+        for way in ("OPENAI_API_KEY", "config init", "ask -p ollama", "-p chatglm", "demo"):
+            assert way in result.err
+        assert "Traceback" not in result.err
+        assert list(home.iterdir()) == []
+
+    def test_a_batch(self, proxied: socket.socket, home: Path) -> None:
+        """A batch is not begun."""
+        (home / "in.jsonl").write_text('{"prompt": "Why?"}\n')
+        result = run("batch", "in.jsonl", "-o", "out.jsonl", cwd=home)
+        assert (result.code, (home / "out.jsonl").exists()) == (77, False)
+
+    def test_doctor(self, proxied: socket.socket, configure: Configure) -> None:
+        """Doctor says that nobody is named and probes nobody; likewise if the file is broken."""
+        result = run("doctor", "--live")
+        assert result.code == 1
+        assert re.search("^FAIL  configuration: .*nobody to ask", result.out, re.MULTILINE)
+        configure('[[provider]]\ntype = "chatglm"\nwrong = 1\n')
+        result = run("doctor", "--live", env={"LLMPROVIDERS_FLOWGPT_BASE_URL": "http://flow.test"})
+        assert result.code == 1
+        assert "ChatGLM" not in result.out
+        assert "FlowGpt" not in result.out
+
+    def test_providers(self, proxied: socket.socket) -> None:
+        """--check asks no guest that nobody named, and says so."""
+        result = run("providers", "--check")
+        [line] = [line for line in result.out.splitlines() if line.startswith("ChatGLM")]
+        assert line.endswith("not asked")
+        [check] = [
+            row["check"]
+            for row in json.loads(run("providers", "--check", "--json").out)
+            if row["name"] == "ChatGLM"
+        ]
+        assert check is None
+
+
 class TestDoctor:
     def test_all_is_well(self, at_sandbox: Sandbox) -> None:
         """Each check is a line with its outcome; without a problem the code is 0."""
@@ -313,7 +375,7 @@ class TestDoctor:
         result = run("doctor", "--offline")
         assert result.code == 1
         assert re.search(r"^FAIL  configuration: .*:1: this is not TOML", result.out, re.MULTILINE)
-        assert "OK    ChatGLM, key" in result.out
+        assert not re.search("ChatGLM|GigaChat", result.out)
 
     def test_a_wrong_clock(self, configure: Configure) -> None:
         """A clock that is ten minutes off fails, and by how much is told."""
