@@ -282,6 +282,11 @@ class Attempt:
     waited: float = 0.0
     chunks: int = 0
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether it was ended because an attempt beside it was faster."""
+        return self.error is not None and str(self.error) == SLOWER
+
     def as_dict(self) -> dict[str, Any]:
         """The attempt as a JSON object, its error as ``{"type", "message"}``."""
         return {

@@ -1,11 +1,11 @@
-"""Tables for pages: attempts, and whatever else has columns; pure."""
+"""HTML tables, and the tables and timelines of attempts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..errors import Attempt
 from .text import escape, seconds
+from .timeline import TimedAttempt
 from .timeline import timeline_svg as svg
 
 _CELL = "padding:2px 10px;white-space:pre-wrap;text-align:"
@@ -57,7 +57,7 @@ def _content(cell: object) -> str:
     return "<br>".join(map(escape, lines))
 
 
-def attempts(given: Sequence[Attempt]) -> str:
+def attempts(given: Sequence[TimedAttempt]) -> str:
     """The timeline and the table of one call's attempts."""
     numbers = ("waited", "first text after", "duration", "pieces")
     columns = ("provider", "model", *numbers, "outcome")
@@ -83,7 +83,7 @@ def report(
     rows: Iterable[Sequence[object]],
     *,
     numeric: Iterable[str],
-    recent: Sequence[Attempt],
+    recent: Sequence[TimedAttempt],
 ) -> str:
     """The table of a client's providers, and the timeline of its recent attempts."""
     listed = table(client, columns, rows, numeric=numeric)

@@ -1,4 +1,4 @@
-"""Elements of an SVG picture that stands inside a page and takes its colours; pure."""
+"""Elements of an SVG picture that takes the colours of the page around it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hashlib import sha256
 from .text import escape
 
 HATCHED = "url(#hatch)"
-"""A fill for what passed without anything happening."""
+"""The fill of time that was spent waiting."""
 
 
 _STYLE = (
@@ -32,10 +32,10 @@ def picture(
         body: its elements.
         width: in pixels; a narrower page makes it smaller.
         height: in pixels.
-        standalone: whether it is to be a file of its own, which follows the reader's choice of
-            light or dark.
+        standalone: whether it is a file of its own, which follows the reader's choice of light or
+            dark.
     """
-    # The same elements get the same names on a page, and others others.
+    # Ids are shared by all pictures of a page, so they are made of the content.
     key = sha256(f"{title}{story}{body}".encode()).hexdigest()[:8]
     hatch = f"<defs>{_HATCH.format(key=key)}</defs>" if HATCHED in body else ""
     return (
@@ -49,12 +49,12 @@ def picture(
 
 
 def group(title: str, *elements: str) -> str:
-    """Elements with the text that a reader sees who points at them."""
+    """Elements with a tooltip."""
     return f"<g><title>{escape(title)}</title>{''.join(elements)}</g>"
 
 
 def text(x: float, middle: float, words: str, *, anchor: str = "start", faint: bool = False) -> str:
-    """Words beside ``x``, around the height ``middle``."""
+    """Words at ``x``, centred on the height ``middle``."""
     opacity = ' opacity="0.75"' if faint else ""
     return (
         f'<text x="{x:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}"{opacity}>'
@@ -63,7 +63,7 @@ def text(x: float, middle: float, words: str, *, anchor: str = "start", faint: b
 
 
 def bar(x: float, y: float, width: float, height: float, fill: str, *, pale: bool = False) -> str:
-    """A rectangle; a pale one keeps its edge."""
+    """A rectangle; a pale one has an outline."""
     edge = f' fill-opacity="0.4" stroke="{fill}"' if pale else ""
     size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
     return f'<rect x="{x:.1f}" y="{y:.1f}" {size} rx="2" fill="{fill}"{edge}/>'
@@ -90,13 +90,13 @@ def legend(
     width: float,
     left: float,
 ) -> tuple[str, float]:
-    """Words beside what they explain, on as many lines as that takes.
+    """A legend, on as many lines as it needs.
 
     Args:
-        entries: words, and a function that draws, at a place and around a height, what they mean.
+        entries: each a label, and a function that draws its sample at an x and a middle height.
         middle: the height of the first line.
         width: of the picture.
-        left: where a line begins.
+        left: where each line starts.
 
     Returns:
         The elements, and the height of the last line.
@@ -112,5 +112,5 @@ def legend(
 
 
 def swatch(fill: str) -> Callable[[float, float], str]:
-    """What draws a patch of a colour for :func:`legend`."""
+    """A function that draws a patch of colour, for :func:`legend`."""
     return lambda x, middle: bar(x, middle - 7, 18, 14, fill)

@@ -1,4 +1,4 @@
-"""What pictures share: escaped text, seconds in words, an axis, and one colour for one meaning."""
+"""What tables and pictures share: escaped text, widths, seconds in words, axes and colours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD, HALF, PASSING, FINAL, IDLE, NEUTRAL = (
     "#808080",
     "#3b82d6",
 )
-"""Each has a contrast of at least 3:1 to white and to a nearly black page (WCAG 1.4.11)."""
+"""Each has a contrast of at least 3:1 on white and on a nearly black page (WCAG 1.4.11)."""
 
 
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
@@ -44,6 +44,15 @@ def columns(text: str) -> int:
 def shorten(text: str, width: int) -> str:
     """At most ``width`` characters of ``text``, an ellipsis for what was cut."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def columns(text: str) -> int:
+    """The number of terminal columns that a text takes: two for each wide character.
+
+    >>> columns("sky"), columns("天空")
+    (3, 4)
+    """
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def seconds(value: float | None) -> str:

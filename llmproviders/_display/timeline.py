@@ -1,5 +1,5 @@
-"""Attempts over time: a row for each one, with what it waited, the time until its first text, the
-time while text came, and how it ended; pure.
+"""A timeline of attempts: one row each, with its wait, the time until its first text, the time
+while text came, and how it ended.
 """
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Protocol
 
 from .._printable import one_line
-from ..errors import SLOWER, Attempt
 from . import text as draw
 from .svg import HATCHED, bar, group, legend, picture, swatch, text, upright
 from .text import columns, count, seconds, shorten, ticks
@@ -19,14 +19,55 @@ MOST_ROWS = 60
 _PAUSE_DRAWN = 0.04
 
 
+class Failure(Protocol):
+    """An attempt's error, as far as a timeline shows it."""
+
+    @property
+    def retryable(self) -> bool: ...
+
+    @property
+    def status_code(self) -> int | None: ...
+
+
+class TimedAttempt(Protocol):
+    """What a timeline shows of an attempt: ``llmproviders.Attempt`` has it all."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def started_at(self) -> float: ...
+
+    @property
+    def first_chunk_after(self) -> float | None: ...
+
+    @property
+    def duration(self) -> float: ...
+
+    @property
+    def error(self) -> Failure | None: ...
+
+    @property
+    def waited(self) -> float: ...
+
+    @property
+    def chunks(self) -> int: ...
+
+    @property
+    def overtaken(self) -> bool: ...
+
+
 class AttemptOutcome(Enum):
-    """How an attempt ended: its words in a legend, its colour, its ANSI colour."""
+    """How an attempt ended: its label in a legend, its colour, its ANSI colour."""
 
     WHOLE = ("whole reply", draw.GOOD, "32")
     CUT = ("cut after text", draw.HALF, "35")
     PASSING = ("failed, may pass", draw.PASSING, "33")
     FINAL = ("failed for good", draw.FINAL, "31")
-    OVERTAKEN = (SLOWER, draw.IDLE, "90")
+    OVERTAKEN = ("another provider was faster", draw.IDLE, "90")
 
     def __init__(self, label: str, colour: str, ansi: str) -> None:
         self.label = label
@@ -34,12 +75,12 @@ class AttemptOutcome(Enum):
         self.ansi = ansi
 
     @classmethod
-    def of(cls, attempt: Attempt) -> AttemptOutcome:
+    def of(cls, attempt: TimedAttempt) -> AttemptOutcome:
         """The outcome of an attempt."""
         error = attempt.error
         if error is None:
             return cls.WHOLE
-        if str(error) == SLOWER:
+        if attempt.overtaken:
             return cls.OVERTAKEN
         if attempt.first_chunk_after is not None:
             return cls.CUT
@@ -59,7 +100,7 @@ class Row:
         end: when it ended.
     """
 
-    attempt: Attempt
+    attempt: TimedAttempt
     outcome: AttemptOutcome
     wait: float
     start: float
@@ -79,7 +120,7 @@ class Row:
         if a.error is None:
             what = "whole reply"
         elif self.outcome is AttemptOutcome.OVERTAKEN:
-            what = SLOWER
+            what = self.outcome.label
         else:
             status = f" {a.error.status_code}" if a.error.status_code else ""
             what = type(a.error).__name__ + status
@@ -88,7 +129,7 @@ class Row:
 
     @property
     def story(self) -> str:
-        """All of it in a sentence."""
+        """The whole attempt in one sentence."""
         a = self.attempt
         waited = f" after a wait of {seconds(a.waited)}" if a.waited else ""
         first = (
@@ -104,8 +145,8 @@ class Timeline:
 
     Attributes:
         rows: the first ones, in order.
-        more: how many there are besides.
-        pauses: where nothing happened for so long that it is cut short: the place and the seconds.
+        more: how many attempts are not shown.
+        pauses: long gaps that are drawn short: where each is, and its seconds.
     """
 
     rows: tuple[Row, ...]
@@ -113,12 +154,12 @@ class Timeline:
     pauses: tuple[tuple[float, float], ...] = ()
 
     @classmethod
-    def of(cls, attempts: Sequence[Attempt], *, cut_pauses: bool = False) -> Timeline:
+    def of(cls, attempts: Sequence[TimedAttempt], *, cut_pauses: bool = False) -> Timeline:
         """Put attempts on an axis.
 
         Args:
             attempts: in order.
-            cut_pauses: whether they are of several calls, between which nothing happened.
+            cut_pauses: whether to shorten the gaps between several calls.
         """
         found = _rows(attempts[:MOST_ROWS])
         more = len(attempts) - len(found)
@@ -131,7 +172,7 @@ class Timeline:
 
     @property
     def outcomes(self) -> list[AttemptOutcome]:
-        """The outcomes that it shows."""
+        """The outcomes shown, in the order of a legend."""
         present = {row.outcome for row in self.rows}
         return [outcome for outcome in AttemptOutcome if outcome in present]
 
@@ -146,7 +187,7 @@ class Timeline:
         return any(row.first_text is not None for row in self.rows)
 
 
-def _rows(attempts: Sequence[Attempt]) -> list[Row]:
+def _rows(attempts: Sequence[TimedAttempt]) -> list[Row]:
     origin = min((a.started_at - a.waited for a in attempts), default=0.0)
     found = []
     for a in attempts:
@@ -192,13 +233,15 @@ def _earlier(row: Row, by: float) -> Row:
 _WAIT, _PENDING, _TEXT, _FIRST, _AXIS, _TICK = "╱░█◆─├"
 
 
-def timeline_text(attempts: Sequence[Attempt], *, width: int = 100, colour: bool = False) -> str:
+def timeline_text(
+    attempts: Sequence[TimedAttempt], *, width: int = 100, colour: bool = False
+) -> str:
     """Draw attempts with characters.
 
     Args:
         attempts: of one call, in order.
-        width: columns that it may take.
-        colour: whether the terminal understands ANSI colours.
+        width: terminal columns to use.
+        colour: whether to use ANSI colours.
 
     >>> from llmproviders import Attempt, ServerError
     >>> down = Attempt("GigaChat", None, 0.0, None, 0.5, ServerError("down", status_code=503))
@@ -279,17 +322,17 @@ _BREAK = "2 4"
 
 
 def timeline_svg(
-    attempts: Sequence[Attempt], *, standalone: bool = False, cut_pauses: bool = False
+    attempts: Sequence[TimedAttempt], *, standalone: bool = False, cut_pauses: bool = False
 ) -> str:
     """Draw attempts as an SVG picture.
 
-    Text takes the colour of the page around it, so that it is readable in light and dark.
+    Text takes the colour of the page around it, so it is readable in light and dark.
 
     Args:
         attempts: in order.
-        standalone: whether it is to be a file of its own, which has no page around it and
-            follows the reader's choice of light or dark.
-        cut_pauses: whether they are of several calls, so that pauses between them are cut short.
+        standalone: whether it is a file of its own, without a page around it; it then follows the
+            reader's choice of light or dark.
+        cut_pauses: whether to shorten the gaps between several calls.
     """
     timeline = Timeline.of(attempts, cut_pauses=cut_pauses)
     scale = _CHART / timeline.end
@@ -338,7 +381,7 @@ def _svg_row(row: Row, top: float, scale: float) -> str:
 
 
 def _mark(x: float, middle: float) -> str:
-    """A pin: visible on every colour, whatever is left of the bar."""
+    """A pin, visible on every colour and on a bar of any length."""
     top, foot = middle - _BAR / 2 - 4, middle + _BAR / 2 + 2
     pin = upright(x, top, foot, opacity=1)
     return f'{pin}<circle cx="{x:.1f}" cy="{top:.1f}" r="2.5"/>'
@@ -358,7 +401,7 @@ def _dashes(x: float, top: float, bottom: float) -> str:
 
 
 def _legend(timeline: Timeline, middle: float) -> tuple[str, float]:
-    """What the colours and marks mean, and the height at which that ends."""
+    """The legend, and the height of its last line."""
     entries: list[tuple[str, Callable[[float, float], str]]] = [
         (outcome.label, swatch(outcome.colour)) for outcome in timeline.outcomes
     ]

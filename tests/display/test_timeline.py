@@ -6,6 +6,7 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from llmproviders import (
     ProviderTimeout,
     ServerError,
     StreamInterrupted,
+    _display,
 )
 from llmproviders._display.text import ticks
 from llmproviders._display.timeline import AttemptOutcome, Timeline
@@ -310,3 +312,10 @@ class TestAttempts:
         """A script gets the same picture as a file's text, and in characters."""
         assert "prefers-color-scheme" in STORY.to_svg()
         assert STORY.to_text(width=90) == text(STORY, width=90)
+
+
+def test_pictures_are_made_of_plain_data() -> None:
+    """Nothing in ``_display`` imports another part of the package, save what makes text harmless."""
+    for path in Path(_display.__file__).parent.glob("*.py"):
+        found = re.findall(r"^\s*from \.\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(found) <= {"_printable"}, path.name
