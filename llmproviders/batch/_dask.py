@@ -1,11 +1,11 @@
-"""A cluster of machines as the executor of a batch; Dask itself loads when it is first needed."""
+"""A Dask cluster as the executor of a batch. Dask is imported when it is first needed."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import pickle
-import sys
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any
@@ -18,13 +18,15 @@ from ..provider import Provider
 
 _ASK_AGAIN_S = 0.5
 
+_MOST_LEASES = 1 << 30
+
 
 @contextlib.contextmanager
 def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     """Connect to a Dask scheduler, in a ``with`` block.
 
-    The value of the block is the executor, and how many requests its workers take at a time now:
-    what ``run`` and ``run_file`` want as ``executor`` and ``workers``.
+    The value of the block is the executor and the number of requests that its workers take at a
+    time, for ``executor`` and ``workers`` of ``run`` and ``run_file``.
 
     Args:
         address: such as ``tcp://10.0.0.5:8786``.
@@ -53,19 +55,18 @@ def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
 
 def is_executor(executor: Executor) -> bool:
     """Whether an executor is Dask's."""
-    module = sys.modules.get("distributed.cfexecutor")
-    return module is not None and isinstance(executor, module.ClientExecutor)
+    return type(executor).__name__ == "ClientExecutor" and hasattr(executor, "_client")
 
 
 def check_keyless(client: BaseClient, packed: bytes) -> None:
-    """Refuse to send a key to where everybody who can see the scheduler could read it.
+    """Refuse to send a key to a cluster, whose scheduler shows it to everybody.
 
     Args:
-        client: what is to travel.
+        client: the client.
         packed: its pickle.
 
     Raises:
-        ValueError: it carries a key, a session of its own, or a password in an address.
+        ValueError: the client has a key, a session, or a password in an address.
     """
     _KeyFinder(io.BytesIO()).dump(client)
     text = packed.decode("latin-1")
@@ -91,7 +92,7 @@ def _check_provider(provider: Provider) -> None:
             raise ValueError(
                 f"{provider.name} has its {argument.name} as an argument, which a Dask cluster "
                 f"would show; set {names} on the workers instead, or keep the key in a file there "
-                f"({argument.name}_file in a configuration)"
+                f"({argument.name}_file in the configuration)"
             )
     if given.get("session") is not None:
         raise ValueError(
@@ -100,13 +101,12 @@ def _check_provider(provider: Provider) -> None:
         )
 
 
-def share_places(client: BaseClient) -> None:
-    """On a worker: keep each provider's limit of requests at a time across all workers."""
+def share_limits(client: BaseClient) -> None:
+    """On a worker: count each provider's requests at a time across all workers."""
     for provider in _providers_of(client):
         limit = getattr(provider, "max_concurrency", None)
         if limit is not None:
-            places = _SharedPlaces(provider, limit)
-            provider.place = places.hold  # type: ignore[method-assign]
+            provider.place = _SharedLimit(provider, limit).hold  # type: ignore[method-assign]
 
 
 def _providers_of(client: BaseClient) -> Iterator[Provider]:
@@ -116,32 +116,58 @@ def _providers_of(client: BaseClient) -> Iterator[Provider]:
         yield from _providers_of(member)
 
 
-class _SharedPlaces:
-    """The places of one provider, counted by the cluster's scheduler."""
+class _SharedLimit:
+    """The requests at a time of one provider, counted by the cluster's scheduler.
+
+    A semaphore of the scheduler has one size, but clients may have several limits for one service.
+    So each limit has a semaphore of its own, which wakes up those that wait for it; and a second
+    one, large enough for all, counts the requests of all limits together.
+    """
 
     def __init__(self, provider: Provider, limit: int) -> None:
-        from distributed import Semaphore, get_worker
-
-        worker = get_worker()
-        # Told apart by address, not by key: nothing of a key reaches the scheduler.
-        name = f"llmproviders {type(provider).__name__} {redact(provider.base_url)} {limit}"
-        make: Any = Semaphore  # has no types
-        self._semaphore = make(
-            max_leases=limit, name=name, scheduler_rpc=worker.scheduler, loop=worker.loop
-        )
+        # Named by address, not by key: nothing of a key reaches the scheduler.
+        name = f"llmproviders {type(provider).__name__} {redact(provider.base_url)}"
+        self._limit = limit
+        self._turns = _semaphore(f"{name} {limit}", limit)
+        self._all = _semaphore(name, _MOST_LEASES)
         self._own: Callable[[CancelScope], contextlib.AbstractContextManager[float]] = (
             provider.place
         )
 
     @contextlib.contextmanager
     def hold(self, scope: CancelScope) -> Iterator[float]:
-        """Wait for a place; the value of the block is the seconds waited."""
+        """Wait for a free slot; the value of the block is the seconds waited."""
         began = scope.clock.monotonic()
-        with self._own(scope):
-            while not self._semaphore.acquire(timeout=min(_ASK_AGAIN_S, scope.remaining())):
-                if scope.over:
-                    raise scope.error()
+        with self._own(scope), self._turn(scope), self._counted(scope):
+            yield scope.clock.monotonic() - began
+
+    @contextlib.contextmanager
+    def _turn(self, scope: CancelScope) -> Iterator[None]:
+        while not self._turns.acquire(timeout=min(_ASK_AGAIN_S, scope.remaining())):
+            if scope.over:
+                raise scope.error()
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @contextlib.contextmanager
+    def _counted(self, scope: CancelScope) -> Iterator[None]:
+        while True:
+            self._all.acquire()
             try:
-                yield scope.clock.monotonic() - began
+                if self._all.get_value() <= self._limit:
+                    yield
+                    return
             finally:
-                self._semaphore.release()
+                self._all.release()
+            # At random, so that two that made room for each other do not do so again.
+            scope.sleep(random.uniform(0.1, 1.0) * _ASK_AGAIN_S)
+
+
+def _semaphore(name: str, leases: int) -> Any:
+    from distributed import Semaphore, get_worker
+
+    worker = get_worker()
+    make: Any = Semaphore  # has no types
+    return make(max_leases=leases, name=name, scheduler_rpc=worker.scheduler, loop=worker.loop)

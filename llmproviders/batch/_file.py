@@ -1,11 +1,12 @@
-"""A batch from a file to a file, which can be ended at any moment and taken up again."""
+"""A batch from a file to a file, which can be stopped at any moment and resumed."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from itertools import groupby
 
 from .._checks import seconds, whole
@@ -13,12 +14,12 @@ from .._runtime.files import check_path
 from ..client import BaseClient
 from ..errors import InvalidRequestError
 from ._flow import Flow
-from ._input import Input, opened, pair_digest
+from ._input import Input, lines_of, pair_digest
 from ._interrupts import Interrupts
 from ._output import Finished, locked, target_of
 from ._rows import row_of
 from ._run import check_arguments
-from ._summary import BatchStats, Summary, bar_if
+from ._summary import BatchStats, Summary, announce, bar_if
 from ._task import BatchResult, Task, request_hash
 
 GRACE_S = 30.0
@@ -36,38 +37,42 @@ def run_file(
     deadline: float | None = None,
     max_failures: int | None = None,
     grace_s: float = GRACE_S,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Summary:
     """Answer the requests in a file of JSON lines, and write a row of JSON for each to another.
 
     Each row is written and flushed as its request ends. A rerun skips what is done, by id and a
-    hash of the request, and does the rest: what failed, what was changed, what is new. A process
+    hash of the request, and does the rest: what failed, what has changed, what is new. A process
     that is killed loses no row that was written, and a rerun pays for none of them again.
 
-    On Ctrl-C and SIGTERM nothing more is sent; what is under way gets ``grace_s`` seconds and is
-    written; then the signal does what it would have done. A second one ends the wait.
+    On Ctrl-C, SIGTERM and SIGHUP nothing more is sent; what is under way has ``grace_s`` seconds
+    to finish and is written; then the signal does what it normally does. A second signal ends the
+    wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
         input: a file with a request on each line, as :func:`run` takes them. A broken line
-            becomes an error row; its id is the line's number, from 1.
-        output: a file of rows, appended to. Runs of the same output exclude one another.
+            becomes an error row, whose id is the line's number, from 1, or null where another
+            request has that id.
+        output: a file of rows, appended to. Only one run at a time may write it.
         workers: how many requests run at a time; with an ``executor``: how many it has.
         executor: where they run, any ``concurrent.futures.Executor``; default: threads.
         on_result: called with each result after its row was written.
-        progress: show a bar on stderr.
+        progress: show a progress bar on standard error.
         deadline: seconds for each request, waits and retries included.
-        max_failures: stop early when so many rows have failed in this run.
+        max_failures: stop early when this many rows have failed in this run.
         grace_s: seconds.
+        cache: as for :func:`run`.
 
     Returns:
         How many rows succeeded, were skipped, failed; how long it took; the tokens.
 
     Raises:
-        InvalidRequestError: two requests have the same id, or the output is another kind of file,
-            a pipe, a device, or behind another user's link; nothing was sent.
+        InvalidRequestError: two requests have the same id; or the output is another kind of file,
+            a pipe, a device, or behind another user's link. Nothing was sent.
         BatchLocked: another run is writing the same output.
         OSError: a file cannot be read or written.
-        TypeError, ValueError: as for :func:`run`, and for numbers below their least.
+        TypeError, ValueError: as for :func:`run`, and for numbers that are too small.
 
     >>> import pathlib, tempfile
     >>> from llmproviders.testing import ScriptedProvider
@@ -79,25 +84,59 @@ def run_file(
     >>> run_file(client, folder / "in.jsonl", folder / "out.jsonl").skipped
     1
     """
-    for name, path in (("input", input), ("output", output)):
-        check_path(name, path)
-    workers = check_arguments(client, workers)
-    deadline = None if deadline is None else seconds("deadline", deadline)
+    check_path("input", input)
+    return answer_into(
+        client,
+        lines_of(input),
+        output,
+        workers=workers,
+        executor=executor,
+        on_result=on_result,
+        progress=progress,
+        deadline=deadline,
+        max_failures=max_failures,
+        grace_s=grace_s,
+        cache=cache,
+        input=input,
+    )
+
+
+def answer_into(
+    client: BaseClient,
+    source: AbstractContextManager[Callable[[], Iterable[Task]]],
+    output: str | os.PathLike[str],
+    *,
+    workers: int,
+    executor: Executor | None = None,
+    on_result: Callable[[BatchResult], object] | None = None,
+    progress: bool = False,
+    deadline: float | None = None,
+    max_failures: int | None = None,
+    grace_s: float = GRACE_S,
+    cache: str | os.PathLike[str] | None = None,
+    input: str | os.PathLike[str] | None = None,
+) -> Summary:
+    """Do the tasks of ``source``, and write their rows to ``output``, as :func:`run_file` does."""
+    client, workers, deadline = check_arguments(client, workers, deadline, cache)
     max_failures = None if max_failures is None else whole("max_failures", max_failures)
     grace_s = seconds("grace_s", grace_s, zero=True)
     began = time.monotonic()
+    stats = BatchStats()
+    check_path("output", output)
     target = target_of(output)
-    tally = BatchStats()
-    with opened(input) as stream, locked(target):
-        if os.path.exists(target) and os.path.samefile(input, target):
+    with source as read, locked(target):
+        if input is not None and os.path.exists(target) and os.path.samefile(input, target):
             raise InvalidRequestError(f"{target} is the input; choose another output")
-        asked = Input(stream, hashes=os.path.exists(target))
+        asked = Input(read, hashes=os.path.exists(target))
         finished = Finished(target, asked)
         finished.keep()
         skipped = sum(pair in asked.pairs for pair, _ in groupby(finished.pairs))
         tasks = _left(asked, finished)
         flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
-        interrupts = Interrupts(lambda: flow.stop(within_s=grace_s), lambda: flow.stop(within_s=0))
+        interrupts = Interrupts(
+            lambda: flow.stop(within_s=grace_s, announce=lambda running: announce(running, bar)),
+            lambda: flow.stop(within_s=0),
+        )
         with (
             interrupts,
             open(target, "ab") as rows,
@@ -107,17 +146,17 @@ def run_file(
             for outcome in flow.outcomes():
                 rows.write(row_of(*outcome))
                 rows.flush()
-                tally.add(outcome)
+                stats.add(outcome)
                 if bar is not None:
-                    bar.show(tally)
+                    bar.show(stats)
                 if on_result is not None:
                     on_result(outcome.result())
-                if tally.failed == max_failures:
+                if stats.failed == max_failures:
                     flow.stop()
             os.fsync(rows.fileno())
     interrupts.pass_on()
-    stopped = max_failures is not None and tally.failed >= max_failures
-    return tally.summary(skipped=skipped, duration=time.monotonic() - began, stopped=stopped)
+    stopped = max_failures is not None and stats.failed >= max_failures
+    return stats.summary(skipped=skipped, duration=time.monotonic() - began, stopped=stopped)
 
 
 def _left(asked: Input, finished: Finished) -> Iterator[Task]:

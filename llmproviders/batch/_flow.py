@@ -1,13 +1,13 @@
-"""Tasks on their way, a bounded number of them at a time."""
+"""A bounded number of tasks under way at a time."""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._runtime.scope import CancelScope
 from .._signals import let_through
@@ -22,29 +22,28 @@ if TYPE_CHECKING:
 _UNDER_WAY_PER_WORKER = 4
 
 
-# A signal that comes just before a wait begins is not noticed until the wait is over; on
-# Windows none is at any time.
-_LOOK_UP_S = 0.2
+# Longest single wait: a signal that arrives just before a wait, or at any time on Windows, is
+# only handled when the wait returns.
+_LONGEST_WAIT_S = 0.2
 
 
-class _Wake:
-    """Stands in the queue of what ended to have a look at what was asked meanwhile."""
+class _Stopped(NamedTuple):
+    """Put among the finished tasks by :meth:`Flow.stop`, to wake up whoever waits for them."""
 
-
-_WAKE = _Wake()
+    announce: Callable[[int], object] | None
 
 
 class Flow:
-    """Sends tasks to be done and hands back each as it ends.
+    """Sends tasks to workers, and yields each one as it ends.
 
-    Four tasks for each worker are under way at a time, so that none waits for the next; those
-    that ended and were not taken count, too.
+    At most four tasks for each worker are under way, so no worker has to wait for the next one.
+    Tasks that have ended count until they are taken.
 
     Args:
-        client: what answers.
+        client: answers the requests.
         tasks: read one at a time, when there is room.
         workers: how many requests run at a time.
-        executor: where they run; None: own threads.
+        executor: runs them; None for threads of its own.
         deadline: seconds for each request, or None.
     """
 
@@ -61,8 +60,8 @@ class Flow:
         self._room = workers * _UNDER_WAY_PER_WORKER
         self._under_way = 0
         self._scope = CancelScope().cancellable()
-        self._ended: queue.SimpleQueue[Ended | _Wake] = queue.SimpleQueue()
-        self._lane = worker_for(
+        self._ended: queue.SimpleQueue[Ended | _Stopped] = queue.SimpleQueue()
+        self._worker = worker_for(
             client,
             self._ended.put,
             workers=workers,
@@ -74,28 +73,34 @@ class Flow:
         self._more = True
         self._give_up_at = inf
 
-    def stop(self, *, within_s: float = inf) -> None:
-        """Send nothing more, and wait ``within_s`` seconds for what is under way; reentrant, for
-        signal handlers.
+    def stop(
+        self, *, within_s: float = inf, announce: Callable[[int], object] | None = None
+    ) -> None:
+        """Send nothing more. Reentrant, so a signal handler may call it.
+
+        Args:
+            within_s: seconds to wait for what is under way.
+            announce: called with the number of requests that are still running, if there are any,
+                by the thread that reads the outcomes.
         """
         self._more = False
         self._give_up_at = time.monotonic() + within_s
-        self._ended.put(_WAKE)
+        self._ended.put(_Stopped(announce))
 
     def outcomes(self) -> Generator[FinishedTask, None, None]:
-        """Every task as it ends.
+        """Yield every task as it ends.
 
-        An error of the input is raised when what was sent before it has ended.
+        An error of the input is raised once the tasks before it have ended.
 
         Raises:
-            BrokenExecutor: the executor does not work any more.
+            BrokenExecutor: the executor no longer works.
         """
         while True:
             if self._more and self._under_way < self._room:
                 task = self._next_task()
                 if task is not None and task.request is not None:
                     self._under_way += 1
-                    self._lane.send(task, task.request)
+                    self._worker.send(task, task.request)
                 elif task is not None:
                     yield FinishedTask(task, None, task.error)
                 continue
@@ -103,13 +108,16 @@ class Flow:
                 break
             left = self._give_up_at - time.monotonic()
             try:
-                ended = self._ended.get(timeout=min(max(0.0, left), _LOOK_UP_S))
+                ended = self._ended.get(timeout=min(max(0.0, left), _LONGEST_WAIT_S))
             except queue.Empty:
                 if left <= 0:
                     break
                 continue
-            if isinstance(ended, _Wake):
-                self._lane.withdraw()
+            if isinstance(ended, _Stopped):
+                self._worker.withdraw()
+                running = self._under_way - self._ended.qsize()
+                if ended.announce is not None and running > 0:
+                    ended.announce(running)
                 continue
             self._under_way -= 1
             if isinstance(ended, BaseException):
@@ -131,10 +139,10 @@ class Flow:
         return None
 
     def close(self) -> None:
-        """Break off whatever is under way."""
+        """Break off what is under way."""
         self._more = False
         self._scope.cancel("the batch was ended")
-        self._lane.close()
+        self._worker.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The input of a batch: read once for what is in it, and again for the work."""
+"""The input of a batch: read once to check its ids, and again to do the work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from typing import IO
@@ -22,12 +22,12 @@ _RUN = 1 << 16
 
 
 def digest(*parts: str) -> int:
-    """A number of 64 bits for ``parts``."""
+    """A 64-bit hash of ``parts``."""
     return int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
 
 
 class Digests:
-    """Numbers of 64 bits, eight bytes each: first all are added, then they are looked up.
+    """A multiset of 64-bit numbers that takes eight bytes for each: add all, then look up.
 
     >>> digests = Digests()
     >>> for word in ("a", "b", "a"):
@@ -41,7 +41,7 @@ class Digests:
         self._last = array("Q")
 
     def add(self, number: int) -> None:
-        """Add one; the same one may be added again."""
+        """Add one; a number may be added more than once."""
         self._last.append(number)
         if len(self._last) == _RUN:
             self._end_run()
@@ -69,7 +69,7 @@ class Digests:
         return sum(map(len, self._runs)) + len(self._last)
 
     def repeated(self) -> set[int]:
-        """Those that were added more than once."""
+        """The numbers that were added more than once."""
         found = set()
         before = None
         for number in self:
@@ -79,75 +79,95 @@ class Digests:
         return found
 
 
-@contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file to be read twice; a pipe is copied to a temporary file first."""
-    with open(path, "rb") as stream:
-        if stream.seekable():
-            yield stream
-            return
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(stream, copy)
-            copy.seek(0)
-            yield copy
-
-
 class Input:
-    """JSON lines of requests.
+    """The requests of a batch, which can be read more than once.
 
     Args:
-        stream: opened for reading bytes, and seekable.
-        hashes: whether the requests' hashes are wanted.
+        read: reads the requests from the start, the same ones each time.
+        hashes: whether ``pairs`` are needed.
 
     Attributes:
-        ids: of every request.
-        pairs: an id with the hash of its request, of every valid one, where hashes are wanted.
+        ids: the ids of all requests, without the stand-ins of broken lines.
+        pairs: the id and the hash of each valid request.
 
     Raises:
-        InvalidRequestError: an id stands twice.
+        InvalidRequestError: two requests have the same id.
     """
 
-    def __init__(self, stream: IO[bytes], *, hashes: bool) -> None:
-        self._stream = stream
+    def __init__(self, read: Callable[[], Iterable[Task]], *, hashes: bool) -> None:
+        self._read = read
+        self._count = 0
         self.ids = Digests()
         self.pairs = Digests()
-        self._lines = 0
-        for task in tasks_in(self._counted()):
-            self.ids.add(id_digest(task.id))
+        for task in read():
+            self._count += 1
+            if task.id_known:
+                self.ids.add(id_digest(task.id))
             if hashes and task.request is not None:
                 self.pairs.add(pair_digest(task.id, request_hash(task.request)))
         self._refuse_duplicates(self.ids.repeated())
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    def _counted(self) -> Iterator[bytes]:
-        for line in self._stream:
-            self._lines += 1
-            yield line
+        return self._count
 
     def tasks(self) -> Iterator[Task]:
-        """Every task, from the start; lines that came later are not read."""
-        self._stream.seek(0)
-        return tasks_in(islice(self._stream, self._lines))
+        """Read every request, from the start."""
+        for task in self._read():
+            yield task if task.id_known else task.unless_taken(id_digest(task.id) in self.ids)
 
     def _refuse_duplicates(self, suspects: set[int]) -> None:
         if not suspects:
             return
-        first_lines: dict[Id, int] = {}
-        for task in self.tasks():
-            if id_digest(task.id) in suspects:
+        first_lines: dict[Id | None, int] = {}
+        for task in self._read():
+            if task.id_known and id_digest(task.id) in suspects:
                 line = task.index + 1
                 if task.id in first_lines:
+                    assert task.id is not None
                     raise duplicate(task.id, first_lines[task.id], line)
                 first_lines[task.id] = line
 
 
-def id_digest(own_id: Id) -> int:
-    """A number for an id; the string of a number is another id than the number."""
+@contextlib.contextmanager
+def lines_of(path: str | os.PathLike[str]) -> Iterator[Callable[[], Iterator[Task]]]:
+    """Open a file of JSON lines, and return what reads its tasks from the start each time.
+
+    Lines that are added after the first time are left to the next run. A pipe is copied to a
+    temporary file first.
+    """
+    with open(path, "rb") as stream:
+        if stream.seekable():
+            yield _Lines(stream).tasks
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(stream, copy)
+            yield _Lines(copy).tasks
+
+
+class _Lines:
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._count: int | None = None
+
+    def tasks(self) -> Iterator[Task]:
+        self._stream.seek(0)
+        if self._count is None:
+            return tasks_in(self._counted())
+        return tasks_in(islice(self._stream, self._count))
+
+    def _counted(self) -> Iterator[bytes]:
+        count = 0
+        for line in self._stream:
+            count += 1
+            yield line
+        self._count = count
+
+
+def id_digest(own_id: Id | None) -> int:
+    """A number for an id; ``"1"`` and ``1`` are two ids."""
     return digest(json.dumps(own_id))
 
 
-def pair_digest(own_id: Id, hashed: str) -> int:
-    """A number for an id with the hash of its request."""
+def pair_digest(own_id: Id | None, hashed: str) -> int:
+    """A number for an id and the hash of its request."""
     return digest(json.dumps(own_id), hashed)

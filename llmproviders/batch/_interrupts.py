@@ -1,37 +1,50 @@
-"""Ctrl-C and SIGTERM while work is under way: a request to finish, then an end."""
+"""Ctrl-C, SIGTERM and SIGHUP while work is under way: finish it, then end."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""The signals that ask a process to end."""
 
 
 class Interrupts:
-    """Calls ``stop`` at the first Ctrl-C or SIGTERM, in a ``with`` block of the main thread.
+    """Calls ``stop`` at the first signal, in a ``with`` block of the main thread.
 
-    A second one calls ``end``, and a third does at once what it would have done without the
-    block. An exception raised wherever the interpreter happens to be can leave a lock behind, so
-    that is the last resort. In another thread, and for a signal that is ignored, nothing is
-    changed.
+    A second signal calls ``end``; a third does at once what it would have done without the block.
+    That is the last resort: an exception that is raised wherever the interpreter happens to be can
+    leave a lock held. The block may be entered again. In another thread, and for a signal that is
+    ignored, nothing is changed.
 
     Args:
-        stop: called from the signal's handler.
-        end: called from the signal's handler.
+        stop: called from the signal handler.
+        end: called from the signal handler.
+        signals: the signals to handle.
     """
 
-    def __init__(self, stop: Callable[[], object], end: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        stop: Callable[[], object],
+        end: Callable[[], object],
+        *,
+        signals: Iterable[signal.Signals] = ENDING,
+    ) -> None:
         self._next = [stop, end]
+        self._signals = tuple(signals)
         self._before: dict[int, Any] = {}
+        self._pending: list[int] = []
+        self._handling = False
         self.received: int | None = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in self._signals:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._handle)
         return self
@@ -45,6 +58,19 @@ class Interrupts:
         self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._pending.append(number)
+        if self._handling:
+            # The handler was itself interrupted, perhaps in the middle of a print, which cannot be
+            # entered twice. The outer one takes this signal next.
+            return
+        self._handling = True
+        try:
+            while self._pending:
+                self._take(self._pending.pop(0))
+        finally:
+            self._handling = False
+
+    def _take(self, number: int) -> None:
         self.received = number
         if self._next:
             self._next.pop(0)()

@@ -1,4 +1,4 @@
-"""The output of a batch: locked, and cleaned of what has to be done again."""
+"""The output of a batch: locked, and rid of the rows that have to be done again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..errors import InvalidRequestError
 from ._input import Digests, Input, id_digest, pair_digest
 
 
-class BatchLocked(RuntimeError):  # noqa: N818 - says what is the case, as the other errors do
+class BatchLocked(RuntimeError):  # noqa: N818 - named like the other errors
     """Another run is writing the same output."""
 
 
 def target_of(output: str | os.PathLike[str]) -> str:
-    """The file that ``output`` names, through a link too, unless the link is another user's.
+    """The file that ``output`` names, with links followed.
 
     Raises:
-        InvalidRequestError: it is; who made it would choose which file is written. Or it names a
-            pipe, a device or a folder, which a rerun could not read.
+        InvalidRequestError: it is a link of another user, who would choose the file that is
+            written; or a pipe, a device or a folder, which a rerun could not read.
     """
     try:
         place = _files.target_of(output)
@@ -35,15 +35,15 @@ def target_of(output: str | os.PathLike[str]) -> str:
         raise InvalidRequestError(str(trouble)) from trouble
     if isinstance(place, int) or (place.exists() and not place.is_file()):
         raise InvalidRequestError(
-            f"{os.fspath(output)} is no regular file, which a rerun could read; choose another "
-            "output"
+            f"{os.fspath(output)} is not a regular file, so a rerun could not read it; choose "
+            "another output"
         )
     return str(place)
 
 
 @contextlib.contextmanager
 def locked(output: str) -> Iterator[None]:
-    """Hold the lock that stands beside ``output``; the system lets go of it when a process dies.
+    """Hold the lock file beside ``output``; the system releases it when the process dies.
 
     Raises:
         BatchLocked: another run holds it.
@@ -60,24 +60,24 @@ def locked(output: str) -> Iterator[None]:
         raise OSError(f"the output cannot be locked: {trouble}") from trouble
     if held is None:
         raise BatchLocked(
-            f"another run is writing {output}; wait for its end, or choose another output"
+            f"another run is writing {output}; wait until it ends, or choose another output"
         )
     with held:
         yield
 
 
 class Finished:
-    """The rows of an earlier run that stand.
+    """The rows of earlier runs that are kept.
 
-    Torn and failed rows do not, nor those whose request is another one now, nor a second one of
-    the same id. Rows of requests that the input does not have any more do.
+    Torn and failed rows are dropped, as are rows whose request has changed, and a second row of
+    the same id. Rows of requests that are no longer in the input are kept.
 
     Args:
         output: the file; it need not exist.
-        asked: what has to stand in it in the end.
+        asked: the requests of this run.
 
     Attributes:
-        pairs: their ids with the hashes of their requests.
+        pairs: the id and the request hash of each row that is kept.
 
     Raises:
         InvalidRequestError: the file is not the output of a batch.
@@ -115,7 +115,7 @@ class Finished:
         )
 
     def keep(self) -> None:
-        """Rewrite the file with these rows alone, atomically where it can be replaced."""
+        """Rewrite the file with these rows only, atomically where it can be replaced."""
         if self._all_stand:
             return
         output = Path(self._output)
@@ -144,14 +144,14 @@ def _row_in(line: bytes, where: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        # A crash tears a row, and a loss of power may leave zeros in its place.
+        # A crash tears a row, and a power failure may leave zeros in its place.
         if line.strip(b"\0\r\n")[:1] in (b"", b"{"):
             return None
         row = None
     if (
         isinstance(row, dict)
         and row.keys() >= {"id", "error", "request_hash"}
-        and isinstance(row["id"], (str, int))
+        and isinstance(row["id"], (str, int, type(None)))
     ):
         return row
     raise InvalidRequestError(f"{where} is not a row of a batch; choose another output")

@@ -1,4 +1,4 @@
-"""JSON lines: what an input line asks, and what an output row tells."""
+"""JSON lines: reading the requests of an input, writing the rows of an output."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
-# json.loads and json.dumps would make these anew for each row.
+# json.loads and json.dumps would create these again for each row.
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def tasks_in(lines: Iterable[bytes]) -> Iterator[Task]:
-    """The tasks of JSON lines; one that is broken is a task with an error.
+    """Read a request from each JSON line; a broken line is a task with an error.
 
-    Blank lines ask nothing. A line's number, from 1, counts them too.
+    Blank lines are skipped, but counted in the line numbers, which start at 1.
     """
     for index, line in enumerate(lines):
         if index == 0:
@@ -50,14 +50,14 @@ def _task_in(line: bytes, index: int) -> Task:
     else:
         return task_of(item, index)
     broken = InvalidRequestError(f"line {index + 1} of the input is not a JSON value: {why}")
-    return Task(index + 1, index, None, broken)
+    return Task(index + 1, index, None, broken, id_known=False)
 
 
 def as_row(completion: Completion | None, error: BaseException | None) -> dict[str, Any]:
-    """A reply, or why there is none, as a JSON object; all but the ``id`` and ``request_hash``
-    of an output row.
+    """A reply or an error as a JSON object: an output row without ``id`` and ``request_hash``.
 
-    ``tool_calls`` is there where the model asked for calls.
+    ``tool_calls`` is present where the model asked for calls, and ``data`` where a ``schema`` was
+    given.
 
     Args:
         completion: the reply, or None.
@@ -81,7 +81,18 @@ def as_row(completion: Completion | None, error: BaseException | None) -> dict[s
     }
     if finish is not None and finish.tool_calls:
         row["tool_calls"] = finish.tool_calls
+    if completion is not None and completion.data is not None:
+        row["data"] = _plain(completion.data)
     return row
+
+
+def _plain(data: Any) -> Any:
+    """A validated object as JSON: models and dataclasses become objects, dates text."""
+    if type(data) in (str, int, float, bool):
+        return data
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Any).dump_python(data, mode="json")
 
 
 def _provider_of(error: BaseException | None) -> str | None:
@@ -96,7 +107,7 @@ def _error_as_dict(error: BaseException | None) -> dict[str, str] | None:
 
 
 def row_of(task: Task, completion: Completion | None, error: Exception | None) -> bytes:
-    """An output row as one line, whatever is taken for the end of a line."""
+    """An output row as one line of JSON."""
     row = {
         "id": task.id,
         **as_row(completion, error),
@@ -106,7 +117,7 @@ def row_of(task: Task, completion: Completion | None, error: Exception | None) -
 
 
 def json_line(value: Any) -> str:
-    r"""JSON without anything that any reader takes for the end of a line, and that is UTF-8.
+    r"""JSON in UTF-8 on one line, without any character that some reader takes for a line end.
 
     >>> print(json_line({"text": "Зачем?\u2028"}))
     {"text": "Зачем?\u2028"}

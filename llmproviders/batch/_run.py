@@ -1,18 +1,29 @@
-"""A batch in memory: requests in, results out as they finish."""
+"""A batch in memory: requests in, results out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor
+from typing import Any
+from weakref import WeakValueDictionary
 
-from .._checks import whole
+from .._checks import seconds, whole
+from .._request import ChatRequest
 from .._runtime.process import owned
 from ..client import BaseClient
 from ..messages import Prompt
 from ._flow import Flow
-from ._task import BatchResult, tasks_of
+from ._interrupts import Interrupts
+from ._summary import BatchStats, announce, bar_if
+from ._task import BatchResult, SeenIds, tasks_of
 
 BatchRequest = Prompt | Mapping[str, object]
+
+GRACE_S = 10.0
+"""Seconds that requests have to finish after a Ctrl-C, while their results are awaited."""
 
 
 def run(
@@ -22,21 +33,33 @@ def run(
     workers: int = 4,
     executor: Executor | None = None,
     on_result: Callable[[BatchResult], object] | None = None,
+    progress: bool = False,
+    deadline: float | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Generator[BatchResult, None, None]:
-    """Answer many requests at a time, and yield each one's result as it finishes.
+    """Answer many requests at a time, and yield each result as its request finishes.
 
-    A request that fails is a result with an ``error``. The input is read as room becomes free,
-    and may be endless; four requests for each worker are under way at most, however slow the
+    A request that fails is a result with an ``error``. The input is read as workers become free,
+    and may be endless; at most four requests for each worker are under way, however slow the
     consumer. Closing the generator breaks off what is under way.
+
+    On Ctrl-C nothing more is sent; what is under way has ten seconds to finish and is yielded, and
+    then ``KeyboardInterrupt`` is raised. Its ``results`` are those results that are still in use,
+    such as all of them where ``list(run(...))`` was interrupted. A second Ctrl-C does not wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
         requests: each a string, a list of messages, or a dict
-            ``{"id": ..., "prompt" | "messages": ..., "model": ..., **params}``.
-        workers: how many run at a time; with an ``executor``: how many it has.
+            ``{"id": ..., "prompt" | "messages": ..., "model": ..., **params}``. A pandas Series
+            gives its index as ids.
+        workers: how many requests run at a time; with an ``executor``: how many it has.
         executor: where they run, any ``concurrent.futures.Executor``; default: threads. It is not
             shut down.
         on_result: called with each result before it is yielded.
+        progress: show a progress bar on standard error.
+        deadline: seconds for each request, waits and retries included.
+        cache: a file of replies; what is in it is not asked again, see
+            :class:`~llmproviders.Cached`.
 
     Returns:
         A generator of one ``BatchResult`` for each request, in the order in which they finish.
@@ -44,12 +67,12 @@ def run(
         first ``next()``; a forked child cannot go on with it.
 
     Raises:
-        InvalidRequestError: two requests have the same id: of a list at once, before anything is
-            sent; of an iterator, which can be read but once, when the second one comes up: it is
-            not sent, and the results of those before it come first.
-        TypeError: no client, one string or dict instead of a list of them, or a client that
-            cannot be sent to the executor's processes.
-        concurrent.futures.BrokenExecutor: while iterating; the executor does not work any more.
+        InvalidRequestError: two requests have the same id. In a list this is raised at once,
+            before anything is sent; in an iterator when the second one comes up, after the
+            results of those before it.
+        TypeError: not a client; one string, one dict or a DataFrame instead of a list of
+            requests; or a client that cannot be sent to the executor's processes.
+        concurrent.futures.BrokenExecutor: while iterating; the executor no longer works.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> client = ScriptedProvider(["Because."])
@@ -57,34 +80,175 @@ def run(
     ...     print(result.id, result.completion)
     sky Because.
     """
-    workers = check_arguments(client, workers)
-    if isinstance(requests, (str, bytes, Mapping)):
-        raise TypeError("requests is a list or another iterable of them; put the one into a list")
+    client, workers, deadline = check_arguments(client, workers, deadline, cache)
+    requests = _listed(requests)
+    known = None
     if isinstance(requests, Sequence):
-        for _ in tasks_of(requests):
-            pass
-    flow = Flow(client, tasks_of(requests), workers=workers, executor=executor)
-    return owned(_results(flow, on_result), client.name)
+        known = SeenIds()
+        for task in tasks_of(requests):
+            if task.id_known:
+                known.add(task.id, task.index + 1)  # type: ignore[arg-type]
+    tasks = tasks_of(requests, known)
+    flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
+    total = len(requests) if isinstance(requests, Sized) else None
+    return owned(_results(flow, on_result, progress=progress, total=total), client.name)
 
 
-def check_arguments(client: BaseClient, workers: int) -> int:
-    """The number of workers, after a look at what no batch can work with.
+def map(
+    client: BaseClient,
+    prompts: Iterable[BatchRequest],
+    *,
+    workers: int = 4,
+    progress: bool | None = None,
+    executor: Executor | None = None,
+    deadline: float | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    **params: Any,
+) -> list[BatchResult]:
+    """Answer many prompts at a time, and return their results in the order of the prompts.
+
+    Args:
+        client: a provider or a ``FailoverClient``.
+        prompts: each as a request of :func:`run`.
+        workers: how many requests run at a time; with an ``executor``: how many it has.
+        progress: show a progress bar on standard error.
+        executor: as for :func:`run`.
+        deadline: seconds for each request, waits and retries included.
+        cache: as for :func:`run`.
+        **params: ``model``, ``system``, ``schema`` and the others that ``complete`` takes, for
+            every prompt that does not have its own.
 
     Raises:
-        TypeError: no client.
-        InvalidRequestError: the number of workers is none.
+        InvalidRequestError: two prompts have the same id.
+        TypeError: as for :func:`run`, or a parameter that no service has.
+        KeyboardInterrupt: its ``results`` are those that have come.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> results = map(ScriptedProvider(["Blue."]), ["The sky?", "The sea?"], temperature=0)
+    >>> [str(result.completion) for result in results]
+    ['Blue.', 'Blue.']
+    """
+    check_params(params)
+    results = run(
+        client,
+        [with_params(request, params) for request in _listed(prompts)],
+        workers=workers,
+        executor=executor,
+        progress=bool(progress),
+        deadline=deadline,
+        cache=cache,
+    )
+    return sorted(results, key=lambda result: result.index)
+
+
+def check_arguments(
+    client: BaseClient,
+    workers: int,
+    deadline: float | None,
+    cache: str | os.PathLike[str] | None,
+) -> tuple[BaseClient, int, float | None]:
+    """The client, behind its cache; the number of workers; the deadline.
+
+    Raises:
+        TypeError: not a client.
+        InvalidRequestError: a wrong number.
     """
     if not isinstance(client, BaseClient):
         raise TypeError(f"a provider or a FailoverClient is needed, not {client!r}")
-    return whole("workers", workers)
+    workers = whole("workers", workers)
+    deadline = None if deadline is None else seconds("deadline", deadline)
+    if cache is not None:
+        from ..cache import Cached  # type: ignore[import-not-found,unused-ignore]
+
+        client = Cached(client, cache)
+    return client, workers, deadline
+
+
+def check_params(params: Mapping[str, Any]) -> ChatRequest:
+    """A request with the parameters of all requests of a batch.
+
+    Raises:
+        TypeError: a parameter that no service has.
+        InvalidRequestError: a value that no service could take.
+    """
+    rest = dict(params)
+    return ChatRequest.of("-", model=rest.pop("model", None), params=rest)
+
+
+def with_params(request: BatchRequest, params: Mapping[str, Any]) -> BatchRequest:
+    """The request with parameters for what it does not say itself."""
+    if not params:
+        return request
+    if isinstance(request, Mapping):
+        return {**params, **request}
+    return {**params, "prompt": request}
+
+
+def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
+    """The requests, those of a pandas Series as a list with the index as ids.
+
+    Raises:
+        TypeError: one request, or a table.
+    """
+    if isinstance(requests, (str, bytes, Mapping)):
+        raise TypeError("requests must be a list or another iterable; put the one into a list")
+    pandas: Any = sys.modules.get("pandas")
+    if pandas is not None and isinstance(requests, pandas.DataFrame):
+        raise TypeError(
+            "requests is a DataFrame; pass one of its columns, such as frame['prompt'], or fill a "
+            "prompt from each row with llmproviders.batch.table(client, template, frame)"
+        )
+    if pandas is not None and isinstance(requests, pandas.Series):
+        return [
+            with_params(request, {"id": label_id(label)}) for label, request in requests.items()
+        ]
+    return requests
+
+
+def label_id(label: object) -> str | int:
+    """The id for a label of an index: itself if it can be an id, else its text."""
+    if isinstance(label, str):
+        return label
+    try:
+        return whole("label", label, least=-sys.maxsize)
+    except ValueError:
+        return str(label)
 
 
 def _results(
-    flow: Flow, on_result: Callable[[BatchResult], object] | None
+    flow: Flow,
+    on_result: Callable[[BatchResult], object] | None,
+    *,
+    progress: bool,
+    total: int | None,
 ) -> Generator[BatchResult, None, None]:
-    with flow:
-        for outcome in flow.outcomes():
+    # An interrupted list(run(...)) loses its list, but not before this has collected what is in it.
+    in_use: WeakValueDictionary[int, BatchResult] = WeakValueDictionary()
+    stats = BatchStats()
+    with flow, bar_if(progress, total=total) as bar:
+        interrupts = Interrupts(
+            lambda: flow.stop(within_s=GRACE_S, announce=lambda running: announce(running, bar)),
+            lambda: flow.stop(within_s=0),
+            signals=(signal.SIGINT,),
+        )
+        outcomes = flow.outcomes()
+        while True:
+            with interrupts:
+                outcome = next(outcomes, None)
+            if outcome is None:
+                break
             result = outcome.result()
+            if bar is not None:
+                stats.add(outcome)
+                bar.show(stats)
             if on_result is not None:
                 on_result(result)
+            in_use[result.index] = result
             yield result
+            del result, outcome
+    try:
+        interrupts.pass_on()
+    except KeyboardInterrupt as interrupt:
+        found = sorted(in_use.values(), key=lambda result: result.index)
+        interrupt.results = found  # type: ignore[attr-defined]
+        raise

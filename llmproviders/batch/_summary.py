@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
+from .._display.text import count, shorten
+from .._printable import one_line
+from .._redact import redact
+from ..errors import AllProvidersFailed
 from ..results import Usage
 from ._task import FinishedTask
+
+_LONGEST_REASON = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +23,15 @@ class Summary:
     r"""What a run did.
 
     Attributes:
-        done: rows that succeeded in it.
+        done: rows that succeeded in this run.
         skipped: rows that an earlier run had done.
         failed: rows whose ``error`` says why there is no reply.
         duration: seconds.
-        usage: the tokens of its replies, summed; None where no service counted.
-        stopped: whether it ended early, for ``max_failures``.
+        usage: the tokens of all replies of this run, summed; None where no service counted them.
+        stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
+        reasons: why rows failed, each kind of error with the number of its rows, in the order in
+            which they came up. A kind is told by the message of its first row.
 
     >>> from pathlib import Path
     >>> from llmproviders.batch import run_file
@@ -39,6 +49,7 @@ class Summary:
     usage: Usage
     stopped: bool = False
     cut: int = 0
+    reasons: tuple[tuple[str, int], ...] = ()
 
 
 class BatchStats:
@@ -49,18 +60,34 @@ class BatchStats:
         self.failed = 0
         self.cut = 0
         self._tokens: dict[str, int] = {}
+        self._reasons: dict[tuple[str | None, str], list[Any]] = {}
 
     def add(self, outcome: FinishedTask) -> None:
         """Count one."""
         if outcome.completion is None:
             self.failed += 1
+            if outcome.error is not None:
+                self._add_reason(outcome.error)
             return
         self.done += 1
         self.cut += outcome.completion.finish_reason.reason == "length"
         usage = outcome.completion.usage
-        for name, count in usage.as_dict().items() if usage is not None else ():
-            if count is not None:
-                self._tokens[name] = self._tokens.get(name, 0) + count
+        for name, number in usage.as_dict().items() if usage is not None else ():
+            if number is not None:
+                self._tokens[name] = self._tokens.get(name, 0) + number
+
+    def _add_reason(self, error: Exception) -> None:
+        if isinstance(error, AllProvidersFailed) and error.attempts:
+            # The last provider's own error says more than that all of them failed.
+            error = error.attempts[-1].error or error
+        provider = getattr(error, "provider", None)
+        kind = type(error).__name__
+        counted = self._reasons.get((provider, kind))
+        if counted is None:
+            message = shorten(one_line(redact(str(error))), _LONGEST_REASON)
+            words = f"{provider}: {kind}: {message}" if provider else f"{kind}: {message}"
+            counted = self._reasons[provider, kind] = [words, 0]
+        counted[1] += 1
 
     @property
     def usage(self) -> Usage:
@@ -68,8 +95,11 @@ class BatchStats:
         return Usage(**self._tokens)
 
     def summary(self, *, skipped: int, duration: float, stopped: bool) -> Summary:
-        """All of it, with what only the run knows."""
-        return Summary(self.done, skipped, self.failed, duration, self.usage, stopped, self.cut)
+        """The summary of the whole run."""
+        reasons = tuple((words, number) for words, number in self._reasons.values())
+        return Summary(
+            self.done, skipped, self.failed, duration, self.usage, stopped, self.cut, reasons
+        )
 
     def line(self) -> str:
         """A few words for a progress bar."""
@@ -82,17 +112,21 @@ class BatchStats:
 
 
 class Bar:
-    """Shows how many rows are done, how fast, how many failed, and the tokens so far.
+    """A progress bar: rows done, rows a second, failed rows, and tokens so far.
 
     Args:
-        total: rows of the input.
+        total: rows of the input, if known.
         skipped: how many of them an earlier run has done.
     """
 
-    def __init__(self, *, total: int, skipped: int) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=total, initial=skipped, unit="row", dynamic_ncols=True)
+    def __init__(self, *, total: int | None, skipped: int = 0) -> None:
+        bar: Any
+        if find_spec("ipywidgets") is None:
+            # In a notebook tqdm.auto would warn that it is missing.
+            from tqdm import tqdm as bar
+        else:
+            from tqdm.auto import tqdm as bar
+        self._bar = bar(total=total, initial=skipped, unit="row", dynamic_ncols=True)
 
     def __enter__(self) -> Bar:
         return self
@@ -100,12 +134,28 @@ class Bar:
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
 
-    def show(self, tally: BatchStats) -> None:
+    def show(self, stats: BatchStats) -> None:
         """One more row has ended."""
-        self._bar.set_postfix_str(tally.line(), refresh=False)
+        self._bar.set_postfix_str(stats.line(), refresh=False)
         self._bar.update()
 
+    def write(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(line, file=sys.stderr)
 
-def bar_if(shown: bool, *, total: int, skipped: int) -> Bar | AbstractContextManager[None]:
-    """A bar where one is wanted."""
+
+def announce(running: int, bar: Bar | None) -> None:
+    """Say on standard error that an interrupted batch finishes what is running."""
+    line = f"finishing {count(running, 'request')}; press again to drop them"
+    if bar is not None:
+        bar.write(line)
+    elif sys.stderr is not None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def bar_if(
+    shown: bool | None, *, total: int | None, skipped: int = 0
+) -> Bar | AbstractContextManager[None]:
+    """A progress bar if one is wanted."""
     return Bar(total=total, skipped=skipped) if shown else nullcontext()

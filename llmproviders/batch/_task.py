@@ -1,13 +1,15 @@
-"""What a batch is asked, one request at a time, and what comes of each."""
+"""The requests of a batch: how each is read, and how it is identified."""
 
 from __future__ import annotations
 
 import json
 import operator
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import inf
 from typing import Any, NamedTuple
 
 from .._request import ChatRequest
@@ -17,17 +19,17 @@ from ..results import Completion
 
 Id = str | int
 
-
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BatchResult:
-    """What came of one request of a batch; one of ``completion`` and ``error`` is None.
+    """The result of one request of a batch; one of ``completion`` and ``error`` is None.
 
     Attributes:
-        id: the request's own, else its number, from 1.
-        index: its place in the input, from 0.
+        id: the request's own id, else its number, from 1; None where the id could not be read
+            and another request has that number as its id.
+        index: its position in the input, from 0.
         completion: the reply.
         error: why there is none; an ``LLMError`` unless something unforeseen happened.
 
@@ -38,20 +40,39 @@ class BatchResult:
     ('sum', 0, 'Four.', None)
     """
 
-    id: Id
+    id: Id | None
     index: int
     completion: Completion | None
     error: Exception | None
 
+    @property
+    def data(self) -> Any:
+        """What a ``schema`` made of the reply; None without a schema or a reply."""
+        return None if self.completion is None else self.completion.data
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One request of a batch, checked; one of ``request`` and ``error`` is None."""
+    """One request of a batch, checked; one of ``request`` and ``error`` is None.
 
-    id: Id
+    Attributes:
+        id: the request's id.
+        index: its position in the input, from 0.
+        request: what is asked.
+        error: why the request cannot be sent.
+        id_known: whether ``id`` is the request's own or by rule its number. It is not where a
+            broken line may have had any id; ``id`` is then a stand-in.
+    """
+
+    id: Id | None
     index: int
     request: ChatRequest | None
     error: InvalidRequestError | None = None
+    id_known: bool = True
+
+    def unless_taken(self, taken: bool) -> Task:
+        """The task, without its stand-in id if another request has that id."""
+        return replace(self, id=None) if taken and not self.id_known else self
 
 
 class FinishedTask(NamedTuple):
@@ -62,17 +83,17 @@ class FinishedTask(NamedTuple):
     error: Exception | None
 
     def result(self) -> BatchResult:
-        """As callers see it."""
+        """The result that callers get."""
         return BatchResult(self.task.id, self.task.index, self.completion, self.error)
 
 
 def task_of(item: object, index: int) -> Task:
-    """The task that ``item`` stands for; what is wrong with it becomes the task's error.
+    """Read one request of a batch; whatever is wrong with it becomes the task's error.
 
     Args:
         item: a string, a list of messages, or
             ``{"id": ..., "prompt" | "messages": ..., "model": ..., **params}``.
-        index: its place in the input, from 0.
+        index: its position in the input, from 0.
 
     >>> task_of({"id": "sky", "prompt": "Why blue?"}, 0).request.messages
     ({'role': 'user', 'content': 'Why blue?'},)
@@ -82,18 +103,21 @@ def task_of(item: object, index: int) -> Task:
     a request needs a "prompt" or "messages"
     """
     own_id: Id = index + 1
+    id_known = isinstance(item, Mapping)
     try:
         if isinstance(item, Mapping):
             fields = dict(item)
             given = fields.pop("id", None)
             if given is not None:
+                id_known = False
                 own_id = _check_id(given)
+                id_known = True
             return Task(own_id, index, _request_of(fields))
         return Task(own_id, index, ChatRequest.of(item, params={}))  # type: ignore[arg-type]
     except InvalidRequestError as error:
-        return Task(own_id, index, None, error)
+        return Task(own_id, index, None, error, id_known)
     except TypeError as error:
-        return Task(own_id, index, None, InvalidRequestError(str(error)))
+        return Task(own_id, index, None, InvalidRequestError(str(error)), id_known)
 
 
 def _check_id(given: object) -> Id:
@@ -101,7 +125,7 @@ def _check_id(given: object) -> Id:
         try:
             given.encode()
         except UnicodeEncodeError:
-            raise InvalidRequestError("the id holds a lone surrogate, which is no text") from None
+            raise InvalidRequestError("the id has a lone surrogate, which is no text") from None
         return given
     try:
         if not isinstance(given, bool):
@@ -126,30 +150,20 @@ def _request_of(fields: dict[str, Any]) -> ChatRequest:
     return ChatRequest.of(prompt, model=model, params=fields)
 
 
-def tasks_of(requests: Iterable[object]) -> Iterator[Task]:
-    """The tasks of a batch, each made when it is wanted.
+class SeenIds:
+    """Ids, of which those that are the number of their request take no memory.
 
-    Raises:
-        InvalidRequestError: while iterating, at a request whose id stood before.
+    Every other id is kept, which takes about 100 bytes.
     """
-    seen = _SeenIds()
-    for index, item in enumerate(requests):
-        task = task_of(item, index)
-        if not seen.add(task.id, index + 1):
-            raise duplicate(task.id)
-        yield task
-
-
-class _SeenIds:
-    """The ids so far; those that are the number of their request take no memory."""
 
     def __init__(self) -> None:
         self._others: set[Id] = set()
-        self._turns: list[int] = []  # where requests begin, or cease, to have their number as id
+        # Where the requests start, or cease, to have their number as id.
+        self._turns: list[int] = []
 
     def add(self, own_id: Id, number: int) -> bool:
-        """Add the id of the request ``number``, counted from 1; whether it is a new one."""
-        if own_id in self._others or self._is_number_before(own_id, number):
+        """Add the id of request ``number``, from 1, and return whether it is new."""
+        if self.has(own_id, before=number):
             return False
         numbered = own_id == number
         if numbered != bool(len(self._turns) % 2):
@@ -158,28 +172,65 @@ class _SeenIds:
             self._others.add(own_id)
         return True
 
-    def _is_number_before(self, own_id: Id, number: int) -> bool:
-        if isinstance(own_id, str) or own_id >= number:
+    def has(self, own_id: Id, *, before: float) -> bool:
+        """Whether a request with a number below ``before`` has the id."""
+        if own_id in self._others:
+            return True
+        if isinstance(own_id, str) or own_id >= before:
             return False
         return bool(bisect_right(self._turns, own_id) % 2)
 
 
+def tasks_of(requests: Iterable[object], known: SeenIds | None = None) -> Iterator[Task]:
+    """Read the requests of a batch, each when it is asked for.
+
+    Args:
+        requests: strings, lists of messages, or dicts.
+        known: the ids of all of them, if they were read before.
+
+    Raises:
+        InvalidRequestError: while iterating, at a request with the id of an earlier one.
+    """
+    seen = SeenIds()
+    for index, item in enumerate(requests):
+        task = task_of(item, index)
+        if not task.id_known:
+            number = index + 1
+            taken = known.has(number, before=inf) if known else seen.has(number, before=number)
+            yield task.unless_taken(taken)
+            continue
+        assert task.id is not None
+        if not seen.add(task.id, index + 1):
+            raise duplicate(task.id)
+        yield task
+
+
 def duplicate(own_id: Id, *lines: int) -> InvalidRequestError:
-    """The error for an id that stands twice, in the input's ``lines`` where it has such."""
+    """The error for an id that two requests have, on ``lines`` of the input if it has lines."""
     where = f" (lines {', '.join(map(str, lines))})" if lines else ""
     return InvalidRequestError(
-        f"two requests have the id {own_id!r}{where}; every id may stand once, "
-        "and a request without one has the number of its line"
+        f"two requests have the id {own_id!r}{where}; each id may be used once, and a request "
+        "without an id has the number of its line as its id"
     )
 
 
 def request_hash(request: ChatRequest) -> str:
-    """The same for the same messages, model and parameters, however they were written.
+    """A hash that is equal for equal messages, model and parameters, however they are written.
 
     >>> once = task_of("Why?", 0).request
     >>> again = task_of({"id": 5, "messages": [{"role": "user", "content": "Why?"}]}, 1).request
     >>> request_hash(once) == request_hash(again)
     True
     """
-    asked = {"messages": request.messages, "model": request.model, "params": request.params}
+    asked: dict[str, Any] = {
+        "messages": request.messages,
+        "model": request.model,
+        "params": request.params,
+    }
+    schema = getattr(request, "schema", None)
+    if schema is not None:
+        asked["schema"] = schema.json_schema
+    attached = getattr(request, "attach", ())
+    if attached:
+        asked["attach"] = [os.fspath(path) for path in attached]
     return sha256(_canonical(asked).encode()).hexdigest()

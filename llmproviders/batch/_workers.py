@@ -1,4 +1,4 @@
-"""How a client gets to where the work is done, and the work itself."""
+"""Where the requests of a batch run: threads, processes, Dask, or any other executor."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ _building = ForkLock()
 
 
 class Carrier:
-    """A client as a task carries it: itself within this process, rebuilt once in any other.
+    """Takes a client to where a task runs: as it is in this process, rebuilt once in any other.
 
     Args:
         client: the client.
-        scope: ends what runs in this process; it does not travel.
-        on_arrival: called with the client where it was rebuilt, once in each process; a function
-            that pickles by its name.
+        scope: ends what runs in this process; it is not pickled.
+        on_arrival: a function of a module, called with the rebuilt client once in each process.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Carrier:
                 let_through(error)
                 raise TypeError(
                     f"the client cannot be sent to other processes: {redact(str(error))}; "
-                    "functions that it was given (accept, on_event) must stand in a module"
+                    "functions that it was given (accept, on_event) must be defined in a module"
                 ) from error
         return self._packed
 
@@ -99,7 +98,7 @@ def _rebuild(packed: bytes, on_arrival: Callable[[BaseClient], object] | None) -
         client = _clients.get(packed)
         if client is None:
             _leave_interrupts_to_the_parent()
-            client = pickle.loads(packed)  # noqa: S301 - came in the executor's own pickle
+            client = pickle.loads(packed)  # noqa: S301 - came in the executor's pickle
             assert isinstance(client, BaseClient)
             if on_arrival is not None:
                 on_arrival(client)
@@ -111,17 +110,18 @@ def _rebuild(packed: bytes, on_arrival: Callable[[BaseClient], object] | None) -
 
 def _leave_interrupts_to_the_parent() -> None:
     # A terminal's Ctrl-C reaches a pool's processes too, and would break off what the parent lets
-    # them finish. Where nobody has loaded multiprocessing, this is none of its processes.
+    # them finish. A process that has not loaded multiprocessing is not one of its children.
     multiprocessing = sys.modules.get("multiprocessing")
     in_main_thread = threading.current_thread() is threading.main_thread()
     if multiprocessing and in_main_thread and multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def work(
-    carrier: Carrier, request: ChatRequest, deadline: float | None
-) -> tuple[Completion | None, Exception | None]:
-    """One request: its reply, or why there is none."""
+Answer = tuple[Completion | None, Exception | None]
+
+
+def work(carrier: Carrier, request: ChatRequest, deadline: float | None) -> Answer:
+    """Do one request, and return its reply or the reason why there is none."""
     try:
         return carrier.answer(request, deadline), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
@@ -129,37 +129,34 @@ def work(
         return None, error
 
 
-Answer = tuple[Completion | None, Exception | None]
-
-
-#: How a task came back: done, not begun and taken back (None), or what broke the executor.
+#: How a task ended: finished, taken back before it began (None), or with a broken executor.
 Ended = FinishedTask | BaseException | None
 
 Tell = Callable[[Ended], None]
 
 
 class Worker(Protocol):
-    """Does tasks, and tells of each as it ends."""
+    """Does tasks, and reports each one as it ends."""
 
     def send(self, task: Task, request: ChatRequest) -> None:
-        """Have one done."""
+        """Start a task."""
 
     def withdraw(self) -> None:
-        """Take back those that have surely not begun."""
+        """Take back the tasks that have certainly not begun."""
 
     def close(self) -> None:
-        """Take back whatever can be, and end the own threads."""
+        """Take back every task that can be, and end own threads."""
 
 
 class Threads:
-    """Own threads, started as they are needed.
+    """Daemon threads, started as they are needed.
 
-    Not a ``ThreadPoolExecutor``: an interrupt that comes while it hands over a task can leave a
-    lock behind that nobody opens any more. Queues have no such moment.
+    A ``ThreadPoolExecutor`` would not do: an interrupt while it hands over a task can leave one of
+    its locks held for ever. A queue has no such moment.
 
     Args:
-        workers: how many there are at most.
-        do: what is to be done with a request.
+        workers: the most threads.
+        do: does a request.
         tell: called with each task as it ends, in its thread.
     """
 
@@ -171,7 +168,7 @@ class Threads:
         self._threads: list[threading.Thread] = []
 
     def send(self, task: Task, request: ChatRequest) -> None:
-        """Have one done."""
+        """Start a task."""
         self._waiting.put((task, request))
         if len(self._threads) < self._workers:
             thread = threading.Thread(target=self._serve, name="llmproviders batch", daemon=True)
@@ -187,7 +184,7 @@ class Threads:
                 self._tell(error)
 
     def withdraw(self) -> None:
-        """Take back those that have not begun."""
+        """Take back the tasks that have not begun."""
         try:
             while True:
                 self._waiting.get_nowait()
@@ -196,7 +193,7 @@ class Threads:
             pass
 
     def close(self) -> None:
-        """Take back those that have not begun, and wait for the others."""
+        """Take back the tasks that have not begun, and wait for the others."""
         self.withdraw()
         for _ in self._threads:
             self._waiting.put(None)
@@ -215,7 +212,7 @@ class ViaExecutor:
     Args:
         submit: sends a request to it.
         tell: called with each task as it ends, in any thread.
-        knows_begun: whether what the executor lets be cancelled has surely not begun.
+        knows_begun: whether a task that the executor cancels has certainly not begun.
     """
 
     def __init__(
@@ -228,7 +225,7 @@ class ViaExecutor:
         self._withdrawing = False
 
     def send(self, task: Task, request: ChatRequest) -> None:
-        """Have one done."""
+        """Start a task."""
         future = self._submit(request)
         self._tasks[future] = task
         future.add_done_callback(self._done)
@@ -249,7 +246,7 @@ class ViaExecutor:
         return FinishedTask(task, None, error)
 
     def withdraw(self) -> None:
-        """Take back those that have surely not begun."""
+        """Take back the tasks that have certainly not begun."""
         if self._knows_begun:
             self._withdraw_all()
 
@@ -259,7 +256,7 @@ class ViaExecutor:
             future.cancel()
 
     def close(self) -> None:
-        """Take back whatever the executor lets go."""
+        """Cancel every task that the executor lets cancel."""
         self._withdraw_all()
 
 
@@ -272,30 +269,30 @@ def worker_for(
     scope: CancelScope,
     deadline: float | None,
 ) -> Worker:
-    """Where the tasks of a batch are done; nothing is sent yet.
+    """Choose where the tasks of a batch run; nothing is sent yet.
 
     Args:
-        client: what answers there.
+        client: answers the requests.
         tell: called with each task as it ends, in any thread.
-        workers: how many own threads there are.
-        executor: threads, processes, Dask's, or any other; None: own threads.
+        workers: the number of own threads.
+        executor: threads, processes, Dask's, or any other; None for own threads.
         scope: ends what runs in this process.
         deadline: seconds for each request, or None.
 
     Raises:
         TypeError: the client cannot be sent to other processes.
-        ValueError: it carries a key that all of a cluster could read.
+        ValueError: it carries a key that everybody on a cluster could read.
     """
     on_dask = executor is not None and _dask.is_executor(executor)
-    carrier = Carrier(client, scope, _dask.share_places if on_dask else None)
+    carrier = Carrier(client, scope, _dask.share_limits if on_dask else None)
     if executor is None:
         return Threads(workers, lambda request: work(carrier, request, deadline), tell)
     if on_dask:
         _dask.check_keyless(client, carrier.pack())
     elif isinstance(executor, ProcessPoolExecutor):
         carrier.pack()
-    # Dask takes the same function of the same arguments for the same task; and its futures count
-    # as waiting until they have ended.
+    # Dask takes equal calls for one, unless told that they are not pure; and its futures can be
+    # cancelled until they have ended.
     extra = {"pure": False} if on_dask else {}
 
     def submit(request: ChatRequest) -> Future[Answer]:

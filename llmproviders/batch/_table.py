@@ -1,0 +1,193 @@
+"""A prompt filled from each row of a DataFrame, and the replies as a DataFrame."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from .._checks import nearest
+from ..client import BaseClient
+from ..errors import InvalidRequestError
+from ._file import answer_into
+from ._rows import as_row
+from ._run import check_params, label_id, run, with_params
+from ._task import Task, request_hash, task_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped,unused-ignore]
+
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+
+
+def table(
+    client: BaseClient,
+    template: str,
+    frame: DataFrame,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    schema: Any = None,
+    workers: int = 4,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    deadline: float | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    **params: Any,
+) -> DataFrame:
+    """Ask a prompt for each row of a DataFrame, and return the replies as a DataFrame.
+
+    With ``output`` each reply is written to that file as it comes, as :func:`run_file` does: after
+    an interruption, or with more rows, call it again and only what is missing is asked.
+
+    Args:
+        client: a provider or a ``FailoverClient``.
+        template: the prompt; ``{comment}`` is the row's value in the column ``comment``, and
+            ``{{`` and ``}}`` are braces.
+        frame: a pandas DataFrame.
+        output: a file of rows to resume from, or None.
+        schema: what each reply has to be, as for ``complete``.
+        workers: how many requests run at a time; with an ``executor``: how many it has.
+        executor: as for :func:`run`.
+        progress: show a progress bar on standard error.
+        deadline: seconds for each request, waits and retries included.
+        cache: as for :func:`run`.
+        **params: ``model``, ``system`` and the others that ``complete`` takes.
+
+    Returns:
+        A DataFrame with the index of ``frame``. Its columns are ``text``, or the fields of the
+        schema (``data`` where the schema is not an object), and ``error``: None, or the error's
+        class and message.
+
+    Raises:
+        ModuleNotFoundError: pandas is not installed.
+        InvalidRequestError: the template names a column that the frame does not have, or
+            ``output`` cannot be used; nothing was sent.
+        BatchLocked: another run is writing the same output.
+        TypeError: not a DataFrame, or a parameter that no service has.
+
+    >>> import pandas
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> frame = pandas.DataFrame({"comment": ["Lovely!", "Hm."]}, index=["a", "b"])
+    >>> replies = table(ScriptedProvider(["good"]), "Mood of: {comment}", frame)
+    >>> replies.loc["b", "text"]
+    'good'
+    """
+    pandas = _pandas()
+    if not isinstance(frame, pandas.DataFrame):
+        raise TypeError(f"frame must be a pandas DataFrame, not {type(frame).__name__}")
+    if schema is not None:
+        params["schema"] = schema
+    requests = _Requests(template, frame, params)
+    columns = _columns(check_params(params))
+    options: dict[str, Any] = {
+        "workers": workers,
+        "executor": executor,
+        "progress": bool(progress),
+        "deadline": deadline,
+        "cache": cache,
+    }
+    found: list[dict[str, Any] | None] = [None] * len(frame)
+    if output is None:
+        for result in run(client, list(requests), **options):
+            found[result.index] = as_row(result.completion, result.error)
+    else:
+        answer_into(client, nullcontext(requests.tasks), output, **options)
+        found = _rows_of(output, requests)
+    return pandas.DataFrame(
+        {name: [_cell(row, name) for row in found] for name in columns}, index=frame.index
+    )
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'pandas is not installed; install it with: pip install "llmproviders[pandas]"'
+        ) from error
+    return pandas
+
+
+class _Requests:
+    """The requests for the rows of a frame, each made when it is read.
+
+    The id of each is its label in the index, or its number where labels repeat.
+    """
+
+    def __init__(self, template: str, frame: DataFrame, params: Mapping[str, Any]) -> None:
+        self._template = template
+        self._params = params
+        names = {found[1] for found in _FIELD.finditer(template) if found[1] is not None}
+        by_name = {str(column): number for number, column in enumerate(frame.columns)}
+        for name in sorted(names - by_name.keys()):
+            near = nearest(name, by_name)
+            hint = f"; did you mean {near!r}?" if near else f"; its columns are {list(by_name)}"
+            raise InvalidRequestError(
+                f"the template names the column {name!r}, which the frame does not have{hint}"
+            )
+        self._values = {name: frame.iloc[:, by_name[name]] for name in names}
+        self._ids: list[str | int] = [label_id(label) for label in frame.index]
+        if len(set(self._ids)) < len(self._ids):
+            self._ids = list(range(1, len(self._ids) + 1))
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, own_id in enumerate(self._ids):
+            values = {name: column.iloc[number] for name, column in self._values.items()}
+            yield with_params({"id": own_id, "prompt": self._filled(values)}, self._params)
+
+    def _filled(self, values: Mapping[str, Any]) -> str:
+        return _FIELD.sub(
+            lambda found: found[0][0] if found[1] is None else str(values[found[1]]),
+            self._template,
+        )
+
+    def tasks(self) -> Iterator[Task]:
+        """Read the tasks from the start."""
+        for index, request in enumerate(self):
+            yield task_of(request, index)
+
+
+def _columns(request: Any) -> list[str]:
+    schema = getattr(request, "schema", None)
+    if schema is None:
+        return ["text", "error"]
+    fields = list(schema.json_schema.get("properties", ())) or ["data"]
+    if "error" in fields:
+        raise InvalidRequestError(
+            "the schema has a field called error, which is the table's own column; rename it"
+        )
+    return [*fields, "error"]
+
+
+def _rows_of(output: str | os.PathLike[str], requests: _Requests) -> list[dict[str, Any] | None]:
+    """The output's row for each request, in the order of the requests."""
+    places = {
+        (task.id, None if task.request is None else request_hash(task.request)): task.index
+        for task in requests.tasks()
+    }
+    found: list[dict[str, Any] | None] = [None] * len(places)
+    with open(output, "rb") as rows:
+        for line in rows:
+            row = json.loads(line)
+            index = places.get((row["id"], row["request_hash"]))
+            if index is not None:
+                found[index] = row
+    return found
+
+
+def _cell(row: dict[str, Any] | None, name: str) -> Any:
+    if row is None:
+        return None
+    if name == "error":
+        error = row["error"]
+        return None if error is None else f"{error['type']}: {error['message']}"
+    if name == "text":
+        return row["text"]
+    data = row.get("data")
+    if name == "data" and not isinstance(data, Mapping):
+        return data
+    return data.get(name) if isinstance(data, Mapping) else None
