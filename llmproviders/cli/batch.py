@@ -17,6 +17,9 @@ from .files import WholeFile, check_place, locked
 from .notes import Notes, say
 from .options import Choices, batch_options
 
+_REASONS = 3
+"""How many kinds of errors are told of failed rows."""
+
 
 def _checked_address(
     _context: click.Context, _parameter: click.Parameter, address: str | None
@@ -110,6 +113,8 @@ def command(
         page.write(BatchReport.read(output).to_html())
     if choices.verbose or summary.failed or summary.cut:
         say(_described(summary))
+        for reason, count in summary.reasons[:_REASONS]:
+            say(f"{count} failed: {reason}")
     return Exit.ROWS_FAILED if summary.failed else Exit.OK
 
 

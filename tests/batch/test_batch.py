@@ -33,7 +33,7 @@ from llmproviders import (
     OpenAICompatible,
     ServerError,
 )
-from llmproviders.batch import BatchResult, run
+from llmproviders.batch import BatchResult, map, run
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
@@ -169,6 +169,19 @@ class TestRequests:
             assert fine < len(ids)
         assert set(found) == seen
         assert len(client.asked) == fine
+
+    def test_an_id_that_cannot_be_read_takes_no_other(self) -> None:
+        """A request whose id cannot be read takes the id of no other request, in any order."""
+        ids: list[Any] = [0, 1.0, 2, 3.5, 5]
+        requests = [{"id": i, "prompt": "a"} for i in ids]
+        assert [r.id for r in map(Echo(), requests)] == [0, None, 2, 4, 5]
+        assert [r.id for r in map(Echo(), [{"id": 1.5, "prompt": "a"}, *requests[:1], 17])] == [
+            1,
+            0,
+            3,
+        ]
+        later = [{"id": 1.5, "prompt": "a"}, {"id": 1, "prompt": "a"}]
+        assert [r.id for r in map(Echo(), later)] == [None, 1]
 
     def test_a_number_and_its_string_are_two_ids(self) -> None:
         """Ids are told apart as JSON tells them apart."""
@@ -360,7 +373,7 @@ class TestEnd:
             stuck.close()
 
     def test_ctrl_c(self, sandbox: Sandbox, tmp_path: Path) -> None:
-        """Ctrl-C while results are awaited ends the process at once."""
+        """Ctrl-C while results are awaited says what is finished; a second one ends at once."""
         sandbox.fail("openai", stall=True, times=100)
         program = (
             "from llmproviders import OpenAICompatible\n"
@@ -374,6 +387,9 @@ class TestEnd:
         )
         try:
             assert sandbox.wait_for(lambda s: s.count("openai", "chat") == 2, timeout_s=WAIT_S)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith(b"finishing 2 requests; press again")
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=WAIT_S)
         finally:

@@ -22,11 +22,13 @@ from llmproviders import (
     FinishReason,
     InvalidRequestError,
     OpenAICompatible,
+    ServerError,
     Usage,
 )
 from llmproviders._redact import conceal
 from llmproviders.batch import BatchLocked, BatchResult, Summary, as_row, run_file
 from llmproviders.batch._input import Digests, digest
+from llmproviders.batch._interrupts import Interrupts
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
@@ -134,6 +136,16 @@ class TestRows:
         assert summary.usage == Usage(2, 4, 6)
         assert 0 < summary.duration < WAIT_S
         assert not summary.stopped
+
+    def test_reasons(self, files: Files) -> None:
+        """The summary counts failed rows by the kind of error, with the first one's message."""
+        files.ask("a", "b", "")
+        down = ScriptedProvider([], error=ServerError("no more"), name="down")
+        reasons = dict(files.run(FailoverClient([down], attempts=1), workers=1).reasons)
+        assert reasons.pop("down: ServerError: no more") == 2
+        ((other, count),) = reasons.items()
+        assert other.startswith("InvalidRequestError: ")
+        assert count == 1
 
     def test_no_tokens_counted(self, files: Files) -> None:
         """Where no service counts tokens, their number is unknown and not zero."""
@@ -287,6 +299,29 @@ class TestRefused:
             files.run(client)
         assert client.asked == []
         assert not files.output.exists()
+
+    @pytest.mark.parametrize(
+        ("lines", "ids"),
+        [
+            (['{"id": 0, "prompt": "a"}', '{"id": 1, "prompt": "b"}', '{"id": 2, "pro',
+              '{"id": 3, "prompt": "d"}'], [0, 1, 3, None]),
+            (['{"id": 0, "prompt": "a"}', '{"id": 1.0, "prompt": "b"}',
+              '{"id": 2, "prompt": "c"}'], [0, 2, None]),
+            (["torn", '{"id": 1, "prompt": "b"}', "torn"], [1, 3, None]),
+        ],
+        ids=["torn", "a float", "before and after"],
+    )  # fmt: skip
+    def test_a_broken_line_takes_no_id(
+        self, files: Files, lines: list[str], ids: list[int | None]
+    ) -> None:
+        """A line whose id cannot be read refuses no other line, and a rerun does it again."""
+        files.input.write_text("\n".join(lines))
+        whole = sum("prompt" in line and "1.0" not in line for line in lines)
+        for _ in range(2):
+            summary = files.run(Echo())
+            assert summary.done + summary.skipped == whole
+            assert sorted(files.by_id(), key=lambda i: (i is None, i)) == ids
+            assert all((row["error"] is None) == (row["text"] is not None) for row in files.rows())
 
     def test_a_number_and_its_string(self, files: Files) -> None:
         """The string of a number is another id than the number."""
@@ -670,6 +705,24 @@ class TestSignals:
             code, _, err = process.end()
         assert code == -signal.SIGINT
         assert err.strip().endswith("KeyboardInterrupt")
+
+    def test_a_signal_during_the_handler(self) -> None:
+        """A signal that interrupts the handler itself is handled right after it, not inside it."""
+        steps: list[str] = []
+
+        def stop() -> None:
+            steps.append("stop")
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("stopped")
+
+        before = signal.signal(signal.SIGTERM, lambda *_: steps.append("passed on"))
+        try:
+            with Interrupts(stop, lambda: steps.append("end")) as interrupts:
+                signal.raise_signal(signal.SIGINT)
+            interrupts.pass_on()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert steps == ["stop", "stopped", "end", "passed on"]
 
     def test_third_signal(self, files: Files) -> None:
         """A third Ctrl-C ends even what does not listen, such as a callback that never returns."""

@@ -236,6 +236,31 @@ def test_one_stream_across_workers(dask: Any, executor: Executor) -> None:
         assert end < start + 0.005
 
 
+def test_limits_count_together(dask: Any, executor: Executor) -> None:
+    """Two batches with limits of their own for one service share one count: no more than the
+    larger limit run at a time, and one with the smaller limit waits for all others.
+    """
+    with Sandbox(piece_delay_s=0.002) as sandbox, ThreadPoolExecutor(1) as beside:
+        keys_on_workers(dask, sandbox)
+        wide, narrow = (
+            GigaChat(**without_key(sandbox, "gigachat"), max_concurrency=limit, name=str(limit))
+            for limit in (2, 1)
+        )
+        questions = [f"question {n}" for n in range(8)]
+        other = beside.submit(list, run(wide, questions, executor=executor))
+        results = [*run(narrow, questions, executor=executor), *other.result(WAIT_S)]
+    assert [result.error for result in results] == [None] * 16
+    spans = sorted(
+        (a.started_at, a.started_at + a.duration, int(a.provider))
+        for result in results
+        if result.completion is not None
+        for a in result.completion.attempts
+    )
+    for start, _, limit in spans:
+        running = sum(begun < start < end - 0.005 for begun, end, _ in spans)
+        assert running < limit
+
+
 def test_a_place_is_waited_for_until_the_deadline(dask: Any, executor: Executor) -> None:
     """Where another row holds the one place for longer than a row may take, the row says so."""
     released = threading.Event()

@@ -52,13 +52,14 @@ def test_cut_rows(at_sandbox: Sandbox, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_retries")
 def test_failed_rows(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
-    """A batch with failed rows is 65 and says how many; --max-failures ends it early."""
+    """A batch with failed rows is 65 and says how many and why; --max-failures ends it early."""
     out = tmp_path / "out.jsonl"
     command = ("batch", str(rows), "-o", str(out), "-p", "openai", "--no-state", "--workers=1")
     at_sandbox.fail("openai", status=402)
     result = run(*command)
     assert (result.code, result.out) == (65, "")
     assert "9 done, 0 done before, 1 failed" in result.err
+    assert "1 failed: OpenAICompatible: QuotaExceededError: " in result.err
     assert [row["error"]["type"] for row in written(out) if row["error"]]  # type: ignore[index]
     out.unlink()
     at_sandbox.fail("openai", status=402, times=100)

@@ -1,0 +1,238 @@
+"""Batches in order, and batches of a DataFrame."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import InvalidRequestError, OpenAICompatible
+from llmproviders.batch import BatchResult, map, run, table
+from llmproviders.provider import Request
+from llmproviders.sandbox import Sandbox
+from tests.support.batches import WAIT_S, Echo
+
+pandas = pytest.importorskip("pandas")
+
+
+class Stops(Echo):
+    """Is stopped by Ctrl-C at its fiftieth request."""
+
+    def generate(self, request: Request, scope: Any = None) -> Generator[str, None, None]:
+        """Repeat the last message, or be stopped."""
+        if len(self.asked) == 50:
+            raise KeyboardInterrupt
+        return super().generate(request, scope)
+
+
+class Params(Echo):
+    """Answers with the model and the parameters that it was given."""
+
+    def generate(self, request: Request, scope: Any = None) -> Generator[str, None, None]:
+        """Answer."""
+        told = super().generate(request, scope)
+        next(told)
+        yield json.dumps([request.model, dict(request.params)])
+        yield from told
+
+
+def frame(rows: int) -> Any:
+    """A DataFrame with a comment in each row, and an index that is not in order."""
+    index = pandas.Index([f"row {(7 * n) % rows}" for n in range(rows)], name="key")
+    return pandas.DataFrame({"comment": [f"comment {n}" for n in range(rows)]}, index=index)
+
+
+def texts(results: list[BatchResult]) -> list[str]:
+    """The replies."""
+    return [str(result.completion) for result in results]
+
+
+class TestMap:
+    def test_order(self) -> None:
+        """Results come in the order of the prompts, failed ones included."""
+        prompts = [f"question {n}" if n % 5 else f"fail {n}" for n in range(100)]
+        results = map(Echo(), prompts, workers=8)
+        assert [result.index for result in results] == list(range(100))
+        assert [result.error is None for result in results] == [n % 5 > 0 for n in range(100)]
+        assert texts(results)[1] == "question 1"
+
+    def test_parameters(self) -> None:
+        """Parameters go with every prompt, and a prompt's own win."""
+        prompts = ["a", {"prompt": "b", "temperature": 1}]
+        first, second = map(Params(), prompts, model="m", temperature=0)
+        assert json.loads(str(first.completion)) == ["m", {"temperature": 0}]
+        assert json.loads(str(second.completion)) == ["m", {"temperature": 1}]
+
+    def test_an_unknown_parameter(self) -> None:
+        """A parameter that no service has is refused before anything is sent."""
+        client = Echo()
+        with pytest.raises(TypeError, match="temperature"):
+            map(client, ["a"], temprature=0)
+        assert client.asked == []
+
+    def test_progress(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A bar is shown where it is asked for, and nowhere else."""
+        map(Echo(), ["a", "b"])
+        list(run(Echo(), iter(["a", "b"])))
+        assert capsys.readouterr() == ("", "")
+        map(Echo(), ["a", "fail"], progress=True)
+        list(run(Echo(), iter(["a"]), progress=True))
+        said = capsys.readouterr().err
+        assert "2/2" in said
+        assert "1 failed" in said
+
+    def test_deadline(self, sandbox: Sandbox) -> None:
+        """Each request has the deadline of its own."""
+        sandbox.fail("openai", stall=True)
+        client = OpenAICompatible(**sandbox.provider_arguments("openai"))
+        results = map(client, ["a", "b"], workers=1, deadline=0.3)
+        assert [type(result.error).__name__ for result in results] == [
+            "DeadlineExceeded",
+            "NoneType",
+        ]
+
+
+class TestPandas:
+    def test_a_series_gives_its_index(self) -> None:
+        """A Series gives its index as ids; labels that cannot be ids are their text."""
+        series = pandas.Series(["a", "b"], index=pandas.to_datetime(["2024-01-02", "2024-01-03"]))
+        assert [r.id for r in map(Echo(), series)] == ["2024-01-02 00:00:00", "2024-01-03 00:00:00"]
+        series = pandas.Series(["a", "b"], index=[7, 3])
+        assert sorted((r.id, str(r.completion)) for r in run(Echo(), series)) == [
+            (3, "b"),
+            (7, "a"),
+        ]
+
+    def test_what_is_missing_is_a_failed_row(self) -> None:
+        """A value of a Series that is no prompt fails alone."""
+        results = map(Echo(), pandas.Series(["a", None, float("nan")]))
+        assert [result.error is None for result in results] == [True, False, False]
+
+    @pytest.mark.parametrize("call", [map, run])
+    def test_a_frame_by_mistake(self, call: Any) -> None:
+        """A DataFrame in place of requests is refused at once, with what to pass."""
+        with pytest.raises(TypeError, match=r"pass one of its columns.*batch\.table"):
+            call(Echo(), frame(3))
+
+
+class TestTable:
+    def test_the_index_comes_back(self) -> None:
+        """The result has the frame's index, its name and its order, and one reply for each row."""
+        given = frame(500)
+        replies = table(Echo(), "Mood of: {comment}", given, workers=8)
+        assert replies.index.equals(given.index)
+        assert replies.index.name == "key"
+        assert list(replies.columns) == ["text", "error"]
+        assert list(replies["text"]) == [f"Mood of: {c}" for c in given["comment"]]
+        assert replies["error"].isna().all()
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            ["a", "a", "b"],
+            [3, 1, 3],
+            [1.5, float("nan"), float("nan")],
+            [("a", 1), ("a", 2), ("b", 1)],
+        ],
+    )
+    def test_any_index(self, index: list[Any], tmp_path: Path) -> None:
+        """Labels may repeat, be missing, or have several levels, with an output too."""
+        multi = isinstance(index[0], tuple)
+        labels = pandas.MultiIndex.from_tuples(index) if multi else pandas.Index(index)
+        given = pandas.DataFrame({"c": ["x", "y", "z"]}, index=labels)
+        for output in (None, tmp_path / "out.jsonl", tmp_path / "out.jsonl"):
+            replies = table(Echo(), "{c}", given, output=output)
+            assert replies.index.equals(labels)
+            assert list(replies["text"]) == ["x", "y", "z"]
+
+    def test_a_rerun_pays_for_what_is_missing(self, tmp_path: Path) -> None:
+        """A table interrupted at row 50 of 500 pays for the rest only, and is then whole."""
+        given, output = frame(500), tmp_path / "out.jsonl"
+        stopped = Stops()
+        with pytest.raises(KeyboardInterrupt):
+            table(stopped, "Mood of: {comment}", given, output=output, workers=1)
+        again = Echo()
+        replies = table(again, "Mood of: {comment}", given, output=output)
+        assert len(again.asked) == 450
+        assert set(again.asked).isdisjoint(stopped.asked)
+        assert replies.index.equals(given.index)
+        assert list(replies["text"]) == [f"Mood of: {c}" for c in given["comment"]]
+        third = Echo()
+        table(third, "Mood of: {comment}", given.iloc[::-1], output=output)
+        assert third.asked == []
+
+    def test_failed_rows(self, tmp_path: Path) -> None:
+        """A failed row has its error and no text, with an output and without."""
+        given = pandas.DataFrame({"c": ["a", "fail", ""]})
+        for output in (None, tmp_path / "out.jsonl"):
+            replies = table(Echo(), "{c}", given, output=output)
+            assert replies["text"].isna().tolist() == [False, True, True]
+            assert replies["error"][1] == "ServerError: told to fail"
+            assert replies["error"][2].startswith("InvalidRequestError")
+
+    def test_templates(self) -> None:
+        """Columns stand in braces, several at a time and of any type; doubled braces are braces."""
+        given = pandas.DataFrame({"a b": [1], "c": ["{c}"]})
+        replies = table(Echo(), '{a b} of {c}: {{"x": {c}}}', given)
+        assert list(replies["text"]) == ['1 of {c}: {"x": {c}}']
+
+    def test_an_unknown_column(self) -> None:
+        """A column that the frame does not have is named with the nearest, before any request."""
+        client = Echo()
+        with pytest.raises(InvalidRequestError, match=r"'coment'.*did you mean 'comment'"):
+            table(client, "{coment}", frame(3))
+        assert client.asked == []
+
+    def test_no_rows(self, tmp_path: Path) -> None:
+        """An empty frame gives an empty table with the same columns."""
+        for output in (None, tmp_path / "out.jsonl"):
+            replies = table(Echo(), "{comment}", frame(3).iloc[:0], output=output)
+            assert list(replies.columns) == ["text", "error"]
+            assert len(replies) == 0
+
+    def test_arguments(self) -> None:
+        """What is no frame, and what no service takes, is refused at once."""
+        with pytest.raises(TypeError, match="DataFrame, not list"):
+            table(Echo(), "{c}", ["a"])
+        with pytest.raises(TypeError, match="temprature"):
+            table(Echo(), "{comment}", frame(2), temprature=1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_an_interrupted_list_is_not_lost(tmp_path: Path) -> None:
+    """Ctrl-C during ``list(run(...))`` finishes what is under way, and keeps all results."""
+    program = (
+        "import sys\n"
+        "from llmproviders import OpenAICompatible\n"
+        "from llmproviders.batch import run\n"
+        "try:\n"
+        "    list(run(OpenAICompatible(), (f'question {n}' for n in range(1000)), workers=2))\n"
+        "except KeyboardInterrupt as stopped:\n"
+        "    found = stopped.results\n"
+        "    print([r.index for r in found], all(r.completion for r in found))\n"
+    )
+    with Sandbox(piece_delay_s=0.01) as sandbox:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**os.environ, **sandbox.environ()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert sandbox.wait_for(lambda s: s.count("openai", "chat") == 10, timeout_s=WAIT_S)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+        assert "press again to drop them" in err
+        asked = sandbox.count("openai", "chat")
+        assert out.strip() == f"{list(range(asked))} True"
+        assert not any(record.aborted for record in sandbox.requests)
