@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from .._signals import let_through
 from ..errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
@@ -37,7 +37,12 @@ COMPRESSION = "compression"
 """The ``detail`` of an error that tells of compressed data without its end."""
 
 
+# A number, too: WordPress answers with a bare 0 or -1. No line of a stream begins so.
+_OPENING = (*(b"{", b"[", b"<", b"-"), *(b"%d" % digit for digit in range(10)))
+
 _CLOSING = (b"}", b"]")
+
+Kind = TypeVar("Kind")
 
 _raw_decode = json.JSONDecoder().raw_decode
 
@@ -180,7 +185,7 @@ def iter_events(
     """
     blocks = iter(blocks)
     head = _head(blocks, max_line)
-    if head.lstrip().startswith((b"{", b"[", b"<")):
+    if head.lstrip().startswith(_OPENING):
         yield _document(head, blocks, max_line, hasten)
         return
     data: bytes | None = None
@@ -412,6 +417,28 @@ def decode_object(data: bytes) -> dict[str, Any]:
     if type(value) is not dict:
         raise ProtocolError(f"the reply holds a {type(value).__name__} where an object was due")
     return value
+
+
+def expect(value: Any, kind: type[Kind], field: str, *, optional: bool = False) -> Kind:
+    """Return a value out of a service's JSON, which must be a ``kind``.
+
+    Args:
+        value: what the service sent.
+        kind: the type that its protocol has there.
+        field: what the error calls it.
+        optional: whether null, or nothing at all, counts as an empty ``kind``.
+
+    Raises:
+        ProtocolError: it is of another type; true and false are no ``int``.
+
+    >>> expect([1], list, "data"), expect(None, list, "data", optional=True)
+    ([1], [])
+    """
+    if type(value) is kind:
+        return value
+    if value is None and optional:
+        return kind()
+    raise ProtocolError(f"the reply has {type(value).__name__} where {field} was due")
 
 
 def whole_characters(pieces: Iterable[str]) -> Iterator[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from .._http.decoding import (
     decode_json,
     decode_object,
     encodable,
+    expect,
 )
 from .._http.error_map import error_of, page_error
 from .._http.types import HTTPResponse
@@ -29,6 +29,7 @@ from ..errors import (
     StreamInterrupted,
 )
 from ..results import FinishReason, Image, Reasoning, Usage
+from ._chat_parts import ThinkTags, ThoughtDetails, ToolCalls, thought_of, whole_number
 
 FINISH_WORDS: dict[str, tuple[str, ...]] = {
     "stop": (
@@ -68,8 +69,6 @@ NO_WORDS = ("", "null", "none", "undefined", "finish_reason_unspecified")
 """What some servers send, with every event even, before there is any reason."""
 
 
-MAX_TOOL_CALLS = 4096
-
 MAX_KEPT = 16 * 1024 * 1024
 """Most bytes of UTF-8 of what is kept until a reply ends: its thoughts and its calls of tools."""
 
@@ -96,8 +95,6 @@ _WORDS = ("message", "msg", "detail", "details", "errors", "error_msg", "error_m
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 
-_THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
-
 
 def _text_alone(event: dict[str, Any]) -> str | None:
     """The text of an event that holds one choice and of what adds up nothing but text."""
@@ -110,7 +107,9 @@ def _text_alone(event: dict[str, Any]) -> str | None:
     return None
 
 
-def parse_chat(reply: HTTPResponse, *, think_tags: bool = True) -> Iterator[str]:
+def parse_chat(
+    reply: HTTPResponse, *, think_tags: bool = True, events: Iterable[bytes] | None = None
+) -> Iterator[str]:
     """Yield the text and the thoughts of the first choice of ``reply``, then a ``FinishReason``.
 
     Whether a body is a stream or one JSON object is told by how it begins, not by its label. A
@@ -120,6 +119,7 @@ def parse_chat(reply: HTTPResponse, *, think_tags: bool = True) -> Iterator[str]
     Args:
         reply: the service's answer.
         think_tags: whether ``<think>...</think>`` at the start is thoughts, not text.
+        events: the events of ``reply``, where the caller has begun to read them.
 
     Raises:
         LLMError: what an error object inside the reply means.
@@ -128,7 +128,7 @@ def parse_chat(reply: HTTPResponse, *, think_tags: bool = True) -> Iterator[str]
     state = _State(think_tags=think_tags)
     frame = EventTemplate()
     try:
-        for data in reply.events():
+        for data in reply.events() if events is None else events:
             piece = frame.text_in(data)
             if piece:
                 yield piece
@@ -218,7 +218,7 @@ class _State:
         self.whole = False
         self.failed = False
         self.thought = ""
-        self._tags = _ThinkTags() if think_tags else None
+        self._tags = ThinkTags() if think_tags else None
         self._begun = self._spoke = self._by_delta = False
         self._silent = 0
         self._kept = 0
@@ -227,10 +227,10 @@ class _State:
         self._usage: Usage | None = None
         self._thoughts = StringIO()
         self._half_thought = ""
-        self._details = _Details(self._keep)
+        self._details = ThoughtDetails(self._keep)
         self._detail: list[str] = []
         self._images: list[Image] = []
-        self._calls = _Calls(self._keep)
+        self._calls = ToolCalls(self._keep)
         self._thought_fields: set[str] = set()
         self._functions_state_id: str | None = None
 
@@ -257,12 +257,13 @@ class _State:
             raise page_error(data)
         value = decode_json(data, max_values=MAX_VALUES)
         self._check_list(value)
-        if not isinstance(value, dict):
-            raise _wrong("the reply", value)
+        event = expect(value, dict, "the reply")
         self.whole = True
-        if _failure_in(value, whole=True) is None and not isinstance(value.get("choices"), list):
-            raise _v2_error() if "messages" in value else _wrong("choices", value.get("choices"))
-        return value
+        if _failure_in(event, whole=True) is None:
+            if not isinstance(event.get("choices"), list):
+                _check_version(event)
+            expect(event.get("choices"), list, "choices")
+        return event
 
     def _check_list(self, value: Any) -> None:
         """Raise the error that a list holds, where an object was due."""
@@ -297,10 +298,10 @@ class _State:
             self._fail(error_of(failure))
         choices = event.get("choices")
         if choices is None:
-            if "messages" in event and not self._heard:
-                raise _v2_error()
-        elif type(choices) is not list:
-            raise _wrong("choices", choices)
+            if not self._heard:
+                _check_version(event)
+        else:
+            expect(choices, list, "choices")
         if "usage" in event:
             self._count(event["usage"])
         if "x_groq" in event and isinstance(event["x_groq"], dict):
@@ -310,9 +311,7 @@ class _State:
             self._model = model if isinstance(model, str) else None
         heard, text = self._heard, ""
         for choice in choices or ():
-            if type(choice) is not dict:
-                raise _wrong("choices", choice)
-            if _is_first(choice.get("index")):
+            if _is_first(expect(choice, dict, "choices").get("index")):
                 text += self._choice(choice)
         if text:
             self._spoke = self._spoke or not text.isspace()
@@ -328,20 +327,21 @@ class _State:
             self._count(choice["usage"])
         self._reason(choice.get("finish_reason"))
         heard = self._heard
-        text = self._delta(_object_or_none(choice.get("delta"), "delta"))
+        text = self._delta(expect(choice.get("delta"), dict, "delta", optional=True))
         if text or self._heard > heard:
             self._by_delta = True
         if self._by_delta:
             # A message that follows deltas says the same once more.
             return text
-        text = self._delta(_object_or_none(choice.get("message"), "message"), whole=True)
+        message = expect(choice.get("message"), dict, "message", optional=True)
+        text = self._delta(message, whole=True)
         legacy = choice.get("text")
         return text or (self._say(legacy) if isinstance(legacy, str) else "")
 
     def _reason(self, raw: Any) -> None:
         if raw is None or raw is False:
             return
-        word = _string(raw, "finish_reason")
+        word = expect(raw, str, "finish_reason")
         if _normal(word) in NO_WORDS or (self.raw is not None and reason_of(self.raw) is None):
             return
         self.raw = word
@@ -361,10 +361,10 @@ class _State:
         refusal = delta.get("refusal")
         if refusal and isinstance(refusal, str):
             self._refuse(refusal)
-        for image in _list(delta.get("images"), "images"):
+        for image in expect(delta.get("images"), list, "images", optional=True):
             self._image(image)
-        for call in _list(delta.get("tool_calls"), "tool_calls"):
-            self._calls.add(_mapping(call, "tool_calls"), whole=whole)
+        for call in expect(delta.get("tool_calls"), list, "tool_calls", optional=True):
+            self._calls.add(expect(call, dict, "tool_calls"), whole=whole)
             self._heard += 1
         state_id = delta.get("functions_state_id")
         if state_id and isinstance(state_id, str):
@@ -381,7 +381,7 @@ class _State:
         for name in _THOUGHTS:
             if name in delta:
                 self._thought_fields.add(name)
-                said = said or _thought_of(delta[name])
+                said = said or thought_of(delta[name])
         if delta.get("reasoning_details"):
             self._details.add(delta["reasoning_details"])
         self._think(said)
@@ -390,12 +390,12 @@ class _State:
         if content is None or isinstance(content, str):
             return content or ""
         text: list[str] = []
-        for part in _list(content, "content"):
-            kind = _mapping(part, "content").get("type", "text")
+        for part in expect(content, list, "content"):
+            kind = expect(part, dict, "content").get("type", "text")
             if kind in ("text", "output_text"):
-                text.append(_string(part.get("text"), "text"))
+                text.append(expect(part.get("text"), str, "text"))
             elif kind in ("thinking", "reasoning"):
-                self._think(_thought_of(part))
+                self._think(thought_of(part))
             elif kind == "refusal" and isinstance(part.get("refusal"), str):
                 self._refuse(part["refusal"])
             elif kind == "image_url":
@@ -501,239 +501,6 @@ class _State:
         return message
 
 
-class _ThinkTags:
-    """Tells thoughts in ``<think>...</think>`` at the start of a reply from its text.
-
-    Attributes:
-        passed: whether all that follows is text.
-    """
-
-    _OPEN, _CLOSE = "<think>", "</think>"
-
-    def __init__(self) -> None:
-        self.passed = False
-        self._held = ""
-        self._inside = self._after = False
-
-    def feed(self, piece: str) -> tuple[str, str]:
-        """The thoughts and the text in one more piece, as far as they can be told apart."""
-        thought = ""
-        text = self._held + piece
-        self._held = ""
-        if not self._inside and not self._after:
-            start = text.lstrip()
-            if len(start) < len(self._OPEN) and self._OPEN.startswith(start):
-                self._held = text
-                return "", ""
-            if not start.startswith(self._OPEN):
-                self.passed = True
-                return "", text
-            self._inside, text = True, start[len(self._OPEN) :]
-        if self._inside:
-            thought, closed, text = text.partition(self._CLOSE)
-            if not closed:
-                cut = _overlap(thought, self._CLOSE)
-                self._held = thought[cut:]
-                return thought[:cut], ""
-            self._inside, self._after = False, True
-        text = text.lstrip()
-        self.passed = bool(text)
-        return thought, text
-
-    def flush(self) -> tuple[str, str]:
-        """What was held back; the reply has ended."""
-        held, self._held = self._held, ""
-        return (held, "") if self._inside else ("", held)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Where a start of ``mark`` begins at the end of ``text``; else its length."""
-    for size in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:size]):
-            return len(text) - size
-    return len(text)
-
-
-def _thought_of(value: Any) -> str:
-    """The thoughts in a field that holds them as a text, an object or a list of such."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "".join(map(_thought_of, value))
-    if isinstance(value, dict):
-        return next(filter(None, (_thought_of(value.get(name)) for name in _THOUGHT_TEXTS)), "")
-    return ""
-
-
-class _Details:
-    """The ``reasoning_details`` of a reply, those in a row that continue one another joined."""
-
-    _TEXTS = ("text", "summary")
-
-    def __init__(self, keep: Callable[[int], None]) -> None:
-        self._keep = keep
-        self._entries: list[tuple[dict[str, Any], dict[str, StringIO]]] = []
-
-    def add(self, details: Any) -> None:
-        """Take those of one event; what is no list of objects is passed over."""
-        for detail in details if isinstance(details, list) else ():
-            if isinstance(detail, dict):
-                self._add(detail)
-
-    def _add(self, detail: dict[str, Any]) -> None:
-        texts = {n: v for n, v in detail.items() if n in self._TEXTS and isinstance(v, str)}
-        fields = {n: v for n, v in detail.items() if n not in texts and v is not None}
-        last, written = self._entries[-1] if self._entries else ({}, {})
-        if not texts or any(last.get(name) != fields.get(name) for name in ("type", "index")):
-            last, written = {}, {}
-            self._entries.append((last, written))
-            self._keep(_OVERHEAD)
-        for name, value in fields.items():
-            if last.get(name) != value:
-                self._keep(_size(value))
-                last[name] = value
-        for name, text in texts.items():
-            self._keep(len(text.encode("utf-8", "surrogatepass")))
-            written.setdefault(name, StringIO()).write(text)
-
-    def joined(self) -> list[dict[str, Any]]:
-        """All of them."""
-        return [
-            {**fields, **{name: text.getvalue() for name, text in written.items()}}
-            for fields, written in self._entries
-        ]
-
-
-_OVERHEAD = 256
-
-
-def _size(value: Any) -> int:
-    """About how many bytes a value from JSON takes."""
-    return len(value) if isinstance(value, str) else len(json.dumps(value))
-
-
-class _Call:
-    """One call of a tool, as far as it has come."""
-
-    def __init__(self, index: int | None) -> None:
-        self.index = index
-        self.id = ""
-        self.fields: dict[str, Any] = {}
-        self.function: dict[str, Any] = {}
-        self.arguments = StringIO()
-        self.closes = False
-
-
-class _Calls:
-    """Puts the calls of tools together from the pieces in which they come."""
-
-    def __init__(self, keep: Callable[[int], None]) -> None:
-        self._keep = keep
-        self._calls: list[_Call] = []
-        self._by_index: dict[int, _Call] = {}
-        self._by_id: dict[str, _Call] = {}
-
-    def add(self, piece: Mapping[str, Any], *, whole: bool = False) -> None:
-        """Take one piece; where the message is ``whole``, each is a call of its own."""
-        function = piece.get("function")
-        if function is None and "custom" not in piece:
-            function = {name: piece[name] for name in ("name", "arguments") if name in piece}
-        function = _mapping(function or {}, "function")
-        index = _whole_number(piece.get("index"))
-        own_id = piece.get("id")
-        own_id = own_id if isinstance(own_id, str) else ""
-        call = None if whole else self._find(index, own_id, function)
-        if call is None:
-            call = self._begin(index)
-        if own_id and not call.id:
-            call.id = own_id
-            self._by_id.setdefault(own_id, call)
-        for name, value in piece.items():
-            if name not in ("index", "id", "function", "name", "arguments"):
-                self._put(call.fields, name, value)
-        for name, value in function.items():
-            if name == "arguments":
-                self._add_arguments(call, value)
-            else:
-                self._put(call.function, name, value)
-
-    def _find(self, index: int | None, own_id: str, function: Mapping[str, Any]) -> _Call | None:
-        """The call that a piece continues; None where it begins one."""
-        if index is None:
-            call = self._by_id.get(own_id) if own_id else self._calls[-1] if self._calls else None
-        else:
-            call = self._by_index.get(index)
-            if call is None and own_id in self._by_id and self._by_id[own_id].index is None:
-                call = self._by_id[own_id]
-        if call is None or (own_id and call.id and own_id != call.id):
-            return None
-        if own_id and call.id:
-            return call
-        name, known = function.get("name"), call.function.get("name")
-        if not name or not known:
-            return call
-        # A name without an id: said once more, or the next call. Nowhere in JSON does an object
-        # follow another at once.
-        arguments = function.get("arguments")
-        opens = isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
-        return None if name != known or (call.closes and opens) else call
-
-    def _begin(self, index: int | None) -> _Call:
-        if len(self._calls) == MAX_TOOL_CALLS:
-            raise ProtocolError(f"the reply has more than {MAX_TOOL_CALLS} calls of tools")
-        call = _Call(index)
-        self._calls.append(call)
-        if index is not None:
-            self._by_index[index] = call
-        return call
-
-    def _put(self, fields: dict[str, Any], name: str, value: Any) -> None:
-        """Keep a field; a blank one wipes nothing."""
-        if (value is None or value == "") and name in fields:
-            return
-        if value is not None and fields.get(name) != value:
-            self._keep(len(name) + _size(value))
-            fields[name] = value
-
-    def _add_arguments(self, call: _Call, value: Any) -> None:
-        if value is None:
-            return
-        if isinstance(value, dict):
-            value = json.dumps(value, ensure_ascii=False)
-        text = _string(value, "arguments")
-        if text.strip():
-            call.closes = text.rstrip().endswith("}")
-        self._keep(len(text.encode("utf-8", "surrogatepass")))
-        call.arguments.write(text)
-
-    def finished(self) -> list[dict[str, Any]]:
-        """All of them, in the order of their indexes, each with an id of its own."""
-        ids: set[str] = set()
-        found = []
-        for number, call in enumerate(sorted(self._calls, key=lambda c: c.index or 0)):
-            own_id = call.id or f"call_{number}"
-            while own_id in ids:
-                own_id = f"{call.id or 'call'}_{number}"
-                number += 1
-            ids.add(own_id)
-            arguments, half = encodable(call.arguments.getvalue())
-            arguments += "\ufffd" * len(half)
-            told = {"id": own_id, "type": "function", **call.fields}
-            told["type"] = told["type"] or "function"
-            if call.function or told["type"] == "function":
-                told["function"] = {**call.function, "arguments": arguments.strip() or "{}"}
-            found.append(told)
-        return found
-
-
-def parse_list(data: bytes, field: str = "data") -> list[dict[str, Any]]:
-    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``."""
-    listing = _mapping(decode_json(data), "the reply").get(field)
-    if listing is None:
-        raise _wrong(field, listing)
-    return [dict(_mapping(item, field)) for item in _list(listing, field)]
-
-
 def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
     """The error that an object tells, as it is to be handed to ``error_of``; None: it tells none.
 
@@ -749,10 +516,10 @@ def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
         return event
     base = event.get("base_resp")
     if isinstance(base, dict) and base.get("status_code") not in _FINE_CODES:
-        return {"code": base["status_code"], "message": base.get("status_msg")}
+        return event
     if choices or not any(event.get(name) for name in _WORDS):
         return None
-    status = _whole_number(event.get("status"))
+    status = whole_number(event.get("status"))
     failed = (
         any(event.get(name) not in _FINE_CODES for name in _CODES)
         or (status is not None and status >= 300)
@@ -783,48 +550,55 @@ def _is_first(index: Any) -> bool:
     """Whether a choice is the first one, the only one that is read."""
     if index is None:
         return True
-    number = _whole_number(index)
-    if number is None:
-        raise _wrong("index", index)
-    return number == 0
+    number = whole_number(index)
+    return expect(index if number is None else number, int, "index") == 0
 
 
-def _whole_number(value: Any) -> int | None:
-    """A whole number, also as digits in a string."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
-        return int(value)
-    return value if type(value) is int else None
+def _check_version(reply: dict[str, Any]) -> None:
+    """Refuse a reply of version 2 of GigaChat's API, which has messages instead of choices."""
+    if "messages" in reply:
+        raise InvalidRequestError(
+            "this is a reply of version 2 of GigaChat's API, which is not supported; set "
+            "base_url to the address that ends in /v1",
+            status_code=200,
+        )
 
 
-def _v2_error() -> InvalidRequestError:
-    return InvalidRequestError(
-        "this is a reply of version 2 of GigaChat's API, which is not supported; set "
-        "base_url to the address that ends in /v1",
-        status_code=200,
-    )
+def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
+    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``, or of a bare list.
+
+    A name instead of an object is read as the ``id`` of one, and null as an empty list.
+
+    Args:
+        data: the body of the reply.
+        fields: where the list stands; the first that is there counts. Default: ``data``.
+
+    Raises:
+        LLMError: the error that the reply holds instead of a list.
+        ProtocolError: the reply holds no list of objects.
+    """
+    listing, field, nullable = decode_json(data), "the reply", False
+    if isinstance(listing, dict):
+        fields = fields or ("data",)
+        field = next((name for name in fields if name in listing), fields[0])
+        nullable = field in listing
+        if not nullable and listing.keys() & {"error", "errors", "message", "detail"}:
+            raise error_of(listing)
+        listing = listing.get(field)
+    return [
+        {"id": item} if isinstance(item, str) else expect(item, dict, field)
+        for item in expect(listing, list, field, optional=nullable)
+    ]
 
 
 def parse_models(data: bytes) -> list[dict[str, Any]]:
     """The models of a listing, each with its name as ``id``.
 
-    Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}``, a bare list, names
-    in place of objects, and null where there are none.
-
-    Raises:
-        LLMError: the error that the reply holds in place of a list.
-        ProtocolError: the reply holds no list.
+    Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}`` or a bare list;
+    errors as for :func:`parse_list`.
     """
-    listing = decode_json(data)
-    if isinstance(listing, dict):
-        field = "data" if "data" in listing else "models"
-        if field not in listing and listing.keys() & {"error", "errors", "message", "detail"}:
-            raise error_of(listing)
-        if field not in listing:
-            raise _wrong("data", None)
-        listing = _list(listing[field], field)
     models = []
-    for item in _list(listing, "the reply"):
-        model = {"id": item} if isinstance(item, str) else dict(_mapping(item, "a model"))
+    for model in parse_list(data, "data", "models"):
         name = next((n for k in ("id", "name", "model") if isinstance(n := model.get(k), str)), "")
         if name:
             models.append({**model, "id": name})
@@ -833,33 +607,3 @@ def parse_models(data: bytes) -> list[dict[str, Any]]:
 
 def _reads(data: bytes, text: str) -> bool:
     return _text_alone(decode_object(data)) == text
-
-
-def _object_or_none(value: Any, field: str) -> dict[str, Any] | None:
-    if value is not None and type(value) is not dict:
-        raise _wrong(field, value)
-    return value
-
-
-def _mapping(value: Any, field: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(field, value)
-    return value
-
-
-def _list(value: Any, field: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _wrong(field, value)
-    return value
-
-
-def _string(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise _wrong(field, value)
-    return value
-
-
-def _wrong(field: str, value: Any) -> ProtocolError:
-    return ProtocolError(f"the reply has {type(value).__name__} where {field} was due")

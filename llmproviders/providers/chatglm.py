@@ -6,25 +6,33 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .._http.decoding import EventTemplate, decode_json, decode_object, settled
-from .._http.error_map import error_of
+from .._http.decoding import (
+    Document,
+    ErrorEvent,
+    EventTemplate,
+    decode_object,
+    expect,
+    settled,
+)
+from .._http.error_map import error_of, page_error
 from .._http.types import HTTPRequest, HTTPResponse
 from .._request import ChatRequest
 from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import fold
 from ..provider import USER_AGENT, Fetch, Provider
 from ..results import FinishReason
+from ._chat_completions import error_in_event
 
 
 def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
     """Yield what each event adds to the text of the parts before it, then a ``FinishReason``.
 
+    A body that is one JSON object is read as one event, whatever its label says.
+
     Raises:
         LLMError: what an error object means.
         ProtocolError: a field of another type than the protocol has.
     """
-    if reply.content_type != "text/event-stream":
-        raise _refusal(decode_json(reply.read()))
     said = _Said()
     frame = EventTemplate(grows=True)
     for data in reply.events():
@@ -34,13 +42,12 @@ def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
             if added:
                 yield added
             continue
-        event = decode_object(data)
-        status = event.get("status")
-        if not isinstance(status, str):
-            refusal = _refusal(event)
+        event, refusal = _event(data)
+        if refusal is not None:
             if said.speaking is None or isinstance(refusal, ProtocolError):
                 raise refusal
             raise StreamInterrupted.of(refusal) from refusal
+        status = event["status"]
         parts = _texts(event)
         if new := said.update(parts, last=status == "finish"):
             yield new
@@ -53,8 +60,18 @@ def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
         _learn(frame, data, parts, said)
 
 
+def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
+    """The object of an event, or of a body that is no stream, and the error that it means."""
+    if type(data) is ErrorEvent:
+        return {}, error_in_event(data)
+    if type(data) is Document and data.lstrip().startswith(b"<"):
+        return {}, page_error(data)
+    event = decode_object(data)
+    return event, None if isinstance(event.get("status"), str) else _refusal(event)
+
+
 def _learn(frame: EventTemplate, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
-    """Let ``frame`` find where the text of the part that speaks grows in ``data``."""
+    """Teach ``frame`` where the text of the part that is growing stands in ``data``."""
     speaking = said.speaking
     if speaking is None or speaking not in parts:
         return
@@ -75,7 +92,7 @@ class _Text(NamedTuple):
 
 
 class _Said:
-    """The text of each part so far, and what of it is new."""
+    """The text of each part so far, and how much of it is new."""
 
     def __init__(self) -> None:
         self.speaking: str | None = None
@@ -84,19 +101,19 @@ class _Said:
         self._rewritten = False
 
     def seen(self, key: str) -> str:
-        """The text of a part so far, without what may yet change."""
+        """The text of a part so far, without an end that may still change."""
         pieces = self._seen[key]
         if len(pieces) > 1:
             pieces[:] = ["".join(pieces)]
         return pieces[0]
 
     def append(self, added: str) -> None:
-        """The part that speaks grew by ``added``."""
+        """Add to the part that is growing."""
         assert self.speaking is not None
         self._seen[self.speaking].append(added)
 
     def update(self, parts: Mapping[str, _Text], *, last: bool) -> str:
-        """What is new in an event; in the ``last`` one nothing is held back."""
+        """Return the new text of an event; nothing of the ``last`` one is held back."""
         new = ""
         for key, (text, thought) in parts.items():
             if thought:
@@ -120,8 +137,9 @@ class _Said:
         if key == self.speaking and text.startswith(seen):
             self._seen[key] = [text]
             return text[len(seen) :]
-        # What is out stays out. A text that only became shorter may grow back to where it was;
-        # of one that was rewritten, or that others have followed, only later growth is told.
+        # Text that was delivered cannot be taken back. A text that only became shorter may grow
+        # back to where it was; if it was rewritten, or another part has followed, only what is
+        # added later is delivered.
         if not seen.startswith(text):
             self._seen[key] = [text]
         self._rewritten = True
@@ -140,9 +158,10 @@ class _Said:
 
 
 def _texts(event: Mapping[str, Any]) -> dict[str, _Text]:
+    """The text and the thoughts of each part, by its id."""
     texts: dict[str, _Text] = {}
-    for index, part in enumerate(_objects(event.get("parts"), "parts")):
-        items = _objects(part.get("content"), "content")
+    for index, part in enumerate(_objects(event, "parts")):
+        items = _objects(part, "content")
         logic_id = part.get("logic_id")
         key = str(index if logic_id is None else logic_id)
         texts[key] = _Text(_joined(items, "text"), _joined(items, "think"))
@@ -150,18 +169,12 @@ def _texts(event: Mapping[str, Any]) -> dict[str, _Text]:
 
 
 def _joined(items: list[dict[str, Any]], kind: str) -> str:
-    texts = [item.get(kind) for item in items if item.get("type") == kind]
-    if not all(isinstance(text, str) for text in texts):
-        raise ProtocolError(f"an item of type {kind} has no {kind}")
-    return "".join(map(str, texts))
+    return "".join(expect(item.get(kind), str, kind) for item in items if item.get("type") == kind)
 
 
-def _objects(value: Any, field: str) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ProtocolError(f"{field} is not a list of objects")
-    return value
+def _objects(holder: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
+    found = expect(holder.get(field), list, field, optional=True)
+    return [expect(item, dict, field) for item in found]
 
 
 def _why(event: Mapping[str, Any]) -> str | None:
@@ -170,9 +183,9 @@ def _why(event: Mapping[str, Any]) -> str | None:
     return said if isinstance(said, str) and said else "moderation stopped the reply"
 
 
-def _refusal(answer: Any) -> LLMError:
-    if not isinstance(answer, dict) or not answer.keys() & {"message", "msg", "status", "code"}:
-        return ProtocolError("the reply is no stream and no error that the service documents")
+def _refusal(answer: dict[str, Any]) -> LLMError:
+    if not answer.keys() & {"message", "msg", "status", "code"}:
+        return ProtocolError("the reply is neither a stream nor an error the service documents")
     return error_of(answer)
 
 
@@ -182,8 +195,7 @@ _GENERAL_ASSISTANT = "65940acff94777010aa6b796"
 class ChatGLM(Provider):
     """ChatGLM's guest chat; no key.
 
-    Another assistant than the general one is chosen by
-    ``extra_body={"assistant_id": "..."}``.
+    Choose another assistant with ``extra_body={"assistant_id": "..."}``.
 
     >>> ChatGLM().get_model("all-tools-230b")
     'glm-4'

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import NamedTuple
 
-from .._http.decoding import decode_json
+from .._http.decoding import Document, decode_json, expect
 from .._http.error_map import is_challenge, message_of
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import Redacted, Secret, conceal
@@ -21,7 +22,7 @@ from ._chat_completions import parse_chat
 
 
 class WidgetTokens(NamedTuple):
-    """A page's tokens, and the cookies that they are tied to as a header says them."""
+    """A page's tokens, and the ``Cookie`` header that they are tied to."""
 
     nonce: Secret
     post_id: str
@@ -29,22 +30,22 @@ class WidgetTokens(NamedTuple):
 
 
 def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> WidgetTokens:
-    """The tokens in a page; they are concealed from here on.
+    """Find the tokens in a page, and mask them in every message from here on.
 
     Args:
         body: the page.
-        cookies: that came with it.
-        base_url: where it is, for the messages.
+        cookies: the cookies that came with it.
+        base_url: its address, for the messages.
 
     Raises:
-        BlockedError: a browser challenge stands in its place.
+        BlockedError: it is a browser challenge.
         ProtocolError: it has no tokens.
     """
     if is_challenge(body):
         raise challenged(base_url)
     widget = _Widget()
-    # Some releases of Python assert that a page has no marked section of a kind unknown to
-    # them; what stands before it has been read.
+    # Some releases of Python fail an assertion on marked sections that they do not know; what
+    # comes before one has been read by then.
     with ignoring(AssertionError):
         widget.feed(body.decode(errors="replace"))
     missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
@@ -61,7 +62,7 @@ def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> Widg
 
 
 def challenged(base_url: str) -> BlockedError:
-    """What stands before an address where a browser is asked to prove itself."""
+    """The error for a browser challenge in front of an address."""
     return BlockedError(f"a browser challenge stands before {base_url}")
 
 
@@ -88,7 +89,7 @@ _STALE_WORDS = ("nonce", "session", "expired", "security check")
 
 
 class ChatGptt(Provider):
-    """chatgptt.me's chat; no key. Its site has been behind a browser challenge.
+    """chatgptt.me's chat; no key. The site is currently behind a browser challenge.
 
     >>> ChatGptt().get_model(None)
     'gpt-4o'
@@ -121,23 +122,23 @@ class ChatGptt(Provider):
         headers = self._headers()
         if page.cookie:
             headers["Cookie"] = page.cookie
-        # WordPress says text/html of whatever is not a reply of the plugin.
+        # WordPress labels everything but the plugin's own replies as text/html.
         address = f"{self.base_url}/wp-admin/admin-ajax.php"
         return HTTPRequest("POST", address, headers=headers, form=form, accept="html")
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """A JSON object with the whole text, or a stream where the site has streaming on."""
-        if reply.content_type == "text/event-stream":
-            yield from parse_chat(reply)
+        """Read a JSON object with the whole text, or a stream where the site streams."""
+        events = reply.events()
+        head = list(islice(events, 1))
+        if head and type(head[0]) is not Document:
+            yield from parse_chat(reply, events=chain(head, events))
             return
-        body = reply.read().strip()
+        body = b"".join(head).strip()
         if body in _STALE_ANSWERS:
             raise _stale(f"the site answered {body.decode()}")
         if is_challenge(body):
             raise challenged(self.base_url)
-        answer: Any = decode_json(body)
-        if not isinstance(answer, dict):
-            raise ProtocolError(f"the reply is {type(answer).__name__} where an object was due")
+        answer = expect(decode_json(body), dict, "an object")
         data = answer.get("data")
         if answer.get("status") != "success" or not isinstance(data, str):
             said = message_of(answer) or "without a reason"
@@ -154,7 +155,7 @@ class ChatGptt(Provider):
         request: ChatRequest,
         fetch: Fetch,
     ) -> str | None:
-        """Forget tokens that the site no longer takes, so that its page is fetched anew."""
+        """Forget tokens that the site refused, so that its page is fetched again."""
         if call is None or not isinstance(error, AuthenticationError):
             return None
         page = self._page
@@ -163,7 +164,7 @@ class ChatGptt(Provider):
         return "page"
 
     def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """Say that fresh page tokens were refused, too."""
+        """Say that fresh page tokens were refused as well."""
         if not isinstance(error, AuthenticationError):
             return error
         return AuthenticationError(
@@ -198,4 +199,6 @@ class ChatGptt(Provider):
 
 
 def _stale(said: str) -> AuthenticationError:
-    return AuthenticationError(f"the page's tokens are not taken any more ({said})", detail=said)
+    return AuthenticationError(
+        f"the site no longer accepts the page's tokens ({said})", detail=said
+    )

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .._http.decoding import EventTemplate, decode_object
+from .._http.decoding import EventTemplate, decode_object, expect
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import redact
 from .._request import ChatRequest
-from ..errors import ProtocolError, ServerError, StreamInterrupted
+from ..errors import ServerError, StreamInterrupted
 from ..provider import USER_AGENT, Fetch, Provider
 from ..results import FinishReason
 
@@ -55,7 +55,7 @@ class FlowGpt(Provider):
     takes = frozenset({"temperature"})
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
-        """Sign the request; the system messages travel apart from the history."""
+        """Sign the request; system messages have a field of their own."""
         system = [m["content"] for m in request.messages if m["role"] == "system"]
         turns = [
             {"role": m["role"], "content": m["content"]}
@@ -86,10 +86,10 @@ class FlowGpt(Provider):
         )
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """Text events are the reply; the body's clean end is its end.
+        """Yield the text events; the reply is whole when its body ends cleanly.
 
-        There is no end mark. Where nothing but the end of the connection frames the body, one
-        that was cut between two lines cannot be told from a whole one.
+        There is no end mark. If only the end of the connection frames the body, a reply that was
+        cut between two lines looks like a whole one.
         """
         frame = EventTemplate()
         begun = False
@@ -112,7 +112,7 @@ class FlowGpt(Provider):
 
 
 def _text_of(line: bytes) -> str:
-    """The text of an event; none where the line is blank or the event is of another kind."""
+    """The text of an event; "" for a blank line or an event of another kind."""
     if not line.strip():
         return ""
     event = decode_object(line)
@@ -121,9 +121,7 @@ def _text_of(line: bytes) -> str:
         raise ServerError(f"the service reports an error: {redact(str(data))[:300]}")
     if kind != "text":
         return ""
-    if not isinstance(data, str):
-        raise ProtocolError(f"a text event has {type(data).__name__} for its text")
-    return data
+    return expect(data, str, "data")
 
 
 def _headers() -> dict[str, str]:

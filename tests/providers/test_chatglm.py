@@ -445,11 +445,11 @@ class TestEnd:
     @pytest.mark.parametrize(
         ("parts", "wrong"),
         [
-            ({}, "parts is not a list of objects"),
-            (["x"], "parts is not a list of objects"),
-            ([{"content": "x"}], "content is not a list of objects"),
-            ([part("p", {"type": "text"})], "an item of type text has no text"),
-            ([part("p", {"type": "think", "think": 7})], "an item of type think has no think"),
+            ({}, "dict where parts was due"),
+            (["x"], "str where parts was due"),
+            ([{"content": "x"}], "str where content was due"),
+            ([part("p", {"type": "text"})], "NoneType where text was due"),
+            ([part("p", {"type": "think", "think": 7})], "int where think was due"),
         ],
     )
     def test_the_error_says_what_was_wrong(self, parts: Any, wrong: str) -> None:
@@ -483,3 +483,27 @@ class TestEnd:
         assert type(error) is cls
         for word in ("limit", "busy", "bad"):
             assert (word in str(error)) is (word in data)
+
+    @pytest.mark.parametrize("content_type", ["text/event-stream", "application/json", ""])
+    def test_a_body_is_told_by_how_it_begins(self, content_type: str) -> None:
+        """A stream is one, and an error object is one, whatever the label says."""
+        body = stream([*growing("It", "It scatters."), event("finish")])
+        reading = read(canned(ChatGLM, Canned(body, content_type)).stream("Hi"))
+        assert (reading.text, reading.error) == ("It scatters.", None)
+        busy = Canned(b'{"message": "busy", "status": 429}', content_type)
+        assert type(read(canned(ChatGLM, busy).stream("Hi")).error) is RateLimitError
+
+    def test_a_page_instead_of_a_stream(self) -> None:
+        """A web page with the label of a stream is named as what it is."""
+        page = Canned(b"<html><title>Welcome</title></html>", "text/event-stream")
+        error = read(canned(ChatGLM, page).stream("Hi")).error
+        assert type(error) is ProtocolError
+        assert "web page" in str(error)
+
+    def test_an_event_named_error(self) -> None:
+        """It is an error of the service's, before text and after it."""
+        failed = b"event: error\ndata: rate limit reached\n\n"
+        for before, cls in ((b"", RateLimitError), (stream(growing("It")[:1]), StreamInterrupted)):
+            error = read(canned(ChatGLM, Canned(before + failed)).stream("Hi")).error
+            assert type(error) is cls
+            assert "rate limit" in str(error)

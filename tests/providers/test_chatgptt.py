@@ -314,7 +314,7 @@ def test_a_second_refusal_says_why(refusal: Canned | LLMError, said: str) -> Non
     if isinstance(refusal, LLMError):
         assert (error.status_code, error.request_id) == (403, "r7")
     else:
-        assert f"the page's tokens are not taken any more ({said})" in str(error)
+        assert f"the site no longer accepts the page's tokens ({said})" in str(error)
 
 
 class TestReply:
@@ -365,3 +365,11 @@ class TestReply:
         assert word in str(error)
         assert cls is not ServerError or error.detail == word
         assert len(sender.calls) == 2
+
+    @pytest.mark.parametrize("content_type", [EVENTS, JSON, "text/html", ""])
+    def test_a_body_is_told_by_how_it_begins(self, content_type: str) -> None:
+        """A stream and a JSON object are read as such, whatever the label says."""
+        event = json.dumps({"choices": [{"delta": {"content": "It scatters."}, "index": 0}]})
+        for body in (f"data: {event}\n\ndata: [DONE]\n\n", json.dumps(SAID)):
+            reading = answered(Canned(body.encode(), content_type))
+            assert (reading.text, reading.error) == ("It scatters.", None)

@@ -203,7 +203,7 @@ class TestReply:
     def test_the_error_says_what_came(self, data: Any, kind: str) -> None:
         """It names the type of what stood in the place of a text."""
         error = ask({"event": "text", "data": data}).error
-        assert str(error).endswith(f"a text event has {kind} for its text")
+        assert str(error).endswith(f"the reply has {kind} where data was due")
 
     def test_a_cut_line(self) -> None:
         """A body that ends in the middle of a line was cut."""

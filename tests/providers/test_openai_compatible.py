@@ -683,7 +683,7 @@ class TestModels:
         [
             ({}, "NoneType", "data"),
             ({"data": {}}, "dict", "data"),
-            ({"data": [7]}, "int", "a model"),
+            ({"data": [7]}, "int", "data"),
             (7, "int", "the reply"),
         ],
     )

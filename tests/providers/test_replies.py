@@ -20,10 +20,10 @@ from llmproviders.providers._chat_completions import (
     FAILED_WORDS,
     FINISH_WORDS,
     MAX_SILENT_EVENTS,
-    MAX_TOOL_CALLS,
     NO_WORDS,
     reason_of,
 )
+from llmproviders.providers._chat_parts import MAX_TOOL_CALLS
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, canned

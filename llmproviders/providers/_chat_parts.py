@@ -1,0 +1,247 @@
+"""What a reply in OpenAI's shape builds up piece by piece: thoughts and calls of tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from io import StringIO
+from typing import Any
+
+from .._http.decoding import encodable, expect
+from ..errors import ProtocolError
+
+MAX_TOOL_CALLS = 4096
+
+_THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
+
+
+class ThinkTags:
+    """Tells thoughts in ``<think>...</think>`` at the start of a reply from its text.
+
+    Attributes:
+        passed: whether all that follows is text.
+    """
+
+    _OPEN, _CLOSE = "<think>", "</think>"
+
+    def __init__(self) -> None:
+        self.passed = False
+        self._held = ""
+        self._inside = self._after = False
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """The thoughts and the text in one more piece, as far as they can be told apart."""
+        thought = ""
+        text = self._held + piece
+        self._held = ""
+        if not self._inside and not self._after:
+            start = text.lstrip()
+            if len(start) < len(self._OPEN) and self._OPEN.startswith(start):
+                self._held = text
+                return "", ""
+            if not start.startswith(self._OPEN):
+                self.passed = True
+                return "", text
+            self._inside, text = True, start[len(self._OPEN) :]
+        if self._inside:
+            thought, closed, text = text.partition(self._CLOSE)
+            if not closed:
+                cut = _overlap(thought, self._CLOSE)
+                self._held = thought[cut:]
+                return thought[:cut], ""
+            self._inside, self._after = False, True
+        text = text.lstrip()
+        self.passed = bool(text)
+        return thought, text
+
+    def flush(self) -> tuple[str, str]:
+        """What was held back; the reply has ended."""
+        held, self._held = self._held, ""
+        return (held, "") if self._inside else ("", held)
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Where a start of ``mark`` begins at the end of ``text``; else its length."""
+    for size in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:size]):
+            return len(text) - size
+    return len(text)
+
+
+def thought_of(value: Any) -> str:
+    """The thoughts in a field that holds them as a text, an object or a list of such."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(thought_of, value))
+    if isinstance(value, dict):
+        return next(filter(None, (thought_of(value.get(name)) for name in _THOUGHT_TEXTS)), "")
+    return ""
+
+
+class ThoughtDetails:
+    """The ``reasoning_details`` of a reply, those in a row that continue one another joined."""
+
+    _TEXTS = ("text", "summary")
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self._keep = keep
+        self._entries: list[tuple[dict[str, Any], dict[str, StringIO]]] = []
+
+    def add(self, details: Any) -> None:
+        """Take those of one event; what is no list of objects is passed over."""
+        for detail in details if isinstance(details, list) else ():
+            if isinstance(detail, dict):
+                self._add(detail)
+
+    def _add(self, detail: dict[str, Any]) -> None:
+        texts = {n: v for n, v in detail.items() if n in self._TEXTS and isinstance(v, str)}
+        fields = {n: v for n, v in detail.items() if n not in texts and v is not None}
+        last, written = self._entries[-1] if self._entries else ({}, {})
+        if not texts or any(last.get(name) != fields.get(name) for name in ("type", "index")):
+            last, written = {}, {}
+            self._entries.append((last, written))
+            self._keep(_OVERHEAD)
+        for name, value in fields.items():
+            if last.get(name) != value:
+                self._keep(_size(value))
+                last[name] = value
+        for name, text in texts.items():
+            self._keep(len(text.encode("utf-8", "surrogatepass")))
+            written.setdefault(name, StringIO()).write(text)
+
+    def joined(self) -> list[dict[str, Any]]:
+        """All of them."""
+        return [
+            {**fields, **{name: text.getvalue() for name, text in written.items()}}
+            for fields, written in self._entries
+        ]
+
+
+_OVERHEAD = 256
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a value from JSON takes."""
+    return len(value) if isinstance(value, str) else len(json.dumps(value))
+
+
+class _Call:
+    """One call of a tool, as far as it has come."""
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.id = ""
+        self.fields: dict[str, Any] = {}
+        self.function: dict[str, Any] = {}
+        self.arguments = StringIO()
+        self.closes = False
+
+
+class ToolCalls:
+    """Puts the calls of tools together from the pieces in which they come."""
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        self._keep = keep
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+
+    def add(self, piece: Mapping[str, Any], *, whole: bool = False) -> None:
+        """Take one piece; where the message is ``whole``, each is a call of its own."""
+        function = piece.get("function")
+        if function is None and "custom" not in piece:
+            function = {name: piece[name] for name in ("name", "arguments") if name in piece}
+        function = expect(function or {}, dict, "function")
+        index = whole_number(piece.get("index"))
+        own_id = piece.get("id")
+        own_id = own_id if isinstance(own_id, str) else ""
+        call = None if whole else self._find(index, own_id, function)
+        if call is None:
+            call = self._begin(index)
+        if own_id and not call.id:
+            call.id = own_id
+            self._by_id.setdefault(own_id, call)
+        for name, value in piece.items():
+            if name not in ("index", "id", "function", "name", "arguments"):
+                self._put(call.fields, name, value)
+        for name, value in function.items():
+            if name == "arguments":
+                self._add_arguments(call, value)
+            else:
+                self._put(call.function, name, value)
+
+    def _find(self, index: int | None, own_id: str, function: Mapping[str, Any]) -> _Call | None:
+        """The call that a piece continues; None where it begins one."""
+        if index is None:
+            call = self._by_id.get(own_id) if own_id else self._calls[-1] if self._calls else None
+        else:
+            call = self._by_index.get(index)
+            if call is None and own_id in self._by_id and self._by_id[own_id].index is None:
+                call = self._by_id[own_id]
+        if call is None or (own_id and call.id and own_id != call.id):
+            return None
+        if own_id and call.id:
+            return call
+        name, known = function.get("name"), call.function.get("name")
+        if not name or not known:
+            return call
+        # A name without an id: said once more, or the next call. Nowhere in JSON does an object
+        # follow another at once.
+        arguments = function.get("arguments")
+        opens = isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
+        return None if name != known or (call.closes and opens) else call
+
+    def _begin(self, index: int | None) -> _Call:
+        if len(self._calls) == MAX_TOOL_CALLS:
+            raise ProtocolError(f"the reply has more than {MAX_TOOL_CALLS} calls of tools")
+        call = _Call(index)
+        self._calls.append(call)
+        if index is not None:
+            self._by_index[index] = call
+        return call
+
+    def _put(self, fields: dict[str, Any], name: str, value: Any) -> None:
+        """Keep a field; a blank one wipes nothing."""
+        if (value is None or value == "") and name in fields:
+            return
+        if value is not None and fields.get(name) != value:
+            self._keep(len(name) + _size(value))
+            fields[name] = value
+
+    def _add_arguments(self, call: _Call, value: Any) -> None:
+        if value is None:
+            return
+        if isinstance(value, dict):
+            value = json.dumps(value, ensure_ascii=False)
+        text = expect(value, str, "arguments")
+        if text.strip():
+            call.closes = text.rstrip().endswith("}")
+        self._keep(len(text.encode("utf-8", "surrogatepass")))
+        call.arguments.write(text)
+
+    def finished(self) -> list[dict[str, Any]]:
+        """All of them, in the order of their indexes, each with an id of its own."""
+        ids: set[str] = set()
+        found = []
+        for number, call in enumerate(sorted(self._calls, key=lambda c: c.index or 0)):
+            own_id = call.id or f"call_{number}"
+            while own_id in ids:
+                own_id = f"{call.id or 'call'}_{number}"
+                number += 1
+            ids.add(own_id)
+            arguments, half = encodable(call.arguments.getvalue())
+            arguments += "\ufffd" * len(half)
+            told = {"id": own_id, "type": "function", **call.fields}
+            told["type"] = told["type"] or "function"
+            if call.function or told["type"] == "function":
+                told["function"] = {**call.function, "arguments": arguments.strip() or "{}"}
+            found.append(told)
+        return found
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number, also as digits in a string."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        return int(value)
+    return value if type(value) is int else None
