@@ -646,6 +646,9 @@ _SAYING = (
 )
 
 
+_ABOUT_A_FIELD = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
+
+
 def message_of(value: Any) -> str | None:
     """The service's words in an error object of any shape, None where there are none.
 
@@ -698,7 +701,11 @@ def _said_in(fields: Mapping[str, Any], depth: int) -> str | None:
         # An error that is a text may be a mere code beside a sentence; one that is not has it.
         if not isinstance(fields.get(name), str) and (text := _said(fields.get(name), depth)):
             return text
-    return next((text for n in _SAYING if (text := _said(fields.get(n), depth))), None)
+    found = next((text for n in _SAYING if (text := _said(fields.get(n), depth))), None)
+    param = fields.get("param")
+    if found and str(fields.get("code")) in _ABOUT_A_FIELD and isinstance(param, str):
+        return found if param in found else f"{param}: {found}"
+    return found
 
 
 def _parsed(text: str | bytes) -> Any:

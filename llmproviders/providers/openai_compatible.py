@@ -11,12 +11,13 @@ from .._account.slots import Slot
 from .._checks import whole
 from .._http.error_map import is_wrong_path
 from .._http.types import HTTPRequest, HTTPResponse, Limits, Timeout
-from .._redact import Secret, hidden
+from .._redact import Redacted, Secret, hidden
 from .._request import SAMPLING, ChatRequest
 from .._runtime.scope import CancelScope
 from ..errors import InvalidRequestError, LLMError, MissingAuthError, ModelNotFoundError, retold
 from ..provider import Catalogue, Fetch, Provider
 from ._chat_completions import parse_chat, parse_models
+from ._chat_requests import history, merged, refused_field, with_tools, without
 
 if TYPE_CHECKING:
     import requests
@@ -46,6 +47,9 @@ class OpenAICompatible(Provider):
     default_model = "gpt-4o-mini"
     models = Catalogue("gpt-4o-mini", "gpt-4o")
     open_catalogue = True
+    supports_tools = True
+    supports_schema = True
+    supports_images = True
     takes = SAMPLING - {"repetition_penalty", "profanity_check"}
     environment = {
         "api_key": ("OPENAI_API_KEY",),
@@ -84,9 +88,11 @@ class OpenAICompatible(Provider):
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
         )
         self.think_tags = think_tags
+        #: Model -> fields that the server refused for it.
+        self._refused: dict[str, frozenset[str]] = {}
 
     def place(self, scope: CancelScope) -> AbstractContextManager[float]:
-        """Wait for one of the ``max_concurrency`` places of this key."""
+        """Wait until fewer than ``max_concurrency`` requests of this key are under way."""
         if self.max_concurrency is None:
             return super().place(scope)
 
@@ -100,16 +106,49 @@ class OpenAICompatible(Provider):
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Put the messages and parameters into a JSON body."""
-        body: dict[str, Any] = {
+        refused = self._refused.get(request.model or "", ())
+        body = {
             "model": request.model,
-            "messages": list(request.messages),
-            "stream": request.stream,
-            **({"stream_options": {"include_usage": True}} if request.stream else {}),
-            **self.sampling(request),
-            **request.params.get("extra_body", {}),
+            "messages": history(request.messages),
+            **self.how_to_send(request),
+            **self.chat_params(request),
         }
-        # Some gateways say text/html of a stream; the reader tells a web page by itself.
+        body = merged(without(body, refused), request.params.get("extra_body", {}))
+        # Some gateways label a stream as text/html; the reader recognizes a web page by itself.
         return self._call("POST", "/chat/completions", json=body, accept="html")
+
+    def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
+        """The fields that ask for a stream, or for the whole reply."""
+        if not request.stream:
+            return {"stream": False}
+        return {"stream": True, "stream_options": {"include_usage": True}}
+
+    def chat_params(self, request: ChatRequest) -> dict[str, Any]:
+        """The parameters of ``request`` as this service has them; a subclass changes them."""
+        params = with_tools(self.sampling(request))
+        if "max_completion_tokens" in params:
+            params.pop("max_tokens", None)
+        return params
+
+    def mend(
+        self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
+    ) -> str | None:
+        """Leave out, or call by its other name, a field that the server says it does not take.
+
+        That is remembered for the model. Fields of the caller's ``extra_body`` stay.
+        """
+        sent = call.json if call is not None else None
+        if not isinstance(sent, dict) or "messages" not in sent:
+            return None
+        ours = {n: v for n, v in sent.items() if n not in request.params.get("extra_body", {})}
+        field = refused_field(error, ours)
+        if field is None:
+            return None
+        # Another field is sent along with it, and means nothing without it.
+        names = {field, "stream_options"} if field == "stream" else {field}
+        known = self._refused.setdefault(sent["model"], frozenset())
+        self._refused[sent["model"]] = known | names
+        return f"request without {field}"
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``."""
@@ -122,7 +161,8 @@ class OpenAICompatible(Provider):
             message = f"{self.name} has no model {asked!r}: {error}; list_models() tells its own"
             return retold(error, message)
         if is_wrong_path(error):
-            hint = "" if self.base_url.endswith("/v1") else "; it usually ends in /v1"
+            path = self.base_url.partition("?")[0]
+            hint = "" if path.endswith("/v1") else "; it usually ends in /v1"
             return retold(error, f"{error}; base_url is {self.base_url}{hint}")
         return error
 
@@ -163,6 +203,11 @@ class OpenAICompatible(Provider):
             )
         return key
 
+    def _url(self, path: str) -> str:
+        """The address of ``path``; the query of ``base_url`` stays behind it."""
+        address, mark, query = self.base_url.partition("?")
+        return Redacted(address.rstrip("/") + path + mark + query)
+
     def _call(
         self, method: str, path: str, json: Any = None, accept: Literal["any", "html"] = "any"
     ) -> HTTPRequest:
@@ -170,7 +215,7 @@ class OpenAICompatible(Provider):
         key = self._key()
         return HTTPRequest(
             method,
-            self.base_url + path,
+            self._url(path),
             headers=_HEADERS,
             json=json,
             authorization=None if key is None else Secret("Bearer " + key),

@@ -503,7 +503,10 @@ class TestEnd:
     def test_an_event_named_error(self) -> None:
         """It is an error of the service's, before text and after it."""
         failed = b"event: error\ndata: rate limit reached\n\n"
-        for before, cls in ((b"", RateLimitError), (stream(growing("It", "It sc")[:1]), StreamInterrupted)):
+        for before, cls in (
+            (b"", RateLimitError),
+            (stream(growing("It", "It sc")[:1]), StreamInterrupted),
+        ):
             error = read(canned(ChatGLM, Canned(before + failed)).stream("Hi")).error
             assert type(error) is cls
             assert "rate limit" in str(error)

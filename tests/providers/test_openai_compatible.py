@@ -134,7 +134,11 @@ class TestRequest:
         assert body["messages"] == [
             {"role": "system", "content": "S"},
             {"role": "user", "content": "Hi", "name": "me"},
-            {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "1", "type": "function"}],
+            },
             {"role": "tool", "content": "7", "tool_call_id": "1"},
         ]
         assert (body["seed"], body["stop"], body["tools"]) == (0, ["x"], [{}])
@@ -143,8 +147,8 @@ class TestRequest:
 
     def test_extra_body_is_merged_as_it_is(self) -> None:
         """It adds fields and wins over what is there."""
-        body = call_of(extra_body={"top_k": 5, "stream_options": None}, model="any-name")
-        assert (body["top_k"], body["stream_options"], body["model"]) == (5, None, "any-name")
+        body = call_of(extra_body={"top_k": 5, "stream_options": {}}, model="any-name")
+        assert (body["top_k"], body["stream_options"], body["model"]) == (5, {}, "any-name")
 
 
 class TestKey:

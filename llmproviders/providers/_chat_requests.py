@@ -1,0 +1,158 @@
+"""Requests in OpenAI's shape: history, tools, and what a server turned out not to take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import InvalidRequestError, LLMError, ModelNotFoundError, UnsupportedError
+from ..messages import Message
+
+OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+
+DISPENSABLE = (
+    *("stream_options", "stream", *OTHER_NAME, "temperature", "top_p", "stop", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "reasoning_effort"),
+)
+"""Fields that only say how to answer: a server that refuses one is asked again without it."""
+
+_REFUSAL = re.compile(
+    r"unsupported|not (currently |yet )?(be )?(supported|permitted|allowed|accepted|available"
+    r"|recogni[sz]ed|enabled|compatible)|(does not|doesn't|do not|don't|cannot|can't) "
+    r"(currently )?(support|accept|allow|recogni[sz]e|stream)|isn't (supported|allowed)"
+    r"|un(recogni[sz]ed|known|expected)|\bextra (inputs?|parameters?|fields?)"
+    r"|additional propert|no longer|deprecated|use '?max_\w*tokens'? instead|verified to stream",
+    re.IGNORECASE,
+)
+
+# GigaChat alone has these.
+_FOREIGN = ("functions_state_id",)
+_FOREIGN_TO_FUNCTIONS = ("few_shot_examples", "return_parameters")
+
+_STATUSES = (400, 422)
+
+
+def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
+    """The dispensable field of a request that an error names as not taken; None if there is none.
+
+    An error about the value of a field, such as "temperature must be below 2", names none.
+
+    Args:
+        error: what the server answered.
+        sent: the body of the request.
+    """
+    words = error.detail or ""
+    if (
+        error.status_code not in _STATUSES
+        or not isinstance(error, InvalidRequestError)
+        or isinstance(error, ModelNotFoundError)
+        or not _REFUSAL.search(words)
+    ):
+        return None
+    named = {
+        name: found.start()
+        for name in DISPENSABLE
+        if name in sent and (found := re.search(rf"\b{name}(?:ing)?\b", words, re.IGNORECASE))
+    }
+    return min(named, key=named.__getitem__, default=None)
+
+
+def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
+    """The fields of a body as far as the server takes them, by the name that it takes."""
+    taken = dict(params)
+    for name in refused:
+        if name in taken:
+            value, other = taken.pop(name), OTHER_NAME.get(name)
+            if other is not None and other not in refused:
+                taken[other] = value
+    return taken
+
+
+def merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """``body`` with the caller's ``extra_body``, in which None takes a field out."""
+    both = {**body, **extra}
+    return {name: value for name, value in both.items() if value is not None or name not in extra}
+
+
+def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
+    """``params`` with ``functions`` and ``function_call`` as ``tools`` and ``tool_choice``."""
+    told = {n: v for n, v in params.items() if n not in ("functions", "function_call")}
+    tools = list(told.pop("tools", None) or ())
+    for function in params.get("functions") or ():
+        known = {n: v for n, v in function.items() if n not in _FOREIGN_TO_FUNCTIONS}
+        tools.append({"type": "function", "function": known})
+    choice = params.get("function_call")
+    if isinstance(choice, Mapping):
+        choice = {"type": "function", "function": {"name": choice.get("name")}}
+    choice = told.pop("tool_choice", None) or choice
+    if tools:
+        told["tools"] = tools
+    # Without tools, servers refuse a choice among them, even that of none.
+    if choice is not None and (tools or choice not in ("auto", "none")):
+        told["tool_choice"] = choice
+    if not tools:
+        told.pop("parallel_tool_calls", None)
+    return told
+
+
+def history(messages: Sequence[Message]) -> list[Message]:
+    """Messages as OpenAI's protocol has them, whichever provider wrote them.
+
+    Calls have ids and their arguments are text. A result names the call that it belongs to: the
+    first one of the last turn that has no result yet, where it does not say.
+
+    Raises:
+        UnsupportedError: a message has files that only another service can read.
+    """
+    told, waiting = [], []
+    for number, message in enumerate(messages):
+        if message.get("attachments"):
+            raise UnsupportedError(
+                f"message {number} has attachments, which are files of GigaChat's; "
+                "use attach= or image parts"
+            )
+        message = {name: v for name, v in message.items() if name not in _FOREIGN}
+        legacy = message.pop("function_call", None)
+        calls = message.get("tool_calls") or ([{"function": legacy}] if legacy else [])
+        if calls:
+            message["tool_calls"] = [
+                _call(call, f"call_{number}_{n}") for n, call in enumerate(calls)
+            ]
+            waiting = list(message["tool_calls"])
+        elif message["role"] in ("tool", "function"):
+            message = _result(message, waiting)
+        told.append(message)
+    return told
+
+
+def _call(call: Mapping[str, Any], usual_id: str) -> dict[str, Any]:
+    told = {**call, "id": call.get("id") or usual_id, "type": call.get("type") or "function"}
+    function = told.get("function")
+    if isinstance(function, Mapping):
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments or {}, ensure_ascii=False)
+        told["function"] = {**function, "arguments": arguments}
+    return told
+
+
+def _result(message: Message, waiting: list[dict[str, Any]]) -> Message:
+    own_id, name = message.get("tool_call_id"), message.get("name")
+    call = next(
+        (
+            call
+            for call in waiting
+            if (
+                call["id"] == own_id
+                if own_id
+                else name in (None, call.get("function", {}).get("name"))
+            )
+        ),
+        None,
+    )
+    if call is not None:
+        waiting.remove(call)
+        own_id = own_id or call["id"]
+    return {**message, "role": "tool", "tool_call_id": own_id or f"call_{name or 'unknown'}"}

@@ -1,0 +1,346 @@
+"""What is sent to OpenAI-compatible servers: tools, history, and what a server refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmproviders import InvalidRequestError, OpenAICompatible, UnsupportedError
+from llmproviders.errors import LLMError
+from tests.conftest import RawServerFactory
+from tests.support.calls import Canned, Sender, with_sender
+from tests.support.golden import goldens, on_the_wire
+from tests.support.http_bytes import http_response
+from tests.support.promise import read
+from tests.support.rawserver import RawServer, keep_alive
+
+SHORT = goldens("openaicompatible", name="short")[0]
+JSON = {"Content-Type": "application/json"}
+FINE = [b"".join(on_the_wire(SHORT.body, "chunked", SHORT.content_type))]
+WHOLE = http_response(
+    200, JSON, b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
+)
+FUNCTION = {"name": "weather", "parameters": {"type": "object"}}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def sent_by(prompt: Any = "Hi", **params: Any) -> dict[str, Any]:
+    """The body that is sent."""
+    sender = Sender(Canned(SHORT.body))
+    provider = with_sender(OpenAICompatible, sender, base_url="http://127.0.0.1:9/v1", model="m")
+    error = read(provider.stream(prompt, **params)).error
+    if error is not None:
+        raise error
+    body: dict[str, Any] = sender.calls[0].json
+    return body
+
+
+def openai_error(message: str, **more: Any) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": message, "type": "invalid_request_error", **more}}
+
+
+def refusal(answer: Any, status: int = 400) -> Any:
+    """A refusal as it is sent."""
+    return http_response(status, JSON, json.dumps(answer).encode())
+
+
+def bodies(server: RawServer) -> list[dict[str, Any]]:
+    """The bodies that a server got."""
+    return [json.loads(request.body) for request in server.requests]
+
+
+class TestTools:
+    @pytest.mark.parametrize(
+        ("params", "expected"),
+        [
+            ({"functions": [FUNCTION]}, {"tools": [TOOL]}),
+            (
+                {"functions": [{**FUNCTION, "few_shot_examples": [], "return_parameters": {}}]},
+                {"tools": [TOOL]},
+            ),
+            ({"tools": [TOOL], "functions": [FUNCTION]}, {"tools": [TOOL, TOOL]}),
+            (
+                {"functions": [FUNCTION], "function_call": {"name": "weather"}},
+                {
+                    "tools": [TOOL],
+                    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+                },
+            ),
+            (
+                {"functions": [FUNCTION], "function_call": "auto"},
+                {"tools": [TOOL], "tool_choice": "auto"},
+            ),
+            (
+                {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+                {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+            ),
+            ({"tools": [], "tool_choice": "auto"}, {}),
+            ({"functions": [], "function_call": "none", "parallel_tool_calls": True}, {}),
+        ],
+    )
+    def test_functions_are_sent_as_tools(
+        self, params: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        """Functions become tools, their choice a choice of tools; what asks for nothing is left."""
+        body = sent_by(**params)
+        assert not body.keys() & {"functions", "function_call"}
+        names = ("tools", "tool_choice", "parallel_tool_calls")
+        assert {name: body[name] for name in names if name in body} == expected
+
+
+class TestHistory:
+    def test_a_turn_of_gigachat(self) -> None:
+        """Its call gets an id and arguments as text, its result names the call, its ids stay."""
+        messages = [
+            {"role": "user", "content": "Will it rain?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "function_call": {"name": "weather", "arguments": {"city": "Омск"}},
+                "functions_state_id": "77d3fb14",
+            },
+            {"role": "function", "name": "weather", "content": '{"rain": true}'},
+        ]
+        _, call, result = sent_by(messages)["messages"]
+        assert call == {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "id": "call_1_0",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city": "Омск"}'},
+                }
+            ],
+        }
+        assert result == {
+            "role": "tool",
+            "name": "weather",
+            "tool_call_id": "call_1_0",
+            "content": '{"rain": true}',
+        }
+
+    def test_results_without_ids_belong_to_the_calls_in_their_order(self) -> None:
+        """Each result answers the first call of the turn that has none, by its name if it has."""
+        calls = [
+            {"id": c, "function": {"name": f, "arguments": "{}"}} for c, f in ("ax", "by", "cx")
+        ]
+        messages = [
+            {"role": "user", "content": "Go"},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "content": "1", "name": "y"},
+            {"role": "tool", "content": "2", "name": "x"},
+            {"role": "tool", "content": "3", "tool_call_id": "c"},
+        ]
+        told = sent_by(messages)["messages"]
+        assert [message.get("tool_call_id") for message in told[2:]] == ["b", "a", "c"]
+        assert [call["type"] for call in told[1]["tool_calls"]] == ["function"] * 3
+
+    def test_a_turn_of_our_own_is_sent_as_it_was(self) -> None:
+        """Ids, text arguments and the reasoning that some services want back are left alone."""
+        call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+        turn = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [call],
+            "reasoning_content": "Hm.",
+        }
+        result = {"role": "tool", "tool_call_id": "x", "content": "7"}
+        told = sent_by([{"role": "user", "content": "Go"}, turn, result])["messages"]
+        assert told[1:] == [turn, result]
+
+    def test_files_of_gigachat_cannot_go_elsewhere(self) -> None:
+        """A message with its attachments is refused before anything is sent."""
+        with pytest.raises(UnsupportedError, match="attachments"):
+            sent_by([{"role": "user", "content": "What is this?", "attachments": ["1"]}])
+
+
+class TestFields:
+    def test_more_of_them(self) -> None:
+        """The newer parameters are sent; of the two names of one, the newer one wins."""
+        body = sent_by(max_tokens=5, max_completion_tokens=7, reasoning_effort="low")
+        assert (body["max_completion_tokens"], body["reasoning_effort"]) == (7, "low")
+        assert "max_tokens" not in body
+
+    def test_none_takes_a_field_out(self) -> None:
+        """``extra_body`` takes a field out by None, and wins over parameters."""
+        body = sent_by(temperature=1, extra_body={"stream_options": None, "temperature": 0})
+        assert "stream_options" not in body
+        assert body["temperature"] == 0
+
+    def test_the_query_of_an_address_stays_behind_the_path(
+        self, raw_server: RawServerFactory
+    ) -> None:
+        """Azure's addresses have their version in a query: it goes with every request."""
+        server = raw_server(keep_alive(FINE, refusal({"data": []}, 200)))
+        base_url = f"{server.url}/openai/deployments/mini/?api-version=2024-10-21"
+        with OpenAICompatible(base_url=base_url) as provider:
+            assert str(provider.complete("Hi")) == SHORT.text
+            assert provider.list_models() == []
+        assert [request.target for request in server.requests] == [
+            "/openai/deployments/mini/chat/completions?api-version=2024-10-21",
+            "/openai/deployments/mini/models?api-version=2024-10-21",
+        ]
+
+
+REFUSED = {
+    "openai": (
+        "max_tokens",
+        400,
+        openai_error(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
+            param="max_tokens",
+            code="unsupported_parameter",
+        ),
+    ),
+    "openai, by param alone": (
+        "temperature",
+        400,
+        openai_error("Unsupported value", param="temperature", code="unsupported_value"),
+    ),
+    "openai's value": (
+        "temperature",
+        400,
+        openai_error(
+            "Unsupported value: 'temperature' does not support 0.5 with this model. "
+            "Only the default (1) value is supported.",
+            param="temperature",
+            code="unsupported_value",
+        ),
+    ),
+    "openai, unrecognized": (
+        "stream_options",
+        400,
+        openai_error("Unrecognized request argument supplied: stream_options"),
+    ),
+    "mistral": (
+        "seed",
+        422,
+        {
+            "object": "error",
+            "message": {
+                "detail": [
+                    {
+                        "type": "extra_forbidden",
+                        "loc": ["body", "seed"],
+                        "msg": "Extra inputs are not permitted",
+                    }
+                ]
+            },
+        },
+    ),
+    "fastapi": (
+        "top_p",
+        422,
+        {
+            "detail": [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "top_p"],
+                    "msg": "Extra inputs are not permitted",
+                }
+            ]
+        },
+    ),
+    "azure foundry": (
+        "stream_options",
+        400,
+        {"detail": "Extra parameters ['stream_options'] are not allowed when extra-parameters "},
+    ),
+}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("refused", REFUSED)
+    def test_a_field_that_is_refused_is_left_out(
+        self, raw_server: RawServerFactory, refused: str
+    ) -> None:
+        """The request is sent once more without it, or with its other name; later ones are so."""
+        field, status, answer = REFUSED[refused]
+        server = raw_server(keep_alive(refusal(answer, status), FINE, FINE))
+        params = {"max_tokens": 9, "temperature": 0.5, "seed": 1, "top_p": 0.9}
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            for _ in range(2):
+                assert str(provider.complete("Hi", **params)) == SHORT.text
+        first, *others = bodies(server)
+        assert field in first
+        left = {name: value for name, value in first.items() if name != field}
+        if field == "max_tokens":
+            left["max_completion_tokens"] = 9
+        assert others == [left, left]
+
+    def test_two_fields_in_a_row(self, raw_server: RawServerFactory) -> None:
+        """A server that refuses one field after the other gets a third request; models differ."""
+        first, second = REFUSED["openai"][2], REFUSED["openai's value"][2]
+        server = raw_server(keep_alive(refusal(first), refusal(second), FINE, FINE))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            provider.complete("Hi", max_tokens=9, temperature=0.5)
+            provider.complete("Hi", max_tokens=9, model="another")
+        sent = bodies(server)
+        assert sent[2].keys() & {"max_tokens", "max_completion_tokens", "temperature"} == {
+            "max_completion_tokens"
+        }
+        assert sent[3]["max_tokens"] == 9
+
+    def test_both_names_of_one_field(self, raw_server: RawServerFactory) -> None:
+        """A server that takes neither name gets neither, and is not asked for ever."""
+        neither = [
+            refusal(openai_error(f"Unrecognized request argument supplied: {name}"))
+            for name in ("max_tokens", "max_completion_tokens")
+        ]
+        server = raw_server(keep_alive(*neither, FINE))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            provider.complete("Hi", max_tokens=9)
+        assert not bodies(server)[2].keys() & {"max_tokens", "max_completion_tokens"}
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "Your organization must be verified to stream this model.",
+            "Streaming is not supported for this model",
+            "Unsupported value: 'stream' does not support true with this model.",
+        ],
+    )
+    def test_a_server_that_may_not_stream(self, raw_server: RawServerFactory, words: str) -> None:
+        """It is asked for the whole reply instead, then and in later calls."""
+        refused = refusal(openai_error(words, param="stream", code="unsupported_value"))
+        server = raw_server(keep_alive(refused, WHOLE, WHOLE))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            assert read(provider.stream("Hi")).text == "Hi"
+            assert read(provider.stream("Hi")).text == "Hi"
+        assert [body.get("stream") for body in bodies(server)] == [True, None, None]
+        assert "stream_options" not in bodies(server)[1]
+
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            (400, "temperature must be between 0 and 2"),
+            (400, "max_tokens is too large: 9. This model supports at most 5"),
+            (400, "'tools' is not supported with this model."),
+            (400, "Unrecognized request argument supplied: top_k"),
+            (403, "Unsupported parameter: 'temperature'"),
+            (500, "Unsupported parameter: 'temperature'"),
+        ],
+    )
+    def test_what_is_not_tried_again(
+        self, raw_server: RawServerFactory, status: int, words: str
+    ) -> None:
+        """A wrong value, a field that says what to answer, and another status are the error."""
+        server = raw_server(keep_alive(refusal(openai_error(words), status)))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            params = {"temperature": 5, "max_tokens": 9, "extra_body": {"top_k": 1}}
+            error = read(provider.stream("Hi", **params)).error
+        assert isinstance(error, LLMError)
+        assert len(server.requests) == 1
+
+    def test_a_field_that_the_caller_put_there(self, raw_server: RawServerFactory) -> None:
+        """What stands in ``extra_body`` is the caller's word: it is not left out unasked."""
+        server = raw_server(keep_alive(refusal(REFUSED["mistral"][2], 422)))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            error = read(provider.stream("Hi", extra_body={"seed": 1})).error
+        assert isinstance(error, InvalidRequestError)
+        assert len(server.requests) == 1
