@@ -32,15 +32,6 @@ def escape(value: object) -> str:
     return escape_html(one_line(value))
 
 
-def columns(text: str) -> int:
-    """The columns that a terminal gives a text: two for each wide character.
-
-    >>> columns("a"), columns("字")
-    (1, 2)
-    """
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
-
-
 def shorten(text: str, width: int) -> str:
     """At most ``width`` characters of ``text``, an ellipsis for what was cut."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
