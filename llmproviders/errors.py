@@ -68,6 +68,11 @@ class LLMError(Exception):
 
     retryable_by_default: ClassVar[bool] = False
 
+    limit: str | None = None
+    """The caller's own limit that kept the request from being sent, ``"per_day"`` for instance;
+    None where the service failed.
+    """
+
     def __init__(
         self,
         message: str = "",

@@ -76,7 +76,7 @@ def main() -> None:
     """Print both counts, and the files of the first."""
     with Sandbox() as sandbox:
         for provider in ("gigachat", "openai_compatible"):
-            with FailoverClient([sandbox.client(provider)], wait=_no_wait, cooldown=0) as client:
+            with sandbox.client(provider, wait=_no_wait, cooldown=0) as client:
                 for _ in range(2):
                     first_text(client)
                 warm = follow(lambda client=client: first_text(client))

@@ -16,9 +16,10 @@ from ..client import BaseClient, collect
 from ..errors import Attempt
 from ..messages import Prompt
 from ..results import Completion
-from ._engine import FallThrough, Target
+from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
 from ._report import History, Report
+from ._target import Target
 
 if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
@@ -92,10 +93,8 @@ class FailoverClient(BaseClient):
     ) -> None:
         providers = _listed(providers)
         self._given = {k: v for k, v in locals().items() if k != "self"}
-        from .._runtime.retry import Policy, load_tenacity
-        from ._engine import FailoverSettings, Router
-
-        load_tenacity()
+        # The door to tenacity, which a program without a FailoverClient does not load.
+        from .._runtime.retry import TenacityBackoff
 
         clock = clock or SYSTEM_CLOCK
         given = {
@@ -110,18 +109,15 @@ class FailoverClient(BaseClient):
             raise ValueError(f"on_length is 'return' or 'next', not {on_length!r}")
         if accept is not None:
             check_accept(accept)
-        self._members = _members(providers)
+        most = whole("attempts", attempts)
+        self._targets = Target.all_of(_chosen(providers), attempts=most)
         self.name = name
         self._restarts = on_interrupt == "restart"
         self._accept = accept
-        self._rules = FailoverSettings(
-            policy=Policy(
-                attempts=whole("attempts", attempts),
-                wait=wait,
-                retry=retry,
-                stop=stop,
-                max_retry_after=seconds("max_retry_after", max_retry_after, zero=True),
-            ),
+        self._settings = FailoverSettings(
+            attempts=most,
+            backoff=TenacityBackoff(wait=wait, retry=retry, stop=stop),
+            max_retry_after=seconds("max_retry_after", max_retry_after, zero=True),
             health=Health(
                 _store(health, clock),
                 cooldown=seconds("cooldown", cooldown, zero=True, most=FINITE),
@@ -131,10 +127,10 @@ class FailoverClient(BaseClient):
             on_event=on_event,
             history=History(),
         )
-        self._turns = Router(
+        self._router = Router(
             name,
-            self._members,
-            self._rules,
+            self._targets,
+            self._settings,
             deadline=limits["deadline"],
             clock=clock,
             hedge_after=limits["hedge_after"],
@@ -160,7 +156,7 @@ class FailoverClient(BaseClient):
     @property
     def providers(self) -> tuple[BaseClient, ...]:
         """The providers in priority order."""
-        return tuple(member.client for member in self._members)
+        return tuple(target.client for target in self._targets)
 
     def complete(
         self,
@@ -218,13 +214,13 @@ class FailoverClient(BaseClient):
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
         accept = request.accept or self._accept
-        return collect(self._turns.run(request, scope, restarts=True, accept=accept))
+        return collect(self._router.run(request, scope, restarts=True, accept=accept))
 
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None
     ) -> Generator[str, None, None]:
         """Yield one provider's whole reply and its ``FinishReason``; or raise an ``LLMError``."""
-        return self._turns.run(request, scope, restarts=self._restarts, accept=request.accept)
+        return self._router.run(request, scope, restarts=self._restarts, accept=request.accept)
 
     def report(self) -> Report:
         """What this client has seen of its providers; ``print`` it for a table.
@@ -239,31 +235,31 @@ class FailoverClient(BaseClient):
         return Report(
             self.name,
             tuple(
-                member.tally.record(
-                    member.client.name,
-                    member.model,
-                    self._rules.health.condition(member.health_key()),
-                    member.client.report() if isinstance(member.client, FailoverClient) else None,
+                target.stats.record(
+                    target.client.name,
+                    target.model,
+                    self._settings.health.condition(target.health_key()),
+                    target.client.report() if isinstance(target.client, FailoverClient) else None,
                 )
-                for member in self._members
+                for target in self._targets
             ),
-            self._rules.history.recent(),
+            self._settings.history.recent(),
         )
 
     def credential_digest(self) -> str:
         """A hash of which providers there are, and with which credentials."""
-        return digest(*(member.health_key().credential for member in self._members))
+        return digest(*(target.health_key().credential for target in self._targets))
 
     def close(self) -> None:
         """Close every provider's connections; the next call opens new ones."""
-        for member in self._members:
-            member.client.close()
+        for target in self._targets:
+            target.client.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, (type(self), self._given)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({[member.client for member in self._members]!r})"
+        return f"{type(self).__name__}({list(self.providers)!r})"
 
 
 def _remake(cls: type[FailoverClient], given: dict[str, Any]) -> FailoverClient:
@@ -279,9 +275,7 @@ def _listed(providers: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(providers)
 
 
-def _members(providers: Sequence[Choice]) -> tuple[Target, ...]:
-    from ._engine import Target
-
+def _chosen(providers: Sequence[Choice]) -> list[tuple[BaseClient, str | None]]:
     chosen: list[tuple[BaseClient, str | None]] = []
     for item in providers:
         client, model = item if isinstance(item, tuple) else (item, None)
@@ -293,7 +287,7 @@ def _members(providers: Sequence[Choice]) -> tuple[Target, ...]:
         chosen.append((client, model))
     if not chosen:
         raise ValueError("a FailoverClient needs at least one provider")
-    return Target.all_of(chosen)
+    return chosen
 
 
 def _store(health: str | os.PathLike[str] | None, clock: Clock) -> Store:

@@ -23,9 +23,9 @@ from .._runtime.files import (
     tell_once,
     wait_for_lock,
 )
-from .._runtime.retry import Part
 from .._runtime.scope import CancelScope, ForkLock
 from .._signals import let_through
+from ._outcomes import Part
 
 T = TypeVar("T")
 

@@ -691,7 +691,7 @@ class TestSharing:
         held, done = threading.Event(), threading.Event()
 
         def hold() -> None:
-            both._rules.health.store.change(lambda _: held.set() or done.wait(10))
+            both._settings.health.store.change(lambda _: held.set() or done.wait(10))
 
         thread = threading.Thread(target=hold)
         thread.start()

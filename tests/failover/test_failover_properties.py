@@ -33,7 +33,8 @@ from llmproviders import (
     StreamInterrupted,
 )
 from llmproviders._http.types import HTTPRequest
-from llmproviders._runtime.retry import LONGEST_LAST_WAIT_S, OUTCOMES
+from llmproviders.failover import OUTCOMES
+from llmproviders.failover._engine import LONGEST_LAST_WAIT_S
 from llmproviders.provider import Fetch, Request
 from tests.support.actors import Actor, FakeClock
 from tests.support.simclock import SimulatedClock

@@ -40,7 +40,6 @@ from llmproviders import (
 )
 from llmproviders._account.keys import KeyFile
 from llmproviders._runtime import files
-from llmproviders.failover._engine import server_of
 from llmproviders.failover._health import (
     Condition,
     FailureRecord,
@@ -51,6 +50,7 @@ from llmproviders.failover._health import (
     Permit,
     Store,
 )
+from llmproviders.failover._target import server_of
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
 from tests.support.http_bytes import http_response
@@ -377,8 +377,8 @@ class TestProbe:
         first, second = Actor(GOOD, name="first"), Actor(DOWN, GOOD, name="second")
         client = FailoverClient([first, second], attempts=1, clock=clock)
         FailoverClient.complete(client, "Why?")
-        health = client._rules.health
-        health.failed(health.visit([client._members[1].health_key]))
+        health = client._settings.health
+        health.failed(health.visit([client._targets[1].health_key]))
         clock.pass_(30.0)
         client.complete("Why?")
         assert not client.report().providers[1].condition.probed
@@ -633,7 +633,7 @@ class TestKeys:
 
         def record(*members: str) -> HealthKey:
             inside = FailoverClient([Actor(GOOD, name=member) for member in members], name="pair")
-            return FailoverClient([inside], health=path)._members[0].health_key()
+            return FailoverClient([inside], health=path)._targets[0].health_key()
 
         assert record("a", "b") == record("a", "b")
         assert record("a", "b") != record("a", "c")
@@ -667,14 +667,14 @@ class TestKeys:
     def test_no_credential(self, provider: Provider) -> None:
         """Where there is no credential, there is one record, the server's."""
         assert provider.credential_digest() is None
-        key = FailoverClient([provider])._members[0].health_key()
+        key = FailoverClient([provider])._targets[0].health_key()
         assert key.records == (server_of(provider, None),)
 
     def test_a_key_that_is_gone(self, tmp_path: Path) -> None:
         """A key file that is not there is the call's failure, not its health's."""
         gone = OpenAICompatible(api_key=KeyFile(str(tmp_path / "gone")), name="gone")  # type: ignore[arg-type]
         client = FailoverClient([gone, Actor(GOOD, name="good")], attempts=1)
-        client._rules.health.failed(client._rules.health.visit([B]))
+        client._settings.health.failed(client._settings.health.visit([B]))
         assert client.complete("Why?").provider == "good"
         assert client.report().providers[0].condition == Condition()
 
@@ -980,11 +980,11 @@ class TestFileTrouble:
             import sys
             sys.path.insert(0, sys.argv[2])
             from llmproviders.failover import _health as _health_file
-            from llmproviders.failover._health import FailureRecord as Trouble
+            from llmproviders.failover._health import FailureRecord
             _health_file._LOCK_PATIENCE_S = 10.0
             store = _health_file.FileStore(sys.argv[1])
             for n in range(10):
-                new = {f"{sys.argv[3]}-{n}": Trouble(1, store.now())}
+                new = {f"{sys.argv[3]}-{n}": FailureRecord(1, store.now())}
                 store.change(lambda troubles: troubles.update(new))
         """
         root = str(Path(__file__).parents[2])

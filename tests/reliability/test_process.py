@@ -254,7 +254,7 @@ def test_nothing_is_retried_or_remembered(service: Service) -> None:
         refused(stream)
         assert events == []
         assert client.report().providers[0].tries == 0
-        assert not client._rules.health.store.read()
+        assert not client._settings.health.store.read()
 
     in_child(child)
     service.go_on.set()
