@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from ._account.usage import usage
     from .errors import (
         AllProvidersFailed,
         Attempt,
@@ -78,10 +79,12 @@ __all__ = [
     "StreamInterrupted",
     "UnsupportedError",
     "Usage",
+    "usage",
 ]
 
 _HOMES = {
     "FailoverClient": "failover",
+    "usage": "_account.usage",
     "Provider": "provider",
     "ChatGLM": "providers.chatglm",
     "ChatGptt": "providers.chatgptt",

@@ -28,6 +28,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -258,6 +259,103 @@ def retold(error: Error, message: str) -> Error:
     )
 
 
+_MOST_TOKENS = 2**63
+
+
+# Where services put each count; the first place that has a number wins.
+_COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "prompt_tokens": (("prompt_tokens",), ("input_tokens",)),
+    "completion_tokens": (("completion_tokens",), ("output_tokens",)),
+    "total_tokens": (("total_tokens",),),
+    "cached_tokens": (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("input_tokens_details", "cached_tokens"),
+        ("cached_tokens",),
+        ("prompt_cache_hit_tokens",),
+        ("precached_prompt_tokens",),
+        ("cache_read_input_tokens",),
+    ),
+    "reasoning_tokens": (
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("output_tokens_details", "reasoning_tokens"),
+        ("reasoning_tokens",),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Usage:
+    """Tokens of one reply, as the service counted them; None where it did not say.
+
+    Attributes:
+        prompt_tokens: tokens of what was sent.
+        completion_tokens: tokens of the reply, its reasoning included.
+        total_tokens: both.
+        cached_tokens: how many of the prompt's tokens the service had in its cache.
+        reasoning_tokens: how many of the reply's tokens were reasoning.
+
+    >>> Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32)
+    Usage(prompt_tokens=5, completion_tokens=27, total_tokens=32)
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @classmethod
+    def from_json(cls, value: object) -> Usage | None:
+        """Read ``value``, the ``usage`` object of an OpenAI-like reply; anything else is None.
+
+        >>> Usage.from_json({"input_tokens": 5, "output_tokens": 2.0}).completion_tokens
+        2
+        """
+        if not isinstance(value, Mapping):
+            return None
+        return cls(**{name: _first_count(value, places) for name, places in _COUNTS.items()})
+
+    def merged(self, later: Usage | None) -> Usage:
+        """These counts, replaced by those that ``later`` has."""
+        if later is None:
+            return self
+        return Usage(
+            *((new if new is not None else old) for old, new in zip(self, later, strict=True))
+        )
+
+    def as_dict(self) -> dict[str, int | None]:
+        """The counts as a JSON object."""
+        return dict(zip(self.__dataclass_fields__, self, strict=True))
+
+    def __iter__(self) -> Iterator[int | None]:
+        return (getattr(self, name) for name in self.__dataclass_fields__)
+
+    def __repr__(self) -> str:
+        known = (f"{name}={count}" for name, count in self.as_dict().items() if count is not None)
+        return f"Usage({', '.join(known)})"
+
+
+def _first_count(value: Mapping[str, Any], places: tuple[tuple[str, ...], ...]) -> int | None:
+    for place in places:
+        found: Any = value
+        for name in place:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        count = _count(found)
+        if count is not None:
+            return count
+    return None
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens, also where a service writes it as a float or as digits."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # False for nan, too.
+    return int(value) if 0 <= value < _MOST_TOKENS and value == int(value) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of one provider.
@@ -271,6 +369,7 @@ class Attempt:
         error: what ended it, or None.
         waited: seconds slept before it, for a retry or for a free place.
         chunks: pieces of text received.
+        usage: the tokens, where the service told them, for a try that failed, too; else None.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> attempt = ScriptedProvider(["Yes", "."], name="first").complete("Hi").attempts[0]
@@ -286,6 +385,7 @@ class Attempt:
     error: LLMError | None = None
     waited: float = 0.0
     chunks: int = 0
+    usage: Usage | None = None
 
     @property
     def overtaken(self) -> bool:
@@ -303,6 +403,7 @@ class Attempt:
             "error": error_as_dict(self.error),
             "waited": self.waited,
             "chunks": self.chunks,
+            "usage": None if self.usage is None else self.usage.as_dict(),
         }
 
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import _environment as _environ
-from ._account.keys import Key, find
+from ._account.keys import Key, digest, find
 from ._checks import nearest
 from ._http.decoding import whole_characters
 from ._http.types import (
@@ -21,6 +21,7 @@ from ._http.types import (
     HTTPRequest,
     HTTPResponse,
     Limits,
+    Rate,
     Sender,
     Timeout,
     Trust,
@@ -47,6 +48,7 @@ from .errors import (
     RefusedError,
     RejectedReplyError,
     StreamInterrupted,
+    Usage,
 )
 from .results import Attempts, Completion, FinishReason, Reasoning, Restart
 
@@ -125,6 +127,12 @@ class Provider(BaseClient):
             when the request began.
         name: how it is called in errors, logs and results; default: the class's name.
         limits: how large a reply may be.
+        per_minute: how much may be sent in any 60 seconds: a number of requests, or
+            ``{"requests": 30, "tokens": 20_000}``. A request that would be too much waits its
+            turn, within the deadline.
+        per_day: the same for a day of UTC. When it is reached, a call is a
+            ``QuotaExceededError`` before anything is sent. Both are counted for each credential
+            across all processes of the user.
 
     What is not given is read from the environment, by the names in ``environment``. Making one
     does no I/O.
@@ -197,6 +205,8 @@ class Provider(BaseClient):
         session: requests.Session | None = None,
         name: str | None = None,
         limits: Limits | None = None,
+        per_minute: Rate | None = None,
+        per_day: Rate | None = None,
     ) -> None:
 
         for module in _LOADED_FOR_CALLS:
@@ -213,6 +223,18 @@ class Provider(BaseClient):
         self._proxy = (check_proxy(found) if found else None, proxy is not None)
         self._session = session
         self._limits = limits or Limits()
+        self.per_minute = per_minute
+        self.per_day = per_day
+        self._counted = self._make_counter()
+
+    def _make_counter(self) -> Callable[..., Generator[str, None, None]] | None:
+        """What counts the requests and holds the limits; None where there is nothing to count."""
+        if self.per_minute is None and self.per_day is None and not _environ.counts_usage():
+            return None
+        # The door to sqlite3.
+        from ._account.quotas import Quota
+
+        return Quota(per_minute=self.per_minute, per_day=self.per_day).counted
 
     @classmethod
     def default_base_url(cls) -> str:
@@ -610,7 +632,19 @@ def _attempt(
                         named = request.to(provider.find_model(request.model, fetch))
                         record.model = named.model
                         call = provider.prepare(named, fetch)
-                    yield from _once(provider, named, fetch, call, record)
+                    stream = _once(provider, named, fetch, call, record)
+                    if provider._counted is not None:
+                        stream = provider._counted(
+                            stream,
+                            credential=provider.credential_digest() or digest(provider.base_url),
+                            provider=provider.name,
+                            model=named.model or "",
+                            messages=named.messages,
+                            params=named.params,
+                            scope=scope,
+                            usage=lambda: record.usage,
+                        )
+                    yield from stream
                 except LLMError as trouble:
                     if record.begun or from_handler(trouble):
                         raise
@@ -733,6 +767,7 @@ def _once(
                     yield piece
         if not isinstance(finish, FinishReason):
             raise StreamInterrupted("the reply ended without its end mark")
+        record.usage = finish.usage
         if record.first_text_at is None and not (finish.tool_calls or finish.images):
             raise _no_text(finish)
         # A service in trouble may say a key in any of its words.
@@ -891,6 +926,7 @@ class _Record:
 
     Attributes:
         begun: whether text or thoughts have come.
+        usage: the tokens, once the service has told them.
     """
 
     def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
@@ -899,6 +935,7 @@ class _Record:
         self.transcript = Transcript()
         self.first_text_at: float | None = None
         self.begun = False
+        self.usage: Usage | None = None
         self._clock = clock
         self.start(0.0)
 
@@ -925,4 +962,5 @@ class _Record:
             error=error,
             waited=self._waited,
             chunks=self.transcript.count,
+            usage=self.usage,
         )

@@ -31,6 +31,7 @@ LIBRARIES_BEHIND_DOORS = {
 DOORS = {
     "_http.transport": "requests, urllib3 and ssl: opened when the first provider is made",
     "_runtime.retry": "tenacity: opened when a FailoverClient is made",
+    "_account.quotas": "sqlite3: opened when a provider is made whose requests are counted",
     "_display": "pictures and tables, for those who look at them",
     "conversation": "opened by client.conversation()",
     "config": "opened by FailoverClient.from_config()",

@@ -183,6 +183,7 @@ class TestAttempt:
             "error": {"type": "ServerError", "message": "down"},
             "waited": 0.0,
             "chunks": 0,
+            "usage": None,
         }
         assert ATTEMPT.as_dict()["error"] is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator
 from http.client import HTTPException, RemoteDisconnected
 from urllib.parse import urlsplit
 
@@ -116,10 +117,32 @@ def reading_error(error: BaseException, scope: CancelScope, url: str = "") -> er
     return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}{_at(url)}")
 
 
+# Each is raised while a connection is made, before anything of the request is written to it.
+_BEFORE_SENDING = (
+    urllib3_errors.ConnectTimeoutError,
+    urllib3_errors.ProxyError,
+    ssl.SSLCertVerificationError,
+)
+
+
+def never_sent(error: errors.LLMError) -> bool:
+    """Whether a request surely never left this machine; False where nobody can tell."""
+    if isinstance(error, errors.InvalidRequestError) and error.status_code is None:
+        return True
+    return any(isinstance(one, _BEFORE_SENDING) for one in _wrapped(error))
+
+
 def root_of(error: BaseException) -> BaseException:
     """The innermost error that the libraries wrapped."""
+    *_, root = _wrapped(error)
+    return root
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that the libraries wrapped in it, from the outside in."""
     seen = {id(error)}
     while True:
+        yield error
         inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
         # Not the context: it leads to whatever the caller was handling when the call was made.
         inner += [*error.args, error.__cause__]
@@ -127,7 +150,7 @@ def root_of(error: BaseException) -> BaseException:
             (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
         )
         if deeper is None:
-            return error
+            return
         seen.add(id(deeper))
         error = deeper
 

@@ -19,6 +19,9 @@ MAX_LINE = 16 * 1024 * 1024
 
 Timeout = float | tuple[float | None, float | None]
 
+Rate = int | Mapping[str, int]
+"""A number of requests, or numbers of ``"requests"`` and ``"tokens"``."""
+
 DEFAULT_TIMEOUT = (10.0, 60.0)
 
 

@@ -443,6 +443,21 @@ def check_private(path: Path) -> None:
         _check_private(path, _look(path, follow=False))
 
 
+def make_private_file(path: Path) -> None:
+    """Make an empty file for this user alone; one that is there has to be such a file.
+
+    Raises:
+        Unusable: it cannot be made, or something stands there that is no plain file, somebody
+            else's or open to others.
+    """
+    make_private_folder(path.parent)
+    with _naming(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with ignoring(FileExistsError):
+            os.close(os.open(path, flags, 0o600))
+        _check_private(path, _look(path, follow=False))
+
+
 def locks_folder(path: Path) -> Path:
     """Make the folder of the locks that belong to the file ``path``.
 

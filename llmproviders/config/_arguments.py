@@ -32,6 +32,7 @@ _WORDS = {
     "bool": "true or false",
     "Timeout": "seconds, or a pair [connect, read] of seconds",
     _PATH: "a path",
+    "Rate": "a number of requests, or { requests = 1000, tokens = 200000 }",
 }
 
 _PLURAL = {"str": "texts", "int": "whole numbers", "float": "numbers", _PATH: "paths"}
@@ -108,6 +109,9 @@ def _is_a(value: object, kind: str) -> bool:
         part = _part_of(kind)
         two = isinstance(value, list) and len(value) == 2
         return two and all(_is_a(item, part) for item in value)  # type: ignore[attr-defined]
+    if kind == "Rate":
+        parts = value.values() if isinstance(value, dict) else [value]
+        return all(_is_a(part, "int") for part in parts)
     return {
         "str": isinstance(value, str),
         "int": number and isinstance(value, int),

@@ -10,7 +10,7 @@ from .._account.keys import Key, digest, take
 from .._account.slots import Slot
 from .._checks import whole
 from .._http.error_map import is_wrong_path
-from .._http.types import HTTPRequest, HTTPResponse, Limits, Timeout
+from .._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout
 from .._redact import Redacted, Secret, hidden
 from .._request import SAMPLING, ChatRequest
 from .._runtime.scope import CancelScope
@@ -70,6 +70,8 @@ class OpenAICompatible(Provider):
         session: requests.Session | None = None,
         name: str | None = None,
         limits: Limits | None = None,
+        per_minute: Rate | None = None,
+        per_day: Rate | None = None,
     ) -> None:
 
         self._api_key = api_key = take("api_key", api_key)
@@ -82,6 +84,8 @@ class OpenAICompatible(Provider):
             session=session,
             name=name,
             limits=limits,
+            per_minute=per_minute,
+            per_day=per_day,
         )
 
         self.max_concurrency = (

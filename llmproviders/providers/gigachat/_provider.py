@@ -16,7 +16,7 @@ from ..._account.keys import Key, digest, take
 from ..._checks import FINITE, is_count, is_finite, seconds, whole
 from ..._http import certificates
 from ..._http.decoding import decode_json
-from ..._http.types import HTTPRequest, HTTPResponse, Limits, Timeout, Trust
+from ..._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout, Trust
 from ..._log import logger
 from ..._printable import one_line
 from ..._redact import Redacted, Secret, hidden
@@ -456,6 +456,8 @@ class GigaChat(Provider):
         session: requests.Session | None = None,
         name: str | None = None,
         limits: Limits | None = None,
+        per_minute: Rate | None = None,
+        per_day: Rate | None = None,
     ) -> None:
 
         self._api_key = api_key = take("api_key", api_key)
@@ -469,6 +471,8 @@ class GigaChat(Provider):
             session=session,
             name=name,
             limits=limits,
+            per_minute=per_minute,
+            per_day=per_day,
         )
 
         _check_version(self.base_url)

@@ -1,0 +1,315 @@
+"""The caller's own limits, by the minute and by the day, for all processes that use a credential.
+
+A request is counted before it is sent, with an estimate of its tokens, and corrected by the usage
+that the reply tells. So a process that is killed in between has counted too much, never too little.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from .._checks import is_count, shown, whole
+from .._http.failures import never_sent
+from .._runtime.scope import CancelScope
+from .._signals import let_through
+from ..errors import (
+    DeadlineExceeded,
+    InvalidRequestError,
+    LLMError,
+    ProviderTimeout,
+    QuotaExceededError,
+    Usage,
+)
+from ..messages import Message
+from ..results import FinishReason
+from . import usage as _usage
+from .usage import DAY_S, Ledger
+
+MINUTE_S = 60.0
+
+DEFAULT_MAX_TOKENS = 1024
+"""Reserved for a reply where the request has no ``max_tokens``."""
+
+_BYTES_PER_TOKEN = 3
+
+_MOST_TOKENS = 10**9
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much may be used in a minute or a day; None: any number.
+
+    Attributes:
+        requests: requests.
+        tokens: tokens; the request that reaches it is still sent.
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, argument: str, value: object) -> Limit | None:
+        """Read an argument: a number of requests, or ``{"requests": ..., "tokens": ...}``.
+
+        Raises:
+            InvalidRequestError: it is neither.
+        """
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            return cls(requests=whole(argument, value))
+        unknown = value.keys() - {"requests", "tokens"}
+        if unknown or not value:
+            raise InvalidRequestError(
+                f'{argument} is a number of requests, or {{"requests": 1000, "tokens": 200_000}},'
+                f" not {shown(value)}"
+            )
+        return cls(**{name: whole(f"{argument}[{name!r}]", n) for name, n in value.items()})
+
+    def is_spent(self, requests: int, tokens: int) -> bool:
+        """Whether nothing more may be sent after so much."""
+        return (self.requests is not None and requests >= self.requests) or (
+            self.tokens is not None and tokens >= self.tokens
+        )
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What was counted for one request before it was sent.
+
+    Attributes:
+        credential: what it is counted for.
+        used: the day, the provider and the model that it is counted under.
+        tokens: the estimate.
+        recent: its row among the requests of the last minute, or None.
+    """
+
+    credential: str
+    used: tuple[int, str, str]
+    tokens: int
+    recent: int | None
+
+
+class Quota:
+    """Counts the requests of one provider, and holds its limits.
+
+    Args:
+        per_minute: what may be sent in any 60 seconds, or None.
+        per_day: what may be sent in a day of UTC, or None.
+
+    Raises:
+        InvalidRequestError: a limit is neither a number nor numbers by name.
+    """
+
+    def __init__(self, *, per_minute: object, per_day: object) -> None:
+        self._per_minute = Limit.of("per_minute", per_minute)
+        self._per_day = Limit.of("per_day", per_day)
+
+    def counted(
+        self,
+        stream: Generator[str, None, None],
+        *,
+        credential: str,
+        provider: str,
+        model: str,
+        messages: Sequence[Message],
+        params: Mapping[str, Any],
+        scope: CancelScope,
+        usage: Callable[[], Usage | None],
+    ) -> Generator[str, None, None]:
+        """The same stream, whose request is counted, and sent when the limits allow it.
+
+        Args:
+            stream: sends the request when it is first read.
+            credential: a hash of what the limits are counted for.
+            provider: the provider's name.
+            model: the model that is asked.
+            messages: what is sent.
+            params: what else is asked, ``max_tokens`` for instance.
+            scope: how long to wait for the minute's limit.
+            usage: what the service told of the tokens so far; asked when the stream failed.
+
+        Raises:
+            QuotaExceededError: the day's limit is reached; nothing was sent.
+            DeadlineExceeded: the minute's limit would hold it back beyond the deadline.
+        """
+        ledger = _usage.ledger()
+        with closing(stream):
+            tokens = estimate(messages, params)
+            names = _usage.name_of(provider), _usage.name_of(model)
+            held = self._reserved(ledger, credential, names, tokens, scope)
+            is_whole = False
+            try:
+                for piece in stream:
+                    if isinstance(piece, FinishReason):
+                        is_whole = True
+                        _settle(ledger, held, failed=False, usage=piece.usage)
+                    yield piece
+            except LLMError as error:
+                let_through(error)
+                if is_whole:
+                    raise
+                if never_sent(error):
+                    _give_back(ledger, held)
+                else:
+                    _settle(ledger, held, failed=True, usage=usage())
+                raise
+
+    def _reserved(
+        self,
+        ledger: Ledger,
+        credential: str,
+        names: tuple[str, str],
+        tokens: int,
+        scope: CancelScope,
+    ) -> Reservation:
+        """Reserve, after a wait for the minute's limit where that is needed."""
+        while True:
+            found = ledger.change(
+                lambda db: self._try(db, credential, names, tokens, scope.clock.wall()), scope
+            )
+            if isinstance(found, Reservation):
+                return found
+            if found >= scope.remaining():
+                raise _too_late(found, scope)
+            scope.sleep(found)
+
+    def _try(
+        self,
+        db: sqlite3.Connection,
+        credential: str,
+        names: tuple[str, str],
+        tokens: int,
+        now: float,
+    ) -> Reservation | float:
+        """Reserve, or tell how many seconds the minute's limit wants to wait.
+
+        Raises:
+            QuotaExceededError: the day's limit is reached.
+        """
+        day = int(now // DAY_S)
+        if self._per_day is not None:
+            of_today = "SELECT requests, tokens FROM days WHERE (credential, day) = (?, ?)"
+            so_far = db.execute(of_today, (credential, day)).fetchone() or (0, 0)
+            if self._per_day.is_spent(*so_far):
+                raise _day_is_spent(self._per_day, so_far, (day + 1) * DAY_S - now)
+        recent = None
+        if self._per_minute is not None:
+            wait = _wait_for(db, self._per_minute, credential, now)
+            if wait > 0:
+                return wait
+            row = (credential, now, tokens)
+            added = db.execute("INSERT INTO recent (credential, at, tokens) VALUES (?, ?, ?)", row)
+            recent = added.lastrowid
+        _usage.prune_days(db, day)
+        db.execute(
+            "INSERT INTO days (credential, day, requests, tokens) VALUES (?, ?, 1, ?) ON CONFLICT"
+            " DO UPDATE SET requests = requests + 1, tokens = tokens + excluded.tokens",
+            (credential, day, tokens),
+        )
+        used = _usage.count_request(db, day, *names)
+        return Reservation(credential, used, tokens, recent)
+
+
+def _wait_for(db: sqlite3.Connection, limit: Limit, credential: str, now: float) -> float:
+    """Seconds until the requests of the last minute leave room for one more."""
+    # A request from the future was sent before the clock was set back; when, nobody knows.
+    db.execute("UPDATE recent SET at = ? WHERE at > ?", (now, now))
+    db.execute("DELETE FROM recent WHERE at <= ?", (now - MINUTE_S,))
+    rows = db.execute(
+        "SELECT at, tokens FROM recent WHERE credential = ? ORDER BY at", (credential,)
+    ).fetchall()
+    requests, tokens = len(rows), sum(row[1] for row in rows)
+    wait = 0.0
+    for at, its_tokens in rows:
+        if not limit.is_spent(requests, tokens):
+            break
+        requests, tokens, wait = requests - 1, tokens - its_tokens, at + MINUTE_S - now
+    return wait
+
+
+def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | None) -> None:
+    """Correct the estimate by what the service told."""
+    total = _usage.total_of(usage)
+
+    def settle(db: sqlite3.Connection) -> None:
+        if total is not None and total != held.tokens:
+            db.execute(
+                "UPDATE days SET tokens = tokens + ? WHERE (credential, day) = (?, ?)",
+                (total - held.tokens, held.credential, held.used[0]),
+            )
+            db.execute("UPDATE recent SET tokens = ? WHERE id = ?", (total, held.recent))
+        if failed or usage is not None:
+            _usage.count_result(db, held.used, failed=failed, usage=usage)
+
+    if failed or usage is not None:
+        # The reply is there: a deadline that has passed meanwhile is no reason to lose the count.
+        ledger.change(settle, CancelScope())
+
+
+def _give_back(ledger: Ledger, held: Reservation) -> None:
+    """Take back what was counted for a request that never left."""
+
+    def give_back(db: sqlite3.Connection) -> None:
+        db.execute(
+            "UPDATE days SET requests = requests - 1, tokens = tokens - ?"
+            " WHERE (credential, day) = (?, ?)",
+            (held.tokens, held.credential, held.used[0]),
+        )
+        db.execute("DELETE FROM recent WHERE id = ?", (held.recent,))
+        _usage.uncount_request(db, held.used)
+
+    ledger.change(give_back, CancelScope())
+
+
+def estimate(messages: Sequence[Message], params: Mapping[str, Any]) -> int:
+    """Tokens to reserve: a third of the prompt's bytes, and what the reply may have at most."""
+    most = params.get("max_tokens", params.get("max_completion_tokens"))
+    # A parameter is passed to the service as it is, and may be anything.
+    if not is_count(most) or most > _MOST_TOKENS:
+        most = DEFAULT_MAX_TOKENS
+    prompt = sum(_bytes(message.get("content")) for message in messages)
+    return prompt // _BYTES_PER_TOKEN + most
+
+
+def _bytes(content: object) -> int:
+    if isinstance(content, str):
+        return len(content.encode("utf-8", "surrogatepass"))
+    if isinstance(content, (list, tuple)):
+        parts = (part.get("text") for part in content if isinstance(part, Mapping))
+        return sum(_bytes(part) for part in parts)
+    return 0
+
+
+def _day_is_spent(limit: Limit, used: tuple[int, int], left_s: float) -> QuotaExceededError:
+    requests, tokens = used
+    what = (
+        f"{requests:,} of {limit.requests:,} requests"
+        if limit.requests is not None and requests >= limit.requests
+        else f"{tokens:,} of {limit.tokens:,} tokens"
+    )
+    hours, minutes = divmod(int(left_s) // 60, 60)
+    error = QuotaExceededError(
+        f"the limit per_day is reached: {what} are used; nothing was sent. A new day begins in "
+        f"{hours} h {minutes:02} min, at midnight UTC",
+        retry_after=left_s,
+    )
+    error.limit = "per_day"
+    return error
+
+
+def _too_late(wait: float, scope: CancelScope) -> LLMError:
+    left = max(0.0, scope.remaining())
+    kind = DeadlineExceeded if scope.at <= scope.clock.monotonic() + left else ProviderTimeout
+    error = kind(
+        f"the limit per_minute lets the next request go in {wait:.1f} s, and {left:.1f} s are "
+        "left; nothing was sent",
+        retry_after=wait,
+        retryable=False,
+    )
+    error.limit = "per_minute"
+    return error
