@@ -30,6 +30,8 @@ LIBRARIES_BEHIND_DOORS = {
 
 DOORS = {
     "_http.transport": "requests, urllib3 and ssl: opened when the first provider is made",
+    "_http.certificates": "ssl and certifi: loaded along with _http.transport",
+    "providers.gigachat._root": "likewise, for its certificates",
     "_runtime.retry": "tenacity: opened when a FailoverClient is made",
     "_account.quotas": "sqlite3: opened when a provider is made whose requests are counted",
     "_display": "pictures and tables, for those who look at them",

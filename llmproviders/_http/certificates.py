@@ -28,7 +28,7 @@ from .._runtime.process import Process, current
 from .._signals import let_through
 from ..errors import ConnectionFailed
 from .sockets import BoundedTLS
-from .types import Trust
+from .types import Trust, UnverifiedTLSWarning
 
 COMMAND = "llmproviders trust gigachat"
 
@@ -38,10 +38,6 @@ _LARGEST = 16 * 1024 * 1024
 _UNKNOWN = "unknown"
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
-
-
-class UnverifiedTLSWarning(UserWarning):
-    """A client was made that believes any server: whoever sits between reads keys and prompts."""
 
 
 @dataclass(frozen=True)

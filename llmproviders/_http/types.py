@@ -136,6 +136,10 @@ class Sender(Protocol):
         """Close the connections."""
 
 
+class UnverifiedTLSWarning(UserWarning):
+    """A client was made that believes any server: whoever sits between reads keys and prompts."""
+
+
 @dataclass(frozen=True)
 class Trust:
     """Whose certificates are believed.

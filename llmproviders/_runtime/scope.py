@@ -112,7 +112,10 @@ class CancelScope:
         parent: a scope inside which this one lives; it cannot outlast it, nor its limits.
     """
 
-    __slots__ = ("_cutters", "_ended", "_lock", "_wake", "at", "clock", "limit", "parent")
+    __slots__ = (
+        *("__weakref__", "_cutters", "_ended", "_lock", "_wake"),
+        *("at", "clock", "limit", "parent"),
+    )
 
     def __init__(
         self, at: float = inf, *, clock: Clock = SYSTEM_CLOCK, parent: CancelScope | None = None

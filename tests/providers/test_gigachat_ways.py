@@ -5,9 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+import trustme
 
 from llmproviders import (
     AuthenticationError,
@@ -15,8 +23,11 @@ from llmproviders import (
     FailoverClient,
     GigaChat,
     InvalidRequestError,
+    MissingAuthError,
     ModelNotFoundError,
 )
+from llmproviders._account.keys import KeyFile
+from llmproviders._runtime import files
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
@@ -24,6 +35,7 @@ from tests.support.calls import Canned, Sender, with_sender
 from tests.support.golden import goldens
 from tests.support.http_bytes import http_response
 from tests.support.promise import read
+from tests.support.rawserver import server_context
 
 QUESTION = "Why is the sky blue?"
 JSON = "application/json"
@@ -46,7 +58,7 @@ def gone(words: str = "No such model") -> ModelNotFoundError:
 def asking(*answers: Any, **arguments: Any) -> tuple[GigaChat, Sender]:
     """A GigaChat that gets these answers."""
     sender = Sender(*answers)
-    return with_sender(GigaChat, sender, access_token="some-token", **arguments), sender
+    return with_sender(GigaChat, sender, **{"access_token": "some-token", **arguments}), sender
 
 
 def models_asked(sender: Sender) -> list[str]:
@@ -229,6 +241,149 @@ class TestRefusals:
                 giga.complete(QUESTION)
         assert "Access denied by policy" in str(caught.value)
         assert "refused the authorization key" not in str(caught.value)
+
+
+class TestCredentials:
+    def test_looked_up_once_a_call(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One call reads the key's file once, for its slot and its requests together."""
+        read_files = []
+        real = files.read
+
+        def note(path: Any, **options: Any) -> bytes:
+            read_files.append(path)
+            return real(path, **options)
+
+        with Sandbox() as sandbox:
+            arguments = sandbox.provider_arguments("gigachat")
+            (tmp_path / "key").write_text(arguments.pop("api_key"))
+            with GigaChat(**arguments, api_key=KeyFile(str(tmp_path / "key"))) as giga:
+                monkeypatch.setattr(files, "read", note)
+                for calls in (1, 2):
+                    assert giga.complete(QUESTION).text
+                    assert len(read_files) == calls
+                giga.balance()
+                assert len(read_files) == 3
+
+    def test_a_key_that_cannot_be_one_is_not_waited_with(self) -> None:
+        """A malformed key is found before anything is sent, and names the way to the right one."""
+        giga, sender = asking(Canned(SHORT), access_token=None, api_key=f"{ID}:{SECRET}")
+        error = read(giga.stream(QUESTION)).error
+        assert isinstance(error, AuthenticationError)
+        assert "the pair itself" in str(error)
+        assert sender.calls == []
+
+    def test_failover_passes_a_malformed_key_over(self) -> None:
+        """A key that cannot be one is this provider's trouble: the next one answers."""
+        giga = GigaChat(api_key="no key")
+        with FailoverClient([giga, ScriptedProvider(["second"])]) as client:
+            assert str(client.complete(QUESTION)) == "second"
+
+    def test_importing_it_is_cheap(self) -> None:
+        """Importing GigaChat loads neither ssl nor requests."""
+        code = "import sys; from llmproviders import GigaChat; print(*sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        loaded = set(done.stdout.split())
+        assert "llmproviders.providers.gigachat._credentials" in loaded
+        assert loaded.isdisjoint({"ssl", "requests", "urllib3"})
+
+
+class TestUser:
+    def test_a_token_for_a_user(self, raw_server: RawServerFactory) -> None:
+        """A user and a password are sent once, by HTTP Basic, for a token in the older form."""
+        answer = json.dumps({"tok": "user-token", "exp": int(time.time()) + 1800}).encode()
+        replies = [
+            http_response(200, {"Content-Type": JSON}, answer),
+            *[http_response(200, {"Content-Type": "text/event-stream"}, SHORT)] * 2,
+        ]
+        server = raw_server(*replies)
+        with GigaChat(base_url=f"{server.url}/v1", user="Пётр", password="hunter22") as giga:
+            for _ in range(2):
+                assert giga.complete(QUESTION).text
+        token, *chats = server.requests
+        pair = base64.b64encode("Пётр:hunter22".encode()).decode()
+        assert (token.method, token.target, token.body) == ("POST", "/v1/token", b"")
+        assert token.headers["authorization"] == f"Basic {pair}"
+        assert [chat.headers["authorization"] for chat in chats] == ["Bearer user-token"] * 2
+
+    def test_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The official client's variables are read; a key goes before a user."""
+        monkeypatch.setenv("GIGACHAT_USER", "me")
+        monkeypatch.setenv("GIGACHAT_PASSWORD", "hunter22")
+        by_user = GigaChat().credential_digest()
+        assert by_user == GigaChat(user="me", password="hunter22").credential_digest()
+        assert by_user != GigaChat(user="me", password="hunter23").credential_digest()
+        monkeypatch.setenv("GIGACHAT_CREDENTIALS", KEY)
+        assert GigaChat().credential_digest() == GigaChat(api_key=KEY).credential_digest()
+        assert GigaChat(user="me").credential_digest() == by_user
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [({"user": "me"}, "GIGACHAT_PASSWORD"), ({"password": "x"}, "GIGACHAT_USER")],
+    )
+    def test_half_of_it(self, arguments: dict[str, Any], said: str) -> None:
+        """A user without a password, or the other way round, says what is missing."""
+        giga, sender = asking(Canned(SHORT), access_token=None, **arguments)
+        error = read(giga.stream(QUESTION)).error
+        assert isinstance(error, MissingAuthError)
+        assert said in str(error)
+        assert sender.calls == []
+
+    def test_refused(self, raw_server: RawServerFactory) -> None:
+        """A refused password says which variables to look at, and shows nothing of it."""
+        said = json.dumps({"status": 401, "message": "Unauthorized"}).encode()
+        server = raw_server(http_response(401, {"Content-Type": JSON}, said))
+        giga = GigaChat(base_url=f"{server.url}/v1", user="me", password="hunter22")
+        with giga, pytest.raises(AuthenticationError, match="GIGACHAT_PASSWORD") as caught:
+            giga.complete(QUESTION)
+        assert "hunter22" not in str(caught.value)
+
+
+class TestCertificate:
+    def test_nothing_else_is_sent(self) -> None:
+        """With a client certificate and neither key nor token, no Authorization is sent."""
+        giga, sender = asking(Canned(SHORT), access_token=None, cert=("me.crt", "me.key"))
+        assert read(giga.stream(QUESTION)).text
+        assert sender.calls[0].authorization is None
+        giga.check_credentials()
+        assert giga.credential_digest() not in (None, GigaChat(cert="you.crt").credential_digest())
+
+    def test_a_key_beside_it(self) -> None:
+        """A token that was given is sent, with a certificate, too."""
+        giga, sender = asking(Canned(SHORT), cert="me.pem")
+        assert read(giga.stream(QUESTION)).text
+        assert sender.calls[0].authorization == "Bearer some-token"
+
+    def test_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The certificate and its key are named by the official client's variables."""
+        monkeypatch.setenv("GIGACHAT_CERT_FILE", "me.crt")
+        assert GigaChat().cert == "me.crt"
+        monkeypatch.setenv("GIGACHAT_KEY_FILE", "me.key")
+        assert GigaChat().cert == ("me.crt", "me.key")
+
+    def test_of_a_session(
+        self, ca: trustme.CA, raw_server: RawServerFactory, tmp_path: Path
+    ) -> None:
+        """A session's certificate lets it in over mutual TLS, without a key."""
+        context = server_context(ca)
+        ca.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        body = http_response(200, {"Content-Type": "text/event-stream"}, SHORT)
+        server = raw_server(body, tls=context)
+        own = ca.issue_cert("me@example.com")
+        own.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "me.pem"))
+        ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        session = requests.Session()
+        session.cert, session.verify = str(tmp_path / "me.pem"), str(tmp_path / "ca.pem")
+        url = f"https://127.0.0.1:{server.port}/v1"
+        with GigaChat(base_url=url, session=session) as giga:
+            assert giga.complete(QUESTION).text
+        assert "authorization" not in server.requests[0].headers
 
 
 class TestPastedKeys:

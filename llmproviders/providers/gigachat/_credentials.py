@@ -1,4 +1,4 @@
-"""GigaChat's token service: an authorization key in, an access token out."""
+"""What lets a ``GigaChat`` in: a key, a token made elsewhere, a password or a certificate."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import base64
 import binascii
 import re
 import uuid
-from contextlib import AbstractContextManager, closing, nullcontext
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from ..._account.keys import digest, pasted_with
-from ..._account.slots import Slot
 from ..._account.tokens import Token, TokenKeeper, keeper, token_of
-from ..._environment import token_cache as users_token_cache
 from ..._http.decoding import decode_object
 from ..._http.error_map import parse_http_date
 from ..._http.types import HTTPRequest
@@ -23,17 +24,12 @@ from ..._runtime.scope import CancelScope
 from ...errors import (
     AuthenticationError,
     BlockedError,
-    ConnectionFailed,
+    InvalidRequestError,
     LLMError,
     MissingAuthError,
     retold,
 )
 from ...provider import Fetch
-from . import _root
-
-if TYPE_CHECKING:
-    from ._provider import GigaChat
-
 
 SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
 
@@ -57,12 +53,129 @@ _SCOPE_ADVICE = {
 }
 
 
+class Login(ABC):
+    """One way into the service."""
+
+    @property
+    @abstractmethod
+    def credential(self) -> str:
+        """The hash by which its slots, tokens and files are remembered."""
+
+    @abstractmethod
+    def token(self, fetch: Fetch) -> Secret | None:
+        """The access token to send now; None where nothing is sent.
+
+        Raises:
+            LLMError: as for any call.
+        """
+
+
 @dataclass(frozen=True)
-class Account:
-    """What an access token is issued for.
+class GivenToken(Login):
+    """An access token that was made elsewhere, used as it is."""
+
+    value: Secret
+
+    @property
+    def credential(self) -> str:
+        """The hash of the token."""
+        return digest(self.value)
+
+    def token(self, fetch: Fetch) -> Secret:
+        """The token."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class ClientCertificate(Login):
+    """A client certificate, which the connection shows; no token is sent.
 
     Attributes:
-        key: the authorization key, base64 of ``client_id:client_secret``.
+        files: the certificate's file, and the key's where that is another.
+    """
+
+    files: tuple[str, ...]
+
+    @property
+    def credential(self) -> str:
+        """The hash of the files' names."""
+        return digest("certificate", *self.files)
+
+    def token(self, fetch: Fetch) -> None:
+        """No token."""
+
+
+@dataclass(frozen=True)
+class Account(Login):
+    """What access tokens are issued for.
+
+    Attributes:
+        file: where processes share its token; None: this process's memory.
+    """
+
+    file: Path | None
+    address_from: ClassVar[str]
+    """The argument that the token service's address comes from."""
+
+    def keeper(self, scope: CancelScope) -> TokenKeeper:
+        """What holds its token in this process."""
+        return keeper(self.credential, self.file, now=scope.clock.wall())
+
+    def token(self, fetch: Fetch) -> Secret:
+        """A token that is valid now, fetched if need be."""
+        return self.keeper(fetch.scope).get(
+            lambda: self._fetch_token(fetch), fetch.scope, route=fetch.route
+        )
+
+    def _fetch_token(self, fetch: Fetch) -> Token:
+        call = self._token_request()
+        try:
+            with closing(fetch(call)) as reply:
+                body = reply.read()
+                reply.finish()
+        except LLMError as error:
+            advice = self._advice(error, call.url)
+            if advice is None:
+                raise
+            raise retold(error, advice) from error
+        date = parse_http_date(reply.headers.get("date"))
+        return token_of(decode_object(body), now=fetch.scope.clock.wall(), date=date)
+
+    @abstractmethod
+    def _token_request(self) -> HTTPRequest:
+        """The request for a token."""
+
+    @abstractmethod
+    def _advice_on_refusal(self, said: str) -> str:
+        """What to do when the key or password was refused.
+
+        Args:
+            said: the status and the service's words.
+        """
+
+    def _advice(self, error: LLMError, url: str) -> str | None:
+        """What to do about a token request that failed; None: what to do for any request."""
+        if error.detail == "certificate":
+            return None
+        said = f"HTTP {error.status_code}: {error.detail or 'without a word'}"
+        if isinstance(error, BlockedError):
+            return (
+                f"a web page came in place of an answer of {url}: a firewall or a proxy denies "
+                f"access from here, which says nothing about the key ({said})"
+            )
+        if isinstance(error, AuthenticationError):
+            return self._advice_on_refusal(said)
+        if error.status_code == 404:
+            return f"there is no token service at {url}; check {self.address_from} ({said})"
+        return f"no access token from {url}: {error}"
+
+
+@dataclass(frozen=True)
+class KeyAccount(Account):
+    """An account with an authorization key.
+
+    Attributes:
+        key: base64 of ``client_id:client_secret``.
         scope: the version of the API.
         auth_url: the token service's full address.
     """
@@ -70,58 +183,198 @@ class Account:
     key: Secret
     scope: str
     auth_url: str
+    address_from = "auth_url"
 
     @property
     def credential(self) -> str:
-        """What its token and its places are remembered by."""
+        """The hash of the key, the scope and the token service."""
         return digest(self.key, self.scope, self.auth_url)
 
-    def fetch_token(self, fetch: Fetch) -> Token:
-        """Ask the token service for a token.
-
-        Raises:
-            AuthenticationError: the key cannot be one, or was refused; or a clock is wrong.
-            LLMError: as for any call, with what to do about it.
-        """
-        check_key(self.key)
-        call = HTTPRequest(
+    def _token_request(self) -> HTTPRequest:
+        return HTTPRequest(
             "POST",
             self.auth_url,
             headers={"Accept": "application/json", "RqUID": str(uuid.uuid4())},
             form={"scope": self.scope},
             authorization=Secret("Basic " + self.key),
         )
-        try:
-            with closing(fetch(call)) as reply:
-                body = reply.read()
-                reply.finish()
-        except LLMError as error:
-            raise retold(error, self._advice(error)) from error
-        date = parse_http_date(reply.headers.get("date"))
-        return token_of(decode_object(body), now=fetch.scope.clock.wall(), date=date)
 
-    def _advice(self, error: LLMError) -> str:
-        if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-            return _root.advice(error)
-        said = f"HTTP {error.status_code}: {error.detail or 'without a word'}"
-        if isinstance(error, BlockedError):
-            return (
-                f"a web page came in place of an answer of {self.auth_url}: a firewall or a proxy "
-                f"denies access from here, which says nothing about the key ({said})"
-            )
-        if isinstance(error, AuthenticationError):
-            return (
-                "the token service refused the authorization key: check that "
-                "GIGACHAT_CREDENTIALS, or api_key=, is the whole key of this project, or make a "
-                f"new one in {CABINET} ({said})"
-            )
-        if error.status_code == 404:
-            return f"there is no token service at {self.auth_url}; check auth_url ({said})"
-        if error.status_code == 400:
+    def _advice_on_refusal(self, said: str) -> str:
+        return (
+            "the token service refused the authorization key: check that GIGACHAT_CREDENTIALS, "
+            "or api_key=, is the whole key of this project, or make a new one in "
+            f"{CABINET} ({said})"
+        )
+
+    def _advice(self, error: LLMError, url: str) -> str | None:
+        if error.status_code == 400 and not isinstance(error, AuthenticationError):
             for words, advice in _SCOPE_ADVICE.items():
                 if words in (error.detail or ""):
+                    said = f"HTTP 400: {error.detail}"
                     return f"{advice.format(scope=self.scope)}: {_SCOPES_ARE} ({said})"
-        return f"no access token from {self.auth_url}: {error}"
+        return super()._advice(error, url)
+
+
+@dataclass(frozen=True)
+class UserAccount(Account):
+    """An account that logs in with a user and a password.
+
+    Attributes:
+        user: the user's name.
+        password: the password.
+        login_url: the full address where a token is issued for them.
+    """
+
+    user: str
+    password: Secret
+    login_url: str
+    address_from = "base_url"
+
+    @property
+    def credential(self) -> str:
+        """The hash of the user, the password and the address."""
+        return digest("user", self.user, self.password, self.login_url)
+
+    def _token_request(self) -> HTTPRequest:
+        pair = base64.b64encode(f"{self.user}:{self.password.value}".encode()).decode()
+        conceal(pair)
+        return HTTPRequest(
+            "POST",
+            self.login_url,
+            headers={"Accept": "application/json"},
+            authorization=Secret("Basic " + pair),
+        )
+
+    def _advice_on_refusal(self, said: str) -> str:
+        return (
+            f"{self.login_url} refused the user {self.user!r} or the password: check "
+            f"GIGACHAT_USER and GIGACHAT_PASSWORD, or user= and password= ({said})"
+        )
+
+
+class Credentials:
+    """Finds what lets one provider in, and checks it, once a call.
+
+    Args:
+        name: what the provider is called.
+        secret: gives the key, token or password for an argument of the provider, as it is now.
+        given: the arguments among ``api_key``, ``access_token`` and ``user`` that the constructor
+            got; they win over the environment.
+        user: the user's name, or None.
+        certificate: gives the files of the client certificate, none where there is none.
+        scope: the version of the API.
+        auth_url: the token service's full address.
+        login_url: where a token is issued for a user and a password.
+        file: where processes share tokens; None: this process's memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        secret: Callable[[str], Secret | None],
+        given: frozenset[str],
+        user: str | None,
+        certificate: Callable[[], tuple[str, ...]],
+        scope: str,
+        auth_url: str,
+        login_url: str,
+        file: Path | None,
+    ) -> None:
+        self._name = name
+        self._secret = secret
+        self._given = given
+        self._user = user
+        self._certificate = certificate
+        self._scope = scope
+        self._auth_url = auth_url
+        self._login_url = login_url
+        self.file = file
+        self._refused_token: str | None = None
+        self._found: WeakKeyDictionary[CancelScope, Login] = WeakKeyDictionary()
+
+    def find(self) -> Login | None:
+        """What there is now: what the constructor got, else what the environment has.
+
+        Raises:
+            MissingAuthError: the place where it should be kept has none.
+            AuthenticationError: what is there cannot be one.
+        """
+        ways = {"access_token": self._given_token, "api_key": self._key, "user": self._password}
+        # A stable sort: what the constructor got comes first, each half in the order above.
+        for way in sorted(ways, key=lambda name: name not in self._given):
+            found: Login | None = ways[way]()
+            if found is not None:
+                return found
+        files = self._certificate()
+        return ClientCertificate(files) if files else None
+
+    def of(self, scope: CancelScope) -> Login:
+        """The login of one call, which is looked up when the call first asks for it.
+
+        Raises:
+            MissingAuthError: there is none.
+            AuthenticationError: what there is cannot be one.
+        """
+        login = self._found.get(scope)
+        if login is None:
+            login = self.find()
+            if login is None:
+                raise MissingAuthError(
+                    f"{self._name} needs an authorization key: set GIGACHAT_CREDENTIALS or pass "
+                    f"api_key=; the cabinet shows it: {CABINET}"
+                )
+            self._found[scope] = login
+        return login
+
+    def refuse(self, token: str, scope: CancelScope) -> bool:
+        """Do not use an access token again, which the service took no more.
+
+        Returns:
+            Whether another one can be had.
+        """
+        login = self._found.pop(scope, None)
+        if isinstance(login, Account):
+            login.keeper(scope).refuse(token)
+            return True
+        if not isinstance(login, GivenToken):
+            return False
+        self._refused_token = login.value
+        return not isinstance(self.find(), (GivenToken, ClientCertificate, type(None)))
+
+    def _given_token(self) -> GivenToken | None:
+        token = self._secret("access_token")
+        if token is None:
+            return None
+        if token == self._refused_token and (self._key() or self._password()) is not None:
+            return None
+        return GivenToken(token)
+
+    def _key(self) -> KeyAccount | None:
+        try:
+            key = self._secret("api_key")
+        except AuthenticationError as error:
+            said = f"{NOT_A_KEY}; it is not base64: take it from {CABINET} ({error})"
+            raise retold(error, said) from error
+        if key is None:
+            return None
+        conceal_key(key)
+        check_key(key)
+        return KeyAccount(self.file, key, self._scope, self._auth_url)
+
+    def _password(self) -> UserAccount | None:
+        password = self._secret("password")
+        if self._user is None and password is None:
+            return None
+        if self._user is None or password is None:
+            lacking = "user" if self._user is None else "password"
+            raise MissingAuthError(
+                f"{self._name} has a {'password' if lacking == 'user' else 'user'} and no "
+                f"{lacking}: set GIGACHAT_{lacking.upper()} or pass {lacking}="
+            )
+        if ":" in self._user:
+            raise InvalidRequestError("a colon cannot stand in the user's name")
+        return UserAccount(self.file, self._user, password, self._login_url)
 
 
 def conceal_key(key: str) -> None:
@@ -184,90 +437,3 @@ def _pair(key: str) -> bytes:
         return base64.b64decode(key, validate=True)
     except (binascii.Error, ValueError):
         return b""
-
-
-def place(giga: GigaChat, scope: CancelScope) -> AbstractContextManager[float]:
-    """What ``GigaChat.place`` does."""
-    credential = giga.credential_digest()
-    if credential is None:
-        return nullcontext(0.0)
-    return Slot(credential, giga.max_concurrency, scope, file=_cache_file(giga))
-
-
-def check_credentials(giga: GigaChat) -> None:
-    """What ``GigaChat.check_credentials`` does."""
-    if _given_token(giga) is not None:
-        return
-    key = _key(giga)
-    if key is None:
-        raise _no_key(giga)
-    check_key(key)
-
-
-def _key(giga: GigaChat) -> Secret | None:
-    try:
-        key = giga._secret("api_key", giga._api_key)
-    except AuthenticationError as error:
-        said = f"{NOT_A_KEY}; it is not base64: take it from {CABINET} ({error})"
-        raise retold(error, said) from error
-    if key is not None:
-        conceal_key(key)
-    return key
-
-
-def _given_token(giga: GigaChat) -> Secret | None:
-    """The access token to use as it is; none where a key is given nearer, or it has failed."""
-    if giga._api_key is not None and giga._access_token is None:
-        return None
-    token = giga._secret("access_token", giga._access_token)
-    if token is None or (token == giga._refused_token and _key(giga) is not None):
-        return None
-    return token
-
-
-def _account(giga: GigaChat, key: Secret) -> Account:
-    return Account(key, giga.scope, giga.auth_url)
-
-
-def _cache_file(giga: GigaChat) -> Path | None:
-    if giga.token_cache is None:
-        return None
-    if giga.token_cache == "user":  # noqa: S105 - it is a place
-        return users_token_cache()
-    return Path(giga.token_cache).expanduser().absolute()
-
-
-def _keeper(giga: GigaChat, account: Account, scope: CancelScope) -> TokenKeeper:
-    return keeper(account.credential, _cache_file(giga), now=scope.clock.wall())
-
-
-def _bearer(giga: GigaChat, fetch: Fetch) -> Secret:
-    token = _given_token(giga)
-    if token is not None:
-        return token
-    key = _key(giga)
-    if key is None:
-        raise _no_key(giga)
-    account = _account(giga, key)
-    return _keeper(giga, account, fetch.scope).get(
-        lambda: account.fetch_token(fetch), fetch.scope, route=fetch.route
-    )
-
-
-def _no_key(giga: GigaChat) -> MissingAuthError:
-    return MissingAuthError(
-        f"{giga.name} needs an authorization key: set GIGACHAT_CREDENTIALS or pass "
-        f"api_key=; the cabinet shows it: {CABINET}"
-    )
-
-
-def _renew_token(giga: GigaChat, call: HTTPRequest, fetch: Fetch) -> str | None:
-    refused = Secret((call.authorization or "").removeprefix("Bearer "))
-    key = _key(giga)
-    if key is None:
-        return None
-    if refused == _given_token(giga):
-        giga._refused_token = refused
-    else:
-        _keeper(giga, _account(giga, key), fetch.scope).refuse(refused)
-    return "token"

@@ -1,4 +1,4 @@
-"""How a ``GigaChat`` is let in, what its service means, and what it answers beside chats."""
+"""GigaChat: what is sent, what its errors mean, and what the service answers beside chats."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..._account.keys import Key, digest, take
+from ... import _environment as _environ
+from ..._account.keys import Key, take
+from ..._account.slots import Slot
 from ..._checks import FINITE, is_count, is_finite, seconds, whole
-from ..._http import certificates
 from ..._http.decoding import decode_json
 from ..._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout, Trust
 from ..._log import logger
 from ..._printable import one_line
 from ..._redact import Redacted, Secret, hidden
 from ..._request import ChatRequest
-from ..._runtime.files import check_path, load_locks
+from ..._runtime.files import check_path
 from ..._runtime.scope import CancelScope
 from ...errors import (
     AuthenticationError,
     ConnectionFailed,
     InvalidRequestError,
     LLMError,
+    MissingAuthError,
     ModelNotFoundError,
     ProtocolError,
     QuotaExceededError,
@@ -37,8 +41,7 @@ from ...errors import (
 from ...provider import Catalogue, Fetch, Provider
 from ...results import Usage
 from .._chat_completions import parse_chat, parse_list, parse_models
-from . import _credentials, _root
-from ._credentials import CABINET, INDIVIDUAL, _account, _bearer, _given_token, _key, _renew_token
+from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
 
 if TYPE_CHECKING:
     import requests
@@ -46,10 +49,15 @@ if TYPE_CHECKING:
 
 HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
+# Models that only one of the two hosts has.
+_HOMES = {"gigachat-3-ultra": "https://api.giga.chat/v1"}
+
+_FALSE = ("0", "f", "false", "n", "no", "off")
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What is left of the tokens that were paid for one model."""
+    """The tokens left of those paid for, for one model."""
 
     model: str
     tokens: int
@@ -71,260 +79,534 @@ class Embedding:
     prompt_tokens: int | None = None
 
 
-def trust(giga: GigaChat) -> Trust:
-    """What ``GigaChat.trust`` does."""
-    if not giga.verify:
-        return Trust(verify=False)
-    bundle = certificates.bundle(giga.ca_bundle) if giga.ca_bundle else ""
-    return Trust(extra=bundle + _root.pinned() or None)
+class GigaChat(Provider):
+    """Sber's GigaChat.
 
+    Args:
+        api_key: the authorization key as the cabinet shows it, base64 of ``id:secret``, or where
+            it is kept; ``GIGACHAT_CREDENTIALS``.
+        scope: ``"GIGACHAT_API_PERS"`` (individuals, the default), ``"GIGACHAT_API_B2B"`` (prepaid)
+            or ``"GIGACHAT_API_CORP"`` (postpaid); ``GIGACHAT_SCOPE``.
+        auth_url: the full address of the token service; ``GIGACHAT_AUTH_URL``.
+        access_token: a token made elsewhere, used as it is; ``GIGACHAT_ACCESS_TOKEN``.
+        user: the user's name, for accounts that log in with one; ``GIGACHAT_USER``.
+        password: the user's password, or where it is kept; ``GIGACHAT_PASSWORD``.
+        cert: a client certificate, a file or a pair ``(certificate, key)`` of files; without a
+            key, token or password nothing else is sent. ``GIGACHAT_CERT_FILE``,
+            ``GIGACHAT_KEY_FILE``.
+        ca_bundle: a file of certificate authorities, PEM or DER, trusted for this provider's
+            hosts beside the usual ones; ``GIGACHAT_CA_BUNDLE_FILE``.
+        verify: False trusts any server, with an ``UnverifiedTLSWarning``;
+            ``GIGACHAT_VERIFY_SSL_CERTS``.
+        token_cache: where the token is kept: None, this process's memory; ``"user"``, a file in
+            the user's cache folder; or a file. All processes that name the same file share the
+            token, and the slots of ``max_concurrency``.
+        update_interval: seconds between the pieces of a stream that the service should keep.
+        max_concurrency: chats and embeddings at a time for one key; default 1 for
+            ``GIGACHAT_API_PERS``, else 10. A stream counts until it ends or is closed.
+        base_url: with the path that ends in ``/v1``; ``GIGACHAT_BASE_URL``.
 
-def credential_digest(giga: GigaChat) -> str | None:
-    """What ``GigaChat.credential_digest`` does."""
-    token = _given_token(giga)
-    if token is not None:
-        return digest(token)
-    key = _key(giga)
-    return None if key is None else _account(giga, key).credential
-
-
-def mend(
-    giga: GigaChat, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
-) -> str | None:
-    """What ``GigaChat.mend`` does."""
-    if call is None:
-        return None
-    if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
-        return _renew_token(giga, call, fetch)
-    if error.status_code == 404 and isinstance(call.json, dict) and "model" in call.json:
-        return _find_model(giga, error, call, request, fetch)
-    return None
-
-
-def explain(giga: GigaChat, error: LLMError, request: ChatRequest) -> LLMError:
-    """What ``GigaChat.explain`` does."""
-    if isinstance(error.__cause__, LLMError):
-        return error
-    if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-        return retold(error, _root.advice(error))
-    if error.status_code is None:
-        return error
-    if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
-        advice = _advice_on_refusal(giga)
-    elif isinstance(error, QuotaExceededError):
-        advice = _advice_on_quota(giga, request)
-    elif isinstance(error, RateLimitError):
-        advice = _advice_on_rate(giga)
-    elif error.status_code == 404:
-        advice = _advice_on_address(giga, error, request)
-    else:
-        return error
-    return retold(error, f"{error}; {advice}")
-
-
-def _advice_on_refusal(giga: GigaChat) -> str:
-    if _given_token(giga) is not None:
-        return (
-            "the access token that was given is not valid (any more; one lives 30 minutes): "
-            "give the authorization key instead, GIGACHAT_CREDENTIALS, and tokens are fetched"
-        )
-    return f"{giga.name} refused a token that it had just given; look at the key in {CABINET}"
-
-
-def _advice_on_quota(giga: GigaChat, request: ChatRequest) -> str:
-    return (
-        f"the tokens paid for {giga.get_model(request.model)} are used up, which balance() "
-        f"tells for every model: buy more in {CABINET}, or ask another model"
-    )
-
-
-def _advice_on_address(giga: GigaChat, error: LLMError, request: ChatRequest) -> str:
-    asked = giga.get_model(request.model)
-    home = _home(giga, asked)
-    if home is not None:
-        return home
-    if isinstance(error, ModelNotFoundError):
-        return f"{asked} was asked for, and the models that there are could not be listed"
-    hint = "" if giga.base_url.endswith("/v1") else ", which usually ends in /v1"
-    return f"check base_url{hint}: it is {giga.base_url}"
-
-
-def _advice_on_rate(giga: GigaChat) -> str:
-    return (
-        f"an account has a number of requests at a time ({giga.max_concurrency} are made "
-        "here): another program, process or machine may be using the same one; processes with "
-        "one token_cache wait for one another"
-    )
-
-
-def list_models(giga: GigaChat) -> list[str]:
-    """What ``GigaChat.list_models`` does."""
-    return giga.ask(
-        lambda fetch: make_call(giga, fetch, "GET", "/models"),
-        lambda reply: [model["id"] for model in parse_models(reply.read())],
-    )
-
-
-def balance(giga: GigaChat) -> list[Balance]:
-    """What ``GigaChat.balance`` does."""
-    try:
-        entries = giga.ask(
-            lambda fetch: make_call(giga, fetch, "GET", "/balance"),
-            lambda reply: parse_list(reply.read(), "balance"),
-        )
-    except AuthenticationError as error:
-        if error.status_code != 403:
-            raise
-        raise retold(error, f"{error}; an account that pays as it goes has no balance") from (error)
-    return [
-        Balance(_field(entry, "usage", str), int(_number(entry.get("value"), "value")))
-        for entry in entries
-    ]
-
-
-def count_tokens(
-    giga: GigaChat, texts: str | Sequence[str], *, model: str | None
-) -> list[TokenCount]:
-    """What ``GigaChat.count_tokens`` does."""
-    return [
-        TokenCount(_count(entry, "tokens"), _count(entry, "characters"))
-        for entry in _about(giga, texts, "/tokens/count", model, CancelScope())
-    ]
-
-
-def embed(giga: GigaChat, texts: str | Sequence[str], *, model: str) -> list[Embedding]:
-    """A vector for each of ``texts``, in their order.
-
-    Raises:
-        LLMError: as for any call.
+    >>> GigaChat().get_model("GigaChat-Pro")
+    'GigaChat-2-Pro'
     """
-    scope = CancelScope()
-    try:
-        with giga.place(scope):
-            entries = _about(giga, texts, "/embeddings", model, scope)
-    except LLMError as error:
-        error.provider = error.provider or giga.name
-        raise
-    except BaseException:
-        scope.cancel("the call was interrupted")
-        raise
-    entries.sort(key=lambda entry: _field(entry, "index", int))
-    return [
-        Embedding(
-            [_number(item, "embedding") for item in _field(entry, "embedding", list)],
-            (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
+
+    url = "https://api.giga.chat/v1"
+    api_endpoint = f"{url}/chat/completions"
+    default_auth_url = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
+    needs_auth = True
+    default_model = "GigaChat-2"
+    models = Catalogue("GigaChat-2", "GigaChat-2-Pro", "GigaChat-2-Max")
+    model_aliases = {
+        "GigaChat:latest": "GigaChat-2",
+        "GigaChat": "GigaChat-2",
+        "GigaChat-Plus": "GigaChat-2",
+        "GigaChat-Pro": "GigaChat-2-Pro",
+        "GigaChat-Max": "GigaChat-2-Max",
+    }
+    open_catalogue = True
+    takes = frozenset(
+        {
+            "temperature",
+            "top_p",
+            "max_tokens",
+            "repetition_penalty",
+            "n",
+            "functions",
+            "function_call",
+            "profanity_check",
+            "session_id",
+        }
+    )
+    _modules = (".providers.gigachat._root",)
+    environment = {
+        "api_key": ("GIGACHAT_CREDENTIALS",),
+        "scope": ("GIGACHAT_SCOPE",),
+        "access_token": ("GIGACHAT_ACCESS_TOKEN",),
+        "model": ("GIGACHAT_MODEL",),
+        "base_url": ("GIGACHAT_BASE_URL",),
+        "auth_url": ("GIGACHAT_AUTH_URL",),
+        "ca_bundle": ("GIGACHAT_CA_BUNDLE_FILE",),
+        "verify": ("GIGACHAT_VERIFY_SSL_CERTS",),
+        "user": ("GIGACHAT_USER",),
+        "password": ("GIGACHAT_PASSWORD",),
+        "cert": ("GIGACHAT_CERT_FILE",),
+        "cert_key": ("GIGACHAT_KEY_FILE",),
+    }
+
+    def __init__(
+        self,
+        *,
+        api_key: Key | None = None,
+        scope: str | None = None,
+        auth_url: str | None = None,
+        access_token: Key | None = None,
+        user: str | None = None,
+        password: Key | None = None,
+        cert: str | tuple[str, str] | None = None,
+        ca_bundle: str | os.PathLike[str] | None = None,
+        verify: bool | None = None,
+        token_cache: str | os.PathLike[str] | None = None,
+        update_interval: float = 0,
+        max_concurrency: int | None = None,
+        base_url: str | None = None,
+        model: str | None = None,
+        proxy: str | None = None,
+        timeout: Timeout | None = None,
+        session: requests.Session | None = None,
+        name: str | None = None,
+        limits: Limits | None = None,
+        per_minute: Rate | None = None,
+        per_day: Rate | None = None,
+    ) -> None:
+        api_key = take("api_key", api_key)
+        access_token = take("access_token", access_token)
+        password = take("password", password)
+        base_url, proxy = hidden(base_url), hidden(proxy)
+        super().__init__(
+            base_url=base_url,
+            model=model,
+            proxy=proxy,
+            timeout=timeout,
+            session=session,
+            name=name,
+            limits=limits,
+            per_minute=per_minute,
+            per_day=per_day,
         )
-        for entry in entries
-    ]
+        _check_version(self.base_url)
+        self.scope = self._setting("scope", scope) or INDIVIDUAL
+        self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
+        if max_concurrency is None:
+            max_concurrency = 1 if self.scope == INDIVIDUAL else 10
+        self.max_concurrency = whole("max_concurrency", max_concurrency)
+        self.update_interval = seconds("update_interval", update_interval, zero=True, most=FINITE)
+        self.token_cache = token_cache
+        if token_cache is not None:
+            check_path("token_cache", token_cache)
+            # No call imports anything.
+            import_module("filelock")
+        self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
+        if self.ca_bundle is not None:
+            check_path("ca_bundle", self.ca_bundle)
+        if verify is None:
+            verify = (self._setting("verify", None) or "").strip().lower() not in _FALSE
+        self.verify = verify
+        if not verify:
+            from ..._http import certificates
 
-
-def _about(
-    giga: GigaChat, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
-) -> list[dict[str, Any]]:
-    inputs = [texts] if isinstance(texts, str) else list(texts)
-    if not inputs or not all(isinstance(text, str) for text in inputs):
-        raise InvalidRequestError("texts is a string or a list of strings, at least one")
-
-    def make(fetch: Fetch) -> HTTPRequest:
-        body = {"model": giga.find_model(model, fetch), "input": inputs}
-        return make_call(giga, fetch, "POST", path, json=body)
-
-    def read(reply: HTTPResponse) -> list[dict[str, Any]]:
-        answer = decode_json(reply.read())
-        entries = answer.get("data") if isinstance(answer, dict) else answer
-        if not isinstance(entries, list) or len(entries) != len(inputs):
-            raise ProtocolError(f"the reply to {path} has not an entry for each text")
-        return entries
-
-    return giga.ask(make, read, request=ChatRequest((), model=model), scope=scope)
-
-
-def make_call(
-    giga: GigaChat,
-    fetch: Fetch,
-    method: str,
-    path: str,
-    *,
-    json: Any = None,
-    headers: Mapping[str, str] | None = None,
-) -> HTTPRequest:
-    """A request to the chat service, with the token that lets it in."""
-    return HTTPRequest(
-        method,
-        giga.base_url + path,
-        headers={**HEADERS, "X-Request-ID": str(uuid.uuid4()), **(headers or {})},
-        json=json,
-        authorization=Secret("Bearer " + _bearer(giga, fetch)),
-    )
-
-
-def find_model(giga: GigaChat, name: str | None, fetch: Fetch) -> str:
-    """What ``GigaChat.find_model`` does."""
-    word = name or giga.model
-    if word in giga.model_aliases and giga._listed is None:
-        models = _listed(giga, fetch, Secret("Bearer " + _bearer(giga, fetch)))
-        if models is not None:
-            giga._listed = frozenset(model["id"] for model in models)
-    return giga.get_model(name)
-
-
-def _find_model(
-    giga: GigaChat, error: LLMError, call: HTTPRequest, request: ChatRequest, fetch: Fetch
-) -> str | None:
-    asked = str(call.json["model"])
-    models = _listed(giga, fetch, call.authorization)
-    if models is None:
-        return None
-    found = _stand_in(models, asked)
-    is_default = request.model is None and giga.model is None
-    if is_default and asked == giga.get_model(None) and found is not None:
-        logger.warning(
-            "%s has no model %s any more; %s is asked instead: name one with model= or "
-            "GIGACHAT_MODEL",
-            giga.name,
-            asked,
-            one_line(found),
+            certificates.warn_unverified(self.name)
+        self.cert = self._certificate() if cert is None else cert
+        keys = {"api_key": api_key, "access_token": access_token, "password": password}
+        given = {**keys, "user": user}
+        self._credentials = Credentials(
+            self.name,
+            secret=lambda argument: self._secret(argument, keys[argument]),
+            given=frozenset(argument for argument, value in given.items() if value is not None),
+            user=self._setting("user", user),
+            certificate=self._shown_certificate,
+            scope=self.scope,
+            auth_url=self.auth_url,
+            login_url=self._address_of("/token"),
+            file=self._token_file(),
         )
-        giga._stand_in = found
-        return "model"
-    failure = giga.lacks(
-        asked,
-        [model["id"] for model in models],
-        status_code=404,
-        request_id=error.request_id,
-        detail=error.detail,
-    )
-    home = _home(giga, asked)
-    said = f"{failure} ({error.detail or 'HTTP 404'})"
-    raise retold(failure, f"{said}; {home}" if home else said) from error
+        self._stand_in: str | None = None
+        # The service's own list, asked for where the caller names a model by an older name.
+        self._listed_names: frozenset[str] | None = None
 
+    def _certificate(self) -> str | tuple[str, str] | None:
+        """The client certificate that the environment names."""
+        certificate, key = (_environ.lookup(*self.environment[n]) for n in ("cert", "cert_key"))
+        return (certificate, key) if certificate and key else certificate
 
-# Models that one of the two hosts has and the other has not.
-_HOMES = {"gigachat-3-ultra": "https://api.giga.chat/v1"}
+    def _shown_certificate(self) -> tuple[str, ...]:
+        """The files of the client certificate that connections show; none where there is none."""
+        cert = self.cert or (self._session.cert if self._session is not None else None)
+        return (cert,) if isinstance(cert, str) else tuple(cert or ())
 
+    def _token_file(self) -> Path | None:
+        if self.token_cache is None:
+            return None
+        if self.token_cache == "user":  # noqa: S105 - it is a place
+            return _environ.token_cache()
+        return Path(self.token_cache).expanduser().absolute()
 
-def _home(giga: GigaChat, model: str) -> str | None:
-    """Where a model lives, if that is another host than the one that was asked."""
-    for name, home in _HOMES.items():
-        if model.lower().startswith(name) and urlsplit(giga.base_url)[1] != urlsplit(home)[1]:
-            return f"{model} is on {home}: set base_url or GIGACHAT_BASE_URL to it"
-    return None
+    def trust(self) -> Trust:
+        """The usual authorities, those of ``ca_bundle``, and the pinned root if it is installed."""
+        if not self.verify:
+            return Trust(verify=False)
+        from ..._http import certificates
+        from . import _root
 
+        bundle = certificates.bundle(self.ca_bundle) if self.ca_bundle else ""
+        return Trust(extra=bundle + _root.pinned() or None)
 
-def _listed(giga: GigaChat, fetch: Fetch, authorization: str | None) -> list[dict[str, Any]] | None:
-    question = HTTPRequest(
-        "GET", f"{giga.base_url}/models", headers=HEADERS, authorization=authorization
-    )
-    try:
-        with closing(fetch(question)) as reply:
-            models = parse_models(reply.read())
-            reply.finish()
-            return models
-    except LLMError as failure:
-        if fetch.scope.over:
+    # -- what lets it in
+
+    def credential_digest(self) -> str | None:
+        """A hash of the key, its scope and its token service, or of what else lets it in."""
+        try:
+            login = self._credentials.find()
+        except MissingAuthError:
             raise
-        logger.debug("the models could not be listed: %s", failure)
+        except AuthenticationError:
+            # The call will say what is wrong with it.
+            return None
+        return None if login is None else login.credential
+
+    def check_credentials(self) -> None:
+        """Look for an access token, or a key that has the shape of one.
+
+        Raises:
+            MissingAuthError: there is neither.
+            AuthenticationError: what there is cannot be one.
+        """
+        self._credentials.of(CancelScope())
+
+    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
+        """Wait for one of the ``max_concurrency`` slots of this account."""
+        try:
+            login = self._credentials.of(scope)
+        except MissingAuthError:
+            # ``prepare`` will say so.
+            return nullcontext(0.0)
+        return Slot(login.credential, self.max_concurrency, scope, file=self._credentials.file)
+
+    # -- models
+
+    def get_model(self, name: str | None) -> str:
+        """The service's own name for a model or an alias; None is the default.
+
+        A name that is not known here is passed on: the catalogue changes without notice.
+
+        >>> GigaChat(model="GigaChat-Max").get_model(None)
+        'GigaChat-2-Max'
+        """
+        word = name or self.model
+        if word is None and self._stand_in is not None:
+            return self._stand_in
+        if word is not None and self._listed_names is not None and word in self._listed_names:
+            return word
+        return super().get_model(name)
+
+    def find_model(self, name: str | None, fetch: Fetch) -> str:
+        """The name to send: an older name is replaced only where the service does not list it."""
+        word = name or self.model
+        if word in self.model_aliases and self._listed_names is None:
+            models = self._listed(fetch, self._authorization(fetch))
+            if models is not None:
+                self._listed_names = frozenset(model["id"] for model in models)
+        return self.get_model(name)
+
+    def _listed(self, fetch: Fetch, authorization: str | None) -> list[dict[str, Any]] | None:
+        """The models that the service lists; None where they cannot be listed."""
+        question = HTTPRequest(
+            "GET", self._address_of("/models"), headers=HEADERS, authorization=authorization
+        )
+        try:
+            with closing(fetch(question)) as reply:
+                models = parse_models(reply.read())
+                reply.finish()
+                return models
+        except LLMError as failure:
+            if fetch.scope.over:
+                raise
+            logger.debug("the models could not be listed: %s", failure)
+            return None
+
+    def _replace_model(
+        self, error: LLMError, call: HTTPRequest, request: ChatRequest, fetch: Fetch
+    ) -> str | None:
+        """Find another model for a default that is gone; for any other, raise what there is."""
+        asked = str(call.json["model"])
+        models = self._listed(fetch, call.authorization)
+        if models is None:
+            return None
+        found = _stand_in(models, asked)
+        is_default = request.model is None and self.model is None
+        if is_default and asked == self.get_model(None) and found is not None:
+            logger.warning(
+                "%s has no model %s any more; %s is asked instead: name one with model= or "
+                "GIGACHAT_MODEL",
+                self.name,
+                asked,
+                one_line(found),
+            )
+            self._stand_in = found
+            return "model"
+        failure = self.lacks(
+            asked,
+            [model["id"] for model in models],
+            status_code=404,
+            request_id=error.request_id,
+            detail=error.detail,
+        )
+        home = self._home(asked)
+        said = f"{failure} ({error.detail or 'HTTP 404'})"
+        raise retold(failure, f"{said}; {home}" if home else said) from error
+
+    def _home(self, model: str) -> str | None:
+        """Where a model lives, if that is another host than the one that was asked."""
+        for name, home in _HOMES.items():
+            if model.lower().startswith(name) and urlsplit(self.base_url)[1] != urlsplit(home)[1]:
+                return f"{model} is on {home}: set base_url or GIGACHAT_BASE_URL to it"
         return None
+
+    # -- one chat
+
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
+        """Put the messages and parameters into a JSON body, and get a token for it."""
+        _check_order(request)
+        params = self.sampling(request)
+        session_id = params.pop("session_id", None)
+        body = {
+            "model": request.model,
+            "messages": [_message(message) for message in request.messages],
+            "stream": request.stream,
+            "update_interval": self.update_interval,
+            **params,
+            **request.params.get("extra_body", {}),
+        }
+        headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
+        call = self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
+        # A gateway may call a stream text/html; the reader recognizes a web page by itself.
+        return replace(call, accept="html")
+
+    def parse(self, reply: HTTPResponse) -> Iterator[str]:
+        """Read a stream or a whole reply; see ``parse_chat``."""
+        return parse_chat(reply)
+
+    def mend(
+        self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
+    ) -> str | None:
+        """Renew a token that was refused, and find a default model that is there.
+
+        Raises:
+            ModelNotFoundError: the model that the caller named is not there; with those that are.
+        """
+        if call is None:
+            return None
+        if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
+            token = (call.authorization or "").removeprefix("Bearer ")
+            return "token" if self._credentials.refuse(token, fetch.scope) else None
+        if error.status_code == 404 and isinstance(call.json, dict) and "model" in call.json:
+            return self._replace_model(error, call, request, fetch)
+        return None
+
+    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
+        """Say what to do about it, where this service's statuses tell more than their words."""
+        if isinstance(error.__cause__, LLMError):
+            return error
+        if isinstance(error, ConnectionFailed) and error.detail == "certificate":
+            from . import _root
+
+            return retold(error, _root.advice(error))
+        if error.status_code is None:
+            return error
+        if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
+            advice = self._advice_on_refusal()
+        elif isinstance(error, QuotaExceededError):
+            advice = (
+                f"the tokens paid for {self.get_model(request.model)} are used up, which "
+                f"balance() tells for every model: buy more in {CABINET}, or ask another model"
+            )
+        elif isinstance(error, RateLimitError):
+            advice = (
+                "an account has a limited number of requests at a time "
+                f"({self.max_concurrency} are made here): another program, process or machine may "
+                "be using the same account; processes with one token_cache wait for one another"
+            )
+        elif error.status_code == 404:
+            advice = self._advice_on_address(error, request)
+        else:
+            return error
+        return retold(error, f"{error}; {advice}")
+
+    def _advice_on_refusal(self) -> str:
+        if isinstance(self._credentials.find(), GivenToken):
+            return (
+                "the access token that was given is not valid (any more; one lives 30 minutes): "
+                "give the authorization key instead, GIGACHAT_CREDENTIALS, and tokens are fetched"
+            )
+        return f"{self.name} refused a token that it had just given; check the key in {CABINET}"
+
+    def _advice_on_address(self, error: LLMError, request: ChatRequest) -> str:
+        asked = self.get_model(request.model)
+        home = self._home(asked)
+        if home is not None:
+            return home
+        if isinstance(error, ModelNotFoundError):
+            return f"{asked} was asked for, and the models that there are could not be listed"
+        hint = "" if self.base_url.endswith("/v1") else ", which usually ends in /v1"
+        return f"check base_url{hint}: it is {self.base_url}"
+
+    # -- other calls
+
+    def list_models(self) -> list[str]:
+        """The names of the models that the service has now.
+
+        Raises:
+            LLMError: as for any call.
+        """
+        return self.ask(
+            lambda fetch: self._call(fetch, "GET", "/models"),
+            lambda reply: [model["id"] for model in parse_models(reply.read())],
+        )
+
+    def balance(self) -> list[Balance]:
+        """The tokens left of those paid for.
+
+        Returns:
+            A ``Balance`` (``model``, ``tokens``) for each model.
+
+        Raises:
+            AuthenticationError: this account is billed by use, and has no balance.
+            LLMError: as for any call.
+        """
+        try:
+            entries = self.ask(
+                lambda fetch: self._call(fetch, "GET", "/balance"),
+                lambda reply: parse_list(reply.read(), "balance"),
+            )
+        except AuthenticationError as error:
+            if error.status_code != 403:
+                raise
+            said = f"{error}; an account that pays as it goes has no balance"
+            raise retold(error, said) from error
+        return [
+            Balance(_field(entry, "usage", str), int(_number(entry.get("value"), "value")))
+            for entry in entries
+        ]
+
+    def count_tokens(
+        self, texts: str | Sequence[str], *, model: str | None = None
+    ) -> list[TokenCount]:
+        """How many tokens texts have for a model.
+
+        Args:
+            texts: one text, or several.
+            model: a model or an alias; None for the default.
+
+        Returns:
+            A ``TokenCount`` (``tokens``, ``characters``) for each text, in their order.
+
+        Raises:
+            LLMError: as for any call.
+
+        >>> from llmproviders.sandbox import Sandbox
+        >>> with Sandbox() as sandbox:
+        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+        ...     print(giga.count_tokens("Why is the sky blue?"))
+        [TokenCount(tokens=5, characters=20)]
+        """
+        return [
+            TokenCount(_count(entry, "tokens"), _count(entry, "characters"))
+            for entry in self._about(texts, "/tokens/count", model, CancelScope())
+        ]
+
+    def embed(self, texts: str | Sequence[str], *, model: str = "Embeddings") -> list[Embedding]:
+        """Make vectors of texts.
+
+        Args:
+            texts: one text, or several.
+            model: a model for vectors.
+
+        Returns:
+            An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
+
+        Raises:
+            LLMError: as for any call.
+
+        >>> from llmproviders.sandbox import Sandbox
+        >>> with Sandbox() as sandbox:
+        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+        ...     sky, sea = giga.embed(["the sky", "the sea"])
+        >>> len(sky.vector) == len(sea.vector)
+        True
+        """
+        scope = CancelScope()
+        try:
+            with self.place(scope):
+                entries = self._about(texts, "/embeddings", model, scope)
+        except LLMError as error:
+            error.provider = error.provider or self.name
+            raise
+        except BaseException:
+            scope.cancel("the call was interrupted")
+            raise
+        entries.sort(key=lambda entry: _field(entry, "index", int))
+        return [
+            Embedding(
+                [_number(item, "embedding") for item in _field(entry, "embedding", list)],
+                (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
+            )
+            for entry in entries
+        ]
+
+    def _about(
+        self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
+    ) -> list[dict[str, Any]]:
+        """The service's answer about each of ``texts``."""
+        inputs = [texts] if isinstance(texts, str) else list(texts)
+        if not inputs or not all(isinstance(text, str) for text in inputs):
+            raise InvalidRequestError("texts is a string or a list of strings, at least one")
+
+        def make(fetch: Fetch) -> HTTPRequest:
+            body = {"model": self.find_model(model, fetch), "input": inputs}
+            return self._call(fetch, "POST", path, json=body)
+
+        def read(reply: HTTPResponse) -> list[dict[str, Any]]:
+            answer = decode_json(reply.read())
+            entries = answer.get("data") if isinstance(answer, dict) else answer
+            if not isinstance(entries, list) or len(entries) != len(inputs):
+                raise ProtocolError(f"the reply to {path} does not have an entry for each text")
+            return entries
+
+        return self.ask(make, read, request=ChatRequest((), model=model), scope=scope)
+
+    def _call(
+        self,
+        fetch: Fetch,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> HTTPRequest:
+        return HTTPRequest(
+            method,
+            self._address_of(path),
+            headers={**HEADERS, "X-Request-ID": str(uuid.uuid4()), **(headers or {})},
+            json=json,
+            authorization=self._authorization(fetch),
+        )
+
+    def _authorization(self, fetch: Fetch) -> Secret | None:
+        token = self._credentials.of(fetch.scope).token(fetch)
+        return None if token is None else Secret("Bearer " + token)
+
+    def _address_of(self, path: str) -> str:
+        base, mark, query = self.base_url.partition("?")
+        return f"{base}{path}{mark}{query}"
 
 
 def _stand_in(models: list[dict[str, Any]], gone: str) -> str | None:
@@ -368,273 +650,6 @@ def _number(value: Any, name: str) -> float:
     if not is_finite(value):
         raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
     return float(value)
-
-
-_FALSE = ("0", "f", "false", "n", "no", "off")
-
-
-class GigaChat(Provider):
-    """Sber's GigaChat.
-
-    Args:
-        api_key: the authorization key as the cabinet shows it, base64 of ``id:secret``, or where
-            it is kept; ``GIGACHAT_CREDENTIALS``.
-        scope: ``"GIGACHAT_API_PERS"`` (individuals, the default), ``"GIGACHAT_API_B2B"`` (prepaid)
-            or ``"GIGACHAT_API_CORP"`` (postpaid); ``GIGACHAT_SCOPE``.
-        auth_url: the full address of the token service; ``GIGACHAT_AUTH_URL``.
-        access_token: a token made elsewhere, used as it is; ``GIGACHAT_ACCESS_TOKEN``.
-        ca_bundle: a file of certificate authorities, PEM or DER, believed for this provider's
-            hosts beside the usual ones; ``GIGACHAT_CA_BUNDLE_FILE``.
-        verify: False believes any server, with an ``UnverifiedTLSWarning``;
-            ``GIGACHAT_VERIFY_SSL_CERTS``.
-        token_cache: where the token is kept: None, this process's memory; ``"user"``, a file in
-            the user's cache folder; or a file. All processes that name the same file share the
-            token, and the places of ``max_concurrency``.
-        update_interval: seconds between the pieces of a stream, as the service is to send them.
-        max_concurrency: chats and embeddings at a time for one key; default 1 for
-            ``GIGACHAT_API_PERS``, else 10. A stream counts until it ends or is closed.
-        base_url: with the path that ends in ``/v1``; ``GIGACHAT_BASE_URL``.
-
-    >>> GigaChat().get_model("GigaChat-Pro")
-    'GigaChat-2-Pro'
-    """
-
-    url = "https://api.giga.chat/v1"
-    api_endpoint = f"{url}/chat/completions"
-    default_auth_url = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
-    needs_auth = True
-    default_model = "GigaChat-2"
-    models = Catalogue("GigaChat-2", "GigaChat-2-Pro", "GigaChat-2-Max")
-    model_aliases = {
-        "GigaChat:latest": "GigaChat-2",
-        "GigaChat": "GigaChat-2",
-        "GigaChat-Plus": "GigaChat-2",
-        "GigaChat-Pro": "GigaChat-2-Pro",
-        "GigaChat-Max": "GigaChat-2-Max",
-    }
-    open_catalogue = True
-    takes = frozenset(
-        {
-            "temperature",
-            "top_p",
-            "max_tokens",
-            "repetition_penalty",
-            "n",
-            "functions",
-            "function_call",
-            "profanity_check",
-            "session_id",
-        }
-    )
-    environment = {
-        "api_key": ("GIGACHAT_CREDENTIALS",),
-        "scope": ("GIGACHAT_SCOPE",),
-        "access_token": ("GIGACHAT_ACCESS_TOKEN",),
-        "model": ("GIGACHAT_MODEL",),
-        "base_url": ("GIGACHAT_BASE_URL",),
-        "auth_url": ("GIGACHAT_AUTH_URL",),
-        "ca_bundle": ("GIGACHAT_CA_BUNDLE_FILE",),
-        "verify": ("GIGACHAT_VERIFY_SSL_CERTS",),
-    }
-
-    def __init__(
-        self,
-        *,
-        api_key: Key | None = None,
-        scope: str | None = None,
-        auth_url: str | None = None,
-        access_token: Key | None = None,
-        ca_bundle: str | os.PathLike[str] | None = None,
-        verify: bool | None = None,
-        token_cache: str | os.PathLike[str] | None = None,
-        update_interval: float = 0,
-        max_concurrency: int | None = None,
-        base_url: str | None = None,
-        model: str | None = None,
-        proxy: str | None = None,
-        timeout: Timeout | None = None,
-        session: requests.Session | None = None,
-        name: str | None = None,
-        limits: Limits | None = None,
-        per_minute: Rate | None = None,
-        per_day: Rate | None = None,
-    ) -> None:
-
-        self._api_key = api_key = take("api_key", api_key)
-        self._access_token = access_token = take("access_token", access_token)
-        base_url, proxy = hidden(base_url), hidden(proxy)
-        super().__init__(
-            base_url=base_url,
-            model=model,
-            proxy=proxy,
-            timeout=timeout,
-            session=session,
-            name=name,
-            limits=limits,
-            per_minute=per_minute,
-            per_day=per_day,
-        )
-
-        _check_version(self.base_url)
-        found = self._setting("scope", scope)
-        self.scope = INDIVIDUAL if found is None else found
-        self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
-        if max_concurrency is None:
-            max_concurrency = 1 if self.scope == INDIVIDUAL else 10
-        self.max_concurrency = whole("max_concurrency", max_concurrency)
-        self.update_interval = seconds("update_interval", update_interval, zero=True, most=FINITE)
-        self.token_cache = token_cache
-        if token_cache is not None:
-            load_locks()
-        self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
-        if verify is None:
-            verify = (self._setting("verify", None) or "").strip().lower() not in _FALSE
-        self.verify = verify
-        if not verify:
-            certificates.warn_unverified(self.name)
-        for argument, path in (("token_cache", self.token_cache), ("ca_bundle", self.ca_bundle)):
-            if path is not None:
-                check_path(argument, path)
-        self._stand_in: str | None = None
-        # The service's own list, asked for where the caller names a model by an older name.
-        self._listed: frozenset[str] | None = None
-        self._refused_token: str | None = None
-
-    def trust(self) -> Trust:
-        """The usual authorities, those of ``ca_bundle``, and those that the user took in."""
-        return trust(self)
-
-    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
-        """Wait for one of the ``max_concurrency`` places of this key."""
-        return _credentials.place(self, scope)
-
-    def credential_digest(self) -> str | None:
-        """A hash of the key, its scope and its token service, or of the token that was given."""
-        return credential_digest(self)
-
-    def get_model(self, name: str | None) -> str:
-        """The service's own name for a model or an alias; None is the default.
-
-        A name that is not known here is passed on: the catalogue changes without notice.
-
-        >>> GigaChat(model="GigaChat-Max").get_model(None)
-        'GigaChat-2-Max'
-        """
-        word = name or self.model
-        if word is None and self._stand_in is not None:
-            return self._stand_in
-        if word is not None and self._listed is not None and word in self._listed:
-            return word
-        return super().get_model(name)
-
-    def find_model(self, name: str | None, fetch: Fetch) -> str:
-        """The name to send: an older name is replaced only where the service does not list it."""
-        return find_model(self, name, fetch)
-
-    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
-        """Put the messages and parameters into a JSON body, and get a token for it."""
-        _check_order(request)
-        params = self.sampling(request)
-        session_id = params.pop("session_id", None)
-        body = {
-            "model": request.model,
-            "messages": [_message(message) for message in request.messages],
-            "stream": request.stream,
-            "update_interval": self.update_interval,
-            **params,
-            **request.params.get("extra_body", {}),
-        }
-        headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
-        call = make_call(self, fetch, "POST", "/chat/completions", json=body, headers=headers)
-        # A gateway may say text/html of a stream; the reader tells a web page by itself.
-        return replace(call, accept="html")
-
-    def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """Read a stream or a whole reply; see ``parse_chat``."""
-        return parse_chat(reply)
-
-    def mend(
-        self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
-    ) -> str | None:
-        """Renew a token that was refused, and find a default model that is there.
-
-        Raises:
-            ModelNotFoundError: the model that the caller named is not there; with those that are.
-        """
-        return mend(self, error, call, request, fetch)
-
-    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """Say what to do about it, where this service's statuses tell more than their words."""
-        return explain(self, error, request)
-
-    def check_credentials(self) -> None:
-        """Look for an access token, or a key that has the shape of one."""
-        _credentials.check_credentials(self)
-
-    def list_models(self) -> list[str]:
-        """The names of the models that the service has now.
-
-        Raises:
-            LLMError: as for any call.
-        """
-        return list_models(self)
-
-    def balance(self) -> list[Balance]:
-        """What is left of the tokens that were paid for.
-
-        Returns:
-            A ``Balance`` (``model``, ``tokens``) for each model.
-
-        Raises:
-            AuthenticationError: this account pays as it goes, and has no balance.
-            LLMError: as for any call.
-        """
-        return balance(self)
-
-    def count_tokens(
-        self, texts: str | Sequence[str], *, model: str | None = None
-    ) -> list[TokenCount]:
-        """How many tokens texts have for a model.
-
-        Args:
-            texts: one text, or several.
-            model: a model or an alias; None for the default.
-
-        Returns:
-            A ``TokenCount`` (``tokens``, ``characters``) for each text, in their order.
-
-        Raises:
-            LLMError: as for any call.
-
-        >>> from llmproviders.sandbox import Sandbox
-        >>> with Sandbox() as sandbox:
-        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
-        ...     print(giga.count_tokens("Why is the sky blue?"))
-        [TokenCount(tokens=5, characters=20)]
-        """
-        return count_tokens(self, texts, model=model)
-
-    def embed(self, texts: str | Sequence[str], *, model: str = "Embeddings") -> list[Embedding]:
-        """Make vectors of texts.
-
-        Args:
-            texts: one text, or several.
-            model: a model for vectors.
-
-        Returns:
-            An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
-
-        Raises:
-            LLMError: as for any call.
-
-        >>> from llmproviders.sandbox import Sandbox
-        >>> with Sandbox() as sandbox:
-        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
-        ...     sky, sea = giga.embed(["the sky", "the sea"])
-        >>> len(sky.vector) == len(sea.vector)
-        True
-        """
-        return embed(self, texts, model=model)
 
 
 def _check_version(base_url: str) -> None:
