@@ -74,3 +74,8 @@ def counts_usage() -> bool:
 def health_file() -> Path:
     """The file in which the command line remembers which providers are in trouble."""
     return _own(user_state_path) / "health.json"
+
+
+def uploads_file() -> Path:
+    """The file that remembers which files GigaChat already has."""
+    return _own(user_state_path) / "gigachat-files.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,10 +33,12 @@ SAMPLING = frozenset(
         "tool_choice",
         "response_format",
         "profanity_check",
+        "parallel_tool_calls",
+        "reasoning_effort",
     }
 )
 
-KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning"}
+KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning", "attach"}
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -64,6 +67,7 @@ class ChatRequest:
         deadline: seconds for the whole call, or None for the client's.
         accept: what the whole reply has to please, or None for the client's.
         reasoning: whether a stream also yields what comes of the thinking.
+        attach: files that go with the last message of the user.
     """
 
     messages: tuple[Message, ...]
@@ -75,6 +79,7 @@ class ChatRequest:
     deadline: float | None = None
     accept: Accept | None = None
     reasoning: bool = False
+    attach: tuple[str | os.PathLike[str], ...] = ()
 
     @classmethod
     def of(
@@ -110,6 +115,7 @@ class ChatRequest:
         rest = dict(params)
         system = rest.pop("system", None)
         reasoning = bool(rest.pop("reasoning", False))
+        attach = tuple(rest.pop("attach", None) or ())
         if rest.get("extra_body") is None:
             rest.pop("extra_body", None)
         elif not isinstance(rest["extra_body"], Mapping):
@@ -125,7 +131,18 @@ class ChatRequest:
         if accept is not None:
             check_accept(accept)
         messages = tuple(normalize(prompt, system=system))
-        return cls(messages, model, rest, stream, timeout, proxy, deadline, accept, reasoning)
+        return cls(
+            messages,
+            model,
+            rest,
+            stream,
+            timeout,
+            proxy,
+            deadline,
+            accept,
+            reasoning,
+            attach,
+        )
 
     def to(self, model: str | None) -> ChatRequest:
         """The same, asked of ``model``."""

@@ -40,7 +40,7 @@ def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
         raise InvalidRequestError(
             f"a prompt is a string or a list of messages, not {type(prompt).__name__}"
         )
-    if not any(m["role"] != "system" and (m["content"].strip() or len(m) > 2) for m in messages):
+    if not any(m["role"] != "system" and (_says(m["content"]) or len(m) > 2) for m in messages):
         raise InvalidRequestError("the prompt is empty: there is no text to send")
     if system is not None:
         messages.insert(0, _message({"role": "system", "content": system}, 0))
@@ -91,6 +91,15 @@ def _message(item: object, index: int) -> Message:
     return message
 
 
+def _is_image(part: Any) -> bool:
+    image = part.get("image_url") if isinstance(part, Mapping) else None
+    return isinstance(image, Mapping) and isinstance(image.get("url"), str)
+
+
+def _says(content: str | list[dict[str, Any]]) -> bool:
+    return bool(content.strip() if isinstance(content, str) else content)
+
+
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
 
@@ -99,10 +108,15 @@ def _has_calls(item: Mapping[str, Any]) -> bool:
     return bool(item.get("tool_calls") or item.get("function_call"))
 
 
-def _text(content: object, index: int, *, calls: bool) -> str:
+def _text(content: object, index: int, *, calls: bool) -> str | list[dict[str, Any]]:
     if content is None and calls:
         return ""
     if isinstance(content, Sequence) and _is_list(content):
+        if any(map(_is_image, content)):
+            return [
+                dict(part) if _is_image(part) else {"type": "text", "text": _part(part, index)}
+                for part in content
+            ]
         content = "".join(_part(part, index) for part in content)
     if not isinstance(content, str):
         raise InvalidRequestError(

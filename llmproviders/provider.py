@@ -341,6 +341,9 @@ class Provider(BaseClient):
         """
         return error
 
+    def check_supported(self, request: ChatRequest) -> None:
+        """Raise an ``UnsupportedError`` for what this provider cannot do, before it is prepared."""
+
     def place(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait for a free place among the requests that the service allows at a time.
 
@@ -623,6 +626,8 @@ def _attempt(
     mended: set[str] = set()
     handled = sys.exc_info()[1]
     try:
+        with _Step(provider, "check_supported"):
+            provider.check_supported(request)
         with provider.place(scope) as waited:
             record.start(waited)
             while True:

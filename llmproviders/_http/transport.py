@@ -20,6 +20,7 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.exceptions import InvalidURL, RequestException
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, select_proxy
+from urllib3 import encode_multipart_formdata
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
@@ -573,7 +574,8 @@ def _least(timeout: float, left: float) -> float | None:
     return None if least == inf else max(least, 0.001)
 
 
-_encode = json.JSONEncoder(allow_nan=False).encode
+# Some services count the tokens of what is sent, escapes included.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _body(call: HTTPRequest) -> tuple[bytes | None, str]:
@@ -584,6 +586,8 @@ def _body(call: HTTPRequest) -> tuple[bytes | None, str]:
             raise errors.InvalidRequestError(
                 f"the request cannot be written as JSON: {error}"
             ) from error
+    if call.files is not None:
+        return encode_multipart_formdata({**_plain(call.form or {}), **call.files})
     if call.form is not None:
         return urlencode(_plain(call.form)).encode(), "application/x-www-form-urlencoded"
     return None, ""

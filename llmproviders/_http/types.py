@@ -60,6 +60,8 @@ class HTTPRequest:
         headers: all but the authorization.
         json: a body to send as JSON, or None.
         form: a body to send form-encoded, or None.
+        files: files to send along with ``form``, as multipart: field -> ``(name, content, media
+            type)``; or None.
         authorization: the value of the ``Authorization`` header, or None; kept apart so that
             nothing else, ``~/.netrc`` above all, puts its own in place.
         accept: ``"html"`` where a page is wanted, or told apart from a reply by who reads it;
@@ -71,6 +73,7 @@ class HTTPRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Any = None
     form: Mapping[str, str] | None = None
+    files: Mapping[str, tuple[str, bytes, str]] | None = field(default=None, repr=False)
     authorization: str | None = field(default=None, repr=False)
     accept: Literal["any", "html"] = "any"
 

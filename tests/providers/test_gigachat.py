@@ -36,6 +36,7 @@ from llmproviders import (
     RefusedError,
     ServerError,
     StreamInterrupted,
+    UnsupportedError,
 )
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.providers import gigachat as package
@@ -193,7 +194,7 @@ class TestRequest:
         self, sandbox: Sandbox, giga: GigaChat, messages: Any, params: Any, where: str
     ) -> None:
         """What the service always refuses, a second system message, is never sent."""
-        with pytest.raises(InvalidRequestError, match="one system message") as caught:
+        with pytest.raises(UnsupportedError, match="one system message") as caught:
             giga.complete(messages, **params)
         assert where in str(caught.value)
         assert caught.value.status_code is None
@@ -276,13 +277,14 @@ class TestReply:
                 "function_call": {"name": "weather", "arguments": {"city": "sandbox"}},
                 "functions_state_id": call["id"],
             },
-            {"role": "function", "content": '{"degrees": 20}'},
+            {"role": "function", "name": "weather", "content": '{"degrees": 20}'},
         ]
 
-    def test_result_without_an_id(self, sandbox: Sandbox, giga: GigaChat) -> None:
-        """A tool's result needs no id here, where a function's has none."""
-        giga.complete([user("Hi"), {"role": "tool", "content": "{}"}, user(QUESTION)])
-        assert last_body(sandbox)["messages"][1] == {"role": "function", "content": "{}"}
+    def test_result_without_a_name(self, sandbox: Sandbox, giga: GigaChat) -> None:
+        """A result that belongs to no call and has no name is refused before it is sent."""
+        with pytest.raises(InvalidRequestError, match="belongs to no call"):
+            giga.complete([user("Hi"), {"role": "tool", "content": "{}"}, user(QUESTION)])
+        assert sandbox.requests == []
 
     def test_function_of_another_service(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """Arguments in a string, as OpenAI has them, are sent as this service wants them."""

@@ -1,6 +1,14 @@
 """GigaChat, Sber's official service."""
 
 from ..._http.types import UnverifiedTLSWarning
-from ._provider import Balance, Embedding, GigaChat, TokenCount
+from ._answers import Balance, Embedding, TokenCount, UploadedFile
+from ._provider import GigaChat
 
-__all__ = ["Balance", "Embedding", "GigaChat", "TokenCount", "UnverifiedTLSWarning"]
+__all__ = [
+    "Balance",
+    "Embedding",
+    "GigaChat",
+    "TokenCount",
+    "UnverifiedTLSWarning",
+    "UploadedFile",
+]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 from ... import _environment as _environ
-from ..._account.keys import Key, take
+from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
-from ..._checks import FINITE, is_count, is_finite, seconds, whole
+from ..._checks import FINITE, seconds, whole
 from ..._http.decoding import decode_json
 from ..._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout, Trust
 from ..._log import logger
@@ -39,44 +38,19 @@ from ...errors import (
     retold,
 )
 from ...provider import Catalogue, Fetch, Provider
-from ...results import Usage
+from ...results import FinishReason, Image
 from .._chat_completions import parse_chat, parse_list, parse_models
+from . import _dialect, _settings
+from ._answers import Balance, Embedding, TokenCount, UploadedFile
 from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
+from ._files import MAX_BYTES, Attachment, DrawnImages, Uploads
+from ._models import home_of, stand_in
 
 if TYPE_CHECKING:
     import requests
 
 
 HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
-
-# Models that only one of the two hosts has.
-_HOMES = {"gigachat-3-ultra": "https://api.giga.chat/v1"}
-
-_FALSE = ("0", "f", "false", "n", "no", "off")
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """The tokens left of those paid for, for one model."""
-
-    model: str
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    """How many tokens and characters one text has."""
-
-    tokens: int
-    characters: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """One text as a vector, and how many tokens it took, where the service says so."""
-
-    vector: list[float]
-    prompt_tokens: int | None = None
 
 
 class GigaChat(Provider):
@@ -124,19 +98,10 @@ class GigaChat(Provider):
         "GigaChat-Max": "GigaChat-2-Max",
     }
     open_catalogue = True
-    takes = frozenset(
-        {
-            "temperature",
-            "top_p",
-            "max_tokens",
-            "repetition_penalty",
-            "n",
-            "functions",
-            "function_call",
-            "profanity_check",
-            "session_id",
-        }
-    )
+    takes = _dialect.TAKEN
+    supports_tools = True
+    supports_schema = True
+    supports_images = True
     _modules = (".providers.gigachat._root",)
     environment = {
         "api_key": ("GIGACHAT_CREDENTIALS",),
@@ -150,7 +115,7 @@ class GigaChat(Provider):
         "user": ("GIGACHAT_USER",),
         "password": ("GIGACHAT_PASSWORD",),
         "cert": ("GIGACHAT_CERT_FILE",),
-        "cert_key": ("GIGACHAT_KEY_FILE",),
+        "timeout": ("GIGACHAT_TIMEOUT",),
     }
 
     def __init__(
@@ -186,14 +151,14 @@ class GigaChat(Provider):
             base_url=base_url,
             model=model,
             proxy=proxy,
-            timeout=timeout,
+            timeout=_settings.timeout() if timeout is None else timeout,
             session=session,
             name=name,
             limits=limits,
             per_minute=per_minute,
             per_day=per_day,
         )
-        _check_version(self.base_url)
+        _settings.check_version(self.base_url)
         self.scope = self._setting("scope", scope) or INDIVIDUAL
         self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
         if max_concurrency is None:
@@ -209,13 +174,13 @@ class GigaChat(Provider):
         if self.ca_bundle is not None:
             check_path("ca_bundle", self.ca_bundle)
         if verify is None:
-            verify = (self._setting("verify", None) or "").strip().lower() not in _FALSE
+            verify = _settings.is_verified(self._setting("verify", None))
         self.verify = verify
         if not verify:
             from ..._http import certificates
 
             certificates.warn_unverified(self.name)
-        self.cert = self._certificate() if cert is None else cert
+        self.cert = _settings.certificate() if cert is None else cert
         keys = {"api_key": api_key, "access_token": access_token, "password": password}
         given = {**keys, "user": user}
         self._credentials = Credentials(
@@ -229,14 +194,11 @@ class GigaChat(Provider):
             login_url=self._address_of("/token"),
             file=self._token_file(),
         )
+        self._profanity_check = _settings.profanity_check()
+        _settings.warn_of_unread()
         self._stand_in: str | None = None
         # The service's own list, asked for where the caller names a model by an older name.
         self._listed_names: frozenset[str] | None = None
-
-    def _certificate(self) -> str | tuple[str, str] | None:
-        """The client certificate that the environment names."""
-        certificate, key = (_environ.lookup(*self.environment[n]) for n in ("cert", "cert_key"))
-        return (certificate, key) if certificate and key else certificate
 
     def _shown_certificate(self) -> tuple[str, ...]:
         """The files of the client certificate that connections show; none where there is none."""
@@ -341,7 +303,7 @@ class GigaChat(Provider):
         models = self._listed(fetch, call.authorization)
         if models is None:
             return None
-        found = _stand_in(models, asked)
+        found = stand_in(models, asked)
         is_default = request.model is None and self.model is None
         if is_default and asked == self.get_model(None) and found is not None:
             logger.warning(
@@ -360,45 +322,67 @@ class GigaChat(Provider):
             request_id=error.request_id,
             detail=error.detail,
         )
-        home = self._home(asked)
+        home = home_of(asked, self.base_url)
         said = f"{failure} ({error.detail or 'HTTP 404'})"
         raise retold(failure, f"{said}; {home}" if home else said) from error
 
-    def _home(self, model: str) -> str | None:
-        """Where a model lives, if that is another host than the one that was asked."""
-        for name, home in _HOMES.items():
-            if model.lower().startswith(name) and urlsplit(self.base_url)[1] != urlsplit(home)[1]:
-                return f"{model} is on {home}: set base_url or GIGACHAT_BASE_URL to it"
-        return None
-
     # -- one chat
 
+    def check_supported(self, request: ChatRequest) -> None:
+        """Refuse what this service cannot take, before anything is waited for or sent.
+
+        Raises:
+            UnsupportedError: it cannot be translated.
+            InvalidRequestError: it has the wrong shape, or a file cannot be read.
+        """
+        _dialect.fields(request.params)
+        _dialect.messages(request.messages, _attached(request))
+
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
-        """Put the messages and parameters into a JSON body, and get a token for it."""
-        _check_order(request)
+        """Put the messages and parameters into a JSON body, upload files, and get a token."""
         params = self.sampling(request)
-        session_id = params.pop("session_id", None)
+        messages = _dialect.messages(request.messages, _attached(request))
         body = {
             "model": request.model,
-            "messages": [_message(message) for message in request.messages],
+            "messages": messages,
             "stream": request.stream,
             "update_interval": self.update_interval,
-            **params,
+            **_dialect.fields(params),
             **request.params.get("extra_body", {}),
         }
+        if self._profanity_check is not None:
+            body.setdefault("profanity_check", self._profanity_check)
+        for message in messages:
+            if "attachments" in message:
+                message["attachments"] = [
+                    self._uploaded(one, fetch) if isinstance(one, Attachment) else one
+                    for one in message["attachments"]
+                ]
+        session_id = params.get("session_id")
         headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
         call = self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
         # A gateway may call a stream text/html; the reader recognizes a web page by itself.
         return replace(call, accept="html")
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """Read a stream or a whole reply; see ``parse_chat``."""
-        return parse_chat(reply)
+        """Read a stream or a whole reply; see ``parse_chat``. Drawn images leave the text."""
+        drawn = DrawnImages()
+        for piece in parse_chat(reply):
+            if type(piece) is str:
+                if text := drawn.feed(piece):
+                    yield text
+            elif isinstance(piece, FinishReason):
+                if text := drawn.rest():
+                    yield text
+                images = [Image(one, fetch=partial(self.download, one)) for one in drawn.ids]
+                yield piece.evolve(images=[*piece.images, *images]) if images else piece
+            else:
+                yield piece
 
     def mend(
         self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
     ) -> str | None:
-        """Renew a token that was refused, and find a default model that is there.
+        """Renew a token that was refused, upload a file that is gone, and find a default model.
 
         Raises:
             ModelNotFoundError: the model that the caller named is not there; with those that are.
@@ -408,7 +392,17 @@ class GigaChat(Provider):
         if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
             token = (call.authorization or "").removeprefix("Bearer ")
             return "token" if self._credentials.refuse(token, fetch.scope) else None
-        if error.status_code == 404 and isinstance(call.json, dict) and "model" in call.json:
+        if not isinstance(call.json, dict):
+            return None
+        if error.status_code in (403, 404) and "model" not in (error.detail or "").lower():
+            ids = [
+                one
+                for message in call.json.get("messages", ())
+                for one in message.get("attachments", ())
+            ]
+            if ids and self._uploads(fetch.scope).forget(ids, fetch.scope):
+                return "files"
+        if error.status_code == 404 and "model" in call.json:
             return self._replace_model(error, call, request, fetch)
         return None
 
@@ -451,7 +445,7 @@ class GigaChat(Provider):
 
     def _advice_on_address(self, error: LLMError, request: ChatRequest) -> str:
         asked = self.get_model(request.model)
-        home = self._home(asked)
+        home = home_of(asked, self.base_url)
         if home is not None:
             return home
         if isinstance(error, ModelNotFoundError):
@@ -492,10 +486,7 @@ class GigaChat(Provider):
                 raise
             said = f"{error}; an account that pays as it goes has no balance"
             raise retold(error, said) from error
-        return [
-            Balance(_field(entry, "usage", str), int(_number(entry.get("value"), "value")))
-            for entry in entries
-        ]
+        return [Balance.from_json(entry) for entry in entries]
 
     def count_tokens(
         self, texts: str | Sequence[str], *, model: str | None = None
@@ -519,7 +510,7 @@ class GigaChat(Provider):
         [TokenCount(tokens=5, characters=20)]
         """
         return [
-            TokenCount(_count(entry, "tokens"), _count(entry, "characters"))
+            TokenCount.from_json(entry)
             for entry in self._about(texts, "/tokens/count", model, CancelScope())
         ]
 
@@ -553,14 +544,7 @@ class GigaChat(Provider):
         except BaseException:
             scope.cancel("the call was interrupted")
             raise
-        entries.sort(key=lambda entry: _field(entry, "index", int))
-        return [
-            Embedding(
-                [_number(item, "embedding") for item in _field(entry, "embedding", list)],
-                (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
-            )
-            for entry in entries
-        ]
+        return Embedding.list_from_json(entries)
 
     def _about(
         self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
@@ -582,6 +566,96 @@ class GigaChat(Provider):
             return entries
 
         return self.ask(make, read, request=ChatRequest((), model=model), scope=scope)
+
+    # -- files
+
+    def upload(self, path: str | os.PathLike[str]) -> UploadedFile:
+        """Upload a file; the service keeps it until it is deleted.
+
+        Args:
+            path: an image (jpeg, png, tiff, bmp), a document or a recording.
+
+        Returns:
+            What the service says of it; its ``id`` goes into a message's ``attachments``.
+
+        Raises:
+            InvalidRequestError: it cannot be read, is too large, or of a type that GigaChat does
+                not take.
+            LLMError: as for any call.
+
+        >>> import tempfile
+        >>> from llmproviders.sandbox import Sandbox
+        >>> with Sandbox() as sandbox, tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        ...     giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+        ...     _ = file.write(b"The sea is salt.")
+        ...     file.flush()
+        ...     uploaded = giga.upload(file.name)
+        ...     print(giga.download(uploaded.id))
+        b'The sea is salt.'
+        """
+        attachment = Attachment.of_path(path)
+        content = attachment.read()
+        return self.ask(lambda fetch: self._upload_call(attachment, content, fetch), _read_file)
+
+    def files(self) -> list[UploadedFile]:
+        """The files that the service keeps.
+
+        Raises:
+            LLMError: as for any call.
+        """
+        return self.ask(
+            lambda fetch: self._call(fetch, "GET", "/files"),
+            lambda reply: [UploadedFile.from_json(entry) for entry in parse_list(reply.read())],
+        )
+
+    def download(self, id: str) -> bytes:
+        """The content of a file, uploaded or drawn.
+
+        Args:
+            id: the file's.
+
+        Raises:
+            LLMError: as for any call; there is no such file.
+        """
+        path = f"/files/{quote(id, safe='')}/content"
+        return self.ask(
+            lambda fetch: self._call(fetch, "GET", path, headers={"Accept": "*/*"}), _read_content
+        )
+
+    def delete(self, id: str) -> None:
+        """Delete a file.
+
+        Args:
+            id: the file's.
+
+        Raises:
+            LLMError: as for any call; there is no such file.
+        """
+        path = f"/files/{quote(id, safe='')}/delete"
+        self.ask(lambda fetch: self._call(fetch, "POST", path), lambda reply: reply.read())
+        scope = CancelScope()
+        self._uploads(scope).forget([id], scope)
+
+    def _uploaded(self, attachment: Attachment, fetch: Fetch) -> str:
+        """The service's id for a file, which is uploaded if need be."""
+
+        def upload(content: bytes) -> str:
+            with closing(fetch(self._upload_call(attachment, content, fetch))) as reply:
+                found = _read_file(reply)
+                reply.finish()
+                return found.id
+
+        return self._uploads(fetch.scope).id_of(attachment, fetch.scope, upload)
+
+    def _upload_call(self, attachment: Attachment, content: bytes, fetch: Fetch) -> HTTPRequest:
+        return replace(
+            self._call(fetch, "POST", "/files"),
+            form={"purpose": "general"},
+            files={"file": (attachment.name, content, attachment.media_type)},
+        )
+
+    def _uploads(self, scope: CancelScope) -> Uploads:
+        return Uploads(digest(self._credentials.of(scope).credential, self.base_url))
 
     def _call(
         self,
@@ -609,91 +683,16 @@ class GigaChat(Provider):
         return f"{base}{path}{mark}{query}"
 
 
-def _stand_in(models: list[dict[str, Any]], gone: str) -> str | None:
-    """The first model for chats of the tier of ``gone``, the service's own before others.
-
-    A dearer one is never taken unasked.
-    """
-    names = [
-        model["id"]
-        for model in models
-        if model.get("type", "chat") == "chat"
-        and "embed" not in model["id"].lower()
-        and model["id"] != gone
-        and _tier(model["id"]) == _tier(gone)
-    ]
-    own = [name for name in names if name.lower().startswith("gigachat")]
-    return next(iter(own or names), None)
+def _attached(request: ChatRequest) -> list[Attachment]:
+    return [Attachment.of_path(path) for path in request.attach]
 
 
-def _tier(model: str) -> str:
-    """What a model costs: ``"ultra"``, ``"max"``, ``"pro"`` or "", the cheapest."""
-    found = re.search(r"(?<![a-z])(ultra|max|pro)(?![a-z])", model.lower())
-    return found[1] if found else ""
+def _read_file(reply: HTTPResponse) -> UploadedFile:
+    return UploadedFile.from_json(decode_json(reply.read()))
 
 
-def _field(entry: Any, name: str, *kinds: type) -> Any:
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if type(value) not in kinds:
-        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
-    return value
-
-
-def _count(entry: Any, name: str) -> int:
-    value: int = _field(entry, name, int)
-    if not is_count(value):
-        raise ProtocolError(f"the reply has a number where {name} was due that cannot be one")
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    if not is_finite(value):
-        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
-    return float(value)
-
-
-def _check_version(base_url: str) -> None:
-    """Refuse the address of the API's version 2, whose chats are of another shape."""
-    path = base_url.partition("?")[0].rstrip("/").removesuffix("/chat/completions")
-    if path.endswith("/v2"):
-        raise InvalidRequestError(
-            f"base_url is {base_url}: version 2 of GigaChat's API is not supported; use the "
-            "address that ends in /v1"
-        )
-
-
-def _check_order(request: ChatRequest) -> None:
-    systems = [n for n, message in enumerate(request.messages) if message["role"] == "system"]
-    if systems in ([], [0]):
-        return
-
-    where = "there are two or more" if len(systems) > 1 else f"it is message {systems[0]}"
-    raise InvalidRequestError(
-        f"GigaChat takes one system message, which has to be the first; {where}: join them"
-    )
-
-
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message in this service's terms, where OpenAI's for functions are others."""
-    told = dict(message)
-    if told["role"] == "tool":
-        told["role"] = "function"
-        told.pop("tool_call_id", None)
-    calls = told.pop("tool_calls", None)
-    if calls:
-        told["function_call"] = dict(calls[0]["function"])
-        # An id that another service, or our reader, made up is none that this one knows.
-        if calls[0].get("id") and not calls[0]["id"].startswith("call_"):
-            told.setdefault("functions_state_id", calls[0]["id"])
-    arguments = (told.get("function_call") or {}).get("arguments")
-    if isinstance(arguments, str):
-        told["function_call"] = {**told["function_call"], "arguments": _arguments(arguments)}
-    return told
-
-
-def _arguments(text: str) -> Any:
-
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise InvalidRequestError("the arguments of a function call are not JSON") from None
+def _read_content(reply: HTTPResponse) -> bytes:
+    content = reply.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ProtocolError(f"the file is larger than {MAX_BYTES} bytes")
+    return content

@@ -1,0 +1,105 @@
+"""What the service answers beside chats, read from its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..._checks import is_count, is_finite
+from ...errors import ProtocolError
+from ...results import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The tokens left of those paid for, for one model."""
+
+    model: str
+    tokens: int
+
+    @classmethod
+    def from_json(cls, entry: Any) -> Balance:
+        """Read an entry of ``/balance``."""
+        return cls(_field(entry, "usage", str), int(_number(entry.get("value"), "value")))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How many tokens and characters one text has."""
+
+    tokens: int
+    characters: int
+
+    @classmethod
+    def from_json(cls, entry: Any) -> TokenCount:
+        """Read an entry of ``/tokens/count``."""
+        return cls(_count(entry, "tokens"), _count(entry, "characters"))
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One text as a vector, and how many tokens it took, where the service says so."""
+
+    vector: list[float]
+    prompt_tokens: int | None = None
+
+    @classmethod
+    def list_from_json(cls, entries: list[Any]) -> list[Embedding]:
+        """Read the entries of ``/embeddings``, in the order of their indexes."""
+        return [
+            cls(
+                [_number(item, "embedding") for item in _field(entry, "embedding", list)],
+                (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
+            )
+            for entry in sorted(entries, key=lambda entry: _field(entry, "index", int))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file that the service keeps.
+
+    Attributes:
+        id: the service's name for it.
+        filename: what it was called when it was uploaded.
+        bytes: its size.
+        created_at: when it was uploaded, in Unix seconds.
+        purpose: what it is for, such as ``"general"``.
+    """
+
+    id: str
+    filename: str
+    bytes: int
+    created_at: int
+    purpose: str
+
+    @classmethod
+    def from_json(cls, entry: Any) -> UploadedFile:
+        """Read what ``/files`` says of a file."""
+        return cls(
+            id=_field(entry, "id", str),
+            filename=_field(entry, "filename", str),
+            bytes=_count(entry, "bytes"),
+            created_at=_count(entry, "created_at"),
+            purpose=_field(entry, "purpose", str),
+        )
+
+
+def _field(entry: Any, name: str, *kinds: type) -> Any:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if type(value) not in kinds:
+        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
+    return value
+
+
+def _count(entry: Any, name: str) -> int:
+    value: int = _field(entry, name, int)
+    if not is_count(value):
+        raise ProtocolError(f"the reply has a number where {name} was due that cannot be one")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if not is_finite(value):
+        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
+    return float(value)

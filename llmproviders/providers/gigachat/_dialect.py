@@ -1,0 +1,323 @@
+"""From OpenAI's shape, in which callers ask, to GigaChat's; pure.
+
+GigaChat has functions in place of tools, one call a turn, arguments as an object, results that are
+JSON and carry the function's name, one system message that comes first, and files in place of
+parts that hold an image.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..._checks import shown
+from ...errors import InvalidRequestError, UnsupportedError
+from ...messages import Message
+from ._files import Attachment
+
+Fields = dict[str, Any]
+
+#: Parameters that have the same name and meaning here.
+SAME = ("temperature", "top_p", "max_tokens", "repetition_penalty", "n", "profanity_check")
+
+#: All parameters that are sent, in one form or another.
+TAKEN = frozenset(
+    {
+        *SAME,
+        *("functions", "function_call", "tools", "tool_choice", "parallel_tool_calls"),
+        *("response_format", "reasoning_effort", "session_id"),
+    }
+)
+
+_EFFORTS = ("low", "medium", "high")
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+
+_OWN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+_FUNCTION_FIELDS = (
+    *("name", "description", "parameters", "few_shot_examples", "return_parameters"),
+)
+
+_MOST_IMAGES = 10
+
+
+def fields(params: Mapping[str, Any]) -> Fields:
+    """The fields of a request's body for parameters as callers name them.
+
+    Raises:
+        UnsupportedError: GigaChat cannot do what they ask for.
+        InvalidRequestError: they contradict one another or have the wrong shape.
+
+    >>> fields({"temperature": 0, "response_format": {"type": "text"}})
+    {'top_p': 0}
+    """
+    found = {name: params[name] for name in SAME if params.get(name) is not None}
+    if found.get("temperature") == 0:
+        # It has to be above zero; with top_p 0 the likeliest token is taken, too.
+        del found["temperature"]
+        found["top_p"] = 0
+    if params.get("reasoning_effort") in _EFFORTS:
+        found["reasoning_effort"] = params["reasoning_effort"]
+    found.update(_functions(params))
+    found.update(_response_format(params.get("response_format")))
+    return found
+
+
+def _functions(params: Mapping[str, Any]) -> Fields:
+    functions = [*(params.get("functions") or ()), *map(_function, params.get("tools") or ())]
+    for function in functions:
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UnsupportedError(
+                f"GigaChat takes no function called {shown(name)}: a name is a Latin letter, then "
+                "letters, digits, '_', '.' or '-'"
+            )
+    choice = params.get("function_call")
+    if choice is None:
+        choice = params.get("tool_choice")
+    called = _choice(choice, [function["name"] for function in functions])
+    return {"functions": functions, "function_call": called} if functions else {}
+
+
+def _function(tool: Any) -> Fields:
+    """A tool in OpenAI's form as a function."""
+    kind = tool.get("type") if isinstance(tool, Mapping) else None
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if kind != "function" or not isinstance(function, Mapping):
+        raise UnsupportedError(
+            f"GigaChat takes tools of the type 'function' only, not {shown(kind)}"
+        )
+    found = {name: function[name] for name in _FUNCTION_FIELDS if function.get(name) is not None}
+    return {**found, "parameters": found.get("parameters", {"type": "object", "properties": {}})}
+
+
+def _choice(choice: Any, names: Sequence[str]) -> Any:
+    """Which function is to be called, as ``function_call`` says it."""
+    if choice is None or choice in ("auto", "none"):
+        return choice or "auto"
+    if choice in ("required", "any"):
+        if len(names) != 1:
+            raise UnsupportedError(
+                "GigaChat cannot be made to call any one of several functions: name it in "
+                "tool_choice, or give it alone"
+                if names
+                else f"tool_choice is {choice!r} and there are no tools"
+            )
+        return {"name": names[0]}
+    if not isinstance(choice, Mapping):
+        raise InvalidRequestError(f"tool_choice cannot be {shown(choice)}")
+    named = choice.get("function", choice) if choice.get("type", "function") == "function" else {}
+    name = named.get("name") if isinstance(named, Mapping) else None
+    if name is None:
+        raise UnsupportedError(f"GigaChat has no tool_choice such as {shown(dict(choice))}")
+    if name not in names:
+        raise InvalidRequestError(f"tool_choice names {shown(name)}, which is none of the tools")
+    return {key: value for key, value in named.items() if key in ("name", "partial_arguments")}
+
+
+def _response_format(wanted: Any) -> Fields:
+    if wanted is None:
+        return {}
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    if kind == "text":
+        return {}
+    if kind != "json_schema":
+        raise UnsupportedError(
+            f"GigaChat has no response_format of the type {shown(kind)}; it has 'json_schema'"
+        )
+    inner = wanted.get("json_schema", wanted)
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if not isinstance(schema, Mapping):
+        raise InvalidRequestError("response_format of the type json_schema has no schema")
+    strict = inner.get("strict")
+    beside = {} if strict is None else {"strict": strict}
+    return {"response_format": {"type": "json_schema", "schema": schema, **beside}}
+
+
+def messages(history: Sequence[Message], attach: Iterable[Attachment] = ()) -> list[Message]:
+    """A conversation in OpenAI's shape as GigaChat takes it.
+
+    Args:
+        history: messages that any provider or caller wrote.
+        attach: files that go with the last message of the user.
+
+    Returns:
+        The messages; ``attachments`` holds ids, and an ``Attachment`` for what is to be uploaded.
+
+    Raises:
+        UnsupportedError: there is something in it that GigaChat does not take.
+        InvalidRequestError: a result of a function belongs to no call.
+    """
+    found = [*_system(history)]
+    rest = deque(message for message in history if message["role"] != "system")
+    while rest:
+        message = rest.popleft()
+        if message["role"] == "assistant":
+            results = []
+            while rest and rest[0]["role"] in ("tool", "function"):
+                results.append(rest.popleft())
+            found += _turns(message, results)
+        elif message["role"] == "user":
+            found.append(_user(message))
+        else:
+            found.append(_result(message, None))
+    _add_attachments(found, list(attach))
+    return found
+
+
+def _system(history: Sequence[Message]) -> Iterator[Message]:
+    """The one system message that there may be."""
+    places = [n for n, message in enumerate(history) if message["role"] == "system"]
+    if places not in ([], [0]):
+        where = "there are two or more" if len(places) > 1 else f"it is message {places[0]}"
+        raise UnsupportedError(
+            f"GigaChat takes one system message, which has to be the first; {where}: join them"
+        )
+    if places:
+        yield {"role": "system", "content": _text(history[0])}
+
+
+def _turns(message: Message, results: list[Message]) -> Iterator[Message]:
+    """An assistant's message and the results of its calls, one call a turn."""
+    calls = _calls(message)
+    said: Message = {"role": "assistant", "content": _text(message)}
+    state = message.get("functions_state_id")
+    if state is None and len(calls) == 1 and _OWN_ID.fullmatch(calls[0]["id"]):
+        # Our reader gives a call the state's id; those of other services have another form.
+        state = calls[0]["id"]
+    beside = {"functions_state_id": state} if isinstance(state, str) else {}
+    if not calls:
+        yield {**said, **beside}
+    ids = {call["id"] for call in calls}
+    for call in calls:
+        function = {"name": call["name"], "arguments": call["arguments"]}
+        yield {**said, "function_call": function, **beside}
+        said, beside = {**said, "content": ""}, {}
+        result = _result_of(call["id"], results, ids)
+        if result is not None:
+            yield _result(result, call["name"])
+    for result in results:
+        yield _result(result, None)
+
+
+def _calls(message: Message) -> list[Fields]:
+    """The calls of an assistant's message: id, name, and the arguments as an object."""
+    told = message.get("tool_calls") or ()
+    calls = [(str(call.get("id") or ""), call.get("function")) for call in told]
+    if not calls and message.get("function_call"):
+        calls = [("", message["function_call"])]
+    found = []
+    for call_id, function in calls:
+        if not isinstance(function, Mapping):
+            raise UnsupportedError("GigaChat takes calls of functions only")
+        arguments = _arguments(function.get("arguments"))
+        if not isinstance(function.get("name"), str):
+            raise InvalidRequestError("a call of a function has no name")
+        found.append({"id": call_id, "name": function["name"], "arguments": arguments})
+    return found
+
+
+def _arguments(arguments: Any) -> Mapping[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = _decode(arguments) if arguments.strip() else {}
+        except ValueError:
+            raise UnsupportedError("the arguments of a function call are not JSON") from None
+    if arguments is None:
+        return {}
+    if not isinstance(arguments, Mapping):
+        raise UnsupportedError(
+            "GigaChat takes the arguments of a function call as a JSON object, not "
+            f"{type(arguments).__name__}"
+        )
+    return arguments
+
+
+def _result_of(call_id: str, results: list[Message], ids: set[str]) -> Message | None:
+    """Take the result of a call out of ``results``: the first with its id, or without a known one.
+
+    Servers repeat ids, so the order counts among those that have the same.
+    """
+    known = [result for result in results if result.get("tool_call_id") == call_id]
+    strange = [result for result in results if result.get("tool_call_id") not in ids]
+    for result in (known + strange)[:1]:
+        results.remove(result)
+        return result
+    return None
+
+
+def _result(message: Message, called: str | None) -> Message:
+    """The result of a function, with the function's name and content that is JSON."""
+    name = called or message.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequestError(
+            "a result of a function belongs to no call before it and has no name: GigaChat has to "
+            "know the function's name"
+        )
+    content = _text(message)
+    try:
+        _decode(content)
+    except ValueError:
+        content = json.dumps({"result": content}, ensure_ascii=False)
+    return {"role": "function", "name": name, "content": content}
+
+
+def _decode(text: str) -> Any:
+    """Read JSON as other programs do; ``NaN`` is none.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _text(message: Message) -> str:
+    """The text of a message that cannot hold anything else."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    if any(part.get("type") != "text" for part in content):
+        raise UnsupportedError(
+            f"GigaChat takes images in messages of the user only, not of {message['role']!r}"
+        )
+    return "".join(part["text"] for part in content)
+
+
+def _user(message: Message) -> Message:
+    """A message of the user; images in it become attachments."""
+    content = message["content"]
+    attachments = list(message.get("attachments") or ())
+    if not isinstance(content, str):
+        images = [part for part in content if part.get("type") == "image_url"]
+        attachments += [Attachment.of_url(part["image_url"]["url"]) for part in images]
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    found: Message = {"role": "user", "content": content}
+    return {**found, "attachments": attachments} if attachments else found
+
+
+def _add_attachments(found: list[Message], attach: list[Attachment]) -> None:
+    """Put files to the last message of the user, and check how many images there are."""
+    if attach:
+        last = [message for message in found if message["role"] == "user"][-1:]
+        if not last:
+            raise InvalidRequestError("there is no message of the user to attach a file to")
+        last[0]["attachments"] = [*last[0].get("attachments", ()), *attach]
+    images = [
+        sum(isinstance(one, Attachment) and one.is_image for one in message.get("attachments", ()))
+        for message in found
+    ]
+    if max(images, default=0) > 1:
+        raise UnsupportedError("GigaChat takes one image a message; send them in several messages")
+    if sum(images) > _MOST_IMAGES:
+        raise UnsupportedError(f"GigaChat takes {_MOST_IMAGES} images a request at most")

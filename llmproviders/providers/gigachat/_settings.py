@@ -1,0 +1,66 @@
+"""What the official client's variables of the environment say, beside keys and addresses."""
+
+from __future__ import annotations
+
+from ... import _environment as _environ
+from ..._checks import seconds, shown
+from ..._log import logger
+from ...errors import InvalidRequestError
+
+_FALSE = ("0", "f", "false", "n", "no", "off")
+
+_TRUE = ("1", "t", "true", "y", "yes", "on")
+
+
+def check_version(base_url: str) -> None:
+    """Refuse the address of the API's version 2, whose chats are of another shape."""
+    path = base_url.partition("?")[0].rstrip("/").removesuffix("/chat/completions")
+    if path.endswith("/v2"):
+        raise InvalidRequestError(
+            f"base_url is {base_url}: version 2 of GigaChat's API is not supported; use the "
+            "address that ends in /v1"
+        )
+
+
+def timeout() -> float | None:
+    """The timeout that the environment names, in seconds; None where it names none."""
+    value = _environ.lookup("GIGACHAT_TIMEOUT")
+    if value is None:
+        return None
+    try:
+        return seconds("GIGACHAT_TIMEOUT", float(value))
+    except ValueError:
+        raise InvalidRequestError(
+            f"GIGACHAT_TIMEOUT must be a number of seconds above 0, not {shown(value)}"
+        ) from None
+
+
+def is_verified(value: str | None) -> bool:
+    """Whether certificates are to be verified; only a clear no switches that off."""
+    return (value or "").strip().lower() not in _FALSE
+
+
+def profanity_check() -> bool | None:
+    """Whether the service is to check for profanity; None where nothing is said."""
+    value = _environ.lookup("GIGACHAT_PROFANITY_CHECK")
+    if value is not None and value.lower() not in (*_TRUE, *_FALSE):
+        raise InvalidRequestError(
+            f"GIGACHAT_PROFANITY_CHECK must be true or false, not {shown(value)}"
+        )
+    return None if value is None else value.lower() in _TRUE
+
+
+def certificate() -> str | tuple[str, str] | None:
+    """The client certificate's file, with the key's where that is another."""
+    certificate = _environ.lookup("GIGACHAT_CERT_FILE")
+    key = _environ.lookup("GIGACHAT_KEY_FILE")
+    return (certificate, key) if certificate and key else certificate
+
+
+def warn_of_unread() -> None:
+    """Say of what the official client reads, and this one does not, what stands in its place."""
+    if _environ.lookup("GIGACHAT_MAX_RETRIES") not in (None, "0"):
+        logger.warning(
+            "GIGACHAT_MAX_RETRIES is not read; FailoverClient(attempts=...) sets how often a "
+            "provider is tried"
+        )
