@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ._checks import whole
-from .errors import Attempt, Usage
+from .errors import Attempt as Attempt
+from .errors import Usage as Usage
 
 
 class Attempts(tuple[Attempt, ...]):

@@ -142,7 +142,7 @@ class Ledger:
         try:
             if _is_new(db):
                 db.execute("PRAGMA journal_mode = WAL")
-                _in_transaction(db, lambda db: _is_new(db) and _create(db))
+                _in_transaction(db, _create_if_new)
             db.execute("PRAGMA synchronous = NORMAL")
             return db
         except BaseException:
@@ -159,6 +159,11 @@ class Ledger:
 
 def _connection_to(name: str) -> sqlite3.Connection:
     return sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+
+
+def _create_if_new(db: sqlite3.Connection) -> None:
+    if _is_new(db):
+        _create(db)
 
 
 def _in_transaction(db: sqlite3.Connection, alter: Callable[[sqlite3.Connection], T]) -> T:
