@@ -5,22 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-CLASS_NAMES = {
-    "gigachat": "GigaChat",
-    "openai": "OpenAICompatible",
-    "chatglm": "ChatGLM",
-    "chatgptt": "ChatGptt",
-    "flowgpt": "FlowGpt",
-}
+from llmproviders.sandbox.services import SERVICES
+
+CLASS_NAMES = {service.name: service.class_name for service in SERVICES}
 """Service to provider class, in the default order of `Sandbox.client`."""
 
 
 KINDS = {
-    "gigachat": ("chat", "token", "models", "balance", "tokens", "embeddings"),
-    "openai": ("chat", "models"),
-    "chatglm": ("chat",),
-    "chatgptt": ("chat", "page"),
-    "flowgpt": ("chat",),
+    service.name: tuple(dict.fromkeys(("chat", *service.routes.values()))) for service in SERVICES
 }
 """Service to the kinds of requests that a fault can be put on, chat first."""
 

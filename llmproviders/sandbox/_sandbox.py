@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from llmproviders.failover import FailoverClient
 from llmproviders.providers import find
@@ -31,13 +31,11 @@ from llmproviders.sandbox._settings import (
     seconds,
     whole,
 )
-from llmproviders.sandbox.services import gigachat, openai_compatible
+from llmproviders.sandbox.services import SERVICES, gigachat
 from llmproviders.sandbox.services._base import Service
-from llmproviders.sandbox.services.chatglm import ChatGLMService
 from llmproviders.sandbox.services.chatgptt import ChatGpttService
-from llmproviders.sandbox.services.flowgpt import FlowGptService
-from llmproviders.sandbox.services.gigachat import GigaChatService
-from llmproviders.sandbox.services.openai_compatible import OpenAICompatibleService
+
+ServiceT = TypeVar("ServiceT", bound=Service)
 
 _LOGGER = logging.getLogger("llmproviders.sandbox")
 
@@ -45,11 +43,11 @@ _GIGACHAT_MODELS = ("GigaChat-2", "GigaChat-2-Pro", "GigaChat-2-Max")
 
 _OPENAI_MODELS = ("sandbox-small", "sandbox-large", "gpt-4o", "gpt-4o-mini")
 
-_PREFIXES = (("/api/", "gigachat"), ("/v1/", "openai"))
+_PREFIXES = [(f"{kind.base_path}/", kind.name) for kind in SERVICES if kind.base_path]
 
 
 class Sandbox:
-    """The protocols of all five services on loopback, with faults on request.
+    """The protocols of all services on loopback, with faults on request.
 
     Args:
         port: where to listen on 127.0.0.1; 0 takes any that is free.
@@ -124,15 +122,7 @@ class Sandbox:
             chatgptt_streams=chatgptt_streams,
             chatgptt_nonce_life_s=seconds("chatgptt_nonce_life_s", chatgptt_nonce_life_s),
         )
-        self._gigachat = GigaChatService(self._settings)
-        self._chatgptt = ChatGpttService(self._settings)
-        services: tuple[Service, ...] = (
-            self._gigachat,
-            OpenAICompatibleService(self._settings),
-            ChatGLMService(self._settings),
-            self._chatgptt,
-            FlowGptService(self._settings),
-        )
+        services = [kind(self._settings) for kind in SERVICES]
         self._services = {service.name: service for service in services}
         self._routes = {
             target: (service, kind)
@@ -201,20 +191,10 @@ class Sandbox:
         ...     sandbox.environ()["OPENAI_BASE_URL"] == sandbox.url + "/v1"
         True
         """
-        giga = self.provider_arguments("gigachat")
-        openai = self.provider_arguments("openai")
-        return {
-            "LLMPROVIDERS_CHATGLM_BASE_URL": self.url,
-            "LLMPROVIDERS_CHATGPTT_BASE_URL": self.url,
-            "LLMPROVIDERS_FLOWGPT_BASE_URL": self.url,
-            "GIGACHAT_BASE_URL": giga["base_url"],
-            "GIGACHAT_AUTH_URL": giga["auth_url"],
-            "GIGACHAT_CREDENTIALS": giga["api_key"],
-            "GIGACHAT_SCOPE": giga["scope"],
-            "OPENAI_BASE_URL": openai["base_url"],
-            "OPENAI_API_KEY": openai["api_key"],
-            "OPENAI_MODEL": openai["model"],
-        }
+        found: dict[str, str] = {}
+        for service in self._services.values():
+            found |= service.environ(self.url)
+        return found
 
     def provider_arguments(self, name: str) -> dict[str, Any]:
         """Return the constructor's keyword arguments that point one provider at this sandbox.
@@ -229,28 +209,14 @@ class Sandbox:
         ...     sandbox.provider_arguments("ChatGLM") == {"base_url": sandbox.url}
         True
         """
-        service = service_name(name)
-        if service == "gigachat":
-            return {
-                "base_url": f"{self.url}/api/v1",
-                "auth_url": f"{self.url}/api/v2/oauth",
-                "api_key": gigachat.API_KEY,
-                "scope": self._settings.gigachat_scope,
-            }
-        if service == "openai":
-            return {
-                "base_url": f"{self.url}/v1",
-                "api_key": openai_compatible.API_KEY,
-                "model": self._settings.openai_models[0],
-            }
-        return {"base_url": self.url}
+        return self._services[service_name(name)].arguments(self.url)
 
     def client(self, *providers: Any, **failover_arguments: Any) -> FailoverClient:
         """Return a client of the providers, in that order, each pointed at this sandbox.
 
         Args:
             *providers: names (in any case, with or without dashes), pairs of a name and a model,
-                or whatever a ``FailoverClient`` takes; without any, all five.
+                or whatever a ``FailoverClient`` takes; without any, all of them.
             **failover_arguments: passed on to the ``FailoverClient``.
 
         Raises:
@@ -348,11 +314,16 @@ class Sandbox:
 
     def expire_tokens(self) -> None:
         """Refuse every GigaChat token that was issued so far, as expired."""
-        self._gigachat.expire_tokens()
+        self._service(gigachat.GigaChatService).expire_tokens()
 
     def expire_nonces(self) -> None:
         """Refuse every ChatGptt nonce that was given out so far."""
-        self._chatgptt.expire_nonces()
+        self._service(ChatGpttService).expire_nonces()
+
+    def _service(self, kind: type[ServiceT]) -> ServiceT:
+        service = self._services[kind.name]
+        assert isinstance(service, kind)
+        return service
 
     @property
     def requests(self) -> list[RecordedRequest]:

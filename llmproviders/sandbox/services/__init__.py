@@ -1,3 +1,18 @@
-"""One module for each service whose protocol the sandbox speaks."""
+"""The services that the sandbox plays: a line each, in the default order of `Sandbox.client`."""
 
 from __future__ import annotations
+
+from llmproviders.sandbox.services._base import Service
+from llmproviders.sandbox.services.chatglm import ChatGLMService
+from llmproviders.sandbox.services.chatgptt import ChatGpttService
+from llmproviders.sandbox.services.flowgpt import FlowGptService
+from llmproviders.sandbox.services.gigachat import GigaChatService
+from llmproviders.sandbox.services.openai_compatible import OpenAICompatibleService
+
+SERVICES: tuple[type[Service], ...] = (
+    GigaChatService,
+    OpenAICompatibleService,
+    ChatGLMService,
+    ChatGpttService,
+    FlowGptService,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
 from llmproviders.sandbox._reply import HeaderPairs, SandboxReply, Whole
@@ -14,13 +14,25 @@ class Service(ABC):
     """One service: its paths, what it refuses, what it answers."""
 
     name: ClassVar[str]
+    class_name: ClassVar[str]
+    """The provider that speaks to it."""
     title: ClassVar[str]
     """What its replies call it."""
+    base_path: ClassVar[str] = ""
+    """What its base address has behind the origin; unknown paths below it are this service's."""
     routes: ClassVar[dict[tuple[str, str], str]]
     """Method and path to the kind of request."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    def arguments(self, url: str) -> dict[str, Any]:
+        """Return the constructor's keyword arguments for a sandbox at `url`."""
+        return {"base_url": url + self.base_path}
+
+    def environ(self, url: str) -> dict[str, str]:
+        """Return the environment variables for a sandbox at `url`."""
+        return {f"LLMPROVIDERS_{self.class_name.upper()}_BASE_URL": url + self.base_path}
 
     @abstractmethod
     def refuse(self, request: RecordedRequest) -> Whole | None:

@@ -46,6 +46,7 @@ class ChatGLMService(Service):
     """Checks headers and fields, and answers errors with HTTP 200 as the service does."""
 
     name = "chatglm"
+    class_name = "ChatGLM"
     title = "ChatGLM"
     routes: ClassVar = {("POST", "/chatglm/mainchat-api/guest/stream"): "chat"}
 

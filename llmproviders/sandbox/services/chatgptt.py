@@ -48,6 +48,7 @@ class ChatGpttService(Service):
     """Gives out nonces with its page, each for one cookie, and takes the chat form."""
 
     name = "chatgptt"
+    class_name = "ChatGptt"
     title = "ChatGptt"
     routes: ClassVar = {
         ("GET", "/"): "page",

@@ -57,6 +57,7 @@ class FlowGptService(Service):
     """Checks the signature and the fields, and answers one event a line."""
 
     name = "flowgpt"
+    class_name = "FlowGpt"
     title = "FlowGPT"
     routes: ClassVar = {("POST", "/v3/chat-anonymous"): "chat"}
 

@@ -60,6 +60,8 @@ class GigaChatService(Service):
     """Checks keys, scopes, tokens, limits and messages, and answers whole or in events."""
 
     name = "gigachat"
+    class_name = "GigaChat"
+    base_path = "/api"
     title = "GigaChat"
     routes: ClassVar = {
         ("POST", "/api/v2/oauth"): "token",
@@ -74,6 +76,25 @@ class GigaChatService(Service):
         super().__init__(settings)
         self._tokens = _Tokens(settings)
         self._places = _Places(settings.gigachat_max_concurrency)
+
+    def arguments(self, url: str) -> dict[str, Any]:
+        """Return the addresses of the API and of the token service, and the key with its scope."""
+        return {
+            "base_url": f"{url}/api/v1",
+            "auth_url": f"{url}/api/v2/oauth",
+            "api_key": API_KEY,
+            "scope": self.settings.gigachat_scope,
+        }
+
+    def environ(self, url: str) -> dict[str, str]:
+        """Return the same by the names that the official client reads."""
+        arguments = self.arguments(url)
+        return {
+            "GIGACHAT_BASE_URL": arguments["base_url"],
+            "GIGACHAT_AUTH_URL": arguments["auth_url"],
+            "GIGACHAT_CREDENTIALS": arguments["api_key"],
+            "GIGACHAT_SCOPE": arguments["scope"],
+        }
 
     def expire_tokens(self) -> None:
         """Refuse every token that was issued so far."""

@@ -48,34 +48,72 @@ _ERROR_TYPES = {
 }
 
 
+def chat_routes(base_path: str) -> dict[tuple[str, str], str]:
+    """Return the routes of a service that speaks this protocol below `base_path`."""
+    return {
+        ("POST", f"{base_path}/chat/completions"): "chat",
+        ("GET", f"{base_path}/models"): "models",
+    }
+
+
 class OpenAICompatibleService(Service):
     """Checks the key, the model and the messages, and answers whole or in events."""
 
     name = "openai"
+    class_name = "OpenAICompatible"
     title = "OpenAI-compatible"
-    routes: ClassVar = {("POST", "/v1/chat/completions"): "chat", ("GET", "/v1/models"): "models"}
+    base_path = "/v1"
+    routes: ClassVar = chat_routes(base_path)
+    api_key: ClassVar[str] = API_KEY
+    dialect: ClassVar[Dialect] = _DIALECT
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the service has, the first one the default."""
+        return self.settings.openai_models
+
+    def arguments(self, url: str) -> dict[str, Any]:
+        """Return the address, the key and a model."""
+        return {**super().arguments(url), "api_key": self.api_key, "model": self.models[0]}
+
+    def environ(self, url: str) -> dict[str, str]:
+        """Return the same by the names that the official client reads."""
+        arguments = self.arguments(url)
+        return {
+            "OPENAI_BASE_URL": arguments["base_url"],
+            "OPENAI_API_KEY": arguments["api_key"],
+            "OPENAI_MODEL": arguments["model"],
+        }
 
     def refuse(self, request: RecordedRequest) -> Whole | None:
         """Return an error object with 401, 404 or 400."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or key.strip() != API_KEY:
+        if scheme.lower() != "bearer" or key.strip() != self.api_key:
             message = "Incorrect API key provided. Use the one that the sandbox gives out."
-            return _error(401, message, code="invalid_api_key")
+            return self.refusal(401, message, code="invalid_api_key")
         return self._refuse_chat(request.json) if request.kind == "chat" else None
 
     def _refuse_chat(self, body: Any) -> Whole | None:
         if not isinstance(body, dict):
-            return _error(400, "We could not parse the JSON body of your request.")
+            return self.refusal(400, "We could not parse the JSON body of your request.")
         if not isinstance(body.get("model"), str):
-            return _error(400, "you must provide a model parameter", param="model")
-        if body["model"] not in self.settings.openai_models:
-            message = f"The model `{body['model']}` does not exist or you have no access to it."
-            return _error(404, message, param="model", code="model_not_found")
+            return self.refusal(400, "you must provide a model parameter", param="model")
+        if body["model"] not in self.models:
+            return self.no_such_model(body["model"])
         problem = messages_problem(body.get("messages"), _ROLES) or _content_problem(body)
         if problem:
-            return _error(400, problem, param="messages")
+            return self.refusal(400, problem, param="messages")
         problem = numbers_problem(body)
-        return _error(400, problem) if problem else None
+        return self.refusal(400, problem) if problem else self.refuse_more(body)
+
+    def refuse_more(self, _body: Object, /) -> Whole | None:
+        """Return the error for a chat that only this service refuses; None if it does not."""
+        return None
+
+    def no_such_model(self, model: str) -> Whole:
+        """Return the error for a model that the service does not have."""
+        message = f"The model `{model}` does not exist or you have no access to it."
+        return self.refusal(404, message, param="model", code="model_not_found")
 
     def reply_headers(self, request: RecordedRequest, /) -> HeaderPairs:
         """Return the id of the request."""
@@ -84,7 +122,7 @@ class OpenAICompatibleService(Service):
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return the list of models, or a completion, in events where `stream` is true."""
         if request.kind == "models":
-            return json_reply({} if empty else self._models())
+            return json_reply({} if empty else self._listing())
         body = request.json
         completion = self._completion(body, empty=empty)
         if not body.get("stream"):
@@ -96,9 +134,9 @@ class OpenAICompatibleService(Service):
             end = (end[0], completion.usage_event(), DONE)
         return Stream(completion.frames(_call_deltas(completion.call)), end)
 
-    def _models(self) -> Object:
+    def _listing(self) -> Object:
         about = {"object": "model", "created": 1735689600, "owned_by": "sandbox"}
-        data = [{"id": name, **about} for name in self.settings.openai_models]
+        data = [{"id": name, **about} for name in self.models]
         return {"object": "list", "data": data}
 
     def _completion(self, body: Object, *, empty: bool) -> CompletionScript:
@@ -117,7 +155,7 @@ class OpenAICompatibleService(Service):
         )
         function = None if empty else called_function(body, last_user_text(messages))
         return CompletionScript(
-            dialect=_DIALECT,
+            dialect=self.dialect,
             script=script,
             envelope={
                 "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -132,7 +170,20 @@ class OpenAICompatibleService(Service):
 
     def error(self, status: int, _kind: str, /) -> Whole:
         """Return ``{"error": {...}}``."""
-        return _error(status, phrase(status))
+        return self.refusal(status, phrase(status))
+
+    def refusal(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> Whole:
+        """Return an error in the service's own shape."""
+        usual = "server_error" if status >= 500 else "invalid_request_error"
+        error = {
+            "message": message,
+            "type": _ERROR_TYPES.get(status, usual),
+            "param": param,
+            "code": code,
+        }
+        return json_reply({"error": error}, status=status)
 
 
 def _content_problem(body: Object) -> str | None:
@@ -178,16 +229,3 @@ def _in_three(called: Object) -> tuple[Object, Object, Object]:
         {"arguments": arguments[:middle]},
         {"arguments": arguments[middle:]},
     )
-
-
-def _error(
-    status: int, message: str, *, param: str | None = None, code: str | None = None
-) -> Whole:
-    usual = "server_error" if status >= 500 else "invalid_request_error"
-    error = {
-        "message": message,
-        "type": _ERROR_TYPES.get(status, usual),
-        "param": param,
-        "code": code,
-    }
-    return json_reply({"error": error}, status=status)
