@@ -200,12 +200,21 @@ class OpenAICompatible(Provider):
 
     def _key(self) -> Secret | None:
         key = self._secret("api_key", self._api_key)
-        if key is None and self.base_url == self.url:
+        if key is None and (self.needs_auth or self.base_url == self.url):
+            variables = " or ".join(self.environment_of("api_key"))
+            local = (
+                ""
+                if self.needs_auth
+                else (f", or set {self.environment_of('base_url')[-1]} to a server that needs none")
+            )
             raise MissingAuthError(
-                f"{self.name} needs a key: set OPENAI_API_KEY or pass api_key=, "
-                "or set OPENAI_BASE_URL to a server that needs none"
+                f"{self.name} needs a key: set {variables} or pass api_key={local}"
             )
         return key
+
+    def _headers(self) -> dict[str, str]:
+        """The headers of every request but the key's."""
+        return dict(_HEADERS)
 
     def _url(self, path: str) -> str:
         """The address of ``path``; the query of ``base_url`` stays behind it."""
@@ -220,7 +229,7 @@ class OpenAICompatible(Provider):
         return HTTPRequest(
             method,
             self._url(path),
-            headers=_HEADERS,
+            headers=self._headers(),
             json=json,
             authorization=None if key is None else Secret("Bearer " + key),
             accept=accept,

@@ -35,14 +35,16 @@ PAGE = (
 )
 """What any GET is answered with: ChatGptt asks for it first."""
 
-_ARGUMENTS: dict[str, dict[str, Any]] = {"gigachat": {"access_token": "golden-token"}}
-_PATHS = {"gigachat": "/v1", "openaicompatible": "/v1"}
-
-
 def provider_at(name: str, url: str, **arguments: Any) -> Provider:
-    """Make the provider of that name for a server at ``url``, which answers chats alone."""
-    base_url = url + _PATHS.get(name, "")
-    return REGISTRY[name](base_url=base_url, **_ARGUMENTS.get(name, {}), **arguments)
+    """Make the provider of that name for a server at ``url``, which answers chats alone.
+
+    ``arguments.json`` beside the golden replies has what the provider needs, ``path`` what its
+    base address has behind the origin.
+    """
+    file = FOLDER / name / "arguments.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    base_url = url + known.pop("path", "")
+    return REGISTRY[name](base_url=base_url, **known, **arguments)
 
 
 @dataclass(frozen=True)
