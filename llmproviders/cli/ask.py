@@ -9,22 +9,26 @@ from typing import Any
 
 import click
 
+from .._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ..batch import as_row
-from ..config._settings import ConfigError, Configuration
+from ..config._settings import ConfigError, Configuration, failover_in_force
 from ..errors import LLMError
 from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt
 from .notes import Line, Notes, Trace, check_stdout, tell
-from .options import Choices, call_options
+from .options import TEXT, Choices, call_options
+
+_SOON_S = 0.001
 
 
 @click.command(
     "ask",
     epilog='Example: git diff | llmproviders ask -p gigachat "Review this change."',
 )
-@click.argument("prompt", required=False)
+@click.argument("prompt", required=False, type=TEXT)
+@click.option("--no-stdin", is_flag=True, help="Add nothing from standard input to PROMPT.")
 @click.option("--no-stream", is_flag=True, help="Print the reply when it is whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, on failure too.")
 @click.option(
@@ -45,6 +49,7 @@ from .options import Choices, call_options
 def command(
     choices: Choices,
     prompt: str | None,
+    no_stdin: bool,
     no_stream: bool,
     as_json: bool,
     output: str | None,
@@ -54,8 +59,8 @@ def command(
 ) -> Exit:
     """Ask for one reply, and stream it to standard output.
 
-    Without PROMPT, or with -, the prompt is standard input; a file or a pipe that is standard
-    input is added to a given PROMPT (in a loop over lines, use < /dev/null).
+    Without PROMPT, or with -, the prompt is standard input. A given PROMPT gets a file added that
+    is standard input, or a pipe that has data, or ends, within a second.
     """
     notes = choices.notes()
     drawing = Trace(notes.attempt)
@@ -65,9 +70,13 @@ def command(
         check_stdout()
     destination = _Destination(as_json=as_json, file=file)
     try:
-        text = read_prompt(prompt)
         configuration = choices.configuration()
         whole = whole or _takes_back(configuration)
+        deadline = failover_in_force(configuration)["deadline"].value
+        scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK)
+        text = read_prompt(prompt, scope, with_stdin=not no_stdin, note=notes.detail)
+        if scope.bounded:
+            configuration = configuration.having(deadline=max(scope.remaining(), _SOON_S))
         with locked(lock), configuration.having(on_event=drawing.add).client() as client:
             if not whole:
                 return _ended(_stream(client, text, choices.params()), notes, allow_cut)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .._account.keys import KeyFile, KeyVariable
+from .._environment import is_nowhere
 from .._redact import redact
 from ..config._settings import Configuration, Value, failover_in_force, locate
 from ..errors import MissingAuthError
@@ -71,7 +73,7 @@ def command() -> None:
 @config_option
 def init(choices: Choices, force: bool) -> None:
     """Make a configuration to start from, every key of it commented out."""
-    path, _ = locate(choices.config)
+    path = _path(choices)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if force:
@@ -90,7 +92,17 @@ def init(choices: Choices, force: bool) -> None:
 @config_option
 def path(choices: Choices) -> None:
     """Print where the configuration is, or would be."""
-    put(str(locate(choices.config)[0]))
+    put(str(_path(choices)))
+
+
+def _path(choices: Choices) -> Path:
+    path, _ = locate(choices.config)
+    if is_nowhere(path):
+        raise CommandError(
+            "there is no home folder for it; name a file with --config or LLMPROVIDERS_CONFIG",
+            Exit.USAGE,
+        )
+    return path
 
 
 @command.command("show", epilog="Example: llmproviders config show")
@@ -107,7 +119,9 @@ def show(choices: Choices) -> None:
 def _lines(configuration: Configuration) -> list[str]:
     path, origin = configuration.path, configuration.path_origin
     if path is None:
-        lines = [f"# no configuration: there is no {locate()[0]}"]
+        usual = locate()[0]
+        why = "there is no home folder" if is_nowhere(usual) else f"there is no {usual}"
+        lines = [f"# no configuration: {why}"]
     else:
         lines = [f"# {path} ({origin})"]
     for settings in configuration.providers:

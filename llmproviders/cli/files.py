@@ -3,54 +3,94 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from .._runtime import files as _files
-from .._runtime.scope import CancelScope
+from .._runtime.scope import SLICE_S, CancelScope, in_slices
 from .exits import CommandError, Exit
 
+_MOMENT_S = 1.0
 
-def read_prompt(argument: str | None) -> str:
+_READ_SIZE = 1024 * 1024
+
+
+def read_prompt(
+    argument: str | None, scope: CancelScope, *, with_stdin: bool, note: Callable[[str], object]
+) -> str:
     """The prompt: an argument, standard input, or the one with the other below it.
+
+    A prompt that is given may stand in a script whose standard input is meant for somebody else,
+    so that only what is there is added to it: a file from its beginning, or a pipe that has data
+    or ends within a second.
 
     Args:
         argument: what stands on the command line; None or ``-`` is standard input alone.
+        scope: until when standard input may be read.
+        with_stdin: whether standard input may be added to ``argument``.
+        note: is told what was read, or why nothing was.
+
+    Raises:
+        DeadlineExceeded: the deadline passed before standard input ended.
+        click.UsageError: standard input is not UTF-8.
     """
     if argument is None or argument == "-":
         if sys.stdin.isatty():
             click.echo("Type the prompt; end it with Ctrl-D (Windows: Ctrl-Z, Enter).", err=True)
-        return _read_stdin()
-    prompt = decoded(argument)
-    piped = _read_stdin() if _is_piped() else ""
-    return f"{prompt}\n\n{piped}" if piped.strip() else prompt
-
-
-def decoded(argument: str) -> str:
-    """An argument's text in UTF-8, whatever the locale took it for."""
-    try:
-        return os.fsencode(argument).decode("utf-8")
-    except UnicodeError:
+        return _read_stdin(scope)
+    if not with_stdin or not _is_meant(note, scope):
         return argument
+    piped = _read_stdin(scope)
+    note(f"standard input was added to the prompt: {len(piped):,} characters")
+    return f"{argument}\n\n{piped}" if piped.strip() else argument
 
 
-def _is_piped() -> bool:
-    """Whether standard input is a file or another program's output; /dev/null is neither."""
+def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
+    """Whether standard input is there for a prompt that was given; /dev/null never is."""
     try:
-        mode = os.fstat(0).st_mode
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            if not os.lseek(descriptor, 0, os.SEEK_CUR):
+                return True
+            note("standard input was left alone: another program has begun to read this file")
+            return False
     except OSError:
         return False
-    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return False
+    if _has_input(descriptor, min(_MOMENT_S, scope.remaining())):
+        return True
+    note("standard input was left alone: nothing came within a second; - waits for it")
+    return False
 
 
-def _read_stdin() -> str:
+def _has_input(descriptor: int, seconds: float) -> bool:
+    """Whether a pipe has data, or has ended, within so many seconds."""
+    if os.name == "nt":  # select() takes nothing but sockets there
+        return True
+    return in_slices(lambda left: select.select([descriptor], [], [], left)[0], seconds)
+
+
+def _read_stdin(scope: CancelScope) -> str:
+    descriptor, parts = sys.stdin.fileno(), []
+    while True:
+        # In slices: a signal that arrives just before a read is only handled when it returns.
+        while not _has_input(descriptor, min(SLICE_S, scope.remaining())):
+            if scope.over:
+                raise scope.error()
+        data = os.read(descriptor, _READ_SIZE)
+        if not data:
+            break
+        parts.append(data)
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        return b"".join(parts).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.UsageError(
             f"standard input is not UTF-8 (byte {error.start}); convert it, for instance: "
@@ -64,12 +104,19 @@ def check_place(path: str) -> None:
     Raises:
         click.UsageError: it could never be written.
     """
+    _refuse_folder(path)
     with _telling(path):
         place = _files.target_of(path)
         if isinstance(place, Path) and (place.is_dir() or not place.exists()):
             _files.opened_in_place(place)
         if isinstance(place, Path) and place.is_file():
             _files.check_folder(place.parent)
+
+
+def _refuse_folder(path: str) -> None:
+    # The path that is looked at does not end in a slash any more.
+    if path.endswith(("/", os.sep)) and not os.path.isdir(path):
+        raise click.UsageError(f"{path} names a folder; name a file")
 
 
 @contextmanager
@@ -106,6 +153,7 @@ class WholeFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        _refuse_folder(path)
         with _telling(path):
             self._place = _files.target_of(path)
             if isinstance(self._place, int):

@@ -21,7 +21,11 @@ def command(choices: Choices, reset: bool) -> None:
     What failed is put last for a while, also by the next process. A server's failures concern
     every key; those of a key, named by the beginning of its hash, concern that key alone.
     """
-    store = FileStore(choices.configuration().failover["health"].value)
+    kept = choices.configuration().failover["health"].value
+    if kept is None:
+        put("No memory is kept between runs.")
+        return
+    store = FileStore(kept)
     if reset:
         store.clear()
     troubles = store.read()

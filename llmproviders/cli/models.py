@@ -9,11 +9,11 @@ import click
 from .._printable import one_line
 from ..config._settings import ConfigError
 from .notes import put, say
-from .options import Choices, setup_options
+from .options import TEXT, Choices, setup_options
 
 
 @click.command("models", epilog="Example: llmproviders models gigachat")
-@click.argument("provider")
+@click.argument("provider", type=TEXT)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of names.")
 @setup_options
 def command(choices: Choices, provider: str, as_json: bool) -> None:

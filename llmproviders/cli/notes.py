@@ -166,6 +166,11 @@ class Notes:
         if self._level <= logging.WARNING:
             say(message, fg="yellow")
 
+    def detail(self, message: str) -> None:
+        """Tell what only those want to know who asked for more."""
+        if self.verbose:
+            say(message, dim=True)
+
     def attempt(self, attempt: Attempt) -> None:
         """Tell of an attempt that has ended; to be a client's ``on_event``."""
         if self.verbose:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -12,6 +13,7 @@ import click
 
 from .. import _environment as _places
 from .._http.types import Timeout
+from .._log import logger
 from ..config._reader import load
 from ..config._settings import Configuration
 from ..failover._client import FailoverClient
@@ -30,6 +32,19 @@ def _timeout(value: str) -> Timeout:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+class Text(click.types.StringParamType):
+    """A text in UTF-8, whatever the locale took it for; paths are left as the system has them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text."""
+        try:
+            return os.fsencode(value).decode("utf-8")
+        except UnicodeEncodeError:
+            return str(value)  # it was no argument of this process
+        except UnicodeDecodeError as error:
+            self.fail(f"it is not UTF-8 (byte {error.start}).", param, ctx)
+
+
 class Number(click.FloatRange):
     """A number in a range; what is not a number, ``nan``, is in none."""
 
@@ -43,6 +58,8 @@ class Number(click.FloatRange):
         return number
 
 
+TEXT = Text()
+
 _USERS = "user"
 
 SECONDS = Number(min=0, min_open=True)
@@ -55,11 +72,12 @@ _PROVIDERS = click.option(
     "--provider",
     "providers",
     multiple=True,
+    type=TEXT,
     metavar="NAME",
     help="Provider to ask; repeat it in order of priority.",
 )
 
-_PROXY = click.option("--proxy", metavar="URL", help="Proxy for every request.")
+_PROXY = click.option("--proxy", type=TEXT, metavar="URL", help="Proxy for every request.")
 
 _STATE = click.option(
     "--no-state",
@@ -68,7 +86,7 @@ _STATE = click.option(
     help="Keep neither tokens nor the memory of troubles between runs.",
 )
 
-_MODEL = click.option("-m", "--model", metavar="NAME", help="Model, or an alias of one.")
+_MODEL = click.option("-m", "--model", type=TEXT, metavar="NAME", help="Model, or an alias of one.")
 
 _DEADLINE = click.option(
     "--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call, waits included."
@@ -89,7 +107,7 @@ def _verbose(help_text: str) -> Callable[[Any], Any]:
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors.")
 
 _SAMPLING = (
-    click.option("-s", "--system", metavar="TEXT", help="System prompt."),
+    click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt."),
     click.option(
         "--temperature",
         type=Number(min=0),
@@ -169,20 +187,40 @@ class Choices:
             settings.having(model=self.model, timeout=self.timeout, proxy=self.proxy)
             for settings in configuration.providers
         ]
-        if self.stateless:
+        stateless = self.stateless or not _can_keep_state()
+        if stateless:
             providers = [settings.without("token_cache") for settings in providers]
         else:
             providers = [settings.defaulting(token_cache=_USERS) for settings in providers]
         configuration = replace(configuration, providers=tuple(providers))
         if self.deadline is not None:
             configuration = configuration.having(deadline=self.deadline)
-        if self.stateless:
+        if stateless:
             return configuration.having(health=None)
         return configuration.defaulting(health=str(_places.health_file()))
 
     def client(self, **arguments: Any) -> FailoverClient:
         """The client that the options describe; ``arguments`` of its class win over them."""
         return self.configuration().having(**arguments).client()
+
+
+def _can_keep_state() -> bool:
+    """Whether files can be kept between runs; says so if not, in one line for all of them."""
+    for path in (_places.token_cache(), _places.health_file()):
+        folder = path.parent
+        if _places.is_nowhere(path):
+            logger.warning("there is no home folder, so nothing is kept between runs; set HOME")
+            return False
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            logger.warning(
+                "nothing is kept between runs, since %s cannot be written; set HOME to a folder "
+                "of your own, or give --no-state",
+                folder,
+            )
+            return False
+    return True
 
 
 def call_options(function: Function) -> Function:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from llmproviders.batch import as_row
 from llmproviders.sandbox import Sandbox
 from tests.cli.conftest import Configure
-from tests.cli.process import command, environ, run
+from tests.cli.process import PATIENCE_S, command, environ, run
 
 ASK = ("ask", "-p", "openai")
 
@@ -41,6 +44,107 @@ def test_prompts(echo: Sandbox) -> None:
         assert (result.code, result.out, result.err) == (0, f"{prompt}\n", "")
 
 
+@contextmanager
+def asking(*arguments: str, stdin: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The command while it runs, with an open descriptor as its standard input."""
+    with subprocess.Popen(
+        command(*ASK, *arguments),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environ(),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def open_pipe() -> Iterator[tuple[int, int]]:
+    """Return the ends of a pipe that nobody closes."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_an_open_pipe_that_says_nothing(echo: Sandbox, open_pipe: tuple[int, int]) -> None:
+    """A pipe that a parent happens to hold open is left alone, and -v says so."""
+    with asking("one", "-v", stdin=open_pipe[0]) as process:
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (0, b"one\n")
+    assert b"standard input was left alone" in err
+
+
+def test_no_stdin(echo: Sandbox) -> None:
+    """--no-stdin adds nothing; -v tells how much was added without it."""
+    assert run(*ASK, "one", "--no-stdin", stdin="data").out == "one\n"
+    result = run(*ASK, "one", "-v", stdin="data")
+    assert result.out == "one\n\ndata\n"
+    assert "standard input was added to the prompt: 4 characters" in result.err
+
+
+def test_a_writer_that_has_begun(echo: Sandbox) -> None:
+    """What has begun to come is read to its end, though the end comes late."""
+    reader, writer = os.pipe()
+    with asking("one", stdin=reader) as process, open(writer, "wb", buffering=0) as pipe:
+        pipe.write(b"first ")
+        while select.select([reader], [], [], 0)[0]:
+            assert process.poll() is None
+        pipe.write(b"last")
+        pipe.close()
+        out, _ = process.communicate(timeout=PATIENCE_S)
+    os.close(reader)
+    assert out == b"one\n\nfirst last\n"
+
+
+def test_standard_input_and_the_deadline(echo: Sandbox, open_pipe: tuple[int, int]) -> None:
+    """Standard input that does not end is read until the deadline, and nothing is sent."""
+    os.write(open_pipe[1], b"for ever")
+    for arguments in (("one", "--deadline", "0.5"), ("-", "--deadline", "0.5")):
+        with asking(*arguments, stdin=open_pipe[0]) as process:
+            out, err = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, out) == (75, b"")
+        assert b"deadline" in err
+    assert echo.count() == 0
+
+
+def test_a_signal_while_standard_input_is_read(echo: Sandbox, open_pipe: tuple[int, int]) -> None:
+    """SIGTERM ends a command that waits for its prompt."""
+    os.write(open_pipe[1], b"for ever")
+    with asking("-", stdin=open_pipe[0]) as process:
+        while select.select([open_pipe[0]], [], [], 0)[0]:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_S) == 143
+
+
+def test_a_loop_over_lines(echo: Sandbox, tmp_path: Path) -> None:
+    """A loop that reads a file keeps its lines: a file that was begun is left to its reader."""
+    (tmp_path / "lines").write_text("one\ntwo\nthree\n")
+    loop = 'while read -r line; do "$@" "$line"; done < lines'
+    done = subprocess.run(
+        ["bash", "-c", loop, "bash", *command(*ASK)],
+        capture_output=True,
+        env=environ(),
+        cwd=tmp_path,
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout == b"one\ntwo\nthree\n"
+
+
+def test_a_script_on_standard_input(echo: Sandbox, tmp_path: Path) -> None:
+    """A script that a shell reads from its standard input is not swallowed into the prompt."""
+    words = " ".join(command(*ASK))
+    (tmp_path / "script").write_text(f"{words} one\n{words} two\n")
+    with open(tmp_path / "script", "rb") as script:
+        done = subprocess.run(
+            ["bash"], stdin=script, capture_output=True, env=environ(), timeout=PATIENCE_S
+        )
+    assert done.stdout == b"one\ntwo\n"
+
+
 def test_what_is_no_prompt(echo: Sandbox) -> None:
     """No text, or none in UTF-8, is wrong usage, and nothing is sent."""
     for arguments, stdin, words in [
@@ -52,6 +156,16 @@ def test_what_is_no_prompt(echo: Sandbox) -> None:
         assert (result.code, result.out) == (2, "")
         assert words in result.err
     assert echo.count() == 0
+
+
+def test_every_argument_is_utf8(at_sandbox: Sandbox) -> None:
+    """System prompt and model are UTF-8 in a locale that knows no such letters."""
+    env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    result = run("ask", "-p", "openai", "-s", "Отвечай", "-m", "модель", "Почему?", env=env)
+    request = at_sandbox.requests[-1].json
+    assert request["messages"][0] == {"role": "system", "content": "Отвечай"}
+    assert request["model"] == "модель"
+    assert "модель" in result.err
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "no_SUCH.KOI8-R"])
