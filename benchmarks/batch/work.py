@@ -1,19 +1,24 @@
-"""One measurement in a fresh process: ``python -m benchmarks.batch.work KIND IN OUT WORKERS``.
+"""One measurement in a fresh process: ``python -m benchmarks.batch.work KIND IN OUT WORKERS``,
+or ``... restart ROWS``.
 
 Prints its figures as JSON. Where the service is comes from the environment.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+
+Figures = dict[str, float]
 
 
 def memory_mb(field: str) -> float:
@@ -75,6 +80,35 @@ def loop(source: str, output: str, workers: int) -> None:
 KINDS = {"batch": batch, "loop": loop}
 
 
+def restart(rows: int) -> Figures:
+    """Take up a batch of which every other row is done, up to its first new row."""
+    from llmproviders.batch import BatchResult, run_file
+    from llmproviders.testing import ScriptedProvider
+
+    client = ScriptedProvider(["This is a reply of some length. " * 6])
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder, "in.jsonl"), Path(folder, "out.jsonl")
+        with source.open("w") as lines:
+            for number in range(rows):
+                prompt = f"What is the answer to question {number}?"
+                lines.write(json.dumps({"id": f"row {number}", "prompt": prompt}) + "\n")
+        half = Path(folder, "half.jsonl")
+        with source.open() as every, half.open("w") as lines:
+            lines.writelines(itertools.islice(every, 0, None, 2))
+        run_file(client, half, output)
+        with output.open("a") as torn:
+            torn.write('{"id": "row 1", "te')
+        began, cpu_began = time.perf_counter(), time.process_time()
+        found: Figures = {"rows": rows}
+
+        def note(_: BatchResult) -> None:
+            found.setdefault("seconds", time.perf_counter() - began)
+            found.setdefault("cpu_seconds", time.process_time() - cpu_began)
+
+        run_file(client, source, output, on_result=note)
+    return {**found, "peak_mb": memory_mb("VmHWM")}
+
+
 def main(kind: str, source: str, output: str, workers: str) -> None:
     """Measure one kind."""
     few = source + ".few"
@@ -99,4 +133,7 @@ def main(kind: str, source: str, output: str, workers: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "restart":
+        print(json.dumps(restart(int(sys.argv[2]))))
+    else:
+        main(*sys.argv[1:])

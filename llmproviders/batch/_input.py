@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import os
 import shutil
 import tempfile
@@ -165,9 +164,9 @@ class _Lines:
 
 def id_digest(own_id: Id | None) -> int:
     """A number for an id; ``"1"`` and ``1`` are two ids."""
-    return digest(json.dumps(own_id))
+    return digest(repr(own_id))
 
 
 def pair_digest(own_id: Id | None, hashed: str) -> int:
     """A number for an id and the hash of its request."""
-    return digest(json.dumps(own_id), hashed)
+    return digest(repr(own_id), hashed)

@@ -94,11 +94,14 @@ class Finished:
     def _survey(self) -> None:
         ids = Digests()
         for line, row in self._rows():
-            if row is None or not self._stands(row) or not line.endswith(b"\n"):
+            pair = None if row is None else self._pair_if_kept(row)
+            if row is None or pair is None:
                 self._all_stand = False
-            if row is not None and self._stands(row):
-                ids.add(id_digest(row["id"]))
-                self.pairs.add(pair_digest(row["id"], row["request_hash"]))
+                continue
+            ids.add(id_digest(row["id"]))
+            self.pairs.add(pair)
+            if not line.endswith(b"\n"):
+                self._all_stand = False
         self._repeated = ids.repeated()
         if self._repeated:
             self._all_stand = False
@@ -108,11 +111,13 @@ class Finished:
             for number, line in enumerate(rows, 1):
                 yield line, _row_in(line, f"line {number} of {self._output}")
 
-    def _stands(self, row: dict[str, Any]) -> bool:
-        return row["error"] is None and (
-            pair_digest(row["id"], row["request_hash"]) in self._asked.pairs
-            or id_digest(row["id"]) not in self._asked.ids
-        )
+    def _pair_if_kept(self, row: dict[str, Any]) -> int | None:
+        if row["error"] is not None:
+            return None
+        pair = pair_digest(row["id"], row["request_hash"])
+        if pair in self._asked.pairs or id_digest(row["id"]) not in self._asked.ids:
+            return pair
+        return None
 
     def keep(self) -> None:
         """Rewrite the file with these rows only, atomically where it can be replaced."""
@@ -130,7 +135,7 @@ class Finished:
     def _write_kept(self, kept: BinaryIO) -> None:
         seen = set()
         for line, row in self._rows():
-            if row is None or not self._stands(row):
+            if row is None or self._pair_if_kept(row) is None:
                 continue
             own = id_digest(row["id"])
             if own in self._repeated:
