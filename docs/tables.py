@@ -11,13 +11,8 @@ from pathlib import Path
 import click
 
 from llmproviders import FailoverClient, Provider
-from llmproviders._http.error_map import (
-    BY_STATUS,
-    RULES,
-    SAID_BY_STATUS,
-    STATUS_OF_CODE,
-    class_of_status,
-)
+from llmproviders._http.error_map import class_of_status
+from llmproviders._http.error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE
 from llmproviders.cli.exits import MEANING
 from llmproviders.cli.group import CONTEXT, PROGRAM, group
 from llmproviders.cli.overview import COMMANDS

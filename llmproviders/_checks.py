@@ -10,6 +10,7 @@ from operator import index
 from sys import float_info
 from typing import TypeGuard
 
+from ._signals import let_through
 from .errors import InvalidRequestError
 
 FINITE = float_info.max
@@ -53,7 +54,8 @@ def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUN
     """
     try:
         number = None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except TypeError as error:
+        let_through(error)
         number = None
     if number is None or not least <= number <= most:
         limit = f"of at least {least}" if most == _LARGEST_COUNT else f"from {least} to {most}"
@@ -100,7 +102,8 @@ def shown(value: object) -> str:
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        let_through(error)
         # Python does not write out integers of more than 4,300 digits.
         return f"something of type {type(value).__name__} that is too large to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path, user_state_path
 
+from ._signals import let_through
+
 
 def first_set(names: Iterable[str]) -> tuple[str, str] | None:
     """The first of ``names`` that is set and not blank, with its value without space around."""
@@ -40,7 +42,8 @@ def _own(find: Callable[..., Path]) -> Path:
     """
     try:
         path = find(_NAME, appauthor=False)
-    except RuntimeError:
+    except RuntimeError as error:
+        let_through(error)
         path = Path()
     # Older releases of platformdirs leave the ~ in it.
     return path if path.is_absolute() else Path(os.devnull, _NAME)

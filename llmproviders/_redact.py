@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ._printable import printable
-from ._signals import from_handler
+from ._signals import from_handler, let_through
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -139,7 +139,8 @@ def conceal_user_info(url: str | None) -> None:
     try:
         parts = urlsplit(url)
         user, password = parts.username or "", parts.password
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return
     if password:
         conceal(password)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._checks import whole
 from ._request import check_names
 from ._runtime.files import read, replace
+from ._signals import let_through
 from .messages import Message, Prompt, normalize
 from .results import Completion, FinishReason, Restart
 
@@ -35,7 +36,8 @@ def _document(data: bytes) -> dict[str, Any]:
     """
     try:
         document = json.loads(data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        let_through(error)
         document = None
     if not isinstance(document, dict) or not document.keys() >= {"version", "params", "messages"}:
         raise ValueError("it holds something else than a conversation; name another file")

@@ -367,6 +367,7 @@ class TokenKeeper:
                 return token
             return self._keep(fetch(), scope)
         except LLMError as error:
+            let_through(error)
             logger.debug("the token could not be renewed before its time: %s", error)
             self._token = replace(token, renew_from=scope.clock.wall() + _EARLY_PAUSE_S)
             return token

@@ -357,7 +357,8 @@ def _document(
 def _is_json(data: bytes) -> bool:
     try:
         decode_json(data, max_values=MAX_VALUES)
-    except LLMError:
+    except LLMError as error:
+        let_through(error)
         return False
     return True
 

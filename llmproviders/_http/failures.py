@@ -160,7 +160,8 @@ def _at(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return ""
     host = parts.hostname or ""
     return f" (at {f'[{host}]' if ':' in host else host}:{port})" if host else ""

@@ -346,7 +346,8 @@ def is_address(host: str) -> bool:
     """Whether ``host`` is an IP address rather than a name."""
     try:
         ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return False
     return True
 

@@ -561,7 +561,8 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ip_address(host).is_loopback
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return False
 
 
@@ -677,7 +678,8 @@ def _joined(url: str, place: str) -> str | None:
     try:
         request.prepare_url(urljoin(url, place), None)
         _origin(str(request.url))
-    except (RequestException, HTTPError, ValueError):
+    except (RequestException, HTTPError, ValueError) as error:
+        let_through(error)
         return None
     return request.url
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from .._checks import as_float, shown, whole
 from .._redact import MASK, Redacted, Secret, conceal_user_info, hidden, is_telling, redact
 from .._runtime.scope import LONGEST_S, CancelScope
+from .._signals import let_through
 from ..errors import InvalidRequestError
 
 MAX_LINE = 16 * 1024 * 1024
@@ -199,7 +200,8 @@ def _is_proxy(scheme: str, rest: str) -> bool:
     try:
         parts = urlsplit(f"{scheme}://{rest}")
         return scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return False
 
 
@@ -249,6 +251,7 @@ def _fault_of_url(url: str) -> str | None:
             return "names no host"
         if parts.port == 0 or ("%" in parts.hostname and ":" not in parts.hostname):
             return "has a host or a port that there is not"
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return "has a host or a port that there is not"
     return None

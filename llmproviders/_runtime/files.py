@@ -282,6 +282,7 @@ def _moved(temporary: Path, path: Path, mode: int, *, in_place: bool) -> bool:
     try:
         os.replace(temporary, path)
     except OSError as error:
+        let_through(error)
         if error.errno != errno.EBUSY or not in_place:
             raise
         return False
@@ -391,6 +392,7 @@ def opened_in_place(path: Path) -> int | None:
             check_folder(path.parent)
             return None
         except OSError as error:
+            let_through(error)
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
     elif not (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)):

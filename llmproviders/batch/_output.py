@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from .._runtime import files as _files
 from .._runtime.files import Unusable
 from .._runtime.scope import CancelScope
+from .._signals import let_through
 from ..errors import InvalidRequestError
 from ._input import Digests, Input, id_digest, pair_digest
 
@@ -148,7 +149,8 @@ class Finished:
 def _row_in(line: bytes, where: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        let_through(error)
         # A crash tears a row, and a power failure may leave zeros in its place.
         if line.strip(b"\0\r\n")[:1] in (b"", b"{"):
             return None

@@ -19,6 +19,7 @@ from .._display.html import table
 from .._display.text import count, escape, shorten
 from .._display.timeline import AttemptOutcome
 from .._printable import one_line
+from .._signals import let_through
 from . import _charts as pictures
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class BatchReport:
             for line in lines:
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except ValueError as error:
+                    let_through(error)
                     continue
                 if isinstance(row, dict):
                     report.add(row)

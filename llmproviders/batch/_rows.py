@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .._redact import redact
+from .._signals import let_through
 from ..errors import InvalidRequestError, LLMError, error_as_dict
 from ..results import Completion
 from ._task import Task, request_hash, task_of
@@ -46,6 +47,7 @@ def _task_in(line: bytes, index: int) -> Task:
     except RecursionError:
         why = "it is nested too deeply"
     except ValueError as error:
+        let_through(error)
         why = str(error)
     else:
         return task_of(item, index)

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from .._request import ChatRequest
+from .._signals import let_through
 from ..errors import InvalidRequestError
 from ..messages import Prompt
 from ..results import Completion
@@ -117,6 +118,7 @@ def task_of(item: object, index: int) -> Task:
     except InvalidRequestError as error:
         return Task(own_id, index, None, error, id_known)
     except TypeError as error:
+        let_through(error)
         return Task(own_id, index, None, InvalidRequestError(str(error)), id_known)
 
 
@@ -130,8 +132,8 @@ def _check_id(given: object) -> Id:
     try:
         if not isinstance(given, bool):
             return operator.index(given)  # type: ignore[arg-type]
-    except TypeError:
-        pass
+    except TypeError as error:
+        let_through(error)
     raise InvalidRequestError(f"an id is a string or a whole number, not {given!r:.40}")
 
 

@@ -19,8 +19,8 @@ from .. import _environment as _places
 from .._account.tokens import TokenFile
 from .._http import certificates
 from .._http.certificates import tls_context
-from .._http.error_map import parse_http_date
 from .._http.transport import Transport
+from .._http.waits import parse_http_date
 from .._redact import redact
 from .._request import ChatRequest
 from .._runtime import files as _files

@@ -230,7 +230,8 @@ class _Reader:
             return
         try:
             password = urlsplit(value).password
-        except ValueError:
+        except ValueError as error:
+            let_through(error)
             return
         if password:
             conceal_user_info(value)

@@ -397,6 +397,7 @@ class FileStore:
         try:
             return _decode(read_private(self.path))
         except (Unusable, ValueError) as trouble:
+            let_through(trouble)
             tell_once(self.path, trouble)
             return self._seen[1]
 

@@ -21,6 +21,7 @@ from .._http.decoding import (
 from .._http.error_map import error_of, page_error
 from .._http.types import HTTPResponse
 from .._log import logger
+from .._signals import let_through
 from ..errors import (
     InvalidRequestError,
     LLMError,
@@ -152,7 +153,8 @@ def parse_chat(
                         _hasten(reply)
                 elif piece and _text_alone(event) == piece:
                     frame.learn(data, piece, _reads)
-    except LLMError:
+    except LLMError as error:
+        let_through(error)
         # What comes after a finish reason adds to a reply that is whole.
         if state.raw is None or state.failed:
             raise
@@ -178,7 +180,8 @@ def error_in_event(data: ErrorEvent) -> LLMError:
     """What an event named ``error`` means, whether it holds JSON or plain text."""
     try:
         value = decode_json(data, max_values=MAX_VALUES)
-    except LLMError:
+    except LLMError as error:
+        let_through(error)
         value = data.decode(errors="replace")
     return error_of(_first_error(value) or value)
 

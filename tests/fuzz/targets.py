@@ -16,8 +16,9 @@ from llmproviders import LLMError
 from llmproviders._account.tokens import TokenFile, _keepers, token_of
 from llmproviders._http.certificates import _certificates
 from llmproviders._http.decoding import Tail, iter_events, iter_lines
-from llmproviders._http.error_map import error_of, parse_retry_after, service_message
+from llmproviders._http.error_map import error_of, service_message
 from llmproviders._http.types import check_proxy, check_timeout
+from llmproviders._http.waits import parse_retry_after
 from llmproviders._redact import _concealed, redact
 from llmproviders._runtime.files import Unusable
 from llmproviders.batch._input import Input

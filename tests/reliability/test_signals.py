@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+import llmproviders
 from llmproviders import (
     AllProvidersFailed,
     DeadlineExceeded,
@@ -452,3 +454,62 @@ class TestFilesAndParsing:
 def test_no_socket_is_left() -> None:
     """The tests above have left none open."""
     assert not open_sockets()
+
+
+SWALLOWING = {
+    "OSError", "TimeoutError", "ConnectionError", "ValueError", "TypeError", "RuntimeError",
+    "Exception", "BaseException", "LLMError",
+}  # fmt: skip
+"""What a signal's handler may well raise, and a clause of the library may catch by its class."""
+
+ELSEWHERE = {
+    "_http.sockets": "(OSError, UnicodeError)",
+    "batch._workers": "BaseException",
+    "failover._hedging": "LLMError, BaseException",
+}
+"""Clauses that run in a thread of their own, where no handler ever does."""
+
+OF_THE_PROGRAM = ("cli", "sandbox")
+"""Wings that are the program itself: their handlers are their own."""
+
+
+def _caught(kind: ast.expr | None) -> set[str]:
+    """The names of the classes that an ``except`` clause catches."""
+    if kind is None:
+        return {"BaseException"}
+    parts = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+    return {ast.unparse(part).rpartition(".")[2] for part in parts}
+
+
+def _swallows(clause: ast.ExceptHandler) -> bool:
+    """Whether a clause ends without raising, and never asks where the exception is from."""
+    if "let_through(" in ast.unparse(clause.body[0]):
+        return False
+    if any("from_handler(" in ast.unparse(line) for line in clause.body):
+        return False
+    leaves = any(isinstance(n, (ast.Return, ast.Break, ast.Continue)) for n in ast.walk(clause))
+    return leaves or not isinstance(clause.body[-1], ast.Raise)
+
+
+def test_no_clause_swallows_what_a_handler_raises() -> None:
+    """Every ``except`` that may catch a handler's exception raises, or lets it through first.
+
+    So does every ``suppress``: the library has ``ignoring`` for it.
+    """
+    root = Path(llmproviders.__file__).parent
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        if module.startswith(OF_THE_PROGRAM):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                known = node.type is not None and ast.unparse(node.type) in ELSEWHERE.get(
+                    module, ""
+                )
+                if _caught(node.type) & SWALLOWING and not known and _swallows(node):
+                    found.append(f"{module}:{node.lineno}")
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+                if set().union(*map(_caught, node.args)) & SWALLOWING:
+                    found.append(f"{module}:{node.lineno}")
+    assert found == []

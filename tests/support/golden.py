@@ -35,6 +35,7 @@ PAGE = (
 )
 """What any GET is answered with: ChatGptt asks for it first."""
 
+
 def provider_at(name: str, url: str, **arguments: Any) -> Provider:
     """Make the provider of that name for a server at ``url``, which answers chats alone.
 

@@ -17,10 +17,11 @@ from weakref import WeakKeyDictionary
 from ..._account.keys import digest, pasted_with
 from ..._account.tokens import Token, TokenKeeper, keeper, token_of
 from ..._http.decoding import decode_object
-from ..._http.error_map import parse_http_date
 from ..._http.types import HTTPRequest
+from ..._http.waits import parse_http_date
 from ..._redact import Secret, conceal
 from ..._runtime.scope import CancelScope
+from ..._signals import let_through
 from ...errors import (
     AuthenticationError,
     BlockedError,
@@ -435,5 +436,6 @@ def _pair(key: str) -> bytes:
     """What the key is base64 of; nothing where it is not base64."""
     try:
         return base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError) as error:
+        let_through(error)
         return b""

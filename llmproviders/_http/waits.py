@@ -1,0 +1,187 @@
+"""How long a service asks to wait, in every form that services write it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+
+from .._signals import let_through
+
+_LONGEST_S = 7 * 24 * 3600.0
+
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?")
+
+
+# Patterns are compiled when they are first used: most processes never meet an error that asks to
+# wait, and compiling takes longer than importing this module.
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{0,9})?"
+
+_UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
+
+_PART = rf"({_AMOUNT})\s*({_UNIT})"
+
+_DURATION = rf"{_AMOUNT}\s*{_UNIT}(?:\s*,?\s*(?:and\s+)?{_AMOUNT}\s*{_UNIT}){{0,4}}"
+
+_IN_WORDS = rf"\b(?:try again|retry|wait|again|resets?|available)\b[^0-9\n]{{0,30}}?({_DURATION})"
+
+_ISO_DATE = (
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?\s*"
+    r"(Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2})?"
+)
+
+_RESET_AT = (rf"\breset[^0-9\n]{{0,20}}({_ISO_DATE})", rf"({_ISO_DATE})\s*重置")
+
+_BEIJING = timezone(timedelta(hours=8))
+
+
+def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds that a reply asks to wait, or None.
+
+    Reads ``retry-after-ms`` (milliseconds), else ``Retry-After`` in any form that
+    :func:`parse_wait` knows. Dates are counted from the reply's own ``Date``, so that a wrong
+    clock on either side does no harm. Nonsense, negative and absurd (over a week) values are None.
+    Source: RFC 9110, 10.2.3.
+
+    Args:
+        headers: the reply's headers, looked up without regard to case.
+        now: Unix time in seconds, for a reply without ``Date``.
+
+    >>> parse_retry_after({"retry-after-ms": "1500"}, now=0)
+    1.5
+    """
+    milliseconds = _header_number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return _within_a_week(milliseconds / 1000)
+    return parse_wait(headers.get("retry-after"), now=_moment_of(headers, now))
+
+
+def parse_reset(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds until the limits that a reply tells are reset, or None where it tells none.
+
+    Reads ``x-ratelimit-reset``, ``x-ratelimit-reset-requests``, ``ratelimit-reset``,
+    ``anthropic-ratelimit-tokens-reset`` and the like. Of several, those count whose
+    ``remaining`` is 0; if there are none, all do. The longest wait wins.
+
+    Args:
+        headers: the reply's headers.
+        now: Unix time in seconds, for a reply without ``Date``.
+
+    >>> parse_reset({"x-ratelimit-reset-tokens": "6m0s"}, now=0)
+    360.0
+    """
+    lowered = {str(name).lower(): str(value) for name, value in headers.items()}
+    now = _moment_of(lowered, now)
+    waits: dict[bool, list[float]] = {True: [], False: []}
+    for name, value in lowered.items():
+        if "reset" in name and ("ratelimit" in name or "rate-limit" in name):
+            wait = parse_wait(value, now=now)
+            if wait is not None:
+                spent = lowered.get(name.replace("reset", "remaining"), "").strip() == "0"
+                waits[spent].append(wait)
+    return max(waits[True] or waits[False], default=None)
+
+
+def parse_wait(value: str | None, *, now: float) -> float | None:
+    """Seconds from now that one value of a header or field means, or None.
+
+    It may be a number of seconds, a duration (``2s``, ``1m30s``, ``20 seconds``), a date (of HTTP
+    or ISO 8601), or Unix time in seconds or milliseconds.
+
+    Args:
+        value: what stands there.
+        now: Unix time in seconds.
+
+    >>> parse_wait("1m30s", now=0)
+    90.0
+    """
+    value = (value or "").strip()
+    seconds = _header_number(value)
+    if seconds is not None:
+        # Nothing asks to wait for thirty years: a number as large as that is a moment.
+        if seconds >= 1e9:
+            seconds = seconds / (1000 if seconds >= 1e11 else 1) - now
+    elif re.fullmatch(_DURATION, value, re.IGNORECASE):
+        seconds = _duration(value)
+    elif (moment := _parse_iso_date(value) or parse_http_date(value)) is not None:
+        seconds = moment - now
+    return None if seconds is None else _within_a_week(seconds)
+
+
+def find_wait(words: str, *, now: float) -> float | None:
+    """Seconds to wait that a sentence names, or None.
+
+    Args:
+        words: what the service says.
+        now: Unix time in seconds.
+
+    >>> find_wait("Rate limit reached. Please try again in 7.66s.", now=0)
+    7.66
+    """
+    found = re.search(_IN_WORDS, words, re.IGNORECASE)
+    if found is not None:
+        return _within_a_week(_duration(found[1]))
+    for pattern in _RESET_AT:
+        reset = re.search(pattern, words, re.IGNORECASE)
+        # Zhipu alone writes such dates without a zone, in its own time.
+        moment = None if reset is None else _parse_iso_date(reset[1], zone=_BEIJING)
+        if moment is not None:
+            return _within_a_week(moment - now)
+    return None
+
+
+def parse_http_date(value: str | None) -> float | None:
+    """An HTTP date as Unix time in seconds; None where it is not one."""
+    if not value:
+        return None
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError, IndexError) as error:
+        let_through(error)
+        return None
+    # A date without a zone, or of the zone -0000, is Universal Time, too: HTTP has no other.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _parse_iso_date(value: str, *, zone: timezone = timezone.utc) -> float | None:
+    found = re.fullmatch(_ISO_DATE, value, re.IGNORECASE)
+    if found is None:
+        return None
+    day, time, fraction, offset = found.groups()
+    if offset:
+        offset = "+00:00" if offset[0] not in "+-" else f"{offset[:3]}:{offset[-2:]}"
+    try:
+        moment = datetime.fromisoformat(f"{day}T{time}{offset or ''}")
+        moment = moment if offset else moment.replace(tzinfo=zone)
+        return moment.timestamp() + float(f"0{fraction or ''}")
+    except (ValueError, OverflowError) as error:
+        let_through(error)
+        return None
+
+
+def _moment_of(headers: Mapping[str, str], now: float) -> float:
+    date = parse_http_date(headers.get("date"))
+    return now if date is None else date
+
+
+def _duration(text: str) -> float:
+    parts = re.findall(_PART, text, re.IGNORECASE)
+    return sum(float(amount) * _seconds_in(unit.lower()) for amount, unit in parts)
+
+
+def _seconds_in(unit: str) -> float:
+    if unit == "ms" or unit.startswith("milli"):
+        return 0.001
+    return _UNITS[unit[0]]
+
+
+def _within_a_week(seconds: float) -> float | None:
+    return seconds if 0 <= seconds <= _LONGEST_S else None
+
+
+def _header_number(value: str | None) -> float | None:
+    found = _NUMBER.fullmatch((value or "").strip())
+    return float(found[0]) if found else None
