@@ -1,10 +1,4 @@
-"""Certificate authorities that one provider believes beside the usual ones.
-
-GigaChat's hosts have certificates under the "Russian Trusted Root CA", which neither certifi nor
-most systems know. What is taken into the user's configuration folder here is pinned: only a
-certificate whose fingerprint is known or was given by the user gets in, and it is checked against
-its fingerprint each time it is read.
-"""
+"""Reading certificates, and the TLS contexts that are made of them."""
 
 from __future__ import annotations
 
@@ -12,9 +6,7 @@ import binascii
 import os
 import re
 import ssl
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,161 +14,185 @@ from typing import Any
 import certifi
 
 from .. import _environment as _environ
-from .. import errors
+from .._printable import one_line
 from .._runtime import files as _files
 from .._runtime.process import Process, current
 from .._signals import let_through
-from ..errors import ConnectionFailed
-from .sockets import BoundedTLS
-from .types import Trust, UnverifiedTLSWarning
+from ..errors import ConnectionFailed, InvalidRequestError
+from .types import Trust
 
-COMMAND = "llmproviders trust gigachat"
-
-
-_LARGEST = 16 * 1024 * 1024
-
-_UNKNOWN = "unknown"
+LARGEST = 16 * 1024 * 1024
+"""Bytes of a certificate file that are read at most."""
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate that was taken in.
-
-    Attributes:
-        fingerprint: SHA-256 of the DER, in hex without colons.
-        subject: whom it is for, such as ``"Russian Trusted Root CA"``.
-        expires: as OpenSSL writes it, such as ``"Feb 27 21:04:15 2032 GMT"``.
-        path: the file that holds it.
-    """
-
-    fingerprint: str
-    subject: str
-    expires: str
-    path: Path
-
-    @property
-    def expires_at(self) -> float | None:
-        """When it expires, in Unix time; None if it is no authority, so that nothing is known."""
-        if self.expires == _UNKNOWN:
-            return None
-        return ssl.cert_time_to_seconds(self.expires)
 
 
 def bundle(path: str | os.PathLike[str]) -> str:
     """The certificates of a file in PEM or DER, as PEM.
 
     Raises:
-        ConnectionFailed: it cannot be read or has none; not retryable.
+        ConnectionFailed: it cannot be read, or holds no certificate; not retryable.
     """
     try:
-        certificates = _certificates(_files.read(Path(path).expanduser(), most=_LARGEST))
-        problem = "" if certificates else "holds no certificate in PEM or DER"
+        found = certificates_in(_files.read(Path(path).expanduser(), most=LARGEST))
     except OSError as error:
         let_through(error)
-        certificates = []
-        problem = f"cannot be read: {error.strerror}"
-    if problem:
-        raise ConnectionFailed(
-            f"the certificate bundle {os.fspath(path)!r} {problem}; check ca_bundle and "
-            "GIGACHAT_CA_BUNDLE_FILE",
-            retryable=False,
-        )
-    return "".join(map(_as_pem, certificates))
+        raise _unusable("bundle", path, f"cannot be read: {error.strerror}", _BUNDLE) from error
+    if not found:
+        raise _unusable("bundle", path, "holds no certificate in PEM or DER", _BUNDLE)
+    return "".join(map(as_pem, found))
 
 
-def warn_unverified(name: str) -> None:
-    """Warn that a client believes any server; each time, unless the user's filters say else."""
-    warnings.simplefilter("always", UnverifiedTLSWarning, append=True)
-    warnings.warn(
-        f"{name} was told not to verify certificates: whoever sits between can read the key and "
-        f"the prompts. `{COMMAND} --download` makes that unnecessary",
-        UnverifiedTLSWarning,
-        stacklevel=3,
+_BUNDLE = "ca_bundle and GIGACHAT_CA_BUNDLE_FILE"
+
+_USUAL = "REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE and SSL_CERT_DIR"
+
+
+def _unusable(
+    what: str, path: str | os.PathLike[str], problem: str, check: str
+) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"the certificate {what} {os.fspath(path)!r} {problem}; check {check}", retryable=False
     )
 
 
-def colons(fingerprint: str) -> str:
-    """A fingerprint as certificates' viewers show it.
-
-    >>> colons("d26d2d")
-    'D2:6D:2D'
-    """
-    return ":".join(re.findall("..", fingerprint.upper()))
-
-
-def _certificates(data: bytes) -> list[bytes]:
+def certificates_in(data: bytes) -> list[bytes]:
     """The certificates in ``data``, each in DER; none where one of them is broken."""
-    import ssl
-
     try:
         blocks = [block.decode() for block in _PEM.findall(data)]
         found = [ssl.PEM_cert_to_DER_cert(block) for block in blocks] or [data]
-        _reading_context(found)
+        reading_context(found)
     except (ssl.SSLError, ValueError, binascii.Error) as error:
         let_through(error)
         return []
     return found
 
 
-def _reading_context(certificates: Iterable[bytes]) -> ssl.SSLContext:
-    import ssl
+def reading_context(certificates: Iterable[bytes]) -> ssl.SSLContext:
+    """A context that has read ``certificates``, in DER; its ``get_ca_certs`` describes them.
 
+    Raises:
+        ssl.SSLError: one of them is no certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for certificate in certificates:
         context.load_verify_locations(cadata=certificate)
     return context
 
 
-def _as_pem(certificate: bytes) -> str:
-    import ssl
+def unix_time(date: str) -> float:
+    """A date of a certificate as Unix time."""
+    return ssl.cert_time_to_seconds(date)
 
+
+def as_pem(certificate: bytes) -> str:
+    """A certificate in DER as PEM."""
     return ssl.DER_cert_to_PEM_cert(certificate)
 
 
-def _check_stored(data: bytes) -> None:
-    if not _certificates(data):
-        raise ValueError(f"it holds no certificate; delete it, or run `{COMMAND} --remove`")
-
-
-def _described(fingerprint: str, context: ssl.SSLContext, path: Path) -> Certificate:
-    known: dict[str, Any] = next(iter(context.get_ca_certs()), {})
-    names = dict(pair for group in known.get("subject", ()) for pair in group)
-    subject = names.get("commonName") or names.get("organizationName") or "unknown"
-    return Certificate(fingerprint, subject, str(known.get("notAfter", _UNKNOWN)), path)
+def name_in(fields: Any) -> str:
+    """The name in a subject or an issuer, as Python's ssl module gives it."""
+    names = dict(pair for group in fields or () for pair in group)
+    known = (names.get(n) for n in ("commonName", "organizationalUnitName", "organizationName"))
+    return one_line(next(filter(None, known), "unknown"))
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:
-    """A context for ``trust``; the same one for the same trust, for making one takes 30 ms."""
-    bundle = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or certifi.where()
-    return _context(trust, bundle, current())
+    """A context for ``trust``; the same one for the same trust, since making one takes 30 ms.
+
+    Raises:
+        ConnectionFailed: a file of certificates cannot be used; not retryable.
+        InvalidRequestError: the system's store is asked for, and ``truststore`` is not installed.
+    """
+    usual = () if trust.system or not trust.verify else _usual_authorities()
+    files = [path for path in (trust.ca_bundle, *_paths(trust.cert), *usual) if path]
+    return _context(trust, usual, tuple(map(_stamp, files)), ssl.SSLContext, current())
+
+
+def _usual_authorities() -> tuple[str, ...]:
+    """Files and folders of the authorities that are believed by everybody."""
+    named = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    if named:
+        return (named,)
+    # A variable may name several folders, as OpenSSL reads it.
+    folders = (_environ.lookup("SSL_CERT_DIR") or "").split(os.pathsep)
+    found = [path for path in (_environ.lookup("SSL_CERT_FILE"), *folders) if path]
+    return tuple(found) or (certifi.where(),)
+
+
+def _paths(cert: Any) -> tuple[str, ...]:
+    return (cert,) if isinstance(cert, str) else tuple(cert or ())
+
+
+def _stamp(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells whether a file was replaced meanwhile."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        let_through(error)
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=64)
-def _context(trust: Trust, bundle: str, _process: Process) -> ssl.SSLContext:
-    # One for each process: of OpenSSL's locks in it, threads of the parent may hold some.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.sslsocket_class = BoundedTLS
+def _context(
+    trust: Trust, usual: tuple[str, ...], _stamps: object, _cls: type, _process: Process
+) -> ssl.SSLContext:
+    # One for each process: threads of the parent may hold some of OpenSSL's locks in it.
+    context = _system_context() if trust.system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not trust.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        return context
+    for path in usual:
+        _believe(context, path)
+    if trust.verify:
+        own = bundle(trust.ca_bundle) if trust.ca_bundle else ""
+        if own or trust.extra:
+            context.load_verify_locations(cadata=own + (trust.extra or ""))
+    if trust.cert:
+        _present(context, _paths(trust.cert))
+    return context
+
+
+def _system_context() -> ssl.SSLContext:
     try:
-        if os.path.isdir(bundle):
-            context.load_verify_locations(capath=bundle)
+        import truststore
+    except ImportError as error:
+        raise InvalidRequestError(
+            'trust="system" needs the package truststore: pip install truststore'
+        ) from error
+    context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return context
+
+
+def _believe(context: ssl.SSLContext, path: str) -> None:
+    try:
+        if os.path.isdir(path):
+            context.load_verify_locations(capath=path)
         else:
             # OpenSSL would wait at a pipe, whatever the deadline.
-            _files.open_plain(bundle).close()
-            context.load_verify_locations(cafile=bundle)
+            _files.open_plain(path).close()
+            context.load_verify_locations(cafile=path)
     except (OSError, ssl.SSLError) as error:
         let_through(error)
-        reason = getattr(error, "strerror", None) or "it holds no certificate"
-        raise errors.ConnectionFailed(
-            f"the certificate bundle {bundle!r} cannot be read: {reason}; "
-            "check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
-            retryable=False,
-        ) from error
-    if trust.extra is not None:
-        context.load_verify_locations(cadata=trust.extra)
-    return context
+        problem = f"cannot be read: {_reason(error, 'it holds no certificate')}"
+        raise _unusable("bundle", path, problem, _USUAL) from error
+
+
+def _present(context: ssl.SSLContext, cert: tuple[str, ...]) -> None:
+    """Let the context show a client certificate, whose key may be in a file of its own."""
+    try:
+        for path in cert:
+            _files.open_plain(path).close()
+        # Without a password, OpenSSL would ask for one at the terminal.
+        certificate, key = (*cert, None)[:2]
+        context.load_cert_chain(certificate or "", key, password=lambda: b"")
+    except (OSError, ssl.SSLError, ValueError) as error:
+        let_through(error)
+        problem = f"cannot be used: {_reason(error, 'it and its key do not fit together')}"
+        raise _unusable("and key", " and ".join(cert), problem, "cert") from error
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    """What the system says, or what OpenSSL means where it gives no more than a code."""
+    return otherwise if isinstance(error, ssl.SSLError) else getattr(error, "strerror", otherwise)

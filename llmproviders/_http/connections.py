@@ -1,28 +1,326 @@
-"""requests' adapter on this package's own sockets, proxies and trust."""
+"""requests and urllib3 on this package's own sockets, proxies and trust.
+
+Whatever reaches into another library beyond its documented interface is in this module, each time
+with a comment that says which public way is missing. Each fails closed: if the library moves what
+is used here, the call ends in an error.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import socket
-from collections.abc import Mapping
-from http.client import HTTPException
+import ssl
+from collections.abc import Callable, Mapping
+from http.client import HTTPException, HTTPResponse, parse_headers
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from weakref import ref
 
 import requests
-import socks
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3 import PoolManager, ProxyManager
-from urllib3.connection import HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from .._redact import Secret
-from .._runtime.process import in_each_child
-from .certificates import tls_context
-from .sockets import Bounded, SocksProxy, Tracked, _apart, _current, _Head, dial
+from .._redact import MASK, Secret
+from .._runtime.process import in_each_child, keep_untouched
+from .._signals import Unstoppable, from_handler, let_through
+from ..errors import ConnectionFailed, InvalidRequestError
+from .certificates import name_in, tls_context
+from .sockets import (
+    GONE,
+    Bounded,
+    SocksProxy,
+    current_exchange,
+    dial,
+    exchange_of_thread,
+)
 from .types import Trust
+
+_BUFFER = 64 * 1024
+
+
+class BoundedTLS(Bounded, ssl.SSLSocket):
+    """A bounded socket over TLS; a context makes them when it is its ``sslsocket_class``."""
+
+    # OpenSSL's state of the connection. Python has no public way to let go of it without freeing
+    # it, nor, before 3.13, to see a certificate that was not believed.
+    _sslobj: Any
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: close its copy, and forget the parent's TLS state."""
+        # It would go on to use the number of the descriptor, which another file gets next. Nor is
+        # it freed: a thread of the parent may have been in the midst of it.
+        keep_untouched(self._sslobj)
+        self._sslobj = None
+        super().leave_to_parent()
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
+        try:
+            # The socket is this one from here on; the plain one before has lost its descriptor.
+            current_exchange().bind(self)
+            self._in_slices(super().do_handshake, block)
+        except ssl.SSLCertVerificationError as error:
+            error.__dict__["presented"] = self._presented_issuer()
+            self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _presented_issuer(self) -> str | None:
+        """Who issued the last certificate that the server showed, None where that is not known."""
+        try:
+            last = self._sslobj.get_unverified_chain()[-1].get_info()
+        except (AttributeError, ValueError, TypeError, IndexError) as error:
+            let_through(error)
+            return None
+        return name_in(last.get("issuer"))
+
+
+def own_tls_context(trust: Trust) -> ssl.SSLContext:
+    """The context for ``trust``, whose sockets keep to the deadline of their call."""
+    context = tls_context(trust)
+    # truststore wraps a context and does not name it; without it, sockets would not be bounded,
+    # which is found out as soon as a connection is made.
+    getattr(context, "_ctx", context).sslsocket_class = BoundedTLS
+    return context
+
+
+class _Incoming(io.RawIOBase):
+    """What arrives on a socket, as the file that ``http.client`` reads one reply from.
+
+    Attributes:
+        begun: whether any of it has arrived.
+        leftover: whether more than the reply had been read when it ended.
+    """
+
+    _file: Any = None  # what closing it looks at, should an interrupt end its making
+
+    def __init__(self, sock: Any) -> None:
+        # It keeps the descriptor open, as any file that is made of a socket does.
+        self._file = sock.makefile("rb", buffering=0)
+        self._receive = sock.recv_into
+        self.begun = self.leftover = self._ended = False
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What ``http.client`` asks a socket for."""
+        return _Buffer(self, _BUFFER)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
+        try:
+            count: int = self._receive(buffer)
+        except Exception as error:
+            # Python's buffer and http.client take some errors for their own.
+            if from_handler(error):
+                raise Unstoppable from error
+            raise
+        if count:
+            self.begun = True
+        return count
+
+    def end(self, buffer: io.BufferedReader) -> None:
+        """Receive nothing more, and look what ``buffer`` has that nobody asked for."""
+        self._ended = True
+        self.leftover = bool(buffer.peek(1))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+class _Buffer(io.BufferedReader):
+    raw: _Incoming
+
+    def close(self) -> None:
+        try:
+            if not self.closed:
+                self.raw.end(self)
+        finally:
+            super().close()
+
+
+class TrackedReply(HTTPResponse):
+    """A reply of ``http.client`` that its exchange knows."""
+
+    # What closing it looks at, should an interrupt end its making.
+    fp: Any = None
+    _incoming: _Incoming | None = None
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        exchange = exchange_of_thread()
+        if exchange is not None:
+            exchange.reply = self
+        self._incoming = _Incoming(sock)
+        super().__init__(self._incoming, *args, **kwargs)  # type: ignore[arg-type]
+
+    @property
+    def begun(self) -> bool:
+        """Whether any of it has arrived."""
+        return self._incoming is not None and self._incoming.begun
+
+    @property
+    def leftover(self) -> bool:
+        """Whether more had arrived with it when it ended."""
+        return self._incoming is not None and self._incoming.leftover
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self._incoming is not None:
+                self._incoming.close()
+
+    # Of the interim replies, http.client skips 100 alone, and has no public hook for the others.
+    # Without this hook, one is an error. An endless series of them ends with the call.
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status < 200:
+                return version, status, reason
+            parse_headers(self.fp)
+
+
+class _Head(bytes):
+    """The head of a request with its secrets, shown without them.
+
+    Attributes:
+        shown: what its ``repr`` shows.
+    """
+
+    shown: bytes
+
+    @classmethod
+    def of(cls, head: bytes, secrets: Mapping[str, str]) -> _Head:
+        """``head``, which ends in a blank line, with more headers."""
+        lines = "".join(f"{name}: {secret[:]}\r\n" for name, secret in secrets.items())
+        self = cls(head[:-2] + lines.encode("latin-1") + b"\r\n")
+        self.shown = head[:-2] + "".join(f"{name}: {MASK}\r\n" for name in secrets).encode()
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+
+def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Headers that may be seen, and those that may not."""
+    seen: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    for name, value in headers.items():
+        (secrets if isinstance(value, Secret) else seen)[name] = value
+    return seen, secrets
+
+
+class Tracked(HTTPConnection):
+    """A connection that makes its socket and its reply known to the exchange that it serves."""
+
+    response_class = TrackedReply
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
+        exchange = exchange_of_thread()
+        wanted = exchange is None or not exchange.anew
+        return wanted and super().is_connected and not _pending(self.sock)
+
+    def connect(self) -> None:
+        exchange = exchange_of_thread()
+        if exchange is not None:
+            exchange.opened = True
+        super().connect()
+        if exchange is not None:
+            exchange.bind(_innermost(self.sock))
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        sock = self.sock
+        exchange = exchange_of_thread()
+        if exchange is not None:
+            exchange.bind(_innermost(sock))
+        try:
+            # http.client sends head and body apart: two packets, and two wake-ups of the server.
+            with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
+                super().request(*args, **kwargs)
+        except OSError as error:
+            # Of some errors urllib3 takes no notice, whoever raised them.
+            if from_handler(error):
+                raise Unstoppable from error
+            # As of this one: a server may answer before it has read all, and close.
+            if isinstance(error, GONE):
+                raise BrokenPipeError(errno.EPIPE, str(error)) from error
+            raise
+
+
+def _innermost(sock: Any) -> Any:
+    """The socket itself, where urllib3 speaks TLS inside the TLS of a proxy.
+
+    urllib3 has no public name for it. Without this hook, the connection is refused as unbounded.
+    """
+    return getattr(sock, "socket", sock)
+
+
+def _pending(sock: Any) -> int:
+    """How many bytes TLS has received and decrypted that nobody has read."""
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.pending()
+    outer = _innermost(sock)
+    if outer is sock:
+        return 0
+    # urllib3 has no public way to ask it; without these attributes, the call ends in an error.
+    return int(sock.sslobj.pending() + sock.incoming.pending + _pending(outer))
+
+
+def hold_back(raw: Any) -> Callable[[], None]:
+    """Keep urllib3 from giving a reply's connection back; return what gives it back.
+
+    urllib3 would do so once the body has been read, before anybody has looked whether more has
+    come on the connection, and has no public way to be told not to. Where this has no effect, the
+    connection is cut as soon as something more has come.
+    """
+    release: Callable[[], None] = raw.release_conn
+    raw.release_conn = _do_nothing
+    return release
+
+
+def _do_nothing() -> None:
+    pass
+
+
+_PATCHED = (
+    (HTTPAdapter, "send"),
+    (requests.Session, "send"),
+    (requests.Session, "get_adapter"),
+    (HTTPConnectionPool, "ConnectionCls"),
+)
+
+_MOCKS = ("requests_mock", "responses", "unittest", "vcr")
+
+
+def refuse_mocks() -> None:
+    """Refuse to send past a mock of requests, which only sees what goes through a session.
+
+    Raises:
+        InvalidRequestError: such a mock is active.
+    """
+    for owner, name in _PATCHED:
+        library = getattr(owner, name).__module__.partition(".")[0]
+        if library in _MOCKS:
+            raise InvalidRequestError(
+                f"requests is mocked by {library}, which only sees what goes through a session; "
+                "pass session=requests.Session() to the provider"
+            )
 
 
 class _Dialing(Tracked):
@@ -31,14 +329,21 @@ class _Dialing(Tracked):
     # sends where its ``debuglevel`` is set, and what it was given stands in tracebacks.
     _secrets: Mapping[str, str] | None = None
 
-    # The same hook that urllib3's own SOCKS support overrides; urllib3 has no public one.
+    def connect(self) -> None:
+        super().connect()
+        if not isinstance(_innermost(self.sock), Bounded):
+            self.close()
+            raise _moved("urllib3", "opens a connection")
+
+    # urllib3's own SOCKS support overrides the same method; there is no public one. ``connect``
+    # finds out if it is not called.
     def _new_conn(self) -> socket.socket:
         try:
             return dial(
                 self.host,
                 self.port,
                 timeout=self.timeout,
-                exchange=_current(),
+                exchange=current_exchange(),
                 options=self.socket_options,
                 proxy=self.socks_proxy,
             )
@@ -47,8 +352,6 @@ class _Dialing(Tracked):
         except TimeoutError as error:
             raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from error
         except OSError as error:
-            if isinstance(_socket_error(error), TimeoutError):
-                raise ConnectTimeoutError(self, "the proxy did not answer in time") from error
             raise NewConnectionError(self, f"no connection to {self.host}: {error}") from error
 
     def request(
@@ -64,11 +367,17 @@ class _Dialing(Tracked):
         super().send(_Head.of(data, secrets) if secrets else data)
 
 
-def _socket_error(error: OSError) -> BaseException | None:
-    return getattr(error, "socket_err", None)
+def _moved(library: str, what: str) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"this release of {library} {what} in a way that is not known here; "
+        f"install the release of {library} that this package was made for",
+        retryable=False,
+    )
 
 
 class _DialingTLS(_Dialing, HTTPSConnection):
+    # http.client has no public way to send a header that no log shows. Without this hook a proxy
+    # gets a login of asterisks, and refuses it.
     def _tunnel(self) -> None:
         headers: dict[str, str] = self._tunnel_headers  # type: ignore[has-type]
         self._tunnel_headers, self._secrets = _apart(headers)
@@ -81,7 +390,7 @@ class _DialingTLS(_Dialing, HTTPSConnection):
 
     def connect(self) -> None:
         super().connect()
-        # urllib3 would warn at each request; who wants no verification was warned when asking.
+        # urllib3 would warn at each request, and the caller was warned when the provider was made.
         self.is_verified = True
 
 
@@ -98,10 +407,10 @@ def pool_classes(proxy: SocksProxy | None = None) -> dict[str, type[HTTPConnecti
 _CONNECTIONS_KEPT = 64
 
 _SOCKS_VERSIONS = {
-    "socks4": (socks.SOCKS4, False),
-    "socks4a": (socks.SOCKS4, True),
-    "socks5": (socks.SOCKS5, False),
-    "socks5h": (socks.SOCKS5, True),
+    "socks4": (4, False),
+    "socks4a": (4, True),
+    "socks5": (5, False),
+    "socks5h": (5, True),
 }
 
 
@@ -111,7 +420,7 @@ def host_of(url: str) -> tuple[str, str]:
 
 
 class _Answer:
-    """What is asked of a response here, and no more: requests makes a jar for cookies each time."""
+    """What the transport needs of a response; requests would make a jar for cookies each time."""
 
     __slots__ = ("raw", "request", "status_code")
 
@@ -143,6 +452,11 @@ class Adapter(HTTPAdapter):
         super().init_poolmanager(connections, maxsize, block, **kwargs)
         self.poolmanager.pool_classes_by_scheme = pool_classes()
 
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request, as requests' own adapter does."""
+        refuse_mocks()
+        return super().send(*args, **kwargs)
+
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
         manager: PoolManager | None = self.proxy_manager.get(proxy)
         if manager is None:
@@ -156,7 +470,8 @@ class Adapter(HTTPAdapter):
     def _proxy_manager(self, proxy: str) -> PoolManager:
         parts = urlsplit(proxy)
         if parts.scheme not in _SOCKS_VERSIONS:
-            context = tls_context(Trust()) if parts.scheme == "https" else None
+            trust = Trust(system=self._trust.system)
+            context = own_tls_context(trust) if parts.scheme == "https" else None
             manager = ProxyManager(
                 proxy,
                 proxy_headers=self.proxy_headers(proxy),
@@ -196,6 +511,8 @@ class Adapter(HTTPAdapter):
         pool = self._pools.get(key)
         if pool is None:
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            if not issubclass(getattr(pool, "ConnectionCls", object), _Dialing):
+                raise _moved("urllib3", "makes its connections")
             self._pools[key] = pool
         return pool
 
@@ -204,23 +521,25 @@ class Adapter(HTTPAdapter):
         return super().request_url(request, proxies) if proxies else request.path_url
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> Any:
+        exchange = exchange_of_thread()
+        # Without it, nobody could tell whether more than the reply has come on the connection.
+        if exchange is None or exchange.reply is None:
+            raw.close()
+            raise _moved("urllib3", "reads a reply")
         return _Answer(request, raw)
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
         host, _ = super().build_connection_pool_key_attributes(request, True, cert)
-        tls = {"ssl_context": tls_context(self._trust)} if host["scheme"] == "https" else {}
+        tls = {"ssl_context": own_tls_context(self._trust)} if host["scheme"] == "https" else {}
         return host, tls
 
     def close(self) -> None:
-        # urllib3 leaves it to the garbage collector to close pools, and an error's traceback
-        # keeps them from it.
-        for manager in (self.poolmanager, *self.proxy_manager.values()):
-            for key in manager.pools.keys():  # noqa: SIM118 - it is no dict, and does not iterate
-                pool = manager.pools.get(key)
-                if pool is not None:
-                    pool.close()
+        # PoolManager.clear() leaves pools to the garbage collector, and a traceback may hold one.
+        for pool in list(self._pools.values()):
+            pool.close()
+        self._pools.clear()
         super().close()
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
@@ -229,20 +548,23 @@ class Adapter(HTTPAdapter):
     def leave_to_parent(self) -> None:
         """In a forked child: close the copies of what is kept, and make the pools anew.
 
-        Of the locks in them, threads of the parent may hold some.
+        Threads of the parent may hold some of the locks in them. urllib3 has no public way to
+        forget a pool's connections without taking such a lock. Without this hook, the child has
+        copies of the parent's sockets, but uses none of them: its calls have an adapter of their
+        own.
         """
         for pool in self._pools.values():
             kept = pool.pool
             if kept is not None:
                 for connection in kept.queue:
                     sock = getattr(connection, "sock", None)
-                    sock = getattr(sock, "socket", sock)  # urllib3's TLS inside the TLS of a proxy
+                    sock = _innermost(sock)
                     if isinstance(sock, Bounded):
                         sock.leave_to_parent()
                 type(kept).__init__(kept, kept.maxsize)
 
 
-# No WeakSet: an interrupt that comes as it forgets something is lost.
+# Not a WeakSet: it would lose an interrupt that comes while it forgets something.
 _adapters: dict[int, ref[Adapter]] = {}
 
 
@@ -254,3 +576,29 @@ def _leave_connections_to_parent() -> None:
 
 
 in_each_child(_leave_connections_to_parent)
+
+
+def track(pool: Any, extra: str | None) -> None:
+    """Prepare a pool of a caller's session for a call.
+
+    The connections that it opens from now on make themselves known to the exchange that they
+    serve, and believe ``extra``, certificates in PEM, beside what the session believes. urllib3 has
+    no hook for one pool; ``ConnectionCls`` is what its documentation has subclasses of pools
+    change. Without it, such connections are bounded by their timeouts alone.
+    """
+    cls: Any = getattr(pool, "ConnectionCls", None)
+    # A recorder of cassettes looks after its connections by itself.
+    is_plain = isinstance(cls, type) and not hasattr(cls, "cassette")
+    if is_plain and issubclass(cls, HTTPConnection) and not issubclass(cls, Tracked):
+        pool.ConnectionCls = type(f"Tracked{cls.__name__}", (Tracked, cls), {})
+    if extra and isinstance(pool, HTTPSConnectionPool):
+        pool.conn_kw["ca_cert_data"] = extra
+
+
+def leave_session_to_parent(session: requests.Session) -> None:
+    """In a forked child: let a session open connections of its own, as it does when unpickled."""
+    for adapter in session.adapters.values():
+        if isinstance(adapter, HTTPAdapter):
+            keep_untouched((adapter.poolmanager, adapter.proxy_manager))
+            state = adapter.__getstate__()
+            adapter.__setstate__(state)  # type: ignore[attr-defined]

@@ -79,8 +79,10 @@ def opening_error(error: BaseException, scope: CancelScope, url: str = "") -> er
         return scope.error()
     root = root_of(error)
     if isinstance(root, ssl.SSLCertVerificationError):
+        presented = getattr(root, "presented", None)
+        issuer = f"; it was issued by {presented!r}" if presented else ""
         return errors.ConnectionFailed(
-            f"the server's certificate is not trusted ({root.verify_message}){_at(url)}",
+            f"the server's certificate is not trusted ({root.verify_message}{issuer}){_at(url)}",
             retryable=False,
             detail="certificate",
         )

@@ -1,46 +1,65 @@
-"""Sockets that end with their call, and the urllib3 connections that use them.
+"""Sockets that end with their call: resolving, connecting, SOCKS, and each single wait.
 
 A read timeout bounds one silence, so a server that sends a byte a second, or comments for ever,
 defeats it. Here each receive, in a proxy's greeting, in headers or in a body, asks the scope of
-its call how long it may take, and another thread can cut it off. No timer, no thread.
+its call how long it may take, and another thread can cut it off. No timer is involved, and no
+thread save for looking names up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import ipaddress
 import os
+import selectors
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPResponse, parse_headers
+from itertools import zip_longest
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import socks
-from urllib3.connection import HTTPConnection
-from urllib3.util import wait_for_write
 from urllib3.util.connection import allowed_gai_family
 
-from .._redact import MASK, Secret
-from .._runtime.process import in_each_child, keep_untouched
+from .._log import logger
+from .._redact import Secret
+from .._runtime.process import in_each_child
 from .._runtime.scope import SLICE_S, CancelScope, Waker, in_slices
-from .._signals import Unstoppable, from_handler, ignoring, let_through
+from .._signals import ignoring, let_through
 
 T = TypeVar("T")
 
 
-_BUFFER = 64 * 1024
-
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 # The other end is gone; RemoteDisconnected is one of the first.
-_GONE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+GONE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class ReplyBelow(Protocol):
+    """The reply as ``http.client`` reads it, under what urllib3 makes of it."""
+
+    chunked: Any
+
+    def read1(self, n: int = -1, /) -> bytes:
+        """Read what has arrived, and wait where that is nothing."""
+
+    @property
+    def leftover(self) -> bool:
+        """Whether more than the reply had been read when it ended."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether any of it has arrived."""
+
+    def close(self) -> None:
+        """Close what it reads from."""
 
 
 class Exchange:
@@ -65,7 +84,7 @@ class Exchange:
         self.anew = anew
         self.opened = False
         self.sock: socket.socket | None = None
-        self.reply: TrackedReply | None = None
+        self.reply: ReplyBelow | None = None
 
     @property
     def bounded(self) -> bool:
@@ -74,7 +93,6 @@ class Exchange:
 
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
-        sock = getattr(sock, "socket", sock)  # urllib3's TLS inside the TLS of a proxy
         if sock is self.sock or not isinstance(sock, socket.socket):
             return
         self.unbind()
@@ -95,7 +113,7 @@ class Exchange:
         begun = self.reply is not None and self.reply.begun
         return (
             not (self.opened or self.sock is None or begun)
-            and isinstance(error, _GONE)
+            and isinstance(error, GONE)
             and not self.scope.over
         )
 
@@ -225,30 +243,6 @@ class Bounded(socket.socket):
             os.close(descriptor)
 
 
-class BoundedTLS(Bounded, ssl.SSLSocket):
-    """The same over TLS; a context makes them when it is its ``sslsocket_class``."""
-
-    _sslobj: Any
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: close its copy, and forget the parent's TLS state."""
-        # It would go on to use the number of the descriptor, which another file gets next. Nor is
-        # it freed: a thread of the parent may have been in the midst of it.
-        keep_untouched(self._sslobj)
-        self._sslobj = None
-        super().leave_to_parent()
-
-    def do_handshake(self, block: bool = False) -> None:
-        """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
-        try:
-            # The socket is this one from here on; the plain one before has lost its descriptor.
-            _current().bind(self)
-            self._in_slices(super().do_handshake, block)
-        except BaseException:
-            self.close()
-            raise
-
-
 _in_use: dict[int, Bounded] = {}
 
 
@@ -262,36 +256,18 @@ def _leave_connections_to_parent() -> None:
 in_each_child(_leave_connections_to_parent)
 
 
-def _connect(sock: socket.socket, address: Any) -> None:
-    """Connect as any socket does, but in slices."""
-    # Not as methods of ``sock``: those of a SOCKS socket do more.
-    patience = socket.socket.gettimeout(sock)
-    socket.socket.setblocking(sock, False)
-    error = socket.socket.connect_ex(sock, address)
-    if error in _UNDER_WAY:
-        if not in_slices(partial(wait_for_write, sock), inf if patience is None else patience):
-            raise TimeoutError("timed out")
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
-        raise OSError(error, os.strerror(error))
-    socket.socket.settimeout(sock, patience)
-
-
-class _Connecting(socket.socket):
-    def connect(self, address: Any) -> None:
-        _connect(self, address)
-
-
-class _SocksNegotiation(Bounded, socks.socksocket, _Connecting):
-    """Speaks to a SOCKS proxy; once through, its connection goes on as a plain socket.
-
-    To the proxy itself, ``socksocket`` connects by what comes after it here.
-    """
-
-
 @dataclass(frozen=True)
 class SocksProxy:
-    """Where a SOCKS proxy is and how it wants to be spoken to."""
+    """A SOCKS proxy, and how to log in to it.
+
+    Attributes:
+        version: 4 or 5.
+        host: its name or address.
+        port: its TCP port.
+        remote_names: whether the proxy resolves names.
+        username: the user, or None.
+        password: the password, or None.
+    """
 
     version: int
     host: str
@@ -301,45 +277,71 @@ class SocksProxy:
     password: Secret | None = None
 
 
-def resolve(host: str, port: int, scope: CancelScope) -> list[tuple[Any, ...]]:
+Addresses = Sequence[tuple[Any, ...]]
+"""What ``socket.getaddrinfo`` returns."""
+
+Lookup = Callable[..., Addresses]
+
+
+def _look_up(host: str, port: int) -> Addresses:
+    return socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+
+
+def resolve(
+    host: str,
+    port: int,
+    scope: CancelScope,
+    *,
+    timeout: float = inf,
+    look_up: Lookup = _look_up,
+) -> Addresses:
     """Addresses of ``host`` as ``getaddrinfo`` gives them, within the scope.
 
-    A resolver cannot be given a time limit nor be interrupted, so one that has to ask the network
-    is asked in a thread of its own, and left behind when time is up.
+    A resolver has no time limit and cannot be interrupted, so names are resolved in a thread of
+    their own, which is left behind when time is up.
+
+    Args:
+        host: a name or an address.
+        port: a TCP port.
+        scope: how long the call may take.
+        timeout: seconds for this alone.
+        look_up: asks the resolver for a host and a port.
 
     Raises:
-        TimeoutError: the scope ended first.
+        TimeoutError: time is up.
         OSError: there is no such name.
     """
-    if _needs_no_network(host):
-        return socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
-    answer: list[Any] = []
+    if host == "localhost" or is_address(host):
+        return look_up(host, port)
+    answer: list[Addresses | Exception] = []
     done = Waker()
 
     def ask() -> None:
         try:
-            answer.append(socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM))
+            answer.append(look_up(host, port))
         except (OSError, UnicodeError) as error:
             answer.append(error)
         done.set()
 
     scope.attach(done, done.set)
     try:
-        threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-        in_slices(done.wait, scope.remaining())
+        try:
+            threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+        except RuntimeError as error:
+            let_through(error)
+            logger.debug("no thread can be started (%s); %s is resolved in place", error, host)
+            ask()
+        in_slices(done.wait, min(timeout, scope.remaining()))
     finally:
         scope.detach(done)
     if not answer:
         raise TimeoutError(f"the name {host} was not resolved in time")
-    if isinstance(answer[0], UnicodeError):
+    found = answer[0]
+    if isinstance(found, UnicodeError):
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name")
-    if isinstance(answer[0], OSError):
-        raise answer[0]
-    return list(answer[0])
-
-
-def _needs_no_network(host: str) -> bool:
-    return host == "localhost" or is_address(host)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def is_address(host: str) -> bool:
@@ -358,76 +360,231 @@ def dial(
     *,
     timeout: float | None,
     exchange: Exchange,
-    options: Any = (),
+    options: Iterable[tuple[Any, ...]] | None = (),
     proxy: SocksProxy | None = None,
+    look_up: Lookup = _look_up,
 ) -> Bounded:
-    """Open a connection, through ``proxy`` where there is one, trying each address in turn.
+    """Open a connection, through ``proxy`` if there is one.
 
     Args:
         host: a name or an address.
         port: a TCP port.
-        timeout: seconds for one address.
+        timeout: seconds for name lookup and connecting together.
         exchange: what the socket will serve; its scope bounds all of it.
         options: socket options as urllib3 has them.
         proxy: a SOCKS proxy to go through.
+        look_up: asks the resolver for a host and a port.
 
     Raises:
         OSError: the last address's error; ``TimeoutError`` and ``socket.gaierror`` among them.
     """
     scope = exchange.scope
-    if proxy is not None and not proxy.remote_names and not is_address(host):
-        host = str(resolve(host, port, scope)[0][4][0])
-    near = (host, port) if proxy is None else (proxy.host, proxy.port)
-    failure: OSError = OSError(f"{near[0]} has no address")
-    for family, kind, number, _, address in resolve(near[0].strip("[]"), near[1], scope):
-        sock = (Bounded if proxy is None else _SocksNegotiation)(family, kind, number)
-        try:
-            for option in options or ():
-                sock.setsockopt(*option)
-            exchange.bind(sock)
-            left = min(inf if timeout is None else timeout, scope.remaining())
-            if left <= 0 or scope.cancelled:
-                raise TimeoutError("the call is over")
-            sock.settimeout(None if left == inf else left)
-            if isinstance(sock, _SocksNegotiation):
-                assert proxy is not None
-                _pass_through(sock, proxy, address, (host, port))
-            else:
-                _connect(sock, address)
-            # What cut it off before it was connected had no effect on it.
-            if scope.cancelled:
-                raise TimeoutError("the call is over")
-            return sock
-        except BaseException as error:
-            _drop(sock, exchange)
-            if not isinstance(error, OSError) or from_handler(error):
-                raise
-            failure = error
-    raise failure
+    patience = inf if timeout is None else timeout
+    end = time.monotonic() + patience
+    near = (host, port)
+    if proxy is not None:
+        near = (proxy.host, proxy.port)
+        if not proxy.remote_names and not is_address(host):
+            found = resolve(host, port, scope, timeout=patience, look_up=look_up)
+            # SOCKS 4 knows no IPv6.
+            old = [one for one in found if proxy.version == 4 and one[0] == socket.AF_INET]
+            host = str((old or found)[0][4][0])
+    left = end - time.monotonic()
+    found = resolve(near[0].strip("[]"), near[1], scope, timeout=left, look_up=look_up)
+    sock = _connect_first(found, scope, end, options or ())
+    try:
+        exchange.bind(sock)
+        left = min(patience, scope.remaining())
+        # What cut it off before it was connected had no effect on it.
+        if left <= 0 or scope.cancelled:
+            raise TimeoutError("the call is over")
+        sock.settimeout(None if left == inf else left)
+        if proxy is not None:
+            _pass_through(sock, proxy, host, port)
+    except BaseException:
+        exchange.unbind()
+        _close(sock)
+        raise
+    return sock
 
 
-def _pass_through(
-    sock: _SocksNegotiation,
-    proxy: SocksProxy,
-    address: tuple[Any, ...],
-    target: tuple[str, int],
-) -> None:
-    sock.set_proxy(
-        proxy.version,
-        address[0],
-        address[1],
-        rdns=True,
-        username=proxy.username,
-        password=proxy.password,
-    )
-    sock.connect(target)
-    # In one step: of a descriptor on its way to another socket an interrupt would leave no owner.
-    sock.__class__ = Bounded  # type: ignore[assignment]
-    sock.settimeout(sock.patience)
+_NEXT_ADDRESS_S = 0.25
+"""Head start of an address before the next one is tried beside it; RFC 8305, section 8."""
+
+# Neither takes a descriptor of its own, which an interrupt could leave open.
+_Selector: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
 
 
-def _drop(sock: socket.socket, exchange: Exchange) -> None:
-    exchange.unbind()
+def _connect_first(
+    addresses: Addresses, scope: CancelScope, end: float, options: Iterable[tuple[Any, ...]]
+) -> Bounded:
+    """Connect to the address that answers first; RFC 8305, section 5.
+
+    Args:
+        addresses: what the resolver found, in its order.
+        scope: how long the call may take.
+        end: when to give up, in seconds of ``time.monotonic()``.
+        options: socket options.
+    """
+    waiting = _interleaved(addresses)
+    failure = OSError("the name has no address")
+    open_ones: list[Bounded] = []
+    winner: Bounded | None = None
+    next_at = 0.0
+    try:
+        with _Selector() as selector:
+            while winner is None and (waiting or selector.get_map()):
+                now = time.monotonic()
+                if scope.over:
+                    raise TimeoutError("the call is over")
+                if now >= end:
+                    raise TimeoutError("timed out")
+                if waiting and (now >= next_at or not selector.get_map()):
+                    family, kind, number, _, address = waiting.pop(0)
+                    try:
+                        sock = Bounded(family, kind, number)
+                        open_ones.append(sock)
+                        error = _begin(sock, address, options)
+                    except OSError as trouble:
+                        let_through(trouble)
+                        failure = trouble
+                        continue
+                    if error == 0:
+                        winner = sock
+                    elif error in _UNDER_WAY:
+                        selector.register(sock, selectors.EVENT_WRITE)
+                        next_at = now + _NEXT_ADDRESS_S
+                    else:
+                        failure = OSError(error, os.strerror(error))
+                    continue
+                left = min(end - now, scope.remaining(), SLICE_S)
+                if waiting:
+                    left = min(left, next_at - now)
+                for key, _ in selector.select(max(0.0, left)):
+                    sock = cast(Bounded, key.fileobj)
+                    selector.unregister(sock)
+                    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if error == 0:
+                        winner = sock
+                        break
+                    failure = OSError(error, os.strerror(error))
+                    next_at = now
+    finally:
+        for sock in open_ones:
+            if sock is not winner:
+                _close(sock)
+    if winner is None:
+        raise failure
+    return winner
+
+
+def _begin(sock: Bounded, address: Any, options: Iterable[tuple[Any, ...]]) -> int:
+    for option in options:
+        sock.setsockopt(*option)
+    sock.setblocking(False)
+    return sock.connect_ex(address)
+
+
+def _interleaved(addresses: Addresses) -> list[tuple[Any, ...]]:
+    """Addresses of both families in turn, beginning with the family that the resolver put first."""
+    families: dict[Any, list[tuple[Any, ...]]] = {}
+    for address in addresses:
+        families.setdefault(address[0], []).append(address)
+    rows = zip_longest(*families.values())
+    return [address for row in rows for address in row if address is not None]
+
+
+def _pass_through(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> None:
+    """Have a SOCKS proxy, to which ``sock`` is connected, connect it to a host.
+
+    Raises:
+        socks.ProxyError: the proxy refuses, or is none.
+    """
+    if proxy.version == 4:
+        _pass_through_4(sock, proxy, host, port)
+    else:
+        _pass_through_5(sock, proxy, host, port)
+
+
+def _pass_through_4(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> None:
+    name = b""
+    if not is_address(host):
+        # SOCKS 4a: an address that cannot be, and the name at the end.
+        host, name = "0.0.0.1", _host_bytes(host) + b"\0"
+    if ":" in host:
+        raise socks.SOCKS4Error("SOCKS4 takes no IPv6 address; use socks5://")
+    user = (proxy.username or "").encode()
+    sock.sendall(b"\4\1" + port.to_bytes(2, "big") + socket.inet_aton(host) + user + b"\0" + name)
+    reply = _receive(sock, 8)
+    if reply[0] != 0:
+        raise socks.GeneralProxyError("the SOCKS4 proxy's answer is not SOCKS4")
+    if reply[1] != 0x5A:
+        raise socks.SOCKS4Error(f"{reply[1]:#04x}: {socks.SOCKS4_ERRORS.get(reply[1], 'refused')}")
+
+
+_NO_METHOD = 0xFF
+
+
+def _pass_through_5(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> None:
+    """SOCKS 5, RFC 1928, with a login as in RFC 1929."""
+    login = proxy.username is not None and proxy.password is not None
+    sock.sendall(b"\5\2\0\2" if login else b"\5\1\0")
+    version, method = _receive(sock, 2)
+    if version != 5:
+        raise socks.GeneralProxyError("the SOCKS5 proxy's answer is not SOCKS5")
+    if method == 2 and login:
+        _log_in(sock, (proxy.username or "").encode(), (proxy.password or "").encode())
+    elif method == _NO_METHOD:
+        raise socks.SOCKS5AuthError("the SOCKS5 proxy wants another login, or one at all")
+    elif method != 0:
+        raise socks.GeneralProxyError("the SOCKS5 proxy chose a login that was not offered")
+    host = host.strip("[]")
+    if not is_address(host):
+        name = _host_bytes(host)
+        target = bytes([3, len(name)]) + name
+    elif ":" in host:
+        target = b"\4" + socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    else:
+        target = b"\1" + socket.inet_aton(host)
+    sock.sendall(b"\5\1\0" + target + port.to_bytes(2, "big"))
+    _, status, _, kind = _receive(sock, 4)
+    if status:
+        raise socks.SOCKS5Error(f"{status:#04x}: {socks.SOCKS5_ERRORS.get(status, 'refused')}")
+    bound = {1: 4, 4: 16}.get(kind) or _receive(sock, 1)[0]
+    _receive(sock, bound + 2)
+
+
+def _log_in(sock: Bounded, user: bytes, password: bytes) -> None:
+    if not (0 < len(user) < 256 and 0 < len(password) < 256):
+        raise socks.SOCKS5AuthError("a user and a password for SOCKS5 have 1 to 255 bytes each")
+    login = bytes([1, len(user)]) + user + bytes([len(password)]) + password
+    sock.sendall(login)
+    if _receive(sock, 2)[1] != 0:
+        raise socks.SOCKS5AuthError("the SOCKS5 proxy refused the user and password")
+
+
+def _host_bytes(host: str) -> bytes:
+    try:
+        return host.encode("ascii") if host.isascii() else host.encode("idna")
+    except UnicodeError as error:
+        let_through(error)
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
+
+
+def _receive(sock: Bounded, count: int) -> bytes:
+    """Exactly ``count`` bytes of a proxy's answer."""
+    answer = b""
+    while len(answer) < count:
+        block = sock.recv(count - len(answer))
+        if not block:
+            raise socks.GeneralProxyError("the proxy closed the connection")
+        answer += block
+    return answer
+
+
+def _close(sock: socket.socket) -> None:
     # Not ``close``, which waits for the files that were made of it, and a traceback may hold one.
     with ignoring(OSError):
         socket.close(sock.detach())
@@ -447,202 +604,10 @@ def serving(exchange: Exchange) -> Iterator[None]:
         _local.exchange = before
 
 
-def _serving() -> Exchange | None:
+def exchange_of_thread() -> Exchange | None:
     return getattr(_local, "exchange", None)
 
 
-def _current() -> Exchange:
-    return _serving() or Exchange(CancelScope())
-
-
-class _Incoming(io.RawIOBase):
-    """What arrives on a socket, as the file that ``http.client`` reads one reply from.
-
-    Attributes:
-        begun: whether any of it has arrived.
-        leftover: whether more than the reply had been read when it ended.
-    """
-
-    _file: Any = None  # what closing it looks at, should an interrupt end its making
-
-    def __init__(self, sock: Any) -> None:
-        # It keeps the descriptor open, as any file that is made of a socket does.
-        self._file = sock.makefile("rb", buffering=0)
-        self._receive = sock.recv_into
-        self.begun = self.leftover = self._ended = False
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What ``http.client`` asks a socket for."""
-        return _Buffer(self, _BUFFER)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._ended:
-            return 0
-        try:
-            count: int = self._receive(buffer)
-        except Exception as error:
-            # Python's buffer and http.client take some errors for their own.
-            if from_handler(error):
-                raise Unstoppable from error
-            raise
-        if count:
-            self.begun = True
-        return count
-
-    def end(self, buffer: io.BufferedReader) -> None:
-        """Receive nothing more, and look what ``buffer`` has that nobody asked for."""
-        self._ended = True
-        self.leftover = bool(buffer.peek(1))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-
-class _Buffer(io.BufferedReader):
-    raw: _Incoming
-
-    def close(self) -> None:
-        try:
-            if not self.closed:
-                self.raw.end(self)
-        finally:
-            super().close()
-
-
-class TrackedReply(HTTPResponse):
-    """A reply of ``http.client`` that its exchange knows."""
-
-    # What closing it looks at, should an interrupt end its making.
-    fp: Any = None
-    _incoming: _Incoming | None = None
-
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        exchange = _serving()
-        if exchange is not None:
-            exchange.reply = self
-        self._incoming = _Incoming(sock)
-        super().__init__(self._incoming, *args, **kwargs)  # type: ignore[arg-type]
-
-    @property
-    def begun(self) -> bool:
-        """Whether any of it has arrived."""
-        return self._incoming is not None and self._incoming.begun
-
-    @property
-    def leftover(self) -> bool:
-        """Whether more had arrived with it when it ended."""
-        return self._incoming is not None and self._incoming.leftover
-
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            if self._incoming is not None:
-                self._incoming.close()
-
-    # Of the replies that come before the reply, http.client itself passes over 100 alone. There
-    # is no public hook; each receive asks the scope, so that an endless series ends with the call.
-    def _read_status(self) -> tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if not 102 <= status < 200:
-                return version, status, reason
-            parse_headers(self.fp)
-
-
-class _Head(bytes):
-    """The head of a request with its secrets, shown without them.
-
-    Attributes:
-        shown: what its ``repr`` shows.
-    """
-
-    shown: bytes
-
-    @classmethod
-    def of(cls, head: bytes, secrets: Mapping[str, str]) -> _Head:
-        """``head``, which ends in a blank line, with more headers."""
-        lines = "".join(f"{name}: {secret[:]}\r\n" for name, secret in secrets.items())
-        self = cls(head[:-2] + lines.encode("latin-1") + b"\r\n")
-        self.shown = head[:-2] + "".join(f"{name}: {MASK}\r\n" for name in secrets).encode()
-        return self
-
-    def __repr__(self) -> str:
-        return repr(self.shown)
-
-
-def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Headers that may be seen, and those that may not."""
-    seen: dict[str, str] = {}
-    secrets: dict[str, str] = {}
-    for name, value in headers.items():
-        (secrets if isinstance(value, Secret) else seen)[name] = value
-    return seen, secrets
-
-
-class Tracked(HTTPConnection):
-    """A connection that makes its socket and its reply known to the exchange that it serves."""
-
-    response_class = TrackedReply
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
-        exchange = _serving()
-        wanted = exchange is None or not exchange.anew
-        return wanted and super().is_connected and not _pending(self.sock)
-
-    def connect(self) -> None:
-        exchange = _serving()
-        if exchange is not None:
-            exchange.opened = True
-        super().connect()
-        if exchange is not None:
-            exchange.bind(self.sock)
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        sock = self.sock
-        exchange = _serving()
-        if exchange is not None:
-            exchange.bind(sock)
-        try:
-            # http.client sends head and body apart: two packets, and two wake-ups of the server.
-            with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
-                super().request(*args, **kwargs)
-        except OSError as error:
-            # Of some errors urllib3 takes no notice, whoever raised them.
-            if from_handler(error):
-                raise Unstoppable from error
-            # As of this one: a server may answer before it has read all, and close.
-            if isinstance(error, _GONE):
-                raise BrokenPipeError(errno.EPIPE, str(error)) from error
-            raise
-
-
-def _pending(sock: Any) -> int:
-    """How many bytes TLS has received and decrypted that nobody has read."""
-    if isinstance(sock, ssl.SSLSocket):
-        return sock.pending()
-    outer = getattr(sock, "socket", None)
-    if outer is None:
-        return 0
-    # urllib3's TLS inside the TLS of a proxy.
-    return int(sock.sslobj.pending() + sock.incoming.pending + _pending(outer))
-
-
-def track(pool: Any) -> None:
-    """Let the connections that a pool of the caller's opens from now on be :class:`Tracked`.
-
-    urllib3 names no hook for one pool, but ``ConnectionCls`` is what its documentation has
-    subclasses of pools change.
-    """
-    cls = getattr(pool, "ConnectionCls", None)
-    if isinstance(cls, type) and issubclass(cls, HTTPConnection) and not issubclass(cls, Tracked):
-        pool.ConnectionCls = type(f"Tracked{cls.__name__}", (Tracked, cls), {})
+def current_exchange() -> Exchange:
+    """The exchange that this thread serves, or an unbounded one."""
+    return exchange_of_thread() or Exchange(CancelScope())

@@ -5,47 +5,45 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from ipaddress import ip_address
 from math import inf
-from typing import Any, NamedTuple
-from urllib.parse import urlencode, urljoin, urlsplit
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.exceptions import InvalidURL, RequestException
-from requests.structures import CaseInsensitiveDict
-from requests.utils import get_environ_proxies, select_proxy
+from requests.utils import select_proxy
 from urllib3 import encode_multipart_formdata
 from urllib3.exceptions import HTTPError
-from urllib3.util import parse_url
 
 from .. import errors
 from .._log import logger
-from .._redact import (
-    Redacted,
-    Secret,
-    conceal,
-    conceal_user_info,
-    hidden,
-    is_telling,
-    redact,
-    redact_record,
-)
-from .._runtime import files as _files
-from .._runtime.process import current, keep_untouched
+from .._redact import Redacted, conceal, conceal_user_info, redact, redact_record
 from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
-from .connections import Adapter, host_of
+from .connections import Adapter, hold_back
 from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
 from .error_map import check_reply
 from .failures import BROKEN, opening_error, reading_error, root_of
-from .sockets import Bounded, Exchange, serving, track
-from .types import DEFAULT_TIMEOUT, HTTPRequest, Limits, Timeout, Trust, check_proxy, check_timeout
+from .proxies import both, environment_proxies, is_loopback
+from .redirects import target_of
+from .sessions import SessionSender
+from .sockets import Bounded, Exchange, serving
+from .types import (
+    DEFAULT_TIMEOUT,
+    HTTPRequest,
+    Limits,
+    Timeout,
+    Trust,
+    check_proxy,
+    check_timeout,
+    checked_headers,
+    conceal_header,
+    plain_headers,
+)
 
 # It logs the addresses of requests, those too that a service redirects to.
 logging.getLogger("urllib3.connectionpool").addFilter(redact_record)
@@ -85,10 +83,7 @@ class HTTPReply:
         content_type = self.headers.get("content-type", "")
         self.content_type = content_type.partition(";")[0].strip().lower()
         self.texts: Callable[[], int] = int
-        # urllib3 would give the connection back once the body has been read, before anybody has
-        # looked whether more has come on it.
-        self._release: Callable[[], None] = response.raw.release_conn
-        response.raw.release_conn = _do_nothing  # type: ignore[method-assign]
+        self._release = hold_back(response.raw)
 
     @property
     def request_id(self) -> str | None:
@@ -191,9 +186,11 @@ class HTTPReply:
         Whatever has been read of that, by Python or by TLS, would be taken for the next reply.
         """
         below, connection = self._exchange.reply, self._response.raw.connection
+        unclean = below is None or below.leftover
+        if unclean:
+            self._exchange.cut()
         self._exchange.unbind()
-        leftover = below is not None and below.leftover
-        if connection is not None and (leftover or not connection.is_connected):
+        if connection is not None and (unclean or not connection.is_connected):
             connection.close()
         self._release()
 
@@ -273,10 +270,6 @@ class HTTPReply:
             raise
 
 
-def _do_nothing() -> None:
-    pass
-
-
 def _too_large(limit: int) -> errors.ProtocolError:
     return errors.ProtocolError(
         f"the reply is larger than {limit} bytes; if that is right, raise Limits.reply"
@@ -305,6 +298,7 @@ class Transport:
         trust: whose certificates are believed.
         session: a session to send with instead of own connections.
         limits: how large a reply may be.
+        headers: headers for every request, which replace the provider's own.
     """
 
     def __init__(
@@ -316,13 +310,16 @@ class Transport:
         trust: Trust,
         session: requests.Session | None = None,
         limits: Limits,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._proxy = proxy
         self._asked = asked
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
         self._trust = trust
-        self._session = session
-        self._session_of = current()
+        self._session = None if session is None else SessionSender(session, trust)
+        self._given = checked_headers(headers or {})
+        for name, value in self._given.items():
+            conceal_header(name, value)
         self._limits = limits
         self._adapters: dict[int, Adapter] = {}
         # What is found out once about an address or a host; a provider has a handful of them.
@@ -336,6 +333,7 @@ class Transport:
         *,
         timeout: Timeout | None = None,
         proxy: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> HTTPReply:
         """Send ``call`` and return its reply once the headers are there and tell of success.
 
@@ -344,17 +342,22 @@ class Transport:
             scope: how long all of it may take.
             timeout: seconds, or ``(connect, read)``, for this call.
             proxy: a proxy's URL for this call.
+            headers: headers for this call, which replace all others.
 
         Raises:
             LLMError: the class that the failure has in the table of errors.
         """
-        request = self._prepare(call)
+        request = self._prepare(call, headers)
         for _ in range(_MOST_REDIRECTS):
             reply = self._send(request, scope, timeout, proxy)
             try:
-                target = _redirect(reply, request)
+                target = None
+                if 300 <= reply.status < 400:
+                    target = target_of(reply, request)
                 if target is None:
-                    check_reply(reply, call, now=scope.clock.wall(), most=self._limits.error_body)
+                    if reply.status != 200 or reply.content_type == "text/html":
+                        now, most = scope.clock.wall(), self._limits.error_body
+                        check_reply(reply, call, now=now, most=most)
                     return reply
             except BaseException:
                 reply.close()
@@ -384,17 +387,28 @@ class Transport:
         """
         return select_proxy(url, self._proxies(url, None))
 
-    def _prepare(self, call: HTTPRequest) -> requests.PreparedRequest:
-        request = requests.PreparedRequest()
-        request.prepare_method(call.method)
-        request.prepare_hooks(None)
+    def _prepare(
+        self, call: HTTPRequest, headers: Mapping[str, str] | None = None
+    ) -> requests.PreparedRequest:
+        given = self._given
+        if headers:
+            given = _merged(given, checked_headers(headers))
+            for name, value in headers.items():
+                conceal_header(name, value)
         try:
-            request.url = self._prepared_url(call.url)
-            request.body, kind = _body(call)
+            url = self._prepared_url(call.url)
+            body, kind = _body(call)
+            own = _headers(call, body, kind)
+            if self._session is not None:
+                return self._session.prepare(call.method, url, body, own, given)
         except (RequestException, UnicodeError) as error:
             raise opening_error(error, CancelScope(), call.url) from error
-        # A plain dict: requests' own takes every case and is slow, and nobody asks here by name.
-        request.headers = _headers(call, request.body, kind)  # type: ignore[assignment]
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = call.method, url, body
+        if given:
+            own = _merged(own, given)
+        # A plain dict: CaseInsensitiveDict is slow, and nothing looks headers up here.
+        request.headers = own  # type: ignore[assignment]
         return request
 
     def _prepared_url(self, url: str) -> str:
@@ -404,7 +418,7 @@ class Transport:
             request = requests.PreparedRequest()
             request.prepare_url(url, None)
             prepared = str(request.url)
-            host = host_of(prepared)[1].rpartition("@")[2]
+            host = urlsplit(prepared).netloc.rpartition("@")[2]
             if "%" in host and not host.startswith("["):
                 raise InvalidURL(f"{redact(url)} has a host with characters that no host has")
             self._prepared_urls[url] = prepared
@@ -425,7 +439,7 @@ class Transport:
         arguments = {
             "stream": True,
             "timeout": (_least(connect, left), _least(read, left)),
-            "verify": self._trust.verify,
+            "verify": True,
             "proxies": self._proxies(str(request.url), proxy),
         }
         exchange = Exchange(scope)
@@ -453,25 +467,7 @@ class Transport:
 
     def _sender(self) -> Callable[..., requests.Response]:
         if self._session is not None:
-            session = self._session
-            if self._session_of is not current():
-                _leave_connections_to_parent(session)
-                self._session_of = current()
-
-            def send(request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-                if session.verify is not True and kwargs["verify"]:
-                    kwargs["verify"] = session.verify
-                kwargs["proxies"] = kwargs["proxies"] or session.proxies
-                for proxy in kwargs["proxies"].values():
-                    conceal_user_info(proxy)
-                if str(request.url).startswith("https:"):
-                    _check_certificates(kwargs["verify"], session.cert)
-                request.headers = CaseInsensitiveDict(_plain(request.headers))
-                request.hooks = {"response": [_hide_redirect]}
-                _track(session, request, kwargs)
-                return session.send(request, allow_redirects=False, **kwargs)
-
-            return send
+            return self._session.send
         pid = os.getpid()
         adapter = self._adapters.get(pid)
         if adapter is None:
@@ -484,22 +480,22 @@ class Transport:
 
     def _proxies(self, url: str, proxy: str | None) -> dict[str, str]:
         if proxy is not None:
-            return _both(check_proxy(proxy))
+            return both(check_proxy(proxy))
         if self._proxy is not None and self._asked:
-            return _both(self._proxy)
-        host = host_of(url)
+            return both(self._proxy)
+        # Scheme and host alone: paths are ever new where a service redirects to such.
+        host = urlsplit(url)[:2]
         found = self._found_proxies.get(host)
         if found is None:
             found = self._found_proxies[host] = self._find_proxies(url)
         return found
 
     def _find_proxies(self, url: str) -> dict[str, str]:
-        if is_loopback(urlsplit(url).hostname or ""):
-            return {}
         if self._proxy is not None:
-            return _both(self._proxy)
-        named = select_proxy(url, get_environ_proxies(url, None))
-        return _both(check_proxy(named)) if named else {}
+            return {} if is_loopback(urlsplit(url).hostname or "") else both(self._proxy)
+        if self._session is not None and not self._session.reads_environment:
+            return {}
+        return environment_proxies(url)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -508,66 +504,11 @@ class Transport:
             adapter.close()
 
 
-def _check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) -> None:
-    """Refuse a session's files that are no plain ones: OpenSSL would wait at a pipe.
-
-    Raises:
-        ConnectionFailed: one is; not retryable.
-    """
-    named = (cert,) if isinstance(cert, str) else cert or ()
-    for path in (*named, verify):
-        if not isinstance(path, bool) and path is not None and not os.path.isdir(path):
-            try:
-                _files.open_plain(path).close()
-            except OSError as error:
-                raise errors.ConnectionFailed(
-                    f"the session's certificate file {path!r} cannot be read: {error.strerror}; "
-                    "check its verify and cert",
-                    retryable=False,
-                ) from error
-
-
-def _leave_connections_to_parent(session: requests.Session) -> None:
-    """In a forked child: let a session open connections of its own, as it does when unpickled."""
-    for adapter in session.adapters.values():
-        if isinstance(adapter, HTTPAdapter):
-            keep_untouched((adapter.poolmanager, adapter.proxy_manager))
-            state = adapter.__getstate__()
-            adapter.__setstate__(state)  # type: ignore[attr-defined]
-
-
-def _track(
-    session: requests.Session, request: requests.PreparedRequest, arguments: Mapping[str, Any]
-) -> None:
-    """Let the exchange know the connection that a session will use, if it is one of urllib3."""
-    adapter = session.get_adapter(str(request.url))
-    if isinstance(adapter, HTTPAdapter):
-        track(
-            adapter.get_connection_with_tls_context(
-                request, arguments["verify"], arguments["proxies"], session.cert
-            )
-        )
-
-
-def _hide_redirect(response: requests.Response, **_: Any) -> None:
-    """Keep requests from looking where a redirect leads: it does, even if it is not to follow."""
-    response.headers = CaseInsensitiveDict(response.headers)
-    response.headers.pop("location", None)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its loopback address or name."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError as error:
-        let_through(error)
-        return False
-
-
-def _both(proxy: str) -> dict[str, str]:
-    return {"http": proxy, "https": proxy}
+def _merged(headers: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:
+    """Headers, of which later ones replace those of the same name, whatever its case."""
+    replaced = {name.lower() for name in later}
+    kept = {name: value for name, value in headers.items() if name.lower() not in replaced}
+    return {**kept, **later}
 
 
 def _least(timeout: float, left: float) -> float | None:
@@ -575,32 +516,33 @@ def _least(timeout: float, left: float) -> float | None:
     return None if least == inf else max(least, 0.001)
 
 
-# Some services count the tokens of what is sent, escapes included.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_as_utf8 = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+_as_ascii = json.JSONEncoder(allow_nan=False).encode
 
 
 def _body(call: HTTPRequest) -> tuple[bytes | None, str]:
     if call.json is not None:
         try:
-            return _encode(call.json).encode(), "application/json"
+            return _in_json(call.json), "application/json"
         except (TypeError, ValueError, RecursionError) as error:
+            let_through(error)
             raise errors.InvalidRequestError(
                 f"the request cannot be written as JSON: {error}"
             ) from error
     if call.files is not None:
-        return encode_multipart_formdata({**_plain(call.form or {}), **call.files})
+        return encode_multipart_formdata({**plain_headers(call.form or {}), **call.files})
     if call.form is not None:
-        return urlencode(_plain(call.form)).encode(), "application/x-www-form-urlencoded"
+        return urlencode(plain_headers(call.form)).encode(), "application/x-www-form-urlencoded"
     return None, ""
 
 
-def _plain(fields: Mapping[str, str]) -> dict[str, str]:
-    """The same for code that is not ours, and may call ``str()`` on a value."""
-    return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}
-
-
-# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
-_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+def _in_json(value: Any) -> bytes:
+    try:
+        return _as_utf8(value).encode()
+    except UnicodeEncodeError:
+        # Half a character, which only an escape can stand for.
+        return _as_ascii(value).encode()
 
 
 def _headers(call: HTTPRequest, body: bytes | None, kind: str) -> dict[str, str]:
@@ -614,95 +556,4 @@ def _headers(call: HTTPRequest, body: bytes | None, kind: str) -> dict[str, str]
         headers[names.get("content-length", "Content-Length")] = str(len(body))
     if call.authorization is not None:
         headers[names.get("authorization", "Authorization")] = call.authorization
-    for name, value in headers.items():
-        if is_telling(name):
-            headers[name] = hidden(value)
-        # A provider of somebody else's may put anything there.
-        if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
-            raise errors.InvalidRequestError(
-                f"the header {name} cannot be sent: its value, which is not shown, is no text, or "
-                "has a line break or another character that HTTP does not take"
-            )
-    return headers
-
-
-# A place that every program reads in the same way: either a host, perhaps with a port, or a path on
-# the same host, in visible ASCII without a backslash.
-_PLAIN_PLACE = re.compile(
-    r"(?:(?:https?:)?//[a-z0-9._~-]+(?::[0-9]*)?(?=[/?#]|$)"
-    r"|(?:https?:)?//\[[0-9a-f:.]+\](?::[0-9]*)?(?=[/?#]|$)"
-    r"|(?!//)(?![^/?#]*:))"
-    r"[!-\[\]-~]*",
-    re.IGNORECASE,
-)
-
-_PORTS = {"http": 80, "https": 443}
-
-
-def _redirect(reply: HTTPReply, request: requests.PreparedRequest) -> str | None:
-    """Where a redirect leads, None where there is none.
-
-    A prompt or a key must not go where nobody sent it: only the same scheme, host and port are
-    followed, or the same host over TLS where both have their usual ports.
-    """
-    location = reply.headers.get("location")
-    if not 300 <= reply.status < 400 or not location:
-        return None
-    conceal_user_info(location)
-    target = None
-    if _PLAIN_PLACE.fullmatch(location.strip(" \t")):
-        target = _joined(str(request.url), location.strip(" \t"))
-    if target is None:
-        raise errors.ProtocolError(
-            "the service redirects to an address that is none, or that programs read in "
-            "different ways; it is not followed",
-            status_code=reply.status,
-            retryable=False,
-        )
-    here, there = _origin(str(request.url)), _origin(target)
-    if (request.method == "GET" or reply.status in (307, 308)) and (
-        there == here or there == _encrypted(here)
-    ):
-        return target
-    raise errors.ProtocolError(
-        f"the service redirects to {there.scheme}://{there.connected}, which is not followed; "
-        "if it is right, set base_url to it",
-        status_code=reply.status,
-        retryable=False,
-    )
-
-
-def _joined(url: str, place: str) -> str | None:
-    """A place that a reply from ``url`` names, as requests will use it; None where it is none."""
-    request = requests.PreparedRequest()
-    try:
-        request.prepare_url(urljoin(url, place), None)
-        _origin(str(request.url))
-    except (RequestException, HTTPError, ValueError) as error:
-        let_through(error)
-        return None
-    return request.url
-
-
-class _Origin(NamedTuple):
-    """Where a request goes, as both libraries below read it: requests and urllib3."""
-
-    scheme: str
-    named: str | None
-    connected: str | None
-    port: int | None
-
-
-def _origin(url: str) -> _Origin:
-    named, connected = urlsplit(url), parse_url(url)
-    if named.port != connected.port:
-        raise ValueError("a port that can be read in two ways")
-    port = _PORTS.get(named.scheme) if named.port is None else named.port
-    return _Origin(named.scheme, named.hostname, connected.host, port)
-
-
-def _encrypted(origin: _Origin) -> _Origin | None:
-    """The same host over TLS, where that is plain from its port."""
-    if (origin.scheme, origin.port) != ("http", _PORTS["http"]):
-        return None
-    return origin._replace(scheme="https", port=_PORTS["https"])
+    return checked_headers(headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -10,7 +11,16 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from .._checks import as_float, shown, whole
-from .._redact import MASK, Redacted, Secret, conceal_user_info, hidden, is_telling, redact
+from .._redact import (
+    MASK,
+    Redacted,
+    Secret,
+    conceal,
+    conceal_user_info,
+    hidden,
+    is_telling,
+    redact,
+)
 from .._runtime.scope import LONGEST_S, CancelScope
 from .._signals import let_through
 from ..errors import InvalidRequestError
@@ -140,21 +150,83 @@ class Sender(Protocol):
         """Close the connections."""
 
 
-class UnverifiedTLSWarning(UserWarning):
-    """A client was made that believes any server: whoever sits between reads keys and prompts."""
+# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that can be sent; the values of those that are likely to be credentials are hidden.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent. It is not told: it may be a key.
+    """
+    checked = dict(headers)
+    for name, value in headers.items():
+        if is_telling(name):
+            checked[name] = hidden(value)
+        # Whoever gives headers may put anything there.
+        if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
+            raise InvalidRequestError(
+                f"the header {name} cannot be sent: its value, which is not shown, is no text, or "
+                "has a line break or another character that HTTP does not take"
+            )
+    return checked
+
+
+def plain_headers(fields: Mapping[str, str]) -> dict[str, str]:
+    """The same for code that is not ours, and may call ``str()`` on a value."""
+    return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}
+
+
+def conceal_header(name: str, value: object) -> None:
+    """Mask a header's value from now on, if its name says that it is likely to be a credential."""
+    if not isinstance(value, str) or not is_telling(name):
+        return
+    value = value[:]
+    conceal(value)
+    if name.lower() == "cookie":
+        for pair in value.split(";"):
+            conceal(pair.partition("=")[2].strip())
+    else:
+        # The name of the scheme before it is no secret.
+        conceal(value.partition(" ")[2])
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose certificates are believed.
+    """Whose certificates are believed, and which one is shown.
+
+    The files are read when the first connection over TLS is opened.
 
     Attributes:
         verify: False believes anybody.
         extra: certificates in PEM, believed beside the usual ones.
+        ca_bundle: a file in PEM or DER whose certificates are believed beside the usual ones.
+        cert: a client certificate: one file, or the certificate's and the key's.
+        system: whether the system's own store is asked instead of certifi's list.
     """
 
     verify: bool = True
     extra: str | None = None
+    ca_bundle: str | None = None
+    cert: str | tuple[str, str] | None = None
+    system: bool = False
+
+
+class UnverifiedTLSWarning(UserWarning):
+    """A client was made that believes any server; whoever sits between reads keys and prompts."""
+
+
+def warn_unverified(name: str) -> None:
+    """Warn that a client believes any server; each time, unless the user's filters say else."""
+    warnings.simplefilter("always", UnverifiedTLSWarning, append=True)
+    warnings.warn(
+        f"{name} was told not to verify certificates: whoever sits between can read the key and "
+        "the prompts. Pass the authority's certificate with ca_bundle= instead (for GigaChat, run "
+        "`llmproviders trust gigachat --download`)",
+        UnverifiedTLSWarning,
+        stacklevel=3,
+    )
 
 
 def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, float]:

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from .. import _environment as _places
 from .._account.tokens import TokenFile
-from .._http import certificates
 from .._http.certificates import tls_context
 from .._http.transport import Transport
 from .._http.waits import parse_http_date
@@ -261,14 +260,14 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield warn(topic, "not verified: anybody can pose as the service", "remove verify")
     elif not isinstance(provider, GigaChat):
         yield ok(topic, "the usual authorities")
-    elif trust.extra is None:
+    elif trust.extra is None and trust.ca_bundle is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
-        yield fail(topic, text, f"{certificates.COMMAND} --download")
+        yield fail(topic, text, f"{_root.COMMAND} --download")
     else:
         yield from check_expiry(topic, _root.installed())
 
 
-def check_expiry(topic: str, installed: Iterable[certificates.Certificate]) -> Iterator[Finding]:
+def check_expiry(topic: str, installed: Iterable[_root.Certificate]) -> Iterator[Finding]:
     """The authorities that were taken in: whether they are any, and when they expire."""
     found = False
     for certificate in installed:
@@ -276,12 +275,12 @@ def check_expiry(topic: str, installed: Iterable[certificates.Certificate]) -> I
         text = f"{certificate.subject}, until {certificate.expires}"
         if certificate.expires_at is None:
             text = f"{certificate.path} holds no certificate authority"
-            yield fail(topic, text, f"{certificates.COMMAND} --remove, then --download")
+            yield fail(topic, text, f"{_root.COMMAND} --remove, then --download")
             continue
         left = certificate.expires_at - time.time()
         if left < _EXPIRY_WARN_S:
             tell = fail if left < 0 else warn
-            yield tell(topic, text, f"{certificates.COMMAND} --file FILE --fingerprint SHA256")
+            yield tell(topic, text, f"{_root.COMMAND} --file FILE --fingerprint SHA256")
         else:
             yield ok(topic, text)
     if not found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from .._http import certificates
 from .._printable import one_line
 from ..providers.gigachat import _root
 from .exits import CommandError, Exit
@@ -58,8 +57,8 @@ def command(
         raise CommandError(f"{error.filename or file}: {reason}", Exit.USAGE) from error
 
 
-def _show(certificate: certificates.Certificate) -> None:
+def _show(certificate: _root.Certificate) -> None:
     put(one_line(certificate.subject))
     put(f"  until {certificate.expires}")
-    put(f"  SHA-256 {certificates.colons(certificate.fingerprint)}")
+    put(f"  SHA-256 {_root.colons(certificate.fingerprint)}")
     put(f"  {certificate.path}")

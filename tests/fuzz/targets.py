@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from llmproviders import LLMError
 from llmproviders._account.tokens import TokenFile, _keepers, token_of
-from llmproviders._http.certificates import _certificates
+from llmproviders._http.certificates import certificates_in
 from llmproviders._http.decoding import Tail, iter_events, iter_lines
 from llmproviders._http.error_map import error_of, service_message
 from llmproviders._http.types import check_proxy, check_timeout
@@ -246,7 +246,7 @@ def _error_bodies(data: bytes) -> None:
 
 
 def _trust(data: bytes) -> None:
-    assert isinstance(_certificates(data), list)
+    assert isinstance(certificates_in(data), list)
 
 
 def _stream_seeds(service: Service) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
 
 from llmproviders import OpenAICompatible, ProtocolError
-from llmproviders._http.transport import _redirect
+from llmproviders._http.redirects import target_of
 from tests.conftest import RawServerFactory
 from tests.reliability.services import JSON, SERVICES, TEXT, Service
 from tests.support.http_bytes import http_response
@@ -212,7 +212,7 @@ def test_a_place_that_is_followed_is_where_urllib3_connects(location: str) -> No
     reply = Moved(location)
     request = requests.Request("POST", f"{ORIGIN}/v1/chat").prepare()
     try:
-        target = _redirect(reply, request)  # type: ignore[arg-type]
+        target = target_of(reply, request)  # type: ignore[arg-type]
     except ProtocolError:
         return
     if target is None:

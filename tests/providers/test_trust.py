@@ -18,7 +18,6 @@ import pytest
 import trustme
 
 from llmproviders import ConnectionFailed, GigaChat, InvalidRequestError, LLMError, OpenAICompatible
-from llmproviders._http import certificates
 from llmproviders.providers.gigachat import UnverifiedTLSWarning, _root
 from llmproviders.sandbox import Sandbox
 from tests.conftest import RawServerFactory
@@ -69,7 +68,7 @@ def der_of(ca: trustme.CA) -> bytes:
 
 def fingerprint_of(ca: trustme.CA) -> str:
     """The fingerprint of a CA's certificate, as viewers show it."""
-    return certificates.colons(sha256(der_of(ca)).hexdigest())
+    return _root.colons(sha256(der_of(ca)).hexdigest())
 
 
 def answers(arguments: dict[str, Any]) -> bool:
@@ -258,7 +257,7 @@ class TestUnverified:
     def test_every_warning_is_shown(self) -> None:
         """With Python's usual filters, each client that is made shows the warning."""
         code = "from llmproviders import GigaChat\nfor _ in range(3): GigaChat(verify=False)"
-        environ = {**os.environ, "PYTHONPATH": str(Path(certificates.__file__).parents[1])}
+        environ = {**os.environ, "PYTHONPATH": str(Path(_root.__file__).parents[3])}
         shown = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=environ
         ).stderr
@@ -273,25 +272,23 @@ class TestUnverified:
 
 
 @pytest.fixture
-def stored(ca: trustme.CA) -> certificates.Certificate:
+def stored(ca: trustme.CA) -> _root.Certificate:
     """The certificate of ``ca``, taken in."""
     return _root.install(ca.cert_pem.bytes(), fingerprint=fingerprint_of(ca))
 
 
 class TestStore:
-    def test_believed(self, front: Front, stored: certificates.Certificate) -> None:
+    def test_believed(self, front: Front, stored: _root.Certificate) -> None:
         """What was taken in is believed from then on, without any argument."""
         assert answers(front.arguments())
 
-    def test_for_gigachat_alone(self, front: Front, stored: certificates.Certificate) -> None:
+    def test_for_gigachat_alone(self, front: Front, stored: _root.Certificate) -> None:
         """No other provider believes it."""
         other = OpenAICompatible(base_url=f"{front.server.url}/v1", api_key="sk-other-key")
         with other, pytest.raises(ConnectionFailed, match="not trusted"):
             other.complete("Hi")
 
-    def test_where_it_lies(
-        self, home: Path, stored: certificates.Certificate, ca: trustme.CA
-    ) -> None:
+    def test_where_it_lies(self, home: Path, stored: _root.Certificate, ca: trustme.CA) -> None:
         """It lies in the user's configuration folder, for the user alone, under its fingerprint."""
         assert stored.path.is_relative_to(home / "config" / "llmproviders")
         assert stored.path.stat().st_mode & 0o777 == 0o600
@@ -316,12 +313,12 @@ class TestStore:
         with pytest.raises(InvalidRequestError) as caught:
             _root.install(ca.cert_pem.bytes())
         assert fingerprint_of(ca) in str(caught.value)
-        assert certificates.colons(_root.KNOWN_FINGERPRINT) in str(caught.value)
+        assert _root.colons(_root.KNOWN_FINGERPRINT) in str(caught.value)
         assert _root.installed() == []
 
     def test_known_fingerprint(self) -> None:
         """The known one is that of the Russian Trusted Root CA."""
-        assert certificates.colons(_root.KNOWN_FINGERPRINT) == (
+        assert _root.colons(_root.KNOWN_FINGERPRINT) == (
             "D2:6D:2D:02:31:B7:C3:9F:92:CC:73:85:12:BA:54:10:"
             "35:19:E4:40:5D:68:B5:BD:70:3E:97:88:CA:8E:CF:31"
         )
@@ -354,7 +351,7 @@ class TestStore:
     def test_checked_at_each_load(
         self,
         front: Front,
-        stored: certificates.Certificate,
+        stored: _root.Certificate,
         ca: trustme.CA,
         caplog: pytest.LogCaptureFixture,
         change: str,
@@ -372,14 +369,14 @@ class TestStore:
         assert "has not the fingerprint" in record.getMessage()
         assert _root.installed() == []
 
-    def test_successor(self, front: Front, stored: certificates.Certificate) -> None:
+    def test_successor(self, front: Front, stored: _root.Certificate) -> None:
         """A successor is taken in beside the one before."""
         successor = trustme.CA()
         _root.install(successor.cert_pem.bytes(), fingerprint=fingerprint_of(successor))
         assert len(_root.installed()) == 2
         assert answers(front.arguments())
 
-    def test_remove(self, front: Front, stored: certificates.Certificate) -> None:
+    def test_remove(self, front: Front, stored: _root.Certificate) -> None:
         """What was taken in can be forgotten."""
         assert _root.remove() == [stored.path]
         assert _root.installed() == []
@@ -392,7 +389,7 @@ class TestStore:
         front: Front,
         sandbox: Sandbox,
         raw_server: RawServerFactory,
-        stored: certificates.Certificate,
+        stored: _root.Certificate,
         tmp_path: Path,
     ) -> None:
         """The store and a bundle are believed beside one another."""

@@ -20,7 +20,6 @@ from llmproviders import FailoverClient, GigaChat, LLMError, OpenAICompatible, S
 from llmproviders._account import tokens as token_module
 from llmproviders._account.keys import KeyFile
 from llmproviders._account.tokens import Token, TokenFile
-from llmproviders._http import certificates
 from llmproviders._http.types import HTTPRequest
 from llmproviders._log import logger
 from llmproviders._runtime import files as _files
@@ -29,6 +28,7 @@ from llmproviders._runtime.scope import CancelScope
 from llmproviders.config import ConfigError, load
 from llmproviders.conversation import Conversation
 from llmproviders.failover._health import FailureRecord, FileStore
+from llmproviders.providers.gigachat import _root
 from llmproviders.testing import ScriptedProvider
 from tests.reliability.childs import (
     NOBODY,
@@ -453,7 +453,7 @@ def save(path: Path) -> str:
 def take_in(path: Path) -> str:
     """Take a certificate in, as the file ``path``; an error is told as a warning would be."""
     try:
-        _files.replace_private(path, b"a certificate", certificates._check_stored)
+        _files.replace_private(path, b"a certificate", _root._check_stored)
     except Unusable as trouble:
         logger.warning("%s", trouble)
     return TEXT

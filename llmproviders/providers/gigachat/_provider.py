@@ -18,7 +18,7 @@ from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
 from ..._checks import FINITE, seconds, whole
 from ..._http.decoding import decode_json
-from ..._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout, Trust
+from ..._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout, Trust, warn_unverified
 from ..._log import logger
 from ..._printable import one_line
 from ..._redact import Redacted, Secret, hidden
@@ -177,9 +177,7 @@ class GigaChat(Provider):
             verify = _settings.is_verified(self._setting("verify", None))
         self.verify = verify
         if not verify:
-            from ..._http import certificates
-
-            certificates.warn_unverified(self.name)
+            warn_unverified(self.name)
         self.cert = _settings.certificate() if cert is None else cert
         keys = {"api_key": api_key, "access_token": access_token, "password": password}
         given = {**keys, "user": user}

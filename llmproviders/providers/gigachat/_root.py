@@ -12,21 +12,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ..._environment import config_folder
-from ..._http.certificates import (
-    _LARGEST,
-    COMMAND,
-    Certificate,
-    _as_pem,
-    _certificates,
-    _check_stored,
-    _described,
-    _reading_context,
-    colons,
-)
 from ..._http.types import HTTPRequest, Limits, Timeout, Trust
 from ..._log import logger
 from ..._runtime import files as _files
@@ -34,11 +26,64 @@ from ..._runtime.files import Unusable
 from ..._runtime.scope import CancelScope
 from ...errors import InvalidRequestError, LLMError
 
+COMMAND = "llmproviders trust gigachat"
+
 #: SHA-256 of the Russian Trusted Root CA in DER; valid from 2022-03-01 to 2032-02-27.
 KNOWN_FINGERPRINT = "d26d2d0231b7c39f92cc738512ba54103519e4405d68b5bd703e9788ca8ecf31"
 
 #: The certificate itself; the page that offers it to people is https://www.gosuslugi.ru/crt.
 DOWNLOAD_URL = "https://gu-st.ru/content/lending/russian_trusted_root_ca_pem.crt"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate that was taken in.
+
+    Attributes:
+        fingerprint: SHA-256 of the DER, in hex without colons.
+        subject: whom it is for, such as ``"Russian Trusted Root CA"``.
+        expires: as OpenSSL writes it, such as ``"Feb 27 21:04:15 2032 GMT"``.
+        path: the file that holds it.
+    """
+
+    fingerprint: str
+    subject: str
+    expires: str
+    path: Path
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it expires, in Unix time; None if it is no authority, so that nothing is known."""
+        return None if self.expires == "unknown" else _certificates().unix_time(self.expires)
+
+    @classmethod
+    def of(cls, fingerprint: str, der: bytes, path: Path) -> Certificate:
+        """Describe a certificate."""
+        described = _certificates().reading_context([der]).get_ca_certs()
+        known: dict[str, Any] = next(iter(described), {})
+        subject = _certificates().name_in(known.get("subject"))
+        return cls(fingerprint, subject, str(known.get("notAfter", "unknown")), path)
+
+
+def colons(fingerprint: str) -> str:
+    """A fingerprint as certificates' viewers show it.
+
+    >>> colons("d26d2d")
+    'D2:6D:2D'
+    """
+    return ":".join(re.findall("..", fingerprint.upper()))
+
+
+def _certificates() -> ModuleType:
+    """What reads certificates; it loads ``ssl``, as the making of a provider does."""
+    from ..._http import certificates
+
+    return certificates
+
+
+def _check_stored(data: bytes) -> None:
+    if not _certificates().certificates_in(data):
+        raise ValueError(f"it holds no certificate; delete it, or run `{COMMAND} --remove`")
 
 
 def folder() -> Path:
@@ -60,9 +105,11 @@ def install(
         InvalidRequestError: there is no certificate in it, or none with that fingerprint.
         OSError: the file cannot be read, or the configuration folder not be written.
     """
-    data = source if isinstance(source, bytes) else _files.read(source, most=_LARGEST)
+    data = (
+        source if isinstance(source, bytes) else _files.read(source, most=_certificates().LARGEST)
+    )
     wanted = KNOWN_FINGERPRINT if fingerprint is None else _plain(fingerprint)
-    found = {sha256(der).hexdigest(): der for der in _certificates(data)}
+    found = {sha256(der).hexdigest(): der for der in _certificates().certificates_in(data)}
     if not found:
         raise InvalidRequestError(
             "there is no certificate in it; what is wanted is a file in PEM (it begins with "
@@ -73,13 +120,12 @@ def install(
             "it is not the certificate that is wanted: its SHA-256 fingerprint is "
             f"{' and '.join(map(colons, found))}, not {colons(wanted)}; nothing was changed"
         )
-    context = _reading_context([found[wanted]])
     path = folder() / f"{wanted}.pem"
     try:
-        _files.replace_private(path, _as_pem(found[wanted]).encode(), _check_stored)
+        _files.replace_private(path, _certificates().as_pem(found[wanted]).encode(), _check_stored)
     except Unusable as trouble:
         raise OSError(str(trouble)) from trouble
-    return _described(wanted, context, path)
+    return Certificate.of(wanted, found[wanted], path)
 
 
 def download(
@@ -98,7 +144,9 @@ def download(
     """
     from ..._http.transport import Transport
 
-    transport = Transport(trust=Trust(extra=pinned() or None), limits=Limits(reply=_LARGEST))
+    transport = Transport(
+        trust=Trust(extra=pinned() or None), limits=Limits(reply=_certificates().LARGEST)
+    )
     try:
         call = HTTPRequest("GET", url, headers={"Accept": "*/*"})
         with closing(transport.open(call, CancelScope(), timeout=timeout, proxy=proxy)) as reply:
@@ -110,9 +158,7 @@ def download(
 
 def installed() -> list[Certificate]:
     """The certificates that were taken in and are what they were."""
-    return [
-        _described(path.stem, _reading_context([der]), path) for path, der in _intact(_stored())
-    ]
+    return [Certificate.of(path.stem, der, path) for path, der in _intact(_stored())]
 
 
 def remove() -> list[Path]:
@@ -129,7 +175,7 @@ def remove() -> list[Path]:
 
 def pinned() -> str:
     """The certificates that were taken in, as PEM; one that was changed since is left out."""
-    return "".join(_as_pem(der) for _, der in _intact(_stored()))
+    return "".join(_certificates().as_pem(der) for _, der in _intact(_stored()))
 
 
 def advice(error: LLMError) -> str:
@@ -161,7 +207,7 @@ def _stored() -> list[Path]:
 def _intact(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
     for path in paths:
         try:
-            certificates = _certificates(_files.read_private(path))
+            certificates = _certificates().certificates_in(_files.read_private(path))
         except Unusable as trouble:
             logger.warning("the certificate %s is not used: %s", path, trouble)
             continue

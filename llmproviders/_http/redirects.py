@@ -1,0 +1,98 @@
+"""Which redirects are followed: none that leads a prompt or a key to somebody else."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+
+from .. import errors
+from .._redact import conceal_user_info
+from .._signals import let_through
+from .types import HTTPResponse
+
+# A place that every program reads in the same way: either a host, perhaps with a port, or a path on
+# the same host, in visible ASCII without a backslash.
+_PLAIN_PLACE = re.compile(
+    r"(?:(?:https?:)?//[a-z0-9._~-]+(?::[0-9]*)?(?=[/?#]|$)"
+    r"|(?:https?:)?//\[[0-9a-f:.]+\](?::[0-9]*)?(?=[/?#]|$)"
+    r"|(?!//)(?![^/?#]*:))"
+    r"[!-\[\]-~]*",
+    re.IGNORECASE,
+)
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | None:
+    """Where a redirect leads, None where there is none.
+
+    A prompt or a key must not go where nobody sent it: only the same scheme, host and port are
+    followed, or the same host over TLS where both have their usual ports.
+    """
+    location = reply.headers.get("location")
+    if not 300 <= reply.status < 400 or not location:
+        return None
+    conceal_user_info(location)
+    target = None
+    if _PLAIN_PLACE.fullmatch(location.strip(" \t")):
+        target = _joined(str(request.url), location.strip(" \t"))
+    if target is None:
+        raise errors.ProtocolError(
+            "the service redirects to an address that is none, or that programs read in "
+            "different ways; it is not followed",
+            status_code=reply.status,
+            retryable=False,
+        )
+    here, there = _origin(str(request.url)), _origin(target)
+    if (request.method == "GET" or reply.status in (307, 308)) and (
+        there == here or there == _encrypted(here)
+    ):
+        return target
+    raise errors.ProtocolError(
+        f"the service redirects to {there.scheme}://{there.connected}, which is not followed; "
+        "if it is right, set base_url to it",
+        status_code=reply.status,
+        retryable=False,
+    )
+
+
+def _joined(url: str, place: str) -> str | None:
+    """A place that a reply from ``url`` names, as requests will use it; None where it is none."""
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(urljoin(url, place), None)
+        _origin(str(request.url))
+    except (RequestException, HTTPError, ValueError) as error:
+        let_through(error)
+        return None
+    return request.url
+
+
+class _Origin(NamedTuple):
+    """Where a request goes, as both libraries below read it: requests and urllib3."""
+
+    scheme: str
+    named: str | None
+    connected: str | None
+    port: int | None
+
+
+def _origin(url: str) -> _Origin:
+    named, connected = urlsplit(url), parse_url(url)
+    if named.port != connected.port:
+        raise ValueError("a port that can be read in two ways")
+    port = _PORTS.get(named.scheme) if named.port is None else named.port
+    return _Origin(named.scheme, named.hostname, connected.host, port)
+
+
+def _encrypted(origin: _Origin) -> _Origin | None:
+    """The same host over TLS, where that is plain from its port."""
+    if (origin.scheme, origin.port) != ("http", _PORTS["http"]):
+        return None
+    return origin._replace(scheme="https", port=_PORTS["https"])

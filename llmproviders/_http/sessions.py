@@ -1,0 +1,217 @@
+"""Sending with a caller's session, all of which counts, as in ``session.post``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import default_headers
+from urllib3 import HTTPHeaderDict
+from urllib3.response import BaseHTTPResponse, HTTPResponse
+
+from .. import _environment as _environ
+from .. import errors
+from .._redact import conceal_user_info
+from .._runtime import files as _files
+from .._runtime.process import current
+from .._signals import let_through
+from .certificates import bundle
+from .connections import leave_session_to_parent, track
+from .types import Trust, conceal_header, plain_headers
+
+
+class SessionSender:
+    """Prepares and sends requests with a session.
+
+    Args:
+        session: the caller's.
+        trust: whose certificates are believed beside those that the session believes.
+
+    Raises:
+        InvalidRequestError: ``trust`` asks for what a session cannot do.
+    """
+
+    def __init__(self, session: requests.Session, trust: Trust) -> None:
+        if trust.system:
+            raise errors.InvalidRequestError(
+                'trust="system" does not go with session=: mount an adapter with such a context '
+                "to the session, or leave session away"
+            )
+        self._session = session
+        self._process = current()
+        self._trust = trust
+
+    @property
+    def reads_environment(self) -> bool:
+        """Whether the session takes proxies and certificates from the environment."""
+        return bool(self._session.trust_env)
+
+    def prepare(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        own: Mapping[str, str],
+        given: Mapping[str, str],
+    ) -> requests.PreparedRequest:
+        """Prepare a request, with the session's headers, cookies, parameters and login.
+
+        Args:
+            method: the HTTP method.
+            url: the address.
+            body: what to send, or None.
+            own: the provider's headers; what the caller put into the session goes before them.
+            given: headers that go before those of the session.
+        """
+        session, usual = self._session, default_headers()
+        headers = CaseInsensitiveDict(
+            {
+                name: value
+                for name, value in own.items()
+                if session.headers.get(name) in (None, usual.get(name))
+            }
+        )
+        headers.update(given)
+        cookies = headers.pop("Cookie", None)
+        prepared = session.prepare_request(
+            requests.Request(
+                method,
+                url,
+                headers=plain_headers(headers),
+                data=body,
+                auth=self._login(headers, "Authorization" in CaseInsensitiveDict(own)),
+            )
+        )
+        if cookies:
+            prepared.headers["Cookie"] = _joined(cookies[:], prepared.headers.get("Cookie"))
+        prepared.register_hook("response", _hide_redirect)  # type: ignore[no-untyped-call]
+        for name, value in prepared.headers.items():
+            conceal_header(name, value)
+        return prepared
+
+    def _login(self, headers: Mapping[str, str], has_key: bool) -> Any:
+        """What puts the ``Authorization`` header in place.
+
+        None is the session's own way. A key, and what the caller gives for a request, go before
+        it; ``~/.netrc`` never counts.
+        """
+        if self._session.auth and not has_key and "Authorization" not in headers:
+            return None
+        value: Any = headers.get("Authorization", self._session.headers.get("Authorization"))
+
+        def put(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if value is not None:
+                request.headers.update(plain_headers({"Authorization": value}))
+            return request
+
+        return put
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        *,
+        proxies: Mapping[str, str],
+        **arguments: Any,
+    ) -> requests.Response:
+        """Send a request; the body of the response is still to be read.
+
+        Args:
+            request: what :meth:`prepare` returned.
+            proxies: proxies that go before those of the session, as requests takes them.
+            **arguments: what else ``Session.send`` takes.
+        """
+        session = self._session
+        if self._process is not current():
+            leave_session_to_parent(session)
+            self._process = current()
+        verify = arguments["verify"] = self._verify()
+        cert = arguments["cert"] = self._trust.cert or session.cert
+        used = arguments["proxies"] = dict(proxies or session.proxies)
+        for proxy in used.values():
+            conceal_user_info(proxy)
+        adapter = session.get_adapter(str(request.url))
+        is_tls = str(request.url).startswith("https:")
+        if is_tls:
+            _check_files(verify, cert)
+        if isinstance(adapter, HTTPAdapter):
+            pool = adapter.get_connection_with_tls_context(request, verify, used, cert)
+            track(pool, self._extra() if is_tls and verify else None)
+        try:
+            response = session.send(request, allow_redirects=False, **arguments)
+        except requests.HTTPError as error:
+            let_through(error)
+            # A hook that raises for a status: what the status means is told by the reply.
+            if error.response is None:
+                raise
+            response = error.response
+        return _readable(response)
+
+    def _verify(self) -> bool | str:
+        """What certificates are checked against.
+
+        What the session says goes before ``REQUESTS_CA_BUNDLE``, which for requests is the other
+        way round.
+        """
+        session = self._session
+        if not self._trust.verify:
+            return False
+        if session.verify is not True or not session.trust_env:
+            return True if session.verify is None else session.verify
+        return _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or True
+
+    def _extra(self) -> str | None:
+        own = bundle(self._trust.ca_bundle) if self._trust.ca_bundle else ""
+        return own + (self._trust.extra or "") or None
+
+
+def _joined(own: str, jar: str | None) -> str:
+    """Cookies of the provider, and those of the session that have other names."""
+    names = {pair.partition("=")[0].strip() for pair in own.split(";")}
+    pairs = [pair.strip() for pair in (jar or "").split(";")]
+    return "; ".join([own, *(p for p in pairs if p and p.partition("=")[0] not in names)])
+
+
+def _hide_redirect(response: requests.Response, **_: Any) -> None:
+    """Keep requests from looking where a redirect leads, which it does without following it."""
+    response.headers = CaseInsensitiveDict(response.headers)
+    response.headers.pop("location", None)
+
+
+def _readable(response: requests.Response) -> requests.Response:
+    """The response with a body to read, also where a hook has read it, or an adapter has none."""
+    raw = response.raw
+    if not isinstance(raw, BaseHTTPResponse) or raw.closed:
+        headers = getattr(raw, "headers", response.headers)
+        # What requests has read is decoded already.
+        framing = ("content-encoding", "transfer-encoding", "content-length")
+        response.raw = HTTPResponse(
+            BytesIO(response.content),
+            HTTPHeaderDict((n, v) for n, v in headers.items() if n.lower() not in framing),
+            response.status_code,
+            preload_content=False,
+        )
+    return response
+
+
+def _check_files(verify: bool | str | None, cert: Any) -> None:
+    """Refuse a session's files that are no plain ones: OpenSSL would wait at a pipe.
+
+    Raises:
+        ConnectionFailed: one is; not retryable.
+    """
+    named = (cert,) if isinstance(cert, str) else cert or ()
+    for path in (*named, verify):
+        if not isinstance(path, bool) and path is not None and not os.path.isdir(path):
+            try:
+                _files.open_plain(path).close()
+            except OSError as error:
+                raise errors.ConnectionFailed(
+                    f"the session's certificate file {path!r} cannot be read: {error.strerror}; "
+                    "check its verify and cert",
+                    retryable=False,
+                ) from error
