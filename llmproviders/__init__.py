@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ._version import __version__ as __version__
+from typing import TYPE_CHECKING
 
-# What ``typing`` would say: importing that takes as long as all that is imported here.
-TYPE_CHECKING = False
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -33,8 +33,6 @@ SAMPLING = frozenset(
         "tool_choice",
         "response_format",
         "profanity_check",
-        "parallel_tool_calls",
-        "reasoning_effort",
     }
 )
 

@@ -37,6 +37,9 @@ DOORS = {
     "_display": "pictures and tables, for those who look at them",
     "conversation": "opened by client.conversation()",
     "config": "opened by FailoverClient.from_config()",
+    "schema": "pydantic: opened by schema=",
+    "cache": "sqlite3: opened by whoever caches",
+    "_account.usage": "sqlite3: opened where requests are counted",
     "notebook": "opened by %load_ext llmproviders",
     "sandbox": "opened by the commands that need it",
     "cli": "a command loads what it needs when it is run",
@@ -208,7 +211,7 @@ ONLY_IN = {
     "tenacity": {"_runtime", "failover"},
     "filelock": {"_runtime"},
     "IPython": {"notebook", "__init__"},
-    "click": {"cli"},
+    "click": {"cli", "notebook"},
 }
 """Library -> the wings that may import it; outside _http, requests serves as a type alone."""
 

@@ -315,7 +315,7 @@ class TestAttempts:
 
 
 def test_pictures_are_made_of_plain_data() -> None:
-    """Nothing in ``_display`` imports another part of the package, save what makes text harmless."""
+    """``_display`` imports no other part of the package, save what makes text harmless."""
     for path in Path(_display.__file__).parent.glob("*.py"):
         found = re.findall(r"^\s*from \.\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(found) <= {"_printable"}, path.name

@@ -509,7 +509,10 @@ def test_no_clause_swallows_what_a_handler_raises() -> None:
                 )
                 if _caught(node.type) & SWALLOWING and not known and _swallows(node):
                     found.append(f"{module}:{node.lineno}")
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
-                if set().union(*map(_caught, node.args)) & SWALLOWING:
-                    found.append(f"{module}:{node.lineno}")
+            elif (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func).endswith("suppress")
+                and set().union(*map(_caught, node.args)) & SWALLOWING
+            ):
+                found.append(f"{module}:{node.lineno}")
     assert found == []

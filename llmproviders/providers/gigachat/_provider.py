@@ -40,7 +40,7 @@ from ...errors import (
 from ...provider import Catalogue, Fetch, Provider
 from ...results import FinishReason, Image
 from .._chat_completions import parse_chat, parse_list, parse_models
-from . import _dialect, _settings
+from . import _dialect, _root, _settings
 from ._answers import Balance, Embedding, TokenCount, UploadedFile
 from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
 from ._files import MAX_BYTES, Attachment, DrawnImages, Uploads
@@ -102,7 +102,6 @@ class GigaChat(Provider):
     supports_tools = True
     supports_schema = True
     supports_images = True
-    _modules = (".providers.gigachat._root",)
     environment = {
         "api_key": ("GIGACHAT_CREDENTIALS",),
         "scope": ("GIGACHAT_SCOPE",),
@@ -214,8 +213,8 @@ class GigaChat(Provider):
         """The usual authorities, those of ``ca_bundle``, and the pinned root if it is installed."""
         if not self.verify:
             return Trust(verify=False)
+        # Opened by the transport, which is made before this is asked.
         from ..._http import certificates
-        from . import _root
 
         bundle = certificates.bundle(self.ca_bundle) if self.ca_bundle else ""
         return Trust(extra=bundle + _root.pinned() or None)
@@ -409,8 +408,6 @@ class GigaChat(Provider):
         if isinstance(error.__cause__, LLMError):
             return error
         if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-            from . import _root
-
             return retold(error, _root.advice(error))
         if error.status_code is None:
             return error
