@@ -183,7 +183,7 @@ class Provider(BaseClient):
     #: Whether the service may have models that ``models`` does not name.
     open_catalogue: ClassVar[bool] = False
     #: Parameters that the service takes; others are left out.
-    takes: ClassVar[frozenset[str]] = frozenset()
+    supported_params: ClassVar[frozenset[str]] = frozenset()
     #: Argument -> names of the environment that stand for it, the first that is set wins.
     environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -311,7 +311,7 @@ class Provider(BaseClient):
             LLMError: what the service reports, such as a ``ServerError``.
         """
 
-    def mend(
+    def recover(
         self,
         error: LLMError,
         call: HTTPRequest | None,
@@ -332,19 +332,19 @@ class Provider(BaseClient):
         """
         return None
 
-    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
+    def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """A better error, where this service's words mean more than the status.
 
         Args:
             error: what the request failed with; returned as it is where there is no better one.
-            request: as in :meth:`mend`.
+            request: as in :meth:`recover`.
         """
         return error
 
     def check_supported(self, request: ChatRequest) -> None:
         """Raise an ``UnsupportedError`` for what this provider cannot do, before it is prepared."""
 
-    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
+    def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait for a free place among the requests that the service allows at a time.
 
         Args:
@@ -376,7 +376,7 @@ class Provider(BaseClient):
         name = self.model_aliases.get(name, name)
         if self.open_catalogue or name in self.models:
             return name
-        raise self.lacks(name, self.models)
+        raise self.model_not_found(name, self.models)
 
     def find_model(self, name: str | None, fetch: Fetch) -> str:
         """The name to send for a model; a provider may ask its service which names it has.
@@ -390,7 +390,7 @@ class Provider(BaseClient):
         """
         return self.get_model(name)
 
-    def lacks(self, model: str, names: Sequence[str], **about: Any) -> ModelNotFoundError:
+    def model_not_found(self, model: str, names: Sequence[str], **about: Any) -> ModelNotFoundError:
         """The error for a model that the service does not have; it names near ones and all.
 
         Args:
@@ -423,10 +423,14 @@ class Provider(BaseClient):
 
     def sampling(self, request: ChatRequest) -> dict[str, Any]:
         """The parameters of ``request`` that this service takes."""
-        left_out = [n for n in request.params if n not in self.takes and n != "extra_body"]
+        left_out = [
+            n for n in request.params if n not in self.supported_params and n != "extra_body"
+        ]
         if left_out:
             logger.debug("%s takes no %s; left out", self.name, ", ".join(sorted(left_out)))
-        return {n: v for n, v in request.params.items() if n in self.takes and v is not None}
+        return {
+            n: v for n, v in request.params.items() if n in self.supported_params and v is not None
+        }
 
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None
@@ -628,7 +632,7 @@ def _attempt(
     try:
         with _Step(provider, "check_supported"):
             provider.check_supported(request)
-        with provider.place(scope) as waited:
+        with provider.slot(scope) as waited:
             record.start(waited)
             while True:
                 call = None
@@ -661,7 +665,7 @@ def _attempt(
             fetch.abandon()
             forget_locals(failure, but=handled)
             raise
-        error = provider.explain(failure, request)
+        error = provider.describe_error(failure, request)
         error.provider = error.provider or provider.name
         partial_text = record.transcript.text()
         if partial_text and _broke_off(error):
@@ -700,7 +704,7 @@ def ask(
                     return value
             except LLMError as failure:
                 let_through(failure)
-                error = provider.explain(failure, request)
+                error = provider.describe_error(failure, request)
                 error.provider = error.provider or provider.name
                 cause = None if error is failure else failure
                 _mend_or_raise(provider, error, call, request, fetch, mended, cause)
@@ -722,7 +726,7 @@ def _mend_or_raise(
     mended: set[str],
     cause: LLMError | None = None,
 ) -> None:
-    word = provider.mend(error, call, request, fetch)
+    word = provider.recover(error, call, request, fetch)
     if word is None or word in mended:
         raise error from cause or error.__cause__
     mended.add(word)

@@ -40,7 +40,7 @@ class ScriptedProvider(Provider):
     url = "scripted://here"
     default_model = "scripted"
     open_catalogue = True
-    takes = SAMPLING
+    supported_params = SAMPLING
 
     def __init__(
         self, chunks: Iterable[str] = (), error: LLMError | None = None, **arguments: Any

@@ -119,7 +119,7 @@ class Simulated(Provider):
     url = "simulated://here"
     default_model = "simulated"
     open_catalogue = True
-    takes = SAMPLING
+    supported_params = SAMPLING
 
     def __init__(
         self, service: Service, weather: Weather, clock: SimulatedClock, chance: random.Random

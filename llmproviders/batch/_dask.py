@@ -106,7 +106,7 @@ def share_limits(client: BaseClient) -> None:
     for provider in _providers_of(client):
         limit = getattr(provider, "max_concurrency", None)
         if limit is not None:
-            provider.place = _SharedLimit(provider, limit).hold  # type: ignore[method-assign]
+            provider.slot = _SharedLimit(provider, limit).hold  # type: ignore[method-assign]
 
 
 def _providers_of(client: BaseClient) -> Iterator[Provider]:
@@ -130,9 +130,7 @@ class _SharedLimit:
         self._limit = limit
         self._turns = _semaphore(f"{name} {limit}", limit)
         self._all = _semaphore(name, _MOST_LEASES)
-        self._own: Callable[[CancelScope], contextlib.AbstractContextManager[float]] = (
-            provider.place
-        )
+        self._own: Callable[[CancelScope], contextlib.AbstractContextManager[float]] = provider.slot
 
     @contextlib.contextmanager
     def hold(self, scope: CancelScope) -> Iterator[float]:

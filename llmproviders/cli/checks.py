@@ -298,7 +298,7 @@ def _check_connections(settings: ProviderSettings, provider: Provider) -> Iterat
             with closing(_transport_of(provider).probe(url, scope)) as reply:
                 date = parse_http_date(reply.headers.get("date"))
         except LLMError as failure:
-            error = provider.explain(failure, ChatRequest(()))
+            error = provider.describe_error(failure, ChatRequest(()))
             yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error, settings))
             continue
         if date is not None:

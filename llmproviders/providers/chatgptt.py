@@ -148,7 +148,7 @@ class ChatGptt(Provider):
         yield data
         yield FinishReason("stop", raw="")
 
-    def mend(
+    def recover(
         self,
         error: LLMError,
         call: HTTPRequest | None,
@@ -163,7 +163,7 @@ class ChatGptt(Provider):
             self._page = None
         return "page"
 
-    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
+    def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Say that fresh page tokens were refused as well."""
         if not isinstance(error, AuthenticationError):
             return error

@@ -52,7 +52,7 @@ class FlowGpt(Provider):
         "Dolphin-2.6-8x7B",
     )
     model_aliases = {"gemini": "google-gemini", "gemini-pro": "google-gemini"}
-    takes = frozenset({"temperature"})
+    supported_params = frozenset({"temperature"})
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Sign the request; system messages have a field of their own."""

@@ -50,7 +50,7 @@ class OpenAICompatible(Provider):
     supports_tools = True
     supports_schema = True
     supports_images = True
-    takes = SAMPLING - {"repetition_penalty", "profanity_check"}
+    supported_params = SAMPLING - {"repetition_penalty", "profanity_check"}
     environment = {
         "api_key": ("OPENAI_API_KEY",),
         "base_url": ("OPENAI_BASE_URL",),
@@ -95,10 +95,10 @@ class OpenAICompatible(Provider):
         #: Model -> fields that the server refused for it.
         self._refused: dict[str, frozenset[str]] = {}
 
-    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
+    def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait until fewer than ``max_concurrency`` requests of this key are under way."""
         if self.max_concurrency is None:
-            return super().place(scope)
+            return super().slot(scope)
 
         credential = self.credential_digest() or self.base_url
         return Slot(credential, self.max_concurrency, scope)
@@ -134,7 +134,7 @@ class OpenAICompatible(Provider):
             params.pop("max_tokens", None)
         return params
 
-    def mend(
+    def recover(
         self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
     ) -> str | None:
         """Leave out, or call by its other name, a field that the server says it does not take.
@@ -158,7 +158,7 @@ class OpenAICompatible(Provider):
         """Read a stream or a whole reply; see ``parse_chat``."""
         return parse_chat(reply, think_tags=self.think_tags)
 
-    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
+    def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Name the model that is not there, or the address where the server has nothing."""
         if type(error) is ModelNotFoundError and error.status_code is not None:
             asked = request.model or self.model or self.default_model

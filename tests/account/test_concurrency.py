@@ -68,7 +68,7 @@ class Holder:
     """A thread that takes a place, and keeps it until it is told to give it back."""
 
     def __init__(self, place: Slot) -> None:
-        self.place = place
+        self.slot = place
         self.inside = threading.Event()
         self.leave = threading.Event()
         self.waited: float | None = None

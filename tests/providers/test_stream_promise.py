@@ -50,7 +50,7 @@ class Reciter(Provider):
     default_model = "default"
     models = ("default", "large-model")
     model_aliases = {"big": "large-model"}
-    takes = frozenset({"temperature"})
+    supported_params = frozenset({"temperature"})
 
     def __init__(
         self, *script: Step, answers: tuple[Reply | LLMError, ...] = (), **arguments: Any
@@ -419,14 +419,14 @@ class Mending(Reciter):
     words: tuple[str | None, ...] = ()
     seen: list[LLMError]
 
-    def mend(
+    def recover(
         self, error: LLMError, call: Call | None, request: Request, fetch: Fetch
     ) -> str | None:
         """Give the next word."""
         self.seen = [*getattr(self, "seen", []), error]
         return self.words[len(self.seen) - 1]
 
-    def explain(self, error: LLMError, request: Request) -> LLMError:
+    def describe_error(self, error: LLMError, request: Request) -> LLMError:
         """A better word for a refusal."""
         if isinstance(error, AuthenticationError):
             return AuthenticationError("explained", status_code=error.status_code)

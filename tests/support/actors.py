@@ -70,7 +70,7 @@ class Actor(Provider):
     url = "stage://here"
     default_model = "actor"
     open_catalogue = True
-    takes = SAMPLING
+    supported_params = SAMPLING
 
     def __init__(self, *acts: Act, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -98,7 +98,7 @@ class GigaChat(Provider):
         "GigaChat-Max": "GigaChat-2-Max",
     }
     open_catalogue = True
-    takes = _dialect.TAKEN
+    supported_params = _dialect.TAKEN
     supports_tools = True
     supports_schema = True
     supports_images = True
@@ -241,7 +241,7 @@ class GigaChat(Provider):
         """
         self._credentials.of(CancelScope())
 
-    def place(self, scope: CancelScope) -> AbstractContextManager[float]:
+    def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait for one of the ``max_concurrency`` slots of this account."""
         try:
             login = self._credentials.of(scope)
@@ -312,7 +312,7 @@ class GigaChat(Provider):
             )
             self._stand_in = found
             return "model"
-        failure = self.lacks(
+        failure = self.model_not_found(
             asked,
             [model["id"] for model in models],
             status_code=404,
@@ -376,7 +376,7 @@ class GigaChat(Provider):
             else:
                 yield piece
 
-    def mend(
+    def recover(
         self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
     ) -> str | None:
         """Renew a token that was refused, upload a file that is gone, and find a default model.
@@ -403,7 +403,7 @@ class GigaChat(Provider):
             return self._replace_model(error, call, request, fetch)
         return None
 
-    def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
+    def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Say what to do about it, where this service's statuses tell more than their words."""
         if isinstance(error.__cause__, LLMError):
             return error
@@ -531,7 +531,7 @@ class GigaChat(Provider):
         """
         scope = CancelScope()
         try:
-            with self.place(scope):
+            with self.slot(scope):
                 entries = self._about(texts, "/embeddings", model, scope)
         except LLMError as error:
             error.provider = error.provider or self.name
