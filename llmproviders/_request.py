@@ -12,6 +12,8 @@ from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
 from .messages import Message, Prompt, normalize
 from .results import Completion
+from .schema import Schema
+from .tools import tool_forms
 
 SAMPLING = frozenset(
     {
@@ -36,7 +38,7 @@ SAMPLING = frozenset(
     }
 )
 
-KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning", "attach"}
+KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning", "attach", "schema"}
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -66,6 +68,7 @@ class ChatRequest:
         accept: what the whole reply has to please, or None for the client's.
         reasoning: whether a stream also yields what comes of the thinking.
         attach: files that go with the last message of the user.
+        schema: what the reply has to satisfy, or None.
     """
 
     messages: tuple[Message, ...]
@@ -78,6 +81,7 @@ class ChatRequest:
     accept: Accept | None = None
     reasoning: bool = False
     attach: tuple[str | os.PathLike[str], ...] = ()
+    schema: Schema | None = None
 
     @classmethod
     def of(
@@ -102,10 +106,12 @@ class ChatRequest:
             stream: False asks the service for the whole reply at once.
             deadline: seconds for the whole call, or None.
             accept: gets the whole reply and returns True, or False or a reason; or None.
-            params: sampling parameters, ``system``, ``reasoning``, ``extra_body``.
+            params: sampling parameters, ``system``, ``reasoning``, ``extra_body``, ``schema``.
 
         Raises:
-            TypeError: a parameter that no service has, or an ``accept`` that cannot be called.
+            TypeError: a parameter that no service has, an ``accept`` that cannot be called, or
+                tools that are neither functions nor JSON forms.
+            ImportError: ``schema`` needs the extra of that name.
             InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy, deadline or
                 ``extra_body``.
         """
@@ -114,6 +120,9 @@ class ChatRequest:
         system = rest.pop("system", None)
         reasoning = bool(rest.pop("reasoning", False))
         attach = tuple(rest.pop("attach", None) or ())
+        schema = rest.pop("schema", None)
+        if rest.get("tools"):
+            rest["tools"] = tool_forms(rest["tools"])
         if rest.get("extra_body") is None:
             rest.pop("extra_body", None)
         elif not isinstance(rest["extra_body"], Mapping):
@@ -140,6 +149,7 @@ class ChatRequest:
             accept,
             reasoning,
             attach,
+            None if schema is None else Schema.of(schema),
         )
 
     def to(self, model: str | None) -> ChatRequest:

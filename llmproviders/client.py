@@ -1,34 +1,46 @@
-"""What a provider is, and the one ``stream`` that keeps the promise of what a stream yields."""
+"""What callers use of every client, whether it is one provider or several."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ._checks import whole
 from ._http.types import Timeout
 from ._redact import hidden
 from ._request import Accept, ChatRequest
 from ._runtime.process import owned
-from ._runtime.scope import CancelScope
+from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ._signals import ignoring
 from .conversation import Conversation
 from .errors import LLMError
-from .messages import Prompt
+from .messages import Message, Prompt
 from .results import Completion, FinishReason, Restart
+from .tools import OnTool, Tool, ToolRun
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class BaseClient(ABC):
-    """What answers a prompt: one provider, or several behind one another.
+    """What answers a prompt: one provider, or a client of several.
 
-    A subclass gives ``generate``; everything that callers use stands on it.
+    A subclass has ``generate`` and ``close``; every other method calls those.
+
+    Attributes:
+        name: what the client is called in errors, logs and results.
+        deadline: seconds for a call that does not set its own, or None.
+        accept: checks a reply where the call has no ``accept`` of its own, or None.
+        clock: where time comes from.
     """
 
     name: str
+    deadline: float | None = None
+    accept: Accept | None = None
+    clock: Clock = SYSTEM_CLOCK
 
     @abstractmethod
     def generate(
@@ -41,6 +53,10 @@ class BaseClient(ABC):
             scope: how long it may take; None: as long as it takes.
         """
 
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+
     def stream(
         self,
         prompt: Prompt,
@@ -52,26 +68,27 @@ class BaseClient(ABC):
         accept: Accept | None = None,
         **params: Any,
     ) -> Generator[str, None, None]:
-        """Ask, and yield the reply's text as it comes.
+        """Ask, and yield the text of the reply as it arrives.
 
         Args:
             prompt: a text or a list of messages.
             model: a model or an alias; None for the default.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            proxy: a proxy's URL for every request of this call.
-            deadline: seconds for this call; it begins with the first ``next()``.
-            accept: gets the whole reply and returns True, or False or a reason: then the stream
-                ends in a ``RejectedReplyError``, though its text is out.
-            **params: sampling parameters, ``system``, ``extra_body``, and ``reasoning=True`` to
-                get what the model thinks, too.
+            timeout: seconds, or ``(connect, read)``; ``read`` limits each wait for data.
+            proxy: the URL of a proxy for every request of this call.
+            deadline: seconds for this call, counted from the first ``next()``.
+            accept: gets the whole reply and returns True, or False or a reason. On a refusal the
+                stream ends in a ``RejectedReplyError``; its text is already out.
+            **params: sampling parameters, ``system``, ``tools``, ``extra_body``, and
+                ``reasoning=True`` to also get the model's thinking.
 
         Returns:
-            A generator of non-empty ``str``, its last item a ``FinishReason``; with
-            ``reasoning=True`` also ``Reasoning`` items, which are empty as ``str``. Nothing is
-            sent before its first ``next()``; closing it closes the connection. It belongs to the
-            process that made that first ``next()``; a forked child cannot go on with it.
+            A generator of non-empty ``str``, its last item a ``FinishReason``. With
+            ``reasoning=True`` there are also ``Reasoning`` items, which are empty as ``str``.
+            Nothing is sent before the first ``next()``; closing the generator closes the
+            connection. A forked child cannot read on in it.
 
         Raises:
+            TypeError: an unknown parameter, or ``schema``, which needs the whole reply.
             InvalidRequestError: at once, for what no service could take.
             LLMError: while iterating, for what went wrong.
 
@@ -80,12 +97,55 @@ class BaseClient(ABC):
         ...     print(chunk, end="")
         Rayleigh scattering.
         """
+        return self.create_generator(
+            model,
+            prompt,
+            timeout=timeout,
+            proxy=hidden(proxy),
+            deadline=deadline,
+            accept=accept,
+            **params,
+        )
+
+    def create_generator(
+        self,
+        model: str | None,
+        messages: Prompt,
+        *,
+        stream: bool = True,
+        proxy: str | None = None,
+        timeout: Timeout | None = None,
+        deadline: float | None = None,
+        accept: Accept | None = None,
+        **params: Any,
+    ) -> Generator[str, None, None]:
+        """The generator of :meth:`stream`, with the model and the messages first.
+
+        Args:
+            model: a model or an alias; None for the default.
+            messages: a text or a list of messages.
+            stream: False asks the service for the whole reply at once, which is then yielded as
+                one chunk, after ``accept`` has taken it.
+            proxy: as for :meth:`stream`.
+            timeout: likewise.
+            deadline: likewise.
+            accept: likewise.
+            **params: likewise; with ``stream=False`` also ``schema``.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> generator = ScriptedProvider(["a", "b"]).create_generator(None, "Hi", stream=False)
+        >>> list(generator)[:-1]
+        ['ab']
+        """
+        if stream and params.get("schema") is not None:
+            raise TypeError("a schema needs the whole reply; use complete()")
         proxy = hidden(proxy)
         request = ChatRequest.of(
-            prompt,
+            messages,
             model=model,
             timeout=timeout,
             proxy=proxy,
+            stream=stream,
             deadline=deadline,
             accept=accept,
             params=params,
@@ -109,19 +169,22 @@ class BaseClient(ABC):
         Args:
             prompt: a text or a list of messages.
             model: a model or an alias; None for the default.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            proxy: a proxy's URL for every request of this call.
+            timeout: seconds, or ``(connect, read)``; ``read`` limits each wait for data.
+            proxy: the URL of a proxy for every request of this call.
             deadline: seconds for this call.
-            accept: gets the ``Completion`` and returns True, or False or a reason: then it is a
-                ``RejectedReplyError``.
-            stream: False asks the service for the whole reply at once; without it the reply
-                streams, so that a deadline sees every piece.
-            **params: sampling parameters, ``system``, ``extra_body``.
+            accept: gets the ``Completion`` and returns True, or False or a reason, which becomes
+                a ``RejectedReplyError``.
+            stream: False asks the service for the whole reply at once. By default the reply
+                streams, so that a deadline holds for every piece.
+            **params: sampling parameters, ``system``, ``tools``, ``extra_body``, and ``schema``,
+                a type or a JSON Schema, whose value is then in ``data``.
 
         Raises:
-            TypeError: a parameter that no service has, or ``stream=True``.
+            TypeError: an unknown parameter, or ``stream=True``.
+            ImportError: ``schema`` needs ``llmproviders[schema]``.
             InvalidRequestError: what no service could take; nothing was sent.
-            LLMError: there is no whole reply; ``partial_text`` has what came of it.
+            SchemaError: the reply does not satisfy the schema, nor did a second one.
+            LLMError: there is no whole reply; ``partial_text`` has what arrived.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
@@ -144,7 +207,7 @@ class BaseClient(ABC):
         )
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
-        """The whole reply to a request that is already checked; what ``complete`` stands on.
+        """The whole reply to a request that is already checked; what ``complete`` calls.
 
         Args:
             request: what is asked, already checked.
@@ -152,53 +215,87 @@ class BaseClient(ABC):
         """
         return collect(self.generate(request, scope))
 
-    def create_generator(
+    def run(
         self,
-        model: str | None,
-        messages: Prompt,
+        prompt: Prompt,
         *,
-        stream: bool = True,
-        proxy: str | None = None,
+        tools: Iterable[Tool],
+        max_turns: int = 8,
+        on_tool: OnTool | None = None,
+        model: str | None = None,
         timeout: Timeout | None = None,
+        proxy: str | None = None,
         deadline: float | None = None,
         accept: Accept | None = None,
+        stream: bool | None = None,
         **params: Any,
-    ) -> Generator[str, None, None]:
-        """The same generator as :meth:`stream`, in another order of arguments.
+    ) -> Completion:
+        """Ask, call the functions that the model asks for, and ask again until it answers.
+
+        An unknown name, wrong arguments and an exception of a function are told to the model. A
+        call that was run is never run again, whichever provider goes on after it.
 
         Args:
-            model: a model or an alias; None for the default.
-            messages: a text or a list of messages.
-            stream: False asks the service for the whole reply at once, which then comes as one
-                chunk.
-            proxy: a proxy's URL for every request of this call.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            deadline: seconds for this call; it begins with the first ``next()``.
-            accept: as for :meth:`stream`; with ``stream=False`` it decides before the chunk is
-                yielded.
-            **params: sampling parameters, ``system``, ``extra_body``.
+            prompt: a text or a list of messages.
+            tools: Python functions; their names, annotations, defaults and docstrings say what
+                they do. Tools that the service runs itself may be given in its JSON form.
+            max_turns: questions to the model, at most.
+            on_tool: gets each call and the text that the model was told.
+            model: as for :meth:`complete`.
+            timeout: likewise, for every question.
+            proxy: likewise.
+            deadline: seconds for all of it, the functions included.
+            accept: checks the final reply.
+            stream: as for :meth:`complete`, for every question.
+            **params: likewise; a ``tool_choice`` holds for the first question alone.
+
+        Returns:
+            The final reply, with ``steps``, and with the ``attempts`` of all questions.
 
         Raises:
-            InvalidRequestError: at once, for what no service could take.
-            LLMError: while iterating, for what went wrong.
+            TypeError: a tool that is no function, or that JSON cannot describe.
+            RejectedReplyError: the model still calls functions after ``max_turns`` questions.
+            LLMError: as for :meth:`complete`; ``steps`` has what was run before.
 
         >>> from llmproviders.testing import ScriptedProvider
-        >>> generator = ScriptedProvider(["a", "b"]).create_generator(None, "Hi", stream=False)
-        >>> list(generator)[:-1]
-        ['ab']
+        >>> def weather(city: str) -> str:
+        ...     "Tell the weather."
+        ...     return "rain"
+        >>> print(ScriptedProvider(["Take one."]).run("An umbrella?", tools=[weather]))
+        Take one.
         """
-        proxy = hidden(proxy)
+        if stream:
+            raise TypeError("run() returns the whole reply")
+        proxy, tools = hidden(proxy), list(tools)
+        max_turns = whole("max_turns", max_turns)
         request = ChatRequest.of(
-            messages,
+            prompt,
             model=model,
             timeout=timeout,
             proxy=proxy,
-            stream=stream,
+            stream=stream is None,
             deadline=deadline,
             accept=accept,
-            params=params,
+            params={**params, "tools": tools},
         )
-        return owned(self.generate(request), self.name)
+        check = request.accept or self.accept
+        if check is not None:
+            request = replace(request, accept=lambda reply: bool(reply.tool_calls) or check(reply))
+        free = {k: v for k, v in request.params.items() if k != "tool_choice"}
+        limit = self.deadline if request.deadline is None else request.deadline
+        scope = CancelScope.lasting(limit, clock=self.clock)
+
+        def ask(messages: tuple[Message, ...], first: bool) -> Completion:
+            params = request.params if first else free
+            return self.answer(
+                replace(request, messages=messages, params=params, deadline=None), scope
+            )
+
+        run = ToolRun(tools, ask, max_turns=max_turns, on_tool=on_tool, scope=scope)
+        try:
+            return run.run(request.messages)
+        finally:
+            scope.close()
 
     def conversation(
         self, *, system: str | None = None, model: str | None = None, **arguments: Any
@@ -216,27 +313,25 @@ class BaseClient(ABC):
         >>> print(chat.ask("Is the sky blue?"))
         Yes.
         """
-        from .conversation import Conversation
-
         return Conversation(self, system=system, model=model, **arguments)
 
     def credential_digest(self) -> str | None:
-        """A hash of the credential that the next call would be made with, by the address too.
+        """A hash of the address and the credential that the next call would use.
 
-        What a service does to one account, a refused key or a spent quota, is remembered by it,
-        so that it does not tell against others.
+        What a service does to one account, such as refusing its key, is remembered by this hash,
+        so that it does not count against other accounts.
 
         Returns:
-            The digest, from which no secret can be had; None where there is no credential.
+            The digest, which tells nothing about the secret; None where there is no credential.
 
         Raises:
             MissingAuthError: a key that is kept elsewhere is not there.
         """
         return None
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
+    def identity(self) -> list[Any]:
+        """What tells this client's replies from another client's, as JSON: names, addresses."""
+        return [type(self).__name__, self.name]
 
     def __enter__(self) -> Self:
         return self
@@ -246,10 +341,10 @@ class BaseClient(ABC):
 
 
 def collect(stream: Generator[str, None, None]) -> Completion:
-    """Read a stream to its end; what a ``Restart`` made void does not count.
+    """Read a stream to its end; text before a ``Restart`` does not count.
 
-    What a signal's handler raises, a ``KeyboardInterrupt`` above all, leaves with the text so far
-    in its ``partial_text``.
+    A ``KeyboardInterrupt``, and whatever else a signal's handler raises, gets the text so far as
+    its ``partial_text``.
     """
     pieces: list[str] = []
     finish = FinishReason()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._checks import whole
 from ._request import check_names
@@ -16,11 +16,10 @@ from ._runtime.files import read, replace
 from ._signals import let_through
 from .messages import Message, Prompt, normalize
 from .results import Completion, FinishReason, Restart
+from .tools import Tool
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .client import BaseClient
 
 
 _VERSION = 1
@@ -44,6 +43,19 @@ def _document(data: bytes) -> dict[str, Any]:
     if document["version"] != _VERSION:
         raise ValueError("another version of llmproviders wrote it; name another file")
     return document
+
+
+class Answering(Protocol):
+    """What a conversation needs of a client."""
+
+    def stream(self, prompt: Prompt, **params: Any) -> Generator[str, None, None]:
+        """Yield the reply."""
+
+    def complete(self, prompt: Prompt, **params: Any) -> Completion:
+        """Return the reply."""
+
+    def run(self, prompt: Prompt, *, tools: Iterable[Tool], **params: Any) -> Completion:
+        """Return the reply, once the functions that the model called were run."""
 
 
 class Conversation:
@@ -91,7 +103,7 @@ class Conversation:
 
     def __init__(
         self,
-        client: BaseClient,
+        client: Answering,
         *,
         system: str | None = None,
         model: str | None = None,
@@ -132,6 +144,33 @@ class Conversation:
         self.end()
         completion = self.client.complete(self._asking(text), **self._with(params))
         self._keep(text, completion.text)
+        return completion
+
+    def run(self, text: str, *, tools: Iterable[Tool], **params: Any) -> Completion:
+        """Say ``text``, call the functions that the model asks for, and return the reply.
+
+        The calls and their results are kept along with the turn.
+
+        Args:
+            text: the user's message.
+            tools: functions, as for a client's ``run``.
+            **params: as for a client's ``run``, for this turn alone.
+
+        Raises:
+            LLMError: there is no whole reply; the turn is not kept, and ``steps`` has what was
+                run.
+
+        >>> from llmproviders.testing import ScriptedProvider
+        >>> def weather(city: str) -> str:
+        ...     "Tell the weather."
+        ...     return "rain"
+        >>> chat = ScriptedProvider(["Take one."]).conversation()
+        >>> print(chat.run("An umbrella?", tools=[weather]))
+        Take one.
+        """
+        self.end()
+        completion = self.client.run(self._asking(text), tools=tools, **self._with(params))
+        self._keep(text, completion.text, getattr(completion.steps, "messages", ()))
         return completion
 
     def stream(self, text: str, **params: Any) -> Generator[str, None, None]:
@@ -238,7 +277,7 @@ class Conversation:
         replace(Path(path), lambda file: file.write(data), check=_document, most=_LARGEST)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], client: BaseClient) -> Self:
+    def load(cls, path: str | os.PathLike[str], client: Answering) -> Self:
         """Read one from a file that :meth:`save` wrote.
 
         Args:
@@ -288,10 +327,11 @@ class Conversation:
             return True
         return sum(len(m["content"]) for m in (*system, *sent)) <= self.max_characters
 
-    def _keep(self, text: str, reply: str) -> None:
+    def _keep(self, text: str, reply: str, between: Iterable[Message] = ()) -> None:
         if reply.strip():
             self._said += [
                 {"role": "user", "content": text},
+                *between,
                 {"role": "assistant", "content": reply},
             ]
 

@@ -73,6 +73,8 @@ class LLMError(Exception):
     """The caller's own limit that kept the request from being sent, ``"per_day"`` for instance;
     None where the service failed.
     """
+    #: What a run with tools had done when it failed.
+    steps: tuple[Any, ...] = ()
 
     def __init__(
         self,

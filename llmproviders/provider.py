@@ -7,7 +7,6 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -50,7 +49,7 @@ from .errors import (
     StreamInterrupted,
     Usage,
 )
-from .results import Attempts, Completion, FinishReason, Reasoning, Restart
+from .results import Attempts, Completion, FinishReason, Reasoning, Restart, rejected
 
 if TYPE_CHECKING:
     import requests
@@ -603,7 +602,7 @@ def attempt(
 ) -> Generator[str, None, None]:
     """What ``Provider.generate`` yields and raises."""
     if request.deadline is None:
-        stream = _attempt(provider, request, scope or CancelScope())
+        stream = _replies(provider, request, scope or CancelScope())
     else:
         stream = _bounded(provider, request, scope, request.deadline)
     stream = stream if request.stream else _joined(stream)
@@ -617,9 +616,22 @@ def _bounded(
 ) -> Generator[str, None, None]:
     scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=parent)
     try:
-        yield from _attempt(provider, request, scope)
+        yield from _replies(provider, request, scope)
     finally:
         scope.close()
+
+
+def _replies(
+    provider: Provider, request: ChatRequest, scope: CancelScope
+) -> Generator[str, None, None]:
+    if request.schema is None:
+        return _attempt(provider, request, scope)
+    return request.schema.replies(
+        request,
+        lambda one: _attempt(provider, one, scope),
+        native=getattr(provider, "supports_schema", False),
+        server=(provider.name, provider.base_url, request.model or provider.model),
+    )
 
 
 def _attempt(
@@ -874,23 +886,7 @@ def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:
     if verdict and reason is None:
         return
     message = f"accept turned the reply down{': ' + reason if reason else ''}"
-    raise rejected(message, text, finish, detail=reason)
-
-
-def rejected(
-    message: str, text: str, finish: FinishReason, *, detail: str | None
-) -> RejectedReplyError:
-    """The error that a whole reply becomes which the caller does not want."""
-    error = RejectedReplyError(
-        message,
-        provider=finish.provider,
-        request_id=finish.request_id,
-        partial_text=text,
-        detail=detail,
-    )
-    last = (replace(attempt, error=error) for attempt in finish.attempts[-1:])
-    error.attempts = (*finish.attempts[:-1], *last)
-    return error
+    raise rejected(message, text, finish, detail=reason, kind=RejectedReplyError)
 
 
 def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:

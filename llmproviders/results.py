@@ -6,12 +6,13 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from ._checks import whole
 from .errors import Attempt as Attempt
+from .errors import RejectedReplyError
 from .errors import Usage as Usage
 
 
@@ -119,6 +120,8 @@ class FinishReason(str):
         images: what the service drew, each an :class:`Image`.
         request_id: the service's id for the request.
         attempts: every attempt of the call, the successful one last.
+        data: what a ``schema`` made of the reply.
+        cached: whether the reply came from a cache, and nothing was sent.
 
     >>> "".join(["Hello", FinishReason("stop", provider="GigaChat")])
     'Hello'
@@ -127,6 +130,8 @@ class FinishReason(str):
     __slots__ = (
         "_message",
         "attempts",
+        "cached",
+        "data",
         "detail",
         "images",
         "model",
@@ -150,6 +155,8 @@ class FinishReason(str):
     images: list[Image]
     request_id: str | None
     attempts: Attempts
+    data: Any
+    cached: bool
     _message: dict[str, Any] | Callable[[], dict[str, Any]] | None
 
     def __new__(
@@ -167,6 +174,8 @@ class FinishReason(str):
         images: list[Image] | None = None,
         request_id: str | None = None,
         attempts: tuple[Attempt, ...] = (),
+        data: Any = None,
+        cached: bool = False,
     ) -> FinishReason:
         """Make one; all but ``reason`` by keyword.
 
@@ -185,6 +194,8 @@ class FinishReason(str):
         self.images = images or []
         self.request_id = request_id
         self.attempts = Attempts(attempts)
+        self.data = data
+        self.cached = cached
         return self
 
     @property
@@ -215,6 +226,33 @@ class FinishReason(str):
             if getattr(self, name) is not None
         )
         return f"FinishReason({self.reason!r}{', ' + shown if shown else ''})"
+
+
+Rejection = TypeVar("Rejection", bound=RejectedReplyError)
+
+
+def rejected(
+    message: str, text: str, finish: FinishReason, *, detail: str | None, kind: type[Rejection]
+) -> Rejection:
+    """The error that a whole reply becomes which was turned down.
+
+    Args:
+        message: what is wrong with it.
+        text: the reply.
+        finish: what it ended with.
+        detail: the reason alone.
+        kind: the error's class.
+    """
+    error = kind(
+        message,
+        provider=finish.provider,
+        request_id=finish.request_id,
+        partial_text=text,
+        detail=detail,
+    )
+    last = (replace(attempt, error=error) for attempt in finish.attempts[-1:])
+    error.attempts = (*finish.attempts[:-1], *last)
+    return error
 
 
 class Reasoning(str):
@@ -331,7 +369,16 @@ class Completion:
     @classmethod
     def of(cls, text: str, finish: FinishReason) -> Completion:
         """Join the ``text`` of a stream with ``finish``, the ``FinishReason`` that ended it."""
-        return cls(text, finish, finish.provider, finish.model, finish.usage, finish.attempts)
+        return cls(
+            text,
+            finish,
+            finish.provider,
+            finish.model,
+            finish.usage,
+            finish.attempts,
+            data=finish.data,
+            cached=finish.cached,
+        )
 
     @property
     def reasoning(self) -> str | None:

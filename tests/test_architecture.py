@@ -24,7 +24,7 @@ MOST_DOORS = 40
 LIBRARIES_BEHIND_DOORS = {
     "requests", "urllib3", "tenacity", "filelock", "readline",
     "click", "tqdm", "pydantic", "jsonschema", "dask", "distributed", "pandas", "IPython", "rich",
-    "truststore",
+    "truststore", "referencing", "typing_extensions",
 }  # fmt: skip
 """Extras, and what costs a process more than the rest of the package."""
 
@@ -35,7 +35,6 @@ DOORS = {
     "_runtime.retry": "tenacity: opened when a FailoverClient is made",
     "_account.quotas": "sqlite3: opened when a provider is made whose requests are counted",
     "_display": "pictures and tables, for those who look at them",
-    "conversation": "opened by client.conversation()",
     "config": "opened by FailoverClient.from_config()",
     "schema": "pydantic: opened by schema=",
     "cache": "sqlite3: opened by whoever caches",
@@ -47,8 +46,8 @@ DOORS = {
 }
 """Wings and modules that may be imported inside a function, and why."""
 
-UPWARD = {("failover", "config"), ("client", "conversation")}
-"""Doors that lead up: a client is made of a configuration, and begins a conversation."""
+UPWARD = {("failover", "config")}
+"""A door that leads up: a client is made of a configuration."""
 
 
 class Import(NamedTuple):

@@ -113,7 +113,9 @@ class FailoverClient(BaseClient):
         self._targets = Target.all_of(_chosen(providers), attempts=most)
         self.name = name
         self._restarts = on_interrupt == "restart"
-        self._accept = accept
+        self.accept = accept
+        self.deadline = limits["deadline"]
+        self.clock = clock
         self._settings = FailoverSettings(
             attempts=most,
             backoff=TenacityBackoff(wait=wait, retry=retry, stop=stop),
@@ -131,7 +133,7 @@ class FailoverClient(BaseClient):
             name,
             self._targets,
             self._settings,
-            deadline=limits["deadline"],
+            deadline=self.deadline,
             clock=clock,
             hedge_after=limits["hedge_after"],
             fall_through=fall_through,
@@ -213,7 +215,7 @@ class FailoverClient(BaseClient):
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
-        accept = request.accept or self._accept
+        accept = request.accept or self.accept
         return collect(self._router.run(request, scope, restarts=True, accept=accept))
 
     def generate(

@@ -28,8 +28,8 @@ from ..errors import (
     StreamInterrupted,
     UnsupportedError,
 )
-from ..provider import accepted, rejected
-from ..results import Attempts, FinishReason, Reasoning, Restart
+from ..provider import accepted
+from ..results import Attempts, FinishReason, Reasoning, Restart, rejected
 from ._health import Health, Permit
 from ._hedging import Race, Runner
 from ._outcomes import counts_against, outcome_of
@@ -332,7 +332,9 @@ class CallState:
             self.longest = text, finish
         if self.longest[1] is finish and not self.waiting:
             return
-        self.cut = rejected("max_tokens cut the reply", text, finish, detail="length")
+        self.cut = rejected(
+            "max_tokens cut the reply", text, finish, detail="length", kind=RejectedReplyError
+        )
         raise self.cut
 
     def longest_reply(self, text: str, finish: FinishReason) -> Generator[str, None, None]:

@@ -1,0 +1,651 @@
+"""Typed answers: a schema from a Python type, sent with a request, and checked in the reply."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import lru_cache, reduce
+from itertools import islice
+from operator import or_
+from types import UnionType
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin
+
+from ._checks import shown
+from ._signals import let_through
+from .errors import Attempt, InvalidRequestError, LLMError, SchemaError, UnsupportedError
+from .messages import Message
+from .results import FinishReason, Reasoning, Restart, rejected
+from .tools import is_typed_dict, refuse_constant, typed_dict_fields
+
+INSTALL = "pip install 'llmproviders[schema]'"
+
+_REFUSAL = re.compile(
+    r"response_?(format|schema)|json_?(schema|object)|json schema|structured.?output"
+    r"|guided|grammar",
+    re.IGNORECASE,
+)
+
+_REFUSING = (400, 422, 500)
+
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+
+# What an object or an array begins with; a bracket in prose is seldom followed so.
+_START = re.compile(r"\{\s*[\"}]|\[\s*[\"{\[\]0-9tfn-]")
+
+_WRAPPER = re.compile(r'\s*\{\s*"value"\s*:\s*')
+
+_MOST_VALUES = 100
+"""JSON values looked at in one reply; one that lists more does not answer with one."""
+
+_MOST_BROKEN = 200
+"""Values that are begun and broken; telling where each one breaks takes time."""
+
+_MOST_WORDS = 1000
+
+_MOST_SHOWN = 100_000
+"""Characters of a bad reply that are shown to the model again."""
+
+_LARGEST_FLOAT = sys.float_info.max
+
+
+class SchemaRequest(Protocol):
+    """What this module needs of a ``ChatRequest``."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters."""
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the stream yields ``Reasoning`` items, too."""
+
+
+Asked = TypeVar("Asked", bound=SchemaRequest)
+
+
+class Schema:
+    """A schema that a reply has to satisfy; made with :meth:`of`.
+
+    Attributes:
+        json_schema: the JSON Schema.
+        is_object: whether its root is an object; if not, the native form wraps it.
+        response_format: the schema in OpenAI's form, for servers that take it.
+        prompt: the schema as a sentence to a model, for servers that do not.
+
+    >>> Schema.of({"type": "object", "properties": {"name": {"type": "string"}}}).validate(
+    ...     'Here it is: {"name": "Ada"}'
+    ... )
+    {'name': 'Ada'}
+    """
+
+    def __init__(
+        self, given: Any, json_schema: dict[str, Any], name: str, load: Callable[[str], Any]
+    ) -> None:
+        self.json_schema = json_schema
+        self.is_object = json_schema.get("type") == "object"
+        self.response_format = _response_format(json_schema, name, wrap=not self.is_object)
+        self.prompt = (
+            "Reply with one JSON value that satisfies this JSON Schema, and with nothing else: "
+            f"no explanation, no code fence.\n{json.dumps(json_schema, ensure_ascii=False)}"
+        )
+        self._given = given
+        self._load = load
+        self._refused_by: set[Hashable] = set()
+
+    @classmethod
+    def of(cls, schema: Any) -> Schema:
+        """Prepare a schema.
+
+        Args:
+            schema: a JSON Schema as a dict, or a type: a dataclass, a ``TypedDict``, ``list[...]``,
+                ``Literal``, an ``Enum``, a pydantic model, any type that pydantic takes.
+
+        Raises:
+            ImportError: the extra ``schema`` is not installed.
+            InvalidRequestError: it is no JSON Schema, or a type that has none.
+        """
+        if isinstance(schema, Schema):
+            return schema
+        if isinstance(schema, Mapping):
+            return _of_json(_dump_given(schema))
+        if isinstance(schema, str):
+            raise InvalidRequestError("schema is a type or a dict, not a text; use json.loads()")
+        try:
+            return _of_type(schema)
+        except TypeError as error:
+            let_through(error)
+            # What cannot be hashed, such as Annotated with a list inside, is prepared each time.
+            return _of_type.__wrapped__(schema)
+
+    def validate(self, text: str, *, wrapped: bool = False) -> Any:
+        """The value of a reply.
+
+        Args:
+            text: the reply: one JSON value, bare, in a fence or with prose around it.
+            wrapped: whether the model was asked for ``{"value": ...}`` where the root is not an
+                object. A reply with or without that wrapper is taken in either case.
+
+        Raises:
+            SchemaError: there is no such value, several satisfy the schema, or none does.
+        """
+        found: dict[str, Any] = {}
+        faults: list[str] = []
+        for value, source in _values(text):
+            try:
+                data = self._loaded(value, source, wrapped)
+                found.setdefault(_identity(value), data)
+            except SchemaError as error:
+                faults.append(str(error))
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            raise SchemaError(f"{len(found)} different JSON values in it satisfy the schema")
+        raise SchemaError(faults[0] if faults else "there is no JSON value in it")
+
+    def _loaded(self, value: Any, source: str, wrapped: bool) -> Any:
+        sources = [source]
+        if not self.is_object and isinstance(value, dict) and value.keys() == {"value"}:
+            start = _WRAPPER.match(source)
+            if start is not None:
+                inside = source[start.end() : source.rindex("}")]
+                sources = [inside, source] if wrapped else [source, inside]
+        first: SchemaError | None = None
+        for one in sources:
+            try:
+                return self._load(one)
+            except SchemaError as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    def replies(
+        self,
+        request: Asked,
+        attempt: Callable[[Asked], Generator[str, None, None]],
+        *,
+        native: bool,
+        server: Hashable,
+    ) -> Generator[str, None, None]:
+        """Ask one provider, and yield the reply that satisfies the schema, with its ``data``.
+
+        A reply that does not satisfy it is shown to the model once. A server that refuses the
+        native form gets the schema in the prompt, at once and from then on.
+
+        Args:
+            request: what is asked.
+            attempt: asks once.
+            native: whether the provider takes ``response_format``.
+            server: the address and the model, by which a refusal is remembered.
+
+        Raises:
+            SchemaError: neither reply satisfies the schema.
+            LLMError: as for any attempt; ``attempts`` has all of them.
+        """
+        made: tuple[Attempt, ...] = ()
+        native = native and server not in self._refused_by
+        repair: tuple[Message, ...] = ()
+        while True:
+            try:
+                reply = attempt(self._put(request, native, repair))
+                text, finish = yield from _read(reply, thoughts=request.reasoning)
+            except LLMError as error:
+                let_through(error)
+                made = error.attempts = (*made, *error.attempts)
+                if not (native and _refuses_schema(error)):
+                    raise
+                self._refused_by.add(server)
+                native = False
+                continue
+            if finish.tool_calls:
+                data = None
+            else:
+                try:
+                    data = self.validate(text, wrapped=native)
+                except SchemaError as fault:
+                    rejection = self._rejection(str(fault), text, finish)
+                    made = rejection.attempts = (*made, *rejection.attempts)
+                    if repair or finish.reason in ("length", "content_filter"):
+                        raise rejection from fault.__cause__
+                    repair = _repair(text, str(fault))
+                    continue
+            if text:
+                yield text
+            yield finish.evolve(attempts=(*made, *finish.attempts), data=data)
+            return
+
+    def _put(self, request: Asked, native: bool, repair: tuple[Message, ...]) -> Asked:
+        if native:
+            params = {**request.params, "response_format": self.response_format}
+            return replace(
+                request, messages=(*request.messages, *repair), params=params, schema=None
+            )
+        messages = (*_instructed(request.messages, self.prompt), *repair)
+        return replace(request, messages=messages, schema=None)
+
+    @staticmethod
+    def _rejection(fault: str, text: str, finish: FinishReason) -> SchemaError:
+        cut = {"length": "; max_tokens cut it, raise max_tokens"}.get(finish.reason, "")
+        message = f"the reply does not satisfy the schema: {fault}{cut}"
+        return rejected(message, text, finish, detail=fault, kind=SchemaError)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Schema.of, (self._given,)
+
+    def __repr__(self) -> str:
+        return f"Schema.of({shown(self._given)})"
+
+
+def _read(
+    stream: Generator[str, None, None], *, thoughts: bool
+) -> Generator[str, None, tuple[str, FinishReason]]:
+    """Read a reply; where thoughts are wanted its first text is an empty one, a sign of life."""
+    pieces: list[str] = []
+    finish = FinishReason()
+    with closing(stream):
+        for piece in stream:
+            if type(piece) is str:
+                if thoughts and not pieces:
+                    yield Reasoning()
+                pieces.append(piece)
+            elif isinstance(piece, FinishReason):
+                finish = piece
+            elif isinstance(piece, Restart):
+                pieces.clear()
+            else:
+                yield piece
+    return "".join(pieces), finish
+
+
+def _refuses_schema(error: LLMError) -> bool:
+    """Whether a server, and not the provider before sending, refused the native form."""
+    if error.status_code is None or error.partial_text:
+        return False
+    if isinstance(error, UnsupportedError):
+        return True
+    return error.status_code in _REFUSING and _REFUSAL.search(str(error)) is not None
+
+
+def _instructed(messages: tuple[Message, ...], prompt: str) -> tuple[Message, ...]:
+    """The messages with the schema in the last one, so that a single message stays single."""
+    *before, last = messages
+    if last["role"] != "user":
+        return (*messages, {"role": "user", "content": prompt})
+    content = last["content"]
+    if isinstance(content, str):
+        content = f"{content}\n\n{prompt}"
+    else:
+        content = [*content, {"type": "text", "text": prompt}]
+    return (*before, {**last, "content": content})
+
+
+def _repair(text: str, fault: str) -> tuple[Message, ...]:
+    said = (
+        f"Your reply does not satisfy the JSON Schema: {fault}\n"
+        "Reply again with the corrected JSON value, and with nothing else."
+    )
+    return (
+        {"role": "assistant", "content": text[:_MOST_SHOWN]},
+        {"role": "user", "content": said},
+    )
+
+
+# -- JSON in a reply
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if abs(number) > _LARGEST_FLOAT:
+        raise ValueError("a number in it is too large")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("an object in it has the same key twice")
+    return made
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=refuse_constant, parse_float=_float, object_pairs_hook=_object
+)
+
+
+def _values(text: str) -> Iterator[tuple[Any, str]]:
+    """The JSON values in a reply, each with its source.
+
+    A reply that is JSON has one. Else they are what stands in fences, and the objects and arrays
+    in the prose. Nothing is taken out of a value that is broken: what is scanned once is never
+    scanned again, which also keeps this linear in the length of the reply.
+
+    Raises:
+        SchemaError: there are too many, or one that cannot be read.
+    """
+    text = text.strip().removeprefix("\ufeff").strip()
+    try:
+        yield _DECODER.decode(text), text
+        return
+    except (ValueError, RecursionError) as error:
+        let_through(error)
+        _readable_fault(error)
+    seen = set()
+    for source in _sources(text):
+        if source in seen:
+            continue
+        seen.add(source)
+        if len(seen) > _MOST_VALUES:
+            raise SchemaError(f"there are more than {_MOST_VALUES} JSON values in it")
+        yield _DECODER.decode(source), source
+
+
+def _sources(text: str) -> Iterator[str]:
+    for fence in islice(_FENCE.finditer(text), _MOST_VALUES):
+        source = fence[1].strip()
+        try:
+            _DECODER.decode(source)
+        except (ValueError, RecursionError) as error:
+            let_through(error)
+        else:
+            yield source
+    at = broken_values = 0
+    while (start := _START.search(text, at)) is not None:
+        begin = start.start()
+        try:
+            _, at = _DECODER.raw_decode(text, begin)
+        except (ValueError, RecursionError) as error:
+            let_through(error)
+            broken = _readable_fault(error)
+            if broken.msg.startswith("Unterminated string"):
+                return
+            broken_values += 1
+            if broken_values > _MOST_BROKEN:
+                raise SchemaError("there are too many broken JSON values in it") from None
+            at = max(broken.pos, begin + 1)
+        else:
+            yield text[begin:at]
+
+
+def _readable_fault(error: Exception) -> json.JSONDecodeError:
+    """The error for a text that is no JSON.
+
+    Raises:
+        SchemaError: it looks like JSON, and something is wrong with it.
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return error
+    if isinstance(error, RecursionError):
+        raise SchemaError("its JSON is nested too deeply") from None
+    said = str(error)
+    long = "Exceeds the limit" in said
+    raise SchemaError("a number in it is too large" if long else said) from None
+
+
+def _identity(value: Any) -> str:
+    """The same text for the same value, however it was written."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+        text.encode()
+    except UnicodeEncodeError:
+        raise SchemaError("there is half a character in it (a lone surrogate)") from None
+    except RecursionError as error:
+        let_through(error)
+        raise SchemaError("its JSON is nested too deeply") from None
+    return text
+
+
+# -- schemas from types and from JSON
+
+
+def _missing(error: ImportError) -> ImportError:
+    return ImportError(f"schema= needs pydantic and jsonschema: {INSTALL} ({error})")
+
+
+@lru_cache(maxsize=128)
+def _of_type(kind: Any) -> Schema:
+    try:
+        from pydantic import TypeAdapter, ValidationError
+        from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
+    except ImportError as error:
+        raise _missing(error) from error
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(_with_typed_dicts(kind))
+        made = adapter.json_schema()
+    except (PydanticUserError, PydanticInvalidForJsonSchema, NameError) as error:
+        raise InvalidRequestError(f"schema: {shown(kind)} has no JSON Schema: {error}") from error
+
+    def load(source: str) -> Any:
+        try:
+            return adapter.validate_json(source, strict=True)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False, include_input=False)
+            raise SchemaError(_told((fault["loc"], fault["msg"]) for fault in faults)) from error
+        except Exception as error:
+            let_through(error)
+            raise SchemaError(f"{type(error).__name__}: {error}"[:_MOST_WORDS]) from error
+
+    name = getattr(kind, "__name__", "") or ""
+    return Schema(kind, _closed(_root_resolved(made)), name, load)
+
+
+@lru_cache(maxsize=128)
+def _of_json(document: str) -> Schema:
+    try:
+        from jsonschema import exceptions
+        from jsonschema.validators import Draft202012Validator, validator_for
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
+    except ImportError as error:
+        raise _missing(error) from error
+    schema = json.loads(document)
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+        # The empty registry: nothing is ever fetched.
+        registry: Registry[Any] = Registry()
+        resolver = registry.resolver_with_root(DRAFT202012.create_resource(schema))
+        for one in _subschemas(schema):
+            if isinstance(one.get("$ref"), str) and "$id" not in document:
+                resolver.lookup(one["$ref"])
+    except RecursionError as error:
+        let_through(error)
+        raise InvalidRequestError("schema is nested too deeply") from None
+    except exceptions.SchemaError as error:
+        where = _place(error.absolute_path)
+        raise InvalidRequestError(f"schema is no JSON Schema: {where}{error.message}") from error
+    except Unresolvable as error:
+        raise InvalidRequestError(
+            f"schema refers to {error.ref!r}, which is not in it; nothing is fetched from elsewhere"
+        ) from error
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER, registry=registry)
+
+    def load(source: str) -> Any:
+        value = _DECODER.decode(source)
+        try:
+            faults = list(islice(validator.iter_errors(value), 10))
+        except Exception as error:
+            let_through(error)
+            raise SchemaError(f"{type(error).__name__}: {error}"[:_MOST_WORDS]) from error
+        if faults:
+            raise SchemaError(_told((fault.absolute_path, fault.message) for fault in faults))
+        return value
+
+    return Schema(schema, schema, str(schema.get("title", "")), load)
+
+
+def _dump_given(schema: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        let_through(error)
+        raise InvalidRequestError(f"schema is no JSON: {error}") from error
+
+
+def _told(faults: Any) -> str:
+    """What a validator said, a fault after the other, short enough for a prompt and a message."""
+    said = "; ".join(f"{_place(place)}{words[:300]}" for place, words in islice(faults, 10))
+    return said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}..."
+
+
+def _place(path: Any) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return f"{place.lstrip('.')}: " if place else ""
+
+
+def _with_typed_dicts(kind: Any) -> Any:
+    """``kind`` with typing's TypedDicts replaced by those that pydantic takes on old Pythons."""
+    if sys.version_info >= (3, 12):
+        return kind
+    if is_typed_dict(kind) and type(kind).__module__ == "typing":
+        from typing_extensions import NotRequired, TypedDict
+
+        fields = {
+            name: hint if required else NotRequired[hint]
+            for name, (hint, required) in typed_dict_fields(kind).items()
+            for hint in (_with_typed_dicts(hint),)
+        }
+        return TypedDict(kind.__name__, fields)  # type: ignore[operator]
+    origin, args = get_origin(kind), get_args(kind)
+    if not args or origin is Literal or not all(isinstance(a, Hashable) for a in args):
+        return kind
+    new = tuple(_with_typed_dicts(arg) for arg in args)
+    if new == args:
+        return kind
+    if origin in (Union, UnionType):
+        return reduce(or_, new)
+    if hasattr(kind, "__metadata__"):
+        return kind.copy_with(new[:1])
+    return kind.copy_with(new) if hasattr(kind, "copy_with") else origin[new]
+
+
+_MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+
+_LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
+
+_SINGLE = (
+    *("items", "additionalProperties", "not", "if", "then", "else", "contains"),
+    *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+)
+
+
+def _mapped(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A schema with ``change`` applied to it and to every schema inside."""
+    if not isinstance(schema, dict):
+        return schema
+    new = dict(schema)
+    for name in _MAPS:
+        if isinstance(new.get(name), dict):
+            new[name] = {key: _mapped(one, change) for key, one in new[name].items()}
+    for name in _LISTS:
+        if isinstance(new.get(name), list):
+            new[name] = [_mapped(one, change) for one in new[name]]
+    for name in _SINGLE:
+        if name in new:
+            new[name] = _mapped(new[name], change)
+    return change(new)
+
+
+def _subschemas(schema: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def keep(one: dict[str, Any]) -> dict[str, Any]:
+        found.append(one)
+        return one
+
+    _mapped(schema, keep)
+    return found
+
+
+def _root_resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same where the root is a reference, as pydantic has it for a type that holds itself."""
+    root = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    definitions = schema.get("$defs", {})
+    if root not in definitions:
+        return schema
+    return {**definitions[root], "$defs": definitions}
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same where no object has other properties than those named.
+
+    The model is told so; a reply with more is still taken, where the type takes it.
+    """
+
+    def close(one: dict[str, Any]) -> dict[str, Any]:
+        if "properties" in one and "additionalProperties" not in one:
+            return {**one, "additionalProperties": False}
+        return one
+
+    closed: dict[str, Any] = _mapped(schema, close)
+    return closed
+
+
+_STRICT = frozenset(
+    (
+        *("type", "properties", "required", "additionalProperties", "items", "enum", "const"),
+        *("anyOf", "$ref", "$defs", "title", "description", "pattern", "format", "multipleOf"),
+        *("maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum", "minItems", "maxItems"),
+    )
+)
+
+_STRICT_FORMATS = frozenset(
+    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+)
+"""Source: OpenAI's guide to structured outputs, "Supported schemas"."""
+
+
+def _is_strict(schema: dict[str, Any]) -> bool:
+    """Whether a schema is within the subset that OpenAI takes with ``strict``."""
+    for one in _subschemas(schema):
+        if not one.keys() <= _STRICT or one.get("format", "date") not in _STRICT_FORMATS:
+            return False
+        if not one.keys() & {"type", "enum", "const", "anyOf", "$ref"}:
+            return False
+        if one.get("type") == "array" and "items" not in one:
+            return False
+        if one.get("type") == "object" or "properties" in one:
+            if one.get("additionalProperties") is not False:
+                return False
+            if set(one.get("required", ())) != set(one.get("properties", ())):
+                return False
+    return True
+
+
+def _response_format(schema: dict[str, Any], name: str, *, wrap: bool) -> dict[str, Any]:
+    sent = _wrapped(schema) if wrap else schema
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "reply"
+    strict = {"strict": True} if _is_strict(sent) else {}
+    return {"type": "json_schema", "json_schema": {"name": name, **strict, "schema": sent}}
+
+
+def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema as that of ``{"value": ...}``; its references stay right."""
+
+    def moved(one: dict[str, Any]) -> dict[str, Any]:
+        ref = one.get("$ref")
+        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+            return one
+        if ref.startswith(("#/$defs/", "#/definitions/")):
+            return one
+        return {**one, "$ref": f"#/properties/value{ref[1:]}"}
+
+    inside: dict[str, Any] = _mapped(schema, moved)
+    shared: dict[str, Any]
+    shared = {n: inside.pop(n) for n in ("$schema", "$defs", "definitions") if n in inside}
+    return {
+        "type": "object",
+        "properties": {"value": inside},
+        "required": ["value"],
+        "additionalProperties": False,
+        **shared,
+    }

@@ -1,0 +1,701 @@
+"""Python functions as tools: their JSON form, the check of a call's arguments, and the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import json
+import re
+import time
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from ._checks import shown
+from ._log import logger
+from ._redact import redact
+from ._runtime.scope import CancelScope
+from ._signals import from_handler, let_through
+from .errors import Attempt, LLMError, RejectedReplyError
+from .messages import Message
+from .results import Attempts, Completion, rejected
+
+Tool = Callable[..., Any] | Mapping[str, Any]
+
+ToolCall = dict[str, Any]
+
+OnTool = Callable[[ToolCall, str], object]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_MOST_WORDS = 2000
+
+
+class _Mismatch(ValueError):  # noqa: N818 - it is told to the model and reaches no caller
+    """A value that is not of its parameter's type; the message is for the model."""
+
+
+class _Shape(NamedTuple):
+    """A type as a JSON Schema, and how to make a value of it from JSON.
+
+    ``read`` gets the JSON value and its place, and raises a ``_Mismatch``.
+    """
+
+    schema: dict[str, Any]
+    read: Callable[[Any, str], Any]
+
+
+def is_typed_dict(kind: object) -> bool:
+    """Whether ``kind`` is a ``TypedDict``, of ``typing`` or of ``typing_extensions``."""
+    return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__total__")
+
+
+def typed_dict_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """The fields of a ``TypedDict``: each its type, and whether it is required."""
+    fields = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        required = name in kind.__required_keys__
+        # The class does not know it where annotations are strings.
+        while (mark := getattr(get_origin(hint), "_name", "")) in ("Required", "NotRequired"):
+            required = mark == "Required"
+            hint = get_args(hint)[0]
+        fields[name] = hint, required
+    return fields
+
+
+# -- types
+
+
+_PLAIN: dict[Any, tuple[str, tuple[type, ...]]] = {
+    str: ("string", (str,)),
+    int: ("integer", (int,)),
+    float: ("number", (int, float)),
+    bool: ("boolean", (bool,)),
+    NoneType: ("null", (NoneType,)),
+}
+
+_DATES: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    datetime: ("date-time", lambda text: datetime.fromisoformat(text.replace("Z", "+00:00"))),
+    date: ("date", date.fromisoformat),
+}
+
+
+def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
+    """The shape of a type.
+
+    Raises:
+        TypeError: JSON has no such type.
+    """
+    if kind in within:
+        raise TypeError(f"{shown(kind)} holds itself; give the tool as a JSON form instead")
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any or kind is inspect.Parameter.empty:
+        return _Shape({}, lambda value, _: value)
+    if kind is None:
+        kind = NoneType
+    if kind in _PLAIN:
+        return _plain(kind)
+    if kind in _DATES:
+        return _date(kind)
+    if origin is typing.Annotated:
+        return _annotated(args, within)
+    if origin is Literal:
+        return _choice({value: value for value in args})
+    if origin in (Union, UnionType):
+        return _union([_shape(arg, within) for arg in args])
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return _choice({member.value: member for member in kind})
+    if is_typed_dict(kind):
+        fields = {
+            name: (_shape(hint, (*within, kind)), required)
+            for name, (hint, required) in typed_dict_fields(kind).items()
+        }
+        return _fields(fields, dict, closed=False)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return _fields(
+            {
+                field.name: (
+                    _with_default(_shape(hints[field.name], (*within, kind)), field.default),
+                    field.default is dataclasses.MISSING
+                    and field.default_factory is dataclasses.MISSING,
+                )
+                for field in dataclasses.fields(kind)
+                if field.init
+            },
+            lambda values: kind(**values),
+            closed=False,
+        )
+    if hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate"):
+        return _pydantic(kind)
+    return _collection(kind, origin, args, within)
+
+
+def _plain(kind: Any) -> _Shape:
+    name, types = _PLAIN[kind]
+
+    def read(value: Any, place: str) -> Any:
+        if type(value) is float and kind is int and value.is_integer():
+            return int(value)
+        if type(value) not in types:
+            raise _Mismatch(f"{place} is {_named(value)}, not {name}")
+        if kind is not float:
+            return value
+        try:
+            return float(value)
+        except OverflowError:
+            raise _Mismatch(f"{place} is too large a number") from None
+
+    return _Shape({"type": name}, read)
+
+
+def _date(kind: Any) -> _Shape:
+    form, parse = _DATES[kind]
+
+    def read(value: Any, place: str) -> Any:
+        try:
+            return parse(value)
+        except (ValueError, TypeError, AttributeError):
+            raise _Mismatch(f"{place} is no {form} of ISO 8601") from None
+
+    return _Shape({"type": "string", "format": form}, read)
+
+
+def _annotated(args: tuple[Any, ...], within: tuple[Any, ...]) -> _Shape:
+    inner = _shape(args[0], within)
+    about = (getattr(extra, "description", extra) for extra in args[1:])
+    text = next((one for one in about if isinstance(one, str)), None)
+    return inner._replace(schema={**inner.schema, "description": text}) if text else inner
+
+
+def _choice(values: dict[Any, Any]) -> _Shape:
+    """One of some values, each with what stands for it in Python."""
+    schema: dict[str, Any] = {"enum": list(values)}
+    if len(values) == 1:
+        schema = {"const": next(iter(values))}
+    kinds = {type(value) for value in values}
+    names = {_PLAIN[kind][0] for kind in kinds if kind in _PLAIN}
+    if len(kinds) == len(names) == 1:
+        schema["type"] = names.pop()
+    if not all(kind in _PLAIN for kind in kinds):
+        raise TypeError(f"{shown(list(values))} are no values of JSON")
+
+    def read(value: Any, place: str) -> Any:
+        for one, made in values.items():
+            if type(one) is type(value) and one == value:
+                return made
+        choices = ", ".join(json.dumps(one, ensure_ascii=False) for one in values)
+        raise _Mismatch(f"{place} is not one of {choices}")
+
+    return _Shape(schema, read)
+
+
+def _union(shapes: Sequence[_Shape]) -> _Shape:
+    def read(value: Any, place: str) -> Any:
+        faults = []
+        for shape in shapes:
+            try:
+                return shape.read(value, place)
+            except _Mismatch as error:
+                faults.append(str(error))
+        raise _Mismatch(" and ".join(faults))
+
+    return _Shape({"anyOf": [shape.schema for shape in shapes]}, read)
+
+
+def _collection(kind: Any, origin: Any, args: tuple[Any, ...], within: tuple[Any, ...]) -> _Shape:
+    base = origin or kind
+    if base in (dict, Mapping, typing.Mapping):
+        inner = _shape(args[1] if len(args) == 2 else Any, within)
+        if args and args[0] is not str:
+            raise TypeError(f"{shown(kind)}: the keys of a JSON object are strings")
+
+        def read_object(value: Any, place: str) -> Any:
+            if not isinstance(value, dict):
+                raise _Mismatch(f"{place} is {_named(value)}, not object")
+            return {key: inner.read(one, f"{place}.{key}") for key, one in value.items()}
+
+        return _Shape({"type": "object", "additionalProperties": inner.schema or True}, read_object)
+    if base is tuple and args and args[-1] is not Ellipsis:
+        raise TypeError(f"{shown(kind)}: give a dataclass or a list instead")
+    made: dict[Any, Callable[[list[Any]], Any]] = {tuple: tuple, set: set, frozenset: frozenset}
+    made |= dict.fromkeys((list, Sequence, Iterable), list)
+    if base not in made:
+        raise TypeError(f"{shown(kind)} is no type that JSON has; give the tool as a JSON form")
+    inner = _shape(args[0] if args else Any, within)
+    schema: dict[str, Any] = {"type": "array", "items": inner.schema}
+    if base in (set, frozenset):
+        schema["uniqueItems"] = True
+
+    def read(value: Any, place: str) -> Any:
+        if not isinstance(value, list):
+            raise _Mismatch(f"{place} is {_named(value)}, not array")
+        items = [inner.read(one, f"{place}[{index}]") for index, one in enumerate(value)]
+        try:
+            return made[base](items)
+        except TypeError:
+            raise _Mismatch(f"{place} has items that no set can hold") from None
+
+    return _Shape(schema, read)
+
+
+def _fields(
+    fields: Mapping[str, tuple[_Shape, bool]],
+    make: Callable[[dict[str, Any]], Any],
+    *,
+    closed: bool,
+) -> _Shape:
+    """An object with named fields, each with its shape and whether it is required."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {name: shape.schema for name, (shape, _) in fields.items()},
+    }
+    required = [name for name, (_, needed) in fields.items() if needed]
+    if required:
+        schema["required"] = required
+    if closed:
+        schema["additionalProperties"] = False
+
+    def read(value: Any, place: str) -> Any:
+        if not isinstance(value, dict):
+            raise _Mismatch(f"{place or 'the value'} is {_named(value)}, not object")
+        stem = f"{place}." if place else ""
+        missing = [stem + name for name in required if name not in value]
+        unknown = [stem + name for name in value if name not in fields]
+        if missing:
+            raise _Mismatch(f"{', '.join(missing)} is missing")
+        if unknown:
+            raise _Mismatch(f"{', '.join(unknown)} is unknown")
+        given = {name: fields[name][0].read(one, stem + name) for name, one in value.items()}
+        try:
+            return make(given)
+        except (ValueError, TypeError) as error:
+            let_through(error)
+            raise _Mismatch(f"{place or 'the value'}: {error}") from error
+
+    return _Shape(schema, read)
+
+
+def _pydantic(kind: Any) -> _Shape:
+    def read(value: Any, place: str) -> Any:
+        try:
+            return kind.model_validate(value)
+        except ValueError as error:
+            let_through(error)
+            raise _Mismatch(f"{place}: {error}") from error
+
+    return _Shape(kind.model_json_schema(), read)
+
+
+def _with_default(shape: _Shape, default: Any) -> _Shape:
+    """The shape with its default, where that is something JSON can say."""
+    if default in (dataclasses.MISSING, inspect.Parameter.empty):
+        return shape
+    try:
+        said = json.loads(_dump(default))
+    except (TypeError, ValueError):
+        return shape
+    return shape._replace(schema={**shape.schema, "default": said})
+
+
+def _named(value: Any) -> str:
+    """The JSON type of a value."""
+    if isinstance(value, dict):
+        return "object"
+    if isinstance(value, list):
+        return "array"
+    return _PLAIN[type(value)][0]
+
+
+# -- functions
+
+
+_SPHINX = re.compile(r"\s*:param\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)")
+
+_SECTION = re.compile(r"(Args|Arguments|Parameters|Returns?|Yields?|Raises|Examples?|Notes?):\s*")
+
+_ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+
+
+def _described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """What a docstring says of a function and of its parameters, in Google's or Sphinx's style."""
+    about: list[str] = []
+    parameters: dict[str, list[str]] = {}
+    section = current = ""
+    indent: int | None = None
+    for line in (inspect.getdoc(function) or "").splitlines():
+        text = line.strip()
+        depth = len(line) - len(line.lstrip())
+        if text and not depth and _SECTION.fullmatch(text):
+            section, current, indent = text.rstrip(": "), "", None
+        elif found := _SPHINX.match(line):
+            section, current = "Sphinx", found[1]
+            parameters[current] = [found[2]]
+        elif text.startswith((":", ">>>")) and not depth:
+            section, current = "Other", ""
+        elif section and text and not depth and section != "Sphinx":
+            section = ""
+            about.append(text)
+        elif not section:
+            about.append(text)
+        elif section in ("Args", "Arguments", "Parameters") and text:
+            indent = depth if indent is None else indent
+            found = _ARGUMENT.match(text) if depth <= indent else None
+            if found:
+                current = found[1]
+                parameters[current] = [found[2]]
+            elif current:
+                parameters[current].append(text)
+        elif section == "Sphinx" and current and text and depth:
+            parameters[current].append(text)
+    told = {name: " ".join(lines).strip() for name, lines in parameters.items()}
+    return "\n".join(about).strip(), told
+
+
+class FunctionTool:
+    """A Python function that a model may call.
+
+    Args:
+        function: its name, annotations, defaults and docstring make the form.
+
+    Attributes:
+        name: its name.
+        form: OpenAI's JSON form of it.
+
+    Raises:
+        TypeError: it has no name, or a parameter that JSON cannot say.
+
+    >>> def weather(city: str, days: int = 1) -> str: ...
+    >>> FunctionTool(weather).form["function"]["parameters"]["required"]
+    ['city']
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"a tool is a function or a dict in OpenAI's form, not {shown(function)}"
+            )
+        plain: Any = function
+        given: set[str] = set()
+        while isinstance(plain, partial):
+            given |= plain.keywords.keys()
+            plain = plain.func
+        # An instance with __call__ goes by the name of its class.
+        self.name = getattr(plain, "__name__", type(plain).__name__)
+        hinted = plain if hasattr(plain, "__name__") else type(plain).__call__
+        if not _NAME.fullmatch(self.name):
+            raise TypeError(f"a tool is a function with a name, not {shown(function)}")
+        if inspect.iscoroutinefunction(hinted):
+            raise TypeError(f"the tool {self.name} is a coroutine; give a plain function")
+        self._function = function
+        about, told = _described(plain)
+        try:
+            hints = get_type_hints(inspect.unwrap(hinted), include_extras=True)
+        except NameError as error:
+            raise TypeError(f"an annotation of the tool {self.name}: {error}") from error
+        self._positional: list[str] = []
+        fields: dict[str, tuple[_Shape, bool]] = {}
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            try:
+                shape = _shape(hints.get(name, Any))
+            except TypeError as error:
+                raise TypeError(f"the parameter {name} of the tool {self.name}: {error}") from error
+            shape = _with_default(shape, parameter.default)
+            if told.get(name):
+                shape = shape._replace(schema={**shape.schema, "description": told[name]})
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                self._positional.append(name)
+            fields[name] = shape, parameter.default is parameter.empty
+        self._shape = _fields(fields, dict, closed=True)
+        described = {"description": about} if about else {}
+        self.form: dict[str, Any] = {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                **described,
+                "parameters": _with_shared_definitions(self._shape.schema),
+            },
+        }
+
+    def arguments(self, text: str) -> dict[str, Any]:
+        """The arguments of a call as Python values.
+
+        Raises:
+            ValueError: they do not fit the form; the message is for the model.
+        """
+        try:
+            given = json.loads(text or "{}", parse_constant=refuse_constant)
+        except (ValueError, RecursionError) as error:
+            let_through(error)
+            raise _Mismatch(f"the arguments are no JSON object: {error}") from None
+        arguments: dict[str, Any] = self._shape.read(given, "")
+        return arguments
+
+    def __call__(self, arguments: dict[str, Any]) -> Any:
+        """Call the function with what :meth:`arguments` returned."""
+        named = dict(arguments)
+        positional = [named.pop(name) for name in self._positional if name in named]
+        return self._function(*positional, **named)
+
+
+def _with_shared_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same with the definitions of pydantic's models at the root, where references look."""
+    shared: dict[str, Any] = {}
+    properties = {}
+    for name, one in schema["properties"].items():
+        shared.update(one.get("$defs", {}))
+        properties[name] = {key: value for key, value in one.items() if key != "$defs"}
+    return {**schema, "properties": properties, **({"$defs": shared} if shared else {})}
+
+
+def refuse_constant(word: str) -> Any:
+    """Refuse ``NaN`` and the like, for a ``parse_constant`` of ``json``."""
+    raise ValueError(f"{word} is not JSON")
+
+
+def tool_forms(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+    """OpenAI's JSON forms of tools; what is one already stays as it is."""
+    return [dict(t) if isinstance(t, Mapping) else FunctionTool(t).form for t in _listed(tools)]
+
+
+def _listed(tools: Any) -> list[Any]:
+    if isinstance(tools, (Mapping, str)) or callable(tools) or not isinstance(tools, Iterable):
+        raise TypeError(f"tools is a list of functions or of dicts, not {shown(tools)}")
+    return list(tools)
+
+
+# -- the run
+
+
+@dataclass(frozen=True)
+class ToolStep:
+    """One call of a function in a run.
+
+    Attributes:
+        turn: which of the model's replies asked for it, from 1.
+        name: the function's name, as the model gave it.
+        arguments: the JSON text that the model gave.
+        result: what the model was told.
+        failed: whether that is an error: an unknown name, wrong arguments, an exception.
+        duration: seconds that the function took.
+    """
+
+    turn: int
+    name: str
+    arguments: str
+    result: str
+    failed: bool
+    duration: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The step as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+class Steps(tuple[ToolStep, ...]):
+    """What a run did, in order: a tuple that a notebook shows as a table.
+
+    Attributes:
+        messages: what it added to the conversation before the reply that ended it.
+    """
+
+    messages: tuple[Message, ...]
+
+    def __new__(cls, steps: Iterable[ToolStep] = (), messages: Iterable[Message] = ()) -> Steps:
+        """Make them from the steps and the messages."""
+        self = super().__new__(cls, steps)
+        self.messages = tuple(messages)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (tuple(self), self.messages)
+
+    def _repr_html_(self) -> str:
+        from ._display.html import table
+        from ._display.text import seconds
+
+        columns = ("turn", "function", "arguments", "result", "duration")
+        rows = ((s.turn, s.name, s.arguments, s.result, seconds(s.duration)) for s in self)
+        return table(f"Steps ({len(self)})", columns, rows, numeric=("turn", "duration"))
+
+
+class ToolRun:
+    """Asks, runs the functions that the model calls, and asks again until it answers.
+
+    Args:
+        tools: functions, and JSON forms of tools that the service runs itself.
+        ask: gets the messages, and whether it is the first question.
+        max_turns: questions to the model, at most.
+        on_tool: gets each call and what the model was told.
+        scope: how long all of it may take.
+
+    Raises:
+        TypeError: a tool that nobody here could run, or two of one name.
+    """
+
+    def __init__(
+        self,
+        tools: Iterable[Tool],
+        ask: Callable[[tuple[Message, ...], bool], Completion],
+        *,
+        max_turns: int,
+        on_tool: OnTool | None,
+        scope: CancelScope,
+    ) -> None:
+        self._functions = runnable(tools)
+        self._ask = ask
+        self._max_turns = max_turns
+        self._on_tool = on_tool
+        self._scope = scope
+        self._steps: list[ToolStep] = []
+        self._added: list[Message] = []
+        self._attempts: tuple[Attempt, ...] = ()
+        self._ids: set[str] = set()
+
+    def run(self, messages: tuple[Message, ...]) -> Completion:
+        """The reply that calls nothing any more.
+
+        Raises:
+            RejectedReplyError: the model still calls functions after ``max_turns`` questions.
+            LLMError: a question failed. ``steps`` of every error has what was run.
+        """
+        self._ids = {str(m["tool_call_id"]) for m in messages if m.get("tool_call_id")}
+        try:
+            for turn in range(1, self._max_turns + 1):
+                completion = self._ask((*messages, *self._added), turn == 1)
+                self._attempts = (*self._attempts, *completion.attempts)
+                if not completion.tool_calls:
+                    return dataclasses.replace(
+                        completion,
+                        attempts=Attempts(self._attempts),
+                        steps=Steps(self._steps, self._added),
+                    )
+                if turn < self._max_turns:
+                    self._run_calls(completion, turn)
+            raise self._endless(completion)
+        except LLMError as error:
+            if from_handler(error) is None:
+                error.attempts = (*self._attempts, *error.attempts)
+                error.steps = Steps(self._steps, self._added)
+            raise
+
+    def _endless(self, completion: Completion) -> RejectedReplyError:
+        most = self._max_turns
+        error = rejected(
+            f"the model still calls functions after {most} questions; raise max_turns",
+            completion.text,
+            completion.finish_reason,
+            detail="max_turns",
+            kind=RejectedReplyError,
+        )
+        # The attempts of all turns come from the run.
+        error.attempts = ()
+        return error
+
+    def _run_calls(self, completion: Completion, turn: int) -> None:
+        calls = [self._with_own_id(call) for call in completion.tool_calls]
+        message = {k: v for k, v in completion.message.items() if k != "function_call"}
+        results = []
+        for call in calls:
+            if self._scope.over:
+                raise self._scope.error()
+            name, result = self._call(call, turn)
+            results.append(
+                {"role": "tool", "tool_call_id": call["id"], "name": name, "content": result}
+            )
+        # All at once: history never has a call without its result.
+        self._added += [{**message, "tool_calls": calls}, *results]
+
+    def _with_own_id(self, call: ToolCall) -> ToolCall:
+        """The call with an id that no other call of this history has; servers repeat them."""
+        own, number = str(call.get("id") or ""), len(self._ids)
+        while not own or own in self._ids:
+            number += 1
+            own = f"call_{number}"
+        self._ids.add(own)
+        return {**call, "id": own}
+
+    def _call(self, call: ToolCall, turn: int) -> tuple[str, str]:
+        function = call.get("function") or {}
+        name, arguments = str(function.get("name") or ""), function.get("arguments") or ""
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        began = time.perf_counter()
+        failed = True
+        tool = self._functions.get(name)
+        if tool is None:
+            known = ", ".join(self._functions)
+            result = f"Error: there is no function {name!r}; there are: {known}"
+        else:
+            try:
+                result = _as_text(tool(tool.arguments(arguments)))
+                failed = False
+            except Exception as error:  # noqa: BLE001 - the model is told of it
+                let_through(error)
+                kind = "wrong arguments" if type(error) is _Mismatch else type(error).__name__
+                result = redact(f"Error: {kind}: {error}")[:_MOST_WORDS]
+                logger.debug("the tool %s failed: %s", name, type(error).__name__)
+        duration = time.perf_counter() - began
+        self._steps.append(ToolStep(turn, name, arguments, result, failed, duration))
+        if self._on_tool is not None:
+            try:
+                self._on_tool(call, result)
+            except Exception as error:
+                let_through(error)
+                logger.exception("on_tool failed; the run goes on")
+        return name, result
+
+
+def runnable(tools: Iterable[Tool]) -> dict[str, FunctionTool]:
+    """The functions among tools by their names."""
+    functions: dict[str, FunctionTool] = {}
+    for tool in _listed(tools):
+        if isinstance(tool, Mapping):
+            if tool.get("type") == "function":
+                raise TypeError(
+                    "run() calls the functions itself and needs them, not their JSON form; "
+                    "complete() takes the form and returns the calls"
+                )
+            continue
+        made = FunctionTool(tool)
+        if made.name in functions:
+            raise TypeError(f"two tools have the name {made.name}")
+        functions[made.name] = made
+    if not functions:
+        raise TypeError("run() needs a function among its tools; without one, use complete()")
+    return functions
+
+
+def _as_text(result: Any) -> str:
+    """What a function returned, as the model is told it."""
+    if isinstance(result, str):
+        return result
+    try:
+        return _dump(result)
+    except TypeError:
+        return str(result)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain_value)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no value of JSON")

@@ -1,0 +1,563 @@
+"""Functions as tools: their form, the check of a call, and the run that calls them."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any, Literal, Optional, Union
+
+import pydantic
+import pytest
+from typing_extensions import NotRequired, TypedDict
+
+from llmproviders import (
+    DeadlineExceeded,
+    FailoverClient,
+    FinishReason,
+    InvalidRequestError,
+    Provider,
+    RejectedReplyError,
+    ServerError,
+    StreamInterrupted,
+)
+from llmproviders.provider import Call, Fetch, Reply, Request
+from llmproviders.results import Completion
+from llmproviders.testing import ScriptedProvider
+from llmproviders.tools import FunctionTool, Steps, tool_forms
+
+
+class Unit(enum.Enum):
+    CELSIUS = "celsius"
+    FAHRENHEIT = "fahrenheit"
+
+
+class Place(TypedDict):
+    city: str
+    country: NotRequired[str]
+
+
+@dataclass
+class Span:
+    start: int
+    end: int = 7
+
+
+def plain(city: str, days: int, exact: float = 0.5, live: bool = True) -> str:
+    """Tell the weather."""
+    return f"{city} {days} {exact} {live}"
+
+
+def choices(unit: Unit, mode: Literal["short", "long"] = "short", level: Literal[1, 2] = 1) -> None:
+    """Choose."""
+
+
+def unions(a: int | None = None, b: Optional[str] = None, c: Union[int, str] = 1) -> None:  # noqa: UP007, UP045
+    """Take several kinds."""
+
+
+def collections(
+    tags: list[str], counts: dict[str, int], seen: set[int], more: list[list[int]]
+) -> None:
+    """Take collections."""
+
+
+def objects(place: Place, span: Span, spans: list[Span]) -> None:
+    """Take objects."""
+
+
+def anything(value, other: Any = None) -> None:  # type: ignore[no-untyped-def]
+    """Take anything."""
+
+
+def dated(day: date) -> str:
+    """Take a day."""
+    return repr(day)
+
+
+def google(city: str, days: int = 1) -> str:
+    """Tell the weather.
+
+    It is made up.
+
+    Args:
+        city: where, by its
+            usual name.
+        days (int): how many.
+
+    Returns:
+        What to expect.
+    """
+    return f"{city}: rain for {days}"
+
+
+def sphinx(city: str, days: int = 1) -> str:
+    """Tell the weather.
+
+    It is made up.
+
+    :param city: where, by its
+        usual name.
+    :param int days: how many.
+    :returns: what to expect.
+    """
+    return f"{city}: rain for {days}"
+
+
+FUNCTIONS = [plain, choices, unions, collections, objects, anything, dated, google, sphinx]
+
+
+def simple(schema: Any, definitions: Any = None) -> Any:
+    """A schema without titles and descriptions, its references followed."""
+    definitions = schema.get("$defs", {}) if definitions is None else definitions
+    if isinstance(schema, list):
+        return [simple(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        inside = definitions[schema["$ref"].removeprefix("#/$defs/")]
+        return simple({**inside, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
+    left_out = ("$defs", "description") + (
+        ("title",) if isinstance(schema.get("title"), str) else ()
+    )
+    return {k: simple(v, definitions) for k, v in schema.items() if k not in left_out}
+
+
+class Where(pydantic.BaseModel):
+    city: str
+
+
+class TestForm:
+    @pytest.mark.parametrize("function", FUNCTIONS)
+    def test_the_same_as_pydantic(self, function: Any) -> None:
+        """The parameters are what pydantic makes of the same function."""
+        ours = FunctionTool(function).form["function"]["parameters"]
+        assert simple(ours) == simple(pydantic.TypeAdapter(function).json_schema())
+
+    @pytest.mark.parametrize("function", [google, sphinx])
+    def test_docstrings(self, function: Any) -> None:
+        """Descriptions of the function and its parameters come from both styles of docstring."""
+        form = FunctionTool(function).form["function"]
+        assert form["description"] == "Tell the weather.\n\nIt is made up."
+        about = {name: one["description"] for name, one in form["parameters"]["properties"].items()}
+        assert about == {"city": "where, by its usual name.", "days": "how many."}
+
+    def test_annotated(self) -> None:
+        """A text in ``Annotated`` describes a parameter; pydantic's models are taken, too."""
+
+        def find(where: Where, day: Annotated[str, "which day"]) -> str:
+            return f"{where.city} {day}"
+
+        tool = FunctionTool(functools.partial(find))
+        parameters = tool.form["function"]["parameters"]
+        assert parameters["properties"]["day"]["description"] == "which day"
+        assert tool(tool.arguments('{"where": {"city": "Omsk"}, "day": "Monday"}')) == "Omsk Monday"
+
+    def test_methods_partials_and_instances(self) -> None:
+        """A bound method has no ``self``; what a partial gives is not the model's to choose."""
+
+        class Desk:
+            def order(self, item: str, count: int, /, *, note: str = "") -> str:
+                return f"{item} {count} {note}"
+
+            def __call__(self, item: str) -> str:
+                return item
+
+        tool = FunctionTool(functools.partial(Desk().order, note="n"))
+        assert tool.name == "order"
+        assert list(tool.form["function"]["parameters"]["properties"]) == ["item", "count"]
+        assert tool(tool.arguments('{"count": 2, "item": "nut"}')) == "nut 2 n"
+        assert FunctionTool(Desk()).name == "Desk"
+
+    @pytest.mark.parametrize(
+        "tool", [lambda x: x, 5, "weather", FunctionTool.arguments, {1: 2}.get]
+    )
+    def test_what_is_no_tool(self, tool: Any) -> None:
+        """What has no name or no types that JSON has is a ``TypeError`` before anything is sent."""
+
+        def bad(value: complex) -> None:
+            pass
+
+        async def later(x: int) -> None:
+            pass
+
+        provider = ScriptedProvider(["Hi"])
+        for wrong in (bad, later):
+            with pytest.raises(TypeError):
+                provider.complete("Hi", tools=[wrong])
+        if not hasattr(tool, "__qualname__") or "<lambda>" in tool.__qualname__:
+            with pytest.raises(TypeError):
+                provider.complete("Hi", tools=[tool])
+        with pytest.raises(TypeError, match="list"):
+            provider.complete("Hi", tools=plain)
+        assert provider.requests == []
+
+    def test_forms_are_sent_for_functions(self) -> None:
+        """``complete`` sends the forms; what is a form already stays as it is."""
+        given = {"type": "function", "function": {"name": "f"}}
+        provider = ScriptedProvider(["Hi"])
+        provider.complete("Hi", tools=[plain, given])
+        assert provider.requests[0].params["tools"] == [*tool_forms([plain]), given]
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("function", "arguments", "value"),
+        [
+            (
+                plain,
+                '{"city": "Omsk", "days": 2.0, "exact": 1}',
+                {"city": "Omsk", "days": 2, "exact": 1.0},
+            ),
+            (choices, '{"unit": "celsius", "level": 2}', {"unit": Unit.CELSIUS, "level": 2}),
+            (unions, '{"a": null, "c": "x"}', {"a": None, "c": "x"}),
+            (unions, "", {}),
+            (
+                collections,
+                '{"tags": [], "counts": {}, "seen": [1, 1], "more": [[1]]}',
+                {"tags": [], "counts": {}, "seen": {1}, "more": [[1]]},
+            ),
+            (
+                objects,
+                '{"place": {"city": "Omsk"}, "span": {"start": 1}, "spans": []}',
+                {"place": {"city": "Omsk"}, "span": Span(1), "spans": []},
+            ),
+            (dated, '{"day": "2024-02-29"}', {"day": date(2024, 2, 29)}),
+        ],
+    )
+    def test_values(self, function: Any, arguments: str, value: Any) -> None:
+        """Arguments become values of the types of their parameters."""
+        assert FunctionTool(function).arguments(arguments) == value
+
+    @pytest.mark.parametrize(
+        ("function", "arguments", "words"),
+        [
+            (plain, '{"days": 1}', "city is missing"),
+            (plain, '{"city": "Omsk", "days": 1, "day": 2}', "day is unknown"),
+            (plain, '{"city": "Omsk", "days": "1"}', "days is string, not integer"),
+            (plain, '{"city": "Omsk", "days": true}', "days is boolean, not integer"),
+            (plain, '{"city": "Omsk", "days": 1.5}', "days is number, not integer"),
+            (plain, '{"city": "Omsk", "days": 1, "exact": ' + "9" * 400 + "}", "too large"),
+            (plain, "[1]", "the value is array, not object"),
+            (plain, '{"city": "Om', "no JSON object"),
+            (plain, '{"city": NaN}', "NaN"),
+            (plain, "[" * 100_000, "no JSON object"),
+            (choices, '{"unit": "kelvin"}', 'unit is not one of "celsius", "fahrenheit"'),
+            (choices, '{"unit": "celsius", "level": true}', "level is not one of 1, 2"),
+            (unions, '{"a": "x"}', "a is string, not integer and a is string, not null"),
+            (objects, '{"place": {}, "span": {"start": 1}, "spans": []}', "place.city is missing"),
+            (
+                objects,
+                '{"place": {"city": "O"}, "span": {"start": 1}, "spans": [{"start": "1"}]}',
+                r"spans\[0\].start is string",
+            ),
+            (dated, '{"day": "2023-02-29"}', "day is no date"),
+        ],
+    )
+    def test_what_does_not_fit(self, function: Any, arguments: str, words: str) -> None:
+        """What does not fit the form is told in words that name the place."""
+        with pytest.raises(ValueError, match=words):
+            FunctionTool(function).arguments(arguments)
+
+
+class Turns(Provider):
+    """Answers one request after another, and keeps the requests.
+
+    A turn is a text, or calls ``(name, arguments)``, or an error to raise.
+    """
+
+    url = "turns://here"
+    default_model = "turns"
+    open_catalogue = True
+    takes = supported_params = frozenset({"tools", "tool_choice"})
+    supports_tools = True
+
+    def __init__(self, *turns: Any, ids: str = "same", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.turns = list(turns)
+        self.ids = ids
+        self.requests: list[Request] = []
+
+    def prepare(self, request: Request, fetch: Fetch) -> Call:
+        """Keep the request."""
+        self.requests.append(request)
+        return Call("POST", self.base_url)
+
+    def parse(self, reply: Reply) -> Iterator[str]:
+        """Take the next turn."""
+        turn = self.turns.pop(0)
+        if isinstance(turn, BaseException):
+            raise turn
+        if isinstance(turn, str):
+            yield turn
+            yield FinishReason("stop")
+            return
+        calls = [
+            {"type": "function", "function": {"name": n, "arguments": a}}
+            | ({"id": self.ids} if self.ids else {})
+            for n, a in turn
+        ]
+        yield FinishReason("tool_calls", tool_calls=calls, message={"tool_calls": calls, "own": 1})
+
+    def make_transport(self) -> Any:
+        """Nothing is sent."""
+        return ScriptedProvider().make_transport()
+
+
+class Weather:
+    """A tool that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def weather(self, city: str) -> str:
+        """Tell the weather."""
+        self.calls.append(city)
+        if city == "Nowhere":
+            raise KeyError("no such place")
+        return f"rain in {city}"
+
+
+def sent(provider: Turns) -> list[tuple[str, str]]:
+    """The roles and contents of the last request."""
+    return [(m["role"], m["content"]) for m in provider.requests[-1].messages]
+
+
+OMSK = ("weather", '{"city": "Omsk"}')
+TOMSK = ("weather", '{"city": "Tomsk"}')
+
+
+class TestRun:
+    def test_calls_are_run_in_order(self) -> None:
+        """Parallel calls run in the model's order; each result stands beside its call."""
+        tools = Weather()
+        seen: list[Any] = []
+        provider = Turns([OMSK, TOMSK], [OMSK], "Take an umbrella.")
+        reply = provider.run(
+            "Umbrella?", tools=[tools.weather], on_tool=lambda call, result: seen.append(result)
+        )
+        assert reply.text == "Take an umbrella."
+        assert tools.calls == ["Omsk", "Tomsk", "Omsk"]
+        assert (
+            seen
+            == [step.result for step in reply.steps]
+            == ["rain in Omsk", "rain in Tomsk", "rain in Omsk"]
+        )
+        assert [(s.turn, s.name, s.failed) for s in reply.steps] == [
+            (1, "weather", False),
+            (1, "weather", False),
+            (2, "weather", False),
+        ]
+        assert len(reply.attempts) == 3
+        messages = provider.requests[-1].messages
+        assert [m["role"] for m in messages] == [
+            "user",
+            "assistant",
+            "tool",
+            "tool",
+            "assistant",
+            "tool",
+        ]
+        calls = [call["id"] for m in messages for call in m.get("tool_calls", ())]
+        assert calls == [m["tool_call_id"] for m in messages if m["role"] == "tool"]
+        assert len(set(calls)) == 3
+        assert messages[1]["own"] == 1
+
+    @pytest.mark.parametrize("ids", ["same", ""])
+    def test_ids_that_repeat_or_lack(self, ids: str) -> None:
+        """A call is known by its place: an id that repeats or is missing mixes nothing up."""
+        tools = Weather()
+        provider = Turns([OMSK, TOMSK], [OMSK], "Yes.", ids=ids)
+        reply = provider.run("Umbrella?", tools=[tools.weather])
+        assert tools.calls == ["Omsk", "Tomsk", "Omsk"]
+        assert len(reply.steps) == 3
+
+    @pytest.mark.parametrize(
+        ("call", "told"),
+        [
+            (("wether", "{}"), "there is no function 'wether'; there are: weather"),
+            (("weather", '{"town": "Omsk"}'), "wrong arguments: city is missing"),
+            (("weather", '{"city": '), "wrong arguments: the arguments are no JSON"),
+            (("weather", '{"city": "Nowhere"}'), "KeyError: 'no such place'"),
+        ],
+    )
+    def test_what_fails_is_told_to_the_model(self, call: tuple[str, str], told: str) -> None:
+        """An unknown name, wrong arguments and an exception are results; the run goes on."""
+        provider = Turns([call], "Sorry.")
+        reply = provider.run("Umbrella?", tools=[Weather().weather])
+        assert reply.text == "Sorry."
+        assert reply.steps[0].failed
+        assert told in reply.steps[0].result
+        assert sent(provider)[-1] == ("tool", reply.steps[0].result)
+
+    def test_results_are_text(self) -> None:
+        """What a function returns is told as JSON, a text as it is."""
+
+        def many(kind: str) -> Any:
+            return {"span": Span(1), "unit": Unit.CELSIUS, "day": date(2024, 1, 2), "city": "Омск"}
+
+        provider = Turns([("many", '{"kind": "x"}')], "Yes.")
+        result = provider.run("Hi", tools=[many]).steps[0].result
+        assert json.loads(result)["span"] == {"start": 1, "end": 7}
+        assert "Омск" in result
+
+    def test_an_interrupt_is_not_caught(self) -> None:
+        """Ctrl-C in a function ends the run."""
+
+        def stop() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Turns([("stop", "{}")], "Yes.").run("Hi", tools=[stop])
+
+    def test_what_a_handler_raises_is_not_caught(self) -> None:
+        """What a signal's handler raises while a function runs ends the run, whatever its class."""
+
+        def handler(*_: object) -> None:
+            raise OSError("too long")
+
+        def slow() -> None:
+            signal.raise_signal(signal.SIGALRM)
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            with pytest.raises(OSError, match="too long"):
+                Turns([("slow", "{}")], "Yes.").run("Hi", tools=[slow])
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    def test_failover_in_the_middle(self) -> None:
+        """The first breaks after the function was run: the second goes on, and it ran once."""
+        tools = Weather()
+        first = Turns([OMSK], ServerError("down"), name="first")
+        second = Turns("Yes.", name="second")
+        reply = FailoverClient([first, second], attempts=1).run("Umbrella?", tools=[tools.weather])
+        assert (reply.text, reply.provider, tools.calls) == ("Yes.", "second", ["Omsk"])
+        assert sent(second)[-1] == ("tool", "rain in Omsk")
+        assert second.requests[0].messages[1]["tool_calls"][0]["function"]["name"] == "weather"
+        assert [a.provider for a in reply.attempts] == ["first", "first", "second"]
+
+    def test_retries_do_not_run_it_again(self) -> None:
+        """Whatever is retried after a call, the call stays run once."""
+        tools = Weather()
+        provider = Turns([OMSK], StreamInterrupted("cut"), ServerError("down"), "Yes.")
+        client = FailoverClient([provider], wait=lambda _: 0.0)  # type: ignore[arg-type]
+        assert client.run("Umbrella?", tools=[tools.weather]).text == "Yes."
+        assert tools.calls == ["Omsk"]
+
+    def test_max_turns(self) -> None:
+        """Beyond ``max_turns`` questions it ends; the calls of the last reply are not run."""
+        tools = Weather()
+        with pytest.raises(RejectedReplyError, match="2 questions") as caught:
+            Turns([OMSK], [TOMSK], "Yes.").run("Umbrella?", tools=[tools.weather], max_turns=2)
+        assert tools.calls == ["Omsk"]
+        assert [step.name for step in caught.value.steps] == ["weather"]
+        assert len(caught.value.attempts) == 2
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert again.steps == caught.value.steps
+
+    def test_errors_have_the_steps(self) -> None:
+        """What fails for good after a function was run says what was run."""
+        with pytest.raises(ServerError) as caught:
+            Turns([OMSK], ServerError("down")).run("Umbrella?", tools=[Weather().weather])
+        assert caught.value.steps[0].result == "rain in Omsk"
+        assert len(caught.value.attempts) == 2
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_one_deadline_over_all(self, own: bool) -> None:
+        """A deadline, of the call or of the client, covers the functions and all questions."""
+
+        def slow() -> str:
+            time.sleep(0.2)
+            return "done"
+
+        provider = Turns(*[[("slow", "{}")]] * 20)
+        client = FailoverClient([provider], deadline=None if own else 0.5)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded) as caught:
+            client.run("Hi", tools=[slow], max_turns=20, **({"deadline": 0.5} if own else {}))
+        assert time.monotonic() - began < 3
+        assert 1 <= len(caught.value.steps) <= 4
+
+    def test_a_forced_choice_holds_once(self) -> None:
+        """A ``tool_choice`` is for the first question: else no run with it could ever end."""
+        provider = Turns([OMSK], "Yes.")
+        provider.run("Umbrella?", tools=[Weather().weather], tool_choice="required")
+        assert [r.params.get("tool_choice") for r in provider.requests] == ["required", None]
+
+    def test_accept_checks_the_final_reply(self) -> None:
+        """``accept`` is not asked about the calls in between, only about the reply that ends it."""
+        seen: list[str] = []
+
+        def accept(completion: Completion) -> bool:
+            seen.append(completion.text)
+            return True
+
+        FailoverClient([Turns([OMSK], "Yes.")]).run("Hi", tools=[Weather().weather], accept=accept)
+        client = FailoverClient([Turns([OMSK], "Yes.")], accept=accept)
+        client.run("Hi", tools=[Weather().weather])
+        assert seen == ["Yes.", "Yes."]
+
+    def test_a_typed_answer_at_the_end(self) -> None:
+        """``schema`` is for the reply that ends the run."""
+        provider = Turns([OMSK], '{"start": 1}')
+        assert provider.run("Hi", tools=[Weather().weather], schema=Span).data == Span(1)
+
+    @pytest.mark.parametrize(
+        "tools", [[], [{"type": "function", "function": {"name": "f"}}], [plain, plain], plain]
+    )
+    def test_tools_that_nobody_could_run(self, tools: Any) -> None:
+        """No function, a form without one, and two of one name are a ``TypeError`` at once."""
+        provider = Turns("Yes.")
+        with pytest.raises(TypeError):
+            provider.run("Hi", tools=tools)
+        assert provider.requests == []
+
+    def test_max_turns_is_a_number(self) -> None:
+        """``max_turns`` below one is refused."""
+        with pytest.raises(InvalidRequestError, match="max_turns"):
+            Turns("Yes.").run("Hi", tools=[plain], max_turns=0)
+
+    def test_on_tool_that_fails(self, caplog: pytest.LogCaptureFixture) -> None:
+        """An ``on_tool`` that fails is logged; the run goes on."""
+        reply = Turns([OMSK], "Yes.").run("Hi", tools=[Weather().weather], on_tool=lambda *_: 1 / 0)
+        assert reply.text == "Yes."
+        assert "on_tool failed" in caplog.text
+
+    def test_a_conversation_keeps_the_calls(self) -> None:
+        """A conversation's turn has the calls and their results, and the next one sends them."""
+        provider = Turns([OMSK], "Yes.", "Sure.")
+        chat = provider.conversation()
+        assert chat.run("Umbrella?", tools=[Weather().weather]).text == "Yes."
+        assert [m["role"] for m in chat.messages] == ["user", "assistant", "tool", "assistant"]
+        chat.ask("Sure?")
+        assert [role for role, _ in sent(provider)] == [
+            "user",
+            "assistant",
+            "tool",
+            "assistant",
+            "user",
+        ]
+        chat.undo()
+        assert chat.undo() == "Umbrella?"
+        assert chat.messages == []
+
+    def test_steps_show_as_a_table(self) -> None:
+        """In a notebook the steps are a table, everything in it escaped; they pickle."""
+        steps = (
+            Turns([("weather", '{"city": "<b>"}')], "Yes.")
+            .run("Hi", tools=[Weather().weather])
+            .steps
+        )
+        assert isinstance(steps, Steps)
+        assert "&lt;b&gt;" in steps._repr_html_()
+        assert "<b>" not in steps._repr_html_()
+        again = pickle.loads(pickle.dumps(steps))
+        assert (again, again.messages) == (steps, steps.messages)
+        assert json.loads(json.dumps(steps[0].as_dict()))["name"] == "weather"
