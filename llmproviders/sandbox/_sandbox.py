@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -74,7 +75,7 @@ class Sandbox:
 
     Some phrases in a prompt ask for more than text: ``think`` (reasoning first), ``call the tool``
     (where the request offers one), ``trip the filter`` (stopped after three pieces; ``trip the
-    filter at once``: before the first).
+    filter at once``: before the first), ``draw a picture`` (GigaChat).
 
     >>> import http.client
     >>> with Sandbox() as sandbox:
@@ -353,7 +354,8 @@ class Sandbox:
     def _handle(self, connection: Connection, incoming: Incoming | BadRequestError) -> bool:
         if isinstance(incoming, BadRequestError):
             return _refuse_bytes(connection, incoming.status)
-        service, kind = self._routes.get((incoming.method, incoming.path), (None, "unknown"))
+        target = incoming.method, _route(incoming.path)
+        service, kind = self._routes.get(target, (None, "unknown"))
         record = RecordedRequest(
             service=service.name if service else _owner(incoming.path),
             kind=kind,
@@ -406,10 +408,15 @@ class Sandbox:
         return service.answer(record, empty=fault is not None and fault.empty), fault
 
     def _not_found(self, record: RecordedRequest) -> Whole:
-        known = {method for method, path in self._routes if path == record.path}
+        known = {method for method, path in self._routes if path == _route(record.path)}
         status = 405 if known else 404
         owner = self._services.get(record.service)
         return owner.error(status, record.kind) if owner else html_error(status)
+
+
+def _route(path: str) -> str:
+    """Return a path with ``{id}`` in place of the id of a file."""
+    return re.sub(r"(?<=/files/)[^/]+", "{id}", path)
 
 
 def _owner(path: str) -> str:

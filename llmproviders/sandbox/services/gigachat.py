@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
 from llmproviders.sandbox._reply import HeaderPairs, SandboxReply, Stream, Whole, json_reply, phrase
-from llmproviders.sandbox._script import count_words, last_user_text, write_script
+from llmproviders.sandbox._samples import sample
+from llmproviders.sandbox._script import (
+    Script,
+    count_words,
+    last_user_text,
+    split_pieces,
+    write_script,
+)
 from llmproviders.sandbox._settings import Settings
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services._completions import (
@@ -21,14 +31,16 @@ from llmproviders.sandbox.services._completions import (
     Object,
     called_function,
     id_header,
-    messages_problem,
-    numbers_problem,
     sample_arguments,
 )
+from llmproviders.sandbox.services._gigachat_checks import attached, chat_problem, multipart
+from llmproviders.sandbox.services._gigachat_files import FileStore, draw_png, upload_problem
 
 API_KEY = base64.b64encode(
     b"7c0f3a52-5a6d-4b8e-9c31-5a0db0c5a11e:2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7e"
 ).decode()
+
+USER, PASSWORD = "sandbox", "sandbox-password"
 
 SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
 
@@ -49,9 +61,13 @@ _DIALECT = Dialect(
     keep_alive=None,
 )
 
-_ROLES = ("system", "user", "assistant", "function")
-
 _MAX_EXPIRED_TOKENS = 10_000
+
+_LOGIN = "/api/v1/token"
+
+_FILE = "/api/v1/files/{id}"
+
+_FILE_ID = re.compile(r"/files/([^/]+)")
 
 _PLACE_GRACE_S = 0.25
 
@@ -70,12 +86,20 @@ class GigaChatService(Service):
         ("GET", "/api/v1/balance"): "balance",
         ("POST", "/api/v1/tokens/count"): "tokens",
         ("POST", "/api/v1/embeddings"): "embeddings",
+        ("POST", _LOGIN): "token",
+        ("POST", "/api/v1/files"): "files",
+        ("GET", "/api/v1/files"): "files",
+        ("GET", _FILE): "files",
+        ("GET", f"{_FILE}/content"): "files",
+        ("POST", f"{_FILE}/delete"): "files",
     }
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._tokens = _Tokens(settings)
         self._places = _Places(settings.gigachat_max_concurrency)
+        self._files = FileStore(settings.clock)
+        self._state_ids: set[str] = set()
 
     def arguments(self, url: str) -> dict[str, Any]:
         """Return the addresses of the API and of the token service, and the key with its scope."""
@@ -108,13 +132,33 @@ class GigaChatService(Service):
         if problem:
             return _error(401, problem)
         if request.kind == "chat":
-            return self._refuse_chat(request.json)
+            return self._refuse_chat(request)
+        if request.kind == "files":
+            return self._refuse_file(request)
         if request.kind == "balance":
             pays_as_it_goes = self.settings.gigachat_scope == "GIGACHAT_API_CORP"
             return _error(403, "Permission denied") if pays_as_it_goes else None
         return _refuse_inputs(request)
 
+    def _refuse_file(self, request: RecordedRequest) -> Whole | None:
+        found = _FILE_ID.search(request.path)
+        if found:
+            kept = self._files.get(found[1], _client(request))
+            return None if kept else _error(404, "File not found")
+        if request.method != "POST":
+            return None
+        parts = multipart(request)
+        if "file" not in parts or parts.get("purpose", ("", "", b""))[2] != b"general":
+            return _error(400, "file and purpose are required")
+        _, media_type, content = parts["file"]
+        problem = upload_problem(media_type, content)
+        return None if problem is None else _error(*problem)
+
     def _refuse_token(self, request: RecordedRequest) -> Whole | None:
+        if request.path == _LOGIN:
+            pair = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+            is_known = request.headers.get("authorization") == f"Basic {pair}"
+            return None if is_known else _error(401, "Unauthorized")
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme not in ("Basic", "Bearer"):
             return _token_error(401, 4, "Can't decode 'Authorization' header")
@@ -132,19 +176,18 @@ class GigaChatService(Service):
             return _token_error(400, 7, message)
         return None
 
-    def _refuse_chat(self, body: Any) -> Whole | None:
+    def _refuse_chat(self, request: RecordedRequest) -> Whole | None:
+        body = request.json
         if not isinstance(body, dict):
             return _error(400, "Bad request: the body must be a JSON object")
         model = self._model(body)
         if model not in self.settings.gigachat_models:
             return _error(404, "No such model")
-        problem = (
-            messages_problem(body.get("messages"), _ROLES)
-            or _order_problem(body)
-            or numbers_problem(body)
-        )
+        problem = chat_problem(body, self._state_ids)
         if problem:
             return _error(422, f"Invalid params: {problem}")
+        if any(self._files.get(one, _client(request)) is None for one in attached(body)):
+            return _error(404, "File not found")
         return None if self._places.take() else _error(429, "Too Many Requests")
 
     def _model(self, body: Object) -> Any:
@@ -158,16 +201,21 @@ class GigaChatService(Service):
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
         """Return a token, a completion, or what else the API has."""
         if request.kind == "token":
-            return json_reply({} if empty else self._tokens.issue())
+            issued = self._tokens.issue()
+            if request.path == _LOGIN:
+                issued = {"tok": issued["access_token"], "exp": issued["expires_at"] // 1000}
+            return json_reply({} if empty else issued)
         if request.kind == "chat":
             release = _once(self._places.give_back)
             try:
-                reply = self._chat(request.json, empty=empty)
+                reply = self._chat(request, empty=empty)
             except BaseException:
                 release()
                 raise
             reply.release = release
             return reply
+        if request.kind == "files":
+            return json_reply({}) if empty else self._answer_file(request)
         answers: dict[str, Callable[[Any], Any]] = {
             "models": self._models,
             "balance": self._balance,
@@ -181,8 +229,25 @@ class GigaChatService(Service):
         """Return the ids of the request and of the session."""
         return (*id_header(request, "x-request-id"), *id_header(request, "x-session-id"))
 
-    def _chat(self, body: Object, *, empty: bool) -> SandboxReply:
-        completion = self._completion(body, empty=empty)
+    def _answer_file(self, request: RecordedRequest) -> SandboxReply:
+        client = _client(request)
+        found = _FILE_ID.search(request.path)
+        if found is None and request.method == "POST":
+            return json_reply(self._files.add(*multipart(request)["file"], client))
+        if found is None:
+            return json_reply({"data": self._files.list(client), "object": "list"})
+        kept = self._files.get(found[1], client)
+        assert kept is not None
+        if request.path.endswith("/content"):
+            return Whole(200, kept.content, content_type=kept.media_type)
+        if request.path.endswith("/delete"):
+            self._files.delete(found[1])
+            return json_reply({"id": found[1], "deleted": True, "access_policy": "private"})
+        return json_reply(kept.about)
+
+    def _chat(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
+        body = request.json
+        completion = self._completion(request, empty=empty)
         if not body.get("stream"):
             reply = json_reply(completion.whole())
             reply.pieces = len(completion.script.pieces)
@@ -191,7 +256,8 @@ class GigaChatService(Service):
         end = (completion.finish({"usage": completion.usage}), DONE)
         return Stream(frames, end)
 
-    def _completion(self, body: Object, *, empty: bool) -> CompletionScript:
+    def _completion(self, request: RecordedRequest, *, empty: bool) -> CompletionScript:
+        body = request.json
         messages = [
             {"role": message["role"], "content": message.get("content", "")}
             for message in body["messages"]
@@ -203,6 +269,8 @@ class GigaChatService(Service):
             empty=empty,
             max_tokens=body.get("max_tokens"),
         )
+        if not empty and self.settings.reply is None and script.finish == "stop":
+            script = self._more_than_words(script, request)
         function = None if empty else called_function(body, last_user_text(messages))
         return CompletionScript(
             dialect=_DIALECT,
@@ -213,9 +281,32 @@ class GigaChatService(Service):
             },
             usage={**script.usage, "precached_prompt_tokens": 0},
             choices=body.get("n") or 1,
-            call=_call(function) if function else None,
+            call=self._call(function) if function else None,
             call_finish="function_call",
         )
+
+    def _more_than_words(self, script: Script, request: RecordedRequest) -> Script:
+        """Return a script that answers a schema, draws what was asked for, and tells of files."""
+        body = request.json
+        wanted = body.get("response_format")
+        if wanted:
+            text = json.dumps(sample(wanted["schema"]), ensure_ascii=False)
+            return replace(script, pieces=split_pieces(text))
+        text = script.text
+        if "draw a picture" in last_user_text(body["messages"]).lower():
+            about = self._files.add("drawn.png", "image/png", draw_png(), _client(request))
+            text += f' Here it is: <img src="{about["id"]}" fuse="true"/> It is blue.'
+        for one in body["messages"][-1].get("attachments") or ():
+            kept = self._files.get(one, _client(request))
+            assert kept is not None
+            text += f" You sent {kept.media_type} of {len(kept.content)} bytes."
+        return replace(script, pieces=split_pieces(text)) if text != script.text else script
+
+    def _call(self, function: Object) -> Object:
+        called = {"name": function.get("name"), "arguments": sample_arguments(function)}
+        state_id = str(uuid.uuid4())
+        self._state_ids.add(state_id)
+        return {"function_call": called, "functions_state_id": state_id}
 
     def _models(self, _: Any) -> Object:
         names = (*self.settings.gigachat_models, _EMBEDDINGS)
@@ -302,15 +393,6 @@ def _is_uuid4(text: str) -> bool:
     return parsed.version == 4 and str(parsed) == text.lower()
 
 
-def _order_problem(body: Object) -> str | None:
-    for number, message in enumerate(body["messages"]):
-        if not isinstance(message.get("content", ""), str):
-            return "content must be a string"
-        if message["role"] == "system" and number > 0:
-            return "system message must be the first message"
-    return None
-
-
 def _refuse_inputs(request: RecordedRequest) -> Whole | None:
     if request.method != "POST":
         return None
@@ -321,9 +403,9 @@ def _refuse_inputs(request: RecordedRequest) -> Whole | None:
     return _error(422, "Invalid params: input must be a list of strings")
 
 
-def _call(function: Object) -> Object:
-    called = {"name": function.get("name"), "arguments": sample_arguments(function)}
-    return {"function_call": called, "functions_state_id": str(uuid.uuid4())}
+def _client(request: RecordedRequest) -> str:
+    """The client to which files belong."""
+    return request.headers.get("x-client-id", "")
 
 
 def _count_tokens(body: Object) -> list[Object]:

@@ -1,0 +1,322 @@
+"""GigaChat's files: uploaded once, asked about, fetched, drawn, and refused before sending."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import FailoverClient, GigaChat, InvalidRequestError, LLMError
+from llmproviders._environment import uploads_file
+from llmproviders.errors import UnsupportedError
+from llmproviders.providers.gigachat import UploadedFile
+from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
+from tests.conftest import RawServerFactory
+from tests.sandbox.test_sandbox_official import gigachat_client
+from tests.support.calls import Canned, Sender, with_sender
+from tests.support.http_bytes import http_response
+from tests.support.processes import Child
+from tests.support.promise import read
+
+PNG = b"\x89PNG\r\n\x1a\n--boundary\r\n\r\n\x00\xff not really a picture"
+QUESTION = "What is in it?"
+DRAWN = "9f3c6f2f-0c5b-4d4e-8d0a-4f436ad8a4b1"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A file that goes by for a picture."""
+    path = tmp_path / 'пейзаж "1".png'
+    path.write_bytes(PNG)
+    return path
+
+
+def giga_of(sandbox: Sandbox, **arguments: Any) -> GigaChat:
+    """A GigaChat that speaks to the sandbox."""
+    return GigaChat(**sandbox.provider_arguments("gigachat"), **arguments)
+
+
+def kinds(sandbox: Sandbox) -> list[str]:
+    """What was asked, in order, but for tokens."""
+    return [request.kind for request in sandbox.requests if request.kind != "token"]
+
+
+class TestCalls:
+    def test_all_four(self, sandbox: Sandbox, picture: Path) -> None:
+        """A file is uploaded, listed, fetched as it was, and deleted."""
+        with giga_of(sandbox) as giga:
+            uploaded = giga.upload(picture)
+            assert isinstance(uploaded, UploadedFile)
+            assert (uploaded.bytes, uploaded.purpose) == (len(PNG), "general")
+            assert giga.files() == [uploaded]
+            assert giga.download(uploaded.id) == PNG
+            giga.delete(uploaded.id)
+            assert giga.files() == []
+            with pytest.raises(LLMError, match="File not found"):
+                giga.download(uploaded.id)
+
+    def test_an_id_stays_in_its_place(self, sandbox: Sandbox) -> None:
+        """Whatever is given for an id, no other address is asked."""
+        with giga_of(sandbox) as giga, pytest.raises(LLMError):
+            giga.download("../models")
+        assert kinds(sandbox) == ["files"]
+
+    def test_a_large_file(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """A document of many megabytes goes up and comes back whole."""
+        path = tmp_path / "book.pdf"
+        content = os.urandom(1024) * 20_000
+        path.write_bytes(content)
+        with giga_of(sandbox) as giga:
+            assert giga.download(giga.upload(path).id) == content
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            ("cat.gif", b"GIF", "takes no file such as 'cat.gif'"),
+            ("noextension", b"x", "takes no file"),
+            ("empty.png", b"", "is empty"),
+            ("large.png", 15_000_001, "15 MB of image"),
+            ("large.mp3", 35_000_001, "35 MB of audio"),
+            ("large.txt", 40_000_001, "40 MB of text"),
+            ("missing.png", None, "cannot be read"),
+            ("folder.png", "folder", "cannot be read"),
+            ("pipe.png", "pipe", "not a plain file"),
+        ],
+    )
+    def test_refused_before_sending(
+        self, sandbox: Sandbox, tmp_path: Path, name: str, content: Any, words: str
+    ) -> None:
+        """What cannot be sent is refused at once, by ``upload`` and by ``attach``."""
+        path = tmp_path / name
+        if content == "folder":
+            path.mkdir()
+        elif content == "pipe":
+            os.mkfifo(path)
+        elif isinstance(content, int):
+            with path.open("wb") as file:
+                file.truncate(content)
+        elif content is not None:
+            path.write_bytes(content)
+        with giga_of(sandbox) as giga:
+            with pytest.raises(InvalidRequestError, match=words):
+                giga.upload(path)
+            with pytest.raises(InvalidRequestError, match=words):
+                giga.complete(QUESTION, attach=[path])
+        assert sandbox.requests == []
+
+    def test_the_official_client_reads_them(self, sandbox: Sandbox, picture: Path) -> None:
+        """The official client lists, fetches and asks about what was uploaded here."""
+        with giga_of(sandbox) as giga, gigachat_client(sandbox) as official:
+            uploaded = giga.upload(picture)
+            (listed,) = official.get_files().data
+            assert (listed.id_, listed.filename) == (uploaded.id, uploaded.filename)
+            message = {"role": "user", "content": QUESTION, "attachments": [uploaded.id]}
+            reply = official.chat({"messages": [message]}).choices[0].message.content
+            assert f"image/png of {len(PNG)} bytes" in reply
+            theirs = official.upload_file(("note.txt", b"A note.", "text/plain"))
+            assert giga.download(theirs.id_) == b"A note."
+
+
+class TestAttach:
+    def test_once_for_two_questions(self, sandbox: Sandbox, picture: Path) -> None:
+        """A picture is uploaded once for two questions, of two clients, under two names too."""
+        copy = picture.with_name("copy.png")
+        copy.write_bytes(PNG)
+        with giga_of(sandbox) as first, giga_of(sandbox) as second:
+            reply = first.complete(QUESTION, attach=[picture])
+            second.complete([{"role": "user", "content": QUESTION}], attach=[str(copy)])
+        assert f"image/png of {len(PNG)} bytes" in reply.text
+        assert kinds(sandbox) == ["files", "chat", "chat"]
+        sent = [request.json["messages"] for request in sandbox.requests if request.kind == "chat"]
+        assert sent[0] == sent[1]
+        (message,) = sent[0]
+        assert message["content"] == QUESTION
+        assert len(message["attachments"]) == 1
+
+    def test_a_data_url(self, sandbox: Sandbox, picture: Path) -> None:
+        """A picture in a part is the same file as the one that was attached."""
+        url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+        parts = [
+            {"type": "text", "text": QUESTION},
+            {"type": "image_url", "image_url": {"url": url}},
+        ]
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION, attach=[picture])
+            giga.complete([{"role": "user", "content": parts}])
+        assert kinds(sandbox) == ["files", "chat", "chat"]
+        first, second = (r.json["messages"] for r in sandbox.requests if r.kind == "chat")
+        assert first == second
+
+    def test_once_from_two_processes(self, picture: Path) -> None:
+        """Two processes at the same moment upload it once between them."""
+        with Sandbox(gigachat_scope="GIGACHAT_API_B2B") as sandbox:
+            sandbox.fail("gigachat", drip_s=0.002, on="files")
+
+            def ask() -> None:
+                with giga_of(sandbox) as giga:
+                    assert "image/png" in giga.complete(QUESTION, attach=[picture]).text
+
+            children = [Child(ask) for _ in range(2)]
+            for child in children:
+                child.wait()
+            assert sorted(kinds(sandbox)) == ["chat", "chat", "files"]
+
+    def test_accounts_do_not_share(self, sandbox: Sandbox, picture: Path) -> None:
+        """What one account uploaded is not taken for another's."""
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION, attach=[picture])
+            token = sandbox.requests[-1].headers["authorization"].removeprefix("Bearer ")
+            with giga_of(sandbox, access_token=token) as other:
+                other.complete(QUESTION, attach=[picture])
+        assert kinds(sandbox) == ["files", "chat", "files", "chat"]
+
+    def test_gone(self, sandbox: Sandbox, picture: Path) -> None:
+        """A file that the service no longer has is uploaded anew, within the same call."""
+        with giga_of(sandbox) as giga, gigachat_client(sandbox) as official:
+            giga.complete(QUESTION, attach=[picture])
+            official.delete_file(giga.files()[0].id)
+            assert giga.complete(QUESTION, attach=[picture]).text
+            assert giga.complete(QUESTION, attach=[picture]).text
+        assert kinds(sandbox)[-4:] == ["chat", "files", "chat", "chat"]
+
+    def test_denied(self, sandbox: Sandbox, picture: Path) -> None:
+        """So is one that the service denies access to; once, then the error is told."""
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION, attach=[picture])
+            sandbox.fail("gigachat", status=403)
+            assert giga.complete(QUESTION, attach=[picture]).text
+            sandbox.fail("gigachat", status=403, times=2)
+            with pytest.raises(LLMError, match="denies access"):
+                giga.complete(QUESTION, attach=[picture])
+        assert kinds(sandbox).count("files") == 3
+
+    def test_deleted_here(self, sandbox: Sandbox, picture: Path) -> None:
+        """What was deleted by ``delete`` is not referred to again."""
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION, attach=[picture])
+            giga.delete(giga.files()[0].id)
+            giga.complete(QUESTION, attach=[picture])
+        assert kinds(sandbox)[-2:] == ["files", "chat"]
+
+    @pytest.mark.parametrize("content", [b"{", b"[]", b'{"version": 9, "files": {}}', b"[" * 9999])
+    def test_a_damaged_memory(self, sandbox: Sandbox, picture: Path, content: bytes) -> None:
+        """A damaged memory costs an upload, never the call, and is not overwritten."""
+        path = uploads_file()
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with giga_of(sandbox) as giga:
+            for _ in range(2):
+                assert giga.complete(QUESTION, attach=[picture]).text
+        assert path.read_bytes() == content
+        assert kinds(sandbox).count("files") == 2
+
+    def test_the_memory_is_private(self, sandbox: Sandbox, picture: Path) -> None:
+        """The memory is open to its user alone, and holds neither a name nor a key."""
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION, attach=[picture])
+        text = uploads_file().read_text()
+        assert stat.S_IMODE(uploads_file().stat().st_mode) == 0o600
+        assert picture.name not in text
+        assert sandbox.provider_arguments("gigachat")["api_key"] not in text
+
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            ("https://example.com/cat.png", "by its address"),
+            ("data:image/webp;base64,AAAA", "takes no file"),
+            ("data:image/png;base64,***", "data of a data: URL"),
+            ("data:image/png;base64", "no comma"),
+            ("data:image/png,", "is empty"),
+        ],
+    )
+    def test_images_that_it_does_not_take(self, sandbox: Sandbox, url: str, words: str) -> None:
+        """An image that cannot be sent is refused, and the next provider is asked."""
+        prompt = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+        with giga_of(sandbox) as giga:
+            with pytest.raises(InvalidRequestError, match=words):
+                giga.complete(prompt)
+            client = FailoverClient([giga, ScriptedProvider(["second"])])
+            assert str(client.complete(prompt)) == "second"
+        assert sandbox.requests == []
+
+    def test_too_many_images(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """More than one image a message, or ten a request, are refused before sending."""
+        paths = [tmp_path / f"{number}.png" for number in range(2)]
+        for number, path in enumerate(paths):
+            path.write_bytes(b"%d" % number)
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        with giga_of(sandbox) as giga:
+            with pytest.raises(UnsupportedError, match="one image a message"):
+                giga.complete(QUESTION, attach=paths)
+            with pytest.raises(UnsupportedError, match="10 images a request"):
+                giga.complete([{"role": "user", "content": [image]}] * 11)
+            assert sandbox.requests == []
+            (tmp_path / "note.txt").write_text("A note.")
+            giga.complete(QUESTION, attach=[paths[0], tmp_path / "note.txt"])
+        assert len(sandbox.requests[-1].json["messages"][0]["attachments"]) == 2
+
+
+def events(*pieces: str) -> bytes:
+    """A stream with these pieces of text."""
+    said = [{"delta": {"content": piece}, "index": 0} for piece in pieces]
+    said.append({"delta": {"content": ""}, "index": 0, "finish_reason": "stop"})
+    told = b"".join(b"data: " + json.dumps({"choices": [one]}).encode() + b"\n\n" for one in said)
+    return told + b"data: [DONE]\n\n"
+
+
+class TestDrawn:
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_a_drawn_image(self, sandbox: Sandbox, stream: bool) -> None:
+        """A drawn image leaves the text and stands in ``images``, with its bytes."""
+        with giga_of(sandbox) as giga:
+            pieces = list(
+                giga.create_generator(
+                    None, [{"role": "user", "content": "Draw a picture"}], stream=stream
+                )
+            )
+            finish = pieces[-1]
+            (image,) = finish.images  # type: ignore[attr-defined]
+            assert image.bytes().startswith(b"\x89PNG")
+        text = "".join(pieces)
+        assert "Here it is:" in text
+        assert text.endswith("It is blue.")
+        assert "img" not in text
+
+    def test_wherever_it_is_cut(self) -> None:
+        """The text and the images are the same wherever the pieces are cut."""
+        text = f'1 < 2 <b> <img src="{DRAWN}" fuse="true"/> <imgs> <img src="x"> end <im'
+        for size in (1, 2, 3, 7, 20, 200):
+            pieces = [text[start : start + size] for start in range(0, len(text), size)]
+            giga = with_sender(GigaChat, Sender(Canned(events(*pieces))), access_token="t0k3n")
+            reading = read(giga.stream(QUESTION))
+            assert reading.text == '1 < 2 <b>  <imgs> <img src="x"> end <im'
+            assert [image.id for image in reading.finish.images] == [DRAWN]
+
+    def test_nothing_but_an_image(self) -> None:
+        """A reply that is one image is no empty reply."""
+        tag = f'<img src="{DRAWN}" fuse="true"/>'
+        giga = with_sender(GigaChat, Sender(Canned(events(tag))), access_token="t0k3n")
+        reply = giga.complete(QUESTION)
+        assert reply.text == ""
+        assert [image.id for image in reply.finish_reason.images] == [DRAWN]
+
+    def test_a_lost_image(self, raw_server: RawServerFactory) -> None:
+        """An image that the service no longer has is an error of the call for its bytes alone."""
+        stream = {"Content-Type": "text/event-stream"}
+        gone = json.dumps({"status": 404, "message": "File not found"}).encode()
+        server = raw_server(
+            http_response(200, stream, events(f'<img src="{DRAWN}" fuse="true"/> Voilà.')),
+            http_response(404, {"Content-Type": "application/json"}, gone),
+        )
+        with GigaChat(base_url=f"{server.url}/v1", access_token="t0k3n") as giga:
+            (image,) = giga.complete("Draw").finish_reason.images
+            with pytest.raises(LLMError, match="File not found"):
+                image.bytes()
+        assert server.requests[1].target == f"/v1/files/{DRAWN}/content"
