@@ -341,7 +341,14 @@ class Provider(BaseClient):
         return error
 
     def check_supported(self, request: ChatRequest) -> None:
-        """Raise an ``UnsupportedError`` for what this provider cannot do, before it is prepared."""
+        """Refuse what this provider cannot do, before anything is waited for or sent.
+
+        Args:
+            request: what the caller asked.
+
+        Raises:
+            UnsupportedError: it asks for something that this provider cannot do.
+        """
 
     def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
         """Wait for a free place among the requests that the service allows at a time.

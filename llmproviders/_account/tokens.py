@@ -1,4 +1,4 @@
-"""One access token with its expiry: check, lock, check again, refresh; in memory or in a file."""
+"""An access token and its renewal: one fetch for all threads, or for all processes with a file."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from .._runtime.scope import CancelScope, Waker
 from .._signals import let_through
 from ..errors import AuthenticationError, LLMError, ProtocolError
 
+# How long before its end a token is renewed by one caller, and no longer used by anyone.
 _EARLY_S = 300.0
-
 _LATE_S = 60.0
 
+# How long an early renewal may take, and how long to wait after one that failed.
 _EARLY_PATIENCE_S = 5.0
-
 _EARLY_PAUSE_S = 30.0
 
+# How long to wait for another process's fetch, and for its writing.
 _LOCK_PATIENCE_S = 30.0
-
 _WRITE_PATIENCE_S = 2.0
 
 _WRONG_CLOCK_S = 3600.0
 
+# A larger expiry is in milliseconds: in seconds it would be the year 5138.
 _SMALLEST_MS = 1e11
 
+# From this many on, keepers of expired tokens are dropped.
 _MANY = 256
 
 _FILE_VERSION = 1
@@ -49,10 +51,10 @@ class Token:
 
     Attributes:
         value: what is sent.
-        expires_at: when the service takes it no more.
-        fetched_at: when it came.
-        renew_from: from then on one caller renews it, while others go on with it; five minutes
-            before the end, less for a token that lives less than twenty.
+        expires_at: when the service stops accepting it.
+        fetched_at: when it was fetched.
+        renew_from: when one caller starts to renew it while others still use it; five minutes
+            before the end, or a quarter of the life of a token that lives less than 20 minutes.
     """
 
     value: Secret
@@ -72,15 +74,15 @@ class Token:
 
     @property
     def good_until(self) -> float:
-        """From then on nobody goes on with it; a minute before the end, less for a short life."""
+        """When it is no longer used: a minute before its end, less for a short-lived one."""
         return self.expires_at - min(_LATE_S, self._life / 10)
 
 
 def token_of(answer: Mapping[str, Any], *, now: float, date: float | None) -> Token:
-    """The token in a token service's answer.
+    """Read the token from a token service's answer.
 
-    Its end is ``expires_at`` in milliseconds, or, in an older form, ``exp`` in seconds; which of
-    the two is told by the magnitude.
+    The answer gives its expiry as ``expires_at`` in milliseconds or, in an older form, as ``exp``
+    in seconds. The magnitude tells which.
 
     Args:
         answer: ``{"access_token", "expires_at"}`` or ``{"tok", "exp"}``.
@@ -137,7 +139,7 @@ class TokenFile:
         self._credential = credential
 
     def read(self) -> Token | None:
-        """The credential's token; None where there is none.
+        """The credential's token, or None.
 
         Raises:
             Unusable: the file is not one of this user's that holds tokens.
@@ -145,10 +147,10 @@ class TokenFile:
         return _token_in_file(self._tokens().get(self._credential))
 
     def write(self, token: Token, scope: CancelScope) -> None:
-        """Put a token in; those of other credentials stay, as long as they live.
+        """Write a token; unexpired tokens of other credentials are kept.
 
         Raises:
-            Unusable: it cannot be done.
+            Unusable: the file cannot be written.
             LLMError: the scope ended.
         """
         lock = _files.locks_folder(self.path) / "write"
@@ -168,7 +170,7 @@ class TokenFile:
             _files.replace_private(self.path, content.encode(), _tokens_in_file)
 
     def try_refresh(self, scope: CancelScope) -> Held | None:
-        """The right to fetch the next token, or None where another process has it.
+        """The lock for fetching the next token, or None if another process holds it.
 
         Raises:
             Unusable: the lock's file cannot be made.
@@ -185,10 +187,10 @@ class TokenFile:
 
 
 def _tokens_in_file(data: bytes) -> Mapping[str, Any]:
-    """What a file holds.
+    """The tokens in a file's content.
 
     Raises:
-        ValueError: it is not one of tokens, or of another version.
+        ValueError: it holds something else, or has another version.
     """
     if not data:
         return {}
@@ -231,7 +233,7 @@ class _Flight:
             scope.wait(wake)
 
     def end(self) -> None:
-        """It is over; to say so again does no harm."""
+        """Wake everyone who waits; calling it again does nothing."""
         self.over = True
         while self._waiting:
             self._waiting.popleft().set()
@@ -240,29 +242,29 @@ class _Flight:
 class TokenKeeper:
     """Holds the token of one credential for all threads of this process.
 
-    Made by :func:`keeper`. Where it has a file, other processes take part.
+    Made by :func:`keeper`. With a file, it is shared with other processes.
     """
 
     def __init__(self, credential: str, path: Path | None) -> None:
         self._file = None if path is None else TokenFile(path, credential)
         self._token: Token | None = None
         self._refused: str | None = None
-        # One at most for each process, so that a forked child waits for none of its parent's;
+        # Keyed by process, so that a forked child does not wait for its parent's fetch;
         # dict.setdefault is atomic.
         self._flights: dict[int, _Flight] = {}
 
     def get(
         self, fetch: Callable[[], Token], scope: CancelScope, *, route: Hashable = None
     ) -> Secret:
-        """A token that is valid now; fetched by one thread, of one process, if need be.
+        """A token that is valid now, fetched if necessary by one thread of one process.
 
-        It is fetched once. Whether and when to ask again after a failure, the caller decides.
+        A failed fetch is not repeated here; the caller decides whether to try again.
 
         Args:
             fetch: asks the token service, within ``scope``.
-            scope: how long to wait, and whose clock counts.
-            route: which way ``fetch`` goes. Who waits for another's fetch that fails, and would
-                go the same way, fails like it.
+            scope: how long to wait, and which clock to use.
+            route: the network path of ``fetch``. If another thread's fetch by the same route
+                fails, this call fails with the same error.
 
         Raises:
             LLMError: what ``fetch`` raised, or the end of the scope.
@@ -272,7 +274,7 @@ class TokenKeeper:
             if token is not None and scope.clock.wall() < token.renew_from:
                 return token.value
             mine = flight = _Flight(route)
-            # An interrupt may come between any two steps, also before what ``finally`` does.
+            # An interrupt may come between any two steps, even before ``finally`` runs.
             scope.attach(mine, partial(self._land, mine))
             try:
                 flight = self._flights.setdefault(os.getpid(), mine)
@@ -291,27 +293,27 @@ class TokenKeeper:
                 raise error from flight.error
 
     def _land(self, flight: _Flight) -> None:
-        """End a flight and let the next one begin; a second time does no harm."""
+        """End a flight and let the next one begin; calling it again does nothing."""
         if self._flights.get(os.getpid()) is flight:
             self._flights.pop(os.getpid(), None)
         flight.end()
 
     def refuse(self, value: str) -> None:
-        """Do not use ``value`` again, if it still is the token: the service took it no more."""
+        """Stop using ``value``, which the service no longer accepts, if it is still the token."""
         if self._token is not None and self._token.value == value:
             self._refused = value
 
     def is_spent(self, now: float) -> bool:
-        """Whether nothing is lost when it is forgotten."""
+        """Whether it can be dropped: no valid token, and no fetch under way."""
         alive = self._token is not None and now < self._token.expires_at
         return not alive and os.getpid() not in self._flights
 
     def _known(self, scope: CancelScope, *, look: bool = False) -> Token | None:
-        """The token that can be used now, from memory, or from the file if there is none.
+        """The token to use now, from memory or else from the file.
 
         Args:
-            scope: whose clock counts.
-            look: whether to look into the file in any case, for a newer one.
+            scope: which clock to use.
+            look: whether to read the file in any case, for a newer one.
         """
         token = self._token if self._usable(self._token, scope) else None
         if token is None or look:
@@ -356,7 +358,7 @@ class TokenKeeper:
         return token.value
 
     def _renew_early(self, old: Token, fetch: Callable[[], Token], scope: CancelScope) -> Token:
-        """A new token if that is to be had at once, else the old one, which is still good."""
+        """A new token if it can be fetched quickly, else the old one, which is still valid."""
         limit = scope.limit
         patience = min(_EARLY_PATIENCE_S, scope.remaining() / 2)
         scope.limit = min(limit, scope.clock.monotonic() + patience)
@@ -377,7 +379,7 @@ class TokenKeeper:
                 held.release()
 
     def _renew(self, fetch: Callable[[], Token], scope: CancelScope) -> Token:
-        """A new token, fetched here or, where they share a file, by another process."""
+        """A new token, fetched here or by another process with the same file."""
         monotonic = scope.clock.monotonic
         patience = min(_LOCK_PATIENCE_S, scope.remaining() / 2)
         end = monotonic() + patience
@@ -398,7 +400,7 @@ class TokenKeeper:
             _files.pause(scope)
 
     def _claim(self, scope: CancelScope) -> tuple[bool, Held | None]:
-        """Whether this process may fetch now, and the lock to let go afterwards."""
+        """Whether this process may fetch now, and the lock to release afterwards."""
         if self._file is None:
             return True, None
         try:
@@ -425,9 +427,9 @@ def keeper(credential: str, path: Path | None, *, now: float) -> TokenKeeper:
     """The one keeper of a credential's token in this process.
 
     Args:
-        credential: the hash of all that a token depends on; see :func:`._secret.digest`.
-        path: the file in which processes share it; None: this process's memory alone.
-        now: Unix time in seconds; what has expired by then is forgotten some time.
+        credential: a hash of everything the token depends on; see :func:`.keys.digest`.
+        path: the file that processes share; None for this process's memory alone.
+        now: Unix time in seconds; keepers of tokens that have expired by then may be dropped.
     """
     wanted = credential, path
     if wanted not in _keepers and len(_keepers) >= _MANY:

@@ -328,6 +328,9 @@ class GigaChat(Provider):
     def check_supported(self, request: ChatRequest) -> None:
         """Refuse what this service cannot take, before anything is waited for or sent.
 
+        Args:
+            request: what the caller asked.
+
         Raises:
             UnsupportedError: it cannot be translated.
             InvalidRequestError: it has the wrong shape, or a file cannot be read.
