@@ -204,8 +204,8 @@ class Provider(BaseClient):
         session: requests.Session | None = None,
         name: str | None = None,
         limits: Limits | None = None,
-        per_minute: Rate | None = None,
-        per_day: Rate | None = None,
+        per_minute: Rate | int | None = None,
+        per_day: Rate | int | None = None,
     ) -> None:
 
         for module in _LOADED_FOR_CALLS:
@@ -444,6 +444,28 @@ class Provider(BaseClient):
         """Try once: yield text, then one ``FinishReason``; or raise an ``LLMError``."""
         return attempt(self, request, scope)
 
+    def _limited(
+        self,
+        stream: Generator[str, None, None],
+        request: ChatRequest,
+        record: _Record,
+        scope: CancelScope,
+    ) -> Generator[str, None, None]:
+        """The same stream, counted and held to the limits, if there is anything to count."""
+        if self._counted is None:
+            return stream
+        model = request.model or self.model or self.default_model
+        return self._counted(
+            stream,
+            credential=self.credential_digest() or digest(self.base_url),
+            provider=self.name,
+            model=self.model_aliases.get(model, model),
+            messages=request.messages,
+            params=request.params,
+            scope=scope,
+            record=record,
+        )
+
     def ask(
         self,
         make: Callable[[Fetch], HTTPRequest],
@@ -654,29 +676,14 @@ def _attempt(
         with provider.slot(scope) as waited:
             record.start(waited)
             while True:
-                call = None
+                record.call = None
+                stream = _prepared(provider, request, fetch, record)
                 try:
-                    with _Step(provider, "prepare"):
-                        named = request.to(provider.find_model(request.model, fetch))
-                        record.model = named.model
-                        call = provider.prepare(named, fetch)
-                    stream = _once(provider, named, fetch, call, record)
-                    if provider._counted is not None:
-                        stream = provider._counted(
-                            stream,
-                            credential=provider.credential_digest() or digest(provider.base_url),
-                            provider=provider.name,
-                            model=named.model or "",
-                            messages=named.messages,
-                            params=named.params,
-                            scope=scope,
-                            usage=lambda: record.usage,
-                        )
-                    yield from stream
+                    yield from provider._limited(stream, request, record, scope)
                 except LLMError as trouble:
                     if record.begun or from_handler(trouble):
                         raise
-                    _mend_or_raise(provider, trouble, call, request, fetch, mended)
+                    _mend_or_raise(provider, trouble, record.call, request, fetch, mended)
                 else:
                     return
     except BaseException as failure:
@@ -752,9 +759,20 @@ def _mend_or_raise(
     logger.debug("%s: renewed the %s, asking again", provider.name, word)
 
 
+def _prepared(
+    provider: Provider, request: ChatRequest, fetch: Fetch, record: _Record
+) -> Generator[str, None, None]:
+    with _Step(provider, "prepare"):
+        named = request.to(provider.find_model(request.model, fetch))
+        record.model = named.model
+        call = record.call = provider.prepare(named, fetch)
+    yield from _once(provider, named, fetch, call, record)
+
+
 def _once(
     provider: Provider, request: ChatRequest, fetch: Fetch, call: HTTPRequest, record: _Record
 ) -> Generator[str, None, None]:
+    record.sent = True
     reply = fetch(call)
     reply.texts = lambda: record.transcript.count
     pieces: Any = None
@@ -939,6 +957,8 @@ class _Record:
     Attributes:
         begun: whether text or thoughts have come.
         usage: the tokens, once the service has told them.
+        call: what was sent last, or None where ``prepare`` has not come to that.
+        sent: whether the request, and not only what comes before it, was handed to the transport.
     """
 
     def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
@@ -948,6 +968,8 @@ class _Record:
         self.first_text_at: float | None = None
         self.begun = False
         self.usage: Usage | None = None
+        self.call: HTTPRequest | None = None
+        self.sent = False
         self._clock = clock
         self.start(0.0)
 

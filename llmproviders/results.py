@@ -15,6 +15,17 @@ from .errors import Attempt as Attempt
 from .errors import RejectedReplyError
 from .errors import Usage as Usage
 
+__all__ = [
+    "Attempt",
+    "Attempts",
+    "Completion",
+    "FinishReason",
+    "Image",
+    "Reasoning",
+    "Restart",
+    "Usage",
+]
+
 
 class Attempts(tuple[Attempt, ...]):
     """The attempts of one call, in order: a tuple that a notebook shows as a timeline and a table.

@@ -7,10 +7,10 @@ that the reply tells. So a process that is killed in between has counted too muc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .._checks import is_count, shown, whole
 from .._http.failures import never_sent
@@ -94,6 +94,18 @@ class Reservation:
     recent: int | None
 
 
+class Record(Protocol):
+    """What is known of an attempt.
+
+    Attributes:
+        sent: whether the request was handed to the transport.
+        usage: the tokens, where the service told them.
+    """
+
+    sent: bool
+    usage: Usage | None
+
+
 class Quota:
     """Counts the requests of one provider, and holds its limits.
 
@@ -119,19 +131,19 @@ class Quota:
         messages: Sequence[Message],
         params: Mapping[str, Any],
         scope: CancelScope,
-        usage: Callable[[], Usage | None],
+        record: Record,
     ) -> Generator[str, None, None]:
         """The same stream, whose request is counted, and sent when the limits allow it.
 
         Args:
-            stream: sends the request when it is first read.
+            stream: prepares and sends the request when it is first read.
             credential: a hash of what the limits are counted for.
             provider: the provider's name.
             model: the model that is asked.
             messages: what is sent.
             params: what else is asked, ``max_tokens`` for instance.
             scope: how long to wait for the minute's limit.
-            usage: what the service told of the tokens so far; asked when the stream failed.
+            record: tells, when the stream failed, what became of the request.
 
         Raises:
             QuotaExceededError: the day's limit is reached; nothing was sent.
@@ -153,10 +165,10 @@ class Quota:
                 let_through(error)
                 if is_whole:
                     raise
-                if never_sent(error):
-                    _give_back(ledger, held)
+                if record.sent and not never_sent(error):
+                    _settle(ledger, held, failed=True, usage=record.usage)
                 else:
-                    _settle(ledger, held, failed=True, usage=usage())
+                    _give_back(ledger, held)
                 raise
 
     def _reserved(

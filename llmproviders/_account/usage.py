@@ -142,7 +142,7 @@ class Ledger:
         try:
             if _is_new(db):
                 db.execute("PRAGMA journal_mode = WAL")
-                _in_transaction(db, _create_if_new)
+                _in_transaction(db, _create)
             db.execute("PRAGMA synchronous = NORMAL")
             return db
         except BaseException:
@@ -159,11 +159,6 @@ class Ledger:
 
 def _connection_to(name: str) -> sqlite3.Connection:
     return sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-
-
-def _create_if_new(db: sqlite3.Connection) -> None:
-    if _is_new(db):
-        _create(db)
 
 
 def _in_transaction(db: sqlite3.Connection, alter: Callable[[sqlite3.Connection], T]) -> T:
@@ -197,6 +192,9 @@ def _is_new(db: sqlite3.Connection) -> bool:
 
 
 def _create(db: sqlite3.Connection) -> None:
+    if not _is_new(db):
+        # Another process was faster.
+        return
     for statement in _SCHEMA.split(";"):
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

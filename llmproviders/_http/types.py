@@ -30,8 +30,8 @@ MAX_LINE = 16 * 1024 * 1024
 
 Timeout = float | tuple[float | None, float | None]
 
-Rate = int | Mapping[str, int]
-"""A number of requests, or numbers of ``"requests"`` and ``"tokens"``."""
+Rate = Mapping[str, int]
+"""How much in a time: numbers of ``"requests"`` and ``"tokens"``, either or both."""
 
 DEFAULT_TIMEOUT = (10.0, 60.0)
 

@@ -32,7 +32,7 @@ _WORDS = {
     "bool": "true or false",
     "Timeout": "seconds, or a pair [connect, read] of seconds",
     _PATH: "a path",
-    "Rate": "a number of requests, or { requests = 1000, tokens = 200000 }",
+    "Rate": "{ requests = 1000, tokens = 200000 }",
 }
 
 _PLURAL = {"str": "texts", "int": "whole numbers", "float": "numbers", _PATH: "paths"}
@@ -110,8 +110,7 @@ def _is_a(value: object, kind: str) -> bool:
         two = isinstance(value, list) and len(value) == 2
         return two and all(_is_a(item, part) for item in value)  # type: ignore[attr-defined]
     if kind == "Rate":
-        parts = value.values() if isinstance(value, dict) else [value]
-        return all(_is_a(part, "int") for part in parts)
+        return isinstance(value, dict) and all(_is_a(part, "int") for part in value.values())
     return {
         "str": isinstance(value, str),
         "int": number and isinstance(value, int),

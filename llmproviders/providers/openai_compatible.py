@@ -70,8 +70,8 @@ class OpenAICompatible(Provider):
         session: requests.Session | None = None,
         name: str | None = None,
         limits: Limits | None = None,
-        per_minute: Rate | None = None,
-        per_day: Rate | None = None,
+        per_minute: Rate | int | None = None,
+        per_day: Rate | int | None = None,
     ) -> None:
 
         self._api_key = api_key = take("api_key", api_key)

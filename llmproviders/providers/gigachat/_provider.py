@@ -139,8 +139,8 @@ class GigaChat(Provider):
         session: requests.Session | None = None,
         name: str | None = None,
         limits: Limits | None = None,
-        per_minute: Rate | None = None,
-        per_day: Rate | None = None,
+        per_minute: Rate | int | None = None,
+        per_day: Rate | int | None = None,
     ) -> None:
         api_key = take("api_key", api_key)
         access_token = take("access_token", access_token)

@@ -1,0 +1,511 @@
+"""Limits by the minute and by the day, and the counts of what was used."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmproviders
+from llmproviders import (
+    Attempt,
+    ConnectionFailed,
+    DeadlineExceeded,
+    EmptyReplyError,
+    FailoverClient,
+    FinishReason,
+    InvalidRequestError,
+    OpenAICompatible,
+    QuotaExceededError,
+    ServerError,
+    Usage,
+)
+from llmproviders._account import usage as ledgers
+from llmproviders._account.quotas import DEFAULT_MAX_TOKENS, Limit, estimate
+from llmproviders._environment import usage_file
+from llmproviders.sandbox import Sandbox
+from tests.support.actors import Act, Actor, FakeClock
+from tests.support.processes import in_child
+
+ROOT = Path(__file__).parents[2]
+NOON = 1_700_000_000.0 // 86400 * 86400 + 12 * 3600
+GOOD: Act = ["It scatters."]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Put the user's state folder into a folder of this test; returns the file of usage."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("LLMPROVIDERS_USAGE", raising=False)
+    yield usage_file()
+    ledgers.ledger().close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands at noon, UTC."""
+    return FakeClock(wall=NOON)
+
+
+def told(total: int) -> FinishReason:
+    """The end of a reply whose service counts tokens."""
+    half = total // 2
+    return FinishReason(
+        usage=Usage(prompt_tokens=half, completion_tokens=total - half, total_tokens=total)
+    )
+
+
+def client_of(provider: Actor, clock: FakeClock, **arguments: Any) -> FailoverClient:
+    """A client that tries once, by a clock that nobody waits for."""
+    return FailoverClient([provider], attempts=1, clock=clock, **arguments)
+
+
+def spent(client: FailoverClient) -> QuotaExceededError:
+    """Ask in vain; returns why the first provider was passed over."""
+    with pytest.raises(llmproviders.AllProvidersFailed) as failed:
+        client.complete("Why?")
+    error = failed.value.attempts[0].error
+    assert isinstance(error, QuotaExceededError)
+    return error
+
+
+class TestADay:
+    def test_it_is_spent_after_so_many_requests(self, clock: FakeClock) -> None:
+        """Beyond the limit nothing is sent, and the error tells how long until midnight UTC."""
+        provider = Actor(GOOD, per_day=3)
+        client = client_of(provider, clock)
+        for _ in range(3):
+            client.complete("Why?")
+        error = spent(client)
+        assert (provider.tries, error.retry_after, error.retryable) == (3, 12 * 3600, False)
+        assert "3 of 3 requests" in str(error)
+        assert "12 h 00 min" in str(error)
+
+    def test_a_new_day_begins_at_midnight_utc(self, clock: FakeClock) -> None:
+        """Yesterday's requests do not count."""
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        client.complete("Why?")
+        spent(client)
+        clock.pass_(12 * 3600)
+        client.complete("Why?")
+        spent(client)
+
+    def test_a_plain_provider(self) -> None:
+        """Without a FailoverClient it is the same error."""
+        provider = Actor(GOOD, per_day=1)
+        provider.complete("Why?")
+        with pytest.raises(QuotaExceededError, match="nothing was sent"):
+            provider.complete("Why?")
+
+    def test_a_client_moves_on(self, clock: FakeClock) -> None:
+        """The next provider is asked without a wait; the spent one is tried again tomorrow."""
+        first, second = Actor(GOOD, name="first", per_day=1), Actor(GOOD, name="second")
+        client = FailoverClient([first, second], clock=clock)
+        names = [client.complete("Why?").provider for _ in range(4)]
+        assert names == ["first", "second", "second", "second"]
+        assert (clock.slept, first.tries) == ([], 1)
+        assert str(client.report().providers[0].condition) == "well"
+        clock.pass_(12 * 3600)
+        assert client.complete("Why?").provider == "first"
+
+    def test_tokens_are_settled_by_the_replys_usage(self, clock: FakeClock) -> None:
+        """What is reserved before a request is replaced by what the service counted."""
+        provider = Actor(["Hi", told(40)], per_day={"tokens": 100})
+        client = client_of(provider, clock)
+        for _ in range(3):
+            client.complete("Why?")
+        assert "120 of 100 tokens" in str(spent(client))
+
+    def test_a_reply_without_usage_settles_at_what_was_reserved(self, clock: FakeClock) -> None:
+        """The prompt's bytes / 3 and max_tokens are what such a reply counts for."""
+        client = client_of(Actor(GOOD, per_day={"tokens": 100}), clock)
+        client.complete("Q" * 60, max_tokens=79)
+        client.complete("Q" * 3, max_tokens=1)
+        assert "101 of 100 tokens" in str(spent(client))
+
+    def test_tokens_are_passed_by_one_reply_at_most(self, clock: FakeClock) -> None:
+        """Requests under way count with their reservation, so that only one passes the limit."""
+        started, finish = threading.Barrier(2), threading.Event()
+
+        def hold() -> None:
+            started.wait(10)
+            assert finish.wait(10)
+
+        slow = Actor([hold, "Hi", told(3)], per_day={"tokens": 1000})
+        with ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(client_of(slow, clock).complete, "Why?")
+            started.wait(10)
+            spent(client_of(Actor(GOOD, per_day={"tokens": 1000}), clock))
+            finish.set()
+            reply.result()
+        client_of(Actor(GOOD, per_day={"tokens": 1000}), clock).complete("Why?")
+
+    def test_a_failed_try_counts(self, clock: FakeClock) -> None:
+        """A request that was sent counts, whatever became of it."""
+        provider = Actor([ServerError("down", status_code=503)], per_day=2)
+        client = FailoverClient([provider], attempts=3, clock=clock)
+        with pytest.raises(llmproviders.AllProvidersFailed):
+            client.complete("Why?")
+        assert provider.tries == 2
+
+    def test_a_request_that_never_left_is_given_back(self) -> None:
+        """A refused connection costs nothing of the day."""
+        provider = OpenAICompatible(base_url="http://127.0.0.1:9/v1", api_key="k", per_day=1)
+        for _ in range(3):
+            with pytest.raises(ConnectionFailed):
+                provider.complete("Why?")
+        assert llmproviders.usage() == ()
+
+    def test_one_that_was_sent_is_not(self) -> None:
+        """A service that fails has had the request."""
+        with Sandbox() as sandbox:
+            arguments = sandbox.provider_arguments("openai_compatible")
+            provider = OpenAICompatible(**arguments, per_day=1)
+            sandbox.fail("openai_compatible", status=503)
+            with pytest.raises(ServerError):
+                provider.complete("Why?")
+            with pytest.raises(QuotaExceededError):
+                provider.complete("Why?")
+            provider.close()
+
+    def test_each_credential_has_its_own(self, clock: FakeClock) -> None:
+        """Two keys of one service do not share a limit; two clients with one key do."""
+        with Sandbox() as sandbox:
+            address = sandbox.provider_arguments("openai_compatible")["base_url"]
+
+            def ask(key: str) -> None:
+                provider = OpenAICompatible(base_url=address, api_key=key, per_day=1)
+                # The service refuses both keys: the requests were sent.
+                with provider, suppress(llmproviders.AuthenticationError):
+                    provider.complete("Why?")
+
+            ask("one-key-of-a-user")
+            ask("another-key-of-a-user")
+            with pytest.raises(QuotaExceededError):
+                ask("one-key-of-a-user")
+
+
+class TestAMinute:
+    def test_it_waits_its_turn(self, clock: FakeClock) -> None:
+        """The request beyond the limit goes when the first of them is a minute old."""
+        client = client_of(Actor(GOOD, per_minute=2), clock)
+        client.complete("Why?")
+        clock.pass_(20)
+        for _ in range(3):
+            client.complete("Why?")
+        assert clock.slept == pytest.approx([40.0, 20.0])
+
+    def test_within_the_deadline(self, clock: FakeClock) -> None:
+        """A turn that comes too late is an error at once, before anything is sent."""
+        provider = Actor(GOOD, per_minute=1)
+        client = client_of(provider, clock, deadline=30.0)
+        client.complete("Why?")
+        with pytest.raises(llmproviders.AllProvidersFailed) as failed:
+            client.complete("Why?")
+        error = failed.value.attempts[0].error
+        assert isinstance(error, DeadlineExceeded)
+        assert (provider.tries, clock.slept, error.retry_after) == (1, [], 60.0)
+
+    def test_a_client_moves_on(self, clock: FakeClock) -> None:
+        """Where the turn comes too late, the next provider is asked at once."""
+        first, second = Actor(GOOD, name="first", per_minute=1), Actor(GOOD, name="second")
+        client = FailoverClient([first, second], clock=clock, deadline=30.0)
+        assert [client.complete("Why?").provider for _ in range(2)] == ["first", "second"]
+        assert str(client.report().providers[0].condition) == "well"
+
+    def test_tokens(self, clock: FakeClock) -> None:
+        """Tokens of the last minute hold the next request back, too."""
+        client = client_of(Actor(["Hi", told(80)], per_minute={"tokens": 100}), clock)
+        for _ in range(3):
+            client.complete("Why?")
+        assert clock.slept == [60.0]
+
+    @pytest.mark.parametrize("jump", [-86400.0, -3600.0, -1.0])
+    def test_a_clock_that_is_set_back(self, clock: FakeClock, jump: float) -> None:
+        """Requests from the future count as sent just now: no wait is longer than a minute."""
+        client = client_of(Actor(GOOD, per_minute=1), clock)
+        client.complete("Why?")
+        clock.set_wall(NOON + jump)
+        client.complete("Why?")
+        assert clock.slept == [60.0]
+
+    def test_a_clock_that_was_far_ahead(self, clock: FakeClock) -> None:
+        """What was counted today still counts when a clock that was far ahead is set right."""
+        client = client_of(Actor(GOOD, per_day=2), clock)
+        client.complete("Why?")
+        clock.set_wall(NOON + 400 * 86400)
+        client.complete("Why?")
+        clock.set_wall(NOON)
+        client.complete("Why?")
+        spent(client)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        "value", [0, -1, 1.5, "30", True, {}, {"request": 3}, {"tokens": 0}, {"requests": None}]
+    )
+    def test_what_is_no_limit(self, value: Any) -> None:
+        """A limit that is none is found when the provider is made, and the argument is named."""
+        with pytest.raises(InvalidRequestError, match="per_day"):
+            Actor(per_day=value)
+
+    def test_a_limit_of_both(self) -> None:
+        """Whichever is reached first counts."""
+        limit = Limit.of("per_day", {"requests": 2, "tokens": 10})
+        assert limit is not None
+        assert [limit.is_spent(*used) for used in [(1, 9), (2, 0), (0, 10)]] == [False, True, True]
+
+    def test_the_estimate(self) -> None:
+        """A third of the prompt's UTF-8 bytes and what the reply may have; 1,024 if not given."""
+        messages = [{"role": "user", "content": "Ъ" * 30}]
+        assert estimate(messages, {"max_tokens": 5}) == 25  # type: ignore[arg-type]
+        assert estimate(messages, {}) == 20 + DEFAULT_MAX_TOKENS  # type: ignore[arg-type]
+        assert estimate(messages, {"max_tokens": "5"}) == 20 + DEFAULT_MAX_TOKENS  # type: ignore[arg-type]
+
+    def test_making_one_touches_no_file(self, state: Path) -> None:
+        """The file is made with the first request, not with the provider."""
+        Actor(per_day=3)
+        assert not state.exists()
+
+
+class TestUsage:
+    def test_by_day_provider_and_model(self, clock: FakeClock) -> None:
+        """Requests, failures and tokens are told for each day, provider and model."""
+        today = datetime.now(timezone.utc)
+        clock.set_wall((today - timedelta(days=1)).timestamp())
+        ended = Actor(["Hi", told(40)], [ServerError("down")], name="first", per_day=9)
+        client = client_of(ended, clock)
+        client.complete("Why?")
+        with pytest.raises(llmproviders.AllProvidersFailed):
+            client.complete("Why?")
+        clock.set_wall(today.timestamp())
+        other = Actor(["Hi", told(8)], name="second", per_day=9)
+        client_of(other, clock).complete("Why?", model="large")
+        used = llmproviders.usage()
+        assert [(u.provider, u.model, u.requests, u.failures, u.total_tokens) for u in used] == [
+            ("first", "actor", 2, 1, 40),
+            ("second", "large", 1, 0, 8),
+        ]
+        assert used[1].day == today.date()
+        assert llmproviders.usage(since=today.date()) == used[1:]
+        assert llmproviders.usage(since=today.date().isoformat()) == used[1:]
+        assert used.as_dicts()[0]["day"] == (today.date() - timedelta(days=1)).isoformat()
+        assert str(used).splitlines()[0].split() == [
+            *("day", "provider", "model", "requests", "failures", "tokens"),
+        ]
+
+    def test_it_is_kept_for_90_days(self, clock: FakeClock) -> None:
+        """Older counts are not told, and are deleted when a new day is counted."""
+        now = datetime.now(timezone.utc)
+        client = client_of(Actor(GOOD, per_day=9), clock)
+        for days in (91, 90, 89, 0):
+            clock.set_wall((now - timedelta(days=days)).timestamp())
+            client.complete("Why?")
+        assert [(now.date() - u.day).days for u in llmproviders.usage()] == [89, 0]
+        rows = ledgers.ledger().read("SELECT count(*) FROM used")
+        assert rows == [(2,)]
+
+    def test_it_is_bounded(self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many models are asked for in a day, the file does not grow without end."""
+        monkeypatch.setattr(ledgers, "_MOST_NAMES_A_DAY", 3)
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(GOOD, per_day=99), clock)
+        for number in range(6):
+            client.complete("Why?", model=f"model-{number}" + "x" * 500)
+        used = llmproviders.usage()
+        assert sorted(u.requests for u in used) == [1, 1, 1, 3]
+        assert max(len(u.model) for u in used) == 120
+
+    def test_nothing_of_a_prompt_a_reply_or_a_key_is_kept(self, state: Path) -> None:
+        """The files hold none of them."""
+        with Sandbox() as sandbox:
+            arguments = sandbox.provider_arguments("openai_compatible")
+            with OpenAICompatible(**arguments, per_day=5) as provider:
+                reply = provider.complete("A very private prompt")
+        for file in state.parent.iterdir():
+            data = file.read_bytes()
+            for secret in ("private prompt", str(reply)[:20], arguments["api_key"]):
+                assert secret.encode() not in data, file
+
+    def test_without_limits_it_is_counted_on_request(
+        self, state: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A provider without limits is counted where the environment says so, else not."""
+        client_of(Actor(GOOD), clock).complete("Why?")
+        assert not state.exists()
+        monkeypatch.setenv("LLMPROVIDERS_USAGE", "1")
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client_of(Actor(GOOD), clock).complete("Why?")
+        assert [u.requests for u in llmproviders.usage()] == [1]
+
+    @pytest.mark.parametrize("since", ["yesterday", 5, "2026-13-01"])
+    def test_a_day_that_is_none(self, since: Any) -> None:
+        """What is no date is an error that names the argument."""
+        with pytest.raises(InvalidRequestError, match="since"):
+            llmproviders.usage(since=since)
+
+    def test_before_anything_was_counted(self, state: Path) -> None:
+        """Asking makes no file."""
+        assert llmproviders.usage(since=date(2020, 1, 1)) == ()
+        assert not state.exists()
+
+
+class TestTheFile:
+    def test_it_is_for_this_user_alone(self, state: Path, clock: FakeClock) -> None:
+        """The file, and what SQLite puts beside it, are closed to others, as is the folder."""
+        client_of(Actor(GOOD, per_day=3), clock).complete("Why?")
+        for path in state.parent.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
+
+    @pytest.mark.parametrize("content", [b"notes of mine", b"SQLite format 3\0" + b"\1" * 4096])
+    def test_a_file_of_another_kind_is_left_alone(
+        self, state: Path, clock: FakeClock, content: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is not changed; there is one warning, and this process counts by itself."""
+        state.parent.mkdir(parents=True, mode=0o700)
+        state.write_bytes(content)
+        state.chmod(0o600)
+        client = client_of(Actor(GOOD, per_day=2), clock)
+        client.complete("Why?")
+        client.complete("Why?")
+        spent(client)
+        assert state.read_bytes() == content
+        warnings = [r for r in caplog.records if str(state) in r.getMessage()]
+        assert len(warnings) == 1
+
+    def test_somebody_elses_database(self, state: Path, clock: FakeClock) -> None:
+        """A database that is not one of usage keeps every table and every row."""
+        state.parent.mkdir(parents=True, mode=0o700)
+        with sqlite3.connect(state) as theirs:
+            theirs.execute("CREATE TABLE days (mine)")
+        theirs.close()
+        state.chmod(0o600)
+        before = state.read_bytes()
+        client_of(Actor(GOOD, per_day=2), clock).complete("Why?")
+        assert state.read_bytes() == before
+
+    def test_a_file_that_is_open_to_others(self, state: Path, clock: FakeClock) -> None:
+        """It is not used: others could have written any count into it."""
+        state.parent.mkdir(parents=True, mode=0o700)
+        state.touch(mode=0o644)
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        client.complete("Why?")
+        spent(client)
+        assert state.stat().st_size == 0
+
+    def test_a_forked_child_has_a_connection_of_its_own(self, clock: FakeClock) -> None:
+        """Parent and child count on in the same file."""
+        client = client_of(Actor(GOOD, per_day=3), clock)
+        client.complete("Why?")
+        in_child(lambda: client.complete("Why?"))
+        client.complete("Why?")
+        spent(client)
+
+
+ASKING = """if True:
+    import os, random, signal, sys, time
+    from llmproviders import QuotaExceededError
+    from llmproviders.testing import ScriptedProvider
+
+    class Counting(ScriptedProvider):
+        def parse(self, reply):
+            # What leaves the machine: one byte in a file.
+            os.write(sent, b".")
+            yield from super().parse(reply)
+
+    sent = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    provider = Counting(["Hi"], per_day=int(sys.argv[2]))
+
+    def ask():
+        try:
+            while True:
+                provider.complete("Why?")
+        except QuotaExceededError:
+            pass
+
+    chance = random.Random(7)
+    for _ in range(int(sys.argv[3])):
+        wanted = os.fstat(sent).st_size + chance.randrange(1, 8)
+        child = os.fork()
+        if not child:
+            ask()
+            os._exit(0)
+        while os.fstat(sent).st_size < wanted and not os.waitpid(child, os.WNOHANG)[0]:
+            time.sleep(0.0005)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    ask()
+"""
+
+
+def asking(tmp_path: Path, limit: int, *, killed: int = 0) -> subprocess.Popen[bytes]:
+    """A process that asks until its day is spent, after children of it were killed as they did."""
+    return subprocess.Popen(
+        [sys.executable, "-c", ASKING, str(tmp_path / "sent"), str(limit), str(killed)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+class TestProcesses:
+    def test_eight_share_a_limit(self, tmp_path: Path) -> None:
+        """Eight processes with a limit of 100 send 100 requests, not one more or less."""
+        running = [asking(tmp_path, 100) for _ in range(8)]
+        assert [process.wait(120) for process in running] == [0] * 8
+        assert (tmp_path / "sent").stat().st_size == 100
+
+    def test_killed_at_any_moment(self, tmp_path: Path) -> None:
+        """50 processes that are killed never make a day longer than its limit.
+
+        Each may have counted one request that it did not come to send.
+        """
+        assert asking(tmp_path, 1000, killed=50).wait(120) == 0
+        assert 1000 - 50 <= (tmp_path / "sent").stat().st_size <= 1000
+
+    def test_threads_share_a_limit(self) -> None:
+        """So do the threads of one process."""
+        provider = Actor(GOOD, per_day=40)
+
+        def ask(_: int) -> bool:
+            try:
+                provider.complete("Why?")
+            except QuotaExceededError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(ask, range(80))) == 40
+        assert provider.tries <= 80
+
+
+class TestAttempts:
+    def test_a_try_tells_its_usage(self) -> None:
+        """An attempt has the tokens that the service told."""
+        (attempt,) = Actor(["Hi", told(40)]).complete("Why?").attempts
+        assert attempt.usage == told(40).usage
+        assert attempt.as_dict()["usage"]["total_tokens"] == 40
+
+    def test_a_failed_try_does_too(self) -> None:
+        """Tokens of a reply that is of no use were paid for, and are told."""
+        with pytest.raises(EmptyReplyError) as failed:
+            Actor([told(40)]).complete("Why?")
+        assert failed.value.attempts[0].usage == told(40).usage
+        with pytest.raises(llmproviders.RejectedReplyError) as rejected:
+            Actor(["Hi", told(40)]).complete("Why?", accept=lambda _: False)
+        assert rejected.value.attempts[0].usage == told(40).usage
+
+    def test_nothing_told(self) -> None:
+        """Where the service does not count, there is none."""
+        attempt: Attempt = Actor(GOOD).complete("Why?").attempts[0]
+        assert attempt.usage is None
