@@ -69,11 +69,6 @@ def usage_file() -> Path:
     return _own(user_state_path) / "usage.sqlite3"
 
 
-def counts_usage() -> bool:
-    """Whether the environment says to count what every provider uses, limits or not."""
-    return (lookup("LLMPROVIDERS_USAGE") or "0").lower() not in ("0", "no", "off", "false")
-
-
 def health_file() -> Path:
     """The file in which the command line remembers which providers are in trouble."""
     return _own(user_state_path) / "health.json"

@@ -228,7 +228,8 @@ class Provider(BaseClient):
 
     def _make_counter(self) -> Callable[..., Generator[str, None, None]] | None:
         """What counts the requests and holds the limits; None where there is nothing to count."""
-        if self.per_minute is None and self.per_day is None and not _environ.counts_usage():
+        counts_all = _environ.lookup("LLMPROVIDERS_USAGE") not in (None, "0")
+        if self.per_minute is None and self.per_day is None and not counts_all:
             return None
         # The door to sqlite3.
         from ._account.quotas import Quota

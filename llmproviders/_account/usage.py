@@ -371,6 +371,9 @@ def usage(since: date | datetime | str | None = None) -> UsageTable:
 
     Raises:
         InvalidRequestError: ``since`` is no date.
+
+    >>> [row.requests for row in usage(since="2100-01-01")]
+    []
     """
     today = int(time.time() // DAY_S)
     first = max(_day_number(since), today - KEPT_DAYS + 1)
