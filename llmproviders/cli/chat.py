@@ -158,7 +158,11 @@ def _questions() -> Callable[[], str]:
         return lambda: _line_of(sys.stdin.readline())
     with suppress(ImportError):
         # Gives input() editing and history.
-        import readline  # noqa: F401
+        import readline
+
+        # In a locale such as C it takes the bytes of letters beyond ASCII for commands.
+        for setting in ("input-meta on", "output-meta on", "convert-meta off"):
+            readline.parse_and_bind(f"set {setting}")
     return _typed
 
 

@@ -15,7 +15,7 @@ from ..failover._client import FailoverClient
 from ..providers import REGISTRY
 from ..results import FinishReason, Restart
 from ..sandbox import Sandbox
-from .notes import described, put
+from .notes import described, put, wrapped
 
 _QUESTION = "Why is the sky blue?"
 
@@ -28,14 +28,16 @@ _PROVIDERS = ("gigachat", "chatglm", "flowgpt")
 def command() -> None:
     """See it work, with no key and no network.
 
-    The services are stand-ins on this machine, which the command starts and ends.
+    The services are stand-ins on this machine, which the command starts and stops.
     """
     for kind in REGISTRY.values():
         for names in variables_of(kind).values():
             _environ.hide(names)
     with Sandbox(piece_delay_s=_PIECE_DELAY_S) as sandbox:
-        put("Five services run on this machine now, as stand-ins for the real ones, and go wrong")
-        put("when told to. The client knows three of them, in this order:")
+        _say(
+            "Stand-ins for the services now run on this machine, and fail when told to. The client "
+            "asks three of them, in this order:"
+        )
         _code("client = FailoverClient([GigaChat(), ChatGLM(), FlowGpt()])")
         with sandbox.client(*_PROVIDERS, attempts=2) as client:
             _stream(client)
@@ -43,37 +45,41 @@ def command() -> None:
         with sandbox.client(*_PROVIDERS, attempts=2, on_interrupt="restart") as client:
             _restart(client, sandbox)
             _recovery(client, sandbox)
-    _heading("That was all of it")
-    put("Your own questions: llmproviders ask, with llmproviders sandbox for trying things out.")
-    put("What works on this machine: llmproviders providers.")
+    _heading("That's it")
+    _say("To ask your own questions: llmproviders ask. To try things out: llmproviders sandbox.")
+    _say("To see what works on this machine: llmproviders providers.")
 
 
 def _stream(client: FailoverClient) -> None:
     _heading("1. A stream")
-    put("The first service answers, and its text is shown piece by piece as it comes.")
+    _say("The first service answers. Its text is shown piece by piece as it arrives.")
     _code(f'for chunk in client.stream("{_QUESTION}"): print(chunk, end="", flush=True)')
     _show(client.stream(_QUESTION))
 
 
 def _failover(client: FailoverClient, sandbox: Sandbox) -> None:
     _heading("2. A failover")
-    put("Now the first service answers twice with 503, Service Unavailable. It is tried again")
-    put("after a short wait, and then the second service answers.")
+    _say(
+        "Now the first service answers 503 Service Unavailable, twice. It is tried again after a "
+        "short wait; then the second service is asked."
+    )
     sandbox.fail("gigachat", status=503, times=2)
     _show(client.stream(_QUESTION))
 
 
 def _restart(client: FailoverClient, sandbox: Sandbox) -> None:
-    _heading("3. A reply that breaks off")
-    put('The connection is cut in the middle of the reply. With on_interrupt="restart" a stream')
-    put("says that what it gave so far is void, and begins anew.")
+    _heading("3. A reply that is cut short")
+    _say(
+        'The connection closes early, in the middle of a reply. With on_interrupt="restart" the '
+        "stream says that the text so far is void, and starts again."
+    )
     sandbox.fail("gigachat", cut_after=9)
     _show(client.stream(_QUESTION))
 
 
 def _recovery(client: FailoverClient, sandbox: Sandbox) -> None:
-    _heading("4. The same, unseen")
-    put("Who wants the whole reply sees nothing of it: complete() asks again by itself.")
+    _heading("4. The same, for a whole reply")
+    _say("If you wait for the whole reply, you see nothing of this: complete() asks again itself.")
     _code(f'reply = client.complete("{_QUESTION}")')
     sandbox.fail("gigachat", cut_after=9)
     reply = client.complete(_QUESTION)
@@ -87,7 +93,8 @@ def _show(stream: Any) -> None:
         for piece in stream:
             if isinstance(piece, Restart):
                 put("")
-                put(f"  {piece.provider} broke off; the text above is void.", fg="yellow")
+                text = f"{piece.provider} closed the connection early; the text above is void."
+                put(wrapped(text, indent="  "), fg="yellow")
             elif isinstance(piece, FinishReason):
                 attempts = piece.attempts
             else:
@@ -99,7 +106,12 @@ def _show(stream: Any) -> None:
 def _attempts(attempts: Iterable[Attempt]) -> None:
     for number, attempt in enumerate(attempts, 1):
         colour = "cyan" if attempt.error is None else "yellow"
-        put(f"  attempt {number}: {described(attempt)}", fg=colour)
+        text = f"attempt {number}: {described(attempt)}"
+        put(wrapped(text, indent="  ", hanging="      "), fg=colour)
+
+
+def _say(text: str) -> None:
+    put(wrapped(text))
 
 
 def _heading(text: str) -> None:

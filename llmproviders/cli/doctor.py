@@ -22,6 +22,8 @@ from .exits import Exit
 from .notes import NOTHING, put, show_logs, wrapped
 from .options import Choices, check_options
 
+_INDENT = " " * 6
+
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 
@@ -63,7 +65,6 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
 
 def _print(finding: Finding) -> None:
     put(f"{finding.level.value:<4}", end="  ", fg=_COLOURS[finding.level], bold=True)
-    put(wrapped(one_line(f"{finding.topic}: {finding.text}"), indent="      ").lstrip())
+    put(wrapped(one_line(f"{finding.topic}: {finding.text}"), indent=_INDENT).lstrip())
     if finding.remedy:
-        # A command has to stay in one line, so that it can be copied.
-        put(f"      do: {one_line(finding.remedy)}")
+        put(wrapped(f"do: {one_line(finding.remedy)}", indent=_INDENT, hanging=_INDENT + "    "))

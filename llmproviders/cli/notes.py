@@ -35,21 +35,21 @@ def _styled(text: str, stream: Any, style: dict[str, Any]) -> str:
     return click.style(text, **style) if style and use_colour(stream) else text
 
 
-def wrapped(text: str, *, indent: str = "") -> str:
-    """``text`` in lines that fit the terminal; as it is where the output is no terminal.
+def wrapped(text: str, *, indent: str = "", hanging: str | None = None) -> str:
+    """A paragraph in lines that fit the terminal; in one line where there is none.
 
     Args:
-        text: one paragraph.
-        indent: what begins each line.
+        text: the paragraph.
+        indent: what begins the first line.
+        hanging: what begins the others; default: ``indent``.
     """
     if not sys.stdout.isatty():
         return indent + text
-    width = shutil.get_terminal_size((80, 24)).columns
     return textwrap.fill(
         text,
-        max(width - 1, 20),
+        max(shutil.get_terminal_size((80, 24)).columns - 1, 20),
         initial_indent=indent,
-        subsequent_indent=indent,
+        subsequent_indent=indent if hanging is None else hanging,
         break_long_words=False,
         break_on_hyphens=False,
     )

@@ -284,3 +284,14 @@ def test_a_batch_to_a_file_that_is_mounted_by_itself(at_sandbox: Sandbox, tmp_pa
     assert (result.code, result.err) == (0, "")
     assert (tmp_path / "outside").read_text() == whole
     assert not (tmp_path / ".out.new").exists()
+
+
+def test_a_folder_that_is_not_there(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """A name that ends in a slash is a folder's: it is refused before anything is asked."""
+    for words in (("ask", "-p", "chatglm", "Why?", "-o"), ("batch", "in.jsonl", "-o")):
+        (tmp_path / "in.jsonl").write_text('{"prompt": "Why?"}\n')
+        result = run(*words, "new/", cwd=tmp_path)
+        assert (result.code, result.out) == (2, "")
+        assert "new/ names a folder; name a file" in result.err
+    assert at_sandbox.count() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -154,6 +154,30 @@ def test_a_reply_that_fails_can_be_asked_again(at_sandbox: Sandbox) -> None:
     assert [m["content"] for m in at_sandbox.requests[-1].json["messages"]] == ["first"]
 
 
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+def test_chat_in_any_locale(at_sandbox: Sandbox, locale: str) -> None:
+    """Letters beyond ASCII can be typed whatever the locale says."""
+    with Terminal(*CHAT, "--no-state", env={"LC_ALL": locale}) as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type("Почему ё?\n")
+        assert "You asked: Почему ё?" in terminal.read_until(f"nothing.*{PROMPT}")
+
+
+@pytest.mark.parametrize("columns", [40, 72])
+@pytest.mark.parametrize("words", [("demo",), ("doctor", "--offline", "-p", "gigachat")])
+def test_wrapped_to_the_width(home: Path, words: tuple[str, ...], columns: int) -> None:
+    """What is told at a terminal is wrapped between words, so that none is cut in two."""
+    with Terminal(*words, env={"COLUMNS": str(columns), "NO_COLOR": "1"}) as terminal:
+        lines = plain(terminal.end().out).splitlines()
+    ours = [
+        line
+        for line in lines
+        # Replies, code and what the library logs are shown as they are.
+        if not line.startswith(("This is the", "    client", "    for", "    reply", "llmp"))
+    ]
+    assert [line for line in ours if len(line) >= columns and len(line.split()) > 4] == []
+
+
 def test_chat_without_a_terminal(at_sandbox: Sandbox) -> None:
     """Lines from a pipe are answered one after another, the replies alone on stdout."""
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
