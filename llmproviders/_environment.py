@@ -69,6 +69,11 @@ def usage_file() -> Path:
     return _own(user_state_path) / "usage.sqlite3"
 
 
+def reply_cache() -> Path:
+    """The file in which ``ask --cache`` keeps replies."""
+    return _own(user_cache_path) / "replies.sqlite"
+
+
 def health_file() -> Path:
     """The file in which the command line remembers which providers are in trouble."""
     return _own(user_state_path) / "health.json"

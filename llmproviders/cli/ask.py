@@ -9,15 +9,17 @@ from typing import Any
 
 import click
 
+from .. import _environment as _places
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ..batch import as_row
+from ..client import BaseClient
 from ..config._settings import ConfigError, Configuration, failover_in_force
 from ..errors import LLMError
 from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, Restart
 from .exits import CommandError, Exit, exit_of_reply, is_cut
-from .files import WholeFile, locked, read_prompt
-from .notes import Line, Notes, Trace, check_stdout, tell
+from .files import WholeFile, locked, read_prompt, read_schema
+from .notes import Line, Notes, Trace, check_stdout, say, tell
 from .options import TEXT, Choices, call_options
 
 _SOON_S = 0.001
@@ -44,6 +46,22 @@ _SOON_S = 0.001
 @click.option(
     "--allow-cut", is_flag=True, help="Take a reply that --max-tokens cut for a whole one."
 )
+@click.option(
+    "--schema",
+    type=click.Path(),
+    metavar="FILE",
+    help="Answer with JSON that satisfies the JSON Schema in FILE.",
+)
+@click.option(
+    "-a",
+    "--attach",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    help="Let the model look at FILE; repeatable.",
+)
+@click.option("--usage", is_flag=True, help="Tell on standard error how many tokens it took.")
+@click.option("--cache", is_flag=True, help="Give the reply of an earlier run if nothing changed.")
 @click.option("--trace", is_flag=True, help="Draw the attempts over time on standard error.")
 @call_options
 def command(
@@ -55,6 +73,10 @@ def command(
     output: str | None,
     lock: str | None,
     allow_cut: bool,
+    schema: str | None,
+    attach: tuple[str, ...],
+    usage: bool,
+    cache: bool,
     trace: bool,
 ) -> Exit:
     """Ask for one reply, and stream it to standard output.
@@ -64,7 +86,12 @@ def command(
     """
     notes = choices.notes()
     drawing = Trace(notes.attempt)
-    whole = no_stream or as_json or output is not None
+    whole = no_stream or as_json or output is not None or schema is not None
+    params = choices.params()
+    if schema is not None:
+        params["schema"] = read_schema(schema)
+    if attach:
+        params["attach"] = attach
     file = None if output in (None, "-") else WholeFile(output)
     if file is None:
         check_stdout()
@@ -77,12 +104,14 @@ def command(
         text = read_prompt(prompt, scope, with_stdin=not no_stdin, note=notes.detail)
         if scope.bounded:
             configuration = configuration.having(deadline=max(scope.remaining(), _SOON_S))
-        with locked(lock), configuration.having(on_event=drawing.add).client() as client:
+        with locked(lock), configuration.having(on_event=drawing.add).client() as asked:
+            client = _cached(asked) if cache else asked
             if not whole:
-                return _ended(_stream(client, text, choices.params()), notes, allow_cut)
-            completion = client.complete(
-                text, stream=False if no_stream else None, **choices.params()
-            )
+                finish = _stream(client, text, params)
+                if usage:
+                    notes.tokens(finish.usage)
+                return _ended(finish, notes, allow_cut)
+            completion = client.complete(text, stream=False if no_stream else None, **params)
     except (LLMError, ConfigError, CommandError, KeyboardInterrupt, SystemExit) as error:
         if whole:
             destination.failed(error)
@@ -91,7 +120,21 @@ def command(
         if trace:
             drawing.draw()
     destination.replied(completion, allow_cut=allow_cut)
+    if usage:
+        notes.tokens(completion.usage)
     return _ended(completion.finish_reason, notes, allow_cut)
+
+
+def _cached(client: FailoverClient) -> BaseClient:
+    path = _places.reply_cache()
+    if _places.is_nowhere(path):
+        say("there is no home folder, so no reply is kept; set HOME")
+        return client
+    # sqlite3 is loaded for this option alone.
+    from ..cache import Cached  # type: ignore[import-not-found,unused-ignore]
+
+    cached: BaseClient = Cached(client, path)
+    return cached
 
 
 def _ended(finish: FinishReason, notes: Notes, allow_cut: bool) -> Exit:
@@ -107,7 +150,7 @@ def _takes_back(configuration: Configuration) -> bool:
     return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
 
-def _stream(client: FailoverClient, text: str, params: dict[str, Any]) -> FinishReason:
+def _stream(client: BaseClient, text: str, params: dict[str, Any]) -> FinishReason:
     finish = None
     said: list[str] = []
     with closing(client.stream(text, **params)) as stream, closing(Line()) as line:
@@ -150,7 +193,7 @@ class _Destination:
 
     def replied(self, completion: Completion, *, allow_cut: bool) -> None:
         """Put the reply where it belongs; one that is cut leaves a file as it was."""
-        text = _row(completion, None) if self._as_json else completion.text
+        text = _row(completion, None) if self._as_json else _text_of(completion)
         if self._file is None or allow_cut or not is_cut(completion.finish_reason):
             self._put(text)
         elif self._as_json:
@@ -176,6 +219,12 @@ class _Destination:
             if isinstance(error, BrokenPipeError):
                 raise
             raise _rescued(text, "standard output", error) from error
+
+
+def _text_of(completion: Completion) -> str:
+    """The reply; one that had to satisfy a schema is its JSON, without what stood around it."""
+    data = getattr(completion, "data", None)
+    return completion.text if data is None else json.dumps(data, ensure_ascii=False, indent=2)
 
 
 def _print(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import stat
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -96,6 +98,23 @@ def _read_stdin(scope: CancelScope) -> str:
             f"standard input is not UTF-8 (byte {error.start}); convert it, for instance: "
             "iconv -f CP1251 -t UTF-8"
         ) from None
+
+
+def read_schema(path: str) -> Any:
+    """The JSON Schema in a file.
+
+    Raises:
+        click.UsageError: the file cannot be read, or is not a JSON object.
+    """
+    try:
+        schema = json.loads(_files.read(path).decode("utf-8-sig"))
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise click.UsageError(f"{path} is not a JSON Schema, which is an object")
+    return schema
 
 
 def check_place(path: str) -> None:

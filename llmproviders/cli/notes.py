@@ -171,6 +171,23 @@ class Notes:
         if self.verbose:
             say(message, dim=True)
 
+    def tokens(self, usage: Usage | None) -> None:
+        """Tell how many tokens a reply took, for those who asked."""
+        if usage is None or usage.total_tokens is None:
+            say("the service did not say how many tokens it took")
+            return
+        parts = [
+            f"{count:,} {kind}"
+            for count, kind in (
+                (usage.prompt_tokens, "prompt"),
+                (usage.completion_tokens, "completion"),
+                (usage.reasoning_tokens, "reasoning"),
+                (usage.cached_tokens, "cached"),
+            )
+            if count is not None
+        ]
+        say(f"{usage.total_tokens:,} tokens" + (f": {', '.join(parts)}" if parts else ""))
+
     def attempt(self, attempt: Attempt) -> None:
         """Tell of an attempt that has ended; to be a client's ``on_event``."""
         if self.verbose:

@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": "Check this machine's setup and say what to do about each problem.",
     "config": "Make, show or find the configuration.",
     "trust": "Trust the certificate authority that GigaChat needs.",
+    "usage": "Show requests, failures and tokens by day, provider and model.",
     "health": "Show or clear the shared memory of providers in trouble.",
     "sandbox": "Serve all protocols on this machine, with faults on request.",
     "demo": "See it work, with no key and no network.",
@@ -24,6 +25,10 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 """Options before the command -> what they do."""
+
+
+EXIT_CODES = "docs/reference/cli.md#exit-codes"
+"""The page that has every exit code."""
 
 
 def overview() -> str:
@@ -40,7 +45,9 @@ Options:
 {_rows(OPTIONS)}
 Commands:
 {_rows(COMMANDS)}
-Each COMMAND has --help with an example.
+Each COMMAND has --help with an example. Exit codes: 0 a whole reply, 3 an
+incomplete one, 2 wrong usage, 75 try again later, 77 no key; all of them:
+{EXIT_CODES}
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -375,3 +376,68 @@ def test_a_dash_for_a_file(at_sandbox: Sandbox) -> None:
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("This is the ChatGLM sandbox")
     assert json.loads(run("ask", "-p", "chatglm", "Why?", "-o", "-", "--json").out)["error"] is None
+
+
+def test_tokens_on_stderr(at_sandbox: Sandbox) -> None:
+    """--usage tells on stderr what a reply took, streamed or whole; stdout has the reply alone."""
+    for more in ((), ("--no-stream",)):
+        result = run(*ASK, "Why?", "--usage", *more)
+        assert result.code == 0
+        assert re.fullmatch(
+            r"llmproviders: \d+ tokens: \d+ prompt, \d+ completion(, \d+ \w+)*\n", result.err
+        )
+        assert "tokens" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "cannot be read"), ("{", "is not JSON"), ("[]", "is not a JSON Schema")],
+)
+def test_what_is_no_schema(
+    at_sandbox: Sandbox, tmp_path: Path, content: str | None, said: str
+) -> None:
+    """A schema that is not there, or is none, is wrong usage before anything is asked."""
+    if content is not None:
+        (tmp_path / "s.json").write_text(content)
+    result = run(*ASK, "Why?", "--schema", "s.json", cwd=tmp_path)
+    assert (result.code, result.out, at_sandbox.count()) == (2, "", 0)
+    assert said in result.err
+
+
+def test_a_reply_that_satisfies_a_schema(echo: Sandbox, tmp_path: Path) -> None:
+    """With --schema the reply is the JSON, without what stood around it."""
+    pytest.importorskip("llmproviders.schema")
+    (tmp_path / "s.json").write_text(
+        '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
+    )
+    result = run(*ASK, '{"name": "Ада"}', "--schema", "s.json", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert json.loads(result.out) == {"name": "Ада"}
+
+
+def test_a_reply_from_the_cache(at_sandbox: Sandbox) -> None:
+    """With --cache a second run sends nothing."""
+    pytest.importorskip("llmproviders.cache")
+    first, second = (run(*ASK, "Why?", "--cache") for _ in range(2))
+    assert (first.code, first.out) == (second.code, second.out)
+    assert at_sandbox.count("openai", "chat") == 1
+
+
+def test_what_was_used(at_sandbox: Sandbox) -> None:
+    """usage tells what earlier runs asked, as a table or as objects, and from which day on."""
+    pytest.importorskip("llmproviders._account.usage")
+    counted = {"LLMPROVIDERS_USAGE": "1"}
+    assert run(*ASK, "Why?", env=counted).code == 0
+    [row] = json.loads(run("usage", "--json").out)
+    assert (row["provider"], row["requests"], row["failures"]) == ("OpenAICompatible", 1, 0)
+    assert "OpenAICompatible" in run("usage").out
+    assert run("usage", "--since", "2999-01-01").out == ""
+    assert run("usage", "--since", "yesterday").code == 2
+
+
+def test_a_file_to_look_at(echo: Sandbox, tmp_path: Path) -> None:
+    """--attach names files, in order, as the parameter attach does."""
+    pytest.importorskip("llmproviders.cache", reason="attachments come with it")
+    result = run(*ASK, "Why?", "-a", str(tmp_path / "no.png"))
+    assert (result.code, echo.count()) == (2, 0)
+    assert "no.png" in result.err

@@ -1,0 +1,31 @@
+"""``llmproviders usage``: what was asked of whom, and how many tokens it took."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from .notes import put, say
+from .options import TEXT
+
+
+@click.command("usage", epilog="Example: llmproviders usage --since 2026-05-01")
+@click.option("--since", type=TEXT, metavar="DATE", help="First day, such as 2026-05-01, in UTC.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def command(since: str | None, as_json: bool) -> None:
+    """Show requests, failures and tokens by day, provider and model.
+
+    They are counted on this machine, for all of your processes. Prompts, replies and keys are not
+    kept.
+    """
+    # sqlite3 is loaded by this command alone.
+    from .._account.usage import usage  # type: ignore[import-not-found,unused-ignore]
+
+    table = usage(since=since)
+    if as_json:
+        put(json.dumps(table.as_dicts(), ensure_ascii=False, indent=2))
+    elif table:
+        put(str(table))
+    else:
+        say("no requests were counted")
