@@ -90,10 +90,10 @@ class World:
             sandbox.fail("openai", cut_after=3)
             OpenAICompatible(**sandbox.provider_arguments("openai")).complete("Hi")
 
-    def misconfigured(self) -> None:
-        """Read a configuration with a slip of the pen."""
+    def misconfigured(self, line: str = 'modle = "glm-4"') -> None:
+        """Read a configuration with a mistake in it."""
         path = self.folder / "config.toml"
-        path.write_text('[[provider]]\ntype = "chatglm"\nmodle = "glm-4"\n')
+        path.write_text(f'[[provider]]\ntype = "openai"\n{line}\n')
         FailoverClient.from_config(path)
 
     def batch_twice(self) -> None:
@@ -180,6 +180,8 @@ TROUBLE: dict[str, Callable[[World], object]] = {
     "every provider failed": lambda w: w.stalled(first_chunk_timeout=0.1),
     "unknown parameter": lambda w: w.ask("openai", temprature=1),
     "unknown key": lambda w: w.misconfigured(),
+    "nobody to ask": lambda _: FailoverClient.from_config(),
+    "must not stand here in clear": lambda w: w.misconfigured('api_key = "sk-secret"'),
     "another run is writing": lambda w: w.batch_twice(),
     "another run holds the lock": lambda w: w.lock_twice(),
 }
