@@ -146,12 +146,15 @@ def _keys(owner: type, arguments: Mapping[str, Argument]) -> str:
 
 
 def _meanings(owner: type) -> dict[str, str]:
-    """What a class's docstring says of each argument."""
-    text = inspect.cleandoc(owner.__doc__ or "")
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert section is not None, owner
-    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", section[1], re.MULTILINE | re.DOTALL)
-    return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
+    """What the docstrings of a class and of those that it stands on say of each argument."""
+    meanings: dict[str, str] = {}
+    for kind in reversed(owner.__mro__):
+        text = inspect.cleandoc(vars(kind).get("__doc__") or "")
+        section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        lines = section[1] if section else ""
+        found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", lines, re.MULTILINE | re.DOTALL)
+        meanings |= {name: " ".join(said.split()).replace("``", "`") for name, said in found}
+    return meanings
 
 
 def error_words() -> str:

@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from .providers.chatgptt import ChatGptt
     from .providers.flowgpt import FlowGpt
     from .providers.gigachat._provider import GigaChat
+    from .providers.glm import GLM
     from .providers.openai_compatible import OpenAICompatible
     from .results import Attempts, Completion, FinishReason, Reasoning, Restart, Usage
 
 
 __all__ = [
+    "GLM",
     "AllProvidersFailed",
     "Attempt",
     "Attempts",
@@ -89,6 +91,7 @@ _HOMES = {
     "ChatGptt": "providers.chatgptt",
     "FlowGpt": "providers.flowgpt",
     "GigaChat": "providers.gigachat",
+    "GLM": "providers.glm",
     "OpenAICompatible": "providers.openai_compatible",
     **dict.fromkeys(
         ("Attempt", "Attempts", "Completion", "FinishReason", "Reasoning", "Restart", "Usage"),

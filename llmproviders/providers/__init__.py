@@ -7,6 +7,7 @@ from .chatglm import ChatGLM
 from .chatgptt import ChatGptt
 from .flowgpt import FlowGpt
 from .gigachat._provider import GigaChat
+from .glm import GLM
 from .openai_compatible import OpenAICompatible
 
 REGISTRY: dict[str, type[Provider]] = {
@@ -15,6 +16,7 @@ REGISTRY: dict[str, type[Provider]] = {
     "flowgpt": FlowGpt,
     "gigachat": GigaChat,
     "openaicompatible": OpenAICompatible,
+    "glm": GLM,
 }
 ALIASES = {"openai": "openaicompatible"}
 

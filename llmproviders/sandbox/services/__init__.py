@@ -7,6 +7,7 @@ from llmproviders.sandbox.services.chatglm import ChatGLMService
 from llmproviders.sandbox.services.chatgptt import ChatGpttService
 from llmproviders.sandbox.services.flowgpt import FlowGptService
 from llmproviders.sandbox.services.gigachat import GigaChatService
+from llmproviders.sandbox.services.glm import GLMService
 from llmproviders.sandbox.services.openai_compatible import OpenAICompatibleService
 
 SERVICES: tuple[type[Service], ...] = (
@@ -15,4 +16,5 @@ SERVICES: tuple[type[Service], ...] = (
     ChatGLMService,
     ChatGpttService,
     FlowGptService,
+    GLMService,
 )

@@ -1,0 +1,95 @@
+"""GLM: the official API of Zhipu (BigModel, Z.ai), OpenAI's protocol with ways of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _environment as _environ
+from .._request import ChatRequest
+from ..errors import UnsupportedError
+from ..provider import Catalogue
+from .openai_compatible import OpenAICompatible
+
+# The mainland and the other countries have keys and addresses of their own.
+_SITES = {
+    "ZHIPUAI": "https://open.bigmodel.cn/api/paas/v4",
+    "ZAI": "https://api.z.ai/api/paas/v4",
+}
+
+_WARMEST = 0.99
+
+
+class GLM(OpenAICompatible):
+    """Zhipu's GLM models.
+
+    Args:
+        api_key: ``ZHIPUAI_API_KEY``, with ``ZHIPUAI_BASE_URL``; or ``ZAI_API_KEY``, with
+            ``ZAI_BASE_URL``, for accounts outside mainland China.
+        base_url: default ``https://open.bigmodel.cn/api/paas/v4``, or
+            ``https://api.z.ai/api/paas/v4`` if only ``ZAI_API_KEY`` is set.
+
+    Everything else is as in :class:`OpenAICompatible`.
+
+    >>> GLM().get_model(None)
+    'glm-5.3'
+    """
+
+    url = _SITES["ZHIPUAI"]
+    api_endpoint = f"{url}/chat/completions"
+    needs_auth = True
+    supports_schema = False
+    default_model = "glm-5.3"
+    models = Catalogue(
+        *("glm-5.3", "glm-5.3-flash", "glm-5.3-flashx", "glm-5.2", "glm-5.1", "glm-5", "glm-4.7"),
+        *("glm-4.7-flash", "glm-4.6", "glm-4.6v-flash", "glm-4.5", "glm-4.5-air", "glm-4.5-flash"),
+    )
+    takes = OpenAICompatible.takes - {"presence_penalty", "frequency_penalty", "n"}
+    environment = {
+        "api_key": tuple(f"{site}_API_KEY" for site in _SITES),
+        "base_url": tuple(f"{site}_BASE_URL" for site in _SITES),
+    }
+
+    @classmethod
+    def environment_of(cls, argument: str) -> tuple[str, ...]:
+        """The variables for ``argument``; a key and a base address go together."""
+        names = super().environment_of(argument)
+        others = set(_SITES) - {_site()}
+        return tuple(n for n in names if not _site() or n.partition("_")[0] not in others)
+
+    @classmethod
+    def default_base_url(cls) -> str:
+        """The address that the key in the environment belongs to."""
+        return _SITES[_site() or "ZHIPUAI"]
+
+    def chat_params(self, request: ChatRequest) -> dict[str, Any]:
+        """Parameters within the ranges that the service takes.
+
+        Raises:
+            UnsupportedError: a call of a function is demanded, or a schema.
+        """
+        params = super().chat_params(request)
+        if not any(message["role"] == "user" for message in request.messages):
+            raise UnsupportedError(f"{self.name} takes no conversation without a user message")
+        if (params.get("response_format") or {}).get("type") == "json_schema":
+            raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
+        choice = params.pop("tool_choice", "auto")
+        if choice == "none":
+            params.pop("tools", None)
+        elif choice != "auto":
+            raise UnsupportedError(f'{self.name} takes no tool_choice but "auto"')
+        if "tools" in params and request.stream:
+            params["tool_stream"] = True
+        for name in params.keys() & {"temperature", "top_p"}:
+            params[name] = min(params[name], _WARMEST)
+        if params.get("temperature") == 0:
+            del params["temperature"]
+            params["do_sample"] = False
+        if stop := params.get("stop"):
+            # The service refuses a second one.
+            params["stop"] = [stop] if isinstance(stop, str) else list(stop)[:1]
+        return params
+
+
+def _site() -> str | None:
+    """The site whose key is in the environment."""
+    return next((site for site in _SITES if _environ.lookup(f"{site}_API_KEY")), None)
