@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .providers.gigachat._provider import GigaChat
     from .providers.glm import GLM
     from .providers.openai_compatible import OpenAICompatible
+    from .providers.yandexgpt import YandexGPT
     from .results import Attempts, Completion, FinishReason, Reasoning, Restart, Usage
 
 
@@ -80,6 +81,7 @@ __all__ = [
     "StreamInterrupted",
     "UnsupportedError",
     "Usage",
+    "YandexGPT",
     "usage",
 ]
 
@@ -92,6 +94,7 @@ _HOMES = {
     "FlowGpt": "providers.flowgpt",
     "GigaChat": "providers.gigachat",
     "GLM": "providers.glm",
+    "YandexGPT": "providers.yandexgpt",
     "OpenAICompatible": "providers.openai_compatible",
     **dict.fromkeys(
         ("Attempt", "Attempts", "Completion", "FinishReason", "Reasoning", "Restart", "Usage"),

@@ -9,6 +9,7 @@ from .flowgpt import FlowGpt
 from .gigachat._provider import GigaChat
 from .glm import GLM
 from .openai_compatible import OpenAICompatible
+from .yandexgpt import YandexGPT
 
 REGISTRY: dict[str, type[Provider]] = {
     "chatglm": ChatGLM,
@@ -17,6 +18,7 @@ REGISTRY: dict[str, type[Provider]] = {
     "gigachat": GigaChat,
     "openaicompatible": OpenAICompatible,
     "glm": GLM,
+    "yandexgpt": YandexGPT,
 }
 ALIASES = {"openai": "openaicompatible"}
 

@@ -137,6 +137,14 @@ class _Call:
         self.arguments = StringIO()
         self.closes = False
 
+    def is_whole(self) -> bool:
+        """Whether its arguments are a whole JSON value."""
+        try:
+            json.loads(self.arguments.getvalue())
+        except ValueError:
+            return False
+        return True
+
 
 class ToolCalls:
     """Puts the calls of tools together from the pieces in which they come."""
@@ -161,7 +169,7 @@ class ToolCalls:
             call = self._begin(index)
         if own_id and not call.id:
             call.id = own_id
-            self._by_id.setdefault(own_id, call)
+            self._by_id[own_id] = call
         for name, value in piece.items():
             if name not in ("index", "id", "function", "name", "arguments"):
                 self._put(call.fields, name, value)
@@ -181,15 +189,16 @@ class ToolCalls:
                 call = self._by_id[own_id]
         if call is None or (own_id and call.id and own_id != call.id):
             return None
-        if own_id and call.id:
-            return call
         name, known = function.get("name"), call.function.get("name")
         if not name or not known:
             return call
-        # A name without an id: said once more, or the next call. Nowhere in JSON does an object
-        # follow another at once.
+        # A name once more: the same call, or the next one. Nowhere in JSON does an object follow
+        # another at once.
         arguments = function.get("arguments")
         opens = isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
+        if own_id and call.id:
+            # Yandex gives two calls of one function the same id.
+            return None if opens and call.is_whole() else call
         return None if name != known or (call.closes and opens) else call
 
     def _begin(self, index: int | None) -> _Call:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .._account.keys import Key, digest, take
 from .._account.slots import Slot
@@ -51,7 +51,7 @@ class OpenAICompatible(Provider):
     supports_schema = True
     supports_images = True
     supported_params = SAMPLING - {"repetition_penalty", "profanity_check"}
-    environment = {
+    environment: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "api_key": ("OPENAI_API_KEY",),
         "base_url": ("OPENAI_BASE_URL",),
         "model": ("OPENAI_MODEL",),

@@ -9,6 +9,7 @@ from llmproviders.sandbox.services.flowgpt import FlowGptService
 from llmproviders.sandbox.services.gigachat import GigaChatService
 from llmproviders.sandbox.services.glm import GLMService
 from llmproviders.sandbox.services.openai_compatible import OpenAICompatibleService
+from llmproviders.sandbox.services.yandexgpt import YandexGPTService
 
 SERVICES: tuple[type[Service], ...] = (
     GigaChatService,
@@ -17,4 +18,5 @@ SERVICES: tuple[type[Service], ...] = (
     ChatGpttService,
     FlowGptService,
     GLMService,
+    YandexGPTService,
 )

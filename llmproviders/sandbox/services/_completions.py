@@ -104,6 +104,11 @@ class CompletionScript:
         return event({**told, **extra}, is_text=is_text)
 
 
+def is_finish(piece: ReplyPiece) -> bool:
+    """Return whether an event has a finish reason."""
+    return b'"finish_reason":' in piece.data
+
+
 def offered_functions(body: Object) -> list[Object]:
     """Return the functions that a request offers, as `tools` or as `functions`."""
     tools = body.get("tools") or []
