@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .provider import Provider
     from .providers.chatglm import ChatGLM
     from .providers.chatgptt import ChatGptt
+    from .providers.deepseek import DeepSeek
     from .providers.flowgpt import FlowGpt
     from .providers.gigachat._provider import GigaChat
     from .providers.glm import GLM
@@ -57,6 +58,7 @@ __all__ = [
     "Completion",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "DeepSeek",
     "EmptyReplyError",
     "FailoverClient",
     "FinishReason",
@@ -94,6 +96,7 @@ _HOMES = {
     "FlowGpt": "providers.flowgpt",
     "GigaChat": "providers.gigachat",
     "GLM": "providers.glm",
+    "DeepSeek": "providers.deepseek",
     "YandexGPT": "providers.yandexgpt",
     "OpenAICompatible": "providers.openai_compatible",
     **dict.fromkeys(

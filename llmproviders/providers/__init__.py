@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..provider import Provider
 from .chatglm import ChatGLM
 from .chatgptt import ChatGptt
+from .deepseek import DeepSeek
 from .flowgpt import FlowGpt
 from .gigachat._provider import GigaChat
 from .glm import GLM
@@ -19,6 +20,7 @@ REGISTRY: dict[str, type[Provider]] = {
     "openaicompatible": OpenAICompatible,
     "glm": GLM,
     "yandexgpt": YandexGPT,
+    "deepseek": DeepSeek,
 }
 ALIASES = {"openai": "openaicompatible"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services.chatglm import ChatGLMService
 from llmproviders.sandbox.services.chatgptt import ChatGpttService
+from llmproviders.sandbox.services.deepseek import DeepSeekService
 from llmproviders.sandbox.services.flowgpt import FlowGptService
 from llmproviders.sandbox.services.gigachat import GigaChatService
 from llmproviders.sandbox.services.glm import GLMService
@@ -19,4 +20,5 @@ SERVICES: tuple[type[Service], ...] = (
     FlowGptService,
     GLMService,
     YandexGPTService,
+    DeepSeekService,
 )

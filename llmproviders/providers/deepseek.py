@@ -1,0 +1,60 @@
+"""DeepSeek: OpenAI's protocol, with thoughts that have to be sent back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._http.types import HTTPRequest
+from .._request import ChatRequest
+from ..errors import UnsupportedError
+from ..provider import Catalogue, Fetch
+from .openai_compatible import OpenAICompatible
+
+
+class DeepSeek(OpenAICompatible):
+    """DeepSeek's models.
+
+    Args:
+        api_key: ``DEEPSEEK_API_KEY``.
+
+    Everything else is as in :class:`OpenAICompatible`. The model thinks unless
+    ``extra_body={"thinking": {"type": "disabled"}}``.
+
+    >>> DeepSeek().get_model(None)
+    'deepseek-flash'
+    """
+
+    url = "https://api.deepseek.com"
+    api_endpoint = f"{url}/chat/completions"
+    needs_auth = True
+    supports_schema = False
+    default_model = "deepseek-flash"
+    models = Catalogue("deepseek-flash", "deepseek-v4-pro")
+    environment = {"api_key": ("DEEPSEEK_API_KEY",)}
+
+    def chat_params(self, request: ChatRequest) -> dict[str, Any]:
+        """The usual parameters.
+
+        Raises:
+            UnsupportedError: a schema, or a call of a function that is demanded while thinking.
+        """
+        params = super().chat_params(request)
+        if (params.get("response_format") or {}).get("type") == "json_schema":
+            raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
+        thinking = (request.params.get("extra_body") or {}).get("thinking") or {}
+        if params.get("tool_choice", "auto") not in ("auto", "none") and (
+            thinking.get("type") != "disabled"
+        ):
+            raise UnsupportedError(
+                f'{self.name} takes no tool_choice but "auto" and "none" while it thinks; '
+                'extra_body={"thinking": {"type": "disabled"}} keeps it from thinking'
+            )
+        return params
+
+    def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
+        """Send the thoughts of each turn that called a tool, even if there were none."""
+        call = super().prepare(request, fetch)
+        for message in call.json["messages"]:
+            if message.get("tool_calls"):
+                message.setdefault("reasoning_content", "")
+        return call
