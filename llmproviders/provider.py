@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import zlib
 from abc import abstractmethod
@@ -520,6 +521,12 @@ class Provider(BaseClient):
         # A traceback may show one whose making failed.
         name, base_url = getattr(self, "name", None), getattr(self, "base_url", "")
         return f"{type(self).__name__}(name={name!r}, base_url={redact(base_url)!r})"
+
+
+# Help shows this, and not that __new__ takes any arguments.
+Provider.__new__.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+    Provider.__init__
+)
 
 
 class _Arguments:

@@ -437,6 +437,15 @@ class Completion:
     def __format__(self, spec: str) -> str:
         return format(self.text, spec)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from ._display.text import shorten
+
+        usage = "" if self.usage is None else f", usage={self.usage!r}"
+        printer.text(
+            f"Completion({shorten(self.text, 200)!r}, finish_reason={self.finish_reason.reason!r}, "
+            f"provider={self.provider!r}, model={self.model!r}{usage})"
+        )
+
     def _repr_markdown_(self) -> str:
         from ._display.markdown import harmless
 

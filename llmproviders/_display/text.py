@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from html import escape as escape_html
 from math import floor, log10
 
@@ -57,6 +58,11 @@ def seconds(value: float | None) -> str:
     if value < 0.0995:
         return f"{value * 1000:.0f} ms"
     return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+
+
+def be_brief(error: BaseException, words: str) -> None:
+    """Have IPython print ``words`` in place of the error's traceback."""
+    error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]
 
 
 def count(number: int, thing: str) -> str:

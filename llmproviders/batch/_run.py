@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from .._checks import seconds, whole
+from .._display.text import be_brief, count
 from .._request import ChatRequest
 from .._runtime.process import owned
 from ..client import BaseClient
@@ -251,4 +252,5 @@ def _results(
     except KeyboardInterrupt as interrupt:
         found = sorted(in_use.values(), key=lambda result: result.index)
         interrupt.results = found  # type: ignore[attr-defined]
+        be_brief(interrupt, f"Stopped: {count(len(found), 'result')} are in sys.last_value.results")
         raise

@@ -1,7 +1,7 @@
 """Replies in a notebook: ``show``, and the magics of ``%load_ext llmproviders``.
 
-Works in plain scripts and terminals, too, where it writes to standard output. IPython is met only
-in this package, and only where it runs already.
+Plain scripts and terminals work too: there the text goes to standard output. IPython is used only
+where it is already running.
 """
 
 from __future__ import annotations

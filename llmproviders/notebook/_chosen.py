@@ -1,4 +1,4 @@
-"""The client that a notebook uses where none is named."""
+"""The client that a notebook uses when none is named."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from ..cli.options import Choices
 from ..client import BaseClient
 
 _chosen: tuple[BaseClient, dict[str, Any]] | None = None
 
 
 def use(client: BaseClient | None, **params: Any) -> None:
-    """Let ``show`` and ``%%llm`` use this client from now on; what ``%llm_config`` does.
+    """Choose the client that ``show`` and ``%%llm`` use from now on, as ``%llm_config`` does.
 
     Args:
-        client: a provider or a ``FailoverClient``; None: what the configuration says, as in the
-            beginning.
-        **params: what goes with every call that does not say otherwise: ``model``, ``system``,
-            sampling parameters.
+        client: a provider or a ``FailoverClient``; None to go by the configuration again.
+        **params: defaults for every call: ``model``, ``system``, sampling parameters.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> use(ScriptedProvider(["Yes."]), system="Be brief.")
@@ -29,17 +28,15 @@ def use(client: BaseClient | None, **params: Any) -> None:
 
 
 def chosen() -> tuple[BaseClient, dict[str, Any]] | None:
-    """The client in use and its parameters; None: the configuration decides."""
+    """The client in use and its parameters; None if the configuration decides."""
     return _chosen
 
 
 @contextmanager
 def in_use() -> Generator[tuple[BaseClient, dict[str, Any]], None, None]:
-    """The client in use and its parameters; a client of the configuration ends with the block."""
+    """The client in use and its parameters; one made from the configuration is closed."""
     if _chosen is not None:
         yield _chosen
         return
-    from ..cli.options import Choices
-
     with Choices().client() as client:
         yield client, {}

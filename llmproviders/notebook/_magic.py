@@ -12,6 +12,7 @@ import click
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
+from .._display.text import be_brief
 from .._printable import one_line, printable
 from .._redact import redact
 from ..cli.files import WholeFile
@@ -25,7 +26,7 @@ from ..results import Attempts
 from ._chosen import chosen, use
 from ._page import put
 from ._prompt import MissingVariableError, fill
-from ._show import be_brief, show
+from ._show import show
 
 _SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
 
@@ -37,7 +38,7 @@ _HERE = {
 
 @dataclass(frozen=True)
 class _Cell:
-    """What the first line of a cell says."""
+    """The options in the first line of a cell."""
 
     choices: Choices
     name: str | None
@@ -48,26 +49,26 @@ class _Cell:
 
 
 @click.command("%%llm", context_settings=_SETTINGS)
-@click.option("--as", "name", metavar="NAME", help="Keep the Completion in this variable.")
-@click.option("--client", metavar="NAME", help="Ask the client or Conversation in this variable.")
-@click.option("--no-stream", is_flag=True, help="Show the reply when it is whole.")
+@click.option("--as", "name", metavar="NAME", help="Store the Completion in this variable.")
+@click.option("--client", metavar="NAME", help="Use the client or Conversation in this variable.")
+@click.option("--no-stream", is_flag=True, help="Show the reply only when it is complete.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
-    help="Write the reply to FILE, too, whole or not at all.",
+    help="Also write the reply to FILE, once it is complete.",
 )
-@click.option("--trace", is_flag=True, help="Show the attempts over time below the reply.")
+@click.option("--trace", is_flag=True, help="Show a timeline of the attempts below the reply.")
 @call_options
 def _cell_line(choices: Choices, **options: Any) -> _Cell:
     """Show the reply to the cell's text, as it grows.
 
-    {name} in the text stands for the notebook's variable of that name, {{name}} for the braces
-    themselves. The client is the one that %llm_config chose, else what the configuration says;
-    with -p, --deadline, --config or --no-state it is made for this cell.
+    {name} in the text is replaced with the notebook's variable of that name; {{name}} gives the
+    braces themselves. The client is the one that %llm_config chose, or else the one from the
+    configuration; -p, --deadline, --config and --no-state make one for this cell.
 
-    Stopping the cell keeps the text so far on the page and closes the connection. NAME keeps the
-    value it had where there is no whole reply.
+    Stopping the cell keeps the text so far on the page and closes the connection. NAME keeps its
+    old value unless the reply is complete.
     """
     trace = options.pop("trace") or (choices.verbose > 0 and not choices.quiet)
     return _Cell(choices, trace=trace, **options)
@@ -82,9 +83,9 @@ def _config_line(
 ) -> tuple[Choices, str | None, bool]:
     """Choose the client that %%llm and show() use from now on.
 
-    NAME is a variable that holds a client; without it, the options make one. Options of a call
-    (model, system prompt, sampling) go with every call that does not say otherwise. Without
-    anything, tells what is in use.
+    NAME is a variable that holds a client; without it, a client is made from the options. Options
+    of a call (model, system prompt, sampling) are defaults for every call. Without arguments,
+    prints what is in use.
     """
     return choices, name, reset
 
@@ -102,7 +103,7 @@ def load(shell: InteractiveShell) -> None:
         (_cell_line, "cell", "llm", _llm),
         (_config_line, "line", "llm_config", _llm_config),
     ):
-        # The function of a magic is called without the shell, and its help is its docstring.
+        # IPython calls a magic without the shell, and shows its docstring as help.
         magic = _bound(run, shell)
         magic.__doc__ = _help(command)
         shell.magics_manager.register_function(magic, magic_kind=kind, magic_name=name)
@@ -123,7 +124,7 @@ def _help(command: click.Command) -> str:
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """Tell what is wrong in a line or two: the frames of this package are of no use to a cell."""
+    """Print errors without a traceback, whose frames are all of this package."""
     try:
         yield
     except (click.ClickException, ConfigError, MissingVariableError) as error:
@@ -187,7 +188,7 @@ def _client(
 
 
 def _of_call(choices: Choices) -> dict[str, Any]:
-    """What a call to a client that is there already can say."""
+    """The options that apply to a client that already exists."""
     route = {"model": choices.model, "timeout": choices.timeout, "proxy": choices.proxy}
     return {
         **{name: value for name, value in route.items() if value is not None},

@@ -1,4 +1,4 @@
-"""Where a reply is shown: on a notebook's page, or on standard output where there is none."""
+"""Where a reply is shown: in a notebook, or on standard output."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .._runtime.scope import Clock
 SHORTEST_INTERVAL_S = 0.1
 
 _CHARACTERS_A_SECOND = 100_000
-"""Each update carries the whole text, and a notebook's server drops what is beyond its rate."""
+"""Each update sends the whole text, and a notebook server drops data beyond its rate limit."""
 
 
 def shell() -> Any:
-    """The IPython that runs this, or None; IPython is not imported for it."""
+    """The running IPython, or None. IPython is not imported for this."""
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()
 
 
 def put(item: object) -> None:
-    """Show something as IPython shows it."""
+    """Display something with IPython."""
     from IPython.display import display
 
     show: Callable[..., Any] = display
@@ -32,23 +32,23 @@ def put(item: object) -> None:
 
 
 class DisplayPlace(Protocol):
-    """Where one reply is shown while it grows."""
+    """A place where one reply is shown as it grows."""
 
     def begin(self) -> None:
-        """The reply is asked for."""
+        """The request is about to be sent."""
 
     def add(self, piece: str) -> None:
-        """The text grows."""
+        """More text has come."""
 
     def restart(self, provider: str) -> None:
-        """The text so far is void; ``provider`` broke off."""
+        """``provider`` broke off, and the reply starts over: drop the text so far."""
 
     def end(self, note: str) -> None:
-        """Nothing more comes; ``note`` says what the reply was."""
+        """The reply has ended; ``note`` describes it."""
 
 
 def display_place(clock: Clock) -> DisplayPlace:
-    """The page of the notebook that runs this, else standard output."""
+    """The notebook's page if there is one, else standard output."""
     running = shell()
     if running is None or not hasattr(running, "kernel"):
         return Terminal(sys.stdout)
@@ -58,11 +58,11 @@ def display_place(clock: Clock) -> DisplayPlace:
 
 
 class NotebookDisplay:
-    """One display in a notebook, renewed as the text grows.
+    """One display in a notebook, updated as the text grows.
 
     Args:
         display: IPython's function of that name.
-        clock: what decides when it is renewed.
+        clock: decides when the next update is due.
     """
 
     def __init__(self, display: Callable[..., Any], clock: Clock) -> None:
@@ -73,12 +73,12 @@ class NotebookDisplay:
         self._began = self._due = clock.monotonic()
 
     def begin(self) -> None:
-        """Show that the reply is under way."""
+        """Show that a reply is on its way."""
         self._update("waiting for the first text")
         self._due = self._began
 
     def add(self, piece: str) -> None:
-        """Add to the text, and renew the page where that is due."""
+        """Add to the text, and update the display if that is due."""
         self._text.append(piece)
         if self._clock.monotonic() >= self._due:
             self._update(self._so_far())
@@ -86,12 +86,12 @@ class NotebookDisplay:
     def restart(self, provider: str) -> None:
         """Clear the text."""
         self._text.clear()
-        self._update(f"{provider} broke off; its text is void, the reply begins anew")
+        self._update(f"{provider} broke off; its text was dropped, and the reply starts over")
 
     def end(self, note: str) -> None:
-        """Show all of the text, with the note."""
+        """Show the whole text and the note."""
         plain_text = "\n\n".join(filter(None, ("".join(self._text), note)))
-        # A console of Jupyter writes it to its terminal.
+        # jupyter console writes this to its terminal.
         self._update(note, {"text/plain": printable(plain_text)})
 
     def _so_far(self) -> str:
@@ -110,27 +110,27 @@ class NotebookDisplay:
 
 
 class Terminal:
-    """A stream of text, to which each piece is written as it comes.
+    """Writes each piece to a text stream as it comes.
 
     Args:
-        stream: where to; a terminal is written nothing that it would obey.
+        stream: the stream; on a terminal, control characters are escaped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._obeyed = stream.isatty()
+        self._is_terminal = stream.isatty()
         self._ended = True
 
     def begin(self) -> None:
-        """Nothing is shown before the text."""
+        """Show nothing yet."""
 
     def add(self, piece: str) -> None:
-        """Write it."""
-        self._write(printable(piece) if self._obeyed else piece)
+        """Write the piece."""
+        self._write(printable(piece) if self._is_terminal else piece)
         self._ended = piece.endswith("\n")
 
     def restart(self, provider: str) -> None:
-        """Say so: what is written cannot be taken back."""
+        """Write a line that says so; what is written cannot be taken back."""
         self._line(f"[{one_line(provider)} broke off; the text above is void]")
 
     def end(self, note: str) -> None:

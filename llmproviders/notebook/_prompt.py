@@ -1,4 +1,4 @@
-"""The prompt of a cell, with the notebook's variables put in; pure."""
+"""Filling the notebook's variables into the prompt of a cell."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class MissingVariableError(LookupError):
 
 
 def fill(prompt: str, variables: Mapping[str, object]) -> str:
-    """Put variables in the place of their names in braces.
+    """Replace each name in braces with the value of that variable.
 
-    A name alone counts; ``{{name}}`` is ``{name}`` itself; all other braces, those of JSON for
-    instance, stay as they are.
+    ``{{name}}`` becomes ``{name}``. Braces around anything but a name, such as those of JSON, stay
+    as they are.
 
     Raises:
         MissingVariableError: there is no variable of that name.

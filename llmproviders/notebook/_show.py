@@ -1,4 +1,4 @@
-"""``show``: a reply on the page while it grows."""
+"""``show``: display a reply as it grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
-from .._display.text import count, seconds
+from .._display.text import be_brief, count, seconds
 from .._runtime.scope import SYSTEM_CLOCK, Clock
 from ..client import BaseClient
 from ..conversation import Conversation
@@ -22,31 +22,31 @@ def show(
     client: BaseClient | Conversation | None = None,
     *,
     note: bool = True,
-    clock: Clock = SYSTEM_CLOCK,
+    clock: Clock | None = None,
     **params: Any,
 ) -> Completion:
-    """Show a reply as it grows, and return it.
+    """Display a reply as it grows, and return it.
 
-    On a notebook's page the text is Markdown, in one display that is renewed about ten times a
-    second at most; a small line below it tells provider, model, tokens and time. Where there is no
-    page, the text goes to standard output.
+    In a notebook the text is shown as Markdown, updated at most about ten times a second, with a
+    small line below it: provider, model, tokens and time. Elsewhere the text goes to standard
+    output.
 
     Stopping the cell closes the connection, keeps the text so far on the page with a note, and
-    raises ``KeyboardInterrupt``, so that no later cell runs by accident; its ``partial_text`` has
-    the text. After an error, too, the text stays on the page.
+    raises ``KeyboardInterrupt``, so no later cell runs by accident; its ``partial_text`` has the
+    text. After an error the text stays on the page too.
 
     Args:
         stream_or_prompt: what a client's ``stream`` returned, or a prompt: a text or messages.
-        client: whom to ask a prompt: a provider, a ``FailoverClient`` or a ``Conversation``; None:
-            the one that ``%llm_config`` chose, else what the configuration says.
+        client: a provider, a ``FailoverClient`` or a ``Conversation`` to ask the prompt. None for
+            the one that ``%llm_config`` chose, or else the one from the configuration.
         note: whether to show the small line.
-        clock: where time comes from.
-        **params: as for a client's ``stream``, with a prompt.
+        clock: measures time; None for the system's clock.
+        **params: parameters for the client's ``stream``; only with a prompt.
 
     Raises:
         LLMError: there is no whole reply.
         KeyboardInterrupt: the cell was stopped.
-        TypeError: a client or parameters beside a stream, which has come from its client already.
+        TypeError: a client or parameters were given together with a stream.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> reply = show("Why is the sky blue?", ScriptedProvider(["It ", "scatters."]), note=False)
@@ -54,10 +54,13 @@ def show(
     >>> reply.provider
     'ScriptedProvider'
     """
+    clock = SYSTEM_CLOCK if clock is None else clock
     with ExitStack() as stack:
         if isinstance(stream_or_prompt, Iterator):
             if client is not None or params:
-                raise TypeError("a stream comes from its client with all parameters; give only it")
+                raise TypeError(
+                    "a stream comes from its client with all parameters; pass only the stream"
+                )
             stream = stream_or_prompt
         else:
             if client is None:
@@ -73,7 +76,7 @@ def _cell() -> int | None:
 
 
 def _display_again(cell: int | None) -> None:
-    """What IPython calls to display a reply that ``cell`` has shown already."""
+    """Called by IPython to display a reply that ``cell`` has already shown."""
     if cell is None or cell != _cell():
         raise NotImplementedError
 
@@ -108,7 +111,7 @@ def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: boo
     line = _line(finish, clock.monotonic() - began, first_text_after)
     page.end(line if note else _trouble(finish))
     reply = Completion.of("".join(pieces), finish)
-    # As the last value of its cell it would be displayed a second time.
+    # As the last value of its cell, IPython would display it a second time.
     object.__setattr__(reply, "_ipython_display_", partial(_display_again, _cell()))
     return reply
 
@@ -137,7 +140,7 @@ def _tokens(finish: FinishReason) -> str | None:
 
 
 def _trouble(finish: FinishReason) -> str:
-    """What a reader must know of a reply that is not simply whole."""
+    """A warning for a reply that is not complete."""
     if finish.reason == "length":
         return "cut at its largest length; raise max_tokens for more"
     if finish.reason == "content_filter":
@@ -151,8 +154,3 @@ def _end_of(error: BaseException, after: float) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"stopped after {seconds(after)}; the connection is closed"
     return f"broke off after {seconds(after)}: {type(error).__name__}"
-
-
-def be_brief(error: BaseException, words: str) -> None:
-    """Let IPython print ``words`` instead of the error's traceback, which tells nothing more."""
-    error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]

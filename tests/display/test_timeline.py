@@ -7,6 +7,7 @@ import unicodedata
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -319,3 +320,15 @@ def test_pictures_are_made_of_plain_data() -> None:
     for path in Path(_display.__file__).parent.glob("*.py"):
         found = re.findall(r"^\s*from \.\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(found) <= {"_printable"}, path.name
+
+
+def test_a_completion_in_a_terminal() -> None:
+    """Plain IPython shows a reply in a line: its start, who gave it, and its tokens."""
+    reply = ScriptedProvider(["word " * 1000], name="first").complete("Why?")
+    shown: list[str] = []
+    printer = SimpleNamespace(text=shown.append)
+    reply._repr_pretty_(printer, False)
+    (line,) = shown
+    assert line.startswith("Completion('word word")
+    assert "provider='first'" in line
+    assert len(line) < 400

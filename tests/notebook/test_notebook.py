@@ -493,6 +493,29 @@ class TestMagics:
         ran = notebook.run(f"%{'%' * (name == 'llm')}{name} --help\nx")
         assert "--max-tokens COUNT" in ran.stdout
 
+    @pytest.mark.parametrize("name", ["ChatGLM", "FlowGpt", "GigaChat", "OpenAICompatible"])
+    def test_signatures(self, notebook: Kernel, name: str) -> None:
+        """Shift-Tab on a provider, and on its calls, shows the arguments that it takes."""
+        notebook.run("from llmproviders import *")
+        notebook.run(f"made = {name}()")
+        assert "base_url" in notebook.help(name).partition("Docstring")[0]
+        for call in ("stream", "complete"):
+            assert "prompt" in notebook.help(f"made.{call}").partition("Docstring")[0]
+
+    def test_no_warnings(self, notebook: Kernel) -> None:
+        """``show`` and a batch with a progress bar warn of nothing, and the bar is there."""
+        notebook.run("import warnings; warnings.simplefilter('always')")
+        notebook.run("from llmproviders import *\nfrom llmproviders.notebook import show")
+        ran = notebook.run("show('Why?', OpenAICompatible())")
+        assert (ran.ok, ran.stderr) == (True, "")
+        ran = notebook.run(
+            "from llmproviders import batch\n"
+            "found = batch.map(OpenAICompatible(), ['a', 'b'], progress=True)"
+        )
+        assert ran.ok
+        assert "Warning" not in ran.stderr
+        assert "2/2" in ran.stderr or ran.displays
+
     def test_a_reply_stands_on_the_page_once(self, notebook: Kernel) -> None:
         """The cell that shows a reply as its last value shows it once; another one shows it."""
         notebook.run("from llmproviders import *\nfrom llmproviders.notebook import show")
@@ -536,6 +559,26 @@ class TestStopping:
         assert "stopped after" in ran.markdown
         assert services.wait_for(lambda s: s.requests[-1].aborted, timeout_s=1)
         assert notebook.value("reply") == "'before'"
+
+    def test_stopping_a_batch(self, notebook: Kernel, services: Sandbox) -> None:
+        """Stop says at once what a batch finishes, and no result that was paid for is lost."""
+        notebook.run("from llmproviders import *\nfrom llmproviders import batch")
+        before = services.count("openai", "chat")
+
+        def stop() -> None:
+            assert services.wait_for(
+                lambda s: s.count("openai", "chat") >= before + 4, timeout_s=20
+            )
+            notebook.stop()
+
+        ran = notebook.run(
+            "found = list(batch.run(OpenAICompatible(), ['Why?'] * 500, workers=2))", stop
+        )
+        assert ran.error == "KeyboardInterrupt"
+        assert "press again to drop them" in ran.stderr
+        asked = services.count("openai", "chat") - before
+        assert ran.traceback.startswith(f"Stopped: {asked} results are in sys.last_value.results")
+        assert notebook.value("len(__import__('sys').last_value.results)") == str(asked)
 
     def test_it_works_afterwards(self, notebook: Kernel) -> None:
         """The cell after a stopped one gets its reply."""
