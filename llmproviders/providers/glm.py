@@ -43,7 +43,11 @@ class GLM(OpenAICompatible):
         *("glm-5.3", "glm-5.3-flash", "glm-5.3-flashx", "glm-5.2", "glm-5.1", "glm-5", "glm-4.7"),
         *("glm-4.7-flash", "glm-4.6", "glm-4.6v-flash", "glm-4.5", "glm-4.5-air", "glm-4.5-flash"),
     )
-    takes = OpenAICompatible.takes - {"presence_penalty", "frequency_penalty", "n"}
+    supported_params = OpenAICompatible.supported_params - {
+        "presence_penalty",
+        "frequency_penalty",
+        "n",
+    }
     environment = {
         "api_key": tuple(f"{site}_API_KEY" for site in _SITES),
         "base_url": tuple(f"{site}_BASE_URL" for site in _SITES),

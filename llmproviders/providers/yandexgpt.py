@@ -38,7 +38,7 @@ class YandexGPT(OpenAICompatible):
     needs_auth = True
     default_model = _MODELS[0]
     models = Catalogue(*_MODELS)
-    takes = OpenAICompatible.takes - {"stop", "seed"}
+    supported_params = OpenAICompatible.supported_params - {"stop", "seed"}
     environment = {
         "api_key": ("YC_API_KEY", "YANDEX_CLOUD_API_KEY"),
         "folder_id": ("YC_FOLDER_ID", "YANDEX_CLOUD_FOLDER"),
