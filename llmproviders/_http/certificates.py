@@ -92,9 +92,19 @@ def as_pem(certificate: bytes) -> str:
 
 def name_in(fields: Any) -> str:
     """The name in a subject or an issuer, as Python's ssl module gives it."""
-    names = dict(pair for group in fields or () for pair in group)
+    names = _names(fields)
+    return one_line(names.get("commonName") or names.get("organizationName") or "unknown")
+
+
+def full_name_in(fields: Any) -> str:
+    """The same, with the unit and the organization where they are told."""
+    names = _names(fields)
     known = (names.get(n) for n in ("commonName", "organizationalUnitName", "organizationName"))
-    return one_line(next(filter(None, known), "unknown"))
+    return one_line(", ".join(filter(None, known)) or "unknown")
+
+
+def _names(fields: Any) -> dict[str, str]:
+    return dict(pair for group in fields or () for pair in group)
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:

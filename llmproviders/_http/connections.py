@@ -30,7 +30,7 @@ from .._redact import MASK, Secret
 from .._runtime.process import in_each_child, keep_untouched
 from .._signals import Unstoppable, from_handler, let_through
 from ..errors import ConnectionFailed, InvalidRequestError
-from .certificates import name_in, tls_context
+from .certificates import full_name_in, tls_context
 from .sockets import (
     GONE,
     Bounded,
@@ -80,7 +80,7 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
         except (AttributeError, ValueError, TypeError, IndexError) as error:
             let_through(error)
             return None
-        return name_in(last.get("issuer"))
+        return full_name_in(last.get("issuer"))
 
 
 def own_tls_context(trust: Trust) -> ssl.SSLContext:
