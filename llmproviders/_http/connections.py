@@ -29,7 +29,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from .._redact import MASK, Secret
 from .._runtime.process import in_each_child, keep_untouched
 from .._signals import Unstoppable, from_handler, let_through
-from ..errors import ConnectionFailed, InvalidRequestError
+from ..errors import InvalidRequestError, ProtocolError
 from .certificates import full_name_in, tls_context
 from .sockets import (
     GONE,
@@ -76,11 +76,10 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
     def _presented_issuer(self) -> str | None:
         """Who issued the last certificate that the server showed, None where that is not known."""
         try:
-            last = self._sslobj.get_unverified_chain()[-1].get_info()
+            return full_name_in(self._sslobj.get_unverified_chain()[-1].get_info().get("issuer"))
         except (AttributeError, ValueError, TypeError, IndexError) as error:
             let_through(error)
             return None
-        return full_name_in(last.get("issuer"))
 
 
 def own_tls_context(trust: Trust) -> ssl.SSLContext:
@@ -367,8 +366,9 @@ class _Dialing(Tracked):
         super().send(_Head.of(data, secrets) if secrets else data)
 
 
-def _moved(library: str, what: str) -> ConnectionFailed:
-    return ConnectionFailed(
+def _moved(library: str, what: str) -> ProtocolError:
+    # No error of a connection: urllib3 would take it for its own.
+    return ProtocolError(
         f"this release of {library} {what} in a way that is not known here; "
         f"install the release of {library} that this package was made for",
         retryable=False,
@@ -376,8 +376,8 @@ def _moved(library: str, what: str) -> ConnectionFailed:
 
 
 class _DialingTLS(_Dialing, HTTPSConnection):
-    # http.client has no public way to send a header that no log shows. Without this hook a proxy
-    # gets a login of asterisks, and refuses it.
+    # http.client has no public way to send a header that no log shows. Without this hook, the
+    # login for a proxy is sent all the same, and ``debuglevel`` shows it.
     def _tunnel(self) -> None:
         headers: dict[str, str] = self._tunnel_headers  # type: ignore[has-type]
         self._tunnel_headers, self._secrets = _apart(headers)

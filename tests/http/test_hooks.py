@@ -1,0 +1,203 @@
+"""Hooks into other libraries fail closed: without one, a call ends in an error or as it should."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+import trustme
+import urllib3.connection
+import urllib3.connectionpool
+import urllib3.contrib
+import urllib3.poolmanager
+import urllib3.response
+import urllib3.util.ssltransport
+
+import llmproviders
+from llmproviders import LLMError, OpenAICompatible
+from llmproviders._http import connections
+from tests.conftest import RawServerFactory
+from tests.support.http_bytes import chunked, http_response
+from tests.support.proxies import Proxy
+from tests.support.rawserver import Connection, RawServer, keep_alive
+
+JSON = {"Content-Type": "application/json"}
+
+
+def reply(text: str) -> bytes:
+    """A whole reply in one piece."""
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return b"".join(http_response(200, JSON, json.dumps({"choices": [choice]}).encode()))
+
+
+def ask(server: RawServer, **arguments: object) -> str:
+    """The text of a reply that is not streamed."""
+    with OpenAICompatible(base_url=f"{server.url}/v1", **arguments) as provider:  # type: ignore[arg-type]
+        return "".join(provider.create_generator("m", "Why?", stream=False))
+
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def without_new_conn(patch: pytest.MonkeyPatch) -> None:
+    """urllib3 opens its sockets by a method of another name."""
+    cls = urllib3.connection.HTTPConnection
+    patch.setattr(cls, "_open_socket", cls._new_conn, raising=False)
+
+    def connect(self: urllib3.connection.HTTPConnection) -> None:
+        self.sock = self._open_socket()  # type: ignore[attr-defined]
+
+    patch.setattr(cls, "connect", connect)
+
+
+def without_pool_classes(patch: pytest.MonkeyPatch) -> None:
+    """A PoolManager takes the classes of its pools from an attribute of another name."""
+
+    def pool(self: object, scheme: str, host: str, port: int, request_context: object = None):  # type: ignore[no-untyped-def]
+        return urllib3.connectionpool.HTTPConnectionPool(host, port)
+
+    patch.setattr(urllib3.poolmanager.PoolManager, "_new_pool", pool)
+
+
+def without_response_class(patch: pytest.MonkeyPatch) -> None:
+    """http.client makes a reply of a class that it knows by another name."""
+    patch.setattr(connections.Tracked, "response_class", http.client.HTTPResponse)
+
+
+def without_the_class_of_sockets(patch: pytest.MonkeyPatch) -> None:
+    """A context has another name for the class of its sockets."""
+    patch.setattr(connections, "BoundedTLS", connections.ssl.SSLSocket)
+
+
+class TestOwnConnections:
+    @pytest.mark.parametrize(
+        "lose", [without_new_conn, without_pool_classes, without_response_class]
+    )
+    def test_a_connection_that_would_not_be_bounded(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch, lose: Patch
+    ) -> None:
+        """Without the sockets, pools or replies of this package, a call is an error at once."""
+        lose(monkeypatch)
+        with pytest.raises(LLMError, match="this release of urllib3") as caught:
+            ask(raw_server(keep_alive([reply("a")])))
+        assert not caught.value.retryable
+
+    def test_tls_that_would_not_be_bounded(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """So is one over TLS whose socket is of another class."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+        without_the_class_of_sockets(monkeypatch)
+        with pytest.raises(LLMError, match="this release of urllib3"):
+            ask(raw_server(keep_alive([reply("a")]), tls=ca))
+
+    def test_interim_replies(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without the hook that skips interim replies, one of them is an error, and no reply."""
+        monkeypatch.delattr(connections.TrackedReply, "_read_status")
+        interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        with pytest.raises(LLMError):
+            ask(raw_server(keep_alive([interim, reply("a")])))
+
+    @pytest.mark.parametrize("own", [True, False], ids=["own", "session"])
+    def test_what_comes_after_a_reply(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch, own: bool
+    ) -> None:
+        """If a connection cannot be held back, a spoilt one is still not used again."""
+        monkeypatch.setattr("llmproviders._http.transport.hold_back", lambda raw: raw.release_conn)
+        body = json.dumps({"choices": []}).encode()
+        first = b"".join(http_response(200, JSON, chunked([body])))
+        server = raw_server(keep_alive([first + reply("of another")]), keep_alive([reply("own")]))
+        with requests.Session() as session:
+            arguments = {} if own else {"session": session}
+            with OpenAICompatible(base_url=f"{server.url}/v1", **arguments) as provider:  # type: ignore[arg-type]
+                with pytest.raises(LLMError):
+                    "".join(provider.create_generator("m", "Why?", stream=False))
+                assert "".join(provider.create_generator("m", "Why?", stream=False)) == "own"
+
+    def test_a_release_that_is_not_there(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without ``release_conn`` there is no reply at all."""
+        monkeypatch.delattr(urllib3.response.HTTPResponse, "release_conn")
+        with pytest.raises((NotImplementedError, LLMError)):
+            ask(raw_server(keep_alive([reply("a")])))
+
+    def test_the_login_of_a_proxy(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        http_proxy_with_password: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Without the hook that hides the login for a tunnel, it is sent all the same."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+        monkeypatch.delattr(connections._DialingTLS, "_tunnel")
+        server = raw_server(keep_alive([reply("a")]), tls=ca)
+        assert ask(server, proxy=http_proxy_with_password.url()) == "a"
+
+    def test_an_issuer_that_cannot_be_seen(
+        self, raw_server: RawServerFactory, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without OpenSSL's chain, the error about a certificate names no issuer."""
+
+        def missing(_: object) -> str:
+            raise AttributeError("get_unverified_chain")
+
+        monkeypatch.setattr(connections, "full_name_in", missing)
+        with pytest.raises(LLMError, match="not trusted") as caught:
+            ask(raw_server(keep_alive([reply("a")]), tls=ca))
+        assert "issued by" not in str(caught.value)
+
+
+class TestSessions:
+    def test_a_pool_that_cannot_be_tracked(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A session whose connections are not known keeps none on which more may have come."""
+        monkeypatch.setattr("llmproviders._http.sessions.track", lambda *_: None)
+
+        def twice(conn: Connection) -> None:
+            conn.read_request()
+            conn.send(reply("a") + reply("of another"))
+            conn.stall()
+
+        server = raw_server(twice, keep_alive([reply("own")]))
+        with requests.Session() as session:
+            assert ask(server, session=session) == "a"
+            assert ask(server, session=session) == "own"
+
+
+def test_hooks_stand_in_one_module() -> None:
+    """No other module of the wing uses a private name of requests, urllib3, http.client or ssl."""
+    root = Path(llmproviders.__file__).parent / "_http"
+    private = (
+        *("._new_conn", "._sslobj", "_tunnel", "._read_status", "ConnectionCls", "_ctx"),
+        *("release_conn", "pool_classes_by_scheme", "conn_kw", ".queue", "__getstate__"),
+    )
+    found = {
+        (path.name, name)
+        for path in root.glob("*.py")
+        for name in private
+        if path.name != "connections.py" and name in path.read_text(encoding="utf-8")
+    }
+    assert found == set()
+
+
+def test_each_library_is_there() -> None:
+    """A process that makes a provider loads the wing without a warning."""
+    code = "from llmproviders import OpenAICompatible as O; O(base_url='http://127.0.0.1:9/v1')"
+    root = str(Path(llmproviders.__file__).parents[1])
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=60)
