@@ -166,6 +166,7 @@ def _context(
 
 def _system_context() -> ssl.SSLContext:
     try:
+        # An extra, for those who ask for it.
         import truststore
     except ImportError as error:
         raise InvalidRequestError(
