@@ -58,8 +58,9 @@ class TestCalls:
             assert giga.download(uploaded.id) == PNG
             giga.delete(uploaded.id)
             assert giga.files() == []
-            with pytest.raises(LLMError, match="File not found"):
+            with pytest.raises(LLMError, match="File not found") as caught:
                 giga.download(uploaded.id)
+            assert giga.base_url not in str(caught.value)
 
     def test_an_id_stays_in_its_place(self, sandbox: Sandbox) -> None:
         """Whatever is given for an id, no other address is asked."""
@@ -195,6 +196,29 @@ class TestAttach:
             with pytest.raises(LLMError, match="denies access"):
                 giga.complete(QUESTION, attach=[picture])
         assert kinds(sandbox).count("files") == 3
+
+    def test_an_id_that_the_caller_gave(self, sandbox: Sandbox) -> None:
+        """A file of the caller's own message that is gone is no missing model."""
+        message = {"role": "user", "content": QUESTION, "attachments": [DRAWN]}
+        with giga_of(sandbox) as giga, pytest.raises(LLMError, match="File not found") as caught:
+            giga.complete([message])
+        assert type(caught.value) is InvalidRequestError
+        assert kinds(sandbox) == ["chat"]
+
+    def test_a_token_that_died_before_the_upload(self, sandbox: Sandbox, picture: Path) -> None:
+        """A token that an upload finds expired is renewed within the call."""
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION)
+            sandbox.expire_tokens()
+            assert giga.complete(QUESTION, attach=[picture]).text
+        assert sandbox.count("gigachat", "token") == 2
+
+    def test_a_refused_key_is_asked_once(self, sandbox: Sandbox, picture: Path) -> None:
+        """A key that the token service refuses is not tried again for an upload."""
+        sandbox.fail("gigachat", status=401, on="token", times=3)
+        with giga_of(sandbox) as giga, pytest.raises(LLMError, match="refused the authorization"):
+            giga.complete(QUESTION, attach=[picture])
+        assert sandbox.count("gigachat", "token") == 1
 
     def test_deleted_here(self, sandbox: Sandbox, picture: Path) -> None:
         """What was deleted by ``delete`` is not referred to again."""

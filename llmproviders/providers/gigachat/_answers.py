@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._checks import is_count, is_finite
+from ..._http.decoding import decode_json
+from ..._http.types import HTTPResponse
 from ...errors import ProtocolError
 from ...results import Usage
+
+MAX_FILE = 40_000_000
+"""The most bytes of a file that the service keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,23 @@ class UploadedFile:
             created_at=_count(entry, "created_at"),
             purpose=_field(entry, "purpose", str),
         )
+
+    @classmethod
+    def read(cls, reply: HTTPResponse) -> UploadedFile:
+        """Read the answer to an upload."""
+        return cls.from_json(decode_json(reply.read()))
+
+
+def read_content(reply: HTTPResponse) -> bytes:
+    """Read a file's content.
+
+    Raises:
+        ProtocolError: it is larger than any file that the service keeps.
+    """
+    content = reply.read(MAX_FILE + 1)
+    if len(content) > MAX_FILE:
+        raise ProtocolError(f"the file is larger than {MAX_FILE} bytes")
+    return content
 
 
 def _field(entry: Any, name: str, *kinds: type) -> Any:

@@ -237,7 +237,7 @@ class UserAccount(Account):
         return digest("user", self.user, self.password, self.login_url)
 
     def _token_request(self) -> HTTPRequest:
-        pair = base64.b64encode(f"{self.user}:{self.password.value}".encode()).decode()
+        pair = Secret(base64.b64encode((f"{self.user}:" + self.password).encode()).decode())
         conceal(pair)
         return HTTPRequest(
             "POST",

@@ -19,13 +19,11 @@ from ..._runtime.files import Unusable
 from ..._runtime.scope import CancelScope
 from ..._signals import let_through
 from ...errors import InvalidRequestError, UnsupportedError
+from ._answers import MAX_FILE
 
 _MB = 1_000_000
 
-MAX_BYTES = 40 * _MB
-"""The most bytes that any file has."""
-
-_IMAGE, _AUDIO, _TEXT = ("image", 15 * _MB), ("audio", 35 * _MB), ("text", MAX_BYTES)
+_IMAGE, _AUDIO, _TEXT = ("image", 15 * _MB), ("audio", 35 * _MB), ("text", MAX_FILE)
 """Kinds of files, and how many bytes one may have."""
 
 _OFFICE = "application/vnd.openxmlformats-officedocument"
@@ -286,27 +284,26 @@ class DrawnImages:
 
     Attributes:
         ids: the images so far.
+        held: the end of the text so far, where it may be the start of a tag.
     """
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self._held = ""
+        self.held = ""
 
     def feed(self, piece: str) -> str:
         """The text of one more piece, as far as it cannot be part of a tag."""
-        if not self._held and "<" not in piece:
-            return piece
-        text = _DRAWN.sub(self._note, self._held + piece)
+        text = _DRAWN.sub(self._note, self.held + piece)
         start = text.rfind("<")
         if start >= 0 and _may_go_on(text[start:]):
-            text, self._held = text[:start], text[start:]
+            text, self.held = text[:start], text[start:]
         else:
-            self._held = ""
+            self.held = ""
         return text
 
     def rest(self) -> str:
         """What was held back; the reply has ended."""
-        rest, self._held = self._held, ""
+        rest, self.held = self.held, ""
         return rest
 
     def _note(self, tag: re.Match[str]) -> str:

@@ -9,11 +9,9 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ... import _environment as _environ
 from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
 from ..._checks import FINITE, seconds, whole
@@ -41,9 +39,9 @@ from ...provider import Catalogue, Fetch, Provider
 from ...results import FinishReason, Image
 from .._chat_completions import parse_chat, parse_list, parse_models
 from . import _dialect, _root, _settings
-from ._answers import Balance, Embedding, TokenCount, UploadedFile
+from ._answers import Balance, Embedding, TokenCount, UploadedFile, read_content
 from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
-from ._files import MAX_BYTES, Attachment, DrawnImages, Uploads
+from ._files import Attachment, DrawnImages, Uploads
 from ._models import home_of, stand_in
 
 if TYPE_CHECKING:
@@ -189,9 +187,10 @@ class GigaChat(Provider):
             scope=self.scope,
             auth_url=self.auth_url,
             login_url=self._address_of("/token"),
-            file=self._token_file(),
+            file=_settings.token_file(token_cache),
         )
-        self._profanity_check = _settings.profanity_check()
+        checks = _settings.profanity_check()
+        self._defaults = {} if checks is None else {"profanity_check": checks}
         _settings.warn_of_unread()
         self._stand_in: str | None = None
         # The service's own list, asked for where the caller names a model by an older name.
@@ -201,13 +200,6 @@ class GigaChat(Provider):
         """The files of the client certificate that connections show; none where there is none."""
         cert = self.cert or (self._session.cert if self._session is not None else None)
         return (cert,) if isinstance(cert, str) else tuple(cert or ())
-
-    def _token_file(self) -> Path | None:
-        if self.token_cache is None:
-            return None
-        if self.token_cache == "user":  # noqa: S105 - it is a place
-            return _environ.token_cache()
-        return Path(self.token_cache).expanduser().absolute()
 
     def trust(self) -> Trust:
         """The usual authorities, those of ``ca_bundle``, and the pinned root if it is installed."""
@@ -347,11 +339,10 @@ class GigaChat(Provider):
             "messages": messages,
             "stream": request.stream,
             "update_interval": self.update_interval,
+            **self._defaults,
             **_dialect.fields(params),
             **request.params.get("extra_body", {}),
         }
-        if self._profanity_check is not None:
-            body.setdefault("profanity_check", self._profanity_check)
         for message in messages:
             if "attachments" in message:
                 message["attachments"] = [
@@ -369,7 +360,9 @@ class GigaChat(Provider):
         drawn = DrawnImages()
         for piece in parse_chat(reply):
             if type(piece) is str:
-                if text := drawn.feed(piece):
+                if "<" not in piece and not drawn.held:
+                    yield piece
+                elif text := drawn.feed(piece):
                     yield text
             elif isinstance(piece, FinishReason):
                 if text := drawn.rest():
@@ -387,24 +380,32 @@ class GigaChat(Provider):
         Raises:
             ModelNotFoundError: the model that the caller named is not there; with those that are.
         """
-        if call is None:
-            return None
         if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
-            token = (call.authorization or "").removeprefix("Bearer ")
-            return "token" if self._credentials.refuse(token, fetch.scope) else None
-        if not isinstance(call.json, dict):
+            return "token" if self._renew_token(error, call, fetch) else None
+        if call is None or not isinstance(call.json, dict):
             return None
-        if error.status_code in (403, 404) and "model" not in (error.detail or "").lower():
-            ids = [
-                one
-                for message in call.json.get("messages", ())
-                for one in message.get("attachments", ())
-            ]
-            if ids and self._uploads(fetch.scope).forget(ids, fetch.scope):
-                return "files"
+        files = [
+            one
+            for message in call.json.get("messages", ())
+            for one in message.get("attachments", ())
+        ]
+        if files and error.status_code in (403, 404) and not _is_about_model(error):
+            return "files" if self._uploads(fetch.scope).forget(files, fetch.scope) else None
         if error.status_code == 404 and "model" in call.json:
             return self._replace_model(error, call, request, fetch)
         return None
+
+    def _renew_token(self, error: LLMError, call: HTTPRequest | None, fetch: Fetch) -> bool:
+        """Whether another token can be had for one that was refused."""
+        if call is not None:
+            refused = (call.authorization or "").removeprefix("Bearer ")
+        elif isinstance(error.__cause__, LLMError):
+            # The token service refused the key.
+            return False
+        else:
+            # A file could not be uploaded.
+            refused = self._credentials.of(fetch.scope).token(fetch) or ""
+        return self._credentials.refuse(refused, fetch.scope)
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Say what to do about it, where this service's statuses tell more than their words."""
@@ -427,7 +428,7 @@ class GigaChat(Provider):
                 f"({self.max_concurrency} are made here): another program, process or machine may "
                 "be using the same account; processes with one token_cache wait for one another"
             )
-        elif error.status_code == 404:
+        elif error.status_code == 404 and not _is_about_file(error):
             advice = self._advice_on_address(error, request)
         else:
             return error
@@ -593,7 +594,9 @@ class GigaChat(Provider):
         """
         attachment = Attachment.of_path(path)
         content = attachment.read()
-        return self.ask(lambda fetch: self._upload_call(attachment, content, fetch), _read_file)
+        return self.ask(
+            lambda fetch: self._upload_call(attachment, content, fetch), UploadedFile.read
+        )
 
     def files(self) -> list[UploadedFile]:
         """The files that the service keeps.
@@ -617,7 +620,7 @@ class GigaChat(Provider):
         """
         path = f"/files/{quote(id, safe='')}/content"
         return self.ask(
-            lambda fetch: self._call(fetch, "GET", path, headers={"Accept": "*/*"}), _read_content
+            lambda fetch: self._call(fetch, "GET", path, headers={"Accept": "*/*"}), read_content
         )
 
     def delete(self, id: str) -> None:
@@ -639,7 +642,7 @@ class GigaChat(Provider):
 
         def upload(content: bytes) -> str:
             with closing(fetch(self._upload_call(attachment, content, fetch))) as reply:
-                found = _read_file(reply)
+                found = UploadedFile.read(reply)
                 reply.finish()
                 return found.id
 
@@ -681,16 +684,13 @@ class GigaChat(Provider):
         return f"{base}{path}{mark}{query}"
 
 
+def _is_about_model(error: LLMError) -> bool:
+    return "model" in (error.detail or "").lower()
+
+
+def _is_about_file(error: LLMError) -> bool:
+    return "file" in (error.detail or "").lower()
+
+
 def _attached(request: ChatRequest) -> list[Attachment]:
     return [Attachment.of_path(path) for path in request.attach]
-
-
-def _read_file(reply: HTTPResponse) -> UploadedFile:
-    return UploadedFile.from_json(decode_json(reply.read()))
-
-
-def _read_content(reply: HTTPResponse) -> bytes:
-    content = reply.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ProtocolError(f"the file is larger than {MAX_BYTES} bytes")
-    return content

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from ... import _environment as _environ
 from ..._checks import seconds, shown
 from ..._log import logger
@@ -64,3 +67,12 @@ def warn_of_unread() -> None:
             "GIGACHAT_MAX_RETRIES is not read; FailoverClient(attempts=...) sets how often a "
             "provider is tried"
         )
+
+
+def token_file(token_cache: str | os.PathLike[str] | None) -> Path | None:
+    """The file in which processes share tokens; None: each has its own."""
+    if token_cache is None:
+        return None
+    if token_cache == "user":  # noqa: S105 - it is a place
+        return _environ.token_cache()
+    return Path(token_cache).expanduser().absolute()
