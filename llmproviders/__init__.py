@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from ._account.usage import usage
+    from .cache import Cached
     from .errors import (
         AllProvidersFailed,
         Attempt,
@@ -53,6 +54,7 @@ __all__ = [
     "Attempts",
     "AuthenticationError",
     "BlockedError",
+    "Cached",
     "ChatGLM",
     "ChatGptt",
     "Completion",
@@ -88,6 +90,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cached": "cache",
     "FailoverClient": "failover",
     "usage": "_account.usage",
     "Provider": "provider",

@@ -507,6 +507,10 @@ class Provider(BaseClient):
             made = self.__dict__.setdefault("_made_transport", self.make_transport())
         return made
 
+    def identity(self) -> list[Any]:
+        """The class, the name, the address and the model."""
+        return [*super().identity(), self.base_url, self.model or self.default_model]
+
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         made: Sender | None = self.__dict__.get("_made_transport")

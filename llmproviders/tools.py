@@ -385,7 +385,6 @@ class FunctionTool:
         while isinstance(plain, partial):
             given |= plain.keywords.keys()
             plain = plain.func
-        # An instance with __call__ goes by the name of its class.
         self.name = getattr(plain, "__name__", type(plain).__name__)
         hinted = plain if hasattr(plain, "__name__") else type(plain).__call__
         if not _NAME.fullmatch(self.name):

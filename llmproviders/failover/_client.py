@@ -248,6 +248,10 @@ class FailoverClient(BaseClient):
             self._settings.history.recent(),
         )
 
+    def identity(self) -> list[Any]:
+        """The providers in priority order, each with the model it is asked for."""
+        return [[member.client.identity(), member.model] for member in self._members]
+
     def credential_digest(self) -> str:
         """A hash of which providers there are, and with which credentials."""
         return digest(*(target.health_key().credential for target in self._targets))

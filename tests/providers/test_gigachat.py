@@ -916,8 +916,8 @@ def test_whose_requests_wait_for_one_another() -> None:
     A thread that would wait for itself is told so.
     """
 
-    def slot(**arguments: Any) -> AbstractContextManager[float]:
-        return GigaChat(**{"max_concurrency": 1, **arguments}).place(CancelScope())
+    def place(**arguments: Any) -> AbstractContextManager[float]:
+        return GigaChat(**{"max_concurrency": 1, **arguments}).slot(CancelScope())
 
     ways: list[dict[str, Any]] = [
         {"api_key": KEY},

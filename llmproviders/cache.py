@@ -1,0 +1,415 @@
+"""A client that answers a question asked before from a file, with nothing sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ._checks import FINITE, seconds, whole
+from ._log import logger
+from ._request import ChatRequest
+from ._runtime.files import Unusable, check_path, check_private, make_private_folder, open_plain
+from ._runtime.process import current, keep_untouched
+from ._runtime.scope import SLICE_S, CancelScope, Clock, ForkLock, Waker
+from ._signals import ignoring, let_through
+from .client import BaseClient
+from .errors import SchemaError
+from .results import Completion, FinishReason, Reasoning, Restart, Usage
+from .schema import Schema
+
+_MAGIC = b"SQLite format 3\0"
+
+_APPLICATION = int.from_bytes(b"llmc", "big")
+"""SQLite's ``application_id``: says in a file's header whose it is, and of which version."""
+
+_BUSY_S = 1.0
+"""Longest wait for another process that writes; then a reply is not kept."""
+
+_LARGEST = 256 * 1024 * 1024
+
+_EVICTED = 10
+"""One in so many of the oldest replies is deleted where the file has grown too large."""
+
+# How a question is asked, and not what: the reply is the same.
+_NOT_IN_THE_KEY = frozenset({"stream", "timeout", "proxy", "deadline", "accept", "reasoning"})
+
+_KEPT = ("reason", "raw", "provider", "model", "detail", "reasoning", "request_id", "message")
+
+
+class Cached(BaseClient):
+    """Stands where a client stands, and keeps its replies in a file.
+
+    The same messages, model, parameters and providers give the same completion, with ``cached``
+    True and without ``attempts``. Only whole replies that ended with ``stop`` are kept, neither
+    prompts nor keys. Many processes may use one file. A file that cannot be used is one warning;
+    then every question is sent.
+
+    Of threads that ask the same with ``complete`` at the same time one sends the question, and
+    the others wait for its reply.
+
+    Args:
+        client: what answers, a provider or a ``FailoverClient``.
+        path: the file, an SQLite database; it is made for this user alone (0600).
+        ttl: seconds after which a reply is asked for again; None: never.
+        max_bytes: how large the file may grow; then the oldest replies are deleted.
+        clock: where time comes from; default: the client's.
+
+    Raises:
+        TypeError: ``client`` is none.
+        ValueError: no file can have this name, or ``ttl`` or ``max_bytes`` is out of its range.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> with Cached(ScriptedProvider(["Because."]), "replies.db") as client:
+    ...     [client.complete("Why?").cached for _ in range(2)]
+    [False, True]
+    """
+
+    def __init__(
+        self,
+        client: BaseClient,
+        path: str | os.PathLike[str],
+        *,
+        ttl: float | None = None,
+        max_bytes: int = _LARGEST,
+        clock: Clock | None = None,
+    ) -> None:
+        if not isinstance(client, BaseClient):
+            raise TypeError(f"Cached needs a provider or a client, not {client!r}")
+        check_path("path", path)
+        self._given = {"ttl": ttl, "max_bytes": max_bytes, "clock": clock}
+        self._client = client
+        self._path = Path(os.path.abspath(path))
+        self._store = _Store(
+            self._path,
+            ttl=None if ttl is None else seconds("ttl", ttl, most=FINITE),
+            max_bytes=whole("max_bytes", max_bytes, least=64 * 1024),
+        )
+        self._flights: dict[tuple[int, str], _Flight] = {}
+        self.name = client.name
+        self.deadline = client.deadline
+        self.accept = client.accept
+        self.clock = clock or client.clock
+
+    def generate(
+        self, request: ChatRequest, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
+        """Yield a kept reply, or the client's, which is then kept."""
+        key = self._key(request)
+        found = self._found(key, request)
+        if found is not None:
+            text, finish = found
+            if request.reasoning and finish.reasoning:
+                yield Reasoning(finish.reasoning)
+            yield text
+            yield finish
+            return
+        pieces: list[str] = []
+        with closing(self._client.generate(request, scope)) as stream:
+            for piece in stream:
+                if type(piece) is str:
+                    pieces.append(piece)
+                elif isinstance(piece, Restart):
+                    pieces.clear()
+                elif isinstance(piece, FinishReason):
+                    self._keep(key, "".join(pieces), piece)
+                yield piece
+
+    def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
+        """A kept reply, or the client's, which is then kept."""
+        key = self._key(request)
+        found = self._found(key, request)
+        if found is not None:
+            return Completion.of(*found)
+        if key is None:
+            return self._client.answer(request, scope)
+        limit = self.deadline if request.deadline is None else request.deadline
+        with closing(CancelScope.lasting(limit, clock=self.clock, parent=scope)) as bounded:
+            flight, place = _Flight(), (os.getpid(), key)
+            try:
+                other = self._flights.setdefault(place, flight)
+                # A question inside its own answer, from accept say, would wait for itself.
+                if other.thread != threading.get_ident():
+                    other.wait(bounded)
+                    found = self._found(key, request)
+                    if found is not None:
+                        return Completion.of(*found)
+                completion = self._client.answer(request, bounded)
+                self._keep(key, completion.text, completion.finish_reason)
+                return completion
+            finally:
+                if self._flights.get(place) is flight:
+                    del self._flights[place]
+                flight.land()
+
+    def _key(self, request: ChatRequest) -> str | None:
+        """What a reply is kept under; None for a question that cannot be told from others."""
+        asked = {
+            field.name: getattr(request, field.name)
+            for field in fields(request)
+            if field.name not in _NOT_IN_THE_KEY
+        }
+        try:
+            if asked.get("attach"):
+                # The same path may be another picture tomorrow.
+                asked["attach"] = [
+                    sha256(Path(p).read_bytes()).hexdigest() for p in asked["attach"]
+                ]
+            told = json.dumps([self.identity(), asked], sort_keys=True, default=_schema_alone)
+        except (TypeError, ValueError, OSError, RecursionError) as error:
+            let_through(error)
+            logger.debug("the cache cannot keep a reply to this: %s", type(error).__name__)
+            return None
+        return sha256(told.encode()).hexdigest()
+
+    def _found(self, key: str | None, request: ChatRequest) -> tuple[str, FinishReason] | None:
+        """The kept reply, if it is one that this question takes."""
+        document = None if key is None else self._store.get(key, self.clock.wall())
+        if document is None:
+            return None
+        try:
+            text, finish = _reply_of(document)
+            if request.schema is not None:
+                finish = finish.evolve(data=request.schema.validate(text))
+        except SchemaError:
+            return None
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            let_through(error)
+            self._store.warn("a reply in it is damaged")
+            return None
+        accept = request.accept or self.accept
+        verdict = True if accept is None else accept(Completion.of(text, finish))
+        if isinstance(verdict, str) or not verdict:
+            return None
+        return text, finish
+
+    def _keep(self, key: str | None, text: str, finish: FinishReason) -> None:
+        if key is None or finish.reason != "stop" or finish.cached or not text or finish.images:
+            return
+        kept = {name: getattr(finish, name) for name in _KEPT}
+        usage = None if finish.usage is None else finish.usage.as_dict()
+        try:
+            document = json.dumps({"text": text, "usage": usage, **kept})
+        except (TypeError, ValueError) as error:
+            let_through(error)
+            logger.debug("the cache cannot keep this reply: %s", type(error).__name__)
+            return
+        self._store.put(key, document, self.clock.wall())
+
+    def clear(self) -> None:
+        """Delete all replies in the file.
+
+        Raises:
+            OSError: the file is not one of ours, or cannot be written.
+        """
+        self._store.clear()
+
+    def identity(self) -> list[Any]:
+        """The client's: whether its replies are kept makes them no others."""
+        return self._client.identity()
+
+    def credential_digest(self) -> str | None:
+        """The client's."""
+        return self._client.credential_digest()
+
+    def close(self) -> None:
+        """Close the file and the client's connections; the next call opens them again."""
+        self._store.close()
+        self._client.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self._client, self._path, self._given)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._client!r}, {str(self._path)!r})"
+
+
+def _remake(cls: type[Cached], client: BaseClient, path: Path, given: dict[str, Any]) -> Cached:
+    return cls(client, path, **given)
+
+
+def _schema_alone(value: Any) -> Any:
+    if isinstance(value, Schema):
+        return value.json_schema
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _reply_of(document: str) -> tuple[str, FinishReason]:
+    kept = json.loads(document)
+    text = kept["text"]
+    if not isinstance(text, str) or not text:
+        raise ValueError("the text is missing")
+    about = {name: kept[name] for name in _KEPT}
+    return text, FinishReason(**about, usage=Usage.from_json(kept["usage"]), cached=True)
+
+
+class _Flight:
+    """A question under way, for which others wait."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self._over = False
+        self._waker = Waker()
+
+    def land(self) -> None:
+        """It has ended, one way or the other."""
+        self._over = True
+        self._waker.set()
+
+    def wait(self, scope: CancelScope) -> None:
+        """Wait for its end.
+
+        Raises:
+            LLMError: the scope ended before.
+        """
+        while not self._over:
+            if scope.over:
+                raise scope.error()
+            self._waker.wait(min(scope.remaining(), SLICE_S))
+
+
+class _Store:
+    """The file: an SQLite database with one table.
+
+    Every change is one statement, which SQLite does whole or not at all; so no transaction is
+    ever left open by an interrupt.
+    """
+
+    def __init__(self, path: Path, *, ttl: float | None, max_bytes: int) -> None:
+        self._path = path
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        self._lock = ForkLock()
+        self._opened: tuple[object, sqlite3.Connection] | None = None
+        self._warned = self._given_up = False
+
+    def warn(self, trouble: object) -> None:
+        """Say once what is wrong with the file."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("the cache %s: %s", self._path, trouble)
+
+    def get(self, key: str, now: float) -> str | None:
+        """What is kept under ``key``, unless it is too old."""
+        found = self._try("SELECT reply, made FROM replies WHERE key = ?", key)
+        if not found:
+            return None
+        document, made = found[0]
+        if self._ttl is not None and not 0 <= now - made < self._ttl:
+            return None
+        return str(document)
+
+    def put(self, key: str, document: str, now: float) -> None:
+        """Keep ``document`` under ``key``."""
+        if len(document) > self._max_bytes // _EVICTED:
+            return
+        self._try("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", key, now, document)
+        if self._ttl is not None:
+            self._try("DELETE FROM replies WHERE made <= ?", now - self._ttl)
+        size = self._try(
+            "SELECT (page_count - freelist_count) * page_size"
+            " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        if size and size[0][0] > self._max_bytes:
+            self._try(
+                "DELETE FROM replies WHERE key IN (SELECT key FROM replies ORDER BY made"
+                " LIMIT (SELECT count(*) / ? + 1 FROM replies))",
+                _EVICTED,
+            )
+
+    def clear(self) -> None:
+        """Delete all.
+
+        Raises:
+            OSError: the file is not ours or cannot be written.
+        """
+        try:
+            with self._lock.mine:
+                for statement in ("DELETE FROM replies", "VACUUM"):
+                    self._connection().execute(statement)
+        except (Unusable, sqlite3.Error) as error:
+            let_through(error)
+            raise OSError(f"the cache {self._path} cannot be cleared: {error}") from error
+
+    def close(self) -> None:
+        """Close it."""
+        with self._lock.mine:
+            opened, self._opened = self._opened, None
+            self._given_up = False
+            if opened is not None and opened[0] is current():
+                opened[1].close()
+
+    def _try(self, statement: str, *values: object) -> list[Any]:
+        if self._given_up:
+            return []
+        try:
+            with self._lock.mine:
+                return self._connection().execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            let_through(error)
+            if "locked" in str(error):
+                logger.debug("the cache %s is busy", self._path)
+            else:
+                self._give_up(error)
+        except (Unusable, sqlite3.Error, OSError) as error:
+            let_through(error)
+            self._give_up(error)
+        return []
+
+    def _give_up(self, trouble: object) -> None:
+        self._given_up = True
+        self.warn(f"{trouble}; it is not used, and left as it is")
+
+    def _connection(self) -> sqlite3.Connection:
+        process = current()
+        if self._opened is not None:
+            if self._opened[0] is process:
+                return self._opened[1]
+            # SQLite forbids using, and closing, what was opened before a fork.
+            keep_untouched(self._opened[1])
+            self._opened = None
+        self._make()
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # Before the write-ahead log: from then on the header may stand there alone.
+            if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS replies"
+                " (key TEXT PRIMARY KEY, made REAL NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID"
+            )
+        except BaseException:
+            connection.close()
+            raise
+        self._opened = process, connection
+        return connection
+
+    def _make(self) -> None:
+        """Make the file, or see that it is ours.
+
+        Raises:
+            Unusable: it is another program's, another user's, open to others or no plain file.
+        """
+        check_private(self._path)
+        make_private_folder(self._path.parent)
+        with ignoring(FileExistsError):
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        check_private(self._path)
+        with open_plain(self._path, follow=False) as file:
+            header = file.read(100)
+        # An empty one was made a moment ago, here or in another process.
+        if header and (
+            header[:16] != _MAGIC or int.from_bytes(header[68:72], "big") != _APPLICATION
+        ):
+            raise Unusable("it is not a cache of llmproviders; name another file")

@@ -1,0 +1,469 @@
+"""A cache in front of a client: what is kept, what it answers, and the file it is in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import (
+    Cached,
+    DeadlineExceeded,
+    FailoverClient,
+    FinishReason,
+    Reasoning,
+    ServerError,
+    Usage,
+)
+from llmproviders._runtime.scope import CancelScope
+from llmproviders.provider import BaseClient, Call, Fetch, Request
+from llmproviders.testing import ScriptedProvider
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file that is not there yet."""
+    return tmp_path / "replies.db"
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    """A provider that counts its requests."""
+    return ScriptedProvider(["Be", "cause."], name="first")
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Ending(ScriptedProvider):
+    """A provider whose reply ends so."""
+
+    def __init__(self, finish: FinishReason, **arguments: Any) -> None:
+        super().__init__(["Because."], **arguments)
+        self.finish = finish
+
+    def parse(self, reply: Any) -> Iterator[str]:
+        """Recite the script."""
+        yield from self.chunks
+        yield self.finish
+
+
+class Clock:
+    """A clock that stands still."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        """The time."""
+        return self.now
+
+    def wall(self) -> float:
+        """The time."""
+        return self.now
+
+    def sleep(self, seconds: float, wake: object = None) -> None:
+        """Pass the time."""
+        self.now += seconds
+
+
+class TestHits:
+    def test_the_second_one_is_not_sent(self, path: Path) -> None:
+        """The same question gives the same completion, ``cached``, with nothing sent."""
+        usage = Usage(prompt_tokens=1, completion_tokens=2)
+        finish = FinishReason("stop", raw="done", usage=usage, reasoning="Hm.", request_id="r-1")
+        provider = Ending(finish)
+        with Cached(provider, path) as client:
+            first, second = client.complete("Why?"), client.complete("Why?")
+        assert (first.cached, second.cached) == (False, True)
+        assert len(provider.requests) == 1
+        assert (second.text, second.usage, second.reasoning) == ("Because.", usage, "Hm.")
+        assert second.message == first.message
+        assert (second.provider, second.model, second.request_id) == (
+            first.provider,
+            first.model,
+            "r-1",
+        )
+        assert (len(first.attempts), len(second.attempts)) == (1, 0)
+        assert second.as_dict()["cached"] is True
+
+    def test_a_stream(self, path: Path, provider: ScriptedProvider) -> None:
+        """A stream from the cache yields the text, then the ``FinishReason``; thoughts if asked."""
+        with Cached(provider, path) as client:
+            assert list(client.stream("Why?"))[:-1] == ["Be", "cause."]
+            text, finish = client.stream("Why?")
+            assert (text, type(finish), finish.cached) == ("Because.", FinishReason, True)  # type: ignore[attr-defined]
+            assert client.complete("Why?").cached
+        thinking = Ending(FinishReason("stop", reasoning="Hm."), name="thinking")
+        with Cached(thinking, path) as client:
+            client.complete("Why?")
+            thought, *_ = client.stream("Why?", reasoning=True)
+            assert isinstance(thought, Reasoning)
+            assert thought.text == "Hm."
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"prompt": "How?"},
+            {"model": "m"},
+            {"temperature": 0.5},
+            {"system": "Be brief."},
+            {"extra_body": {"x": 1}},
+            {"schema": {"type": "string"}},
+        ],
+    )
+    def test_another_question(self, path: Path, other: dict[str, Any]) -> None:
+        """Other messages, another model and other parameters are another question."""
+        provider = ScriptedProvider(['"Because."'])
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            assert not client.complete(**{"prompt": "Why?", **other}).cached
+            assert client.complete(**{"prompt": "Why?", **other}).cached
+
+    def test_how_it_is_asked_does_not_count(self, path: Path, provider: ScriptedProvider) -> None:
+        """Timeout, proxy, deadline and streaming are no part of the question."""
+        with Cached(provider, path) as client:
+            client.complete("Why?", timeout=5, deadline=9)
+            assert client.complete([{"role": "user", "content": "Why?"}], stream=False).cached
+
+    def test_other_providers(self, path: Path, provider: ScriptedProvider) -> None:
+        """Other providers, another order, address or model of theirs are another question."""
+        second = ScriptedProvider(["No."], name="second")
+        clients: list[Any] = [
+            provider,
+            second,
+            ScriptedProvider(["Be", "cause."], name="first", base_url="http://localhost:1"),
+            ScriptedProvider(["Be", "cause."], name="first", model="other"),
+            FailoverClient([provider, second]),
+            FailoverClient([second, provider]),
+            FailoverClient([(provider, "m"), second]),
+        ]
+        for client in clients:
+            cached = Cached(client, path)
+            assert not cached.complete("Why?").cached
+            assert cached.complete("Why?").cached
+            cached.close()
+
+    @pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls", "other"])
+    def test_only_whole_replies(self, path: Path, reason: str) -> None:
+        """A reply that ended with anything but ``stop`` is not kept, nor is a failure."""
+        provider = Ending(FinishReason(reason))
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            assert not client.complete("Why?").cached
+        failing = ScriptedProvider(["Be"], error=ServerError("down"))
+        with Cached(failing, path) as client:
+            for _ in range(2):
+                with pytest.raises(ServerError):
+                    client.complete("Why?")
+        assert len(failing.requests) == 2
+
+    def test_a_stream_that_was_left_is_not_kept(
+        self, path: Path, provider: ScriptedProvider
+    ) -> None:
+        """A stream that was closed before its end is no whole reply."""
+        with Cached(provider, path) as client:
+            stream = client.stream("Why?")
+            next(stream)
+            stream.close()
+            assert not client.complete("Why?").cached
+
+    def test_typed_answers(self, path: Path) -> None:
+        """A kept reply gives its ``data`` again."""
+        provider = ScriptedProvider(['{"x": 1}'])
+        with Cached(provider, path) as client:
+            assert client.complete("Where?", schema=Point).data == Point(1)
+            again = client.complete("Where?", schema=Point)
+        assert (again.data, again.cached) == (Point(1), True)
+
+    def test_accept_is_asked(self, path: Path, provider: ScriptedProvider) -> None:
+        """A kept reply that ``accept`` turns down is asked for again."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            seen: list[bool] = []
+
+            def accept(completion: Any) -> bool:
+                seen.append(completion.cached)
+                return not completion.cached
+
+            assert not client.complete("Why?", accept=accept).cached
+        assert seen == [True, False]
+
+    def test_it_stands_where_a_client_stands(self, path: Path, provider: ScriptedProvider) -> None:
+        """In a ``FailoverClient``, in a conversation, in ``run``, and pickled."""
+        client = FailoverClient([Cached(provider, path)])
+        client.complete("Why?")
+        assert client.complete("Why?").cached
+        client.close()
+        with pickle.loads(pickle.dumps(Cached(provider, path, ttl=60))) as copy:
+            assert copy.complete("Why?").cached
+            assert copy.conversation().ask("Why?").cached
+
+            def nothing() -> None:
+                pass
+
+            assert not copy.run("Why?", tools=[nothing]).cached
+            assert copy.run("Why?", tools=[nothing]).cached
+
+    def test_ttl(self, path: Path, provider: ScriptedProvider) -> None:
+        """After ``ttl`` seconds a reply is asked for again."""
+        clock = Clock()
+        with Cached(provider, path, ttl=60, clock=clock) as client:
+            client.complete("Why?")
+            clock.now += 59
+            assert client.complete("Why?").cached
+            clock.now += 2
+            assert not client.complete("Why?").cached
+            assert client.complete("Why?").cached
+
+    def test_clear(self, path: Path, provider: ScriptedProvider) -> None:
+        """``clear()`` deletes all, and the text is gone from the file."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            client.clear()
+            assert not client.complete("Why?").cached
+            client.clear()
+        assert b"cause." not in path.read_bytes()
+
+    @pytest.mark.parametrize("arguments", [{"ttl": 0}, {"ttl": "1"}, {"max_bytes": 10}])
+    def test_arguments(self, path: Path, provider: ScriptedProvider, arguments: Any) -> None:
+        """Wrong arguments are told when it is made, and nothing is written then."""
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            Cached(provider, path, **arguments)
+        with pytest.raises(TypeError):
+            Cached("first", path)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="path"):
+            Cached(provider, "a\0b")
+        Cached(provider, path)
+        assert not path.exists()
+
+    def test_it_grows_to_its_bound(self, path: Path) -> None:
+        """Where the file grows too large the oldest replies go; the newest stay."""
+        provider = ScriptedProvider(["x" * 5000])
+        with Cached(provider, path, max_bytes=256 * 1024) as client:
+            for number in range(200):
+                client.complete(f"{number}?")
+            assert client.complete("199?").cached
+            assert not client.complete("0?").cached
+        assert path.stat().st_size < 512 * 1024
+
+
+class TestFile:
+    def test_it_is_for_this_user_alone(self, path: Path, provider: ScriptedProvider) -> None:
+        """The file and what stands beside it are 0600, and hold no prompt."""
+        with Cached(provider, path) as client:
+            client.complete("A secret question?")
+            files = list(path.parent.iterdir())
+            assert path in files
+            for file in files:
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600
+                assert b"secret question" not in file.read_bytes()
+
+    @pytest.mark.parametrize("kind", ["text", "sqlite", "open", "link", "folder", "pipe"])
+    def test_what_is_not_ours_is_left_alone(
+        self, path: Path, provider: ScriptedProvider, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Another file in its place is never changed: one warning, and every question is sent."""
+        if kind == "sqlite":
+            with sqlite3.connect(path) as connection:
+                connection.execute("CREATE TABLE notes (text)")
+            connection.close()
+        elif kind == "link":
+            path.with_name("target").touch(0o600)
+            path.symlink_to("target")
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path, 0o600)
+        else:
+            path.write_text("my notes" if kind == "text" else "")
+        if path.is_file():
+            path.chmod(0o644 if kind == "open" else 0o600)
+        before = path.read_bytes() if path.is_file() else None
+        with Cached(provider, path) as client, caplog.at_level(logging.WARNING):
+            for _ in range(3):
+                assert not client.complete("Why?").cached
+            with pytest.raises(OSError, match="cannot be cleared"):
+                client.clear()
+        assert (path.read_bytes() if path.is_file() else None) == before
+        assert len(caplog.records) == 1
+        assert str(path) in caplog.text
+
+    @pytest.mark.parametrize("at", [100, 4096, 8192])
+    def test_a_damaged_file(
+        self, path: Path, provider: ScriptedProvider, at: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A damaged file is a miss and one warning, and no error."""
+        with Cached(provider, path) as client:
+            for number in range(200):
+                client.complete(f"{number}?")
+        data = path.read_bytes()
+        path.write_bytes(data[:at] + b"\xff" * 4096 + data[at + 4096 :])
+        with Cached(provider, path) as client, caplog.at_level(logging.WARNING):
+            for number in range(200):
+                assert client.complete(f"{number}?").text == "Because."
+        assert len(caplog.records) <= 1
+
+    @pytest.mark.parametrize("reply", ["no JSON", "{}", '{"text": 1}', "[1]"])
+    def test_a_damaged_row(
+        self, path: Path, provider: ScriptedProvider, reply: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A row that cannot be read is a miss and one warning, and is written anew."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE replies SET reply = ?", (reply,))
+        connection.close()
+        with Cached(provider, path) as client, caplog.at_level(logging.WARNING):
+            assert not client.complete("Why?").cached
+            assert client.complete("Why?").cached
+        assert len(caplog.records) == 1
+
+    def test_many_processes(self, path: Path) -> None:
+        """Processes that write at the same time lose nothing and damage nothing."""
+        code = (
+            "import sys\nfrom llmproviders import Cached\n"
+            "from llmproviders.testing import ScriptedProvider\n"
+            "with Cached(ScriptedProvider(['Yes.']), sys.argv[1]) as client:\n"
+            "    for n in range(30): client.complete(f'{sys.argv[2]} {n}')\n"
+        )
+        running = [
+            subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(3)
+        ]
+        assert [one.wait(60) for one in running] == [0, 0, 0]
+        provider = ScriptedProvider(["Yes."])
+        with Cached(provider, path) as client:
+            hits = [client.complete(f"{p} {n}").cached for p in range(3) for n in range(30)]
+        assert all(hits)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_a_fork(self, path: Path, provider: ScriptedProvider) -> None:
+        """A forked child opens the file anew, and its parent goes on."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            child = os.fork()
+            if child == 0:
+                ok = client.complete("Why?").cached
+                client.complete("Of the child?")
+                os._exit(0 if ok else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert client.complete("Why?").cached
+            assert client.complete("Of the child?").cached
+
+
+class Gated(BaseClient):
+    """Answers when it is let, and counts."""
+
+    name = "Gated"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked = 0
+        self.begun = threading.Event()
+        self.gate = threading.Event()
+        self.error = error
+
+    def generate(
+        self, request: Request, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
+        """Wait, then answer."""
+        self.asked += 1
+        self.begun.set()
+        assert self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        yield "Yes."
+        yield FinishReason("stop")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class TestSingleFlight:
+    def test_threads_that_ask_the_same(self, path: Path) -> None:
+        """Of threads that ask the same at once, one sends it and all get its reply."""
+        gated = Gated()
+        with Cached(gated, path) as client:
+            replies: list[Any] = []
+            threads = [
+                threading.Thread(target=lambda: replies.append(client.complete("Why?")))
+                for _ in range(5)
+            ]
+            for thread in threads:
+                thread.start()
+            assert gated.begun.wait(10)
+            time.sleep(0.1)
+            gated.gate.set()
+            for thread in threads:
+                thread.join(10)
+        assert gated.asked == 1
+        assert sorted(reply.cached for reply in replies) == [False, True, True, True, True]
+
+    def test_a_failure_is_not_shared(self, path: Path) -> None:
+        """Where the one that was sent fails, those that waited ask for themselves."""
+        gated = Gated(ServerError("down"))
+        with Cached(gated, path) as client:
+
+            def ask() -> None:
+                with pytest.raises(ServerError):
+                    client.complete("Why?")
+
+            first = threading.Thread(target=ask)
+            first.start()
+            assert gated.begun.wait(10)
+            threading.Timer(0.1, gated.gate.set).start()
+            with pytest.raises(ServerError):
+                client.complete("Why?")
+            first.join(10)
+        assert gated.asked == 2
+
+    def test_waiting_ends_with_the_deadline(self, path: Path) -> None:
+        """Who waits for another's question waits no longer than its own deadline."""
+        gated = Gated()
+        with Cached(gated, path) as client:
+            first = threading.Thread(target=client.complete, args=("Why?",))
+            first.start()
+            assert gated.begun.wait(10)
+            with pytest.raises(DeadlineExceeded):
+                client.complete("Why?", deadline=0.1)
+            gated.gate.set()
+            first.join(10)
+
+    def test_a_question_inside_its_own_answer(self, path: Path, provider: ScriptedProvider) -> None:
+        """An ``accept`` that asks the same, and a stream that stays open, do not wait for ever."""
+        with Cached(provider, path) as client:
+            depth: list[int] = []
+
+            def accept(completion: Any) -> bool:
+                depth.append(1)
+                return len(depth) > 1 or bool(client.complete("Why?", accept=accept))
+
+            assert client.complete("Why?", accept=accept).text == "Because."
+            stream = client.stream("How?")
+            next(stream)
+            assert client.complete("How?").text == "Because."
+            stream.close()
+
+
+def test_a_hit_opens_no_connection(path: Path) -> None:
+    """A hit prepares no request: nothing is sent, and no key is looked for."""
+
+    class Once(ScriptedProvider):
+        def prepare(self, request: Request, fetch: Fetch) -> Call:
+            assert not self.requests
+            return super().prepare(request, fetch)
+
+    with Cached(Once(["Yes."]), path) as client:
+        assert [client.complete("Why?").text for _ in range(3)] == ["Yes."] * 3
