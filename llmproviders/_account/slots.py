@@ -1,4 +1,4 @@
-"""How many requests of one credential run at a time: the others wait for their turn."""
+"""Slots: how many requests of one credential run at a time. The others wait their turn."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..errors import RateLimitError
 
 
 class _Waiter:
-    """One request's turn among those of its credential: waiting for a place, then holding it.
+    """One request that waits for a slot, then holds it.
 
     Attributes:
-        limit: how many may hold a place at a time, this one included, when it takes its own.
-        thread: which thread it is for.
-        wake: set when there may be a place.
-        over: whether it has given its place back, or given up waiting.
+        limit: how many may hold a slot at a time, this one included, when it takes its own.
+        thread: the thread that asked for it.
+        wake: set when there may be a slot.
+        over: whether it has given its slot back, or given up waiting.
     """
 
     __slots__ = ("limit", "over", "thread", "wake")
@@ -38,107 +38,130 @@ class _Waiter:
 
 
 class _SlotPool:
-    """The requests of one credential in this process: those that hold a place, and those in line.
+    """The slots of one credential in this process: who holds one, and who waits in line.
 
-    Each waits by its own limit for the number of all that hold one, so that those of a smaller
-    limit and of a larger one share. First come, first served; but who is kept waiting by a
-    smaller limit of its own keeps nobody else waiting.
+    First come, first served, with one exception: requests of one credential may have different
+    limits, and one that is kept waiting by a small limit does not hold up those behind it whose
+    limit leaves room.
 
-    There is no lock: a stream that is dropped gives its place back wherever the garbage collector
-    finds it, be it in the midst of this code, and an interrupt may end any of it. Whatever
-    changes, changes by one operation that is atomic, and who waits looks again now and then.
+    There is no lock. A dropped stream gives its slot back when the garbage collector finds it,
+    which may be in the middle of these very lines, and Ctrl-C may end them between any two. A lock
+    could be held at that moment, and nobody would release it. Instead:
+
+    - ``_holding`` is a set and ``_waiting`` a list. Each is changed by single operations (add,
+      discard, append, remove), which the interpreter does not interrupt, and is read from a copy
+      or by its length.
+    - A slot is taken by adding oneself to ``_holding`` and then counting. If two have added
+      themselves for the last slot, both see one too many, step back, and try again.
+    - Whoever leaves wakes the next in line. A wake that is lost costs a moment: a waiter looks
+      again every ``SLICE_S`` seconds anyway.
     """
 
     def __init__(self) -> None:
         self._holding: set[_Waiter] = set()
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: list[_Waiter] = []
 
-    def enter(self, turn: _Waiter, scope: CancelScope) -> bool:
-        """Take a place; whether there was a wait for it."""
-        self._waiting.append(turn)
-        if self._take(turn):
+    def enter(self, waiter: _Waiter, scope: CancelScope) -> bool:
+        """Take a slot; returns whether that took a wait."""
+        if not self._waiting and self._hold(waiter):
             return False
-        self._look_after_abandoned(turn)
-        while not self._take(turn):
-            scope.wait(turn.wake)
+        self._waiting.append(waiter)
+        if self._take_turn(waiter):
+            return False
+        self._look_after_abandoned(waiter)
+        while not self._take_turn(waiter):
+            scope.wait(waiter.wake)
             _collect_garbage()
         return True
 
-    def leave(self, turn: _Waiter) -> None:
-        """Give the place back, or give up the wait for it; more than once does no harm."""
-        turn.over = True
-        self._holding.discard(turn)
-        self._step_out_of_line(turn)
+    def leave(self, waiter: _Waiter) -> None:
+        """Give the slot back, or give up the wait for it; more than once does no harm."""
+        waiter.over = True
+        self._holding.discard(waiter)
+        self._leave_line(waiter)
 
-    def _take(self, turn: _Waiter) -> bool:
-        """Take a place if there is one, and it is this one's turn."""
-        if len(self._holding) >= turn.limit or self._next_in_line() is not turn:
+    def _take_turn(self, waiter: _Waiter) -> bool:
+        """Take a slot, if there is one and this waiter is next in line."""
+        if self._next_in_line() is not waiter or not self._hold(waiter):
             return False
-        self._holding.add(turn)
-        # Others may have done the same since the look; who finds too many steps back. And if this
-        # one was ended meanwhile, nobody would give the place back.
-        if len(self._holding) > turn.limit or turn.over:
-            self._holding.discard(turn)
-            return False
-        self._step_out_of_line(turn)
+        self._leave_line(waiter)
         return True
 
-    def _next_in_line(self) -> _Waiter | None:
-        """The first whose limit leaves room, if there is one."""
-        with ignoring(IndexError):
-            # Nearly always all have the same limit, and the first one tells for all.
-            first = self._waiting[0]
-            if len(self._holding) < first.limit:
-                return first
-        # A copy, made in one step: others come and go meanwhile.
-        return next((t for t in self._waiting.copy() if len(self._holding) < t.limit), None)
+    def _hold(self, waiter: _Waiter) -> bool:
+        """Take a slot, if there is one."""
+        if len(self._holding) >= waiter.limit:
+            return False
+        self._holding.add(waiter)
+        # Another may have done the same since the look. And if this one was cancelled meanwhile,
+        # nobody would give its slot back.
+        if len(self._holding) <= waiter.limit and not waiter.over:
+            return True
+        self._holding.discard(waiter)
+        self._wake_next()
+        return False
 
-    def _step_out_of_line(self, turn: _Waiter) -> None:
-        with ignoring(ValueError):
-            self._waiting.remove(turn)
+    def _leave_line(self, waiter: _Waiter) -> None:
+        if waiter in self._waiting:
+            # Another thread may cancel it at the same time.
+            with ignoring(ValueError):
+                self._waiting.remove(waiter)
+        self._wake_next()
+
+    def _wake_next(self) -> None:
         following = self._next_in_line()
         if following is not None:
             following.wake.set()
 
-    def _look_after_abandoned(self, turn: _Waiter) -> None:
-        """See to places that nobody may ever give back, before waiting for them."""
-        others = self._others(turn)
-        if any(other.thread is turn.thread or not other.thread.is_alive() for other in others):
+    def _next_in_line(self) -> _Waiter | None:
+        """The first in line whose limit leaves room."""
+        for waiter in self._waiting.copy():
+            if len(self._holding) < waiter.limit:
+                return waiter
+        return None
+
+    def _look_after_abandoned(self, waiter: _Waiter) -> None:
+        """Before a wait: look whether the slots are held by streams that nobody reads any more.
+
+        Raises:
+            RateLimitError: this thread holds all of them itself, so the wait would never end.
+        """
+        others = self._others(waiter)
+        if any(other.thread is waiter.thread or not other.thread.is_alive() for other in others):
             # A stream that was dropped in a reference cycle is still open until it is collected.
             gc.collect()
-            others = self._others(turn)
+            others = self._others(waiter)
         else:
             _collect_garbage()
-        if len(others) >= turn.limit and all(other.thread is turn.thread for other in others):
+        if len(others) >= waiter.limit and all(o.thread is waiter.thread for o in others):
             raise RateLimitError(
-                f"this thread waits for a stream that it holds open itself ({turn.limit} at a "
+                f"this thread waits for a stream that it holds open itself ({waiter.limit} at a "
                 "time for this key): read the stream to its end or close it, or raise "
                 "max_concurrency"
             )
 
-    def _others(self, turn: _Waiter) -> set[_Waiter]:
-        return self._holding.copy() - {turn}
+    def _others(self, waiter: _Waiter) -> set[_Waiter]:
+        return self._holding.copy() - {waiter}
 
 
 class Slot:
-    """A place among the requests of one credential; as a context, taken and given back.
+    """One of the requests that a credential may have at a time; a context that holds it.
 
-    Its value as a context is the seconds waited for it. It may be given back in another thread,
-    and is, at the latest, when the generator that holds it is dropped.
+    The context's value is the seconds waited for it. It may be given back in another thread, and
+    is, at the latest, when the generator that holds it is dropped.
 
     Args:
-        credential: what the places are counted by; see :func:`._secret.digest`.
-        limit: how many may be taken at a time, this one included, when it is taken.
+        credential: what the slots are counted by; see :func:`.keys.digest`.
+        limit: how many may be held at a time, this one included, when it is taken.
         scope: how long to wait.
-        file: a file of this user's whose sharers count the places together; None: this process
-            alone.
+        file: a file of this user's; all processes that name it share the slots. None: this
+            process alone.
 
     Raises:
         LLMError: the scope ended first; see :meth:`CancelScope.error`.
-        RateLimitError: all places are held by streams that this very thread has open.
+        RateLimitError: all slots are held by streams that this very thread has open.
     """
 
-    __slots__ = ("_credential", "_file", "_held", "_limit", "_pool", "_scope", "_turn")
+    __slots__ = ("_credential", "_file", "_held", "_limit", "_pool", "_scope", "_waiter")
 
     def __init__(
         self, credential: str, limit: int, scope: CancelScope, *, file: Path | None = None
@@ -152,11 +175,11 @@ class Slot:
         clock = self._scope.clock
         start = clock.monotonic()
         self._pool = _pool(self._credential)
-        self._turn = _Waiter(self._limit)
+        self._waiter = _Waiter(self._limit)
         self._held: Held | None = None
         self._scope.attach(self, self._leave)
         try:
-            waited = self._pool.enter(self._turn, self._scope)
+            waited = self._pool.enter(self._waiter, self._scope)
             if self._file is not None:
                 waited |= self._enter_shared(self._file)
             return clock.monotonic() - start if waited else 0.0
@@ -171,14 +194,14 @@ class Slot:
     def _leave(self) -> None:
         if self._held is not None:
             self._held.release()
-        self._pool.leave(self._turn)
+        self._pool.leave(self._waiter)
 
     def _enter_shared(self, file: Path) -> bool:
-        """Take one of the lock files that all processes share; whether there was a wait for it.
+        """Take one of the lock files that all processes share; returns whether that took a wait.
 
-        Who wants one stands in the door meanwhile, so that a process that comes back at once
-        stands behind those that waited. Each limit has a door of its own: who is kept waiting by
-        a smaller limit keeps nobody else waiting.
+        A process that waits holds the lock file of the door meanwhile, so that one which comes
+        back at once queues behind it. Each limit has a door of its own: a process that is kept
+        waiting by a small limit does not hold up those with a larger one.
         """
         try:
             stem = _files.locks_folder(file) / self._credential[:16]
@@ -200,9 +223,9 @@ class Slot:
             return False
 
     def _seat(self, stem: Path) -> Held | None:
-        """The first free one of the lock files, unless others hold as many as the limit.
+        """Lock the first free one of the lock files, unless others hold as many as the limit.
 
-        There are as many files as were ever in use at a time; they stay.
+        There are as many files as were ever locked at a time; they are never deleted.
         """
         seats = (stem.with_suffix(f".{number}") for number in count())
         there = list(takewhile(os.path.exists, seats))
@@ -238,17 +261,17 @@ _collect_again_at = 0.0
 
 
 def _collect_garbage() -> None:
-    """Have garbage collected, in which there may be a stream that was dropped in a reference cycle.
+    """Collect garbage, which may include a stream that was dropped in a reference cycle.
 
-    It holds its place until then, and nothing is collected while everybody waits. However large a
-    program is, a tenth of its time at most goes into it.
+    Such a stream holds its slot until it is collected, and Python collects nothing while all
+    threads wait. At most a tenth of the time is spent on it, however large the program is.
     """
     global _collect_again_at
     now = time.monotonic()
     if now >= _collect_again_at:
         _collect_again_at = now + SLICE_S
         if threading.current_thread() is threading.main_thread():
-            # An interrupt that comes while something is cleared away is lost, so not in here.
+            # An interrupt that comes while an object is finalized is lost, so not in this thread.
             threading.Thread(target=_collect, name="llmproviders gc", daemon=True).start()
         else:
             _collect()
@@ -264,7 +287,7 @@ def _collect() -> None:
 
 _pools: WeakValueDictionary[tuple[int, str], _SlotPool] = WeakValueDictionary()
 
-# A pool lives as long as a place of it is held; these few are spared being made for every call.
+# A pool lives as long as one of its slots is held; the latest few are kept for the next call.
 _latest_pools: deque[_SlotPool] = deque(maxlen=16)
 
 _pools_lock = ForkLock()

@@ -225,7 +225,7 @@ class TestInOneProcess:
                     self.cancel()
                 super().attach(owner, cut)
 
-        first._turn.thread = threading.Thread()
+        first._waiter.thread = threading.Thread()
         with pytest.raises(ProviderTimeout):
             Slot(credential, 1, Ending()).__enter__()
         with Slot(credential, 1, within(1.0)) as waited:
