@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from .._checks import nearest
+from ..client import BaseClient
 from ..conversation import Conversation
 from ..errors import LLMError
 from ..results import FinishReason, Restart
@@ -30,8 +31,11 @@ Ctrl-C stops a reply and keeps what came of it. A line that starts with // is a 
 
 
 @click.command("chat", epilog='Example: llmproviders chat -p chatglm -s "Answer briefly."')
+@click.option(
+    "--load", type=click.Path(), metavar="FILE", help="Go on with a conversation saved as FILE."
+)
 @call_options
-def command(choices: Choices) -> None:
+def command(choices: Choices, load: str | None) -> None:
     """Hold a conversation at the terminal.
 
     Ctrl-C stops a reply and keeps the conversation, Ctrl-D leaves; /help tells the rest.
@@ -41,7 +45,22 @@ def command(choices: Choices) -> None:
     with choices.client(on_event=notes.attempt) as client:
         names = ", ".join(provider.name for provider in client.providers)
         tell(f"Talking to {names}. /help tells what there is, Ctrl-D leaves.")
-        Chat(Conversation(client, **choices.params()), notes).run(_questions())
+        conversation = _loaded(load, client) if load else Conversation(client)
+        params = choices.params()
+        conversation.system = params.pop("system", conversation.system)
+        conversation.params.update(params)
+        if load:
+            tell(f"Going on after {len(conversation.messages)} messages of {load}.")
+        Chat(conversation, notes).run(_questions())
+
+
+def _loaded(path: str, client: BaseClient) -> Conversation:
+    try:
+        return Conversation.load(path, client)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 class Chat:

@@ -9,11 +9,11 @@ import click
 from .._printable import one_line
 from ..config._settings import ConfigError
 from .notes import put, say
-from .options import TEXT, Choices, setup_options
+from .options import TEXT, Choices, providers_like, setup_options
 
 
 @click.command("models", epilog="Example: llmproviders models gigachat")
-@click.argument("provider", type=TEXT)
+@click.argument("provider", type=TEXT, shell_complete=providers_like)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of names.")
 @setup_options
 def command(choices: Choices, provider: str, as_json: bool) -> None:

@@ -15,7 +15,8 @@ from .. import _environment as _places
 from .._http.types import Timeout
 from .._log import logger
 from ..config._reader import load
-from ..config._settings import Configuration
+from ..config._settings import ConfigError, Configuration
+from ..config._types import names_of_types
 from ..failover._client import FailoverClient
 from .notes import Notes
 
@@ -62,6 +63,17 @@ TEXT = Text()
 
 _USERS = "user"
 
+
+def providers_like(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """The names of providers that begin so, for the shell's completion."""
+    try:
+        configured = [item.name for item in load().providers]
+    except ConfigError:
+        configured = []
+    names = dict.fromkeys([*configured, *names_of_types()])
+    return [name for name in names if name.lower().startswith(begun.lower())]
+
+
 SECONDS = Number(min=0, min_open=True)
 
 
@@ -73,6 +85,7 @@ _PROVIDERS = click.option(
     "providers",
     multiple=True,
     type=TEXT,
+    shell_complete=providers_like,
     metavar="NAME",
     help="Provider to ask; repeat it in order of priority.",
 )

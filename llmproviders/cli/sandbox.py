@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from typing import Any
 
 import click
 
 from ..sandbox import Sandbox, parse_fault
-from .notes import put
+from .notes import put, say
 from .options import Number
 
 
@@ -32,13 +33,14 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
     type=_fault,
     multiple=True,
     metavar="PROVIDER=FAULT[xTIMES]",
-    help="What shall go wrong: a status (503, 429:2 with a Retry-After), cut:N, stall, drip, "
+    help="What goes wrong: a status (503, 429:2 with a Retry-After), cut:N, stall, drip, "
     "reset, garbage, html, empty. PROVIDER-token and chatgptt-page address the requests before.",
 )
 @click.option(
     "--delay",
     type=Number(min=0, max=3600),
-    default=0.0,
+    default=0.02,
+    show_default=True,
     metavar="SECONDS",
     help="Time between two pieces of a reply.",
 )
@@ -58,4 +60,6 @@ def command(port: int, faults: tuple[tuple[str, dict[str, Any]], ...], delay: fl
     with sandbox:
         for name, value in sandbox.environ().items():
             put(f"export {name}={shlex.quote(value)}")
+        if sys.stderr.isatty():
+            say(f"serving at {sandbox.url}; Ctrl-C ends it")
         sandbox.wait()

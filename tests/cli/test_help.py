@@ -76,7 +76,12 @@ def test_a_prompt_that_begins_with_a_dash() -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("llmproviders c", {"chat", "config"}), ("llmproviders ask --max", {"--max-tokens"})],
+    [
+        ("llmproviders c", {"chat", "config"}),
+        ("llmproviders ask --max", {"--max-tokens"}),
+        ("llmproviders ask -p chatg", {"chatglm", "chatgptt"}),
+        ("llmproviders models olla", {"ollama"}),
+    ],
 )
 def test_completion(line: str, expected: set[str]) -> None:
     """The shell's completion offers commands and options."""

@@ -370,3 +370,35 @@ def test_nohup(home: Path) -> None:
             asking.signal(signal.SIGHUP)
             result = asking.end()
     assert (result.code, result.out) == (0, "one two three four\n")
+
+
+def test_a_conversation_is_taken_up(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """--load goes on with a saved conversation; what is none is wrong usage."""
+    saved = tmp_path / "chat.json"
+    with Terminal(*CHAT[:2], "openai", "--no-state", "-s", "Be brief.") as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type("first\n")
+        terminal.read_until(f"nothing.*{PROMPT}")
+        terminal.type(f"/save {saved}\n")
+        terminal.read_until(f"Saved 2.*{PROMPT}")
+        terminal.type("/quit\n")
+        assert terminal.end().code == 0
+    with Terminal(*CHAT[:2], "openai", "--no-state", "--load", str(saved)) as terminal:
+        assert "Going on after 2 messages" in terminal.read_until(PROMPT)
+        terminal.type("second\n")
+        terminal.read_until(f"nothing.*{PROMPT}")
+    said = [m["content"] for m in at_sandbox.requests[-1].json["messages"]]
+    assert (said[0], said[1], said[3]) == ("Be brief.", "first", "second")
+    saved.write_text("{}")
+    result = run(*CHAT, "--load", str(saved))
+    assert result.code == 2
+    assert "is not a saved conversation" in result.err
+
+
+def test_sandbox_says_where_it_serves(home: Path) -> None:
+    """At a terminal the sandbox says where it serves and how to end it."""
+    with Terminal("sandbox") as terminal:
+        shown = terminal.read_until("Ctrl-C ends it")
+        assert re.search(r"serving at http://127\.0\.0\.1:\d+;", plain(shown))
+        terminal.type("\x03")
+        assert terminal.end().code == 130
