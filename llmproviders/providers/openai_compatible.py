@@ -14,10 +14,18 @@ from .._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout
 from .._redact import Redacted, Secret, hidden
 from .._request import SAMPLING, ChatRequest
 from .._runtime.scope import CancelScope
-from ..errors import InvalidRequestError, LLMError, MissingAuthError, ModelNotFoundError, retold
+from ..errors import (
+    ConnectionFailed,
+    InvalidRequestError,
+    LLMError,
+    MissingAuthError,
+    ModelNotFoundError,
+    retold,
+)
 from ..provider import Catalogue, Fetch, Provider
 from ._chat_completions import parse_chat, parse_models
 from ._chat_requests import history, merged, refused_field, with_tools, without
+from ._local_servers import local_server_at
 
 if TYPE_CHECKING:
     import requests
@@ -159,10 +167,16 @@ class OpenAICompatible(Provider):
         return parse_chat(reply, think_tags=self.think_tags)
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """Name the model that is not there, or the address where the server has nothing."""
+        """Say what to do about a missing model, a wrong address or a server that is not there."""
+        local = local_server_at(self.base_url)
         if type(error) is ModelNotFoundError and error.status_code is not None:
             asked = request.model or self.model or self.default_model
+            pull = f"; `{local.pull.format(asked)}` fetches it" if local and local.pull else ""
             message = f"{self.name} has no model {asked!r}: {error}; list_models() tells its own"
+            return retold(error, message + pull)
+        if local is not None and type(error) is ConnectionFailed and _is_refused(error):
+            origin = self.base_url.partition("?")[0].removesuffix("/v1")
+            message = f"nothing listens at {origin}; start {local.name}: `{local.start}` ({error})"
             return retold(error, message)
         if is_wrong_path(error):
             path = self.base_url.partition("?")[0]
@@ -234,3 +248,12 @@ class OpenAICompatible(Provider):
             authorization=None if key is None else Secret("Bearer " + key),
             accept=accept,
         )
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a connection was refused, which is told by what caused the error."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError) or "refused" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

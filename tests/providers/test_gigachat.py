@@ -916,7 +916,7 @@ def test_whose_requests_wait_for_one_another() -> None:
     A thread that would wait for itself is told so.
     """
 
-    def slot(**arguments: Any) -> AbstractContextManager[float]:
+    def place(**arguments: Any) -> AbstractContextManager[float]:
         return GigaChat(**{"max_concurrency": 1, **arguments}).slot(CancelScope())
 
     ways: list[dict[str, Any]] = [

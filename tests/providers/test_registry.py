@@ -1,0 +1,141 @@
+"""The registry: built-in names, programs on this machine, and providers from elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import ConnectionFailed, GigaChat, ModelNotFoundError, OpenAICompatible, providers
+from llmproviders.testing import ScriptedProvider
+from tests.support.calls import Canned, canned
+from tests.support.promise import read
+
+PLUGIN = '''
+from llmproviders.testing import ScriptedProvider
+class Mine(ScriptedProvider):
+    """A provider from elsewhere."""
+'''
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """Forget what was registered and installed."""
+    yield
+    providers._registered.clear()
+    providers._installed.cache_clear()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Install a package whose entry points are given, as pip leaves it on the disk."""
+
+    def install(source: str, **entries: str) -> None:
+        (tmp_path / "plugin_of_tests.py").write_text(source, encoding="utf-8")
+        about = tmp_path / "plugin_of_tests-1.0.dist-info"
+        about.mkdir(exist_ok=True)
+        (about / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: plugin-of-tests\nVersion: 1.0\n"
+        )
+        lines = [f"{name} = {value}" for name, value in entries.items()]
+        points = "\n".join(["[llmproviders.providers]", *lines, ""])
+        (about / "entry_points.txt").write_text(points, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "plugin_of_tests", raising=False)
+
+    return install
+
+
+def test_an_installed_provider_is_found(installed: Any) -> None:
+    """A name that is not built in is looked for in installed packages, in any spelling."""
+    installed(PLUGIN, **{"my-own": "plugin_of_tests:Mine"})
+    kind = providers.find("My_Own")
+    assert kind is not None
+    assert kind.__name__ == "Mine"
+    assert providers.every()["myown"] is kind
+
+
+def test_built_in_names_win(installed: Any) -> None:
+    """Neither an installed package nor a program takes the name of a built-in provider."""
+    installed(PLUGIN, gigachat="plugin_of_tests:Mine")
+    providers.register(ScriptedProvider, name="GigaChat")
+    assert providers.find("gigachat") is GigaChat
+    assert providers.every()["gigachat"] is GigaChat
+
+
+def test_a_program_registers_its_own() -> None:
+    """Its class is found by its own name or by a given one; anything else is refused."""
+    providers.register(ScriptedProvider)
+    providers.register(ScriptedProvider, name="mine")
+    assert providers.find("scripted-provider") is providers.find("Mine") is ScriptedProvider
+    with pytest.raises(TypeError, match="not a subclass"):
+        providers.register(dict)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "entry", "said"),
+    [
+        ("raise KeyError('x')", "plugin_of_tests:Mine", "KeyError"),
+        ("", "plugin_of_tests:Mine", "AttributeError"),
+        ("Mine = 7", "plugin_of_tests:Mine", "not a subclass"),
+        ("", "no_such_module:Mine", "ModuleNotFoundError"),
+    ],
+)
+def test_a_plug_in_that_does_not_load(installed: Any, source: str, entry: str, said: str) -> None:
+    """It is one warning that names it, and the others are found all the same."""
+    installed(source, broken=entry, whole="llmproviders.testing:ScriptedProvider")
+    with pytest.warns(RuntimeWarning, match=f"'broken'.*{said}") as caught:
+        assert providers.find("whole") is ScriptedProvider
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert providers.find("broken") is None
+
+
+def test_built_in_names_read_no_entry_points(installed: Any) -> None:
+    """Nothing of an installed package is loaded for a name that is built in."""
+    installed("raise RuntimeError('loaded')", broken="plugin_of_tests:Mine")
+    assert providers.find("deepseek") is not None
+    assert "plugin_of_tests" not in sys.modules
+
+
+def test_the_package_itself_loads_no_registry() -> None:
+    """``import llmproviders`` neither loads the providers nor what finds installed ones."""
+    code = "import sys, llmproviders; print('llmproviders.providers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+class TestLocalServers:
+    def test_one_that_is_not_running(self) -> None:
+        """The error says what is not there and how to start it."""
+        gone = ConnectionFailed(
+            "no connection: [Errno 111] Connection refused (at localhost:11434)"
+        )
+        provider = canned(OpenAICompatible, gone, base_url="http://localhost:11434/v1")
+        error = read(provider.stream("Hi")).error
+        assert isinstance(error, ConnectionFailed)
+        assert "nothing listens at http://localhost:11434; start Ollama: `ollama serve`" in str(
+            error
+        )
+
+    def test_a_model_that_was_not_fetched(self) -> None:
+        """The error says how to fetch it."""
+        body = b'{"error": {"message": "model \'llama9\' not found, try pulling it first"}}'
+        gone = Canned(body, "application/json")
+        provider = canned(OpenAICompatible, gone, base_url="http://127.0.0.1:11434/v1")
+        error = read(provider.stream("Hi", model="llama9")).error
+        assert isinstance(error, ModelNotFoundError)
+        assert "`ollama pull llama9` fetches it" in str(error)
+
+    def test_other_servers_are_not_taken_for_one(self) -> None:
+        """The same port on another machine, and another port, get no such hint."""
+        gone = ConnectionFailed("no connection: Connection refused")
+        for url in ("http://10.0.0.7:11434/v1", "http://localhost:11435/v1"):
+            error = read(canned(OpenAICompatible, gone, base_url=url).stream("Hi")).error
+            assert "start" not in str(error)
