@@ -275,7 +275,7 @@ class Turns(Provider):
     url = "turns://here"
     default_model = "turns"
     open_catalogue = True
-    supported_params = supported_params = frozenset({"tools", "tool_choice"})
+    supported_params = frozenset({"tools", "tool_choice"})
     supports_tools = True
 
     def __init__(self, *turns: Any, ids: str = "same", **arguments: Any) -> None:

@@ -250,7 +250,7 @@ class FailoverClient(BaseClient):
 
     def identity(self) -> list[Any]:
         """The providers in priority order, each with the model it is asked for."""
-        return [[member.client.identity(), member.model] for member in self._members]
+        return [[target.client.identity(), target.model] for target in self._targets]
 
     def credential_digest(self) -> str:
         """A hash of which providers there are, and with which credentials."""
