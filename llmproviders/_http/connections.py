@@ -7,7 +7,6 @@ is used here, the call ends in an error.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import socket
@@ -28,16 +27,17 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from .._redact import MASK, Secret
 from .._runtime.process import in_each_child, keep_untouched
+from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
 from ..errors import InvalidRequestError, ProtocolError
 from .certificates import full_name_in, tls_context
 from .sockets import (
     GONE,
     Bounded,
+    Exchange,
     SocksProxy,
-    current_exchange,
     dial,
-    exchange_of_thread,
+    here,
 )
 from .types import Trust
 
@@ -63,7 +63,7 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
         """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
         try:
             # The socket is this one from here on; the plain one before has lost its descriptor.
-            current_exchange().bind(self)
+            (here.exchange or Exchange(CancelScope())).bind(self)
             self._in_slices(super().do_handshake, block)
         except ssl.SSLCertVerificationError as error:
             error.__dict__["presented"] = self._presented_issuer()
@@ -158,7 +158,7 @@ class TrackedReply(HTTPResponse):
     _incoming: _Incoming | None = None
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        exchange = exchange_of_thread()
+        exchange = here.exchange
         if exchange is not None:
             exchange.reply = self
         self._incoming = _Incoming(sock)
@@ -221,20 +221,36 @@ def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     return seen, secrets
 
 
+class _Held(bytearray):
+    """What waits to be sent; its ``repr`` does not show the keys and the prompt in it."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 class Tracked(HTTPConnection):
     """A connection that makes its socket and its reply known to the exchange that it serves."""
 
     response_class = TrackedReply
+    _held: _Held | None = None
+
+    def send(self, data: Any) -> None:
+        if self._held is None:
+            super().send(data)
+            return
+        if self.debuglevel > 0:
+            print("send:", repr(data))  # noqa: T201 - as http.client does
+        self._held += data
 
     @property
     def is_connected(self) -> bool:
         """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
-        exchange = exchange_of_thread()
+        exchange = here.exchange
         wanted = exchange is None or not exchange.anew
         return wanted and super().is_connected and not _pending(self.sock)
 
     def connect(self) -> None:
-        exchange = exchange_of_thread()
+        exchange = here.exchange
         if exchange is not None:
             exchange.opened = True
         super().connect()
@@ -245,13 +261,19 @@ class Tracked(HTTPConnection):
         if self.sock is None:
             self.connect()
         sock = self.sock
-        exchange = exchange_of_thread()
+        exchange = here.exchange
         if exchange is not None:
             exchange.bind(_innermost(sock))
         try:
             # http.client sends head and body apart: two packets, and two wake-ups of the server.
-            with sock.together() if isinstance(sock, Bounded) else contextlib.nullcontext():
+            # Not on a session's sockets: the caller may send files on them.
+            held = self._held = _Held() if isinstance(sock, Bounded) else None
+            try:
                 super().request(*args, **kwargs)
+            finally:
+                self._held = None
+            if held is not None:
+                sock.sendall(held)
         except OSError as error:
             # Of some errors urllib3 takes no notice, whoever raised them.
             if from_handler(error):
@@ -342,7 +364,7 @@ class _Dialing(Tracked):
                 self.host,
                 self.port,
                 timeout=self.timeout,
-                exchange=current_exchange(),
+                exchange=here.exchange or Exchange(CancelScope()),
                 options=self.socket_options,
                 proxy=self.socks_proxy,
             )
@@ -422,16 +444,17 @@ def host_of(url: str) -> tuple[str, str]:
 class _Answer:
     """What the transport needs of a response; requests would make a jar for cookies each time."""
 
-    __slots__ = ("raw", "request", "status_code")
+    __slots__ = ("raw", "release", "request", "status_code")
 
     def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
         self.request = request
         self.raw = raw
+        self.release = hold_back(raw)
         self.status_code: int = raw.status
 
     def close(self) -> None:
         self.raw.close()
-        self.raw.release_conn()
+        self.release()
 
 
 class Adapter(HTTPAdapter):
@@ -521,7 +544,7 @@ class Adapter(HTTPAdapter):
         return super().request_url(request, proxies) if proxies else request.path_url
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> Any:
-        exchange = exchange_of_thread()
+        exchange = here.exchange
         # Without it, nobody could tell whether more than the reply has come on the connection.
         if exchange is None or exchange.reply is None:
             raw.close()

@@ -21,7 +21,7 @@ from .._runtime import files as _files
 from .._runtime.process import current
 from .._signals import let_through
 from .certificates import bundle
-from .connections import leave_session_to_parent, track
+from .connections import hold_back, leave_session_to_parent, track
 from .types import Trust, conceal_header, plain_headers
 
 
@@ -195,6 +195,7 @@ def _readable(response: requests.Response) -> requests.Response:
             response.status_code,
             preload_content=False,
         )
+    response.release = hold_back(response.raw)  # type: ignore[attr-defined]
     return response
 
 

@@ -8,7 +8,6 @@ thread save for looking names up.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
@@ -17,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -86,11 +85,6 @@ class Exchange:
         self.sock: socket.socket | None = None
         self.reply: ReplyBelow | None = None
 
-    @property
-    def bounded(self) -> bool:
-        """Whether each wait for its socket asks the scope how long it may take."""
-        return isinstance(self.sock, Bounded)
-
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
         if sock is self.sock or not isinstance(sock, socket.socket):
@@ -149,20 +143,12 @@ def _cut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-class _Held(bytearray):
-    """What waits to be sent; its ``repr`` does not show the keys and the prompt in it."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} bytes>"
-
-
 class Bounded(socket.socket):
     """A socket none of whose operations outlasts the exchange that it serves."""
 
     exchange: Exchange | None = None
     patience: float | None = None
     _fitted: float | None = None
-    _held: bytearray | None = None
 
     def settimeout(self, value: float | None) -> None:
         """Bound the silence between two reads, as any socket does."""
@@ -187,23 +173,10 @@ class Bounded(socket.socket):
 
     def sendall(self, data: Any, *args: Any) -> None:
         """Send as any socket does, for no longer than the scope lasts."""
-        if self._held is not None:
-            self._held += data
-            return
         with memoryview(data) as view, view.cast("B") as left:
             sent = 0
             while sent < len(left):
                 sent += self.send(left[sent:], *args)
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Send at its end, in one go, what is sent in the block."""
-        self._held = held = _Held()
-        try:
-            yield
-        finally:
-            self._held = None
-        self.sendall(held)
 
     def _in_slices(self, operate: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         waited = 0.0
@@ -590,24 +563,14 @@ def _close(sock: socket.socket) -> None:
         socket.close(sock.detach())
 
 
-_local = threading.local()
+class _Here(threading.local):
+    """What this thread is at.
+
+    Attributes:
+        exchange: what the connections that it opens or reuses serve.
+    """
+
+    exchange: Exchange | None = None
 
 
-@contextlib.contextmanager
-def serving(exchange: Exchange) -> Iterator[None]:
-    """Let the connections that this thread opens or reuses in the block serve ``exchange``."""
-    before = getattr(_local, "exchange", None)
-    _local.exchange = exchange
-    try:
-        yield
-    finally:
-        _local.exchange = before
-
-
-def exchange_of_thread() -> Exchange | None:
-    return getattr(_local, "exchange", None)
-
-
-def current_exchange() -> Exchange:
-    """The exchange that this thread serves, or an unbounded one."""
-    return exchange_of_thread() or Exchange(CancelScope())
+here = _Here()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
@@ -21,17 +22,25 @@ from urllib3.exceptions import HTTPError
 
 from .. import errors
 from .._log import logger
-from .._redact import Redacted, conceal, conceal_user_info, redact, redact_record
+from .._redact import (
+    Redacted,
+    conceal,
+    conceal_user_info,
+    hidden,
+    is_telling,
+    redact,
+    redact_record,
+)
 from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
-from .connections import Adapter, hold_back
+from .connections import Adapter
 from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
 from .error_map import check_reply
 from .failures import BROKEN, opening_error, reading_error, root_of
 from .proxies import both, environment_proxies, is_loopback
 from .redirects import target_of
 from .sessions import SessionSender
-from .sockets import Bounded, Exchange, serving
+from .sockets import Bounded, Exchange, here
 from .types import (
     DEFAULT_TIMEOUT,
     HTTPRequest,
@@ -40,7 +49,6 @@ from .types import (
     Trust,
     check_proxy,
     check_timeout,
-    checked_headers,
     conceal_header,
     plain_headers,
 )
@@ -83,7 +91,7 @@ class HTTPReply:
         content_type = self.headers.get("content-type", "")
         self.content_type = content_type.partition(";")[0].strip().lower()
         self.texts: Callable[[], int] = int
-        self._release = hold_back(response.raw)
+        self._release: Callable[[], None] = response.release  # type: ignore[attr-defined]
 
     @property
     def request_id(self) -> str | None:
@@ -133,8 +141,8 @@ class HTTPReply:
     def _arriving(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
         scope, limit = self._exchange.scope, self.limits.reply
         # Own sockets ask the scope at each receive; what is buffered goes on without.
-        step = _BLOCK if self._exchange.bounded else 1
-        size = look_at = 0
+        step = _BLOCK if isinstance(self._exchange.sock, Bounded) else 1
+        size, look_at = 0, step - 1
         while True:
             if size >= look_at:
                 look_at = size + step
@@ -317,7 +325,7 @@ class Transport:
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
         self._trust = trust
         self._session = None if session is None else SessionSender(session, trust)
-        self._given = checked_headers(headers or {})
+        self._given = _checked(headers or {})
         for name, value in self._given.items():
             conceal_header(name, value)
         self._limits = limits
@@ -392,7 +400,7 @@ class Transport:
     ) -> requests.PreparedRequest:
         given = self._given
         if headers:
-            given = _merged(given, checked_headers(headers))
+            given = _merged(given, _checked(headers))
             for name, value in headers.items():
                 conceal_header(name, value)
         try:
@@ -431,10 +439,10 @@ class Transport:
         timeout: Timeout | None,
         proxy: str | None,
     ) -> HTTPReply:
-        if scope.over:
+        # Own sockets ask the scope at each wait; a session's can only be told once.
+        if self._session is not None and scope.over:
             raise scope.error()
         connect, read = self._timeout if timeout is None else check_timeout(timeout, timeout)
-        # Own sockets ask the scope at each wait; those of a session can be told but once.
         left = inf if self._session is None else scope.remaining()
         arguments = {
             "stream": True,
@@ -445,8 +453,11 @@ class Transport:
         exchange = Exchange(scope)
         while True:
             try:
-                with serving(exchange):
+                before, here.exchange = here.exchange, exchange
+                try:
                     response = self._sender()(request, **arguments)
+                finally:
+                    here.exchange = before
                 if logger.isEnabledFor(logging.DEBUG):
                     url = redact(str(request.url))
                     logger.debug("%s %s: %s", request.method, url, response.status_code)
@@ -556,4 +567,27 @@ def _headers(call: HTTPRequest, body: bytes | None, kind: str) -> dict[str, str]
         headers[names.get("content-length", "Content-Length")] = str(len(body))
     if call.authorization is not None:
         headers[names.get("authorization", "Authorization")] = call.authorization
-    return checked_headers(headers)
+    return _checked(headers)
+
+
+# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+
+
+def _checked(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that can be sent; the values of those that are likely to be credentials are hidden.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent. It is not told: it may be a key.
+    """
+    checked = dict(headers)
+    for name, value in headers.items():
+        if type(value) is str and is_telling(name):
+            checked[name] = hidden(value)
+        # Whoever gives headers may put anything there.
+        if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
+            raise errors.InvalidRequestError(
+                f"the header {name} cannot be sent: its value, which is not shown, is no text, or "
+                "has a line break or another character that HTTP does not take"
+            )
+    return checked

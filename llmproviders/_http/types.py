@@ -150,29 +150,6 @@ class Sender(Protocol):
         """Close the connections."""
 
 
-# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
-_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-
-
-def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that can be sent; the values of those that are likely to be credentials are hidden.
-
-    Raises:
-        InvalidRequestError: a value cannot be sent. It is not told: it may be a key.
-    """
-    checked = dict(headers)
-    for name, value in headers.items():
-        if is_telling(name):
-            checked[name] = hidden(value)
-        # Whoever gives headers may put anything there.
-        if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
-            raise InvalidRequestError(
-                f"the header {name} cannot be sent: its value, which is not shown, is no text, or "
-                "has a line break or another character that HTTP does not take"
-            )
-    return checked
-
-
 def plain_headers(fields: Mapping[str, str]) -> dict[str, str]:
     """The same for code that is not ours, and may call ``str()`` on a value."""
     return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}

@@ -115,7 +115,8 @@ class TestOwnConnections:
         self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch, own: bool
     ) -> None:
         """If a connection cannot be held back, a spoilt one is still not used again."""
-        monkeypatch.setattr("llmproviders._http.transport.hold_back", lambda raw: raw.release_conn)
+        monkeypatch.setattr(connections, "hold_back", lambda raw: raw.release_conn)
+        monkeypatch.setattr("llmproviders._http.sessions.hold_back", lambda raw: raw.release_conn)
         body = json.dumps({"choices": []}).encode()
         first = b"".join(http_response(200, JSON, chunked([body])))
         server = raw_server(keep_alive([first + reply("of another")]), keep_alive([reply("own")]))
