@@ -121,6 +121,8 @@ class ChatRequest:
         reasoning = bool(rest.pop("reasoning", False))
         attach = tuple(rest.pop("attach", None) or ())
         schema = rest.pop("schema", None)
+        if schema is not None and rest.get("response_format") is not None:
+            raise InvalidRequestError("schema and response_format say the same; give one")
         if rest.get("tools"):
             rest["tools"] = tool_forms(rest["tools"])
         if rest.get("extra_body") is None:

@@ -132,6 +132,9 @@ class BaseClient(ABC):
             accept: likewise.
             **params: likewise; with ``stream=False`` also ``schema``.
 
+        Raises:
+            TypeError: as for :meth:`stream`.
+
         >>> from llmproviders.testing import ScriptedProvider
         >>> generator = ScriptedProvider(["a", "b"]).create_generator(None, "Hi", stream=False)
         >>> list(generator)[:-1]

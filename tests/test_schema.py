@@ -75,6 +75,12 @@ CITY = {
 }
 
 
+class Prompted(ScriptedProvider):
+    """A provider without the native form."""
+
+    supports_schema = False
+
+
 class Native(OpenAICompatible):
     """A server that has the native form."""
 
@@ -158,6 +164,7 @@ class TestTypes:
             {"type": {1, 2}},
             Callable[[int], int],
             "object",
+            5,
         ],
     )
     def test_what_is_no_schema(self, schema: Any) -> None:
@@ -165,6 +172,13 @@ class TestTypes:
         provider = ScriptedProvider([GOOD])
         with pytest.raises(InvalidRequestError, match="schema"):
             provider.complete("Order?", schema=schema)
+        assert provider.requests == []
+
+    def test_one_form_of_the_reply(self) -> None:
+        """A schema and a ``response_format`` of the caller's own contradict one another."""
+        provider = ScriptedProvider([GOOD])
+        with pytest.raises(InvalidRequestError, match="response_format"):
+            provider.complete("Order?", schema=Order, response_format={"type": "json_object"})
         assert provider.requests == []
 
     def test_a_stream_has_no_data(self) -> None:
@@ -495,7 +509,7 @@ class Wide:
 
 def test_the_schema_goes_into_the_last_message_of_the_user() -> None:
     """In the prompt's form the schema follows the question; a conversation stays as it is."""
-    provider = ScriptedProvider(['{"items": []}'])
+    provider = Prompted(['{"items": []}'])
     history = [
         {"role": "system", "content": "S"},
         {"role": "user", "content": "Hi"},
