@@ -31,7 +31,7 @@ nitpicky = True
 # References to other projects' documents would need the network, and annotations name types that
 # are described where they are used; what the text itself refers to has to exist.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|concurrent|contextlib|os|pathlib|requests|tenacity|threading)\..*"),
+    ("py:.*", r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|tenacity|threading)\..*"),
     ("py:class", r"\w+|llmproviders\..*"),
 ]
 html_static_path = ["_static"]
@@ -75,7 +75,9 @@ def check_reference(_: Sphinx, env: BuildEnvironment) -> None:
 def _methods(value: Any) -> list[str]:
     if not inspect.isclass(value):
         return []
-    inner = ("answer", "generate", "credential_digest")  # described at Provider, for authors
+    # described at Provider, for authors
+    inner = ("answer", "generate", "credential_digest", "identity", "check_supported")
+    inner += ("chat_params", "how_to_send")
     return [
         f".{name}"
         for name, method in inspect.getmembers(value, inspect.isroutine)
