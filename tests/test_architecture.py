@@ -34,6 +34,7 @@ DOORS = {
     "providers.gigachat._root": "likewise, for its certificates",
     "_runtime.retry": "tenacity: opened when a FailoverClient is made",
     "_account.quotas": "sqlite3: opened when a provider is made whose requests are counted",
+    "_account.ledger": "sqlite3: opened by usage()",
     "_display": "pictures and tables, for those who look at them",
     "config": "opened by FailoverClient.from_config()",
     "schema": "pydantic: opened by schema=",

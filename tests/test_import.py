@@ -29,6 +29,7 @@ NEEDED_BY_PROVIDERS = (
     "llmproviders._http.transport",
 )
 NEEDED_BY_CLIENTS = ("tenacity",)
+NEEDED_FOR_LIMITS = ("sqlite3", "llmproviders._account.ledger")
 HEAVY = (
     *(*NEVER_NEEDED, *NEEDED_FOR_STORES),
     *(*NEEDED_BY_PROVIDERS, *NEEDED_BY_CLIENTS),
@@ -124,6 +125,7 @@ def test_importing_loads_nothing_heavy(name: str, imported: dict[str, Any]) -> N
         ("GigaChat(token_cache='tokens.json')", ("filelock",)),
         ("FailoverClient([OpenAICompatible()])", (*NEEDED_BY_PROVIDERS, *NEEDED_BY_CLIENTS)),
         ("FailoverClient([OpenAICompatible()], health='health.json')", ("filelock",)),
+        ("OpenAICompatible(per_day=9)", (*NEEDED_BY_PROVIDERS, *NEEDED_FOR_LIMITS)),
     ],
 )
 def test_what_is_made_loads_what_its_calls_need(code: str, loaded: tuple[str, ...]) -> None:
@@ -131,6 +133,8 @@ def test_what_is_made_loads_what_its_calls_need(code: str, loaded: tuple[str, ..
     modules = watch(f"{PUBLIC}\n{code}")["modules"]
     assert set(loaded) <= set(modules)
     unneeded = set(NEVER_NEEDED)
+    if "sqlite3" not in loaded:
+        unneeded |= {"sqlite3"}
     if "filelock" not in loaded:
         unneeded |= {"filelock"}
         if "tenacity" not in loaded:

@@ -26,8 +26,8 @@ from ..errors import (
 )
 from ..messages import Message
 from ..results import FinishReason
-from . import usage as _usage
-from .usage import DAY_S, Ledger
+from . import ledger as _ledger
+from .ledger import DAY_S, Ledger
 
 MINUTE_S = 60.0
 
@@ -149,10 +149,10 @@ class Quota:
             QuotaExceededError: the day's limit is reached; nothing was sent.
             DeadlineExceeded: the minute's limit would hold it back beyond the deadline.
         """
-        ledger = _usage.ledger()
+        ledger = _ledger.ledger()
         with closing(stream):
             tokens = estimate(messages, params)
-            names = _usage.name_of(provider), _usage.name_of(model)
+            names = _ledger.name_of(provider), _ledger.name_of(model)
             held = self._reserved(ledger, credential, names, tokens, scope)
             is_whole = False
             try:
@@ -217,13 +217,13 @@ class Quota:
             row = (credential, now, tokens)
             added = db.execute("INSERT INTO recent (credential, at, tokens) VALUES (?, ?, ?)", row)
             recent = added.lastrowid
-        _usage.prune_days(db, day)
+        _ledger.prune_days(db, day)
         db.execute(
             "INSERT INTO days (credential, day, requests, tokens) VALUES (?, ?, 1, ?) ON CONFLICT"
             " DO UPDATE SET requests = requests + 1, tokens = tokens + excluded.tokens",
             (credential, day, tokens),
         )
-        used = _usage.count_request(db, day, *names)
+        used = _ledger.count_request(db, day, *names)
         return Reservation(credential, used, tokens, recent)
 
 
@@ -246,7 +246,7 @@ def _wait_for(db: sqlite3.Connection, limit: Limit, credential: str, now: float)
 
 def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | None) -> None:
     """Correct the estimate by what the service told."""
-    total = _usage.total_of(usage)
+    total = _ledger.total_of(usage)
 
     def settle(db: sqlite3.Connection) -> None:
         if total is not None and total != held.tokens:
@@ -256,7 +256,7 @@ def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | N
             )
             db.execute("UPDATE recent SET tokens = ? WHERE id = ?", (total, held.recent))
         if failed or usage is not None:
-            _usage.count_result(db, held.used, failed=failed, usage=usage)
+            _ledger.count_result(db, held.used, failed=failed, usage=usage)
 
     if failed or usage is not None:
         # The reply is there: a deadline that has passed meanwhile is no reason to lose the count.
@@ -273,7 +273,7 @@ def _give_back(ledger: Ledger, held: Reservation) -> None:
             (held.tokens, held.credential, held.used[0]),
         )
         db.execute("DELETE FROM recent WHERE id = ?", (held.recent,))
-        _usage.uncount_request(db, held.used)
+        _ledger.uncount_request(db, held.used)
 
     ledger.change(give_back, CancelScope())
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -345,6 +346,8 @@ class FileStore:
         self, path: str | os.PathLike[str], *, now: Callable[[], float] = time.time
     ) -> None:
         check_path("health", path)
+        # The door to filelock: no call imports anything.
+        import_module("filelock")
         self.path = Path(path).expanduser().absolute()
         self.now = now
         self._lock = ForkLock()

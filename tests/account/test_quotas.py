@@ -31,9 +31,10 @@ from llmproviders import (
     ServerError,
     Usage,
 )
-from llmproviders._account import usage as ledgers
+from llmproviders._account import ledger as ledgers
 from llmproviders._account.quotas import DEFAULT_MAX_TOKENS, Limit, estimate
 from llmproviders._environment import usage_file
+from llmproviders.provider import Call, Fetch, Request
 from llmproviders.sandbox import Sandbox
 from tests.support.actors import Act, Actor, FakeClock
 from tests.support.processes import in_child
@@ -150,6 +151,30 @@ class TestADay:
             finish.set()
             reply.result()
         client_of(Actor(GOOD, per_day={"tokens": 1000}), clock).complete("Why?")
+
+    def test_a_stream_that_is_closed_early_counts(self, clock: FakeClock) -> None:
+        """What was read of it was paid for; the estimate stays, and nothing failed."""
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        stream = client.stream("Why?")
+        assert next(stream) == GOOD[0]
+        stream.close()
+        spent(client)
+        assert [(u.requests, u.failures) for u in llmproviders.usage()] == [(1, 0)]
+
+    def test_what_fails_before_it_is_sent_is_given_back(self, clock: FakeClock) -> None:
+        """A request that prepare could not make costs nothing of the day."""
+
+        class Unready(Actor):
+            def prepare(self, request: Request, fetch: Fetch) -> Call:
+                """Fail as a token service does."""
+                raise ServerError("the token service is down", status_code=503)
+
+        with pytest.raises(llmproviders.AllProvidersFailed):
+            client_of(Unready(per_day=1), clock).complete("Why?")
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        client.complete("Why?")
+        spent(client)
 
     def test_a_failed_try_counts(self, clock: FakeClock) -> None:
         """A request that was sent counts, whatever became of it."""
