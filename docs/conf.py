@@ -31,7 +31,10 @@ nitpicky = True
 # References to other projects' documents would need the network, and annotations name types that
 # are described where they are used; what the text itself refers to has to exist.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|tenacity|threading)\..*"),
+    (
+        "py:.*",
+        r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|tenacity|threading)\..*",
+    ),
     ("py:class", r"\w+|llmproviders\..*"),
 ]
 html_static_path = ["_static"]

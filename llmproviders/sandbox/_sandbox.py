@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from llmproviders.failover import FailoverClient
@@ -21,9 +22,10 @@ from llmproviders.sandbox._http import (
     Incoming,
     Server,
 )
-from llmproviders.sandbox._names import CLASS_NAMES, service_name
+from llmproviders.sandbox._names import CLASS_NAMES, service_name, suggest
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
 from llmproviders.sandbox._reply import SandboxReply, Whole, html_error
+from llmproviders.sandbox._script import FINISHES, ScriptedReply
 from llmproviders.sandbox._settings import (
     LONGEST_WAIT_S,
     SLICE_S,
@@ -309,6 +311,49 @@ class Sandbox:
         )
         self._faults.add(service_name(provider), on, fault)
 
+    def reply(
+        self,
+        provider: str,
+        text: str | None = None,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+        reasoning: str | None = None,
+        finish: str = "stop",
+        usage: Mapping[str, int] | None = None,
+        times: int = 1,
+    ) -> None:
+        """Say what the next chats with one provider are answered; replies queue up.
+
+        Args:
+            provider: its class, in any case, with or without dashes.
+            text: the text; None: the sandbox's own words, or none beside ``tool_calls``.
+            tool_calls: the calls that the reply makes, in OpenAI's form or as
+                ``{"name": ..., "arguments": ...}``; the guest services have none.
+            reasoning: the thoughts before the text, for services that have them.
+            finish: ``"stop"``, ``"length"`` or ``"content_filter"``.
+            usage: the service's ``usage``, for services that count.
+            times: for how many chats.
+
+        Raises:
+            ValueError: there is no such provider, or an argument makes no sense.
+
+        >>> with Sandbox() as sandbox:
+        ...     sandbox.reply("deepseek", "Forty-two.", reasoning="Hm.")
+        ...     reply = sandbox.client("deepseek").complete("Well?")
+        >>> print(reply, reply.reasoning)
+        Forty-two. Hm.
+        """
+        if finish not in FINISHES:
+            raise ValueError(f"unknown finish {finish!r}; {suggest(finish, FINISHES)}")
+        scripted = ScriptedReply(
+            text=text,
+            tool_calls=[_call_of(call) for call in tool_calls or ()],
+            reasoning=reasoning,
+            finish=finish,
+            usage=None if usage is None else dict(usage),
+        )
+        self._services[service_name(provider)].script(scripted, whole("times", times))
+
     def heal(self, provider: str | None = None) -> None:
         """Forget the faults still to come, of ``provider``, or of all where it is None."""
         self._faults.clear(provider if provider is None else service_name(provider))
@@ -417,6 +462,15 @@ class Sandbox:
 def _route(path: str) -> str:
     """Return a path with ``{id}`` in place of the id of a file."""
     return re.sub(r"(?<=/files/)[^/]+", "{id}", path)
+
+
+def _call_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name and the arguments of a call, as an object."""
+    function = call.get("function", call)
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    return {"name": function["name"], "arguments": arguments}
 
 
 def _owner(path: str) -> str:

@@ -11,6 +11,7 @@ Some phrases in the last user message ask for more than text:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +33,33 @@ _THOUGHT = "The question is short, so the answer can be short as well."
 
 
 @dataclass(frozen=True)
+class ScriptedReply:
+    """What :meth:`Sandbox.reply` was told to answer; each field as there."""
+
+    text: str | None = None
+    tool_calls: Sequence[dict[str, Any]] = ()
+    reasoning: str | None = None
+    finish: str = "stop"
+    usage: dict[str, int] | None = None
+
+
+FINISHES = {"stop": "stop", "length": "length", "content_filter": "filter"}
+"""`FinishReason.reason` to `Script.finish`."""
+
+
+@dataclass(frozen=True)
 class Script:
-    """One reply to come; `finish` is ``"stop"``, ``"length"`` or ``"filter"``."""
+    """One reply to come; `finish` is ``"stop"``, ``"length"`` or ``"filter"``.
+
+    `calls` are those that a scripted reply makes, each with `name` and `arguments`, an object.
+    """
 
     pieces: list[str]
     finish: str
     prompt_words: int
     thought: list[str] = field(default_factory=list)
+    calls: Sequence[dict[str, Any]] = ()
+    scripted_usage: dict[str, int] | None = None
 
     @property
     def text(self) -> str:
@@ -47,7 +68,9 @@ class Script:
 
     @property
     def usage(self) -> dict[str, int]:
-        """The count of tokens, one for each word."""
+        """The count of tokens, one for each word unless the reply was scripted otherwise."""
+        if self.scripted_usage is not None:
+            return self.scripted_usage
         answer = len(self.pieces) + len(self.thought)
         return {
             "prompt_tokens": self.prompt_words,
@@ -57,7 +80,7 @@ class Script:
 
 
 def write_script(
-    reply: ReplyText,
+    reply: ReplyText | ScriptedReply,
     service_title: str,
     messages: list[Message],
     *,
@@ -67,9 +90,22 @@ def write_script(
 ) -> Script:
     """Return the reply to a conversation, the same for the same words."""
     question = last_user_text(messages)
+    prompt_words = sum(count_words(message["content"]) for message in messages)
+    if isinstance(reply, ScriptedReply) and not empty:
+        text = reply.text
+        if text is None:
+            text = "" if reply.tool_calls else _own_words(service_title, question)
+        return Script(
+            pieces=split_pieces(text),
+            finish=FINISHES.get(reply.finish, "stop"),
+            prompt_words=prompt_words,
+            thought=split_pieces(reply.reasoning or ""),
+            calls=reply.tool_calls,
+            scripted_usage=reply.usage,
+        )
     if empty:
         text = ""
-    elif reply is None:
+    elif reply is None or isinstance(reply, ScriptedReply):
         text = _own_words(service_title, question)
     else:
         text = reply if isinstance(reply, str) else reply(messages)
@@ -87,7 +123,7 @@ def write_script(
     return Script(
         pieces=pieces,
         finish=finish,
-        prompt_words=sum(count_words(message["content"]) for message in messages),
+        prompt_words=prompt_words,
         thought=split_pieces(_THOUGHT) if re.search(r"\bthink\b", asked) else [],
     )
 

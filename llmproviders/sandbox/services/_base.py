@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import Any, ClassVar
 
 from llmproviders.sandbox._record import RecordedRequest
 from llmproviders.sandbox._reply import HeaderPairs, SandboxReply, Whole
-from llmproviders.sandbox._settings import Settings
+from llmproviders.sandbox._script import ScriptedReply
+from llmproviders.sandbox._settings import ReplyText, Settings
 
 
 class Service(ABC):
@@ -25,6 +28,18 @@ class Service(ABC):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._scripted: deque[ScriptedReply] = deque()
+        self._scripted_lock = threading.Lock()
+
+    def script(self, reply: ScriptedReply, times: int) -> None:
+        """Answer the next chats, so many, with a reply; those that wait already come first."""
+        with self._scripted_lock:
+            self._scripted.extend([reply] * times)
+
+    def next_reply(self) -> ReplyText | ScriptedReply:
+        """Return the next scripted reply, or else what the sandbox says to everything."""
+        with self._scripted_lock:
+            return self._scripted.popleft() if self._scripted else self.settings.reply
 
     def arguments(self, url: str) -> dict[str, Any]:
         """Return the constructor's keyword arguments for a sandbox at `url`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmproviders.sandbox._record import RecordedRequest
 from llmproviders.sandbox._reply import HeaderPairs, ReplyPiece, event
+from llmproviders.sandbox._samples import sample
 from llmproviders.sandbox._script import Script
 
 Object = dict[str, Any]
@@ -117,6 +118,32 @@ def offered_functions(body: Object) -> list[Object]:
     return [function for function in found if isinstance(function, dict)]
 
 
+def calls_of(body: Object, script: Script, question: str) -> list[Object]:
+    """Return the calls that a reply makes, each with `name` and `arguments`, an object.
+
+    They are the scripted ones, or else one of an offered function, if the last word is the user's
+    and they ask for it or the request demands it.
+    """
+    if script.calls:
+        return list(script.calls)
+    function = called_function(body, question)
+    if function is None:
+        return []
+    return [{"name": function.get("name"), "arguments": sample_arguments(function)}]
+
+
+def answer_to_format(body: Object) -> str | None:
+    """Return the JSON that satisfies a request's `response_format`; None if it wants text."""
+    wanted = body.get("response_format") or {}
+    if wanted.get("type") == "json_object":
+        return '{"sandbox": true}'
+    if wanted.get("type") != "json_schema":
+        return None
+    # GigaChat has the schema without a wrapper.
+    schema = (wanted.get("json_schema") or wanted).get("schema") or {}
+    return json.dumps(sample(schema), ensure_ascii=False)
+
+
 def called_function(body: Object, question: str) -> Object | None:
     """Return the offered function that the reply calls, or None.
 
@@ -135,24 +162,8 @@ def called_function(body: Object, question: str) -> Object | None:
 
 def sample_arguments(function: Object) -> Object:
     """Return arguments that fit the function's parameters."""
-    samples = {
-        "string": "sandbox",
-        "integer": 1,
-        "number": 1.5,
-        "boolean": True,
-        "array": [],
-        "object": {},
-    }
-    properties = (function.get("parameters") or {}).get("properties") or {}
-    return {
-        name: (about.get("enum") or [samples.get(about.get("type"), "sandbox")])[0]
-        for name, about in properties.items()
-    }
-
-
-def arguments_text(function: Object) -> str:
-    """Return sample arguments as the JSON text that OpenAI's protocol has for them."""
-    return json.dumps(sample_arguments(function), ensure_ascii=False)
+    parameters = function.get("parameters") or {}
+    return dict(sample({"type": "object", **parameters}))
 
 
 def id_header(request: RecordedRequest, name: str) -> HeaderPairs:

@@ -67,7 +67,7 @@ class ChatGLMService(Service):
             {"role": message["role"], "content": plain_text(message["content"])}
             for message in request.json["messages"]
         ]
-        script = write_script(self.settings.reply, self.title, messages, empty=empty)
+        script = write_script(self.next_reply(), self.title, messages, empty=empty)
         return _Telling(script).stream()
 
     def error(self, status: int, _kind: str, /) -> Whole:

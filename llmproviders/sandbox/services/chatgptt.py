@@ -90,7 +90,7 @@ class ChatGpttService(Service):
         if request.kind == "page":
             return self._page(_session(request), empty=empty)
         messages = [{"role": "user", "content": request.form["message"]}]
-        script = write_script(self.settings.reply, self.title, messages, empty=empty)
+        script = write_script(self.next_reply(), self.title, messages, empty=empty)
         if not self.settings.chatgptt_streams:
             reply = json_reply({"status": "success", "data": script.text, "msg": ""})
             reply.pieces = len(script.pieces)

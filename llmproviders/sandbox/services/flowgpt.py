@@ -97,7 +97,7 @@ class FlowGptService(Service):
             *body["history"],
             {"role": "user", "content": body["question"]},
         ]
-        script = write_script(self.settings.reply, self.title, messages, empty=empty)
+        script = write_script(self.next_reply(), self.title, messages, empty=empty)
         return Stream(
             _frames(body["model"], script.pieces), content_type="text/plain; charset=utf-8"
         )

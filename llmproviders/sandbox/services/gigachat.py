@@ -29,9 +29,8 @@ from llmproviders.sandbox.services._completions import (
     CompletionScript,
     Dialect,
     Object,
-    called_function,
+    calls_of,
     id_header,
-    sample_arguments,
 )
 from llmproviders.sandbox.services._gigachat_checks import attached, chat_problem, multipart
 from llmproviders.sandbox.services._gigachat_files import FileStore, draw_png, upload_problem
@@ -262,16 +261,17 @@ class GigaChatService(Service):
             {"role": message["role"], "content": message.get("content", "")}
             for message in body["messages"]
         ]
+        reply = self.next_reply()
         script = write_script(
-            self.settings.reply,
+            reply,
             self.title,
             messages,
             empty=empty,
             max_tokens=body.get("max_tokens"),
         )
-        if not empty and self.settings.reply is None and script.finish == "stop":
+        if not empty and reply is None and script.finish == "stop":
             script = self._more_than_words(script, request)
-        function = None if empty else called_function(body, last_user_text(messages))
+        calls = [] if empty else calls_of(body, script, last_user_text(messages))
         return CompletionScript(
             dialect=_DIALECT,
             script=script,
@@ -281,7 +281,7 @@ class GigaChatService(Service):
             },
             usage={**script.usage, "precached_prompt_tokens": 0},
             choices=body.get("n") or 1,
-            call=self._call(function) if function else None,
+            call=self._call(calls[0]) if calls else None,
             call_finish="function_call",
         )
 
@@ -302,11 +302,10 @@ class GigaChatService(Service):
             text += f" You sent {kept.media_type} of {len(kept.content)} bytes."
         return replace(script, pieces=split_pieces(text)) if text != script.text else script
 
-    def _call(self, function: Object) -> Object:
-        called = {"name": function.get("name"), "arguments": sample_arguments(function)}
+    def _call(self, call: Object) -> Object:
         state_id = str(uuid.uuid4())
         self._state_ids.add(state_id)
-        return {"function_call": called, "functions_state_id": state_id}
+        return {"function_call": call, "functions_state_id": state_id}
 
     def _models(self, _: Any) -> Object:
         names = (*self.settings.gigachat_models, _EMBEDDINGS)

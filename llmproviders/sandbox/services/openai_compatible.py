@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import uuid
 from typing import Any, ClassVar
 
@@ -15,21 +18,28 @@ from llmproviders.sandbox._reply import (
     json_reply,
     phrase,
 )
-from llmproviders.sandbox._script import last_user_text, plain_text, write_script
+from llmproviders.sandbox._script import (
+    count_words,
+    last_user_text,
+    plain_text,
+    write_script,
+)
 from llmproviders.sandbox.services._base import Service
 from llmproviders.sandbox.services._completions import (
     DONE,
     CompletionScript,
     Dialect,
     Object,
-    arguments_text,
-    called_function,
+    answer_to_format,
+    calls_of,
     id_header,
     messages_problem,
     numbers_problem,
 )
 
 API_KEY = "sk-sandbox-5f1c9b6e0d3a4a27"
+
+MOST_INPUTS = 64
 
 _DIALECT = Dialect(
     finish={"stop": "stop", "length": "length", "filter": "content_filter"},
@@ -53,6 +63,7 @@ def chat_routes(base_path: str) -> dict[tuple[str, str], str]:
     return {
         ("POST", f"{base_path}/chat/completions"): "chat",
         ("GET", f"{base_path}/models"): "models",
+        ("POST", f"{base_path}/embeddings"): "embeddings",
     }
 
 
@@ -91,7 +102,19 @@ class OpenAICompatibleService(Service):
         if scheme.lower() != "bearer" or key.strip() != self.api_key:
             message = "Incorrect API key provided. Use the one that the sandbox gives out."
             return self.refusal(401, message, code="invalid_api_key")
+        if request.kind == "embeddings":
+            return self._refuse_inputs(request.json)
         return self._refuse_chat(request.json) if request.kind == "chat" else None
+
+    def _refuse_inputs(self, body: Any) -> Whole | None:
+        inputs = body.get("input") if isinstance(body, dict) else None
+        if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
+            return self.refusal(400, "input must be a list of strings", param="input")
+        if len(inputs) > MOST_INPUTS:
+            return self.refusal(
+                400, f"batch size is invalid, it should not be larger than {MOST_INPUTS}"
+            )
+        return None
 
     def _refuse_chat(self, body: Any) -> Whole | None:
         if not isinstance(body, dict):
@@ -124,6 +147,8 @@ class OpenAICompatibleService(Service):
         if request.kind == "models":
             return json_reply({} if empty else self._listing())
         body = request.json
+        if request.kind == "embeddings":
+            return json_reply({} if empty else _embeddings(body))
         completion = self._completion(body, empty=empty)
         if not body.get("stream"):
             reply = json_reply(completion.whole())
@@ -141,19 +166,22 @@ class OpenAICompatibleService(Service):
 
     def _completion(self, body: Object, *, empty: bool) -> CompletionScript:
         messages = [
-            {"role": message["role"], "content": plain_text(message.get("content") or "")}
+            {"role": message["role"], "content": _told(message.get("content"))}
             for message in body["messages"]
         ]
+        reply = self.next_reply()
+        if reply is None:
+            reply = answer_to_format(body)
         stop = body.get("stop")
         script = write_script(
-            self.settings.reply,
+            reply,
             self.title,
             messages,
             empty=empty,
             max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
             stop=[stop] if isinstance(stop, str) else stop,
         )
-        function = None if empty else called_function(body, last_user_text(messages))
+        calls = [] if empty else calls_of(body, script, last_user_text(messages))
         return CompletionScript(
             dialect=self.dialect,
             script=script,
@@ -164,8 +192,8 @@ class OpenAICompatibleService(Service):
             },
             usage=script.usage,
             choices=body.get("n") or 1,
-            call=_call(function, as_tool=bool(body.get("tools"))) if function else None,
-            call_finish="tool_calls" if body.get("tools") else "function_call",
+            call=_call(calls, as_tool="functions" not in body) if calls else None,
+            call_finish="function_call" if "functions" in body else "tool_calls",
         )
 
     def error(self, status: int, _kind: str, /) -> Whole:
@@ -186,39 +214,83 @@ class OpenAICompatibleService(Service):
         return json_reply({"error": error}, status=status)
 
 
+def _embeddings(body: Object) -> Object:
+    """Return vectors, the last one first: the order is that of the indexes."""
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": [byte / 255 for byte in hashlib.sha256(text.encode()).digest()],
+        }
+        for index, text in enumerate(body["input"])
+    ]
+    tokens = sum(map(count_words, body["input"]))
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data[::-1], "model": body.get("model"), "usage": usage}
+
+
 def _content_problem(body: Object) -> str | None:
     for message in body["messages"]:
         content = message.get("content")
         if content is None and message["role"] == "assistant":
             continue
-        if plain_text(content) is None:
-            return "the content of a message must be a string or a list of text items"
+        if plain_text(_without_images(content)) is None:
+            return "the content of a message must be a string or a list of text and image items"
     return None
 
 
-def _call(function: Object, *, as_tool: bool) -> Object:
-    called = {"name": function.get("name"), "arguments": arguments_text(function)}
+def _without_images(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    return [item for item in content if _image_of(item) is None]
+
+
+def _image_of(item: Any) -> str | None:
+    """Return the address of an image item; None for any other."""
+    about = item.get("image_url") if isinstance(item, dict) else None
+    url = about.get("url") if isinstance(about, dict) else None
+    return url if isinstance(url, str) else None
+
+
+def _told(content: Any) -> str:
+    """Return the text of a message, its images told by type and size."""
+    words = [plain_text(_without_images(content or "")) or ""]
+    for item in content if isinstance(content, list) else ():
+        url = _image_of(item)
+        if url is not None:
+            kind, _, data = url.removeprefix("data:").partition(";base64,")
+            size = f"{len(base64.b64decode(data))} bytes" if data else url
+            words.append(f"[{kind if data else 'image'}, {size}]")
+    return " ".join(filter(None, words))
+
+
+def _call(calls: list[Object], *, as_tool: bool) -> Object:
+    told = [
+        {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+        for call in calls
+    ]
     if not as_tool:
-        return {"function_call": called}
-    tool_call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": called}
-    return {"tool_calls": [tool_call]}
+        return {"function_call": told[0]}
+    return {
+        "tool_calls": [
+            {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": one}
+            for one in told
+        ]
+    }
 
 
 def _call_deltas(call: Object | None) -> list[Object]:
-    """Return a call in three deltas: the name first, then the arguments in two pieces."""
+    """Return each call in three deltas: the name first, then the arguments in two pieces."""
     if call is None:
         return []
     if "function_call" in call:
-        called = call["function_call"]
-        named, first, second = _in_three(called)
-        return [{"function_call": part} for part in (named, first, second)]
-    tool_call = call["tool_calls"][0]
-    named, first, second = _in_three(tool_call["function"])
-    return [
-        {"tool_calls": [{"index": 0, **tool_call, "function": named}]},
-        {"tool_calls": [{"index": 0, "function": first}]},
-        {"tool_calls": [{"index": 0, "function": second}]},
-    ]
+        return [{"function_call": part} for part in _in_three(call["function_call"])]
+    deltas = []
+    for index, one in enumerate(call["tool_calls"]):
+        named, first, second = _in_three(one["function"])
+        pieces = ({**one, "function": named}, {"function": first}, {"function": second})
+        deltas += [{"tool_calls": [{"index": index, **piece}]} for piece in pieces]
+    return deltas
 
 
 def _in_three(called: Object) -> tuple[Object, Object, Object]:
