@@ -67,7 +67,7 @@ class ChatRequest:
         deadline: seconds for the whole call, or None for the client's.
         accept: what the whole reply has to please, or None for the client's.
         reasoning: whether a stream also yields what comes of the thinking.
-        attach: files that go with the last message of the user.
+        attach: paths of files for the model to look at.
         schema: what the reply has to satisfy, or None.
     """
 
@@ -80,7 +80,7 @@ class ChatRequest:
     deadline: float | None = None
     accept: Accept | None = None
     reasoning: bool = False
-    attach: tuple[str | os.PathLike[str], ...] = ()
+    attach: tuple[str, ...] = ()
     schema: Schema | None = None
 
     @classmethod
@@ -119,7 +119,8 @@ class ChatRequest:
         rest = dict(params)
         system = rest.pop("system", None)
         reasoning = bool(rest.pop("reasoning", False))
-        attach = tuple(rest.pop("attach", None) or ())
+        attach = rest.pop("attach", None) or ()
+        attach = (attach,) if isinstance(attach, (str, os.PathLike)) else attach
         schema = rest.pop("schema", None)
         if schema is not None and rest.get("response_format") is not None:
             raise InvalidRequestError("schema and response_format say the same; give one")
@@ -139,6 +140,7 @@ class ChatRequest:
             deadline = seconds("deadline", deadline)
         if accept is not None:
             check_accept(accept)
+        paths = tuple(map(os.fspath, attach))
         messages = tuple(normalize(prompt, system=system))
         return cls(
             messages,
@@ -150,7 +152,7 @@ class ChatRequest:
             deadline,
             accept,
             reasoning,
-            attach,
+            paths,
             None if schema is None else Schema.of(schema),
         )
 

@@ -27,6 +27,19 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One text as a vector.
+
+    Attributes:
+        vector: its numbers.
+        prompt_tokens: tokens of the text; None if the service did not say.
+    """
+
+    vector: list[float]
+    prompt_tokens: int | None = None
+
+
 class Attempts(tuple[Attempt, ...]):
     """The attempts of one call, in order: a tuple that a notebook shows as a timeline and a table.
 

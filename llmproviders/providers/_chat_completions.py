@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any, NoReturn
 
+from .._checks import is_finite
 from .._http.decoding import (
     AFTER_END_S,
     MAX_VALUES,
@@ -29,7 +30,7 @@ from ..errors import (
     ServerError,
     StreamInterrupted,
 )
-from ..results import FinishReason, Image, Reasoning, Usage
+from ..results import Embedding, FinishReason, Image, Reasoning, Usage
 from ._chat_parts import ThinkTags, ThoughtDetails, ToolCalls, thought_of, whole_number
 
 FINISH_WORDS: dict[str, tuple[str, ...]] = {
@@ -592,6 +593,25 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
         {"id": item} if isinstance(item, str) else expect(item, dict, field)
         for item in expect(listing, list, field, optional=nullable)
     ]
+
+
+def parse_embeddings(data: bytes) -> list[Embedding]:
+    """The vectors of a reply of ``/embeddings``, in the order of the texts."""
+    entries = parse_list(data)
+    entries.sort(key=lambda entry: expect(entry.get("index"), int, "index"))
+    return [Embedding(_vector(entry), _tokens_of(entry)) for entry in entries]
+
+
+def _vector(entry: dict[str, Any]) -> list[float]:
+    vector = expect(entry.get("embedding"), list, "embedding")
+    if not all(map(is_finite, vector)):
+        raise ProtocolError("the reply has something else where the numbers of a vector were due")
+    return [float(number) for number in vector]
+
+
+def _tokens_of(entry: dict[str, Any]) -> int | None:
+    usage = Usage.from_json(entry.get("usage"))
+    return None if usage is None else usage.prompt_tokens
 
 
 def parse_models(data: bytes) -> list[dict[str, Any]]:

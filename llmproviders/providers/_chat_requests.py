@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .._runtime import files
+from .._signals import let_through
 from ..errors import InvalidRequestError, LLMError, ModelNotFoundError, UnsupportedError
 from ..messages import Message
 
@@ -59,6 +62,18 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
     return min(named, key=named.__getitem__, default=None)
 
 
+_BATCH = re.compile(
+    r"batch|too many (inputs|texts|items)|(inputs?|array|list|items|texts)\b.{0,60}\b(at most|"
+    r"maximum|larger|longer|exceed|limit|less than|or fewer)",
+    re.IGNORECASE,
+)
+
+
+def is_batch_too_large(error: InvalidRequestError) -> bool:
+    """Whether a server refused a request since it has too many texts in it."""
+    return error.status_code in (*_STATUSES, 413) and bool(_BATCH.search(error.detail or ""))
+
+
 def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
     """The fields of a body as far as the server takes them, by the name that it takes."""
     taken = dict(params)
@@ -95,6 +110,55 @@ def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
     if not tools:
         told.pop("parallel_tool_calls", None)
     return told
+
+
+# How the files of each type begin.
+_IMAGES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
+
+MOST_IMAGE_BYTES = 20 * 1024 * 1024
+
+
+def with_images(messages: Sequence[Message], paths: Sequence[str]) -> list[Message]:
+    """``messages`` with image files as parts of the last one of the user.
+
+    Raises:
+        InvalidRequestError: a file is missing, too large, or no image that services take.
+    """
+    told = list(messages)
+    if not paths:
+        return told
+    parts = [_image_part(path) for path in paths]
+    last = max((n for n, m in enumerate(told) if m["role"] == "user"), default=None)
+    if last is None:
+        raise InvalidRequestError("attach needs a message of the user that it belongs to")
+    content = told[last]["content"]
+    before = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    told[last] = {**told[last], "content": [*before, *parts]}
+    return told
+
+
+def _image_part(path: str) -> dict[str, Any]:
+    try:
+        data = files.read(path, most=MOST_IMAGE_BYTES)
+    except (OSError, ValueError) as error:
+        let_through(error)
+        said = getattr(error, "strerror", None) or str(error)
+        raise InvalidRequestError(f"the attachment {path} cannot be read: {said}") from error
+    kind = next((kind for start, kind in _IMAGES if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "image/webp"
+    if kind is None:
+        raise InvalidRequestError(
+            f"the attachment {path} is no JPEG, PNG, GIF or WebP image, which is all that can be "
+            "sent here"
+        )
+    url = f"data:{kind};base64,{b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def history(messages: Sequence[Message]) -> list[Message]:

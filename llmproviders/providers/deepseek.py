@@ -29,6 +29,7 @@ class DeepSeek(OpenAICompatible):
     needs_auth = True
     supports_schema = False
     default_model = "deepseek-flash"
+    embedding_model = None
     models = Catalogue("deepseek-flash", "deepseek-v4-pro")
     environment = {"api_key": ("DEEPSEEK_API_KEY",)}
 

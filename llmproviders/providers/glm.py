@@ -39,6 +39,7 @@ class GLM(OpenAICompatible):
     needs_auth = True
     supports_schema = False
     default_model = "glm-5.3"
+    embedding_model = "embedding-3"
     models = Catalogue(
         *("glm-5.3", "glm-5.3-flash", "glm-5.3-flashx", "glm-5.2", "glm-5.1", "glm-5", "glm-4.7"),
         *("glm-4.7-flash", "glm-4.6", "glm-4.6v-flash", "glm-4.5", "glm-4.5-air", "glm-4.5-flash"),

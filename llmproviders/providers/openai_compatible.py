@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,16 +20,29 @@ from ..errors import (
     LLMError,
     MissingAuthError,
     ModelNotFoundError,
+    ProtocolError,
     retold,
 )
 from ..provider import Catalogue, Fetch, Provider
-from ._chat_completions import parse_chat, parse_models
-from ._chat_requests import history, merged, refused_field, with_tools, without
+from ..results import Embedding
+from ._chat_completions import parse_chat, parse_embeddings, parse_models
+from ._chat_requests import (
+    history,
+    is_batch_too_large,
+    merged,
+    refused_field,
+    with_images,
+    with_tools,
+    without,
+)
 from ._local_servers import local_server_at
 
 if TYPE_CHECKING:
     import requests
 
+
+MOST_TEXTS = 256
+"""Texts in one request for vectors, until the server says that they are too many."""
 
 _NO_LIST = (404, 405, 501)
 
@@ -55,6 +68,8 @@ class OpenAICompatible(Provider):
     default_model = "gpt-4o-mini"
     models = Catalogue("gpt-4o-mini", "gpt-4o")
     open_catalogue = True
+    #: Model for ``embed`` at the service's own address; None: there is none.
+    embedding_model: ClassVar[str | None] = "text-embedding-3-small"
     supports_tools = True
     supports_schema = True
     supports_images = True
@@ -100,6 +115,7 @@ class OpenAICompatible(Provider):
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
         )
         self.think_tags = think_tags
+        self._batch = MOST_TEXTS
         #: Model -> fields that the server refused for it.
         self._refused: dict[str, frozenset[str]] = {}
 
@@ -121,7 +137,7 @@ class OpenAICompatible(Provider):
         refused = self._refused.get(request.model or "", ())
         body = {
             "model": request.model,
-            "messages": history(request.messages),
+            "messages": history(with_images(request.messages, request.attach)),
             **self.how_to_send(request),
             **self.chat_params(request),
         }
@@ -207,6 +223,72 @@ class OpenAICompatible(Provider):
                 request_id=error.request_id,
                 detail=error.detail,
             ) from error
+
+    def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[Embedding]:
+        """Make vectors of texts, in batches of the size that the server takes.
+
+        Args:
+            texts: one text, or several.
+            model: a model for vectors; None: the service's own, else this instance's model.
+
+        Returns:
+            An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
+
+        Raises:
+            LLMError: as for any call.
+
+        >>> from llmproviders.sandbox import Sandbox
+        >>> with Sandbox() as sandbox:
+        ...     server = OpenAICompatible(**sandbox.provider_arguments("openai"))
+        ...     sky, sea = server.embed(["the sky", "the sea"])
+        >>> len(sky.vector) == len(sea.vector)
+        True
+        """
+        left: list[Any] = [texts] if isinstance(texts, str) else list(texts)
+        if not all(isinstance(text, str) and text for text in left):
+            raise InvalidRequestError("texts is a text or a list of texts, none of them empty")
+        request = ChatRequest((), self.embedding_name(model))
+        found: list[Embedding] = []
+        scope = CancelScope()
+        with self.slot(scope):
+            while left:
+                batch = left[: self._batch]
+                try:
+                    found += self._embed(batch, request, scope)
+                except InvalidRequestError as error:
+                    if len(batch) == 1 or not is_batch_too_large(error):
+                        raise
+                    self._batch = len(batch) // 2
+                else:
+                    del left[: len(batch)]
+        return found
+
+    def _embed(self, texts: list[str], request: ChatRequest, scope: CancelScope) -> list[Embedding]:
+        body = {"model": request.model, "input": texts}
+        vectors = self.ask(
+            lambda _: self._call("POST", "/embeddings", json=body),
+            lambda reply: parse_embeddings(reply.read()),
+            request=request,
+            scope=scope,
+        )
+        if len(vectors) != len(texts):
+            raise ProtocolError(
+                f"the reply has {len(vectors)} vectors for {len(texts)} texts", provider=self.name
+            )
+        return vectors
+
+    def embedding_name(self, model: str | None) -> str:
+        """The name to send for a model that makes vectors.
+
+        Raises:
+            InvalidRequestError: none was given, and there is no usual one.
+        """
+        usual = self.embedding_model if self.needs_auth or self.base_url == self.url else self.model
+        if model is None and usual is None:
+            raise InvalidRequestError(
+                f"{self.name} has no usual model for vectors: give model=", provider=self.name
+            )
+        return model or usual or ""
 
     def check_credentials(self) -> None:
         """Look for the key, where the address is one that wants one."""

@@ -37,6 +37,7 @@ class YandexGPT(OpenAICompatible):
     api_endpoint = f"{url}/chat/completions"
     needs_auth = True
     default_model = _MODELS[0]
+    embedding_model = "text-search-doc"
     models = Catalogue(*_MODELS)
     supported_params = OpenAICompatible.supported_params - {"stop", "seed"}
     environment = {
@@ -64,15 +65,21 @@ class YandexGPT(OpenAICompatible):
             MissingAuthError: there is no folder to put into it.
         """
         model = super().get_model(name)
-        if "://" in model:
-            return model
+        return model if "://" in model else self._in_folder("gpt", model)
+
+    def _in_folder(self, scheme: str, model: str) -> str:
         if self.folder_id is None:
             raise MissingAuthError(
                 f"{self.name} needs the id of a folder: set "
                 f"{' or '.join(self.environment_of('folder_id'))} or pass folder_id="
             )
         version = "" if "/" in model else "/latest"
-        return f"gpt://{self.folder_id}/{model}{version}"
+        return f"{scheme}://{self.folder_id}/{model}{version}"
+
+    def embedding_name(self, model: str | None) -> str:
+        """The full address of a model that makes vectors."""
+        name = super().embedding_name(model)
+        return name if "://" in name else self._in_folder("emb", name)
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
         """A stream brings its usage unasked; ``stream_options`` is refused."""

@@ -1,7 +1,8 @@
 """GigaChat, Sber's official service."""
 
 from ..._http.types import UnverifiedTLSWarning
-from ._answers import Balance, Embedding, TokenCount, UploadedFile
+from ...results import Embedding
+from ._answers import Balance, TokenCount, UploadedFile
 from ._provider import GigaChat
 
 __all__ = [

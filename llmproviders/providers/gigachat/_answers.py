@@ -9,7 +9,7 @@ from ..._checks import is_count, is_finite
 from ..._http.decoding import decode_json
 from ..._http.types import HTTPResponse
 from ...errors import ProtocolError
-from ...results import Usage
+from ...results import Embedding, Usage
 
 MAX_FILE = 40_000_000
 """The most bytes of a file that the service keeps."""
@@ -41,23 +41,15 @@ class TokenCount:
         return cls(_count(entry, "tokens"), _count(entry, "characters"))
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """One text as a vector, and how many tokens it took, where the service says so."""
-
-    vector: list[float]
-    prompt_tokens: int | None = None
-
-    @classmethod
-    def list_from_json(cls, entries: list[Any]) -> list[Embedding]:
-        """Read the entries of ``/embeddings``, in the order of their indexes."""
-        return [
-            cls(
-                [_number(item, "embedding") for item in _field(entry, "embedding", list)],
-                (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
-            )
-            for entry in sorted(entries, key=lambda entry: _field(entry, "index", int))
-        ]
+def read_embeddings(entries: list[Any]) -> list[Embedding]:
+    """Read the entries of ``/embeddings``, in the order of their indexes."""
+    return [
+        Embedding(
+            [_number(item, "embedding") for item in _field(entry, "embedding", list)],
+            (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
+        )
+        for entry in sorted(entries, key=lambda entry: _field(entry, "index", int))
+    ]
 
 
 @dataclass(frozen=True, slots=True)

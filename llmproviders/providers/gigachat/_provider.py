@@ -36,10 +36,10 @@ from ...errors import (
     retold,
 )
 from ...provider import Catalogue, Fetch, Provider
-from ...results import FinishReason, Image
+from ...results import Embedding, FinishReason, Image
 from .._chat_completions import parse_chat, parse_list, parse_models
 from . import _dialect, _root, _settings
-from ._answers import Balance, Embedding, TokenCount, UploadedFile, read_content
+from ._answers import Balance, TokenCount, UploadedFile, read_content, read_embeddings
 from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
 from ._files import Attachment, DrawnImages, Uploads
 from ._models import home_of, stand_in
@@ -543,7 +543,7 @@ class GigaChat(Provider):
         except BaseException:
             scope.cancel("the call was interrupted")
             raise
-        return Embedding.list_from_json(entries)
+        return read_embeddings(entries)
 
     def _about(
         self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope

@@ -20,7 +20,9 @@ class DeepSeekService(OpenAICompatibleService):
     class_name = "DeepSeek"
     title = "DeepSeek"
     base_path = "/deepseek"
-    routes: ClassVar = chat_routes(base_path)
+    routes: ClassVar = {
+        target: kind for target, kind in chat_routes(base_path).items() if kind != "embeddings"
+    }
     api_key = "sk-sandbox-deepseek-5f1c9b6e"
     dialect: ClassVar = replace(OpenAICompatibleService.dialect, keep_alive=b": keep-alive\n\n")
 

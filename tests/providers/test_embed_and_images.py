@@ -1,0 +1,168 @@
+"""Vectors of texts, and image files as parts of messages, for OpenAI-compatible servers."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproviders import (
+    GLM,
+    DeepSeek,
+    InvalidRequestError,
+    OpenAICompatible,
+    ProtocolError,
+    Provider,
+    YandexGPT,
+)
+from llmproviders.sandbox import Sandbox
+from llmproviders.sandbox.services.openai_compatible import MOST_INPUTS
+from tests.support.calls import Canned, Sender, canned, with_sender
+from tests.support.golden import goldens
+from tests.support.promise import read
+
+SHORT = goldens("openaicompatible", name="short")[0]
+LOCAL = "http://127.0.0.1:9/v1"
+JSON = "application/json"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(10)
+IMAGES = {
+    "photo.txt": (PNG, "image/png"),
+    "a.jpg": (b"\xff\xd8\xff\xe0" + bytes(9), "image/jpeg"),
+    "b": (b"GIF89a" + bytes(9), "image/gif"),
+    "c.webp": (b"RIFF\x04\x00\x00\x00WEBPVP8 ", "image/webp"),
+}
+
+
+class TestEmbed:
+    def test_in_batches_and_in_order(self, sandbox: Sandbox) -> None:
+        """More texts than the server takes at once come in their order; the size is remembered."""
+        texts = [f"text {number}" for number in range(2 * MOST_INPUTS + 2)]
+        with OpenAICompatible(**sandbox.provider_arguments("openai")) as provider:
+            alone = [provider.embed(text)[0].vector for text in texts[:3]]
+            before = sandbox.count("openai", "embeddings")
+            vectors = [one.vector for one in provider.embed(texts)]
+            assert vectors[:3] == alone
+            assert len(vectors) == len(texts)
+            assert len({tuple(vector) for vector in vectors}) == len(texts)
+            asked = [len(r.json["input"]) for r in sandbox.requests if r.kind == "embeddings"]
+            refused = [size for size in asked[before:] if size > MOST_INPUTS]
+            provider.embed(texts)
+            again = [len(r.json["input"]) for r in sandbox.requests if r.kind == "embeddings"]
+        assert len(refused) == 2
+        assert max(again[len(asked) :]) <= MOST_INPUTS
+
+    def test_nothing_is_sent_for_nothing(self) -> None:
+        """No texts give no vectors; a blank one and a number are refused before sending."""
+        provider = with_sender(OpenAICompatible, sender := Sender(Canned()), base_url=LOCAL)
+        assert provider.embed([], model="m") == []
+        for texts in ([""], ["a", 7]):
+            with pytest.raises(InvalidRequestError, match="texts is"):
+                provider.embed(texts, model="m")  # type: ignore[arg-type]
+        assert sender.calls == []
+
+    def test_another_refusal_is_not_asked_again(self) -> None:
+        """A 400 that is not about the size of the batch is the error."""
+        refusal = InvalidRequestError("no", status_code=400, detail="no such dimension")
+        provider = with_sender(
+            OpenAICompatible, sender := Sender(refusal), base_url=LOCAL, model="m"
+        )
+        with pytest.raises(InvalidRequestError, match="no"):
+            provider.embed(["a", "b"])
+        assert len(sender.calls) == 1
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            [{"index": 0, "embedding": "AAAA"}],
+            [{"index": 0, "embedding": [None]}],
+            [{"embedding": [1.0]}],
+            [],
+        ],
+    )
+    def test_what_is_no_vector(self, data: Any) -> None:
+        """Another shape, and fewer vectors than texts, are errors, never wrong vectors."""
+        reply = Canned(json.dumps({"data": data}).encode(), JSON)
+        provider = canned(OpenAICompatible, reply, base_url=LOCAL, model="m")
+        with pytest.raises(ProtocolError):
+            provider.embed("a")
+
+    @pytest.mark.parametrize(
+        ("kind", "arguments", "sent"),
+        [
+            (OpenAICompatible, {}, "text-embedding-3-small"),
+            (OpenAICompatible, {"base_url": LOCAL, "model": "mine"}, "mine"),
+            (GLM, {}, "embedding-3"),
+            (YandexGPT, {"folder_id": "b1g"}, "emb://b1g/text-search-doc/latest"),
+        ],
+    )
+    def test_the_usual_model(
+        self, kind: type[OpenAICompatible], arguments: dict[str, Any], sent: str
+    ) -> None:
+        """Each service has its own; another server is asked for this instance's model."""
+        reply = Canned(b'{"data": [{"index": 0, "embedding": [1, 0.5]}]}', JSON)
+        provider = with_sender(kind, sender := Sender(reply), api_key="k", **arguments)
+        assert provider.embed("a")[0].vector == [1.0, 0.5]
+        assert sender.calls[0].json == {"model": sent, "input": ["a"]}
+
+    def test_no_usual_model(self) -> None:
+        """Without one, the call says to name one."""
+        for provider in (DeepSeek(api_key="k"), OpenAICompatible(base_url=LOCAL)):
+            with pytest.raises(InvalidRequestError, match="model="):
+                provider.embed("a")
+
+
+def parts_of(tmp_path: Path, *names: str) -> list[dict[str, Any]]:
+    """The parts of the message that is sent with these files."""
+    sender = Sender(Canned(SHORT.body))
+    provider = with_sender(OpenAICompatible, sender, base_url=LOCAL)
+    paths = [tmp_path / name for name in names]
+    error = read(provider.stream("What is this?", attach=paths)).error
+    if error is not None:
+        assert sender.calls == []
+        raise error
+    parts: list[dict[str, Any]] = sender.calls[0].json["messages"][-1]["content"]
+    return parts
+
+
+class TestImages:
+    def test_files_are_sent_as_they_are(self, tmp_path: Path) -> None:
+        """Each file is a part after the text, its type told by its content, not its name."""
+        for name, (data, _) in IMAGES.items():
+            (tmp_path / name).write_bytes(data)
+        text, *images = parts_of(tmp_path, *IMAGES)
+        assert text == {"type": "text", "text": "What is this?"}
+        for image, (data, kind) in zip(images, IMAGES.values(), strict=True):
+            start, _, content = image["image_url"]["url"].partition(",")
+            assert start == f"data:{kind};base64"
+            assert b64decode(content) == data
+
+    def test_what_cannot_be_attached(self, tmp_path: Path) -> None:
+        """A missing file, a folder, a pipe, another type and too large a file are not sent."""
+        (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
+        (tmp_path / "folder").mkdir()
+        os.mkfifo(tmp_path / "pipe")
+        with (tmp_path / "huge.png").open("wb") as huge:
+            huge.truncate(30 * 1024 * 1024)
+        for name, words in (
+            ("gone.png", "cannot be read: No such file"),
+            ("folder", "cannot be read"),
+            ("pipe", "cannot be read"),
+            ("huge.png", "larger than 20 MiB"),
+            ("page.pdf", "no JPEG, PNG, GIF or WebP"),
+        ):
+            with pytest.raises(InvalidRequestError, match=words) as caught:
+                parts_of(tmp_path, name)
+            assert name in str(caught.value)
+
+    def test_the_sandbox_tells_them_back(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """It says the type and the size of what it got, of every such service."""
+        (tmp_path / "a.png").write_bytes(PNG)
+        for name, kind in (("openai", OpenAICompatible), ("glm", GLM), ("deepseek", DeepSeek)):
+            provider: Provider = kind(**sandbox.provider_arguments(name))
+            with provider:
+                said = str(provider.complete("What?", attach=str(tmp_path / "a.png")))
+            assert f"[image/png, {len(PNG)} bytes]" in said

@@ -1,0 +1,94 @@
+"""What the sandbox is told to answer, and what it makes of a schema."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmproviders import OpenAICompatible
+from llmproviders.providers import find
+from llmproviders.sandbox import Sandbox
+from llmproviders.sandbox._names import CLASS_NAMES
+from tests.support.promise import read
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 2}},
+            "required": ["city"],
+        },
+    },
+}
+CALLS = [
+    {"name": "weather", "arguments": {"city": "Омск"}},
+    {"function": {"name": "time", "arguments": '{"zone": "Omsk"}'}},
+]
+WITH_TOOLS = ("openai", "glm", "yandexgpt", "deepseek")
+
+
+@pytest.mark.parametrize("service", CLASS_NAMES)
+def test_a_text_for_so_many_chats(sandbox: Sandbox, service: str) -> None:
+    """Every service says the text as often as was said, then its own words again."""
+    sandbox.reply(service, "Forty-two.", times=2)
+    sandbox.reply(service, "Why?")
+    client = sandbox.client(service)
+    said = [str(client.complete("Hi")) for _ in range(4)]
+    assert said[:3] == ["Forty-two.", "Forty-two.", "Why?"]
+    assert "sandbox" in said[3]
+
+
+@pytest.mark.parametrize("service", WITH_TOOLS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_calls_thoughts_and_usage(sandbox: Sandbox, service: str, stream: bool) -> None:
+    """Calls of tools, thoughts and counts come as they were given, whole and as a stream."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    sandbox.reply(service, tool_calls=CALLS, reasoning="Hm. Well.", usage=usage)
+    kind = find(service)
+    assert kind is not None
+    with kind(**sandbox.provider_arguments(service)) as provider:
+        finish = read(provider.create_generator(None, "Hi", stream=stream, tools=[TOOL])).finish
+    told = [
+        (c["function"]["name"], json.loads(c["function"]["arguments"])) for c in finish.tool_calls
+    ]
+    assert told == [("weather", {"city": "Омск"}), ("time", {"zone": "Omsk"})]
+    assert (finish.reason, finish.reasoning) == ("tool_calls", "Hm. Well.")
+    if service != "yandexgpt" or not stream:
+        assert finish.usage.total_tokens == 3
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "content_filter"])
+def test_how_it_ends(sandbox: Sandbox, finish: str) -> None:
+    """The reply ends as was said."""
+    sandbox.reply("openai", "Forty-two.", finish=finish)
+    with OpenAICompatible(**sandbox.provider_arguments("openai")) as provider:
+        assert read(provider.stream("Hi")).finish.reason == finish
+
+
+def test_arguments_that_make_no_sense(sandbox: Sandbox) -> None:
+    """A word or a name that there is not is told with the nearest one."""
+    with pytest.raises(ValueError, match="did you mean 'stop'"):
+        sandbox.reply("openai", "x", finish="stopp")
+    with pytest.raises(ValueError, match="did you mean 'deepseek'"):
+        sandbox.reply("depseek", "x")
+
+
+def test_a_schema_is_satisfied(sandbox: Sandbox) -> None:
+    """A response_format is answered with JSON that has the schema's shape."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 7}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    with OpenAICompatible(**sandbox.provider_arguments("openai")) as provider:
+        assert json.loads(str(provider.complete("Hi", response_format=wanted))) == {"n": 7}
+        anything = provider.complete("Hi", response_format={"type": "json_object"})
+        assert isinstance(json.loads(str(anything)), dict)
+
+
+def test_a_demanded_call(sandbox: Sandbox) -> None:
+    """``tool_choice="required"`` is answered with a call whose arguments fit its parameters."""
+    with OpenAICompatible(**sandbox.provider_arguments("openai")) as provider:
+        reply = provider.complete("Hi", tools=[TOOL], tool_choice="required")
+    arguments = json.loads(reply.tool_calls[0]["function"]["arguments"])
+    assert arguments == {"city": "sandbox", "days": 2}
