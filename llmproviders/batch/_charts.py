@@ -1,4 +1,4 @@
-"""The pictures of a batch's report; pure."""
+"""The charts of a batch's report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHARES = ((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))
 
 
 def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
-    """The distribution of the seconds that rows took, on a logarithmic axis."""
+    """A histogram of the seconds that rows took, on a logarithmic axis."""
     every = sorted((*whole, *failed))
     places = [_bin(value) for value in (every[0], every[-1])]
     first = places[0] - max(0, _FEWEST_BINS - (places[1] - places[0])) // 2
@@ -69,7 +69,7 @@ def _share(x: float, middle: float, words: str) -> str:
 
 
 def tries(first: Sequence[float], again: Sequence[float]) -> str:
-    """How many first tries and how many retries began in each slice of the batch's time."""
+    """The number of first tries and of retries that began in each slice of time."""
     begun = min((*first, *again))
     span = max(max((*first, *again)) - begun, 1e-3)
 
@@ -94,7 +94,7 @@ def tries(first: Sequence[float], again: Sequence[float]) -> str:
 
 
 def outcomes(by_provider: Mapping[str, Mapping[AttemptOutcome, int]]) -> str:
-    """A bar for each provider: how its attempts ended."""
+    """How the attempts of each provider ended, a bar for each."""
     left, chart, row = 150, 460, 28
     most = max(sum(counted.values()) for counted in by_provider.values())
     parts, stories = [], []
@@ -146,7 +146,7 @@ def _chart(
     marks: Iterable[str],
     meanings: Sequence[tuple[str, Callable[[float, float], str]]],
 ) -> str:
-    """Upright bars beside one another, each a stack of counts."""
+    """A bar chart of stacked counts."""
     tallest = max(sum(number for _, number in stack) for _, stack in stacks)
     width = _CHART / len(stacks)
     parts = []

@@ -1,7 +1,7 @@
 """The report of a batch: how long its rows took, what its providers did, when it had to retry.
 
-Made of output rows, as ``batch`` writes them. Of each row only numbers are kept, so that a report
-of a million rows fits into memory.
+It is made from output rows. Only numbers are kept of each, so a report of a million rows fits into
+memory.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _PAGE = (
 
 
 class BatchReport:
-    """Numbers and pictures of a batch's rows; renders on a notebook's page, and as a page.
+    """Numbers and pictures of a batch's rows, for a notebook or as a page of their own.
 
     Args:
-        name: what the batch is called.
+        name: the name of the batch.
 
     Attributes:
-        done, failed: how many rows have a reply, and an error.
-        tokens: how many tokens all replies took, as the services counted them.
+        done, failed: how many rows have a reply, and how many an error.
+        tokens: the tokens of all replies, as the services counted them.
 
     >>> report = BatchReport()
     >>> report.add({"id": "sky", "error": None, "attempts": [], "usage": {"total_tokens": 7}})
@@ -56,7 +56,7 @@ class BatchReport:
     """
 
     def __init__(self, name: str = "batch") -> None:
-        """Begin one of the batch called ``name``."""
+        """Start an empty report of the batch called ``name``."""
         self.name = name
         self.done = 0
         self.failed = 0
@@ -69,7 +69,7 @@ class BatchReport:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], name: str = "batch") -> Self:
-        """One of ``rows``, objects as in a batch's output, of the batch called ``name``."""
+        """The report of ``rows``, objects as in a batch's output, of the batch called ``name``."""
         report = cls(name)
         for row in rows:
             report.add(row)
@@ -77,10 +77,10 @@ class BatchReport:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """One of a file of output rows; what is torn is passed over.
+        """The report of a file of output rows; torn rows are skipped.
 
         Args:
-            path: the file, whose name the report has.
+            path: the file; its name becomes the name of the report.
 
         Raises:
             OSError: the file cannot be read.
@@ -124,7 +124,7 @@ class BatchReport:
             examples.append(f"{own_id}: {shorten(' '.join(one_line(message).split()), 160)}")
 
     def to_html(self) -> str:
-        """A whole page that loads nothing from elsewhere, readable in light and dark."""
+        """A complete page that loads nothing from elsewhere, readable in light and dark."""
         name = escape(self.name)
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -172,7 +172,7 @@ def _figure(caption: str, picture: str) -> str:
 
 
 def _outcome(attempt: Mapping[str, Any]) -> AttemptOutcome:
-    """The outcome of an attempt as a row has it."""
+    """The outcome of an attempt in an output row."""
     error = attempt["error"]
     if error is None:
         return AttemptOutcome.WHOLE
