@@ -82,7 +82,7 @@ def let_through(error: BaseException) -> None:
         try:
             raise found
         finally:
-            # What wrapped it is no context of it, and would hold it in a circle.
+            # The error that wrapped it would otherwise become its context, and form a cycle.
             found.__context__ = context
 
 

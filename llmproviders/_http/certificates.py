@@ -72,7 +72,7 @@ def reading_context(certificates: Iterable[bytes]) -> ssl.SSLContext:
     """A context that has read ``certificates``, in DER; its ``get_ca_certs`` describes them.
 
     Raises:
-        ssl.SSLError: one of them is no certificate.
+        ssl.SSLError: one of them is not a certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for certificate in certificates:

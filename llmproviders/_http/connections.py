@@ -60,7 +60,7 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
         super().leave_to_parent()
 
     def do_handshake(self, block: bool = False) -> None:
-        """Shake hands, for no longer than the scope lasts of the exchange that wants it."""
+        """Shake hands, within the scope of the exchange that needs the connection."""
         try:
             # The socket is this one from here on; the plain one before has lost its descriptor.
             (here.exchange or Exchange(CancelScope())).bind(self)
@@ -275,10 +275,10 @@ class Tracked(HTTPConnection):
             if held is not None:
                 sock.sendall(held)
         except OSError as error:
-            # Of some errors urllib3 takes no notice, whoever raised them.
+            # urllib3 ignores some errors here, also when a signal's handler raised them.
             if from_handler(error):
                 raise Unstoppable from error
-            # As of this one: a server may answer before it has read all, and close.
+            # BrokenPipeError is one of them: a server may answer before it has read all.
             if isinstance(error, GONE):
                 raise BrokenPipeError(errno.EPIPE, str(error)) from error
             raise

@@ -56,7 +56,7 @@ class Tail(bytes):
 
 
 class Document(bytes):
-    """A body that is no stream of events but one JSON value or a web page."""
+    """A body that is one JSON value or a web page instead of a stream of events."""
 
     __slots__ = ()
 
@@ -175,7 +175,7 @@ def iter_events(
     nothing to these services and are passed over. An event named ``error`` is yielded as an
     :class:`ErrorEvent`, and so is a field ``error``, which some servers send. An event that the
     end of the body cuts off is yielded too, as a :class:`Tail`: whether the reply is whole is for
-    its end mark to say. A body that is no stream is yielded whole, as a :class:`Document`.
+    its end mark to say. A body that is not a stream is yielded whole, as a :class:`Document`.
     Source: the HTML standard, 9.2.6 "Interpreting an event stream".
 
     >>> list(iter_events([b": hi\ndata: a\nda", b"ta: b\n\ndata:c\n\n"]))
@@ -338,7 +338,7 @@ def _document(
             size = whole.tell()
             if size > max_line:
                 raise ProtocolError(
-                    f"the reply is no stream and larger than {max_line} bytes; "
+                    f"the reply is not a stream, and larger than {max_line} bytes; "
                     "if that is right, raise Limits.line"
                 )
             # Looked at each time its size has doubled, so that the work stays linear.

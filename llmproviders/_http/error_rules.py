@@ -45,7 +45,7 @@ def names(text: str) -> frozenset[str]:
 WRONG_PATH = Rule(
     errors.InvalidRequestError,
     404,
-    "the service knows no such address; check base_url",
+    "the service has nothing at this address; check base_url",
     words=(
         r"unexpected endpoint|404 page not found|invalid url \((post|get)|no route matched"
         r"|unknown (request )?(url|endpoint|route|path)|no such (route|endpoint|path|url)"
@@ -350,8 +350,8 @@ SAID_BY_STATUS = {
     402: "the account's tokens are used up: there is no quota or credit left",
     403: "the service denies access; check the key and its rights",
     404: "the service found nothing for this request; check model and base_url",
-    407: "the proxy wants a user and password; give them in its URL",
-    408: "the service gave up waiting",
+    407: "the proxy requires a user and password; put them in its URL",
+    408: "the service timed out waiting for the request",
     413: "the request is too large for the service; shorten the prompt",
     422: "the service rejected the request as invalid",
     429: "too many requests; wait",

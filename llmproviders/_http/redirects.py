@@ -44,7 +44,7 @@ def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | N
         target = _joined(str(request.url), location.strip(" \t"))
     if target is None:
         raise errors.ProtocolError(
-            "the service redirects to an address that is none, or that programs read in "
+            "the service redirects to an address that is invalid, or that programs read in "
             "different ways; it is not followed",
             status_code=reply.status,
             retryable=False,

@@ -112,7 +112,7 @@ class Exchange:
         )
 
     def drop(self) -> None:
-        """Close the connection, whoever holds it, and let go of it."""
+        """Close the connection, even if something else still refers to it."""
         sock, reply = self.sock, self.reply
         self.unbind()
         if sock is not None:
@@ -132,7 +132,7 @@ class Exchange:
                 sock.exchange = None
 
     def cut(self) -> None:
-        """Wake whoever waits for its socket, from another thread, too."""
+        """Wake whatever waits for its socket; any thread may call it."""
         if self.sock is not None:
             _cut(self.sock)
 
@@ -144,7 +144,7 @@ def _cut(sock: socket.socket) -> None:
 
 
 class Bounded(socket.socket):
-    """A socket none of whose operations outlasts the exchange that it serves."""
+    """A socket whose operations all end when the exchange that it serves is over."""
 
     exchange: Exchange | None = None
     patience: float | None = None
@@ -282,7 +282,7 @@ def resolve(
 
     Raises:
         TimeoutError: time is up.
-        OSError: there is no such name.
+        OSError: the name does not exist.
     """
     if host == "localhost" or is_address(host):
         return look_up(host, port)
@@ -473,7 +473,7 @@ def _pass_through(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> Non
     """Have a SOCKS proxy, to which ``sock`` is connected, connect it to a host.
 
     Raises:
-        socks.ProxyError: the proxy refuses, or is none.
+        socks.ProxyError: the proxy refuses, or does not speak SOCKS.
     """
     if proxy.version == 4:
         _pass_through_4(sock, proxy, host, port)
@@ -510,7 +510,7 @@ def _pass_through_5(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> N
     if method == 2 and login:
         _log_in(sock, (proxy.username or "").encode(), (proxy.password or "").encode())
     elif method == _NO_METHOD:
-        raise socks.SOCKS5AuthError("the SOCKS5 proxy wants another login, or one at all")
+        raise socks.SOCKS5AuthError("the SOCKS5 proxy requires a login, or another kind of login")
     elif method != 0:
         raise socks.GeneralProxyError("the SOCKS5 proxy chose a login that was not offered")
     host = host.strip("[]")

@@ -1,4 +1,4 @@
-"""The only module that talks: connections, proxies, TLS, timeouts, and what their failures mean."""
+"""Sending requests and reading replies: timeouts, limits, redirects, compression."""
 
 from __future__ import annotations
 
@@ -203,11 +203,11 @@ class HTTPReply:
         self._release()
 
     def lines(self) -> Iterator[bytes]:
-        """The body's lines, each as soon as it has arrived; see :func:`._lines.iter_lines`."""
+        """The body's lines, each as soon as it has arrived; see :func:`.decoding.iter_lines`."""
         return iter_lines(self, max_line=self.limits.line, texts=self.texts)
 
     def events(self) -> Iterator[bytes]:
-        """The data of its server-sent events, likewise; see :func:`._lines.iter_events`."""
+        """The data of its server-sent events, as they arrive; see :func:`.decoding.iter_events`."""
         return iter_events(self, max_line=self.limits.line, texts=self.texts, hasten=self.hasten)
 
     def read(self, limit: int | None = None) -> bytes:
@@ -216,7 +216,7 @@ class HTTPReply:
         Raises:
             ProtocolError: the whole is larger than a line may be, since all of it is in memory.
         """
-        # Not a list of blocks, of which each may be of two bytes.
+        # A buffer, not a list: each block may be as small as two bytes.
         body = BytesIO()
         for block in self:
             body.write(block)
@@ -224,13 +224,13 @@ class HTTPReply:
                 return body.getvalue()[:limit]
             if limit is None and body.tell() > self.limits.line:
                 raise errors.ProtocolError(
-                    f"the reply is no stream and larger than {self.limits.line} bytes; "
+                    f"the reply is not a stream, and larger than {self.limits.line} bytes; "
                     "if that is right, raise Limits.line"
                 )
         return body.getvalue()
 
     def json(self) -> Any:
-        """The body as JSON; see :func:`._lines.decode_json` for what is raised."""
+        """The body as JSON; see :func:`.decoding.decode_json` for the errors."""
         return decode_json(self.read())
 
     def finish(self, patience_s: float = 0.25) -> None:
@@ -516,7 +516,7 @@ class Transport:
 
 
 def _merged(headers: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:
-    """Headers, of which later ones replace those of the same name, whatever its case."""
+    """Combine headers: later ones replace earlier ones of the same name, in any case."""
     replaced = {name.lower() for name in later}
     kept = {name: value for name, value in headers.items() if name.lower() not in replaced}
     return {**kept, **later}
@@ -584,10 +584,10 @@ def _checked(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if type(value) is str and is_telling(name):
             checked[name] = hidden(value)
-        # Whoever gives headers may put anything there.
+        # Callers and other people's providers may pass anything here.
         if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
             raise errors.InvalidRequestError(
-                f"the header {name} cannot be sent: its value, which is not shown, is no text, or "
-                "has a line break or another character that HTTP does not take"
+                f"the header {name} cannot be sent: its value, which is not shown, is not a "
+                "string, or has a line break or another character that HTTP does not allow"
             )
     return checked

@@ -47,7 +47,7 @@ class Limits:
 
     Attributes:
         line: what has to be in memory at once: one line of a stream, in each of which ChatGLM
-            repeats the whole text, or a reply that is no stream.
+            repeats the whole text, or a reply that is not a stream.
         reply: all of a stream.
         error_body: how much of an error's body is read; the rest is not.
     """
@@ -151,7 +151,7 @@ class Sender(Protocol):
 
 
 def plain_headers(fields: Mapping[str, str]) -> dict[str, str]:
-    """The same for code that is not ours, and may call ``str()`` on a value."""
+    """Headers or fields as plain strings, for libraries that call ``str()`` on a value."""
     return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}
 
 
@@ -191,14 +191,14 @@ class Trust:
 
 
 class UnverifiedTLSWarning(UserWarning):
-    """A client was made that believes any server; whoever sits between reads keys and prompts."""
+    """A client was made that believes any server; anybody in between can read keys and prompts."""
 
 
 def warn_unverified(name: str) -> None:
     """Warn that a client believes any server; each time, unless the user's filters say else."""
     warnings.simplefilter("always", UnverifiedTLSWarning, append=True)
     warnings.warn(
-        f"{name} was told not to verify certificates: whoever sits between can read the key and "
+        f"{name} was told not to verify certificates: anybody in between can read the key and "
         "the prompts. Pass the authority's certificate with ca_bundle= instead (for GigaChat, run "
         "`llmproviders trust gigachat --download`)",
         UnverifiedTLSWarning,
@@ -276,15 +276,15 @@ def check_url(url: str, source: str) -> str:
         source: what it comes from, an argument or a variable, for the error.
 
     Raises:
-        InvalidRequestError: it is no URL of HTTP. Its text is not told: it may hold a password, or
-            be a key in the wrong place.
+        InvalidRequestError: it is not an HTTP URL. The message does not show it: it may hold a
+            password, or be a key in the wrong place.
     """
     url = hidden(url)
     conceal_user_info(url)
     wrong = _fault_of_url(url)
     if wrong:
         raise InvalidRequestError(
-            f"{source} is not a URL: it {wrong}; it has to be one such as https://host/v1"
+            f"{source} is not a URL: it {wrong}; it should look like https://host/v1"
         )
     return Redacted(url.rstrip("/"))
 
@@ -299,8 +299,8 @@ def _fault_of_url(url: str) -> str | None:
         if not parts.hostname:
             return "names no host"
         if parts.port == 0 or ("%" in parts.hostname and ":" not in parts.hostname):
-            return "has a host or a port that there is not"
+            return "has an invalid host or port"
     except ValueError as error:
         let_through(error)
-        return "has a host or a port that there is not"
+        return "has an invalid host or port"
     return None

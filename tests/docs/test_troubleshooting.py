@@ -139,12 +139,12 @@ TROUBLE: dict[str, Callable[[World], object]] = {
     "the service refused the key; check it": lambda w: w.fault("openai", status=401),
     "the server's certificate is not trusted": lambda w: w.untrusted(),
     "the proxy failed": lambda w: w.through("https"),
-    "the proxy wants a user and password; give them in its URL": lambda w: w.through("http"),
+    "the proxy requires a user and password; put them in its URL": lambda w: w.through("http"),
     "no connection": lambda w: w.at(w.refused_port),
     "no connection in time": lambda w: w.at(w.black_hole, timeout=(0.2, 5)),
     "no answer in time": lambda w: w.reply(Stall(), timeout=(5, 0.2)),
     "no text came within first_chunk_timeout": lambda w: w.stalled(first_chunk_timeout=0.2),
-    "the service knows no such address": lambda w: w.reply(*http_response(404)),
+    "the service has nothing at this address": lambda w: w.reply(*http_response(404)),
     "the service found nothing for this request": (
         lambda w: w.fault("openai", status=404, body={"error": {"message": "No data policy fits"}})
     ),

@@ -504,15 +504,13 @@ def test_no_clause_swallows_what_a_handler_raises() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):
-                known = node.type is not None and ast.unparse(node.type) in ELSEWHERE.get(
-                    module, ""
-                )
-                if _caught(node.type) & SWALLOWING and not known and _swallows(node):
-                    found.append(f"{module}:{node.lineno}")
-            elif (
-                isinstance(node, ast.Call)
-                and ast.unparse(node.func).endswith("suppress")
-                and set().union(*map(_caught, node.args)) & SWALLOWING
-            ):
+                caught = _caught(node.type)
+                known = ast.unparse(node.type or node) in ELSEWHERE.get(module, "")
+                wrong = not known and _swallows(node)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+                caught, wrong = set().union(*map(_caught, node.args)), True
+            else:
+                continue
+            if wrong and caught & SWALLOWING:
                 found.append(f"{module}:{node.lineno}")
     assert found == []
