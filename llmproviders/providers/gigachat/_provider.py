@@ -155,6 +155,8 @@ class GigaChat(Provider):
             per_minute=per_minute,
             per_day=per_day,
         )
+        # No call imports anything, and importing this class loads nothing of TLS.
+        import_module(f"{__package__}._root")
         _settings.check_version(self.base_url)
         self.scope = self._setting("scope", scope) or INDIVIDUAL
         self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
@@ -165,7 +167,6 @@ class GigaChat(Provider):
         self.token_cache = token_cache
         if token_cache is not None:
             check_path("token_cache", token_cache)
-            # No call imports anything.
             import_module("filelock")
         self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
         if self.ca_bundle is not None:
