@@ -25,7 +25,7 @@ class KeptFile(NamedTuple):
     client: str
 
 
-class FileStore:
+class KeptFiles:
     """Files by id; those of another client do not exist for one that asks.
 
     Args:

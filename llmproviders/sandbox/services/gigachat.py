@@ -33,7 +33,7 @@ from llmproviders.sandbox.services._completions import (
     id_header,
 )
 from llmproviders.sandbox.services._gigachat_checks import attached, chat_problem, multipart
-from llmproviders.sandbox.services._gigachat_files import FileStore, draw_png, upload_problem
+from llmproviders.sandbox.services._gigachat_files import KeptFiles, draw_png, upload_problem
 
 API_KEY = base64.b64encode(
     b"7c0f3a52-5a6d-4b8e-9c31-5a0db0c5a11e:2d9b7f40-1e8c-4f6a-8b55-5a0db0c5ec7e"
@@ -97,7 +97,7 @@ class GigaChatService(Service):
         super().__init__(settings)
         self._tokens = _Tokens(settings)
         self._places = _Places(settings.gigachat_max_concurrency)
-        self._files = FileStore(settings.clock)
+        self._files = KeptFiles(settings.clock)
         self._state_ids: set[str] = set()
 
     def arguments(self, url: str) -> dict[str, Any]:
