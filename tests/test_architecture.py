@@ -44,7 +44,6 @@ DOORS = {
     "sandbox": "opened by the commands that need it",
     "cli": "a command loads what it needs when it is run",
     "batch": "likewise",
-    "cache": "sqlite3: opened for a batch with a cache",
 }
 """Wings and modules that may be imported inside a function, and why."""
 
