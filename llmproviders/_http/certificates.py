@@ -153,12 +153,12 @@ def _context(
     if not trust.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    for path in usual:
-        _believe(context, path)
-    if trust.verify:
+    else:
         own = bundle(trust.ca_bundle) if trust.ca_bundle else ""
         if own or trust.extra:
             context.load_verify_locations(cadata=own + (trust.extra or ""))
+    for path in usual:
+        _believe(context, path)
     if trust.cert:
         _present(context, _paths(trust.cert))
     return context
