@@ -14,6 +14,7 @@ from .._checks import seconds, whole
 from .._display.text import be_brief, count
 from .._request import ChatRequest
 from .._runtime.process import owned
+from ..cache import Cached
 from ..client import BaseClient
 from ..messages import Prompt
 from ._flow import Flow
@@ -159,8 +160,6 @@ def check_arguments(
     workers = whole("workers", workers)
     deadline = None if deadline is None else seconds("deadline", deadline)
     if cache is not None:
-        from ..cache import Cached  # type: ignore[import-not-found,unused-ignore]
-
         client = Cached(client, cache)
     return client, workers, deadline
 

@@ -247,7 +247,7 @@ class OpenAICompatible(Provider):
         left: list[Any] = [texts] if isinstance(texts, str) else list(texts)
         if not all(isinstance(text, str) and text for text in left):
             raise InvalidRequestError("texts is a text or a list of texts, none of them empty")
-        request = ChatRequest((), self.embedding_name(model))
+        request = ChatRequest((), self._embedding_name(model))
         found: list[Embedding] = []
         scope = CancelScope()
         with self.slot(scope):
@@ -277,7 +277,7 @@ class OpenAICompatible(Provider):
             )
         return vectors
 
-    def embedding_name(self, model: str | None) -> str:
+    def _embedding_name(self, model: str | None) -> str:
         """The name to send for a model that makes vectors.
 
         Raises:

@@ -76,9 +76,9 @@ class YandexGPT(OpenAICompatible):
         version = "" if "/" in model else "/latest"
         return f"{scheme}://{self.folder_id}/{model}{version}"
 
-    def embedding_name(self, model: str | None) -> str:
+    def _embedding_name(self, model: str | None) -> str:
         """The full address of a model that makes vectors."""
-        name = super().embedding_name(model)
+        name = super()._embedding_name(model)
         return name if "://" in name else self._in_folder("emb", name)
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
