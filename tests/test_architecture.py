@@ -44,6 +44,8 @@ DOORS = {
     "sandbox": "opened by the commands that need it",
     "cli": "a command loads what it needs when it is run",
     "batch": "likewise",
+    "cache": "sqlite3: opened by ask --cache",
+    "_account.usage": "sqlite3: opened by the command usage",
 }
 """Wings and modules that may be imported inside a function, and why."""
 

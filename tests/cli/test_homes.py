@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def outcome(words: list[str], home: Path | None, folder: Path) -> tuple[int, str
     return code, streams[0].read_text(), streams[1].read_text()
 
 
+def let_in(folder: Path) -> None:
+    """Let other users enter a folder for temporary files."""
+    while folder != Path(tempfile.gettempdir()):
+        folder.chmod(0o755)
+        folder = folder.parent
+
+
 @pytest.fixture
 def giga(at_sandbox: Sandbox) -> Sandbox:
     """A sandbox, and in memory all that the commands load, which a stranger may not read."""
@@ -73,8 +81,7 @@ def test_commands_work_without_state(
     if kind == "foreign":
         home = tmp_path / "foreign"
         home.mkdir(mode=0o755)
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o755)
+        let_in(tmp_path)
     code, out, err = outcome(words, home, tmp_path)
     assert code == 0, err
     assert err.count("kept between runs") == ("-v" in words)
@@ -87,8 +94,7 @@ def test_a_configuration_that_is_closed(giga: Sandbox, tmp_path: Path) -> None:
     home = tmp_path / "foreign"
     (home / ".config").mkdir(parents=True)
     home.chmod(0o700)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     code, out, err = outcome(ASK, home, tmp_path)
     assert (code, out) == (2, "")
     assert f"{home}/.config/llmproviders/config.toml cannot be read: Permission denied" in err
