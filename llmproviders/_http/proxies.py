@@ -9,7 +9,7 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from .. import _environment as _environ
 from .._signals import let_through
-from .types import check_proxy
+from .types import check_proxy, is_loopback
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -32,17 +32,6 @@ def environment_proxies(url: str) -> dict[str, str]:
         return {}
     named = select_proxy(url, get_environ_proxies(url, None))
     return both(check_proxy(named)) if named else {}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its loopback address or name."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError as error:
-        let_through(error)
-        return False
 
 
 def bypasses(host: str, port: int, no_proxy: str) -> bool:

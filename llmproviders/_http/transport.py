@@ -37,7 +37,7 @@ from .connections import Adapter
 from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
 from .error_map import check_reply
 from .failures import BROKEN, opening_error, reading_error, root_of
-from .proxies import both, environment_proxies, is_loopback
+from .proxies import both, environment_proxies
 from .redirects import target_of
 from .sessions import SessionSender
 from .sockets import Bounded, Exchange, here
@@ -50,6 +50,7 @@ from .types import (
     check_proxy,
     check_timeout,
     conceal_header,
+    is_loopback,
     plain_headers,
 )
 
@@ -341,7 +342,6 @@ class Transport:
         *,
         timeout: Timeout | None = None,
         proxy: str | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> HTTPReply:
         """Send ``call`` and return its reply once the headers are there and tell of success.
 
@@ -350,12 +350,11 @@ class Transport:
             scope: how long all of it may take.
             timeout: seconds, or ``(connect, read)``, for this call.
             proxy: a proxy's URL for this call.
-            headers: headers for this call, which replace all others.
 
         Raises:
             LLMError: the class that the failure has in the table of errors.
         """
-        request = self._prepare(call, headers)
+        request = self._prepare(call)
         for _ in range(_MOST_REDIRECTS):
             reply = self._send(request, scope, timeout, proxy)
             try:
@@ -395,13 +394,11 @@ class Transport:
         """
         return select_proxy(url, self._proxies(url, None))
 
-    def _prepare(
-        self, call: HTTPRequest, headers: Mapping[str, str] | None = None
-    ) -> requests.PreparedRequest:
+    def _prepare(self, call: HTTPRequest) -> requests.PreparedRequest:
         given = self._given
-        if headers:
-            given = _merged(given, _checked(headers))
-            for name, value in headers.items():
+        if call.extra_headers:
+            given = _merged(given, _checked(call.extra_headers))
+            for name, value in call.extra_headers.items():
                 conceal_header(name, value)
         try:
             url = self._prepared_url(call.url)

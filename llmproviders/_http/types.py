@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from math import inf
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -77,6 +79,7 @@ class HTTPRequest:
             nothing else, ``~/.netrc`` above all, puts its own in place.
         accept: ``"html"`` where a page is wanted, or told apart from a reply by who reads it;
             anywhere else a page is an error.
+        extra_headers: the caller's for this call; they replace others of the same names.
     """
 
     method: str
@@ -87,6 +90,7 @@ class HTTPRequest:
     files: Mapping[str, tuple[str, bytes, str]] | None = field(default=None, repr=False)
     authorization: str | None = field(default=None, repr=False)
     accept: Literal["any", "html"] = "any"
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         headers = {
@@ -196,13 +200,17 @@ class UnverifiedTLSWarning(UserWarning):
 
 def warn_unverified(name: str) -> None:
     """Warn that a client believes any server; each time, unless the user's filters say else."""
+    # The caller's line is behind all the constructors, one for each class.
+    level, frame = 2, sys._getframe(1)
+    while frame.f_code.co_name == "__init__" and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
     warnings.simplefilter("always", UnverifiedTLSWarning, append=True)
     warnings.warn(
-        f"{name} was told not to verify certificates: anybody in between can read the key and "
+        f"{name} was told not to verify certificates: whoever sits between can read the key and "
         "the prompts. Pass the authority's certificate with ca_bundle= instead (for GigaChat, run "
         "`llmproviders trust gigachat --download`)",
         UnverifiedTLSWarning,
-        stacklevel=3,
+        stacklevel=level,
     )
 
 
@@ -263,6 +271,17 @@ def _about_proxy(scheme: str, rest: str) -> str:
         f"http://host:port or socks5h://host:port{hint} "
         f"(known schemes: {', '.join(PROXY_SCHEMES)})"
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its loopback address or name."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError as error:
+        let_through(error)
+        return False
 
 
 _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")

@@ -62,11 +62,11 @@ def ask(server: RawServer, session: requests.Session, key: str | None = KEY, **g
 def send(url: str, session: requests.Session | None, **arguments: Any) -> bytes:
     """The body of the reply to one call of a transport."""
     own = {"X-Own": "own", "X-Both": "own", "X-All": "own", "Cookie": "own=1"}
-    call = HTTPRequest("POST", url, headers=own, json={})
-    extra = arguments.pop("extra", None)
+    extra = arguments.pop("extra", {})
+    call = HTTPRequest("POST", url, headers=own, json={}, extra_headers=extra)
     trust = arguments.pop("trust", Trust())
     transport = Transport(trust=trust, limits=Limits(), session=session, **arguments)
-    reply = transport.open(call, CancelScope(), headers=extra)
+    reply = transport.open(call, CancelScope())
     try:
         return reply.read()
     finally:

@@ -39,8 +39,8 @@ from llmproviders import (
     StreamInterrupted,
 )
 from llmproviders._http.failures import opening_error, reading_error
-from llmproviders._http.proxies import is_loopback
 from llmproviders._http.sockets import resolve
+from llmproviders._http.types import is_loopback
 from llmproviders._runtime.scope import SYSTEM_CLOCK, CancelScope
 from llmproviders.provider import Call, Fetch, Limits, Request
 from tests.conftest import RawServerFactory
