@@ -1,8 +1,9 @@
-"""Numbers that come from elsewhere: callers, configuration, and services' JSON."""
+"""Checks of values that come from elsewhere: callers, configuration, and services' JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from math import inf
 from numbers import Real
@@ -10,6 +11,7 @@ from operator import index
 from sys import float_info
 from typing import TypeGuard
 
+from ._redact import Secret, conceal_words, hidden, is_telling
 from ._signals import let_through
 from .errors import InvalidRequestError
 
@@ -82,6 +84,59 @@ def seconds(name: str, value: object, *, zero: bool = False, most: float = inf) 
             limit += f", {most:g} at most" if most < FINITE else ", not infinite"
         raise InvalidRequestError(f"{name} must be a number of seconds {limit}, not {shown(value)}")
     return number
+
+
+# A header's name, and what HTTP allows in its value: a tab and the visible part of Latin-1.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+def header_fields(name: str, value: object) -> dict[str, str]:
+    """The headers that a caller gave for an argument; those that look like secrets are masked.
+
+    Args:
+        name: the argument's name.
+        value: what was given: names and values as texts.
+
+    Raises:
+        InvalidRequestError: they cannot be sent as headers; no value is shown.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(f"{name} is a dict of headers, not {type(value).__name__}")
+    fields: dict[str, str] = {}
+    for field, text in value.items():
+        if not isinstance(field, str) or not _HEADER_NAME.fullmatch(field):
+            raise InvalidRequestError(f"{name} has {shown(field)}, which is no name of a header")
+        if isinstance(text, str):
+            text = text.strip(" \t\r\n")
+            if is_telling(field):
+                text = hidden(text)
+                conceal_words(text)
+        if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
+            raise InvalidRequestError(
+                f"{name} has a value for {field} that cannot be sent and is not shown: it is no "
+                "text, or has a line break or another character that HTTP does not allow"
+            )
+        fields[field] = text
+    return fields
+
+
+def text(name: str, value: object) -> str:
+    """The text that a caller gave for an argument, without white space around it.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+
+    Raises:
+        InvalidRequestError: it is no text, or blank.
+    """
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{name} is a text, not {type(value).__name__}")
+    stripped = value.strip()
+    if not stripped:
+        raise InvalidRequestError(f"{name} is blank; leave it out for the default")
+    return hidden(stripped) if isinstance(value, Secret) else stripped
 
 
 def as_float(value: object) -> float | None:

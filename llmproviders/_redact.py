@@ -117,6 +117,18 @@ def conceal(secret: str | None) -> None:
         _forget_the_oldest()
 
 
+# Not a secret, though it may stand before one in a header or in what was pasted.
+_SCHEME = re.compile(r"authorization:?|basic|bearer|export|set", re.IGNORECASE)
+
+
+def conceal_words(text: str) -> None:
+    """Mask a text that holds a secret, and each word of it: a part of a key is secret, too."""
+    conceal(text)
+    for word in text.split():
+        if not _SCHEME.fullmatch(word):
+            conceal(word)
+
+
 def _forget_the_oldest() -> None:
     known = _concealed.copy()
     for form in sorted(known, key=known.__getitem__)[:-_MOST_REMEMBERED]:

@@ -3,42 +3,95 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from numbers import Integral
+from typing import Any, TypedDict
 
-from ._checks import nearest, seconds, shown
+from ._checks import FINITE, as_float, header_fields, nearest, seconds, shown, whole
 from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
-from .messages import Message, Prompt, normalize
-from .results import Completion
+from .messages import Message, Prompt, has_images, normalize
+from .results import Accept as Accept
 from .schema import Schema
 from .tools import tool_forms
 
-SAMPLING = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "max_tokens",
-        "max_completion_tokens",
-        "reasoning_effort",
-        "parallel_tool_calls",
-        "stop",
-        "seed",
-        "n",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "functions",
-        "function_call",
-        "tools",
-        "tool_choice",
-        "response_format",
-        "profanity_check",
-    }
-)
+if sys.version_info >= (3, 11):
+    from typing import Self as Self
+    from typing import Unpack as Unpack
+else:
+    from typing_extensions import Self as Self
+    from typing_extensions import Unpack as Unpack
 
-KNOWN = SAMPLING | {"system", "extra_body", "session_id", "reasoning", "attach", "schema"}
+
+class Params(TypedDict, total=False):
+    """The keywords of a call beside ``model``, ``timeout``, ``proxy``, ``deadline``, ``accept``.
+
+    None is the same as leaving one out.
+
+    Attributes:
+        system: a system prompt, put before the messages.
+        temperature, top_p, seed, stop, presence_penalty, frequency_penalty, repetition_penalty:
+            how to sample.
+        max_tokens: the most tokens of the reply; ``max_completion_tokens`` is the same.
+        n: 1; every call returns one reply.
+        reasoning_effort: how much to think, such as ``"low"``.
+        profanity_check: whether GigaChat filters the reply.
+        session_id: GigaChat's ``X-Session-ID``.
+        tools, tool_choice, parallel_tool_calls: the functions that the model may call.
+        functions, function_call: the older form of the same.
+        response_format: the form of the reply, as OpenAI has it.
+        schema: what the reply has to satisfy.
+        attach: paths of files for the model to look at.
+        reasoning: whether a stream also yields the model's thinking.
+        extra_headers: headers of this call.
+        extra_body: fields of the JSON body, sent as they are; None takes a field out.
+    """
+
+    system: str | None
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    n: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    reasoning_effort: str | None
+    profanity_check: bool | None
+    session_id: str | None
+    tools: Sequence[Any] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    functions: Sequence[Mapping[str, Any]] | None
+    function_call: str | Mapping[str, Any] | None
+    response_format: Mapping[str, Any] | None
+    schema: Any
+    attach: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    reasoning: bool | None
+    extra_headers: Mapping[str, str] | None
+    extra_body: Mapping[str, Any] | None
+
+
+KNOWN = frozenset(Params.__annotations__)
+
+_ELSEWHERE = {"system", "schema", "attach", "reasoning", "extra_headers", "extra_body"}
+
+SAMPLING = KNOWN - _ELSEWHERE - {"session_id"}
+"""The parameters that a service may have a field of its own for."""
+
+_COUNTS = {"max_tokens", "max_completion_tokens", "seed", "n"}
+
+_NUMBERS = {
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+}
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -50,25 +103,24 @@ def check_names(names: Iterable[str]) -> None:
             raise TypeError(f"unknown parameter {name!r}{hint}")
 
 
-Accept = Callable[[Completion], "bool | str"]
-
-
 @dataclass(frozen=True)
 class ChatRequest:
     """What a caller asked for, checked, and the same for every provider.
 
     Attributes:
-        messages: the conversation, each content one string.
+        messages: the conversation in OpenAI's shape; each content is a string, or a list of
+            parts where there are images.
         model: a model or an alias, or None for the provider's default.
-        params: sampling parameters by their usual names.
+        params: sampling parameters, tools and ``response_format`` by OpenAI's names.
         stream: False asks the service for the whole reply at once.
         timeout: seconds, or ``(connect, read)``, or None for the provider's.
         proxy: a proxy's URL, or None for the provider's.
         deadline: seconds for the whole call, or None for the client's.
-        accept: what the whole reply has to please, or None for the client's.
-        reasoning: whether a stream also yields what comes of the thinking.
-        attach: paths of files for the model to look at.
+        accept: checks the whole reply; None: the client's.
+        reasoning: whether a stream also yields the model's thinking.
         schema: what the reply has to satisfy, or None.
+        attach: paths of files for the model to look at.
+        extra_headers: headers of this call.
     """
 
     messages: tuple[Message, ...]
@@ -80,8 +132,9 @@ class ChatRequest:
     deadline: float | None = None
     accept: Accept | None = None
     reasoning: bool = False
-    attach: tuple[str, ...] = ()
     schema: Schema | None = None
+    attach: tuple[str, ...] = ()
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -106,30 +159,27 @@ class ChatRequest:
             stream: False asks the service for the whole reply at once.
             deadline: seconds for the whole call, or None.
             accept: gets the whole reply and returns True, or False or a reason; or None.
-            params: sampling parameters, ``system``, ``reasoning``, ``extra_body``, ``schema``.
+            params: the other keywords of a call; see :class:`Params`.
 
         Raises:
             TypeError: a parameter that no service has, an ``accept`` that cannot be called, or
                 tools that are neither functions nor JSON forms.
             ImportError: ``schema`` needs the extra of that name.
             InvalidRequestError: an empty or misshapen prompt, model, timeout, proxy, deadline or
-                ``extra_body``.
+                parameter, or an ``n`` above 1.
         """
         check_names(params)
-        rest = dict(params)
+        rest = {name: value for name, value in params.items() if value is not None}
         system = rest.pop("system", None)
         reasoning = bool(rest.pop("reasoning", False))
-        attach = rest.pop("attach", None) or ()
-        attach = (attach,) if isinstance(attach, (str, os.PathLike)) else attach
         schema = rest.pop("schema", None)
-        if schema is not None and rest.get("response_format") is not None:
+        if schema is not None and "response_format" in rest:
             raise InvalidRequestError("schema and response_format say the same; give one")
+        attach = _paths(rest.pop("attach", ()))
+        extra_headers = header_fields("extra_headers", rest.pop("extra_headers", {}))
         if rest.get("tools"):
             rest["tools"] = tool_forms(rest["tools"])
-        if rest.get("extra_body") is None:
-            rest.pop("extra_body", None)
-        elif not isinstance(rest["extra_body"], Mapping):
-            raise InvalidRequestError("extra_body is not a dict of fields for the request's body")
+        _check_params(rest)
         if model is not None and not isinstance(model, str):
             raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
         if timeout is not None:
@@ -140,7 +190,6 @@ class ChatRequest:
             deadline = seconds("deadline", deadline)
         if accept is not None:
             check_accept(accept)
-        paths = tuple(map(os.fspath, attach))
         messages = tuple(normalize(prompt, system=system))
         return cls(
             messages,
@@ -152,8 +201,9 @@ class ChatRequest:
             deadline,
             accept,
             reasoning,
-            paths,
             None if schema is None else Schema.of(schema),
+            attach,
+            extra_headers,
         )
 
     def to(self, model: str | None) -> ChatRequest:
@@ -165,6 +215,85 @@ class ChatRequest:
         if self.deadline is None and self.accept is None:
             return self
         return replace(self, deadline=None, accept=None)
+
+    def asks_for_tools(self) -> bool:
+        """Whether a function is to be called, or may be."""
+        params = self.params
+        return any(params.get(name) for name in ("tools", "functions")) or any(
+            params.get(name) not in (None, "auto", "none")
+            for name in ("tool_choice", "function_call")
+        )
+
+    def asks_for_format(self) -> bool:
+        """Whether ``response_format`` asks for anything but text."""
+        wanted = self.params.get("response_format")
+        return wanted is not None and wanted.get("type") != "text"
+
+    def asks_for_images(self) -> bool:
+        """Whether there is a file or an image to look at."""
+        return bool(self.attach) or has_images(self.messages)
+
+    def with_extra_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A JSON body with the fields of ``extra_body``; a value of None takes a field out."""
+        extra = self.params.get("extra_body", {})
+        return {n: v for n, v in {**body, **extra}.items() if n not in extra or v is not None}
+
+
+def _check_params(params: dict[str, Any]) -> None:
+    """Check parameters, in place: numbers of other libraries become Python's.
+
+    Raises:
+        InvalidRequestError: one has a wrong type, or ``n`` is above 1.
+    """
+    for name in _NUMBERS & params.keys():
+        params[name] = _number(name, params[name])
+    for name in _COUNTS & params.keys():
+        params[name] = whole(name, params[name], least=-(2**63))
+    if params.get("n", 1) != 1:
+        raise InvalidRequestError("n is 1 or left out: a call returns one reply")
+    if "max_completion_tokens" in params:
+        limit = params["max_completion_tokens"]
+        if params.setdefault("max_tokens", limit) != limit:
+            raise InvalidRequestError("max_tokens and max_completion_tokens are the same; give one")
+    for name, kinds, what in _SHAPES:
+        value = params.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bytes)):
+            raise InvalidRequestError(f"{name} is {what}, not {shown(value)}")
+    for name in ("tools", "functions"):
+        entries = params.get(name, ())
+        if isinstance(entries, str) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise InvalidRequestError(f"{name} is a list of objects, not {shown(entries)}")
+
+
+_SHAPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("stop", (str, Sequence), "a text or a list of texts"),
+    ("reasoning_effort", (str,), 'a word such as "low"'),
+    ("session_id", (str, int), "a text"),
+    ("profanity_check", (int,), "True or False"),
+    ("parallel_tool_calls", (int,), "True or False"),
+    ("tools", (Sequence,), "a list of objects"),
+    ("functions", (Sequence,), "a list of objects"),
+    ("tool_choice", (str, Mapping), '"auto", "none", "required" or an object'),
+    ("function_call", (str, Mapping), '"auto", "none" or an object'),
+    ("response_format", (Mapping,), "an object with a type"),
+    ("extra_body", (Mapping,), "a dict of fields for the request's body"),
+)
+
+
+def _number(name: str, value: Any) -> float:
+    number = as_float(value)
+    if number is None or not abs(number) <= FINITE:
+        raise InvalidRequestError(f"{name} must be a number, not {shown(value)}")
+    return int(value) if isinstance(value, Integral) else number
+
+
+def _paths(given: object) -> tuple[str, ...]:
+    paths = [given] if isinstance(given, (str, os.PathLike)) else given
+    if not isinstance(paths, Sequence) or not all(
+        isinstance(path, (str, os.PathLike)) and os.fspath(path) for path in paths
+    ):
+        raise InvalidRequestError(f"attach is a path or a list of paths, not {shown(given)}")
+    return tuple(map(os.fspath, paths))
 
 
 def check_accept(accept: object) -> None:

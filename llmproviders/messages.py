@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import InvalidRequestError
@@ -14,16 +16,22 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 ROLES = ("system", "user", "assistant", "tool", "function")
 
+_RESULTS = ("tool", "function")
+
 _ALIASES = {"developer": "system"}
 
 
 def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
-    """Turn a prompt into a list of messages whose content is one string each.
+    """Turn a prompt into a list of messages in OpenAI's shape.
+
+    The content of each is one string, or a list of parts where there are images. Calls of tools
+    have their arguments as JSON text. What else a message has is kept.
 
     Args:
         prompt: a text, or messages ``{"role": ..., "content": ...}`` where ``content`` is a text
-            or a list of ``{"type": "text", "text": ...}``. The role ``developer`` is taken as
-            ``system``.
+            or a list of ``{"type": "text", "text": ...}`` and
+            ``{"type": "image_url", "image_url": {"url": ...}}``. The role ``developer`` is taken
+            as ``system``.
         system: a system prompt to put before them.
 
     Raises:
@@ -40,21 +48,99 @@ def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
         raise InvalidRequestError(
             f"a prompt is a string or a list of messages, not {type(prompt).__name__}"
         )
-    if not any(m["role"] != "system" and (_says(m["content"]) or len(m) > 2) for m in messages):
+    if not any(m["role"] != "system" and _says_something(m) for m in messages):
         raise InvalidRequestError("the prompt is empty: there is no text to send")
     if system is not None:
         messages.insert(0, _message({"role": "system", "content": system}, 0))
     return messages
 
 
+def _says_something(message: Message) -> bool:
+    content = message["content"]
+    return bool(content if isinstance(content, list) else content.strip()) or len(message) > 2
+
+
+def has_images(messages: Iterable[Message]) -> bool:
+    """Whether a message has an image among its parts."""
+    return any(isinstance(message["content"], list) for message in messages)
+
+
+def text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """The text of a message's content, without its images.
+
+    >>> text_of([{"type": "text", "text": "What is this?"}, {"type": "image_url"}])
+    'What is this?'
+    """
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def without_tools(messages: Iterable[Message]) -> list[Message]:
+    """The same turns as texts of ``system``, ``user`` and ``assistant``.
+
+    For services that know no tools: a call and its result are written out.
+
+    >>> call = {
+    ...     "id": "1",
+    ...     "type": "function",
+    ...     "function": {"name": "sum", "arguments": "[2, 3]"},
+    ... }
+    >>> for turn in without_tools(
+    ...     [
+    ...         {"role": "assistant", "content": "", "tool_calls": [call]},
+    ...         {"role": "tool", "tool_call_id": "1", "content": "5"},
+    ...     ]
+    ... ):
+    ...     print(turn)
+    {'role': 'assistant', 'content': 'Called sum([2, 3])'}
+    {'role': 'user', 'content': 'Result of sum: 5'}
+    """
+    turns: list[Message] = []
+    for message, name, content in _written_out(messages):
+        role = message["role"]
+        if role in _RESULTS:
+            role, content = "user", f"Result{' of ' if name else ''}{name}: {content}"
+        turns.append({"role": role, "content": content})
+    return turns
+
+
+def _written_out(messages: Iterable[Message]) -> Iterator[tuple[Message, str, str]]:
+    """Each message with the function that it is a result of, and its text with its calls."""
+    names: dict[str, str] = {}
+    for message in messages:
+        lines = [text_of(message["content"])]
+        for call in calls_of(message):
+            if "function" not in call:
+                continue
+            name, arguments = call["function"].get("name", ""), call["function"]["arguments"]
+            names[call.get("id") or ""] = name
+            lines.append(f"Called {name}({arguments})")
+        name = ""
+        if message["role"] in _RESULTS:
+            name = message.get("name") or names.get(message.get("tool_call_id") or "", "")
+        yield message, name, "\n".join(filter(None, lines))
+
+
+def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls of tools in an assistant's message; a ``function_call`` counts as one."""
+    calls: list[dict[str, Any]] = list(message.get("tool_calls") or ())
+    if not calls and message.get("function_call"):
+        function = message["function_call"]
+        arguments = _arguments_text(function.get("arguments"))
+        calls = [{"type": "function", "function": {**function, "arguments": arguments}}]
+    return calls
+
+
 def fold(messages: Sequence[Message]) -> str:
     """Write a conversation as one text, for services that take no history.
 
     One message alone is sent as it is; else each non-empty one becomes a paragraph
-    ``Role: content``, and a last line asks for the assistant's turn.
+    ``Role: content``, and a last line asks for the assistant's turn. Calls of tools and their
+    results are written out.
 
     Args:
-        messages: as :func:`normalize` makes them.
+        messages: as :func:`normalize` makes them, without images.
 
     >>> print(
     ...     fold(
@@ -71,8 +157,12 @@ def fold(messages: Sequence[Message]) -> str:
     Assistant:
     """
     if len(messages) == 1:
-        return str(messages[0]["content"])
-    lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages if m["content"]]
+        return text_of(messages[0]["content"])
+    lines = [
+        f"{message['role'].capitalize()}{' ' if name else ''}{name}: {content}"
+        for message, name, content in _written_out(messages)
+        if content
+    ]
     return "\n".join([*lines, "Assistant:"])
 
 
@@ -87,58 +177,100 @@ def _message(item: object, index: int) -> Message:
         known = ", ".join(ROLES)
         raise InvalidRequestError(f"message {index} has the role {role!r}; known are {known}")
     message = dict(item, role=role)
-    message["content"] = _text(item.get("content"), index, calls=_has_calls(item))
+    if item.get("tool_calls") is not None:
+        message["tool_calls"] = _calls(item["tool_calls"], index)
+    if item.get("function_call") is not None:
+        _check_function(item["function_call"], f"the function_call of message {index}")
+    called = bool(message.get("tool_calls") or message.get("function_call"))
+    message["content"] = _content(item.get("content"), index, called=called)
     return message
 
 
-def _is_image(part: Any) -> bool:
-    image = part.get("image_url") if isinstance(part, Mapping) else None
-    return isinstance(image, Mapping) and isinstance(image.get("url"), str)
+def _calls(calls: Any, index: int) -> list[dict[str, Any]]:
+    """Calls of tools, the arguments of each as JSON text."""
+    if not isinstance(calls, Sequence) or not _is_list(calls):
+        raise InvalidRequestError(f"message {index} has tool_calls that are no list")
+    checked = []
+    for call in calls:
+        if not isinstance(call, Mapping):
+            raise InvalidRequestError(f"message {index} has a call that is no object in tool_calls")
+        function: Any = call.get("function")
+        if function is None:
+            # A call of another kind than a function's.
+            checked.append(dict(call))
+            continue
+        _check_function(function, f"a call in tool_calls of message {index}")
+        arguments = _arguments_text(function.get("arguments"))
+        checked.append({**call, "function": {**function, "arguments": arguments}})
+    return checked
 
 
-def _says(content: str | list[dict[str, Any]]) -> bool:
-    return bool(content.strip() if isinstance(content, str) else content)
+def _check_function(function: object, what: str) -> None:
+    if not isinstance(function, Mapping):
+        raise InvalidRequestError(f"{what} is no object with a name and arguments")
+    arguments = function.get("arguments")
+    if not isinstance(arguments, (str, Mapping, type(None))):
+        raise InvalidRequestError(f"{what} has arguments that are neither JSON text nor an object")
+
+
+def _arguments_text(arguments: Any) -> str:
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps({} if arguments is None else arguments, ensure_ascii=False)
 
 
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
 
 
-def _has_calls(item: Mapping[str, Any]) -> bool:
-    return bool(item.get("tool_calls") or item.get("function_call"))
-
-
-def _text(content: object, index: int, *, calls: bool) -> str | list[dict[str, Any]]:
-    if content is None and calls:
+def _content(content: object, index: int, *, called: bool) -> str | list[dict[str, Any]]:
+    if content is None and called:
         return ""
     if isinstance(content, Sequence) and _is_list(content):
-        if any(map(_is_image, content)):
-            return [
-                dict(part) if _is_image(part) else {"type": "text", "text": _part(part, index)}
-                for part in content
-            ]
-        content = "".join(_part(part, index) for part in content)
+        parts = [_part(part, index) for part in content]
+        if any(part["type"] != "text" for part in parts):
+            return parts
+        content = text_of(parts)
     if not isinstance(content, str):
         raise InvalidRequestError(
             f"message {index} has content of type {type(content).__name__}; "
-            "it must be a string or a list of text parts"
+            "it must be a string or a list of parts"
         )
+    return _encodable(content, index)
+
+
+def _encodable(text: str, index: int) -> str:
     try:
-        content.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
             f"message {index} holds a lone surrogate at position {error.start}, "
             "which cannot be sent; decode the text with errors='replace'"
         ) from None
-    return content
+    return text
 
 
-def _part(part: object, index: int) -> str:
-    if isinstance(part, Mapping) and part.get("type") == "text":
-        text = part.get("text")
-        if isinstance(text, str):
-            return text
+def _part(part: object, index: int) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    value = part.get(kind) if isinstance(part, Mapping) and isinstance(kind, str) else None
+    if kind == "text" and isinstance(value, str):
+        return {"type": "text", "text": _encodable(value, index)}
+    if kind == "image_url" and isinstance(value, Mapping) and isinstance(value.get("url"), str):
+        return {"type": "image_url", "image_url": {**value, "url": _image_url(value["url"], index)}}
     raise InvalidRequestError(
-        f"message {index} has a part that is not {{'type': 'text', 'text': ...}}; "
-        "only text can be sent"
+        f"message {index} has a part that is neither {{'type': 'text', 'text': ...}} nor "
+        "{'type': 'image_url', 'image_url': {'url': ...}}"
     )
+
+
+def _image_url(url: str, index: int) -> str:
+    url = url.strip()
+    if url.lower().startswith(("https://", "data:")) and not _NOT_IN_A_URL.search(url):
+        return url
+    hint = "; http: is not encrypted" if url.lower().startswith("http:") else ""
+    raise InvalidRequestError(
+        f"message {index} has an image whose address is neither https: nor data:{hint}"
+    )
+
+
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f]")

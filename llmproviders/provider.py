@@ -4,58 +4,50 @@ from __future__ import annotations
 
 import inspect
 import sys
-import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
-from . import _environment as _environ
-from ._account.keys import Key, digest, find
+from ._account.arguments import ProviderArguments
+from ._account.catalogue import Catalogue
+from ._account.keys import digest
+from ._account.record import Record
+from ._account.settings import ProviderBase
 from ._checks import nearest
 from ._http.decoding import whole_characters
 from ._http.types import (
-    DEFAULT_TIMEOUT,
+    Fetch,
     HTTPRequest,
     HTTPResponse,
     Limits,
-    Rate,
     Sender,
     Timeout,
     Trust,
-    check_proxy,
-    check_timeout,
-    check_url,
 )
 from ._log import logger
-from ._redact import Secret, forget_locals, hidden, redact, scrub
-from ._request import Accept, ChatRequest
-from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
+from ._redact import forget_locals, is_telling, redact, scrub
+from ._request import ChatRequest
+from ._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ._signals import from_handler, let_through
 from .client import BaseClient
 from .errors import (
-    Attempt,
+    AuthenticationError,
     ConnectionFailed,
     DeadlineExceeded,
-    EmptyReplyError,
-    InvalidRequestError,
     LLMError,
+    MissingAuthError,
     ModelNotFoundError,
     ProtocolError,
     ProviderTimeout,
-    RefusedError,
-    RejectedReplyError,
     StreamInterrupted,
-    Usage,
+    UnsupportedError,
+    retold,
 )
-from .results import Attempts, Completion, FinishReason, Reasoning, Restart, rejected
-
-if TYPE_CHECKING:
-    import requests
-    from typing_extensions import Self
-
+from .results import Attempts, FinishReason, Reasoning, Transcript, accepted, joined, without_text
 
 T = TypeVar("T")
 
@@ -67,6 +59,7 @@ __all__ = [
     "Fetch",
     "Limits",
     "Provider",
+    "ProviderArguments",
     "Reply",
     "Request",
     "Timeout",
@@ -74,15 +67,16 @@ __all__ = [
 ]
 
 
-# Loaded when a provider is made: no call imports anything, since the lock of a module that is being
-# imported stays held in a child that is forked meanwhile.
-_LOADED_FOR_CALLS = ("encodings.punycode", f"{__package__}._http.transport")
-
-
 # What authors of providers call them.
 Call = HTTPRequest
 Reply = HTTPResponse
 Request = ChatRequest
+
+# How the table of errors puts it where a status tells more than the service's words.
+_REFUSED_KEY = "refused the key"
+
+# What guests send in place of a key.
+_NO_KEYS = (None, "undefined", "Bearer null")
 
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
@@ -90,31 +84,7 @@ USER_AGENT = (
 )
 
 
-class ModelNames(tuple[str, ...]):
-    """Names of models; calling it asks the service for those that it has now."""
-
-    ask: Callable[[], list[str]]
-
-    def __call__(self) -> list[str]:
-        return self.ask()
-
-
-class Catalogue:
-    """The class attribute ``models`` of a provider whose service can list its models.
-
-    On the class it is the tuple of known names; on an instance it can be called as well.
-    """
-
-    def __init__(self, *names: str) -> None:
-        self._names = names
-
-    def __get__(self, instance: Provider | None, owner: type[Provider]) -> ModelNames:
-        names = ModelNames(self._names)
-        names.ask = owner.list_models if instance is None else instance.list_models  # type: ignore[assignment]
-        return names
-
-
-class Provider(BaseClient):
+class Provider(ProviderBase, BaseClient):
     """One service. A subclass says what to send, ``prepare``, and what the reply means, ``parse``.
 
     Args:
@@ -123,34 +93,43 @@ class Provider(BaseClient):
         proxy: a proxy's URL for every request.
         timeout: seconds, or ``(connect, read)``; default ``(10, 60)``.
         session: a ``requests.Session`` to use instead of own connections. A deadline is then
-            checked whenever something arrives, and no single wait is longer than what was left
-            when the request began.
-        name: how it is called in errors, logs and results; default: the class's name.
-        limits: how large a reply may be.
+            checked whenever data arrives, and no single wait is longer than what was left when
+            the request began.
+        headers: sent with every request, instead of other headers of the same names.
+        ca_bundle: a file in PEM or DER whose certificates are trusted beside the usual ones.
+        verify: False trusts any server, with an ``UnverifiedTLSWarning``; default True.
+        cert: a client certificate: a file, or a pair ``(certificate, key)`` of files.
+        trust: ``"system"``: trust the operating system's store; it needs the extra
+            ``truststore``.
         per_minute: how much may be sent in any 60 seconds: a number of requests, or
             ``{"requests": 30, "tokens": 20_000}``. A request that would be too much waits its
             turn, within the deadline.
         per_day: the same for a day of UTC. When it is reached, a call is a
             ``QuotaExceededError`` before anything is sent. Both are counted for each credential
             across all processes of the user.
+        name: what it is called in errors, logs and results; default: the class's name.
+        limits: how large a reply may be.
 
-    What is not given is read from the environment, by the names in ``environment``. Making one
-    does no I/O.
+    What is not given is read from the environment, by the names in ``environment``. Making a
+    provider does no I/O.
 
     Attributes:
         url: the service's address.
-        api_endpoint: where chats are sent, or None where that hangs on ``base_url``.
-        working: the state last known, which is no test: one that is False can still be used.
-        needs_auth: whether nothing goes without a key.
+        api_endpoint: where chats are sent, or None where that depends on ``base_url``.
+        working: last known state, not a live check; one that is False can still be used.
+        needs_auth: whether every call needs a key.
         supports_stream: whether the service can send a reply as it grows.
         supports_system_message: False: a system prompt is written into the one message.
         supports_message_history: False: a conversation is written into one message.
-        default_model: whom to ask where nobody says.
-        models: the names that are known.
+        supports_tools: whether the model can call functions.
+        supports_schema: whether the service takes a ``response_format``.
+        supports_images: whether the model can look at images and files.
+        default_model: model used when none is given.
+        models: the known names.
         model_aliases: other names for them.
 
     Raises:
-        InvalidRequestError: ``timeout`` or ``proxy`` is no such thing.
+        InvalidRequestError: an argument is of another type, or cannot be used.
 
     >>> from llmproviders import FinishReason
     >>> from llmproviders.provider import Call
@@ -176,6 +155,9 @@ class Provider(BaseClient):
     supports_stream: ClassVar[bool] = True
     supports_system_message: ClassVar[bool] = True
     supports_message_history: ClassVar[bool] = True
+    supports_tools: ClassVar[bool] = False
+    supports_schema: ClassVar[bool] = False
+    supports_images: ClassVar[bool] = False
     default_model: ClassVar[str]
     models: ClassVar[tuple[str, ...] | Catalogue] = ()
     model_aliases: ClassVar[Mapping[str, str]] = {}
@@ -184,110 +166,6 @@ class Provider(BaseClient):
     open_catalogue: ClassVar[bool] = False
     #: Parameters that the service takes; others are left out.
     supported_params: ClassVar[frozenset[str]] = frozenset()
-    #: Argument -> names of the environment that stand for it, the first that is set wins.
-    environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-
-    _given: _Arguments
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Remember the arguments, from which a pickle makes the provider anew."""
-        self = super().__new__(cls)
-        self._given = _Arguments(args, kwargs)
-        return self
-
-    def __init__(
-        self,
-        *,
-        base_url: str | None = None,
-        model: str | None = None,
-        proxy: str | None = None,
-        timeout: Timeout | None = None,
-        session: requests.Session | None = None,
-        name: str | None = None,
-        limits: Limits | None = None,
-        per_minute: Rate | int | None = None,
-        per_day: Rate | int | None = None,
-    ) -> None:
-
-        for module in _LOADED_FOR_CALLS:
-            import_module(module)
-        if session is not None:
-            # requests itself imports it with the first request.
-            import_module("netrc")
-        base_url, proxy = hidden(base_url), hidden(proxy)
-        self.name = name or type(self).__name__
-        self.base_url = self._address("base_url", base_url) or self.default_base_url().rstrip("/")
-        self.model = self._setting("model", model)
-        self.timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        found = self._setting("proxy", proxy)
-        self._proxy = (check_proxy(found) if found else None, proxy is not None)
-        self._session = session
-        self._limits = limits or Limits()
-        self.per_minute = per_minute
-        self.per_day = per_day
-        self._counted = self._make_counter()
-
-    def _make_counter(self) -> Callable[..., Generator[str, None, None]] | None:
-        """What counts the requests and holds the limits; None where there is nothing to count."""
-        counts_all = _environ.lookup("LLMPROVIDERS_USAGE") not in (None, "0")
-        if self.per_minute is None and self.per_day is None and not counts_all:
-            return None
-        # The door to sqlite3.
-        from ._account.quotas import Quota
-
-        return Quota(per_minute=self.per_minute, per_day=self.per_day).counted
-
-    @classmethod
-    def default_base_url(cls) -> str:
-        """The service's own address."""
-        return cls.url
-
-    @classmethod
-    def environment_of(cls, argument: str) -> tuple[str, ...]:
-        """The names of the environment that stand for ``argument``, the first that is set wins."""
-        everywhere = {
-            "base_url": (f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL",),
-            "proxy": ("LLMPROVIDERS_PROXY",),
-        }
-        return everywhere.get(argument, ()) + tuple(cls.environment.get(argument, ()))
-
-    def _setting(self, argument: str, given: str | None) -> str | None:
-        """An argument, or what the environment has for it, without space around it.
-
-        Raises:
-            InvalidRequestError: the argument is no text, or blank.
-        """
-        if given is None:
-            return _environ.lookup(*self.environment_of(argument))
-
-        if not isinstance(given, str):
-            raise InvalidRequestError(f"{argument} is a text, not {type(given).__name__}")
-        if not given.strip():
-            raise InvalidRequestError(f"{argument} is blank; leave it out for the default")
-        return hidden(given.strip()) if isinstance(given, Secret) else given.strip()
-
-    def _address(self, argument: str, given: str | None) -> str | None:
-        """The same for an address, which has to be one."""
-        url = self._setting(argument, given)
-        if url is None:
-            return None
-
-        variables = "the environment's " + " or ".join(self.environment_of(argument))
-        return check_url(url, variables if given is None else argument)
-
-    def _secret(self, argument: str, given: Key | None) -> Secret | None:
-        """The same for a key or token, wherever it is kept.
-
-        Raises:
-            MissingAuthError: the place that was given has none.
-            AuthenticationError: what is there cannot be one.
-        """
-        return find(argument, given, self.environment_of(argument))
-
-    def trust(self) -> Trust:
-        """Whose certificates this provider believes."""
-        return Trust()
-
     # -- what a subclass gives
 
     @abstractmethod
@@ -296,16 +174,16 @@ class Provider(BaseClient):
 
         Args:
             request: what is asked; ``request.model`` is the service's own name.
-            fetch: sends a call that has to come before, within the same deadline and through the
-                same proxy; its reply is closed by whoever asked for it.
+            fetch: sends a call that has to come first, within the same deadline and through the
+                same proxy; close its reply.
         """
 
     @abstractmethod
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Yield the text of ``reply`` piece by piece, then a ``FinishReason``.
 
-        No network of its own, no clock, no retry. Ending without a ``FinishReason`` says that
-        the reply was cut.
+        It uses no network of its own, no clock and no retry. Ending without a ``FinishReason``
+        says that the reply was cut.
 
         Raises:
             ProtocolError: what came cannot be understood.
@@ -319,7 +197,7 @@ class Provider(BaseClient):
         request: ChatRequest,
         fetch: Fetch,
     ) -> str | None:
-        """Mend what made a request fail before any text, if that can be done at once.
+        """Remove the cause of a failure before any text, if that can be done at once.
 
         Args:
             error: what it failed with.
@@ -328,8 +206,8 @@ class Provider(BaseClient):
             fetch: as in :meth:`prepare`.
 
         Returns:
-            A word for what was mended, and the request is repeated; None where nothing was. Each
-            word counts once a call.
+            A word for what was done, after which the request is repeated; None where nothing
+            was. Each word counts once a call.
         """
         return None
 
@@ -342,24 +220,47 @@ class Provider(BaseClient):
         """
         return error
 
-    def check_supported(self, request: ChatRequest) -> None:
-        """Refuse what this provider cannot do, before anything is waited for or sent.
+    def _describe_refusal(self, error: LLMError, request: ChatRequest, fetch: Fetch) -> LLMError:
+        """What a refusal is where no key was sent: nothing that the service says of a key."""
+        if self._sends_key(request, fetch.call):
+            return error
+        said = error.detail or (f"HTTP {error.status_code}" if error.status_code else str(error))
+        held, variables = self.held_back("api_key"), self.environment_of("api_key")
+        if held is not None:
+            return MissingAuthError(
+                f"{self.name} needs a key, and none was sent: {held} was held back, since it "
+                f"belongs to another address than {self.base_url}; pass the key with api_key= (in "
+                f"a configuration, api_key_env) ({said})",
+                status_code=error.status_code,
+                request_id=error.request_id,
+                detail=error.detail,
+            )
+        if _REFUSED_KEY not in str(error):
+            return error
+        hint = f": set {variables[0]} or pass api_key=" if variables else ""
+        return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
 
-        Args:
-            request: what the caller asked.
-
-        Raises:
-            UnsupportedError: it asks for something that this provider cannot do.
-        """
+    def _sends_key(self, request: ChatRequest, call: HTTPRequest | None) -> bool:
+        """Whether a call carried anything that may be a key."""
+        session = self._session
+        names = [*self.headers, *request.extra_headers, *parse_qs(urlsplit(self.base_url).query)]
+        if call is not None:
+            names += call.headers
+        if session is not None:
+            names += [*session.headers, *(session.params or ())]
+            if session.auth or session.cert or session.cookies:
+                return True
+        sent = None if call is None else call.authorization
+        return sent not in _NO_KEYS or self.cert is not None or any(map(is_telling, names))
 
     def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
-        """Wait for a free place among the requests that the service allows at a time.
+        """Wait for a free slot among the requests that the service allows at a time.
 
         Args:
             scope: how long that may take.
 
         Returns:
-            A block that holds the place; its value is the seconds waited.
+            A context manager that holds the slot; its value is the seconds waited.
         """
         return nullcontext(0.0)
 
@@ -372,7 +273,7 @@ class Provider(BaseClient):
             name: the model or alias; None is the default.
 
         Raises:
-            ModelNotFoundError: the service certainly lacks it.
+            ModelNotFoundError: the service certainly does not have it.
 
         >>> from llmproviders import FlowGpt
         >>> FlowGpt().get_model("gemini")
@@ -394,7 +295,7 @@ class Provider(BaseClient):
             fetch: as in :meth:`prepare`.
 
         Raises:
-            ModelNotFoundError: the service certainly lacks it.
+            ModelNotFoundError: the service certainly does not have it.
         """
         return self.get_model(name)
 
@@ -429,44 +330,66 @@ class Provider(BaseClient):
         """The names of the models that the service has; those known where it cannot be asked."""
         return list(self.models)
 
+    def check_supported(self, request: ChatRequest) -> None:
+        """Look, before anything is sent, whether this provider can do what is asked.
+
+        Raises:
+            UnsupportedError: it cannot; another provider may.
+        """
+        wants = (
+            ("call functions (tools)", self.supports_tools, request.asks_for_tools()),
+            ("answer in a response_format", self.supports_schema, request.asks_for_format()),
+            ("look at images or files", self.supports_images, request.asks_for_images()),
+        )
+        for what, able, asked in wants:
+            if asked and not able:
+                raise UnsupportedError(
+                    f"{self.name} cannot {what}; ask another provider", provider=self.name
+                )
+
     def sampling(self, request: ChatRequest) -> dict[str, Any]:
-        """The parameters of ``request`` that this service takes."""
-        left_out = [
-            n for n in request.params if n not in self.supported_params and n != "extra_body"
-        ]
+        """The parameters of ``request`` that this service takes; the others are left out."""
+        known = self.supported_params
+        left_out = [n for n in request.params if n not in known and n != "extra_body"]
         if left_out:
             logger.debug("%s takes no %s; left out", self.name, ", ".join(sorted(left_out)))
-        return {
-            n: v for n, v in request.params.items() if n in self.supported_params and v is not None
-        }
+        return {name: value for name, value in request.params.items() if name in known}
 
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None
     ) -> Generator[str, None, None]:
         """Try once: yield text, then one ``FinishReason``; or raise an ``LLMError``."""
-        return attempt(self, request, scope)
-
-    def _limited(
-        self,
-        stream: Generator[str, None, None],
-        request: ChatRequest,
-        record: _Record,
-        scope: CancelScope,
-    ) -> Generator[str, None, None]:
-        """The same stream, counted and held to the limits, if there is anything to count."""
-        if self._counted is None:
+        if request.deadline is None:
+            stream = self._replies(request, scope)
+        else:
+            stream = self._within(request.deadline, request, scope)
+        if not request.stream:
+            stream = joined(stream)
+        if request.accept is None:
             return stream
-        model = request.model or self.model or self.default_model
-        return self._counted(
-            stream,
-            credential=self.credential_digest() or digest(self.base_url),
-            provider=self.name,
-            model=self.model_aliases.get(model, model),
-            messages=request.messages,
-            params=request.params,
-            scope=scope,
-            record=record,
+        return accepted(stream, request.accept, holds=not request.stream)
+
+    def _replies(
+        self, request: ChatRequest, scope: CancelScope | None
+    ) -> Generator[str, None, None]:
+        """One reply, or, with a schema, up to two: the model may correct one that is no good."""
+        if request.schema is None:
+            return _Round(self, request, scope).stream()
+        return request.schema.replies(
+            request,
+            lambda one: _Round(self, one, scope).stream(),
+            native=self.supports_schema,
+            server=(self.name, self.base_url, request.model or self.model),
         )
+
+    def _within(
+        self, deadline: float, request: ChatRequest, parent: CancelScope | None
+    ) -> Generator[str, None, None]:
+        scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=parent)
+        try:
+            yield from self._replies(request, scope)
+        finally:
+            scope.close()
 
     def ask(
         self,
@@ -479,15 +402,16 @@ class Provider(BaseClient):
         """Send a call that is not a chat and return what ``read`` makes of its reply.
 
         Args:
-            make: the call; it may fetch what has to come before.
+            make: makes the call; it may fetch what has to come first.
             read: what to return.
-            request: what it is for, where there is something to say of it, the model above all.
-            scope: how long all of it may take; None: as long as it takes.
+            request: what it is for, where that matters, such as its model.
+            scope: how long all of it may take; None: no limit.
         """
-        return ask(self, make, read, request=request, scope=scope)
+        return _Round(self, request or ChatRequest(()), scope).ask(make, read)
 
     def make_transport(self) -> Sender:
         """What sends this provider's calls; made when the first one is sent."""
+        # Already loaded by the constructor; at the top it would cost every import of this module.
         from ._http.transport import Transport
 
         proxy, asked = self._proxy
@@ -496,9 +420,13 @@ class Provider(BaseClient):
             asked=asked,
             timeout=self.timeout,
             trust=self.trust(),
+            headers=self.headers,
             session=self._session,
             limits=self._limits,
         )
+
+    def _send(self, call: HTTPRequest, scope: CancelScope, **how: Any) -> HTTPResponse:
+        return self._transport.open(call, scope, **how)
 
     @property
     def _transport(self) -> Sender:
@@ -517,15 +445,6 @@ class Provider(BaseClient):
         if made is not None:
             made.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (type(self), self._given.args, self._given.kwargs)
-
-    def __repr__(self) -> str:
-
-        # A traceback may show one whose making failed.
-        name, base_url = getattr(self, "name", None), getattr(self, "base_url", "")
-        return f"{type(self).__name__}(name={name!r}, base_url={redact(base_url)!r})"
-
 
 # Help shows this, and not that __new__ takes any arguments.
 Provider.__new__.__signature__ = inspect.signature(  # type: ignore[attr-defined]
@@ -533,324 +452,200 @@ Provider.__new__.__signature__ = inspect.signature(  # type: ignore[attr-defined
 )
 
 
-class _Arguments:
-    """What a provider was made with; no ``repr`` shows it, since keys are among it."""
+class _Round:
+    """One try of one provider: its steps in order, its hooks, and the record of what happened."""
 
-    __slots__ = ("args", "kwargs")
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args = args
-        self.kwargs = kwargs
-
-
-def _remake(cls: type[Provider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Provider:
-    return cls(*args, **kwargs)
-
-
-_FOLD_AT = 256
-
-
-class Transcript:
-    """Collects the pieces of a stream, in case it breaks and its text so far is asked for.
-
-    Only a broken stream needs the text again, so what is older than the last few hundred pieces is
-    kept compressed: a long stream that the caller does not keep must not fill the memory.
-    """
-
-    __slots__ = ("_folded", "_packed", "_packer", "_recent")
-
-    def __init__(self) -> None:
-        self._recent: list[str] = []
-        self._folded = 0
-        self._packed: list[bytes] = []
-        self._packer: zlib._Compress | None = None
-
-    def append(self, piece: str) -> None:
-        """Add a piece."""
-        recent = self._recent
-        recent.append(piece)
-        if len(recent) >= _FOLD_AT:
-            self._fold()
-
-    def _fold(self) -> None:
-        if self._packer is None:
-            # This small window packs prose as well as the usual one, in 64 KiB instead of 256.
-            self._packer = zlib.compressobj(level=1, wbits=13, memLevel=6)
-        text = "".join(self._recent).encode("utf-8", "surrogatepass")
-        self._packed.append(self._packer.compress(text))
-        self._folded += len(self._recent)
-        self._recent.clear()
-
-    def text(self) -> str:
-        """All pieces, joined."""
-        if self._packer is None:
-            return "".join(self._recent)
-        packed = b"".join([*self._packed, self._packer.copy().flush()])
-        folded = zlib.decompress(packed).decode("utf-8", "surrogatepass")
-        return "".join([folded, *self._recent])
-
-    @property
-    def count(self) -> int:
-        """How many pieces there were."""
-        return self._folded + len(self._recent)
-
-
-class Fetch:
-    """Sends what has to be sent for one request, and knows how long that may take.
-
-    Attributes:
-        scope: the end of the request.
-        route: which way it goes; the same for requests that go the same way.
-    """
-
-    def __init__(self, provider: Provider, request: ChatRequest, scope: CancelScope) -> None:
-        self.scope = scope
-        self.route = (provider._proxy, provider.timeout, request.proxy, request.timeout)
+    def __init__(self, provider: Provider, request: ChatRequest, scope: CancelScope | None) -> None:
         self._provider = provider
         self._request = request
-        self._reply: HTTPResponse | None = None
-
-    def __call__(self, call: HTTPRequest) -> HTTPResponse:
-        """Send ``call``; the reply is closed by whoever asked for it.
-
-        Raises:
-            LLMError: what is not a success.
-        """
-        request = self._request
-        self._reply = self._provider._transport.open(
-            call, self.scope, timeout=request.timeout, proxy=request.proxy
+        self._scope = scope or CancelScope()
+        self._fetch = Fetch(
+            provider._send,
+            self._scope,
+            timeout=request.timeout,
+            proxy=request.proxy,
+            route=(provider._proxy, provider.timeout, request.proxy, request.timeout),
         )
-        return self._reply
+        self._record = Record(provider.name, request.model, self._scope.clock)
+        self._recovered: set[str] = set()
 
-    def close(self) -> None:
-        """Close the last reply, if that is still to be done."""
-        if self._reply is not None:
-            self._reply.close()
-            self._reply = None
+    def stream(self) -> Generator[str, None, None]:
+        """Yield text, then one ``FinishReason``; or raise an ``LLMError`` with its attempt."""
+        provider, request, record = self._provider, self._request, self._record
+        handled = sys.exc_info()[1]
+        try:
+            with _Step(provider, "check_supported"):
+                provider.check_supported(request)
+            with provider.slot(self._scope) as waited:
+                record.start(waited)
+                while True:
+                    record.call = None
+                    try:
+                        yield from self._counted()
+                    except LLMError as trouble:
+                        if record.begun or from_handler(trouble):
+                            raise
+                        self._recover_or_raise(trouble, record.call)
+                    else:
+                        return
+        except BaseException as failure:
+            if not isinstance(failure, LLMError) or from_handler(failure):
+                self._fetch.abandon()
+                forget_locals(failure, but=handled)
+                raise
+            error = self._described(failure)
+            partial_text = record.transcript.text()
+            if partial_text and _broke_off(error):
+                error = StreamInterrupted.of(error)
+            error.partial_text = partial_text
+            error.attempts = Attempts((record.attempt(error),))
+            forget_locals(failure, but=handled)
+            if error is failure:
+                raise
+            raise error from failure
 
-    def abandon(self) -> None:
-        """Close and let go of whatever is still open or held.
-
-        Wherever an interrupt comes, between two steps, in a ``finally``, in the call of a
-        ``close``, it goes through here.
-        """
-        self.scope.cancel("the call was interrupted")
-        self.close()
-
-
-def attempt(
-    provider: Provider, request: ChatRequest, scope: CancelScope | None
-) -> Generator[str, None, None]:
-    """What ``Provider.generate`` yields and raises."""
-    if request.deadline is None:
-        stream = _replies(provider, request, scope or CancelScope())
-    else:
-        stream = _bounded(provider, request, scope, request.deadline)
-    stream = stream if request.stream else _joined(stream)
-    if request.accept is None:
-        return stream
-    return accepted(stream, request.accept, holds=not request.stream)
-
-
-def _bounded(
-    provider: Provider, request: ChatRequest, parent: CancelScope | None, deadline: float
-) -> Generator[str, None, None]:
-    scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=parent)
-    try:
-        yield from _replies(provider, request, scope)
-    finally:
-        scope.close()
-
-
-def _replies(
-    provider: Provider, request: ChatRequest, scope: CancelScope
-) -> Generator[str, None, None]:
-    if request.schema is None:
-        return _attempt(provider, request, scope)
-    return request.schema.replies(
-        request,
-        lambda one: _attempt(provider, one, scope),
-        native=getattr(provider, "supports_schema", False),
-        server=(provider.name, provider.base_url, request.model or provider.model),
-    )
-
-
-def _attempt(
-    provider: Provider, request: ChatRequest, scope: CancelScope
-) -> Generator[str, None, None]:
-    record = _Record(provider.name, request.model, scope.clock)
-    fetch = Fetch(provider, request, scope)
-    mended: set[str] = set()
-    handled = sys.exc_info()[1]
-    try:
-        with _Step(provider, "check_supported"):
-            provider.check_supported(request)
-        with provider.slot(scope) as waited:
-            record.start(waited)
+    def ask(self, make: Callable[[Fetch], HTTPRequest], read: Callable[[HTTPResponse], T]) -> T:
+        """Send the call that ``make`` makes and return what ``read`` makes of its reply."""
+        provider = self._provider
+        handled = sys.exc_info()[1]
+        try:
             while True:
-                record.call = None
-                stream = _prepared(provider, request, fetch, record)
+                call = None
                 try:
-                    yield from provider._limited(stream, request, record, scope)
-                except LLMError as trouble:
-                    if record.begun or from_handler(trouble):
-                        raise
-                    _mend_or_raise(provider, trouble, record.call, request, fetch, mended)
-                else:
-                    return
-    except BaseException as failure:
-        if not isinstance(failure, LLMError) or from_handler(failure):
-            fetch.abandon()
+                    with _Step(provider, "prepare"):
+                        call = make(self._fetch)
+                    with closing(self._fetch(call)) as reply:
+                        with _Step(provider, "parse"):
+                            value = read(reply)
+                        reply.finish()
+                        return value
+                except LLMError as failure:
+                    let_through(failure)
+                    error = self._described(failure)
+                    self._recover_or_raise(error, call, None if error is failure else failure)
+        except LLMError as failure:
             forget_locals(failure, but=handled)
             raise
-        error = provider.describe_error(failure, request)
-        error.provider = error.provider or provider.name
-        partial_text = record.transcript.text()
-        if partial_text and _broke_off(error):
-            error = StreamInterrupted.of(error)
-        error.partial_text = partial_text
-        error.attempts = Attempts((record.attempt(error),))
-        forget_locals(failure, but=handled)
-        if error is failure:
+        except BaseException as interrupt:
+            self._fetch.abandon()
+            forget_locals(interrupt, but=handled)
             raise
-        raise error from failure
 
+    def _counted(self) -> Generator[str, None, None]:
+        """The reply to one request, which is counted and held to the limits, if there are any."""
+        provider, request = self._provider, self._request
+        if provider._counted is None:
+            return self._once()
+        model = request.model or provider.model or provider.default_model
+        return provider._counted(
+            self._once(),
+            credential=provider.credential_digest() or digest(provider.base_url),
+            provider=provider.name,
+            model=provider.model_aliases.get(model, model),
+            messages=request.messages,
+            params=request.params,
+            scope=self._scope,
+            record=self._record,
+        )
 
-def ask(
-    provider: Provider,
-    make: Callable[[Fetch], HTTPRequest],
-    read: Callable[[HTTPResponse], T],
-    *,
-    request: ChatRequest | None,
-    scope: CancelScope | None,
-) -> T:
-    """What ``Provider.ask`` returns and raises."""
-    request = request or ChatRequest(())
-    fetch = Fetch(provider, request, scope or CancelScope())
-    handled = sys.exc_info()[1]
-    try:
-        mended: set[str] = set()
-        while True:
-            call = None
-            try:
-                with _Step(provider, "prepare"):
-                    call = make(fetch)
-                with closing(fetch(call)) as reply:
-                    with _Step(provider, "parse"):
-                        value = read(reply)
-                    reply.finish()
-                    return value
-            except LLMError as failure:
-                let_through(failure)
-                error = provider.describe_error(failure, request)
-                error.provider = error.provider or provider.name
-                cause = None if error is failure else failure
-                _mend_or_raise(provider, error, call, request, fetch, mended, cause)
-    except LLMError as failure:
-        forget_locals(failure, but=handled)
-        raise
-    except BaseException as interrupt:
-        fetch.abandon()
-        forget_locals(interrupt, but=handled)
-        raise
+    def _once(self) -> Generator[str, None, None]:
+        provider, record = self._provider, self._record
+        with _Step(provider, "prepare"):
+            named = self._request.to(provider.find_model(self._request.model, self._fetch))
+            record.model = named.model
+            call = record.call = provider.prepare(named, self._fetch)
+        yield from self._reply(named, call)
 
+    def _described(self, failure: LLMError) -> LLMError:
+        """The error as callers are told of it."""
+        provider = self._provider
+        error = failure
+        if isinstance(failure, AuthenticationError):
+            error = provider._describe_refusal(failure, self._request, self._fetch)
+        error = provider.describe_error(error, self._request)
+        error.provider = error.provider or provider.name
+        return error
 
-def _mend_or_raise(
-    provider: Provider,
-    error: LLMError,
-    call: HTTPRequest | None,
-    request: ChatRequest,
-    fetch: Fetch,
-    mended: set[str],
-    cause: LLMError | None = None,
-) -> None:
-    word = provider.recover(error, call, request, fetch)
-    if word is None or word in mended:
-        raise error from cause or error.__cause__
-    mended.add(word)
-    logger.debug("%s: renewed the %s, asking again", provider.name, word)
+    def _recover_or_raise(
+        self, error: LLMError, call: HTTPRequest | None, cause: LLMError | None = None
+    ) -> None:
+        word = self._provider.recover(error, call, self._request, self._fetch)
+        if word is None or word in self._recovered:
+            raise error from cause or error.__cause__
+        self._recovered.add(word)
+        logger.debug("%s: renewed the %s, asking again", self._provider.name, word)
 
-
-def _prepared(
-    provider: Provider, request: ChatRequest, fetch: Fetch, record: _Record
-) -> Generator[str, None, None]:
-    with _Step(provider, "prepare"):
-        named = request.to(provider.find_model(request.model, fetch))
-        record.model = named.model
-        call = record.call = provider.prepare(named, fetch)
-    yield from _once(provider, named, fetch, call, record)
-
-
-def _once(
-    provider: Provider, request: ChatRequest, fetch: Fetch, call: HTTPRequest, record: _Record
-) -> Generator[str, None, None]:
-    record.sent = True
-    reply = fetch(call)
-    reply.texts = lambda: record.transcript.count
-    pieces: Any = None
-    try:
-        with _Step(provider, "parse"):
-            pieces = whole_characters(provider.parse(reply))
-        shown = request.reasoning
-        finish: str | None = None
-        blank: list[str] = []
-        for piece in pieces:
-            if type(piece) is Reasoning:
-                record.begun = True
-                if shown:
-                    yield piece
-                continue
-            if type(piece) is not str:
-                finish = piece
-                break
-            blank.append(piece)
-            if piece and not piece.isspace():
-                record.first_text()
-                piece = "".join(blank)
-                record.transcript.append(piece)
-                yield piece
-                break
-        if finish is None:
-            keep = record.transcript.append
+    def _reply(self, request: ChatRequest, call: HTTPRequest) -> Generator[str, None, None]:
+        provider, record = self._provider, self._record
+        record.sent = True
+        if request.extra_headers:
+            call = replace(call, extra_headers=request.extra_headers)
+        reply = self._fetch(call)
+        reply.texts = lambda: record.transcript.count
+        pieces: Any = None
+        try:
+            with _Step(provider, "parse"):
+                pieces = whole_characters(provider.parse(reply))
+            shown = request.reasoning
+            finish: str | None = None
+            blank: list[str] = []
             for piece in pieces:
+                if type(piece) is Reasoning:
+                    record.begun = True
+                    if shown:
+                        yield piece
+                    continue
                 if type(piece) is not str:
-                    if type(piece) is Reasoning:
-                        if shown:
-                            yield piece
-                        continue
                     finish = piece
                     break
-                if piece:
-                    keep(piece)
+                blank.append(piece)
+                if piece and not piece.isspace():
+                    record.first_text()
+                    piece = "".join(blank)
+                    record.transcript.append(piece)
                     yield piece
-        if not isinstance(finish, FinishReason):
-            raise StreamInterrupted("the reply ended without its end mark")
-        record.usage = finish.usage
-        if record.first_text_at is None and not (finish.tool_calls or finish.images):
-            raise _no_text(finish)
-        # A service in trouble may say a key in any of its words.
-        yield finish.evolve(
-            raw=_redacted(finish.raw),
-            detail=_redacted(finish.detail),
-            provider=provider.name,
-            model=_redacted(finish.model) or request.model,
-            # A long text is written out only where somebody looks at the message.
-            message=partial(_with_text, finish.message, record.transcript),
-            request_id=_redacted(finish.request_id) or reply.request_id,
-            attempts=(record.attempt(None),),
-        )
-        reply.finish()
-    except LLMError as error:
-        let_through(error)
-        error.request_id = _redacted(error.request_id or reply.request_id)
-        raise
-    except Exception as error:
-        # Only a parser that failed has ended: what a caller throws in finds it waiting.
-        if pieces is None or pieces.gi_frame is not None or from_handler(error):
+                    break
+            if finish is None:
+                keep = record.transcript.append
+                for piece in pieces:
+                    if type(piece) is not str:
+                        if type(piece) is Reasoning:
+                            if shown:
+                                yield piece
+                            continue
+                        finish = piece
+                        break
+                    if piece:
+                        keep(piece)
+                        yield piece
+            if not isinstance(finish, FinishReason):
+                raise StreamInterrupted("the reply ended without its end mark")
+            record.usage = finish.usage
+            if record.first_text_at is None and not (finish.tool_calls or finish.images):
+                raise without_text(finish)
+            # A service in trouble may say a key in any of its words.
+            yield finish.evolve(
+                raw=_redacted(finish.raw),
+                detail=_redacted(finish.detail),
+                provider=provider.name,
+                model=_redacted(finish.model) or request.model,
+                # A long text is written out only where somebody looks at the message.
+                message=partial(_with_text, finish.message, record.transcript),
+                request_id=_redacted(finish.request_id) or reply.request_id,
+                attempts=(record.attempt(None),),
+            )
+            reply.finish()
+        except LLMError as error:
+            let_through(error)
+            error.request_id = _redacted(error.request_id or reply.request_id)
             raise
-        raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
-    finally:
-        fetch.close()
+        except Exception as error:
+            # Only a parser that failed has ended: what a caller throws in finds it waiting.
+            if pieces is None or pieces.gi_frame is not None or from_handler(error):
+                raise
+            raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
+        finally:
+            self._fetch.close()
 
 
 def _redacted(text: str | None) -> str | None:
@@ -890,123 +685,7 @@ def _with_text(beside: dict[str, Any], transcript: Transcript) -> dict[str, Any]
     return {**beside, "role": "assistant", "content": transcript.text()}
 
 
-def accepted(
-    stream: Generator[str, None, None], accept: Accept, *, holds: bool = False
-) -> Generator[str, None, None]:
-    """The same stream, which fails at its end where ``accept`` turns the reply down.
-
-    Args:
-        stream: a reply.
-        accept: what it has to please.
-        holds: whether its text is kept back until it has.
-    """
-    kept: list[str] = []
-    with closing(stream):
-        for piece in stream:
-            if type(piece) is str:
-                kept.append(piece)
-                if holds:
-                    continue
-            elif isinstance(piece, FinishReason):
-                text = "".join(kept)
-                _check_accepted(accept, text, piece)
-                if holds and text:
-                    yield text
-            elif isinstance(piece, Restart):
-                kept.clear()
-            yield piece
-
-
-def _check_accepted(accept: Accept, text: str, finish: FinishReason) -> None:
-    verdict = accept(Completion.of(text, finish))
-    reason = verdict if isinstance(verdict, str) else None
-    if verdict and reason is None:
-        return
-    message = f"accept turned the reply down{': ' + reason if reason else ''}"
-    raise rejected(message, text, finish, detail=reason, kind=RejectedReplyError)
-
-
-def _joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
-    pieces: list[str] = []
-    with closing(stream):
-        for piece in stream:
-            if type(piece) is str:
-                pieces.append(piece)
-            else:
-                if pieces and isinstance(piece, FinishReason):
-                    yield "".join(pieces)
-                yield piece
-
-
 def _broke_off(error: LLMError) -> bool:
     return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
         error, DeadlineExceeded
     )
-
-
-def _no_text(finish: FinishReason) -> LLMError:
-    if finish.reason == "content_filter":
-        return RefusedError(
-            "a filter of the service stopped the reply before any text"
-            + (f": {finish.detail}" if finish.detail else ""),
-            detail=finish.detail,
-            request_id=finish.request_id,
-        )
-    cut = finish.reason == "length"
-    alone = " with thoughts alone," if finish.reasoning else ""
-    hint = "; raise max_tokens" if cut else ""
-    return EmptyReplyError(
-        f"the service ended its reply ({finish.raw}){alone} without any text{hint}",
-        request_id=finish.request_id,
-        # The same request would end likewise, and be paid for once more.
-        retryable=False if cut else None,
-    )
-
-
-class _Record:
-    """What happens in one attempt.
-
-    Attributes:
-        begun: whether text or thoughts have come.
-        usage: the tokens, once the service has told them.
-        call: what was sent last, or None where ``prepare`` has not come to that.
-        sent: whether the request, and not only what comes before it, was handed to the transport.
-    """
-
-    def __init__(self, provider: str, model: str | None, clock: Clock) -> None:
-        self.provider = provider
-        self.model = model
-        self.transcript = Transcript()
-        self.first_text_at: float | None = None
-        self.begun = False
-        self.usage: Usage | None = None
-        self.call: HTTPRequest | None = None
-        self.sent = False
-        self._clock = clock
-        self.start(0.0)
-
-    def start(self, waited: float) -> None:
-        """The attempt begins, after ``waited`` seconds."""
-        self._waited = waited
-        self._started_at = self._clock.wall()
-        self._start = self._clock.monotonic()
-
-    def first_text(self) -> None:
-        """The first text is here."""
-        self.begun = True
-        self.first_text_at = self._clock.monotonic()
-
-    def attempt(self, error: LLMError | None) -> Attempt:
-        """The attempt as it ends now."""
-        first = self.first_text_at
-        return Attempt(
-            provider=self.provider,
-            model=self.model,
-            started_at=self._started_at,
-            first_chunk_after=None if first is None else first - self._start,
-            duration=self._clock.monotonic() - self._start,
-            error=error,
-            waited=self._waited,
-            chunks=self.transcript.count,
-            usage=self.usage,
-        )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import binascii
 import re
+import zlib
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from ._checks import whole
 from .errors import Attempt as Attempt
-from .errors import RejectedReplyError
+from .errors import EmptyReplyError, LLMError, RefusedError, RejectedReplyError
 from .errors import Usage as Usage
 
 __all__ = [
@@ -279,6 +281,26 @@ def rejected(
     return error
 
 
+def without_text(finish: FinishReason) -> LLMError:
+    """The error that a reply becomes which ended without any text."""
+    if finish.reason == "content_filter":
+        return RefusedError(
+            "a filter of the service stopped the reply before any text"
+            + (f": {finish.detail}" if finish.detail else ""),
+            detail=finish.detail,
+            request_id=finish.request_id,
+        )
+    cut = finish.reason == "length"
+    alone = " with thoughts alone," if finish.reasoning else ""
+    hint = "; raise max_tokens" if cut else ""
+    return EmptyReplyError(
+        f"the service ended its reply ({finish.raw}){alone} without any text{hint}",
+        request_id=finish.request_id,
+        # The same request would end likewise, and be paid for once more.
+        retryable=False if cut else None,
+    )
+
+
 class Reasoning(str):
     """A piece of a model's thinking, which a stream yields when asked with ``reasoning=True``.
 
@@ -463,3 +485,149 @@ class Completion:
         from ._display.markdown import harmless
 
         return harmless(self.text)
+
+
+class StreamText:
+    """Gathers what a stream yields: the text that counts, the thinking, and the end.
+
+    Attributes:
+        finish: the ``FinishReason``, once it has come.
+
+    >>> said = StreamText()
+    >>> for piece in ["It sc", Restart("It sc"), "It scatters.", FinishReason("stop")]:
+    ...     said.add(piece)
+    >>> said.text, said.finish
+    ('It scatters.', FinishReason('stop'))
+    """
+
+    __slots__ = ("_pieces", "_thoughts", "finish")
+
+    def __init__(self) -> None:
+        self.finish: FinishReason | None = None
+        self._pieces: list[str] = []
+        self._thoughts: list[str] = []
+
+    def add(self, piece: str) -> None:
+        """Take an item of a stream; a ``Restart`` voids what came before it."""
+        if type(piece) is str:
+            self._pieces.append(piece)
+        elif isinstance(piece, Reasoning):
+            self._thoughts.append(piece.text)
+        elif isinstance(piece, FinishReason):
+            self.finish = piece
+        elif isinstance(piece, Restart):
+            self._pieces.clear()
+            self._thoughts.clear()
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._pieces)
+
+    @property
+    def reasoning(self) -> str:
+        """The thinking so far, of a stream with ``reasoning=True``."""
+        return "".join(self._thoughts)
+
+    @property
+    def completion(self) -> Completion:
+        """The whole reply; one that has no end yet is as it would be if it ended now."""
+        # Not "or": a FinishReason is an empty text.
+        finish = FinishReason() if self.finish is None else self.finish
+        return Completion.of(self.text, finish)
+
+
+Accept = Callable[[Completion], "bool | str"]
+
+
+def accepted(
+    stream: Generator[str, None, None], accept: Accept, *, holds: bool = False
+) -> Generator[str, None, None]:
+    """The same stream, which fails at its end if ``accept`` turns the reply down.
+
+    Args:
+        stream: a reply.
+        accept: checks the whole reply.
+        holds: whether the text is kept back until then.
+    """
+    said = StreamText()
+    with closing(stream):
+        for piece in stream:
+            said.add(piece)
+            if said.finish is not None:
+                _check_accepted(accept, said.completion)
+                if holds and said.text:
+                    yield said.text
+            elif holds and type(piece) is str:
+                continue
+            yield piece
+
+
+def _check_accepted(accept: Accept, reply: Completion) -> None:
+    verdict = accept(reply)
+    reason = verdict if isinstance(verdict, str) else None
+    if verdict and reason is None:
+        return
+    message = f"accept turned the reply down{': ' + reason if reason else ''}"
+    kind = RejectedReplyError
+    raise rejected(message, reply.text, reply.finish_reason, detail=reason, kind=kind)
+
+
+def joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
+    """The same stream with all its text in one piece before the end."""
+    said = StreamText()
+    with closing(stream):
+        for piece in stream:
+            said.add(piece)
+            if said.finish is not None and said.text:
+                yield said.text
+            if type(piece) is not str:
+                yield piece
+
+
+_FOLD_AT = 256
+
+
+class Transcript:
+    """Collects the pieces of a stream, in case it breaks and its text so far is asked for.
+
+    Only a broken stream needs the text again, so what is older than the last few hundred pieces is
+    kept compressed: a long stream that the caller does not keep must not fill the memory.
+    """
+
+    __slots__ = ("_folded", "_packed", "_packer", "_recent")
+
+    def __init__(self) -> None:
+        self._recent: list[str] = []
+        self._folded = 0
+        self._packed: list[bytes] = []
+        self._packer: zlib._Compress | None = None
+
+    def append(self, piece: str) -> None:
+        """Add a piece."""
+        recent = self._recent
+        recent.append(piece)
+        if len(recent) >= _FOLD_AT:
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._packer is None:
+            # This small window packs prose as well as the usual one, in 64 KiB instead of 256.
+            self._packer = zlib.compressobj(level=1, wbits=13, memLevel=6)
+        text = "".join(self._recent).encode("utf-8", "surrogatepass")
+        self._packed.append(self._packer.compress(text))
+        self._folded += len(self._recent)
+        self._recent.clear()
+
+    def text(self) -> str:
+        """All pieces, joined."""
+        if self._packer is None:
+            return "".join(self._recent)
+        packed = b"".join([*self._packed, self._packer.copy().flush()])
+        folded = zlib.decompress(packed).decode("utf-8", "surrogatepass")
+        return "".join([folded, *self._recent])
+
+    @property
+    def count(self) -> int:
+        """How many pieces there were."""
+        return self._folded + len(self._recent)

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ._account.arguments import ProviderArguments
 from ._http.types import HTTPRequest, HTTPResponse
-from ._request import SAMPLING, ChatRequest
+from ._request import SAMPLING, ChatRequest, Unpack
 from ._runtime.scope import CancelScope
 from .errors import LLMError
 from .provider import Fetch, Provider
@@ -22,7 +23,7 @@ class ScriptedProvider(Provider):
     Args:
         chunks: the pieces of the reply.
         error: what to raise after them, instead of ending well.
-        **arguments: as for any provider; ``name`` is the useful one.
+        **common: as for any provider; ``name`` is the useful one.
 
     >>> from llmproviders import FailoverClient, ServerError
     >>> client = FailoverClient(
@@ -40,12 +41,18 @@ class ScriptedProvider(Provider):
     url = "scripted://here"
     default_model = "scripted"
     open_catalogue = True
+    supports_tools = True
+    supports_schema = True
+    supports_images = True
     supported_params = SAMPLING
 
     def __init__(
-        self, chunks: Iterable[str] = (), error: LLMError | None = None, **arguments: Any
+        self,
+        chunks: Iterable[str] = (),
+        error: LLMError | None = None,
+        **common: Unpack[ProviderArguments],
     ) -> None:
-        super().__init__(**arguments)
+        super().__init__(**common)
         self.chunks = tuple(chunks)
         self.error = error
         self.requests: list[ChatRequest] = []

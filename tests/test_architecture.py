@@ -44,8 +44,6 @@ DOORS = {
     "sandbox": "opened by the commands that need it",
     "cli": "a command loads what it needs when it is run",
     "batch": "likewise",
-    "cache": "sqlite3: opened by ask --cache",
-    "_account.usage": "sqlite3: opened by the command usage",
 }
 """Wings and modules that may be imported inside a function, and why."""
 
@@ -206,7 +204,7 @@ def test_the_root_is_small() -> None:
 
 
 ONLY_IN = {
-    "requests": {"_http", "provider", "providers"},
+    "requests": {"_http", "_account"},
     "urllib3": {"_http"},
     "socks": {"_http"},
     "ssl": {"_http"},

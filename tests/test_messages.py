@@ -16,7 +16,10 @@ def user(content: Any) -> dict[str, Any]:
 
 
 PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+IMAGE = {"type": "image_url", "image_url": {"url": "https://host/a.png", "detail": "low"}}
+CALLED = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+CALL = {"role": "assistant", "content": None, "tool_calls": [CALLED]}
+OBJECT = {**CALLED, "function": {"name": "f", "arguments": {"x": 1}}}
 OLD_CALL = {"role": "assistant", "content": None, "function_call": {"name": "f"}}
 
 
@@ -46,6 +49,20 @@ class TestNormalize:
                 [{"role": "function", "content": "7", "name": "f"}],
             ),
             ([{**user("x"), "name": "me"}], [{**user("x"), "name": "me"}]),
+            ([user([IMAGE])], [user([IMAGE])]),
+            ([user([*PARTS, IMAGE])], [user([*PARTS, IMAGE])]),
+            (
+                [user([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}])],
+                [user([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}])],
+            ),
+            (
+                [user("x"), {"role": "assistant", "content": "", "tool_calls": [OBJECT]}],
+                [user("x"), {**CALL, "content": ""}],
+            ),
+            (
+                [user("x"), {"role": "tool", "content": "7", "name": "f"}],
+                [user("x"), {"role": "tool", "content": "7", "name": "f"}],
+            ),
         ],
     )
     def test_taken(self, prompt: Any, messages: list[dict[str, Any]]) -> None:
@@ -92,7 +109,19 @@ class TestNormalize:
             ([user(["x"])], "part"),
             ([user([{"type": "text"}])], "part"),
             ([user([{"type": "text", "text": 7}])], "part"),
-            ([user([{"type": "image_url", "image_url": {"url": "x"}}])], "only text"),
+            (
+                [user([{"type": "image_url", "image_url": {"url": "x"}}])],
+                "neither https: nor data:",
+            ),
+            ([user([{"type": "image_url", "image_url": {"url": "http://host/a"}}])], "encrypted"),
+            ([user([{"type": "image_url", "image_url": {"url": "https://h/ a"}}])], "address"),
+            ([user([{"type": "image_url", "image_url": "https://host/a"}])], "part"),
+            ([user([{"type": "input_audio", "input_audio": {}}])], "part"),
+            ([{**CALL, "tool_calls": "f"}], "tool_calls that are no list"),
+            ([{**CALL, "tool_calls": ["f"]}], "a call that is no object"),
+            ([{**CALL, "tool_calls": [{"function": "f"}]}], "no object with a name and arguments"),
+            ([{**OLD_CALL, "function_call": "f"}], "function_call of message 0 is no object"),
+            ([{**CALL, "tool_calls": [{"function": {"name": "f", "arguments": 7}}]}], "arguments"),
             ("half \ud83d", "lone surrogate at position 5"),
         ],
     )
@@ -129,6 +158,14 @@ class TestFold:
                 "User: a\nTool: 7\nAssistant:",
             ),
             ([user("a\nb"), user("c")], "User: a\nb\nUser: c\nAssistant:"),
+            (
+                [
+                    user("a"),
+                    {**CALL, "content": ""},
+                    {"role": "tool", "content": "7", "tool_call_id": "1"},
+                ],
+                'User: a\nAssistant: Called f({"x": 1})\nTool f: 7\nAssistant:',
+            ),
         ],
     )
     def test_paragraphs(self, messages: list[dict[str, Any]], text: str) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from urllib.parse import urlsplit
 
 from .. import _environment as _environ
-from .._redact import Secret, conceal, hidden
+from .._http.types import is_loopback
+from .._redact import Secret, conceal, conceal_words, hidden
 from .._runtime import files as _files
 from .._signals import let_through
 from ..errors import AuthenticationError, InvalidRequestError, MissingAuthError
@@ -136,6 +138,34 @@ def find(argument: str, key: Key | None, variables: Iterable[str]) -> Secret | N
     return _checked(hidden(key), f"the argument {argument}")
 
 
+def belongs_to(url: str, homes: Iterable[str]) -> bool:
+    """Whether a key that belongs to the addresses ``homes`` may be sent to ``url``.
+
+    It may be sent to their hosts; on this machine, where each port may be another user's, only to
+    their ports, too.
+
+    >>> belongs_to("https://host/v2", ["https://host/v1"])
+    True
+    >>> belongs_to("http://127.0.0.1:8001/v1", ["http://127.0.0.1:8000/v1"])
+    False
+    """
+    here = _host_of(url)
+    return here is not None and here in map(_host_of, homes)
+
+
+def _host_of(url: str) -> tuple[str, int | None] | None:
+    """The host that an address names, with the port if it is this machine; None if it has none."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        if not host:
+            return None
+        return host, (parts.port if is_loopback(host) else None)
+    except ValueError as error:
+        let_through(error)
+        return None
+
+
 def _variable(names: Iterable[str]) -> KeyVariable | None:
     found = _environ.first_set(names)
     return None if found is None else KeyVariable(found[0])
@@ -162,16 +192,10 @@ def pasted_with(key: str) -> str:
     return ""
 
 
-def _conceal_parts(key: Secret) -> None:
-    for part in key.split():
-        if not re.fullmatch(r"(authorization:?|basic|bearer|export|set)", part, re.IGNORECASE):
-            conceal(part)
-
-
 def _checked(key: Secret, source: str) -> Secret:
     conceal(key)
     if _NOT_IN_A_KEY.search(key):
-        _conceal_parts(key)
+        conceal_words(key)
         hint = pasted_with(key) or "There is a character inside that no key has"
         raise AuthenticationError(
             f"{source} is not a key or token, which is one line, as the service shows it. {hint}"

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from .._checks import is_count, shown, whole
 from .._http.failures import never_sent
@@ -28,6 +28,7 @@ from ..messages import Message
 from ..results import FinishReason
 from . import ledger as _ledger
 from .ledger import DAY_S, Ledger
+from .record import Record
 
 MINUTE_S = 60.0
 
@@ -92,18 +93,6 @@ class Reservation:
     used: tuple[int, str, str]
     tokens: int
     recent: int | None
-
-
-class Record(Protocol):
-    """What is known of an attempt.
-
-    Attributes:
-        sent: whether the request was handed to the transport.
-        usage: the tokens, where the service told them.
-    """
-
-    sent: bool
-    usage: Usage | None
 
 
 class Quota:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, is_typeddict
 
+from .._account import arguments as _provider_arguments
 from .._checks import is_finite
 
 _CHOICES = re.compile(r"Literal\[(.*)\]")
@@ -153,7 +154,8 @@ def _keywords_of(cls: type) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
         if not inspect.isfunction(constructor):
             continue
         rest = None
-        known = constructor.__globals__
+        # A signature may show arguments of the base class, with the names that those are made of.
+        known = {**vars(_provider_arguments), **constructor.__globals__}
         for parameter in inspect.signature(constructor).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
                 yield parameter.name, str(parameter.annotation), parameter.default, known

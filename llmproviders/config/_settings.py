@@ -368,7 +368,8 @@ def _default(made: Provider, argument: Argument) -> Any:
     """What a provider takes for an argument that it was not given."""
     if argument.secret:
         return None
-    value = getattr(made, argument.name, argument.default)
+    # An argument may have the name of a method, such as trust.
+    value = vars(made).get(argument.name, argument.default)
     return made.default_model if argument.name == "model" and value is None else value
 
 

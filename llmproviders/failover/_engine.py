@@ -28,8 +28,7 @@ from ..errors import (
     StreamInterrupted,
     UnsupportedError,
 )
-from ..provider import accepted
-from ..results import Attempts, FinishReason, Reasoning, Restart, rejected
+from ..results import Attempts, FinishReason, Reasoning, Restart, accepted, rejected
 from ._health import Health, Permit
 from ._hedging import Race, Runner
 from ._outcomes import counts_against, outcome_of

@@ -85,12 +85,6 @@ def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
     return taken
 
 
-def merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """``body`` with the caller's ``extra_body``, in which None takes a field out."""
-    both = {**body, **extra}
-    return {name: value for name, value in both.items() if value is not None or name not in extra}
-
-
 def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
     """``params`` with ``functions`` and ``function_call`` as ``tools`` and ``tool_choice``."""
     told = {n: v for n, v in params.items() if n not in ("functions", "function_call")}

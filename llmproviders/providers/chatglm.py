@@ -226,7 +226,6 @@ class ChatGLM(Provider):
                 "platform": "pc",
             },
             "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}],
-            **request.params.get("extra_body", {}),
         }
         return HTTPRequest(
             "POST",
@@ -242,7 +241,7 @@ class ChatGLM(Provider):
                 "X-App-Version": "0.0.1",
                 "X-Device-Id": uuid.uuid4().hex,
             },
-            json=body,
+            json=request.with_extra_body(body),
             authorization="undefined",
         )
 

@@ -37,11 +37,9 @@ class DeepSeek(OpenAICompatible):
         """The usual parameters.
 
         Raises:
-            UnsupportedError: a schema, or a call of a function that is demanded while thinking.
+            UnsupportedError: a call of a function is demanded while it thinks.
         """
         params = super().chat_params(request)
-        if (params.get("response_format") or {}).get("type") == "json_schema":
-            raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
         thinking = (request.params.get("extra_body") or {}).get("thinking") or {}
         if params.get("tool_choice", "auto") not in ("auto", "none") and (
             thinking.get("type") != "disabled"

@@ -13,6 +13,7 @@ from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import redact
 from .._request import ChatRequest
 from ..errors import ServerError, StreamInterrupted
+from ..messages import without_tools
 from ..provider import USER_AGENT, Fetch, Provider
 from ..results import FinishReason
 
@@ -56,12 +57,9 @@ class FlowGpt(Provider):
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Sign the request; system messages have a field of their own."""
-        system = [m["content"] for m in request.messages if m["role"] == "system"]
-        turns = [
-            {"role": m["role"], "content": m["content"]}
-            for m in request.messages
-            if m["role"] != "system"
-        ]
+        messages = without_tools(request.messages)
+        system = [message["content"] for message in messages if message["role"] == "system"]
+        turns = [message for message in messages if message["role"] != "system"]
         body: dict[str, Any] = {
             "model": request.model,
             "nsfw": False,
@@ -75,13 +73,12 @@ class FlowGpt(Provider):
             "generateImage": False,
             "generateAudio": False,
             **self.sampling(request),
-            **request.params.get("extra_body", {}),
         }
         return HTTPRequest(
             "POST",
             f"{self.base_url}/v3/chat-anonymous",
             headers=_headers(),
-            json=body,
+            json=request.with_extra_body(body),
             authorization=_AUTHORIZATION,
         )
 

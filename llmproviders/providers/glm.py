@@ -70,13 +70,11 @@ class GLM(OpenAICompatible):
         """Parameters within the ranges that the service takes.
 
         Raises:
-            UnsupportedError: a call of a function is demanded, or a schema.
+            UnsupportedError: a call of a function is demanded, or no user says anything.
         """
         params = super().chat_params(request)
         if not any(message["role"] == "user" for message in request.messages):
             raise UnsupportedError(f"{self.name} takes no conversation without a user message")
-        if (params.get("response_format") or {}).get("type") == "json_schema":
-            raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
         choice = params.pop("tool_choice", "auto")
         if choice == "none":
             params.pop("tools", None)

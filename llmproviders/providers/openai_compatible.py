@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
+from .._account.arguments import ProviderArguments, masked
 from .._account.keys import Key, digest, take
 from .._account.slots import Slot
 from .._checks import whole
 from .._http.error_map import is_wrong_path
-from .._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout
-from .._redact import Redacted, Secret, hidden
-from .._request import SAMPLING, ChatRequest
+from .._http.types import HTTPRequest, HTTPResponse
+from .._redact import Redacted, Secret
+from .._request import SAMPLING, ChatRequest, Unpack
 from .._runtime.scope import CancelScope
 from ..errors import (
     ConnectionFailed,
@@ -21,6 +23,7 @@ from ..errors import (
     MissingAuthError,
     ModelNotFoundError,
     ProtocolError,
+    UnsupportedError,
     retold,
 )
 from ..provider import Catalogue, Fetch, Provider
@@ -29,17 +32,12 @@ from ._chat_completions import parse_chat, parse_embeddings, parse_models
 from ._chat_requests import (
     history,
     is_batch_too_large,
-    merged,
     refused_field,
     with_images,
     with_tools,
     without,
 )
 from ._local_servers import local_server_at
-
-if TYPE_CHECKING:
-    import requests
-
 
 MOST_TEXTS = 256
 """Texts in one request for vectors, until the server says that they are too many."""
@@ -86,30 +84,11 @@ class OpenAICompatible(Provider):
         api_key: Key | None = None,
         max_concurrency: int | None = None,
         think_tags: bool = True,
-        base_url: str | None = None,
-        model: str | None = None,
-        proxy: str | None = None,
-        timeout: Timeout | None = None,
-        session: requests.Session | None = None,
-        name: str | None = None,
-        limits: Limits | None = None,
-        per_minute: Rate | int | None = None,
-        per_day: Rate | int | None = None,
+        **common: Unpack[ProviderArguments],
     ) -> None:
 
         self._api_key = api_key = take("api_key", api_key)
-        base_url, proxy = hidden(base_url), hidden(proxy)
-        super().__init__(
-            base_url=base_url,
-            model=model,
-            proxy=proxy,
-            timeout=timeout,
-            session=session,
-            name=name,
-            limits=limits,
-            per_minute=per_minute,
-            per_day=per_day,
-        )
+        super().__init__(**masked(common))
 
         self.max_concurrency = (
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
@@ -132,6 +111,16 @@ class OpenAICompatible(Provider):
         key = self._secret("api_key", self._api_key)
         return digest(key, self.base_url) if key else None
 
+    def check_supported(self, request: ChatRequest) -> None:
+        """Refuse what the server cannot do; JSON without a schema is taken by all of them."""
+        kind = request.params.get("response_format", {}).get("type")
+        if kind == "json_schema" and not self.supports_schema:
+            raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
+        if kind == "json_object":
+            others = {n: v for n, v in request.params.items() if n != "response_format"}
+            request = replace(request, params=others)
+        super().check_supported(request)
+
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Put the messages and parameters into a JSON body."""
         refused = self._refused.get(request.model or "", ())
@@ -141,7 +130,7 @@ class OpenAICompatible(Provider):
             **self.how_to_send(request),
             **self.chat_params(request),
         }
-        body = merged(without(body, refused), request.params.get("extra_body", {}))
+        body = request.with_extra_body(without(body, refused))
         # Some gateways label a stream as text/html; the reader recognizes a web page by itself.
         return self._call("POST", "/chat/completions", json=body, accept="html")
 

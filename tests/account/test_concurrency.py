@@ -78,7 +78,7 @@ class Holder:
 
     def _run(self) -> None:
         try:
-            with self.place as self.waited:
+            with self.slot as self.waited:
                 self.inside.set()
                 assert self.leave.wait(PATIENCE_S)
         except LLMError as error:
@@ -154,7 +154,7 @@ class TestInOneProcess:
         line = []
         for length in range(1, 5):
             line.append(hold(Slot(credential, 1, within())))
-            pool = first.place._pool
+            pool = first.slot._pool
             eventually(lambda pool=pool, length=length: len(pool._waiting) == length)
         for before, after in zip([first, *line], line, strict=False):
             assert not after.inside.is_set()
@@ -647,11 +647,11 @@ class TestProviders:
         client = GigaChat(access_token="some-token", token_cache=file)
         try:
             with pytest.raises(DeadlineExceeded):
-                client.place(within(0.05)).__enter__()
+                client.slot(within(0.05)).__enter__()
             other.end()
         finally:
             other.kill()
-        with client.place(within()) as waited:
+        with client.slot(within()) as waited:
             assert waited == 0.0
 
     def test_every_way_a_stream_ends(self, sandbox: Sandbox) -> None:

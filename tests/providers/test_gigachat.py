@@ -299,6 +299,12 @@ class TestReply:
             giga.complete([user("Hi"), {**said, "function_call": {"arguments": "{"}}, result])
 
 
+def name_addresses(monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]) -> None:
+    """Let the environment name the sandbox, so that its keys belong there."""
+    monkeypatch.setenv("GIGACHAT_BASE_URL", arguments["base_url"])
+    monkeypatch.setenv("GIGACHAT_AUTH_URL", arguments["auth_url"])
+
+
 class TestKey:
     def test_checked_without_a_call(self) -> None:
         """A key or a token can be looked for before any call: a key's shape counts, too."""
@@ -323,6 +329,7 @@ class TestKey:
         """A key that comes into the environment later is found."""
         arguments = sandbox.provider_arguments("gigachat")
         key = arguments.pop("api_key")
+        name_addresses(monkeypatch, arguments)
         with GigaChat(**arguments) as client:
             with pytest.raises(MissingAuthError):
                 client.complete(QUESTION)
@@ -387,6 +394,7 @@ class TestKey:
             assert client.complete(QUESTION).text
             assert client.max_concurrency == 2
         key = arguments.pop("api_key")
+        name_addresses(monkeypatch, arguments)
         monkeypatch.setenv("GIGACHAT_CREDENTIALS", key)
         data = pickle.dumps(GigaChat(**arguments))
         assert key.encode() not in data
@@ -551,6 +559,7 @@ class TestRefusedToken:
         """With a key beside it, a given token is replaced when it is refused."""
         monkeypatch.setenv("GIGACHAT_ACCESS_TOKEN", "made-long-ago")
         arguments = sandbox.provider_arguments("gigachat")
+        name_addresses(monkeypatch, arguments)
         with GigaChat(**arguments) as client:
             assert client.complete(QUESTION).text
         assert [request.status for request in asked(sandbox, "chat")] == [200]

@@ -146,9 +146,9 @@ class TestRequest:
         assert "OpenAICompatible takes no profanity_check; left out" in caplog.messages
 
     def test_extra_body_is_merged_as_it_is(self) -> None:
-        """It adds fields and wins over what is there."""
-        body = call_of(extra_body={"top_k": 5, "stream_options": {}}, model="any-name")
-        assert (body["top_k"], body["stream_options"], body["model"]) == (5, {}, "any-name")
+        """It adds fields, wins over what is there, and takes out what is None."""
+        body = call_of(extra_body={"top_k": 5, "stream_options": None}, model="any-name")
+        assert (body["top_k"], "stream_options" in body, body["model"]) == (5, False, "any-name")
 
 
 class TestKey:
@@ -177,7 +177,7 @@ class TestKey:
         for arguments, expected in [
             ({}, (f"Bearer {KEY}", LOCAL, "from-env")),
             ({"api_key": "other", "model": "m"}, ("Bearer other", LOCAL, "m")),
-            ({"base_url": "http://x/v1"}, (f"Bearer {KEY}", "http://x/v1", "from-env")),
+            ({"base_url": "http://x/v1"}, (None, "http://x/v1", "from-env")),
         ]:
             sender = Sender(Canned(SHORT.body))
             read(with_sender(OpenAICompatible, sender, **arguments).stream("Hi"))
@@ -236,6 +236,7 @@ class TestPlaces:
                 open_streams.enter_context(closing(begin(**arguments)))
             begin().close()
             monkeypatch.setenv("OPENAI_API_KEY", KEY)
+            monkeypatch.setenv("OPENAI_BASE_URL", LOCAL)
             with pytest.raises(RateLimitError, match="holds open itself"):
                 begin()
         assert read(begin(api_key=KEY)).error is None

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmproviders import LLMError, Provider
+from llmproviders import LLMError, Provider, ServerError
 from llmproviders.providers import REGISTRY
+from llmproviders.testing import ScriptedProvider
 from tests.support.golden import (
     FRAMINGS,
     GOLDENS,
@@ -94,3 +95,22 @@ def test_cut_in_the_head(server: RawServer, provider: str) -> None:
             reading = ask(golden, server, asked, head[:place])
             assert isinstance(reading.error, LLMError)
             assert reading.text == ""
+
+
+def test_hooks_by_their_old_names() -> None:
+    """A class of another package that has the old names works, and is told the new ones."""
+
+    def explain(self: Provider, error: LLMError, request: object) -> LLMError:
+        error.detail = "explained"
+        return error
+
+    with pytest.warns(DeprecationWarning, match="has to be called") as warned:
+        old = type("Old", (ScriptedProvider,), {"explain": explain, "takes": frozenset({"seed"})})
+    assert [str(one.message) for one in warned] == [
+        "Old.explain has to be called describe_error now",
+        "Old.takes has to be called supported_params now",
+    ]
+    assert old.supported_params == {"seed"}
+    with pytest.raises(ServerError) as caught:
+        old(error=ServerError("down")).complete("Hi")
+    assert caught.value.detail == "explained"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmproviders.provider import Transcript
+from llmproviders.results import Transcript
 
 PIECES = ["a", "тест", "😀", " \n", "half \ud83d"]
 

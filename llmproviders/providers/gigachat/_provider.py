@@ -9,18 +9,19 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from ..._account.arguments import ProviderArguments, masked
 from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
 from ..._checks import FINITE, seconds, whole
 from ..._http.decoding import decode_json
-from ..._http.types import HTTPRequest, HTTPResponse, Limits, Rate, Timeout, Trust, warn_unverified
+from ..._http.types import HTTPRequest, HTTPResponse, Trust
 from ..._log import logger
 from ..._printable import one_line
-from ..._redact import Redacted, Secret, hidden
-from ..._request import ChatRequest
+from ..._redact import Redacted, Secret
+from ..._request import ChatRequest, Unpack
 from ..._runtime.files import check_path
 from ..._runtime.scope import CancelScope
 from ...errors import (
@@ -44,10 +45,6 @@ from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
 from ._files import Attachment, DrawnImages, Uploads
 from ._models import home_of, stand_in
 
-if TYPE_CHECKING:
-    import requests
-
-
 HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
 
@@ -63,13 +60,8 @@ class GigaChat(Provider):
         access_token: a token made elsewhere, used as it is; ``GIGACHAT_ACCESS_TOKEN``.
         user: the user's name, for accounts that log in with one; ``GIGACHAT_USER``.
         password: the user's password, or where it is kept; ``GIGACHAT_PASSWORD``.
-        cert: a client certificate, a file or a pair ``(certificate, key)`` of files; without a
-            key, token or password nothing else is sent. ``GIGACHAT_CERT_FILE``,
-            ``GIGACHAT_KEY_FILE``.
-        ca_bundle: a file of certificate authorities, PEM or DER, trusted for this provider's
-            hosts beside the usual ones; ``GIGACHAT_CA_BUNDLE_FILE``.
-        verify: False trusts any server, with an ``UnverifiedTLSWarning``;
-            ``GIGACHAT_VERIFY_SSL_CERTS``.
+        cert: a client certificate, as for any provider; without a key, token or password nothing
+            else is sent. ``GIGACHAT_CERT_FILE``, ``GIGACHAT_KEY_FILE``.
         token_cache: where the token is kept: None, this process's memory; ``"user"``, a file in
             the user's cache folder; or a file. All processes that name the same file share the
             token, and the slots of ``max_concurrency``.
@@ -86,6 +78,7 @@ class GigaChat(Provider):
     api_endpoint = f"{url}/chat/completions"
     default_auth_url = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
     needs_auth = True
+    key_goes_to = {"api_key": ("auth_url", "base_url")}
     default_model = "GigaChat-2"
     models = Catalogue("GigaChat-2", "GigaChat-2-Pro", "GigaChat-2-Max")
     model_aliases = {
@@ -124,37 +117,19 @@ class GigaChat(Provider):
         access_token: Key | None = None,
         user: str | None = None,
         password: Key | None = None,
-        cert: str | tuple[str, str] | None = None,
-        ca_bundle: str | os.PathLike[str] | None = None,
-        verify: bool | None = None,
         token_cache: str | os.PathLike[str] | None = None,
         update_interval: float = 0,
         max_concurrency: int | None = None,
-        base_url: str | None = None,
-        model: str | None = None,
-        proxy: str | None = None,
-        timeout: Timeout | None = None,
-        session: requests.Session | None = None,
-        name: str | None = None,
-        limits: Limits | None = None,
-        per_minute: Rate | int | None = None,
-        per_day: Rate | int | None = None,
+        **common: Unpack[ProviderArguments],
     ) -> None:
         api_key = take("api_key", api_key)
         access_token = take("access_token", access_token)
         password = take("password", password)
-        base_url, proxy = hidden(base_url), hidden(proxy)
-        super().__init__(
-            base_url=base_url,
-            model=model,
-            proxy=proxy,
-            timeout=_settings.timeout() if timeout is None else timeout,
-            session=session,
-            name=name,
-            limits=limits,
-            per_minute=per_minute,
-            per_day=per_day,
-        )
+        if common.get("timeout") is None:
+            common["timeout"] = _settings.timeout()
+        if common.get("cert") is None:
+            common["cert"] = _settings.certificate()
+        super().__init__(**masked(common))
         # No call imports anything, and importing this class loads nothing of TLS.
         import_module(f"{__package__}._root")
         _settings.check_version(self.base_url)
@@ -168,15 +143,6 @@ class GigaChat(Provider):
         if token_cache is not None:
             check_path("token_cache", token_cache)
             import_module("filelock")
-        self.ca_bundle = ca_bundle or self._setting("ca_bundle", None)
-        if self.ca_bundle is not None:
-            check_path("ca_bundle", self.ca_bundle)
-        if verify is None:
-            verify = _settings.is_verified(self._setting("verify", None))
-        self.verify = verify
-        if not verify:
-            warn_unverified(self.name)
-        self.cert = _settings.certificate() if cert is None else cert
         keys = {"api_key": api_key, "access_token": access_token, "password": password}
         given = {**keys, "user": user}
         self._credentials = Credentials(
@@ -204,13 +170,8 @@ class GigaChat(Provider):
 
     def trust(self) -> Trust:
         """The usual authorities, those of ``ca_bundle``, and the pinned root if it is installed."""
-        if not self.verify:
-            return Trust(verify=False)
-        # Opened by the transport, which is made before this is asked.
-        from ..._http import certificates
-
-        bundle = certificates.bundle(self.ca_bundle) if self.ca_bundle else ""
-        return Trust(extra=bundle + _root.pinned() or None)
+        trust = super().trust()
+        return replace(trust, extra=_root.pinned() or None) if self.verify else trust
 
     # -- what lets it in
 
@@ -342,8 +303,8 @@ class GigaChat(Provider):
             "update_interval": self.update_interval,
             **self._defaults,
             **_dialect.fields(params),
-            **request.params.get("extra_body", {}),
         }
+        body = request.with_extra_body(body)
         for message in messages:
             if "attachments" in message:
                 message["attachments"] = [

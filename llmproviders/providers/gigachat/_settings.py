@@ -38,11 +38,6 @@ def timeout() -> float | None:
         ) from None
 
 
-def is_verified(value: str | None) -> bool:
-    """Whether certificates are to be verified; only a clear no switches that off."""
-    return (value or "").strip().lower() not in _FALSE
-
-
 def profanity_check() -> bool | None:
     """Whether the service is to check for profanity; None where nothing is said."""
     value = _environ.lookup("GIGACHAT_PROFANITY_CHECK")

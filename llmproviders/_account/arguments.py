@@ -1,0 +1,120 @@
+"""The arguments of every provider's constructor, and the checks of those that need one."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+
+from .._checks import shown, text
+from .._http.types import Limits, Rate, Timeout
+from .._redact import hidden
+from .._runtime.files import check_path
+from ..errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    import requests as requests
+else:
+
+    class _Requests:
+        """Stands for requests in annotations; the library is imported when a provider is made."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("requests"), name)
+
+    requests = _Requests()
+
+
+T = TypeVar("T")
+
+PathLike = str | os.PathLike[str]
+
+Cert = PathLike | tuple[PathLike, PathLike]
+
+
+class ProviderArguments(TypedDict, total=False):
+    """The arguments that every provider's constructor takes; see ``Provider``."""
+
+    base_url: str | None
+    model: str | None
+    proxy: str | None
+    timeout: Timeout | None
+    session: requests.Session | None
+    headers: Mapping[str, str] | None
+    ca_bundle: PathLike | None
+    verify: bool | None
+    cert: Cert | None
+    trust: Literal["system"] | None
+    per_minute: Rate | int | None
+    per_day: Rate | int | None
+    name: str | None
+    limits: Limits | None
+
+
+def masked(arguments: ProviderArguments) -> ProviderArguments:
+    """The same object, with its addresses as secrets: tracebacks may show a frame's variables."""
+    for name in ("base_url", "proxy"):
+        if name in arguments:
+            arguments[name] = hidden(arguments[name])
+    return arguments
+
+
+def spell_out(function: Any, behind: Callable[..., Any]) -> None:
+    """Show the keywords of another function in place of ``**`` in the signature of one.
+
+    The configuration, IPython and the documentation read signatures.
+    """
+    own = inspect.signature(function)
+    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if len(named) == len(own.parameters):
+        return
+    named += [
+        parameter
+        for parameter in inspect.signature(behind).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in own.parameters
+    ]
+    function.__signature__ = own.replace(parameters=named)
+
+
+def instance(argument: str, value: T | None, kind: type[T]) -> T | None:
+    """An argument that is of one class, or None.
+
+    Raises:
+        InvalidRequestError: it is of another one.
+    """
+    if value is None or isinstance(value, kind):
+        return value
+    raise InvalidRequestError(
+        f"{argument} is a {kind.__module__}.{kind.__qualname__}, not {shown(value)}"
+    )
+
+
+def file_path(argument: str, given: object) -> str:
+    """The path of a file, ``~`` expanded.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise InvalidRequestError(f"{argument} is the path of a file, not {shown(given)}")
+    path = text(argument, os.fspath(given))
+    check_path(argument, path)
+    return os.path.expanduser(path)
+
+
+def client_certificate(given: object) -> str | tuple[str, str] | None:
+    """The file of a client certificate, or those of the certificate and its key.
+
+    Raises:
+        InvalidRequestError: it is none of these.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, (tuple, list)):
+        return file_path("cert", given)
+    if len(given) != 2:
+        raise InvalidRequestError("cert is a file, or a pair (certificate, key) of files")
+    certificate, key = given
+    return file_path("cert", certificate), file_path("cert", key)

@@ -1,0 +1,247 @@
+"""What a provider is made with: the constructor, and what it finds in the environment."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from importlib import import_module
+from typing import Any, ClassVar, Literal, TypeVar
+
+from .. import _environment as _environ
+from .._checks import header_fields, shown, text
+from .._http.types import (
+    DEFAULT_TIMEOUT,
+    Limits,
+    Rate,
+    Timeout,
+    Trust,
+    check_proxy,
+    check_timeout,
+    check_url,
+    warn_unverified,
+)
+from .._redact import Secret, hidden, redact
+from ..errors import InvalidRequestError
+from .arguments import Cert, client_certificate, file_path, instance, requests, spell_out
+from .keys import Key, belongs_to, find
+
+Made = TypeVar("Made", bound="ProviderBase")
+
+_FALSE = ("0", "f", "false", "n", "no", "off")
+
+
+_RENAMED = {
+    "mend": "recover",
+    "explain": "describe_error",
+    "place": "slot",
+    "lacks": "model_not_found",
+    "takes": "supported_params",
+}
+"""The hooks of a provider by their old names, which other packages may still use."""
+
+
+class ProviderBase:
+    """The settings of one provider; see ``Provider``, which adds what is done with them."""
+
+    url: ClassVar[str]
+    #: Argument -> environment variables that stand for it; the first that is set wins.
+    environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Argument for a key -> arguments for the addresses that it is sent to, if not base_url.
+    key_goes_to: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    _given: _Arguments
+
+    def __new__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
+        """Remember the arguments, from which a pickle makes the provider anew."""
+        self = super().__new__(cls)
+        self._given = _Arguments(args, kwargs)
+        return self
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Show the arguments behind ``**`` in the signature, and take hooks by their old names."""
+        super().__init_subclass__(**arguments)
+        for old, new in _RENAMED.items():
+            if old in cls.__dict__:
+                warnings.warn(
+                    f"{cls.__name__}.{old} has to be called {new} now",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                if new not in cls.__dict__:
+                    setattr(cls, new, cls.__dict__[old])
+        if "__init__" in cls.__dict__:
+            spell_out(cls.__init__, super(cls, cls).__init__)
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        model: str | None = None,
+        proxy: str | None = None,
+        timeout: Timeout | None = None,
+        session: requests.Session | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_bundle: str | os.PathLike[str] | None = None,
+        verify: bool | None = None,
+        cert: Cert | None = None,
+        trust: Literal["system"] | None = None,
+        per_minute: Rate | int | None = None,
+        per_day: Rate | int | None = None,
+        name: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+
+        # No call imports anything: the lock of a module that is being imported stays held in a
+        # child that is forked meanwhile.
+        import_module("encodings.punycode")
+        import_module(".._http.transport", __package__)
+        base_url, proxy = hidden(base_url), hidden(proxy)
+        self.name = type(self).__name__ if name is None else text("name", name)
+        self.base_url = self._address("base_url", base_url) or self.default_base_url().rstrip("/")
+        self.model = self._setting("model", model)
+        self.timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        found = self._setting("proxy", proxy)
+        self._proxy = (check_proxy(found) if found else None, proxy is not None)
+        self._session = instance("session", session, import_module("requests").Session)
+        if session is not None:
+            # requests itself imports it with the first request.
+            import_module("netrc")
+        self.headers = header_fields("headers", {} if headers is None else headers)
+        self.ca_bundle = self._path("ca_bundle", ca_bundle)
+        self.verify = self._is_verified(verify)
+        if not self.verify:
+            warn_unverified(self.name)
+        self.cert = client_certificate(cert)
+        if trust not in (None, "system"):
+            raise InvalidRequestError(f'trust is "system" or left out, not {shown(trust)}')
+        self.system_trust = trust == "system"
+        self.per_minute = per_minute
+        self.per_day = per_day
+        self._counted = self._make_counter()
+        self._limits = instance("limits", limits, Limits) or Limits()
+
+    def _make_counter(self) -> Callable[..., Generator[str, None, None]] | None:
+        """What counts the requests and holds the limits; None where there is nothing to count."""
+        counts_all = _environ.lookup("LLMPROVIDERS_USAGE") not in (None, "0")
+        if self.per_minute is None and self.per_day is None and not counts_all:
+            return None
+        # The door to sqlite3.
+        from .quotas import Quota
+
+        return Quota(per_minute=self.per_minute, per_day=self.per_day).counted
+
+    @classmethod
+    def default_base_url(cls) -> str:
+        """The service's own address."""
+        return cls.url
+
+    @classmethod
+    def environment_of(cls, argument: str) -> tuple[str, ...]:
+        """The environment variables that stand for ``argument``; the first that is set wins."""
+        everywhere = {
+            "base_url": (f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL",),
+            "proxy": ("LLMPROVIDERS_PROXY",),
+        }
+        return everywhere.get(argument, ()) + tuple(cls.environment.get(argument, ()))
+
+    def _setting(self, argument: str, given: str | None) -> str | None:
+        """An argument, or its value in the environment, without white space around it.
+
+        Raises:
+            InvalidRequestError: the argument is no text, or blank.
+        """
+        if given is None:
+            return _environ.lookup(*self.environment_of(argument))
+        return text(argument, given)
+
+    def _address(self, argument: str, given: str | None) -> str | None:
+        """The same for an address, which has to be a URL."""
+        url = self._setting(argument, given)
+        if url is None:
+            return None
+
+        variables = "the environment's " + " or ".join(self.environment_of(argument))
+        return check_url(url, variables if given is None else argument)
+
+    def _path(self, argument: str, given: str | os.PathLike[str] | None) -> str | None:
+        """The same for a file."""
+        if given is None:
+            given = self._setting(argument, None)
+        return None if given is None else file_path(argument, given)
+
+    def _is_verified(self, given: bool | None) -> bool:
+        if given is None:
+            return (self._setting("verify", None) or "").lower() not in _FALSE
+        if not isinstance(given, bool):
+            raise InvalidRequestError(
+                f"verify is True or False, not {shown(given)}; pass a file of certificates with "
+                "ca_bundle="
+            )
+        return given
+
+    def _secret(self, argument: str, given: Key | None) -> Secret | None:
+        """The same for a key or token, wherever it is kept; None where it is held back.
+
+        Raises:
+            MissingAuthError: the place that was given has none.
+            AuthenticationError: what is there cannot be one.
+        """
+        if given is None and self.held_back(argument) is not None:
+            return None
+        return find(argument, given, self.environment_of(argument))
+
+    def held_back(self, argument: str) -> str | None:
+        """The environment variable whose key is not sent, since it belongs to another address.
+
+        A key from the environment is sent to the hosts of the default address and of the
+        addresses that the environment names.
+
+        Args:
+            argument: the argument that the variable stands for, such as ``"api_key"``.
+        """
+        found = _environ.first_set(self.environment_of(argument))
+        if found is None:
+            return None
+        for name in self.key_goes_to.get(argument, ("base_url",)):
+            if not belongs_to(getattr(self, name), self._homes(name)):
+                return found[0]
+        return None
+
+    def _homes(self, argument: str) -> list[str]:
+        """The addresses that keys from the environment belong to."""
+        own = self.default_base_url() if argument == "base_url" else None
+        default: str = own or getattr(self, f"default_{argument}")
+        return [default, *filter(None, map(_environ.lookup, self.environment_of(argument)))]
+
+    def trust(self) -> Trust:
+        """The certificates that this provider trusts, and the one that it shows."""
+        return Trust(
+            verify=self.verify,
+            ca_bundle=self.ca_bundle,
+            cert=self.cert,
+            system=self.system_trust,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self._given.args, self._given.kwargs)
+
+    def __repr__(self) -> str:
+
+        # A traceback may show one whose making failed.
+        name, base_url = getattr(self, "name", None), getattr(self, "base_url", "")
+        return f"{type(self).__name__}(name={name!r}, base_url={redact(base_url)!r})"
+
+
+class _Arguments:
+    """What a provider was made with; no ``repr`` shows it, since keys are among it."""
+
+    __slots__ = ("args", "kwargs")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args = args
+        self.kwargs = kwargs
+
+
+def _remake(cls: type[ProviderBase], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProviderBase:
+    return cls(*args, **kwargs)
