@@ -234,7 +234,11 @@ class ChatRequest:
         return bool(self.attach) or has_images(self.messages)
 
     def with_extra_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A JSON body with the fields of ``extra_body``; a value of None takes a field out."""
+        """A JSON body with the fields of ``extra_body``; a value of None takes a field out.
+
+        Args:
+            body: the fields that the provider sends.
+        """
         extra = self.params.get("extra_body", {})
         return {n: v for n, v in {**body, **extra}.items() if n not in extra or v is not None}
 

@@ -6,23 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._checks import whole
 from ._http.types import Timeout
 from ._redact import hidden
-from ._request import Accept, ChatRequest
+from ._request import Accept, ChatRequest, Params, Self, Unpack
 from ._runtime.process import owned
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ._signals import ignoring
 from .conversation import Conversation
 from .errors import LLMError
 from .messages import Message, Prompt
-from .results import Completion, FinishReason, Restart
+from .results import Completion, StreamText
 from .tools import OnTool, Tool, ToolRun
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class BaseClient(ABC):
@@ -66,7 +63,7 @@ class BaseClient(ABC):
         proxy: str | None = None,
         deadline: float | None = None,
         accept: Accept | None = None,
-        **params: Any,
+        **params: Unpack[Params],
     ) -> Generator[str, None, None]:
         """Ask, and yield the text of the reply as it arrives.
 
@@ -165,7 +162,7 @@ class BaseClient(ABC):
         deadline: float | None = None,
         accept: Accept | None = None,
         stream: bool | None = None,
-        **params: Any,
+        **params: Unpack[Params],
     ) -> Completion:
         """Ask, and return the whole reply.
 
@@ -349,21 +346,15 @@ def collect(stream: Generator[str, None, None]) -> Completion:
     A ``KeyboardInterrupt``, and whatever else a signal's handler raises, gets the text so far as
     its ``partial_text``.
     """
-    pieces: list[str] = []
-    finish = FinishReason()
+    said = StreamText()
     with closing(stream):
         try:
             for piece in stream:
-                if type(piece) is str:
-                    pieces.append(piece)
-                elif isinstance(piece, FinishReason):
-                    finish = piece
-                elif isinstance(piece, Restart):
-                    pieces.clear()
+                said.add(piece)
         except LLMError:
             raise
         except BaseException as interrupt:
             with ignoring(AttributeError):
-                interrupt.partial_text = "".join(pieces)  # type: ignore[attr-defined]
+                interrupt.partial_text = said.text  # type: ignore[attr-defined]
             raise
-    return Completion.of("".join(pieces), finish)
+    return said.completion

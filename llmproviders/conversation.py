@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ._checks import whole
-from ._request import check_names
+from ._request import Self, check_names
 from ._runtime.files import read, replace
 from ._signals import let_through
-from .messages import Message, Prompt, normalize
-from .results import Completion, FinishReason, Restart
+from .messages import Message, Prompt, calls_of, normalize, text_of
+from .results import Completion, StreamText
 from .tools import Tool
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-
 _VERSION = 1
+
+# Fields of an assistant's message that hold the model's thinking.
+_THOUGHT = re.compile("reasoning|think|thought")
 
 _LARGEST = 256 * 1024 * 1024
 
@@ -48,14 +48,17 @@ def _document(data: bytes) -> dict[str, Any]:
 class Answering(Protocol):
     """What a conversation needs of a client."""
 
-    def stream(self, prompt: Prompt, **params: Any) -> Generator[str, None, None]:
-        """Yield the reply."""
+    @property
+    def stream(self) -> Callable[..., Generator[str, None, None]]:
+        """Yields the reply to a prompt."""
 
-    def complete(self, prompt: Prompt, **params: Any) -> Completion:
-        """Return the reply."""
+    @property
+    def complete(self) -> Callable[..., Completion]:
+        """Returns the reply to a prompt."""
 
-    def run(self, prompt: Prompt, *, tools: Iterable[Tool], **params: Any) -> Completion:
-        """Return the reply, once the functions that the model called were run."""
+    @property
+    def run(self) -> Callable[..., Completion]:
+        """Returns the reply to a prompt, once the functions that the model called were run."""
 
 
 class Conversation:
@@ -63,8 +66,8 @@ class Conversation:
 
     **What is kept.** A turn is the user's message and the reply. It is kept when the reply is
     whole, and when the caller stopped a stream that had text: what came is what was read, and the
-    next message may refer to it. A turn whose reply failed is not kept: ask again. Nor is one
-    that has no text, such as the call of a tool.
+    next message may refer to it. A turn whose reply failed is not kept: ask again. Calls of tools
+    are kept; answer them with messages of the role ``tool``. The model's thinking is not kept.
 
     **What is sent.** The system prompt, then the turns, then the new message. Where
     ``max_messages`` or ``max_characters`` bounds that, the oldest turns are left out, whole ones,
@@ -123,7 +126,7 @@ class Conversation:
         self.params = params
         self._said = normalize(messages) if messages else []
         if system is None and self._said and self._said[0]["role"] == "system":
-            self.system = str(self._said.pop(0)["content"])
+            self.system = text_of(self._said.pop(0)["content"])
         self._running: weakref.ref[Generator[str, None, None]] | None = None
 
     @property
@@ -131,28 +134,29 @@ class Conversation:
         """The turns so far, without the system prompt; a copy."""
         return [dict(message) for message in self._said]
 
-    def ask(self, text: str, **params: Any) -> Completion:
+    def ask(self, text: Prompt, **params: Any) -> Completion:
         """Say ``text`` and return the reply.
 
         Args:
-            text: the user's message.
+            text: the user's message, or messages, such as results of tools.
             **params: as for ``complete``, for this turn alone.
 
         Raises:
             LLMError: there is no whole reply; the turn is not kept.
         """
         self.end()
-        completion = self.client.complete(self._asking(text), **self._with(params))
-        self._keep(text, completion.text)
+        said = normalize(text)
+        completion = self.client.complete(self._asking(said), **self._with(params))
+        self._keep(said, completion)
         return completion
 
-    def run(self, text: str, *, tools: Iterable[Tool], **params: Any) -> Completion:
+    def run(self, text: Prompt, *, tools: Iterable[Tool], **params: Any) -> Completion:
         """Say ``text``, call the functions that the model asks for, and return the reply.
 
         The calls and their results are kept along with the turn.
 
         Args:
-            text: the user's message.
+            text: the user's message, or messages.
             tools: functions, as for a client's ``run``.
             **params: as for a client's ``run``, for this turn alone.
 
@@ -169,17 +173,18 @@ class Conversation:
         Take one.
         """
         self.end()
-        completion = self.client.run(self._asking(text), tools=tools, **self._with(params))
-        self._keep(text, completion.text, getattr(completion.steps, "messages", ()))
+        said = normalize(text)
+        completion = self.client.run(self._asking(said), tools=tools, **self._with(params))
+        self._keep([*said, *getattr(completion.steps, "messages", ())], completion)
         return completion
 
-    def stream(self, text: str, **params: Any) -> Generator[str, None, None]:
+    def stream(self, text: Prompt, **params: Any) -> Generator[str, None, None]:
         """Say ``text`` and yield the reply as it comes, as a client's ``stream`` does.
 
         A stream that is still open when the next turn begins is closed first.
 
         Args:
-            text: the user's message.
+            text: the user's message, or messages, such as results of tools.
             **params: as for a client's ``stream``, for this turn alone.
 
         Raises:
@@ -191,29 +196,27 @@ class Conversation:
         'Because it scatters.'
         """
         self.end()
-        turn = self._turn(text, self.client.stream(self._asking(text), **self._with(params)))
+        said = normalize(text)
+        turn = self._turn(said, self.client.stream(self._asking(said), **self._with(params)))
         # The generator refers to its conversation: a plain reference back would keep one that is
         # dropped in mid-reply, and its connection, until the next collection.
         self._running = weakref.ref(turn)
         return turn
 
-    def _turn(self, text: str, stream: Generator[str, None, None]) -> Generator[str, None, None]:
-        pieces: list[str] = []
-        kept = False
+    def _turn(
+        self, said: list[Message], stream: Generator[str, None, None]
+    ) -> Generator[str, None, None]:
+        reply = StreamText()
         try:
             with closing(stream):
                 for piece in stream:
-                    if type(piece) is str:
-                        pieces.append(piece)
-                    elif isinstance(piece, Restart):
-                        pieces.clear()
-                    elif isinstance(piece, FinishReason):
-                        self._keep(text, "".join(pieces))
-                        kept = True
+                    reply.add(piece)
+                    if reply.finish is not None:
+                        self._keep(said, reply.completion)
                     yield piece
         except (GeneratorExit, KeyboardInterrupt):
-            if not kept:
-                self._keep(text, "".join(pieces))
+            if reply.finish is None:
+                self._keep(said, reply.completion)
             raise
 
     def end(self) -> None:
@@ -228,7 +231,7 @@ class Conversation:
         self.end()
         for index in range(len(self._said) - 1, -1, -1):
             if self._said[index]["role"] == "user":
-                text = str(self._said[index]["content"])
+                text = text_of(self._said[index]["content"])
                 del self._said[index:]
                 return text
         return None
@@ -306,11 +309,14 @@ class Conversation:
     def _with(self, params: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.model, **self.params, **params}
 
-    def _asking(self, text: str) -> list[Message]:
+    def _asking(self, new: list[Message]) -> list[Message]:
         """What is sent: the newest turns that fit, around them what is always sent."""
-        new = normalize(text)
         system = self._instruction()
         turns = list(self._said)
+        if turns and calls_of(turns[-1]) and new[0]["role"] == "user":
+            # No service takes calls that nobody answered.
+            said = turns.pop()["content"]
+            turns += [{"role": "assistant", "content": said}] if said else []
         while turns and not self._fits(turns + new, system):
             del turns[0]
             while turns and turns[0]["role"] != "user":
@@ -325,15 +331,16 @@ class Conversation:
             return False
         if self.max_characters is None:
             return True
-        return sum(len(m["content"]) for m in (*system, *sent)) <= self.max_characters
+        return sum(len(text_of(m["content"])) for m in (*system, *sent)) <= self.max_characters
 
-    def _keep(self, text: str, reply: str, between: Iterable[Message] = ()) -> None:
-        if reply.strip():
-            self._said += [
-                {"role": "user", "content": text},
-                *between,
-                {"role": "assistant", "content": reply},
-            ]
+    def _keep(self, said: list[Message], reply: Completion) -> None:
+        message: Message = {"role": "assistant", "content": reply.text}
+        called = bool(calls_of(reply.message))
+        if called:
+            kept = (field for field in reply.message if not _THOUGHT.search(field))
+            message |= {field: reply.message[field] for field in kept}
+        if called or reply.text.strip():
+            self._said += [*said, message]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_running": None}
@@ -346,6 +353,6 @@ class Conversation:
 
         said = [*self._instruction(), *self._said]
         return "\n\n".join(
-            f"**{message['role'].capitalize()}**\n\n{harmless(message['content'])}"
+            f"**{message['role'].capitalize()}**\n\n{harmless(text_of(message['content']))}"
             for message in said
         )

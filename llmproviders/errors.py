@@ -30,14 +30,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ._printable import one_line, printable
 from ._redact import redact, scrub
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 Error = TypeVar("Error", bound="LLMError")
 
@@ -110,7 +106,7 @@ class LLMError(Exception):
         """What happened, as ``str(error)`` gives it."""
         return str(self)
 
-    def __copy__(self) -> Self:
+    def __copy__(self: Error) -> Error:
         """The same error without its traceback and causes."""
         twin = type(self).__new__(type(self))
         twin.args = self.args
@@ -198,7 +194,7 @@ class StreamInterrupted(LLMError):  # noqa: N818 - the name is the contract's
     retryable_by_default = True
 
     @classmethod
-    def of(cls, error: LLMError) -> Self:
+    def of(cls: type[Error], error: LLMError) -> Error:
         """What ``error`` means for a reply whose text has begun to come; to be raised from it."""
         return cls(
             f"the reply was cut short: {error}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -333,6 +332,9 @@ class Provider(ProviderBase, BaseClient):
     def check_supported(self, request: ChatRequest) -> None:
         """Look, before anything is sent, whether this provider can do what is asked.
 
+        Args:
+            request: what the caller asked.
+
         Raises:
             UnsupportedError: it cannot; another provider may.
         """
@@ -444,12 +446,6 @@ class Provider(ProviderBase, BaseClient):
         made: Sender | None = self.__dict__.get("_made_transport")
         if made is not None:
             made.close()
-
-
-# Help shows this, and not that __new__ takes any arguments.
-Provider.__new__.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-    Provider.__init__
-)
 
 
 class _Round:

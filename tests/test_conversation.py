@@ -183,13 +183,50 @@ class TestBrokenTurns:
         assert said(chat) == ["u: Interrupted?", "a: Half "]
 
     def test_a_turn_without_text_is_not_kept(self) -> None:
-        """Stopped before any text, or a tool's call: nothing was said."""
+        """Stopped before any text, or calls that are in no message: nothing was said."""
         chat = Odd(KeyboardInterrupt()).conversation()
         with pytest.raises(KeyboardInterrupt):
             list(chat.stream("One?"))
         chat.client = Odd(FinishReason("tool_calls", tool_calls=[{"id": "1"}]))
         assert chat.ask("Two?").finish_reason.tool_calls
         assert chat.messages == []
+
+    @pytest.mark.parametrize("way", ["ask", "stream"])
+    def test_the_turns_of_tools_are_kept(self, way: str) -> None:
+        """A call and its result are part of the history; the thinking beside it is not."""
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        message = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [call],
+            "reasoning_content": "Let me see.",
+            "functions_state_id": "s",
+        }
+        chat = Odd(FinishReason("tool_calls", tool_calls=[call], message=message)).conversation()
+        list(chat.stream("Two?")) if way == "stream" else chat.ask("Two?")
+        result = {"role": "tool", "tool_call_id": "1", "content": "2"}
+        chat.client = Odd("Two.", FinishReason())
+        list(chat.stream([result])) if way == "stream" else chat.ask([result])
+        assert chat.messages == [
+            {"role": "user", "content": "Two?"},
+            {key: value for key, value in message.items() if key != "reasoning_content"},
+            result,
+            {"role": "assistant", "content": "Two."},
+        ]
+        assert chat.undo() == "Two?"
+
+    def test_calls_that_nobody_answered_are_not_sent(self) -> None:
+        """A new question after a call goes out without the call, which no service would take."""
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        asked = {"role": "assistant", "content": "Hm.", "tool_calls": [call]}
+        client = ScriptedProvider(["Yes."])
+        chat = client.conversation(messages=[{"role": "user", "content": "Two?"}, asked])
+        chat.ask("Still there?")
+        assert client.requests[0].messages == (
+            {"role": "user", "content": "Two?"},
+            {"role": "assistant", "content": "Hm."},
+            {"role": "user", "content": "Still there?"},
+        )
 
     def test_what_a_restart_made_void_is_not_kept(self) -> None:
         """Only the text since the last restart is the reply."""

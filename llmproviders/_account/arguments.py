@@ -78,6 +78,12 @@ def spell_out(function: Any, behind: Callable[..., Any]) -> None:
     function.__signature__ = own.replace(parameters=named)
 
 
+def signature_of(method: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method as callers see it, without ``self``."""
+    own = inspect.signature(method)
+    return own.replace(parameters=[*own.parameters.values()][1:])
+
+
 def instance(argument: str, value: T | None, kind: type[T]) -> T | None:
     """An argument that is of one class, or None.
 

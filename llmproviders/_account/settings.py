@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from importlib import import_module
+from inspect import Signature
 from typing import Any, ClassVar, Literal, TypeVar
 
 from .. import _environment as _environ
@@ -23,7 +24,15 @@ from .._http.types import (
 )
 from .._redact import Secret, hidden, redact
 from ..errors import InvalidRequestError
-from .arguments import Cert, client_certificate, file_path, instance, requests, spell_out
+from .arguments import (
+    Cert,
+    client_certificate,
+    file_path,
+    instance,
+    requests,
+    signature_of,
+    spell_out,
+)
 from .keys import Key, belongs_to, find
 
 Made = TypeVar("Made", bound="ProviderBase")
@@ -50,6 +59,7 @@ class ProviderBase:
     #: Argument for a key -> arguments for the addresses that it is sent to, if not base_url.
     key_goes_to: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    __signature__: ClassVar[Signature]
     _given: _Arguments
 
     def __new__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
@@ -72,6 +82,8 @@ class ProviderBase:
                     setattr(cls, new, cls.__dict__[old])
         if "__init__" in cls.__dict__:
             spell_out(cls.__init__, super(cls, cls).__init__)
+        # Else it would be that of __new__.
+        cls.__signature__ = signature_of(cls.__init__)
 
     def __init__(
         self,

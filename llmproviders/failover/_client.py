@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._account.keys import digest
 from .._checks import FINITE, seconds, whole
 from .._http.types import Timeout
-from .._request import Accept, ChatRequest, check_accept
+from .._request import Accept, ChatRequest, Params, Self, Unpack, check_accept
 from .._runtime.files import load_locks
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ..client import BaseClient, collect
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
-    from typing_extensions import Self
+else:
+    # For get_type_hints: tenacity is imported when a client is made.
+    RetryBaseT = StopBaseT = WaitBaseT = Any
 
 
 Choice = BaseClient | tuple[BaseClient, str]
@@ -170,7 +172,7 @@ class FailoverClient(BaseClient):
         deadline: float | None = None,
         accept: Accept | None = None,
         stream: bool | None = None,
-        **params: Any,
+        **params: Unpack[Params],
     ) -> Completion:
         """Ask, and return the first whole reply that ``accept`` takes.
 

@@ -66,7 +66,7 @@ def show(
             if client is None:
                 client, usual = stack.enter_context(in_use())
                 params = {**usual, **params}
-            stream = client.stream(stream_or_prompt, **params)  # type: ignore[arg-type]
+            stream = client.stream(stream_or_prompt, **params)
         return _shown(stream, display_place(clock), clock, note=note)
 
 

@@ -20,7 +20,7 @@ ChatGLM().complete(17)  # error: arg-type
 ChatGLM().stream("Hi", timeout="5")  # error: arg-type
 count: int = ChatGLM().complete("Hi").text  # error: assignment
 ChatGLM().complete("Hi").text = "other"  # error: misc
-FailoverClient([ChatGLM()]).conversation().ask(["Hi"])  # error: arg-type
+FailoverClient([ChatGLM()]).conversation().ask(["Hi"])  # error: list-item
 run(ChatGLM(), ["Hi"], 4)  # error: call-arg
 run_file(ChatGLM(), "in.jsonl", "out.jsonl", worker=4)  # error: call-arg
 rows = run_file(ChatGLM(), "in.jsonl", "out.jsonl").rows  # error: attr-defined

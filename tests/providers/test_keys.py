@@ -1,0 +1,166 @@
+"""A key from the environment goes only where it belongs, and what was not sent is not blamed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmproviders import (
+    AuthenticationError,
+    ChatGLM,
+    GigaChat,
+    LLMError,
+    MissingAuthError,
+    OpenAICompatible,
+)
+from llmproviders._account.keys import KeyVariable, belongs_to
+from tests.conftest import RawServerFactory
+from tests.support.http_bytes import http_response
+from tests.support.rawserver import RawServer
+
+KEY = "sk-planted-0123456789abcdef"
+
+
+def refusal(said: str | None = "who are you?") -> bytes:
+    """A 401, with words or without."""
+    body = b"" if said is None else json.dumps({"error": {"message": said}}).encode()
+    return http_response(401, {"Content-Type": "application/json", "Connection": "close"}, body)
+
+
+@pytest.fixture
+def server(raw_server: RawServerFactory) -> RawServer:
+    """Return a server that refuses everybody."""
+    return raw_server(refusal())
+
+
+def sent(server: RawServer) -> str:
+    """The headers of all that came in."""
+    return str([request.headers for request in server.requests])
+
+
+@pytest.mark.parametrize(
+    ("url", "own", "belongs"),
+    [
+        ("https://api.example/v1", ["https://api.example/v1"], True),
+        ("https://api.example/other?x=1", ["https://api.example/v1"], True),
+        ("https://API.example.:8443/v1", ["https://api.example/v1"], True),
+        ("https://evil.example/v1", ["https://api.example/v1"], False),
+        ("https://api.example.evil/v1", ["https://api.example/v1"], False),
+        ("https://api.example@evil/v1", ["https://api.example/v1"], False),
+        ("https://evil/api.example", ["https://api.example/v1"], False),
+        ("https://sub.api.example/v1", ["https://api.example/v1"], False),
+        ("https://b/v1", ["https://a/v1", "https://b/v2"], True),
+        ("http://127.0.0.1:8000/v1", ["https://api.example/v1"], False),
+        ("http://127.0.0.1:8000/v2", ["http://127.0.0.1:8000/v1"], True),
+        ("http://127.0.0.1:8001/v1", ["http://127.0.0.1:8000/v1"], False),
+        ("http://localhost:8000/v1", ["http://127.0.0.1:8000/v1"], False),
+        ("https://a/v1", ["not an address", ""], False),
+    ],
+)
+def test_where_a_key_belongs(url: str, own: list[str], belongs: bool) -> None:
+    """It belongs to the hosts of its addresses; on loopback, to their ports."""
+    assert belongs_to(url, own) is belongs
+
+
+def test_held_back(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key from the environment is not sent to another host, and the error says what to do."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1") as provider:
+        assert provider.held_back("api_key") == "OPENAI_API_KEY"
+        with pytest.raises(MissingAuthError) as caught:
+            provider.complete("Hi")
+        with pytest.raises(MissingAuthError, match="OPENAI_API_KEY was held back"):
+            provider.list_models()
+    assert KEY not in sent(server)
+    said = str(caught.value)
+    assert "OPENAI_API_KEY was held back" in said
+    assert "api_key=" in said
+    assert "api_key_env" in said
+    assert "who are you?" in said
+    assert KEY not in said
+    assert caught.value.status_code == 401
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "LLMPROVIDERS_OPENAICOMPATIBLE_BASE_URL"])
+def test_sent_where_the_environment_says(
+    server: RawServer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Any variable for the address names where the key belongs; then a refusal is the key's."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{server.port}/v1")
+    for arguments in ({}, {"base_url": f"http://127.0.0.1:{server.port}/other"}):
+        with OpenAICompatible(**arguments) as provider, pytest.raises(AuthenticationError):
+            provider.complete("Hi")
+    assert sent(server).count(KEY) == 2
+
+
+@pytest.mark.parametrize("key", [KEY, KeyVariable("OPENAI_API_KEY")])
+def test_what_is_given_is_sent(
+    server: RawServer, monkeypatch: pytest.MonkeyPatch, key: Any
+) -> None:
+    """A key that is given, or whose variable is named, goes to whatever address is given."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    url = f"http://127.0.0.1:{server.port}/v1"
+    with (
+        OpenAICompatible(base_url=url, api_key=key) as provider,
+        pytest.raises(AuthenticationError),
+    ):
+        provider.complete("Hi")
+    assert KEY in sent(server)
+
+
+def test_two_addresses_of_one_key(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GigaChat's key is held back where the token service or the API is another one."""
+    monkeypatch.setenv("GIGACHAT_CREDENTIALS", "aWQ6c2VjcmV0LXBsYW50ZWQ=")
+    here = f"http://127.0.0.1:{server.port}"
+    for arguments in (
+        {"base_url": f"{here}/api/v1"},
+        {"auth_url": f"{here}/oauth"},
+        {"base_url": f"{here}/api/v1", "auth_url": f"{here}/oauth"},
+    ):
+        with GigaChat(**arguments) as provider:
+            assert provider.held_back("api_key") == "GIGACHAT_CREDENTIALS"
+            with pytest.raises(MissingAuthError):
+                provider.check_credentials()
+    assert server.connections == []
+    monkeypatch.setenv("GIGACHAT_BASE_URL", f"{here}/api/v1")
+    monkeypatch.setenv("GIGACHAT_AUTH_URL", f"{here}/oauth")
+    assert GigaChat().held_back("api_key") is None
+
+
+@pytest.mark.parametrize("said", ["who are you?", None])
+@pytest.mark.parametrize("kind", [OpenAICompatible, ChatGLM])
+def test_no_key_is_blamed_where_none_was_sent(
+    raw_server: RawServerFactory, kind: Any, said: str | None
+) -> None:
+    """Without a key no error says that the service refused one."""
+    server = raw_server(refusal(said))
+    with (
+        kind(base_url=f"http://127.0.0.1:{server.port}/v1") as provider,
+        pytest.raises(AuthenticationError) as caught,
+    ):
+        provider.complete("Hi")
+    assert "refused the key" not in str(caught.value)
+    assert "none was sent" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"headers": {"api-key": KEY}},
+        {"api_key": KEY},
+        {"cert": "client.pem"},
+    ],
+)
+def test_other_ways_to_send_one(raw_server: RawServerFactory, arguments: dict[str, Any]) -> None:
+    """A key in a header, or a certificate, was sent; a refusal is about it, and shows nothing."""
+    server = raw_server(refusal(None))
+    with OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1", **arguments) as provider:
+        with pytest.raises(LLMError) as caught:
+            provider.complete("Hi")
+        assert KEY not in repr(provider)
+    assert isinstance(caught.value, AuthenticationError)
+    assert "none was sent" not in str(caught.value)
+    assert KEY not in str(caught.value)

@@ -1,0 +1,205 @@
+"""What a caller asks is checked before any I/O, whoever answers."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any, get_type_hints
+
+import pytest
+
+import llmproviders
+from llmproviders import InvalidRequestError
+from llmproviders._request import KNOWN, ChatRequest, Params
+from llmproviders.client import BaseClient
+from llmproviders.conversation import Conversation
+from llmproviders.provider import Provider, ProviderArguments
+from llmproviders.providers import REGISTRY
+from llmproviders.testing import ScriptedProvider
+
+
+def of(**params: Any) -> ChatRequest:
+    """A request with parameters."""
+    return ChatRequest.of("Hi", params=params)
+
+
+class Number:
+    """An integer of another library, such as numpy's."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"n": 2}, "n is 1 or left out"),
+        ({"n": 0}, "n is 1"),
+        ({"n": "1"}, "n must be a whole number"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"temperature": float("nan")}, "temperature must be a number"),
+        ({"max_tokens": 2.5}, "max_tokens must be a whole number"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "are the same"),
+        ({"functions": ["weather"]}, "functions is a list"),
+        ({"tool_choice": 7}, "tool_choice is"),
+        ({"response_format": "json"}, "response_format is an object"),
+        ({"stop": 7}, "stop is a text"),
+        ({"session_id": ["x"]}, "session_id is a text"),
+        ({"extra_body": "x"}, "extra_body is"),
+        ({"extra_headers": "x"}, "extra_headers is a dict"),
+        ({"extra_headers": {"X y": "x"}}, "no name of a header"),
+        ({"extra_headers": {"X": 7}}, "value for X"),
+        ({"extra_headers": {"X": "a\r\nEvil: b"}}, "line break"),
+        ({"attach": 7}, "attach is a path"),
+        ({"attach": [""]}, "attach is a path"),
+    ],
+)
+def test_refused(params: dict[str, Any], said: str) -> None:
+    """What no service could take is refused with the parameter's name and what is right."""
+    with pytest.raises(InvalidRequestError, match=said):
+        of(**params)
+
+
+def test_numbers_of_other_libraries() -> None:
+    """A numpy integer is a number, and goes into JSON."""
+    numpy = pytest.importorskip("numpy")
+    request = of(max_tokens=numpy.int64(5), seed=numpy.int32(7), temperature=numpy.float32(0.5))
+    assert json.loads(json.dumps(request.params)) == {
+        "max_tokens": 5,
+        "seed": 7,
+        "temperature": 0.5,
+    }
+    assert of(max_tokens=Number(5)).params == {"max_tokens": 5}
+
+
+def test_two_names_of_one_limit() -> None:
+    """``max_completion_tokens`` is ``max_tokens``, for services that know either."""
+    asked = {"max_completion_tokens": 5, "max_tokens": 5}
+    assert of(max_completion_tokens=5).params == asked
+    assert of(max_tokens=5).params == {"max_tokens": 5}
+
+
+def test_none_is_left_out() -> None:
+    """A parameter of None is as if it had not been given."""
+    assert of(**dict.fromkeys(KNOWN)) == of()
+
+
+def test_what_belongs_to_the_call() -> None:
+    """Headers, files, a schema and thinking are the request's own, not a service's parameters."""
+    request = of(
+        extra_headers={"X-Team": " sales "}, attach="a.png", schema=dict, reasoning=True, n=1
+    )
+    assert request.extra_headers == {"X-Team": "sales"}
+    assert (request.attach, request.reasoning) == (("a.png",), True)
+    assert request.schema is not None
+    assert request.schema.json_schema["type"] == "object"
+    assert request.params == {"n": 1}
+
+
+def test_extra_body() -> None:
+    """Its fields win; None takes a field out."""
+    body = of(extra_body={"a": 1, "b": None, "c": None}).with_extra_body({"b": 2, "d": None})
+    assert body == {"a": 1, "d": None}
+
+
+def test_a_header_like_a_key_is_masked() -> None:
+    """A secret in headers shows in no error and no repr."""
+    request = of(extra_headers={"X-Api-Key": "planted-0123456789"})
+    assert "planted" not in repr(request)
+    error = llmproviders.ServerError("the service echoed planted-0123456789")
+    assert "planted" not in str(error)
+    with pytest.raises(InvalidRequestError) as caught:
+        of(extra_headers={"X-Api-Key": "planted-9876543210\nplanted-rest-of-it"})
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("base_url", 5, "base_url is a text"),
+        ("base_url", "localhost:8000", "base_url is not a URL"),
+        ("base_url", "http://a b/", "base_url is not a URL"),
+        ("base_url", " ", "base_url is blank"),
+        ("model", ["m"], "model is a text"),
+        ("model", "\n", "model is blank"),
+        ("name", 5, "name is a text"),
+        ("name", "", "name is blank"),
+        ("proxy", {"https": "http://p"}, "proxy is"),
+        ("timeout", "60", "timeout is"),
+        ("session", object, "session is a requests.sessions.Session"),
+        ("limits", 5, "limits is"),
+        ("headers", ["X: y"], "headers is a dict"),
+        ("headers", {"X": None}, "headers has a value for X"),
+        ("ca_bundle", 5, "ca_bundle is the path"),
+        ("ca_bundle", "", "ca_bundle is blank"),
+        ("verify", "bundle.pem", "ca_bundle="),
+        ("verify", 0, "verify is True or False"),
+        ("cert", 5, "cert is the path"),
+        ("cert", ("a", "b", "c"), "cert is a file, or a pair"),
+        ("trust", "certifi", 'trust is "system"'),
+        ("per_minute", 0, "per_minute must be a whole number"),
+        ("per_day", "many", "per_day must be a whole number"),
+        ("per_day", {"replies": 5}, "per_day is"),
+        ("per_day", {"tokens": -1}, "per_day.*tokens.* must be"),
+    ],
+)
+@pytest.mark.parametrize("service", REGISTRY)
+def test_arguments_of_a_provider(service: str, argument: str, value: Any, said: str) -> None:
+    """A wrong argument is an ``InvalidRequestError`` at once that names it and what is right."""
+    with pytest.raises(InvalidRequestError, match=said):
+        REGISTRY[service](**{argument: value})
+
+
+@pytest.mark.parametrize("service", REGISTRY)
+def test_arguments_are_kept(service: str) -> None:
+    """Every provider takes the same arguments, without the white space around them."""
+    provider = REGISTRY[service](
+        base_url=" http://127.0.0.1:1/v1\n",
+        model=" m ",
+        headers={"X-Team": "sales"},
+        ca_bundle="ca.pem",
+        cert=["client.pem", "client.key"],
+        trust="system",
+        per_minute=30,
+        per_day=1000,
+        name=" mine ",
+    )
+    assert (provider.base_url, provider.model, provider.name) == (
+        "http://127.0.0.1:1/v1",
+        "m",
+        "mine",
+    )
+    assert provider.headers == {"X-Team": "sales"}
+    assert (provider.ca_bundle, provider.cert) == ("ca.pem", ("client.pem", "client.key"))
+    assert (provider.verify, provider.system_trust) == (True, True)
+    assert (provider.per_minute, provider.per_day) == (30, 1000)
+
+
+@pytest.mark.parametrize("service", REGISTRY)
+def test_signatures_name_every_argument(service: str) -> None:
+    """A signature spells out the arguments that a constructor passes on; so do its hints."""
+    parameters = inspect.signature(REGISTRY[service]).parameters
+    assert parameters.keys() >= ProviderArguments.__annotations__.keys()
+    assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    shared = inspect.signature(Provider.__init__).parameters
+    assert shared.keys() - {"self"} == ProviderArguments.__annotations__.keys()
+
+
+PUBLIC = [
+    *(getattr(llmproviders, name) for name in llmproviders.__all__),
+    *(BaseClient, Conversation, ScriptedProvider, Params, ProviderArguments, ChatRequest),
+]
+
+
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def test_type_hints(kind: type) -> None:
+    """``get_type_hints`` works on every public class and function."""
+    get_type_hints(kind)
+    for name, member in inspect.getmembers(kind, inspect.isroutine):
+        ours = (getattr(member, "__module__", None) or "").startswith("llmproviders")
+        if ours and (name == "__init__" or not name.startswith("_")):
+            get_type_hints(member)
