@@ -135,7 +135,7 @@ class OpenAICompatible(Provider):
         return self._call("POST", "/chat/completions", json=body, accept="html")
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
-        """The fields that ask for a stream, or for the whole reply."""
+        """The fields that ask for a stream, or for the whole reply, as ``request`` has it."""
         if not request.stream:
             return {"stream": False}
         return {"stream": True, "stream_options": {"include_usage": True}}
@@ -224,6 +224,7 @@ class OpenAICompatible(Provider):
             An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
 
         Raises:
+            InvalidRequestError: a text is missing, or is no text.
             LLMError: as for any call.
 
         >>> from llmproviders.sandbox import Sandbox

@@ -82,7 +82,7 @@ class YandexGPT(OpenAICompatible):
         return name if "://" in name else self._in_folder("emb", name)
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
-        """A stream brings its usage unasked; ``stream_options`` is refused."""
+        """Whether ``request`` wants a stream, which brings its usage unasked."""
         return {"stream": request.stream}
 
     def list_models(self) -> list[str]:
