@@ -92,7 +92,7 @@ class Cached(BaseClient):
             ttl=None if ttl is None else seconds("ttl", ttl, most=FINITE),
             max_bytes=whole("max_bytes", max_bytes, least=64 * 1024),
         )
-        self._flights: dict[tuple[int, str], _Flight] = {}
+        self._flights: dict[tuple[int, str], _Asking] = {}
         self.name = client.name
         self.deadline = client.deadline
         self.accept = client.accept
@@ -132,7 +132,7 @@ class Cached(BaseClient):
             return self._client.answer(request, scope)
         limit = self.deadline if request.deadline is None else request.deadline
         with closing(CancelScope.lasting(limit, clock=self.clock, parent=scope)) as bounded:
-            flight, place = _Flight(), (os.getpid(), key)
+            flight, place = _Asking(), (os.getpid(), key)
             try:
                 other = self._flights.setdefault(place, flight)
                 # A question inside its own answer, from accept say, would wait for itself.
@@ -250,7 +250,7 @@ def _reply_of(document: str) -> tuple[str, FinishReason]:
     return text, FinishReason(**about, usage=Usage.from_json(kept["usage"]), cached=True)
 
 
-class _Flight:
+class _Asking:
     """A question under way, for which others wait."""
 
     def __init__(self) -> None:

@@ -298,7 +298,8 @@ def _with_default(shape: _Shape, default: Any) -> _Shape:
         return shape
     try:
         said = json.loads(_dump(default))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        let_through(error)
         return shape
     return shape._replace(schema={**shape.schema, "default": said})
 
@@ -678,7 +679,8 @@ def _as_text(result: Any) -> str:
         return result
     try:
         return _dump(result)
-    except TypeError:
+    except TypeError as error:
+        let_through(error)
         return str(result)
 
 

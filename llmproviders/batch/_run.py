@@ -14,6 +14,7 @@ from .._checks import seconds, whole
 from .._display.text import be_brief, count
 from .._request import ChatRequest
 from .._runtime.process import owned
+from .._signals import let_through
 from ..cache import Cached
 from ..client import BaseClient
 from ..messages import Prompt
@@ -211,7 +212,8 @@ def label_id(label: object) -> str | int:
         return label
     try:
         return whole("label", label, least=-sys.maxsize)
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         return str(label)
 
 

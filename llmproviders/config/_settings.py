@@ -34,8 +34,9 @@ from ..errors import AuthenticationError, MissingAuthError
 from ..failover._client import FailoverClient
 from ..provider import Provider
 from ..providers import REGISTRY
+from ..providers._local_servers import LOCAL_SERVERS, LocalServer
 from ._arguments import Argument, arguments_of
-from ._types import LOCAL_SERVERS, LocalServer, ProviderType, find_type, name_of, names_of_types
+from ._types import ProviderType, find_type, name_of, names_of_types
 
 Client = TypeVar("Client", bound=FailoverClient)
 

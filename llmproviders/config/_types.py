@@ -7,29 +7,7 @@ from importlib import import_module
 
 from ..provider import Provider
 from ..providers import ALIASES, REGISTRY, find
-
-
-@dataclass(frozen=True)
-class LocalServer:
-    """A program that serves models on this machine and speaks OpenAI's protocol.
-
-    Attributes:
-        name: how people call it.
-        base_url: its usual address.
-        start: the command that starts it.
-    """
-
-    name: str
-    base_url: str
-    start: str
-
-
-LOCAL_SERVERS = {
-    "ollama": LocalServer("Ollama", "http://localhost:11434/v1", "ollama serve"),
-    "lmstudio": LocalServer("LM Studio", "http://localhost:1234/v1", "lms server start"),
-    "llamacpp": LocalServer("llama.cpp", "http://localhost:8080/v1", "llama-server -m MODEL.gguf"),
-    "vllm": LocalServer("vLLM", "http://localhost:8000/v1", "vllm serve MODEL"),
-}
+from ..providers._local_servers import LOCAL_SERVERS, LocalServer
 
 
 @dataclass(frozen=True)

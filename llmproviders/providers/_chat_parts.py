@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 from .._http.decoding import encodable, expect
+from .._signals import let_through
 from ..errors import ProtocolError
 
 MAX_TOOL_CALLS = 4096
@@ -141,7 +142,8 @@ class _Call:
         """Whether its arguments are a whole JSON value."""
         try:
             json.loads(self.arguments.getvalue())
-        except ValueError:
+        except ValueError as error:
+            let_through(error)
             return False
         return True
 

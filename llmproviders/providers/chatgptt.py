@@ -130,7 +130,7 @@ class ChatGptt(Provider):
         """Read a JSON object with the whole text, or a stream where the site streams."""
         events = reply.events()
         head = list(islice(events, 1))
-        if head and type(head[0]) is not Document:
+        if not head or type(head[0]) is not Document:
             yield from parse_chat(reply, events=chain(head, events))
             return
         body = b"".join(head).strip()

@@ -331,7 +331,7 @@ class TestBody:
             circle: dict[str, Any] = {}
             circle["self"] = circle
             for value in ({1, 2}, object(), math.nan, math.inf, b"x", circle):
-                error = read(provider.stream("Hi", stop=value)).error
+                error = read(provider.stream("Hi", extra_body={"x": value})).error
                 assert type(error) is InvalidRequestError
                 assert error.status_code is None
                 assert "JSON" in str(error)

@@ -790,13 +790,14 @@ class TestRest:
             for call in (lambda: client.count_tokens("a"), lambda: client.embed("a")):
                 with pytest.raises(ProtocolError):
                     call()
-            with pytest.raises(ProtocolError):
-                client.balance()
+            if answer != b"[]":
+                with pytest.raises(ProtocolError):
+                    client.balance()
 
     @pytest.mark.parametrize(
         ("call", "answer", "found"),
         [
-            ("balance", {"balance": ["x"]}, "str where balance"),
+            ("balance", {"balance": ["x"]}, "NoneType where usage"),
             ("balance", {"balance": [{}]}, "NoneType where usage"),
             ("balance", {"balance": [{"usage": "GigaChat", "value": "7"}]}, "str where value"),
             ("count_tokens", [{"tokens": "7"}], "str where tokens"),

@@ -274,7 +274,8 @@ def _key_argument(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provide
 
 def _key_environment(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
     env.setenv("OPENAI_API_KEY", SECRET)
-    return OpenAICompatible(base_url=f"{origin}/v1")
+    env.setenv("OPENAI_BASE_URL", f"{origin}/v1")
+    return OpenAICompatible()
 
 
 def _key_variable(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
@@ -304,6 +305,13 @@ def _gigachat_key(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provide
 
 def _gigachat_environment(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
     env.setenv("GIGACHAT_CREDENTIALS", GIGACHAT_KEY)
+    return _gigachat_at(origin, env)
+
+
+def _gigachat_at(origin: str, env: pytest.MonkeyPatch) -> Provider:
+    """One whose addresses the environment names, so that its keys belong there."""
+    env.setenv("GIGACHAT_BASE_URL", f"{origin}/v1")
+    env.setenv("GIGACHAT_AUTH_URL", f"{origin}/oauth")
     return _gigachat(origin)
 
 
@@ -313,7 +321,7 @@ def _gigachat_token(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provi
 
 def _gigachat_token_environment(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
     env.setenv("GIGACHAT_ACCESS_TOKEN", SECRET)
-    return _gigachat(origin)
+    return _gigachat_at(origin, env)
 
 
 def _user_info_of_auth_url(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:

@@ -220,7 +220,7 @@ def test_attributes_and_prepared_calls_show_no_secret(
         proxy=f"http://me:{PASSWORD}@127.0.0.1:{server.port}",
     )
     request = Request.of("Why?", proxy=f"http://me:{PASSWORD}@127.0.0.1:9", params={})
-    fetch = Fetch(make(server.url), Request.of("Why?", params={}), CancelScope())
+    fetch = Fetch(make(server.url)._transport.open, CancelScope())
     call = provider.prepare(Request.of("Why?", model="m", params={}), fetch)
     shown = (vars(provider), request, call, call.headers, call.form, vars(fetch), provider)
     expect_nothing_of(*map(repr, shown))

@@ -46,6 +46,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("_account/slots.py", "_files.pause"): IN_SLICES,
     ("_runtime/files.py", "pause"): IN_SLICES,
     ("_account/tokens.py", "_files.pause"): IN_SLICES,
+    ("_account/ledger.py", "pause"): IN_SLICES,
+    ("_http/sockets.py", "sock.recv"): "a socket whose every wait ends with the deadline",
+    ("batch/_dask.py", "self._all.acquire"): OWN_THREAD,
     (
         "_http/sockets.py",
         "socket.getaddrinfo",
@@ -58,7 +61,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("cli/checks.py", "socket.getaddrinfo"): "the command line's own look; Ctrl-C ends it",
     ("cli/providers.py", "future.result"): DONE,
     ("cli/sandbox.py", "sandbox.wait"): IN_SLICES,
-    ("sandbox/_delivery.py", "self.line.wait"): OWN_THREAD,
+    ("sandbox/_delivery.py", "self.connection.wait"): OWN_THREAD,
     ("sandbox/_http.py", "selector.select"): OWN_THREAD,
     ("sandbox/_http.py", "self._listener.accept"): OWN_THREAD,
     ("sandbox/_http.py", "self._sock.recv"): OWN_THREAD,

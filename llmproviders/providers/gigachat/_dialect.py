@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..._checks import shown
+from ..._signals import let_through
 from ...errors import InvalidRequestError, UnsupportedError
 from ...messages import Message
 from ._files import Attachment
@@ -261,7 +262,8 @@ def _result(message: Message, called: str | None) -> Message:
     content = _text(message)
     try:
         _decode(content)
-    except ValueError:
+    except ValueError as error:
+        let_through(error)
         content = json.dumps({"result": content}, ensure_ascii=False)
     return {"role": "function", "name": name, "content": content}
 

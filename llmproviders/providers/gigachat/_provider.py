@@ -24,6 +24,7 @@ from ..._redact import Redacted, Secret
 from ..._request import ChatRequest, Unpack
 from ..._runtime.files import check_path
 from ..._runtime.scope import CancelScope
+from ..._signals import let_through
 from ...errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -241,6 +242,7 @@ class GigaChat(Provider):
                 reply.finish()
                 return models
         except LLMError as failure:
+            let_through(failure)
             if fetch.scope.over:
                 raise
             logger.debug("the models could not be listed: %s", failure)
