@@ -94,11 +94,12 @@ class BaseClient(ABC):
         ...     print(chunk, end="")
         Rayleigh scattering.
         """
+        proxy = hidden(proxy)
         return self.create_generator(
             model,
             prompt,
             timeout=timeout,
-            proxy=hidden(proxy),
+            proxy=proxy,
             deadline=deadline,
             accept=accept,
             **params,

@@ -104,7 +104,8 @@ def test_the_metadata_says_what_is_promised(metadata: Message) -> None:
     assert metadata["Version"] == llmproviders.__version__
     assert metadata["License"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert {*metadata.get_all("Provides-Extra", [])} == {"dask", "notebook", "docs", "test", "dev"}
+    extras = {"dask", "notebook", "pandas", "schema", "truststore", "docs", "test", "dev"}
+    assert {*metadata.get_all("Provides-Extra", [])} == extras
     assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -127,7 +128,7 @@ def test_every_run_time_requirement_has_a_lower_bound(metadata: Message) -> None
 
 def test_every_import_is_declared(metadata: Message) -> None:
     """What the package imports from others is required, by the package itself or by an extra."""
-    user_extras = ('"dask"', '"notebook"')
+    user_extras = ('"dask"', '"notebook"', '"schema"', '"pandas"', '"truststore"')
     declared = {
         canonicalize_name(requirement.name)
         for requirement in _requirements(metadata)

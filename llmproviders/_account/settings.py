@@ -51,7 +51,11 @@ _RENAMED = {
 
 
 class ProviderBase:
-    """The settings of one provider; see ``Provider``, which adds what is done with them."""
+    """The settings of one provider; see ``Provider``, which adds what is done with them.
+
+    Raises:
+        InvalidRequestError: a value that no provider could take.
+    """
 
     url: ClassVar[str]
     #: Argument -> environment variables that stand for it; the first that is set wins.

@@ -364,8 +364,9 @@ def dial(
             host = str((old or found)[0][4][0])
     left = end - time.monotonic()
     found = resolve(near[0].strip("[]"), near[1], scope, timeout=left, look_up=look_up)
-    sock = _connect_first(found, scope, end, options or ())
+    opened: list[Bounded] = []
     try:
+        sock = _connect_first(found, scope, end, options or (), opened)
         exchange.bind(sock)
         left = min(patience, scope.remaining())
         # What cut it off before it was connected had no effect on it.
@@ -374,11 +375,12 @@ def dial(
         sock.settimeout(None if left == inf else left)
         if proxy is not None:
             _pass_through(sock, proxy, host, port)
+        return sock
     except BaseException:
         exchange.unbind()
-        _close(sock)
+        for one in opened:
+            _close(one)
         raise
-    return sock
 
 
 _NEXT_ADDRESS_S = 0.25
@@ -391,7 +393,11 @@ _Selector: type[selectors.BaseSelector] = getattr(
 
 
 def _connect_first(
-    addresses: Addresses, scope: CancelScope, end: float, options: Iterable[tuple[Any, ...]]
+    addresses: Addresses,
+    scope: CancelScope,
+    end: float,
+    options: Iterable[tuple[Any, ...]],
+    opened: list[Bounded],
 ) -> Bounded:
     """Connect to the address that answers first; RFC 8305, section 5.
 
@@ -400,56 +406,54 @@ def _connect_first(
         scope: how long the call may take.
         end: when to give up, in seconds of ``time.monotonic()``.
         options: socket options.
+        opened: gets every socket, for the caller to close: an interrupt can come anywhere here.
     """
     waiting = _interleaved(addresses)
     failure = OSError("the name has no address")
-    open_ones: list[Bounded] = []
     winner: Bounded | None = None
     next_at = 0.0
-    try:
-        with _Selector() as selector:
-            while winner is None and (waiting or selector.get_map()):
-                now = time.monotonic()
-                if scope.over:
-                    raise TimeoutError("the call is over")
-                if now >= end:
-                    raise TimeoutError("timed out")
-                if waiting and (now >= next_at or not selector.get_map()):
-                    family, kind, number, _, address = waiting.pop(0)
-                    try:
-                        sock = Bounded(family, kind, number)
-                        open_ones.append(sock)
-                        error = _begin(sock, address, options)
-                    except OSError as trouble:
-                        let_through(trouble)
-                        failure = trouble
-                        continue
-                    if error == 0:
-                        winner = sock
-                    elif error in _UNDER_WAY:
-                        selector.register(sock, selectors.EVENT_WRITE)
-                        next_at = now + _NEXT_ADDRESS_S
-                    else:
-                        failure = OSError(error, os.strerror(error))
+    with _Selector() as selector:
+        while winner is None and (waiting or selector.get_map()):
+            now = time.monotonic()
+            if scope.over:
+                raise TimeoutError("the call is over")
+            if now >= end:
+                raise TimeoutError("timed out")
+            if waiting and (now >= next_at or not selector.get_map()):
+                family, kind, number, _, address = waiting.pop(0)
+                try:
+                    sock = Bounded(family, kind, number)
+                    opened.append(sock)
+                    error = _begin(sock, address, options)
+                except OSError as trouble:
+                    let_through(trouble)
+                    failure = trouble
                     continue
-                left = min(end - now, scope.remaining(), SLICE_S)
-                if waiting:
-                    left = min(left, next_at - now)
-                for key, _ in selector.select(max(0.0, left)):
-                    sock = cast(Bounded, key.fileobj)
-                    selector.unregister(sock)
-                    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if error == 0:
-                        winner = sock
-                        break
+                if error == 0:
+                    winner = sock
+                elif error in _UNDER_WAY:
+                    selector.register(sock, selectors.EVENT_WRITE)
+                    next_at = now + _NEXT_ADDRESS_S
+                else:
                     failure = OSError(error, os.strerror(error))
-                    next_at = now
-    finally:
-        for sock in open_ones:
-            if sock is not winner:
-                _close(sock)
+                continue
+            left = min(end - now, scope.remaining(), SLICE_S)
+            if waiting:
+                left = min(left, next_at - now)
+            for key, _ in selector.select(max(0.0, left)):
+                sock = cast(Bounded, key.fileobj)
+                selector.unregister(sock)
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error == 0:
+                    winner = sock
+                    break
+                failure = OSError(error, os.strerror(error))
+                next_at = now
     if winner is None:
         raise failure
+    for sock in opened:
+        if sock is not winner:
+            _close(sock)
     return winner
 
 

@@ -63,8 +63,8 @@ def executor(dask: Any) -> Executor:
 
 
 def keys_on_workers(dask: Any, sandbox: Sandbox) -> None:
-    """Give the workers, and them alone, the sandbox's keys, as a machine's environment would."""
-    keys = {n: v for n, v in sandbox.environ().items() if "KEY" in n or "CREDENTIALS" in n}
+    """Give the workers, and them alone, the sandbox's keys, and the addresses of these."""
+    keys = sandbox.environ()
 
     def set_there() -> None:
         import os

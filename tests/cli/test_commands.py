@@ -47,7 +47,7 @@ class TestProviders:
         rows = loaded(run("providers", "--json"))
         assert isinstance(rows, list)
         assert [tuple(row) for row in rows] == [self.FIELDS] * len(REGISTRY)
-        assert [row["type"] for row in rows][:3] == ["GigaChat", "OpenAICompatible", "ChatGLM"]
+        assert [row["type"] for row in rows][:3] == ["GigaChat", "OpenAICompatible", "GLM"]
         assert rows[0]["key_from"] == "environment GIGACHAT_CREDENTIALS"
         assert rows[1]["default_model"] == "sandbox-small"
         assert rows[1]["base_url"] == f"{at_sandbox.url}/v1"

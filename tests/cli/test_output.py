@@ -255,7 +255,7 @@ def test_a_batch_refuses_what_no_rerun_could_read(at_sandbox: Sandbox, tmp_path:
     os.mknod(folder / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     for place in (folder / "pipe", folder / "null", "/dev/stdout"):
         result = run("batch", str(rows), "-p", "openai", "-o", str(place))
-        assert (result.code, "no regular file" in result.err) == (2, True)
+        assert (result.code, "not a regular file" in result.err) == (2, True)
     assert at_sandbox.count() == 0
     assert sorted(os.listdir(folder)) == ["null", "pipe"]
     assert stat.S_ISCHR((folder / "null").lstat().st_mode)

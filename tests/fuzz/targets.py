@@ -21,7 +21,7 @@ from llmproviders._http.types import check_proxy, check_timeout
 from llmproviders._http.waits import parse_retry_after
 from llmproviders._redact import _concealed, redact
 from llmproviders._runtime.files import Unusable
-from llmproviders.batch._input import Input
+from llmproviders.batch._input import Input, lines_of
 from llmproviders.batch._output import _row_in
 from llmproviders.config import ConfigError, load
 from llmproviders.errors import InvalidRequestError
@@ -207,8 +207,10 @@ def _health_file(data: bytes) -> None:
 
 
 def _batch_input(data: bytes) -> None:
-    found = _outcome(lambda: Input(io.BytesIO(data), hashes=True), InvalidRequestError)
-    if found is not None:
+    with lines_of(_file("in.jsonl", data)) as read:
+        found = _outcome(lambda: Input(read, hashes=True), InvalidRequestError)
+        if found is None:
+            return
         tasks = list(found.tasks())
         assert len(tasks) == len(found)
         assert all((task.request is None) != (task.error is None) for task in tasks)

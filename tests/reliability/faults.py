@@ -205,21 +205,9 @@ def _no_body(asked: Asked) -> Outcome:
     return _garbage(asked)
 
 
-def _typeless(asked: Asked) -> Outcome:
-    """What becomes of a good body whose type is another one, or is not said."""
-    name = asked.service.name
-    if asked.before or name == "FlowGpt":
-        return GOOD
-    if name == "ChatGLM":
-        return errors.ProtocolError
-    if name == "ChatGptt":
-        return errors.ProtocolError if asked.stream else GOOD
-    return GOOD
-
-
 def _cut_head(asked: Asked) -> Outcome:
     # A head that ends early is taken for a reply of no type and no text, which is none either.
-    if asked.before or asked.service.name in ("ChatGLM", "ChatGptt"):
+    if asked.before:
         return errors.ProtocolError
     return errors.EmptyReplyError if asked.service.name == "FlowGpt" else errors.StreamInterrupted
 
@@ -285,7 +273,7 @@ HEADERS = (
     ),
     Fault(
         "no headers at all",
-        _typeless,
+        GOOD,
         lambda a: [b"HTTP/1.1 200 OK\r\n\r\n", b"".join(a.pieces)],
     ),
     Fault(
@@ -421,7 +409,7 @@ BODY = (
     ),
     Fault(
         "another content type",
-        _typeless,
+        GOOD,
         lambda a: http_response(
             200, {"Content-Type": "image/png", "Connection": "close"}, b"".join(a.pieces)
         ),

@@ -61,8 +61,11 @@ def test_with_a_session_of_the_callers_a_fault_ends_in_the_same_class(fault: Fau
 
 
 def test_the_matrix_has_every_service() -> None:
-    """No provider that the sandbox serves is left out of the matrix."""
-    assert {kind.__name__ for kind in SERVED.values()} == {service.name for service in SERVICES}
+    """No provider that the sandbox serves reads replies in a way that the matrix leaves out."""
+    named = {service.name for service in SERVICES}
+    tried = {kind.parse for kind in SERVED.values() if kind.__name__ in named}
+    assert named <= {kind.__name__ for kind in SERVED.values()}
+    assert {kind.parse for kind in SERVED.values()} == tried
 
 
 of_each_service = pytest.mark.parametrize("service", SERVICES, ids=[s.name for s in SERVICES])
