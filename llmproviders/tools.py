@@ -26,9 +26,7 @@ from .messages import Message
 from .results import Attempts, Completion, rejected
 
 Tool = Callable[..., Any] | Mapping[str, Any]
-
 ToolCall = dict[str, Any]
-
 OnTool = Callable[[ToolCall, str], object]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

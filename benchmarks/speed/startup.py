@@ -10,7 +10,7 @@ import sys
 _NAMES = ("FailoverClient", "ChatGLM", "ChatGptt", "FlowGpt", "GigaChat", "OpenAICompatible")
 _PUBLIC = f"from llmproviders import {', '.join(_NAMES)}"
 _IMPORTS = {
-    "own": _PUBLIC,
+    "own": "import llmproviders",
     "plain.tenacity": "import requests, tenacity",
     "gigachat_sdk": "from gigachat import GigaChat",
     "openai_sdk": "from openai import OpenAI",
@@ -44,8 +44,8 @@ for name in {names}:
 
 
 def importing(python: str, client: str, url: str, environment: dict[str, str]) -> dict[str, float]:
-    """Processor time of an import in a fresh interpreter; ``own.used`` also imports what a first
-    call has loaded.
+    """Processor time of an import in a fresh interpreter; ``own.used`` imports the public classes
+    and all that a first call has loaded.
     """
     if client == "own.used":
         code = _PUBLIC + _all_loaded(python, url, environment)
