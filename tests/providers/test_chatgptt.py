@@ -348,7 +348,7 @@ class TestReply:
             (["x"], JSON, ProtocolError, "list where an object was due"),
             (7, JSON, ProtocolError, "int where an object was due"),
             (b"{", JSON, ProtocolError, "not JSON"),
-            (b"", JSON, ProtocolError, "not JSON"),
+            (b"", JSON, ProtocolError, "neither JSON nor events"),
             (b"<html>Hello</html>", "text/html", ProtocolError, "not JSON"),
             (CHALLENGES[0], "text/html", BlockedError, "stands before https://chatgptt.me"),
             ({"error": {"message": "slow down", "code": 429}}, JSON, ServerError, "slow down"),
