@@ -502,9 +502,9 @@ class _Round:
 
     def ask(self, make: Callable[[Fetch], HTTPRequest], read: Callable[[HTTPResponse], T]) -> T:
         """Send the call that ``make`` makes and return what ``read`` makes of its reply."""
-        provider = self._provider
         handled = sys.exc_info()[1]
         try:
+            provider = self._provider
             while True:
                 call = None
                 try:

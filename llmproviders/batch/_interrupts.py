@@ -63,8 +63,8 @@ class Interrupts:
             # The handler was itself interrupted, perhaps in the middle of a print, which cannot be
             # entered twice. The outer one takes this signal next.
             return
-        self._handling = True
         try:
+            self._handling = True
             while self._pending:
                 self._take(self._pending.pop(0))
         finally:
