@@ -23,7 +23,6 @@ from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
 from llmproviders._environment import token_cache
-from llmproviders._http.certificates import Certificate
 from llmproviders.cli.checks import (
     Finding,
     Level,
@@ -37,6 +36,7 @@ from llmproviders.config import Configuration, ProviderSettings, Value
 from llmproviders.config._types import find_type
 from llmproviders.provider import Provider
 from llmproviders.providers.gigachat import _root
+from llmproviders.providers.gigachat._root import Certificate
 from llmproviders.sandbox import Sandbox
 from tests.conftest import RawServerFactory
 from tests.reliability.childs import become_nobody, forked
