@@ -175,6 +175,9 @@ class TrackedReply(HTTPResponse):
         return self._incoming is not None and self._incoming.leftover
 
     def close(self) -> None:
+        if self._incoming is not None and self._incoming.closed:
+            # http.client would flush it, and put an error of its own in an interrupt's place.
+            self.fp = None
         try:
             super().close()
         finally:
