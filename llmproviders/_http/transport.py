@@ -194,6 +194,9 @@ class HTTPReply:
 
         Whatever has been read of that, by Python or by TLS, would be taken for the next reply.
         """
+        if self._exchange.reply is not None:
+            # Left to Python, it is closed as the next call begins, and an interrupt then is lost.
+            self._exchange.reply.close()
         below, connection = self._exchange.reply, self._response.raw.connection
         unclean = below is None or below.leftover
         if unclean:
