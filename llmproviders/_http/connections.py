@@ -201,7 +201,7 @@ class _Head(bytes):
         shown: what its ``repr`` shows.
     """
 
-    shown: bytes
+    shown = b""
 
     @classmethod
     def of(cls, head: bytes, secrets: Mapping[str, str]) -> _Head:
@@ -248,9 +248,14 @@ class Tracked(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
-        exchange = here.exchange
-        wanted = exchange is None or not exchange.anew
-        return wanted and super().is_connected and not _pending(self.sock)
+        try:
+            exchange = here.exchange
+            wanted = exchange is None or not exchange.anew
+            return wanted and super().is_connected and not _pending(self.sock)
+        except BaseException:
+            # urllib3 has taken it from its pool to ask this, and would lose it.
+            self.close()
+            raise
 
     def connect(self) -> None:
         exchange = here.exchange

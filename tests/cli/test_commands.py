@@ -216,7 +216,7 @@ class TestSandbox:
         """It prints the environment first, serves with its faults, and ends on a signal."""
         options = ("--fail", "openai=402", "--fail", "gigachat-token=503", "--delay", "0.001")
         with Running("sandbox", *options) as serving:
-            lines = serving.read_until("OPENAI_MODEL=.*\n").splitlines()
+            lines = serving.read_until("DEEPSEEK_API_KEY=.*\n").splitlines()
             exported = dict(line.removeprefix("export ").split("=", 1) for line in lines)
             assert all(line.startswith("export ") for line in lines)
             env = {**exported, "GIGACHAT_CREDENTIALS": exported["GIGACHAT_CREDENTIALS"].strip("'")}

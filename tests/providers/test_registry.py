@@ -25,7 +25,8 @@ class Mine(ScriptedProvider):
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """Forget what was registered and installed."""
+    """Forget what was registered and installed, here and by the tests before."""
+    providers._installed.cache_clear()
     yield
     providers._registered.clear()
     providers._installed.cache_clear()
