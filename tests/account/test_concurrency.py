@@ -30,7 +30,7 @@ from llmproviders._runtime.scope import SYSTEM_CLOCK, CancelScope, Waker
 from llmproviders.sandbox import Sandbox
 from tests.support.processes import Child, in_child
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 @pytest.fixture

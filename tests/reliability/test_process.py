@@ -357,7 +357,7 @@ def test_forked_at_any_moment(tmp_path: Path) -> None:
 
 def test_forked_while_tokens_are_fetched(tmp_path: Path) -> None:
     """Nor does a token that threads fetch, or the file in which it is, keep a child waiting."""
-    with Sandbox(reply="one", gigachat_token_life_s=1) as sandbox:
+    with Sandbox(reply="one", gigachat_token_life_s=1, gigachat_max_concurrency=16) as sandbox:
         arguments = sandbox.provider_arguments("gigachat")
         client = GigaChat(**arguments, token_cache=tmp_path / "tokens.json", max_concurrency=8)
         fork_at_random(client, 30, seed=3)

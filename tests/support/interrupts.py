@@ -59,6 +59,8 @@ class Interrupter:
     """
 
     def __init__(self, at: int = 0, *, once: bool = False) -> None:
+        # Found here, not in the call, whose end is bounded.
+        _properties()
         self.steps = 0
         self.where = ""
         self._at = at
