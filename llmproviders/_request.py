@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from ._checks import FINITE, as_float, header_fields, nearest, seconds, shown, whole
 from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
-from .messages import Message, Prompt, has_images, normalize
+from .messages import Message, Prompt, normalize
 from .results import Accept as Accept
 from .schema import Schema
 from .tools import tool_forms
@@ -176,7 +176,8 @@ class ChatRequest:
         if schema is not None and "response_format" in rest:
             raise InvalidRequestError("schema and response_format say the same; give one")
         attach = _paths(rest.pop("attach", ()))
-        extra_headers = header_fields("extra_headers", rest.pop("extra_headers", {}))
+        headers = rest.pop("extra_headers", None)
+        extra_headers = {} if headers is None else header_fields("extra_headers", headers)
         if rest.get("tools"):
             rest["tools"] = tool_forms(rest["tools"])
         _check_params(rest)
@@ -206,10 +207,6 @@ class ChatRequest:
             extra_headers,
         )
 
-    def to(self, model: str | None) -> ChatRequest:
-        """The same, asked of ``model``."""
-        return self if model == self.model else replace(self, model=model)
-
     def plain(self) -> ChatRequest:
         """The same without what concerns the call, for one that sees to that itself."""
         if self.deadline is None and self.accept is None:
@@ -231,7 +228,7 @@ class ChatRequest:
 
     def asks_for_images(self) -> bool:
         """Whether there is a file or an image to look at."""
-        return bool(self.attach) or has_images(self.messages)
+        return bool(self.attach) or any(isinstance(m["content"], list) for m in self.messages)
 
     def with_extra_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A JSON body with the fields of ``extra_body``; a value of None takes a field out.

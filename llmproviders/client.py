@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ._checks import whole
 from ._http.types import Timeout
 from ._redact import hidden
 from ._request import Accept, ChatRequest, Params, Self, Unpack
-from ._runtime.process import owned
+from ._runtime import process
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ._signals import ignoring
 from .conversation import Conversation
-from .errors import LLMError
+from .errors import InvalidRequestError, LLMError
 from .messages import Message, Prompt
 from .results import Completion, StreamText
 from .tools import OnTool, Tool, ToolRun
+
+T = TypeVar("T")
 
 
 class BaseClient(ABC):
@@ -94,7 +97,8 @@ class BaseClient(ABC):
         ...     print(chunk, end="")
         Rayleigh scattering.
         """
-        proxy = hidden(proxy)
+        if proxy is not None:
+            proxy = hidden(proxy)
         return self.create_generator(
             model,
             prompt,
@@ -140,7 +144,8 @@ class BaseClient(ABC):
         """
         if stream and params.get("schema") is not None:
             raise TypeError("a schema needs the whole reply; use complete()")
-        proxy = hidden(proxy)
+        if proxy is not None:
+            proxy = hidden(proxy)
         request = ChatRequest.of(
             messages,
             model=model,
@@ -193,7 +198,8 @@ class BaseClient(ABC):
         """
         if stream:
             raise TypeError("complete() returns the whole reply; use stream()")
-        proxy = hidden(proxy)
+        if proxy is not None:
+            proxy = hidden(proxy)
         return self.answer(
             ChatRequest.of(
                 prompt,
@@ -359,3 +365,33 @@ def collect(stream: Generator[str, None, None]) -> Completion:
                 interrupt.partial_text = said.text  # type: ignore[attr-defined]
             raise
     return said.completion
+
+
+def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, None]:
+    """The same stream, for the process alone that makes the first ``next()``.
+
+    In any other process nothing is read from it, and closing or dropping it there leaves alone
+    what it has open.
+
+    Args:
+        stream: what to yield from.
+        name: the client's, for the error.
+
+    Raises:
+        InvalidRequestError: in another process.
+    """
+    owner, pid = process.this, os.getpid()
+    try:
+        for piece in stream:
+            yield piece
+            if process.this is not owner:
+                raise InvalidRequestError(
+                    f"this stream belongs to process {pid}, which began to read it; this is "
+                    f"process {os.getpid()}, forked from it: start a stream of its own here",
+                    provider=name,
+                )
+    finally:
+        if process.this is owner:
+            stream.close()
+        else:
+            process.keep_untouched(stream)

@@ -60,11 +60,6 @@ def _says_something(message: Message) -> bool:
     return bool(content if isinstance(content, list) else content.strip()) or len(message) > 2
 
 
-def has_images(messages: Iterable[Message]) -> bool:
-    """Whether a message has an image among its parts."""
-    return any(isinstance(message["content"], list) for message in messages)
-
-
 def text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
     """The text of a message's content, without its images.
 

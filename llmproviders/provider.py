@@ -4,52 +4,42 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from ._account.arguments import ProviderArguments
 from ._account.catalogue import Catalogue
 from ._account.keys import digest
-from ._account.record import Record
 from ._account.settings import ProviderBase
+from ._account.slots import Slot
 from ._checks import nearest
 from ._http.decoding import whole_characters
-from ._http.types import (
-    Fetch,
-    HTTPRequest,
-    HTTPResponse,
-    Limits,
-    Sender,
-    Timeout,
-    Trust,
-)
+from ._http.types import HTTPRequest, HTTPResponse, Limits, Timeout, Trust
 from ._log import logger
-from ._redact import forget_locals, is_telling, redact, scrub
+from ._redact import forget_locals, redact, scrub
 from ._request import ChatRequest
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ._signals import from_handler, let_through
 from .client import BaseClient
 from .errors import (
+    Attempt,
     AuthenticationError,
     ConnectionFailed,
     DeadlineExceeded,
     LLMError,
-    MissingAuthError,
     ModelNotFoundError,
     ProtocolError,
     ProviderTimeout,
     StreamInterrupted,
     UnsupportedError,
-    retold,
+    Usage,
 )
 from .results import Attempts, FinishReason, Reasoning, Transcript, accepted, joined, without_text
 
 T = TypeVar("T")
-
 
 __all__ = [
     "BaseClient",
@@ -65,22 +55,63 @@ __all__ = [
     "Trust",
 ]
 
-
 # What authors of providers call them.
 Call = HTTPRequest
 Reply = HTTPResponse
 Request = ChatRequest
 
-# How the table of errors puts it where a status tells more than the service's words.
-_REFUSED_KEY = "refused the key"
-
-# What guests send in place of a key.
-_NO_KEYS = (None, "undefined", "Bearer null")
-
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
     "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
 )
+
+
+class Fetch:
+    """Sends what has to be sent for one request, and knows how long that may take.
+
+    Attributes:
+        scope: the end of the request.
+        route: the way it goes; the same for requests that go the same way.
+        call: what was sent last, or None.
+    """
+
+    def __init__(
+        self,
+        send: Callable[..., HTTPResponse],
+        scope: CancelScope,
+        *,
+        timeout: Timeout | None = None,
+        proxy: str | None = None,
+        route: Hashable = None,
+    ) -> None:
+        self.scope = scope
+        self.route = route
+        self.call: HTTPRequest | None = None
+        self._send = send
+        self._timeout = timeout
+        self._proxy = proxy
+        self._reply: HTTPResponse | None = None
+
+    def __call__(self, call: HTTPRequest) -> HTTPResponse:
+        """Send ``call`` and return its reply, which the caller closes.
+
+        Raises:
+            LLMError: it is not a success.
+        """
+        self.call = call
+        self._reply = self._send(call, self.scope, timeout=self._timeout, proxy=self._proxy)
+        return self._reply
+
+    def close(self) -> None:
+        """Close the last reply, if that is still to be done."""
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None
+
+    def abandon(self) -> None:
+        """Close and release whatever is still open or held, after an interrupt anywhere."""
+        self.scope.cancel("the call was interrupted")
+        self.close()
 
 
 class Provider(ProviderBase, BaseClient):
@@ -165,6 +196,9 @@ class Provider(ProviderBase, BaseClient):
     open_catalogue: ClassVar[bool] = False
     #: Parameters that the service takes; others are left out.
     supported_params: ClassVar[frozenset[str]] = frozenset()
+    #: Requests at a time in this process for one key; None: any number.
+    max_concurrency: int | None = None
+
     # -- what a subclass gives
 
     @abstractmethod
@@ -219,41 +253,8 @@ class Provider(ProviderBase, BaseClient):
         """
         return error
 
-    def _describe_refusal(self, error: LLMError, request: ChatRequest, fetch: Fetch) -> LLMError:
-        """What a refusal is where no key was sent: nothing that the service says of a key."""
-        if self._sends_key(request, fetch.call):
-            return error
-        said = error.detail or (f"HTTP {error.status_code}" if error.status_code else str(error))
-        held, variables = self.held_back("api_key"), self.environment_of("api_key")
-        if held is not None:
-            return MissingAuthError(
-                f"{self.name} needs a key, and none was sent: {held} was held back, since it "
-                f"belongs to another address than {self.base_url}; pass the key with api_key= (in "
-                f"a configuration, api_key_env) ({said})",
-                status_code=error.status_code,
-                request_id=error.request_id,
-                detail=error.detail,
-            )
-        if _REFUSED_KEY not in str(error):
-            return error
-        hint = f": set {variables[0]} or pass api_key=" if variables else ""
-        return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
-
-    def _sends_key(self, request: ChatRequest, call: HTTPRequest | None) -> bool:
-        """Whether a call carried anything that may be a key."""
-        session = self._session
-        names = [*self.headers, *request.extra_headers, *parse_qs(urlsplit(self.base_url).query)]
-        if call is not None:
-            names += call.headers
-        if session is not None:
-            names += [*session.headers, *(session.params or ())]
-            if session.auth or session.cert or session.cookies:
-                return True
-        sent = None if call is None else call.authorization
-        return sent not in _NO_KEYS or self.cert is not None or any(map(is_telling, names))
-
     def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
-        """Wait for a free slot among the requests that the service allows at a time.
+        """Wait until fewer than ``max_concurrency`` requests of this key are under way.
 
         Args:
             scope: how long that may take.
@@ -261,7 +262,9 @@ class Provider(ProviderBase, BaseClient):
         Returns:
             A context manager that holds the slot; its value is the seconds waited.
         """
-        return nullcontext(0.0)
+        if self.max_concurrency is None:
+            return nullcontext(0.0)
+        return Slot(self.credential_digest() or self.base_url, self.max_concurrency, scope)
 
     # -- what a provider does
 
@@ -411,45 +414,26 @@ class Provider(ProviderBase, BaseClient):
         """
         return _Round(self, request or ChatRequest(()), scope).ask(make, read)
 
-    def make_transport(self) -> Sender:
-        """What sends this provider's calls; made when the first one is sent."""
-        # Already loaded by the constructor; at the top it would cost every import of this module.
-        from ._http.transport import Transport
-
-        proxy, asked = self._proxy
-        return Transport(
-            proxy=proxy,
-            asked=asked,
-            timeout=self.timeout,
-            trust=self.trust(),
-            headers=self.headers,
-            session=self._session,
-            limits=self._limits,
-        )
-
     def _send(self, call: HTTPRequest, scope: CancelScope, **how: Any) -> HTTPResponse:
-        return self._transport.open(call, scope, **how)
-
-    @property
-    def _transport(self) -> Sender:
-        made: Sender | None = self.__dict__.get("_made_transport")
-        if made is None:
-            made = self.__dict__.setdefault("_made_transport", self.make_transport())
-        return made
+        sender = self.__dict__.get("_made_transport") or self._transport
+        reply: HTTPResponse = sender.open(call, scope, **how)
+        return reply
 
     def identity(self) -> list[Any]:
         """The class, the name, the address and the model."""
         return [*super().identity(), self.base_url, self.model or self.default_model]
 
-    def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        made: Sender | None = self.__dict__.get("_made_transport")
-        if made is not None:
-            made.close()
+
+_NO_TEXT = Transcript()
 
 
 class _Round:
-    """One try of one provider: its steps in order, its hooks, and the record of what happened."""
+    """One try of one provider: its steps in order, its hooks, and what is known of it meanwhile.
+
+    Attributes:
+        usage: the tokens, once the service has told them.
+        sent: whether the request, and not only what comes before it, was handed to the transport.
+    """
 
     def __init__(self, provider: Provider, request: ChatRequest, scope: CancelScope | None) -> None:
         self._provider = provider
@@ -462,26 +446,53 @@ class _Round:
             proxy=request.proxy,
             route=(provider._proxy, provider.timeout, request.proxy, request.timeout),
         )
-        self._record = Record(provider.name, request.model, self._scope.clock)
         self._recovered: set[str] = set()
+        self._model = request.model
+        self._call: HTTPRequest | None = None
+        self._transcript = _NO_TEXT
+        self._begun = False
+        self._first_text_at: float | None = None
+        self.usage: Usage | None = None
+        self.sent = False
+        self._start(0.0)
+
+    def _start(self, waited: float) -> None:
+        """The attempt begins, after ``waited`` seconds."""
+        clock = self._scope.clock
+        self._waited, self._started_at, self._began = waited, clock.wall(), clock.monotonic()
+
+    def _attempt(self, error: LLMError | None) -> Attempt:
+        """The attempt, as it ends now."""
+        first = self._first_text_at
+        return Attempt(
+            provider=self._provider.name,
+            model=self._model,
+            started_at=self._started_at,
+            first_chunk_after=None if first is None else first - self._began,
+            duration=self._scope.clock.monotonic() - self._began,
+            error=error,
+            waited=self._waited,
+            chunks=self._transcript.count,
+            usage=self.usage,
+        )
 
     def stream(self) -> Generator[str, None, None]:
         """Yield text, then one ``FinishReason``; or raise an ``LLMError`` with its attempt."""
-        provider, request, record = self._provider, self._request, self._record
+        provider, request = self._provider, self._request
         handled = sys.exc_info()[1]
         try:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
             with provider.slot(self._scope) as waited:
-                record.start(waited)
+                self._start(waited)
                 while True:
-                    record.call = None
+                    self._call = None
                     try:
                         yield from self._counted()
                     except LLMError as trouble:
-                        if record.begun or from_handler(trouble):
+                        if self._begun or from_handler(trouble):
                             raise
-                        self._recover_or_raise(trouble, record.call)
+                        self._recover_or_raise(trouble, self._call)
                     else:
                         return
         except BaseException as failure:
@@ -490,11 +501,11 @@ class _Round:
                 forget_locals(failure, but=handled)
                 raise
             error = self._described(failure)
-            partial_text = record.transcript.text()
+            partial_text = self._transcript.text()
             if partial_text and _broke_off(error):
                 error = StreamInterrupted.of(error)
             error.partial_text = partial_text
-            error.attempts = Attempts((record.attempt(error),))
+            error.attempts = Attempts((self._attempt(error),))
             forget_locals(failure, but=handled)
             if error is failure:
                 raise
@@ -519,12 +530,10 @@ class _Round:
                     let_through(failure)
                     error = self._described(failure)
                     self._recover_or_raise(error, call, None if error is failure else failure)
-        except LLMError as failure:
+        except BaseException as failure:
+            if not isinstance(failure, LLMError):
+                self._fetch.abandon()
             forget_locals(failure, but=handled)
-            raise
-        except BaseException as interrupt:
-            self._fetch.abandon()
-            forget_locals(interrupt, but=handled)
             raise
 
     def _counted(self) -> Generator[str, None, None]:
@@ -541,15 +550,16 @@ class _Round:
             messages=request.messages,
             params=request.params,
             scope=self._scope,
-            record=self._record,
+            attempt=self,
         )
 
     def _once(self) -> Generator[str, None, None]:
-        provider, record = self._provider, self._record
+        provider, named = self._provider, self._request
         with _Step(provider, "prepare"):
-            named = self._request.to(provider.find_model(self._request.model, self._fetch))
-            record.model = named.model
-            call = record.call = provider.prepare(named, self._fetch)
+            self._model = model = provider.find_model(named.model, self._fetch)
+            if model != named.model:
+                named = replace(named, model=model)
+            call = self._call = provider.prepare(named, self._fetch)
         yield from self._reply(named, call)
 
     def _described(self, failure: LLMError) -> LLMError:
@@ -557,7 +567,8 @@ class _Round:
         provider = self._provider
         error = failure
         if isinstance(failure, AuthenticationError):
-            error = provider._describe_refusal(failure, self._request, self._fetch)
+            headers = self._request.extra_headers
+            error = provider._describe_refusal(failure, self._fetch.call, headers)
         error = provider.describe_error(error, self._request)
         error.provider = error.provider or provider.name
         return error
@@ -572,22 +583,21 @@ class _Round:
         logger.debug("%s: renewed the %s, asking again", self._provider.name, word)
 
     def _reply(self, request: ChatRequest, call: HTTPRequest) -> Generator[str, None, None]:
-        provider, record = self._provider, self._record
-        record.sent = True
+        provider = self._provider
+        self.sent = True
         if request.extra_headers:
             call = replace(call, extra_headers=request.extra_headers)
         reply = self._fetch(call)
-        reply.texts = lambda: record.transcript.count
+        reply.texts = lambda: self._transcript.count
         pieces: Any = None
         try:
-            with _Step(provider, "parse"):
-                pieces = whole_characters(provider.parse(reply))
+            pieces = whole_characters(provider.parse(reply))
             shown = request.reasoning
             finish: str | None = None
             blank: list[str] = []
             for piece in pieces:
                 if type(piece) is Reasoning:
-                    record.begun = True
+                    self._begun = True
                     if shown:
                         yield piece
                     continue
@@ -596,13 +606,15 @@ class _Round:
                     break
                 blank.append(piece)
                 if piece and not piece.isspace():
-                    record.first_text()
+                    self._begun = True
+                    self._first_text_at = self._scope.clock.monotonic()
                     piece = "".join(blank)
-                    record.transcript.append(piece)
+                    self._transcript = Transcript()
+                    self._transcript.append(piece)
                     yield piece
                     break
             if finish is None:
-                keep = record.transcript.append
+                keep = self._transcript.append
                 for piece in pieces:
                     if type(piece) is not str:
                         if type(piece) is Reasoning:
@@ -616,8 +628,8 @@ class _Round:
                         yield piece
             if not isinstance(finish, FinishReason):
                 raise StreamInterrupted("the reply ended without its end mark")
-            record.usage = finish.usage
-            if record.first_text_at is None and not (finish.tool_calls or finish.images):
+            self.usage = finish.usage
+            if self._first_text_at is None and not (finish.tool_calls or finish.images):
                 raise without_text(finish)
             # A service in trouble may say a key in any of its words.
             yield finish.evolve(
@@ -626,9 +638,9 @@ class _Round:
                 provider=provider.name,
                 model=_redacted(finish.model) or request.model,
                 # A long text is written out only where somebody looks at the message.
-                message=partial(_with_text, finish.message, record.transcript),
+                message=partial(_with_text, finish.message, self._transcript),
                 request_id=_redacted(finish.request_id) or reply.request_id,
-                attempts=(record.attempt(None),),
+                attempts=(self._attempt(None),),
             )
             reply.finish()
         except LLMError as error:
@@ -637,7 +649,8 @@ class _Round:
             raise
         except Exception as error:
             # Only a parser that failed has ended: what a caller throws in finds it waiting.
-            if pieces is None or pieces.gi_frame is not None or from_handler(error):
+            waits = pieces is not None and pieces.gi_frame is not None
+            if waits or from_handler(error):
                 raise
             raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
         finally:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .._checks import is_count, shown, whole
 from .._http.failures import never_sent
@@ -28,7 +28,6 @@ from ..messages import Message
 from ..results import FinishReason
 from . import ledger as _ledger
 from .ledger import DAY_S, Ledger
-from .record import Record
 
 MINUTE_S = 60.0
 
@@ -38,6 +37,18 @@ DEFAULT_MAX_TOKENS = 1024
 _BYTES_PER_TOKEN = 3
 
 _MOST_TOKENS = 10**9
+
+
+class Attempted(Protocol):
+    """What is known of a request that was counted.
+
+    Attributes:
+        sent: whether it was handed to the transport.
+        usage: its tokens, once the service has told them.
+    """
+
+    sent: bool
+    usage: Usage | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class Quota:
         messages: Sequence[Message],
         params: Mapping[str, Any],
         scope: CancelScope,
-        record: Record,
+        attempt: Attempted,
     ) -> Generator[str, None, None]:
         """The same stream, whose request is counted, and sent when the limits allow it.
 
@@ -132,7 +143,7 @@ class Quota:
             messages: what is sent.
             params: what else is asked, ``max_tokens`` for instance.
             scope: how long to wait for the minute's limit.
-            record: tells, when the stream failed, what became of the request.
+            attempt: tells, when the stream failed, what became of the request.
 
         Raises:
             QuotaExceededError: the day's limit is reached; nothing was sent.
@@ -154,8 +165,8 @@ class Quota:
                 let_through(error)
                 if is_whole:
                     raise
-                if record.sent and not never_sent(error):
-                    _settle(ledger, held, failed=True, usage=record.usage)
+                if attempt.sent and not never_sent(error):
+                    _settle(ledger, held, failed=True, usage=attempt.usage)
                 else:
                     _give_back(ledger, held)
                 raise

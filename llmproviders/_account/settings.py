@@ -8,13 +8,16 @@ from collections.abc import Callable, Generator, Mapping
 from importlib import import_module
 from inspect import Signature
 from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from .. import _environment as _environ
 from .._checks import header_fields, shown, text
 from .._http.types import (
     DEFAULT_TIMEOUT,
+    HTTPRequest,
     Limits,
     Rate,
+    Sender,
     Timeout,
     Trust,
     check_proxy,
@@ -22,8 +25,8 @@ from .._http.types import (
     check_url,
     warn_unverified,
 )
-from .._redact import Secret, hidden, redact
-from ..errors import InvalidRequestError
+from .._redact import Secret, hidden, is_telling, redact
+from ..errors import InvalidRequestError, LLMError, MissingAuthError, retold
 from .arguments import (
     Cert,
     client_certificate,
@@ -36,6 +39,12 @@ from .arguments import (
 from .keys import Key, belongs_to, find
 
 Made = TypeVar("Made", bound="ProviderBase")
+
+# How the table of errors puts it where a status tells more than the service's words.
+_REFUSED_KEY = "refused the key"
+
+# What guests send in place of a key.
+_NO_KEYS = (None, "undefined", "Bearer null")
 
 _FALSE = ("0", "f", "false", "n", "no", "off")
 
@@ -238,6 +247,76 @@ class ProviderBase:
             cert=self.cert,
             system=self.system_trust,
         )
+
+    def _describe_refusal(
+        self, error: LLMError, call: HTTPRequest | None, headers: Mapping[str, str]
+    ) -> LLMError:
+        """What a refusal means where no key was sent; ``error`` itself where one was.
+
+        Args:
+            error: the refusal.
+            call: what was refused, or None where nothing was sent.
+            headers: the caller's headers for this call.
+        """
+        if self._sends_key(call, headers):
+            return error
+        said = error.detail or (f"HTTP {error.status_code}" if error.status_code else str(error))
+        held, variables = self.held_back("api_key"), self.environment_of("api_key")
+        if held is not None:
+            return MissingAuthError(
+                f"{self.name} needs a key, and none was sent: {held} was held back, since it "
+                f"belongs to another address than {self.base_url}; pass the key with api_key= (in "
+                f"a configuration, api_key_env) ({said})",
+                status_code=error.status_code,
+                request_id=error.request_id,
+                detail=error.detail,
+            )
+        if _REFUSED_KEY not in str(error):
+            return error
+        hint = f": set {variables[0]} or pass api_key=" if variables else ""
+        return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
+
+    def _sends_key(self, call: HTTPRequest | None, headers: Mapping[str, str]) -> bool:
+        """Whether a call carried anything that may be a key."""
+        session = self._session
+        names = [*self.headers, *headers, *parse_qs(urlsplit(self.base_url).query)]
+        if call is not None:
+            names += call.headers
+        if session is not None:
+            names += [*session.headers, *(session.params or ())]
+            if session.auth or session.cert or session.cookies:
+                return True
+        sent = None if call is None else call.authorization
+        return sent not in _NO_KEYS or self.cert is not None or any(map(is_telling, names))
+
+    def make_transport(self) -> Sender:
+        """What sends this provider's calls; made when the first one is sent."""
+        # Already loaded by the constructor; at the top it would cost every import of this module.
+        from .._http.transport import Transport
+
+        proxy, asked = self._proxy
+        return Transport(
+            proxy=proxy,
+            asked=asked,
+            timeout=self.timeout,
+            trust=self.trust(),
+            headers=self.headers,
+            session=self._session,
+            limits=self._limits,
+        )
+
+    @property
+    def _transport(self) -> Sender:
+        made: Sender | None = self.__dict__.get("_made_transport")
+        if made is None:
+            made = self.__dict__.setdefault("_made_transport", self.make_transport())
+        return made
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        made: Sender | None = self.__dict__.get("_made_transport")
+        if made is not None:
+            made.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, (type(self), self._given.args, self._given.kwargs)

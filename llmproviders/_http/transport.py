@@ -208,11 +208,13 @@ class HTTPReply:
 
     def lines(self) -> Iterator[bytes]:
         """The body's lines, each as soon as it has arrived; see :func:`.decoding.iter_lines`."""
-        return iter_lines(self, max_line=self.limits.line, texts=self.texts)
+        return iter_lines(iter(self), max_line=self.limits.line, texts=self.texts)
 
     def events(self) -> Iterator[bytes]:
         """The data of its server-sent events, as they arrive; see :func:`.decoding.iter_events`."""
-        return iter_events(self, max_line=self.limits.line, texts=self.texts, hasten=self.hasten)
+        return iter_events(
+            iter(self), max_line=self.limits.line, texts=self.texts, hasten=self.hasten
+        )
 
     def read(self, limit: int | None = None) -> bytes:
         """The whole body, or its first ``limit`` bytes where that is given.
@@ -450,12 +452,13 @@ class Transport:
             "verify": True,
             "proxies": self._proxies(str(request.url), proxy),
         }
+        send = self._sender()
         exchange = Exchange(scope)
         while True:
             try:
                 before, here.exchange = here.exchange, exchange
                 try:
-                    response = self._sender()(request, **arguments)
+                    response = send(request, **arguments)
                 finally:
                     here.exchange = before
                 if logger.isEnabledFor(logging.DEBUG):

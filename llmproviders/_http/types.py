@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from math import inf
@@ -171,54 +171,6 @@ def conceal_header(name: str, value: object) -> None:
     else:
         # The name of the scheme before it is no secret.
         conceal(value.partition(" ")[2])
-
-
-class Fetch:
-    """Sends what has to be sent for one request, and knows how long that may take.
-
-    Attributes:
-        scope: the end of the request.
-        route: the way it goes; the same for requests that go the same way.
-        call: what was sent last, or None.
-    """
-
-    def __init__(
-        self,
-        send: Callable[..., HTTPResponse],
-        scope: CancelScope,
-        *,
-        timeout: Timeout | None = None,
-        proxy: str | None = None,
-        route: Hashable = None,
-    ) -> None:
-        self.scope = scope
-        self.route = route
-        self.call: HTTPRequest | None = None
-        self._send = send
-        self._timeout = timeout
-        self._proxy = proxy
-        self._reply: HTTPResponse | None = None
-
-    def __call__(self, call: HTTPRequest) -> HTTPResponse:
-        """Send ``call`` and return its reply, which the caller closes.
-
-        Raises:
-            LLMError: it is not a success.
-        """
-        self.call = call
-        self._reply = self._send(call, self.scope, timeout=self._timeout, proxy=self._proxy)
-        return self._reply
-
-    def close(self) -> None:
-        """Close the last reply, if that is still to be done."""
-        if self._reply is not None:
-            self._reply.close()
-            self._reply = None
-
-    def abandon(self) -> None:
-        """Close and release whatever is still open or held, after an interrupt anywhere."""
-        self.scope.cancel("the call was interrupted")
-        self.close()
 
 
 @dataclass(frozen=True)

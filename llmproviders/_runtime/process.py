@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from typing import TypeVar
-
-from ..errors import InvalidRequestError
-
-T = TypeVar("T")
+from collections.abc import Callable
 
 
 class Process:
@@ -18,7 +13,8 @@ class Process:
     """
 
 
-_current = Process()
+this = Process()
+"""This process; it changes in a forked child, so that it is read through its module."""
 
 
 # What a child inherited and must not touch. Dropping it would run its clean-up, or take a lock
@@ -28,7 +24,7 @@ _inherited: list[object] = []
 
 def current() -> Process:
     """This process."""
-    return _current
+    return this
 
 
 def keep_untouched(inherited: object) -> None:
@@ -43,38 +39,8 @@ def in_each_child(function: Callable[[], object]) -> None:
 
 
 def _become_another() -> None:
-    global _current
-    _current = Process()
+    global this
+    this = Process()
 
 
 in_each_child(_become_another)
-
-
-def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, None]:
-    """The same stream, for the process alone that makes the first ``next()``.
-
-    In any other process nothing is read from it, and closing or dropping it there leaves alone
-    what it has open.
-
-    Args:
-        stream: what to yield from.
-        name: the client's, for the error.
-
-    Raises:
-        InvalidRequestError: in another process.
-    """
-    owner, pid = _current, os.getpid()
-    try:
-        for piece in stream:
-            yield piece
-            if _current is not owner:
-                raise InvalidRequestError(
-                    f"this stream belongs to process {pid}, which began to read it; this is "
-                    f"process {os.getpid()}, forked from it: start a stream of its own here",
-                    provider=name,
-                )
-    finally:
-        if _current is owner:
-            stream.close()
-        else:
-            keep_untouched(stream)

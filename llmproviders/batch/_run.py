@@ -13,10 +13,9 @@ from weakref import WeakValueDictionary
 from .._checks import seconds, whole
 from .._display.text import be_brief, count
 from .._request import ChatRequest
-from .._runtime.process import owned
 from .._signals import let_through
 from ..cache import Cached
-from ..client import BaseClient
+from ..client import BaseClient, owned
 from ..messages import Prompt
 from ._flow import Flow
 from ._interrupts import Interrupts

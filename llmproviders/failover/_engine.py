@@ -424,7 +424,6 @@ class RetryLoop:
         """Yield its reply, with its tries, waits and restarts; or raise what it failed with."""
         call, target = self._call, self._target
         try:
-            target.stats.called()
             while True:
                 self._made += 1
                 call.tries[target.number] = self._made
@@ -459,6 +458,7 @@ class RetryLoop:
                 call.settings.health.failed(self._permit, part, retry_after=rest)
             raise
         finally:
+            target.stats.called()
             if not self._reported:
                 call.settings.health.left(self._permit)
 

@@ -172,7 +172,7 @@ class ProviderStats:
         self._first_texts: deque[float] = deque(maxlen=_TIMES_KEPT)
 
     def called(self) -> None:
-        """A call came to it."""
+        """A call that came to it has ended."""
         with self._lock.mine:
             self._calls += 1
 

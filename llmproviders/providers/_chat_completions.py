@@ -31,7 +31,7 @@ from ..errors import (
     StreamInterrupted,
 )
 from ..results import Embedding, FinishReason, Image, Reasoning, Usage
-from ._chat_parts import ThinkTags, ThoughtDetails, ToolCalls, thought_of, whole_number
+from ._chat_parts import ThoughtDetails, ToolCalls, thought_of, whole_number
 
 FINISH_WORDS: dict[str, tuple[str, ...]] = {
     "stop": (
@@ -128,9 +128,10 @@ def parse_chat(
         ProtocolError: a field of another type than the protocol has, or too much to keep.
     """
     state = _State(think_tags=think_tags)
+    events = reply.events() if events is None else events
     frame = EventTemplate()
     try:
-        for data in reply.events() if events is None else events:
+        for data in events:
             piece = frame.text_in(data)
             if piece:
                 yield piece
@@ -207,6 +208,59 @@ def _tell_unknown(word: str) -> None:
         logger.warning("a reply ended with the finish reason %.40r, which is not known", word)
 
 
+class _ThinkTags:
+    """Tells thoughts in ``<think>...</think>`` at the start of a reply from its text.
+
+    Attributes:
+        passed: whether all that follows is text.
+    """
+
+    _OPEN, _CLOSE = "<think>", "</think>"
+
+    def __init__(self) -> None:
+        self.passed = False
+        self._held = ""
+        self._inside = self._after = False
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """The thoughts and the text in one more piece, as far as they can be told apart."""
+        thought = ""
+        text = self._held + piece
+        self._held = ""
+        if not self._inside and not self._after:
+            start = text.lstrip()
+            if len(start) < len(self._OPEN) and self._OPEN.startswith(start):
+                self._held = text
+                return "", ""
+            if not start.startswith(self._OPEN):
+                self.passed = True
+                return "", text
+            self._inside, text = True, start[len(self._OPEN) :]
+        if self._inside:
+            thought, closed, text = text.partition(self._CLOSE)
+            if not closed:
+                cut = _overlap(thought, self._CLOSE)
+                self._held = thought[cut:]
+                return thought[:cut], ""
+            self._inside, self._after = False, True
+        text = text.lstrip()
+        self.passed = bool(text)
+        return thought, text
+
+    def flush(self) -> tuple[str, str]:
+        """What was held back; the reply has ended."""
+        held, self._held = self._held, ""
+        return (held, "") if self._inside else ("", held)
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Where a start of ``mark`` begins at the end of ``text``; else its length."""
+    for size in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:size]):
+            return len(text) - size
+    return len(text)
+
+
 class _State:
     """What the events so far said beside the text.
 
@@ -222,7 +276,7 @@ class _State:
         self.whole = False
         self.failed = False
         self.thought = ""
-        self._tags = ThinkTags() if think_tags else None
+        self._tags = _ThinkTags() if think_tags else None
         self._begun = self._spoke = self._by_delta = False
         self._silent = 0
         self._kept = 0
@@ -231,10 +285,10 @@ class _State:
         self._usage: Usage | None = None
         self._thoughts = StringIO()
         self._half_thought = ""
-        self._details = ThoughtDetails(self._keep)
+        self._details: ThoughtDetails | None = None
         self._detail: list[str] = []
         self._images: list[Image] = []
-        self._calls = ToolCalls(self._keep)
+        self._calls: ToolCalls | None = None
         self._thought_fields: set[str] = set()
         self._functions_state_id: str | None = None
 
@@ -304,7 +358,7 @@ class _State:
         if choices is None:
             if not self._heard:
                 _check_version(event)
-        else:
+        elif type(choices) is not list:
             expect(choices, list, "choices")
         if "usage" in event:
             self._count(event["usage"])
@@ -315,7 +369,9 @@ class _State:
             self._model = model if isinstance(model, str) else None
         heard, text = self._heard, ""
         for choice in choices or ():
-            if _is_first(expect(choice, dict, "choices").get("index")):
+            if type(choice) is not dict:
+                expect(choice, dict, "choices")
+            if _is_first(choice.get("index")):
                 text += self._choice(choice)
         if text:
             self._spoke = self._spoke or not text.isspace()
@@ -331,14 +387,13 @@ class _State:
             self._count(choice["usage"])
         self._reason(choice.get("finish_reason"))
         heard = self._heard
-        text = self._delta(expect(choice.get("delta"), dict, "delta", optional=True))
+        text = self._delta(choice.get("delta"), "delta")
         if text or self._heard > heard:
             self._by_delta = True
         if self._by_delta:
             # A message that follows deltas says the same once more.
             return text
-        message = expect(choice.get("message"), dict, "message", optional=True)
-        text = self._delta(message, whole=True)
+        text = self._delta(choice.get("message"), "message", whole=True)
         legacy = choice.get("text")
         return text or (self._say(legacy) if isinstance(legacy, str) else "")
 
@@ -355,7 +410,11 @@ class _State:
         if found is not None:
             self._usage = found if self._usage is None else self._usage.merged(found)
 
-    def _delta(self, delta: dict[str, Any] | None, *, whole: bool = False) -> str:
+    def _delta(self, delta: Any, field: str, *, whole: bool = False) -> str:
+        if delta is None:
+            return ""
+        if type(delta) is not dict:
+            expect(delta, dict, field)
         if not delta:
             return ""
         content = delta.get("content")
@@ -368,17 +427,21 @@ class _State:
         for image in expect(delta.get("images"), list, "images", optional=True):
             self._image(image)
         for call in expect(delta.get("tool_calls"), list, "tool_calls", optional=True):
-            self._calls.add(expect(call, dict, "tool_calls"), whole=whole)
-            self._heard += 1
+            self._call(expect(call, dict, "tool_calls"), whole=whole)
         state_id = delta.get("functions_state_id")
         if state_id and isinstance(state_id, str):
             self._functions_state_id = state_id
         function_call = delta.get("function_call")
         if function_call is not None:
             # GigaChat has one call a turn, and its state id takes the place of the call's.
-            self._calls.add({"function": function_call, "index": 0, "id": state_id})
-            self._heard += 1
+            self._call({"function": function_call, "index": 0, "id": state_id})
         return self._say(self._content(content))
+
+    def _call(self, piece: dict[str, Any], *, whole: bool = False) -> None:
+        if self._calls is None:
+            self._calls = ToolCalls(self._keep)
+        self._calls.add(piece, whole=whole)
+        self._heard += 1
 
     def _thoughts_in(self, delta: dict[str, Any]) -> None:
         said = ""
@@ -387,6 +450,8 @@ class _State:
                 self._thought_fields.add(name)
                 said = said or thought_of(delta[name])
         if delta.get("reasoning_details"):
+            if self._details is None:
+                self._details = ThoughtDetails(self._keep)
             self._details.add(delta["reasoning_details"])
         self._think(said)
 
@@ -466,7 +531,7 @@ class _State:
         Raises:
             LLMError: its finish reason says that it failed.
         """
-        calls = self._calls.finished()
+        calls = [] if self._calls is None else self._calls.finished()
         reason = reason_of(self.raw) if self.raw else "tool_calls" if calls else "stop"
         if reason is None:
             said = f"the service ended the reply with the finish reason {self.raw!r}"
@@ -498,7 +563,7 @@ class _State:
             # be they empty; Gemini and OpenRouter have signatures in the details.
             if "reasoning_content" in self._thought_fields:
                 message["reasoning_content"] = thoughts
-            if details := self._details.joined():
+            if self._details is not None and (details := self._details.joined()):
                 message["reasoning_details"] = details
         if self._functions_state_id:
             message["functions_state_id"] = self._functions_state_id
@@ -552,8 +617,8 @@ def _is_blank(error: Any, *, beside_choices: bool) -> bool:
 
 def _is_first(index: Any) -> bool:
     """Whether a choice is the first one, the only one that is read."""
-    if index is None:
-        return True
+    if index is None or type(index) is int:
+        return not index
     number = whole_number(index)
     return expect(index if number is None else number, int, "index") == 0
 

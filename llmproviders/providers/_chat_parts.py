@@ -16,59 +16,6 @@ MAX_TOOL_CALLS = 4096
 _THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
 
 
-class ThinkTags:
-    """Tells thoughts in ``<think>...</think>`` at the start of a reply from its text.
-
-    Attributes:
-        passed: whether all that follows is text.
-    """
-
-    _OPEN, _CLOSE = "<think>", "</think>"
-
-    def __init__(self) -> None:
-        self.passed = False
-        self._held = ""
-        self._inside = self._after = False
-
-    def feed(self, piece: str) -> tuple[str, str]:
-        """The thoughts and the text in one more piece, as far as they can be told apart."""
-        thought = ""
-        text = self._held + piece
-        self._held = ""
-        if not self._inside and not self._after:
-            start = text.lstrip()
-            if len(start) < len(self._OPEN) and self._OPEN.startswith(start):
-                self._held = text
-                return "", ""
-            if not start.startswith(self._OPEN):
-                self.passed = True
-                return "", text
-            self._inside, text = True, start[len(self._OPEN) :]
-        if self._inside:
-            thought, closed, text = text.partition(self._CLOSE)
-            if not closed:
-                cut = _overlap(thought, self._CLOSE)
-                self._held = thought[cut:]
-                return thought[:cut], ""
-            self._inside, self._after = False, True
-        text = text.lstrip()
-        self.passed = bool(text)
-        return thought, text
-
-    def flush(self) -> tuple[str, str]:
-        """What was held back; the reply has ended."""
-        held, self._held = self._held, ""
-        return (held, "") if self._inside else ("", held)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Where a start of ``mark`` begins at the end of ``text``; else its length."""
-    for size in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:size]):
-            return len(text) - size
-    return len(text)
-
-
 def thought_of(value: Any) -> str:
     """The thoughts in a field that holds them as a text, an object or a list of such."""
     if isinstance(value, str):

@@ -1,8 +1,7 @@
-"""Requests in OpenAI's shape: history, tools, and what a server turned out not to take."""
+"""Requests in OpenAI's shape: tools, images, and what a server turned out not to take."""
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from .._runtime import files
 from .._signals import let_through
-from ..errors import InvalidRequestError, LLMError, ModelNotFoundError, UnsupportedError
+from ..errors import InvalidRequestError, LLMError, ModelNotFoundError
 from ..messages import Message
 
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -31,7 +30,6 @@ _REFUSAL = re.compile(
 )
 
 # GigaChat alone has these.
-_FOREIGN = ("functions_state_id",)
 _FOREIGN_TO_FUNCTIONS = ("few_shot_examples", "return_parameters")
 
 _STATUSES = (400, 422)
@@ -85,6 +83,11 @@ def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
     return taken
 
 
+TOOL_PARAMS = frozenset(
+    ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
+)
+
+
 def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
     """``params`` with ``functions`` and ``function_call`` as ``tools`` and ``tool_choice``."""
     told = {n: v for n, v in params.items() if n not in ("functions", "function_call")}
@@ -124,8 +127,6 @@ def with_images(messages: Sequence[Message], paths: Sequence[str]) -> list[Messa
         InvalidRequestError: a file is missing, too large, or no image that services take.
     """
     told = list(messages)
-    if not paths:
-        return told
     parts = [_image_part(path) for path in paths]
     last = max((n for n, m in enumerate(told) if m["role"] == "user"), default=None)
     if last is None:
@@ -153,64 +154,3 @@ def _image_part(path: str) -> dict[str, Any]:
         )
     url = f"data:{kind};base64,{b64encode(data).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
-
-
-def history(messages: Sequence[Message]) -> list[Message]:
-    """Messages as OpenAI's protocol has them, whichever provider wrote them.
-
-    Calls have ids and their arguments are text. A result names the call that it belongs to: the
-    first one of the last turn that has no result yet, where it does not say.
-
-    Raises:
-        UnsupportedError: a message has files that only another service can read.
-    """
-    told, waiting = [], []
-    for number, message in enumerate(messages):
-        if message.get("attachments"):
-            raise UnsupportedError(
-                f"message {number} has attachments, which are files of GigaChat's; "
-                "use attach= or image parts"
-            )
-        message = {name: v for name, v in message.items() if name not in _FOREIGN}
-        legacy = message.pop("function_call", None)
-        calls = message.get("tool_calls") or ([{"function": legacy}] if legacy else [])
-        if calls:
-            message["tool_calls"] = [
-                _call(call, f"call_{number}_{n}") for n, call in enumerate(calls)
-            ]
-            waiting = list(message["tool_calls"])
-        elif message["role"] in ("tool", "function"):
-            message = _result(message, waiting)
-        told.append(message)
-    return told
-
-
-def _call(call: Mapping[str, Any], usual_id: str) -> dict[str, Any]:
-    told = {**call, "id": call.get("id") or usual_id, "type": call.get("type") or "function"}
-    function = told.get("function")
-    if isinstance(function, Mapping):
-        arguments = function.get("arguments")
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments or {}, ensure_ascii=False)
-        told["function"] = {**function, "arguments": arguments}
-    return told
-
-
-def _result(message: Message, waiting: list[dict[str, Any]]) -> Message:
-    own_id, name = message.get("tool_call_id"), message.get("name")
-    call = next(
-        (
-            call
-            for call in waiting
-            if (
-                call["id"] == own_id
-                if own_id
-                else name in (None, call.get("function", {}).get("name"))
-            )
-        ),
-        None,
-    )
-    if call is not None:
-        waiting.remove(call)
-        own_id = own_id or call["id"]
-    return {**message, "role": "tool", "tool_call_id": own_id or f"call_{name or 'unknown'}"}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from .._account.arguments import ProviderArguments, masked
 from .._account.keys import Key, digest, take
-from .._account.slots import Slot
 from .._checks import whole
 from .._http.error_map import is_wrong_path
 from .._http.types import HTTPRequest, HTTPResponse
-from .._redact import Redacted, Secret
+from .._redact import Redacted, Secret, conceal
 from .._request import SAMPLING, ChatRequest, Unpack
 from .._runtime.scope import CancelScope
 from ..errors import (
@@ -26,11 +25,12 @@ from ..errors import (
     UnsupportedError,
     retold,
 )
+from ..messages import Message
 from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
 from ._chat_completions import parse_chat, parse_embeddings, parse_models
 from ._chat_requests import (
-    history,
+    TOOL_PARAMS,
     is_batch_too_large,
     refused_field,
     with_images,
@@ -43,6 +43,9 @@ MOST_TEXTS = 256
 """Texts in one request for vectors, until the server says that they are too many."""
 
 _NO_LIST = (404, 405, 501)
+
+# GigaChat alone has it.
+_FOREIGN = ("functions_state_id",)
 
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
@@ -95,16 +98,9 @@ class OpenAICompatible(Provider):
         )
         self.think_tags = think_tags
         self._batch = MOST_TEXTS
+        self._checked_key: Secret | None = None
         #: Model -> fields that the server refused for it.
         self._refused: dict[str, frozenset[str]] = {}
-
-    def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
-        """Wait until fewer than ``max_concurrency`` requests of this key are under way."""
-        if self.max_concurrency is None:
-            return super().slot(scope)
-
-        credential = self.credential_digest() or self.base_url
-        return Slot(credential, self.max_concurrency, scope)
 
     def credential_digest(self) -> str | None:
         """A hash of the key and the address; None where there is no key."""
@@ -123,14 +119,20 @@ class OpenAICompatible(Provider):
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Put the messages and parameters into a JSON body."""
-        refused = self._refused.get(request.model or "", ())
+        messages: Sequence[Message] = request.messages
+        if request.attach:
+            messages = with_images(messages, request.attach)
         body = {
             "model": request.model,
-            "messages": history(with_images(request.messages, request.attach)),
+            "messages": _history(messages),
             **self.how_to_send(request),
             **self.chat_params(request),
         }
-        body = request.with_extra_body(without(body, refused))
+        refused = self._refused.get(request.model or "")
+        if refused:
+            body = without(body, refused)
+        if "extra_body" in request.params:
+            body = request.with_extra_body(body)
         # Some gateways label a stream as text/html; the reader recognizes a web page by itself.
         return self._call("POST", "/chat/completions", json=body, accept="html")
 
@@ -142,7 +144,9 @@ class OpenAICompatible(Provider):
 
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
         """The parameters of ``request`` as this service has them; a subclass changes them."""
-        params = with_tools(self.sampling(request))
+        params = self.sampling(request) if request.params else {}
+        if not TOOL_PARAMS.isdisjoint(params):
+            params = with_tools(params)
         if "max_completion_tokens" in params:
             params.pop("max_tokens", None)
         return params
@@ -285,7 +289,13 @@ class OpenAICompatible(Provider):
         self._key()
 
     def _key(self) -> Secret | None:
+        if self._checked_key is not None:
+            conceal(self._checked_key)
+            return self._checked_key
         key = self._secret("api_key", self._api_key)
+        if isinstance(self._api_key, str):
+            # Keys in files and variables may be renewed at any time.
+            self._checked_key = key
         if key is None and (self.needs_auth or self.base_url == self.url):
             variables = " or ".join(self.environment_of("api_key"))
             local = (
@@ -329,3 +339,64 @@ def _is_refused(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _history(messages: Sequence[Message]) -> list[Message]:
+    """Messages as OpenAI's protocol has them, whichever provider wrote them.
+
+    Calls have ids and their arguments are text. A result names the call that it belongs to: the
+    first one of the last turn that has no result yet, where it does not say.
+
+    Raises:
+        UnsupportedError: a message has files that only another service can read.
+    """
+    told, waiting = [], []
+    for number, message in enumerate(messages):
+        if message.get("attachments"):
+            raise UnsupportedError(
+                f"message {number} has attachments, which are files of GigaChat's; "
+                "use attach= or image parts"
+            )
+        message = {name: v for name, v in message.items() if name not in _FOREIGN}
+        legacy = message.pop("function_call", None)
+        calls = message.get("tool_calls") or ([{"function": legacy}] if legacy else [])
+        if calls:
+            message["tool_calls"] = [
+                _call(call, f"call_{number}_{n}") for n, call in enumerate(calls)
+            ]
+            waiting = list(message["tool_calls"])
+        elif message["role"] in ("tool", "function"):
+            message = _result(message, waiting)
+        told.append(message)
+    return told
+
+
+def _call(call: Mapping[str, Any], usual_id: str) -> dict[str, Any]:
+    told = {**call, "id": call.get("id") or usual_id, "type": call.get("type") or "function"}
+    function = told.get("function")
+    if isinstance(function, Mapping):
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments or {}, ensure_ascii=False)
+        told["function"] = {**function, "arguments": arguments}
+    return told
+
+
+def _result(message: Message, waiting: list[dict[str, Any]]) -> Message:
+    own_id, name = message.get("tool_call_id"), message.get("name")
+    call = next(
+        (
+            call
+            for call in waiting
+            if (
+                call["id"] == own_id
+                if own_id
+                else name in (None, call.get("function", {}).get("name"))
+            )
+        ),
+        None,
+    )
+    if call is not None:
+        waiting.remove(call)
+        own_id = own_id or call["id"]
+    return {**message, "role": "tool", "tool_call_id": own_id or f"call_{name or 'unknown'}"}

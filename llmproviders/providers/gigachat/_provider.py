@@ -92,6 +92,7 @@ class GigaChat(Provider):
     open_catalogue = True
     supported_params = _dialect.TAKEN
     supports_tools = True
+    max_concurrency: int
     supports_schema = True
     supports_images = True
     environment = {
