@@ -99,7 +99,7 @@ class LLMError(Exception):
     @staticmethod
     def _shown(message: str) -> str:
         """A message as one line in which nothing acts on a terminal."""
-        return one_line(message)
+        return message if message.isprintable() else one_line(message)
 
     @property
     def message(self) -> str:

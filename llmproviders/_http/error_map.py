@@ -13,7 +13,7 @@ from .. import errors
 from .._log import logger
 from .._redact import redact
 from .._signals import let_through
-from .error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, WRONG_PATH, names
+from .error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, WRONG_PATH, Rule, names
 from .types import HTTPRequest, HTTPResponse
 from .waits import find_wait, parse_reset, parse_retry_after, parse_wait
 
@@ -211,7 +211,7 @@ class _Told(NamedTuple):
         # A request that is too large for a limit by the minute does not fit in the next one either.
         rules = [r for r in RULES if status != 413 or r.kind is not errors.RateLimitError]
         rule = next((rule for rule in rules for code in codes if code in rule.codes), None)
-        rule = rule or next((rule for rule in rules if rule.fits(text)), None)
+        rule = rule or next((rule for rule in rules if _fits(rule, text)), None)
         if rule is None and status in (404, 405) and (self.is_page or not self.words):
             rule = WRONG_PATH
         if rule is not None:
@@ -235,6 +235,13 @@ class _Told(NamedTuple):
             wait = parse_wait(str(fields.get("estimated_time", "")), now=now)
         headers = {name: str(value) for name, value in fields.items()}
         return parse_reset(headers, now=now) if wait is None else wait
+
+
+def _fits(rule: Rule, words: str) -> bool:
+    """Whether a service's words mean what a rule says."""
+    if not rule.words or not re.search(rule.words, words, re.IGNORECASE):
+        return False
+    return not (rule.unless and re.search(rule.unless, words, re.IGNORECASE))
 
 
 def _is_code(name: str) -> bool:
@@ -280,7 +287,7 @@ def is_wrong_path(error: errors.LLMError) -> bool:
     """Whether a server answered that it has nothing at the address."""
     if type(error) is not errors.InvalidRequestError or error.status_code not in (404, 405):
         return False
-    return not error.detail or WRONG_PATH.fits(error.detail)
+    return not error.detail or _fits(WRONG_PATH, error.detail)
 
 
 def page_error(page: bytes) -> errors.LLMError:

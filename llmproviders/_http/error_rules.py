@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from .. import errors
@@ -30,12 +29,6 @@ class Rule(NamedTuple):
     words: str = ""
     unless: str = ""
     examples: tuple[str, ...] = ()
-
-    def fits(self, words: str) -> bool:
-        """Whether a service's words mean this."""
-        if not self.words or not re.search(self.words, words, re.IGNORECASE):
-            return False
-        return not (self.unless and re.search(self.unless, words, re.IGNORECASE))
 
 
 def names(text: str) -> frozenset[str]:

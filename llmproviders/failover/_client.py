@@ -18,8 +18,8 @@ from ..messages import Prompt
 from ..results import Completion
 from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
-from ._report import History, Report
-from ._target import Target
+from ._report import Report
+from ._target import History, Target
 
 if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT

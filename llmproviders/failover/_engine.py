@@ -32,8 +32,7 @@ from ..results import Attempts, FinishReason, Reasoning, Restart, accepted, reje
 from ._health import Health, Permit
 from ._hedging import Race, Runner
 from ._outcomes import counts_against, outcome_of
-from ._report import History, ProviderStats
-from ._target import Target
+from ._target import History, ProviderStats, Target
 
 LONGEST_LAST_WAIT_S = 60.0
 """The longest ``Retry-After``, in seconds, that is waited for when no other provider is left."""

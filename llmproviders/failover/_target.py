@@ -1,16 +1,22 @@
-"""A provider as one client has it: its health records, its statistics, its budget for retries."""
+"""A provider as one client has it: its statistics, its budget for retries, its health records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
 from urllib.parse import urlsplit
 
 from .._runtime.scope import ForkLock
 from ..client import BaseClient
-from ..errors import MissingAuthError
-from ._health import HealthKey
-from ._report import ProviderStats
+from ..errors import Attempt, LLMError, MissingAuthError
+from ._health import Condition, HealthKey
+from ._report import ProviderReport, Report
+
+_TIMES_KEPT = 1000
+
+_ATTEMPTS_KEPT = 100
 
 LEAST_RETRIES_AHEAD = 100
 """A full budget pays for so many retries, or for all of one call where ``attempts`` is larger."""
@@ -51,6 +57,87 @@ class RetryBudget:
             with self._lock.mine:
                 gained = retries * REPLIES_PER_RETRY or 1
                 self._left = min(self._most, self._left + gained)
+
+
+class ProviderStats:
+    """Counts what happens to one provider; any number of threads may use it."""
+
+    def __init__(self) -> None:
+        self._lock = ForkLock()
+        self._calls = 0
+        self._tries = 0
+        self._successes = 0
+        self._failures: Counter[str] = Counter()
+        self._waited = 0.0
+        self._first_texts: deque[float] = deque(maxlen=_TIMES_KEPT)
+
+    def called(self) -> None:
+        """A call that came to it has ended."""
+        with self._lock.mine:
+            self._calls += 1
+
+    def tried(self, attempts: Sequence[Attempt], error: LLMError | None) -> None:
+        """A try of it ended: with a whole reply, or with ``error``."""
+        first = attempts[-1].first_chunk_after if attempts else None
+        with self._lock.mine:
+            self._tries += 1
+            self._waited += sum(attempt.waited for attempt in attempts)
+            if error is None:
+                self._successes += 1
+            else:
+                self._failures[type(error).__name__] += 1
+            if first is not None:
+                self._first_texts.append(first)
+
+    def record(
+        self, provider: str, model: str | None, condition: Condition, inside: Report | None
+    ) -> ProviderReport:
+        """The record as it is now."""
+        with self._lock.mine:
+            times = sorted(self._first_texts)
+            return ProviderReport(
+                provider=provider,
+                model=model,
+                calls=self._calls,
+                tries=self._tries,
+                successes=self._successes,
+                failures=dict(self._failures),
+                waited=self._waited,
+                first_text_median=_percentile(times, 0.5),
+                first_text_p95=_percentile(times, 0.95),
+                condition=condition,
+                inside=() if inside is None else inside.providers,
+            )
+
+
+def _percentile(times: Sequence[float], share: float) -> float | None:
+    """The nearest rank: the smallest that ``share`` of ``times``, sorted, do not exceed."""
+    return times[ceil(share * len(times)) - 1] if times else None
+
+
+class History:
+    """The last attempts of a client; appending to a deque needs no lock."""
+
+    def __init__(self) -> None:
+        self._attempts: deque[Attempt] = deque(maxlen=_ATTEMPTS_KEPT)
+
+    def add(self, attempt: Attempt) -> None:
+        """Keep an attempt, without what its error holds on to: text, frames, connections."""
+        if attempt.error is not None:
+            attempt = replace(attempt, error=_light(attempt.error))
+        self._attempts.append(attempt)
+
+    def recent(self) -> tuple[Attempt, ...]:
+        """The last attempts, the oldest first."""
+        return tuple(self._attempts.copy())
+
+
+def _light(error: LLMError) -> LLMError:
+    # Not made by its class, which may be a user's own that wants other arguments.
+    light: LLMError = type(error).__new__(type(error))
+    light.args = error.args
+    light.__dict__.update(error.__dict__, partial_text="", attempts=())
+    return light
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ _REFUSAL = re.compile(
 # GigaChat alone has these.
 _FOREIGN_TO_FUNCTIONS = ("few_shot_examples", "return_parameters")
 
-_STATUSES = (400, 422)
+REFUSALS = (400, 422)
+"""The statuses with which servers refuse a field."""
 
 
 def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
@@ -46,7 +47,7 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
     """
     words = error.detail or ""
     if (
-        error.status_code not in _STATUSES
+        error.status_code not in REFUSALS
         or not isinstance(error, InvalidRequestError)
         or isinstance(error, ModelNotFoundError)
         or not _REFUSAL.search(words)
@@ -69,7 +70,7 @@ _BATCH = re.compile(
 
 def is_batch_too_large(error: InvalidRequestError) -> bool:
     """Whether a server refused a request since it has too many texts in it."""
-    return error.status_code in (*_STATUSES, 413) and bool(_BATCH.search(error.detail or ""))
+    return error.status_code in (*REFUSALS, 413) and bool(_BATCH.search(error.detail or ""))
 
 
 def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
 from ._chat_completions import parse_chat, parse_embeddings, parse_models
 from ._chat_requests import (
+    REFUSALS,
     TOOL_PARAMS,
     is_batch_too_large,
     refused_field,
@@ -158,7 +159,9 @@ class OpenAICompatible(Provider):
 
         That is remembered for the model. Fields of the caller's ``extra_body`` stay.
         """
-        sent = call.json if call is not None else None
+        if call is None or error.status_code not in REFUSALS:
+            return None
+        sent = call.json
         if not isinstance(sent, dict) or "messages" not in sent:
             return None
         ours = {n: v for n, v in sent.items() if n not in request.params.get("extra_body", {})}
@@ -177,13 +180,16 @@ class OpenAICompatible(Provider):
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Say what to do about a missing model, a wrong address or a server that is not there."""
-        local = local_server_at(self.base_url)
         if type(error) is ModelNotFoundError and error.status_code is not None:
+            local = local_server_at(self.base_url)
             asked = request.model or self.model or self.default_model
             pull = f"; `{local.pull.format(asked)}` fetches it" if local and local.pull else ""
             message = f"{self.name} has no model {asked!r}: {error}; list_models() tells its own"
             return retold(error, message + pull)
-        if local is not None and type(error) is ConnectionFailed and _is_refused(error):
+        if type(error) is ConnectionFailed and _is_refused(error):
+            local = local_server_at(self.base_url)
+            if local is None:
+                return error
             origin = self.base_url.partition("?")[0].removesuffix("/v1")
             message = f"nothing listens at {origin}; start {local.name}: `{local.start}` ({error})"
             return retold(error, message)
