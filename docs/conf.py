@@ -84,7 +84,8 @@ def _methods(value: Any) -> list[str]:
     return [
         f".{name}"
         for name, method in inspect.getmembers(value, inspect.isroutine)
-        if not name.startswith("_") and name not in inner and _is_own(method)
+        # A method's other name is an old one, for providers that still have it.
+        if name == method.__name__ and name[0] != "_" and name not in inner and _is_own(method)
     ]
 
 

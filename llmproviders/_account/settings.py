@@ -93,6 +93,9 @@ class ProviderBase:
                 )
                 if new not in cls.__dict__:
                     setattr(cls, new, cls.__dict__[old])
+            elif new in cls.__dict__:
+                # For the super() of a subclass that has the old name.
+                setattr(cls, old, cls.__dict__[new])
         if "__init__" in cls.__dict__:
             spell_out(cls.__init__, super(cls, cls).__init__)
         # Else it would be that of __new__.

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from llmproviders import LLMError, Provider, ServerError
+from llmproviders import (
+    InvalidRequestError,
+    LLMError,
+    ModelNotFoundError,
+    OpenAICompatible,
+    Provider,
+    ServerError,
+)
+from llmproviders.provider import Call
+from llmproviders.provider import Request as ChatRequest
 from llmproviders.providers import REGISTRY
 from llmproviders.testing import ScriptedProvider
 from tests.support.golden import (
@@ -114,3 +124,37 @@ def test_hooks_by_their_old_names() -> None:
     with pytest.raises(ServerError) as caught:
         old(error=ServerError("down")).complete("Hi")
     assert caught.value.detail == "explained"
+
+
+@pytest.mark.filterwarnings("ignore:.*has to be called:DeprecationWarning")
+def test_super_by_an_old_name() -> None:
+    """``super()`` finds the hooks of every class above by their old names, also of built-in ones.
+
+    Below a class with the old name, ``super()`` finds it by the new one.
+    """
+
+    class Old(OpenAICompatible):
+        def mend(self, *args: Any) -> str | None:
+            return super().mend(*args) or "tried"  # type: ignore[misc,no-any-return]
+
+        def explain(self, error: LLMError, request: ChatRequest) -> LLMError:
+            error.detail = "explained"
+            explained: LLMError = super().explain(error, request)  # type: ignore[misc]
+            return explained
+
+        def lacks(self, model: str, names: Sequence[str]) -> ModelNotFoundError:
+            found: ModelNotFoundError = super().lacks(model, ["Nadir"])  # type: ignore[misc]
+            return found
+
+    class New(Old):
+        def recover(self, *args: Any) -> str | None:
+            return f"{super().recover(*args)} again"
+
+    provider = New(base_url="http://127.0.0.1:9/v1")
+    refusal = InvalidRequestError("no", status_code=400, detail="Unsupported parameter: seed")
+    call = Call("POST", "http://127.0.0.1:9/v1", json={"model": "m", "messages": [], "seed": 1})
+    recovered = provider.recover(refusal, call, ChatRequest(()), None)  # type: ignore[arg-type]
+    assert recovered == "request without seed again"
+    assert provider.recover(ServerError(""), None, ChatRequest(()), None) == "tried again"  # type: ignore[arg-type]
+    assert provider.describe_error(ServerError("down"), ChatRequest(())).detail == "explained"
+    assert "Nadir" in str(provider.model_not_found("Zenith", []))
