@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ._account.arguments import for_tests
 from ._checks import FINITE, seconds, whole
 from ._log import logger
 from ._request import ChatRequest
@@ -60,7 +61,6 @@ class Cached(BaseClient):
         path: the file, an SQLite database; it is made for this user alone (0600).
         ttl: seconds after which a reply is asked for again; None: never.
         max_bytes: how large the file may grow; then the oldest replies are deleted.
-        clock: where time comes from; default: the client's.
 
     Raises:
         TypeError: ``client`` is none.
@@ -72,6 +72,7 @@ class Cached(BaseClient):
     [False, True]
     """
 
+    @for_tests("clock")
     def __init__(
         self,
         client: BaseClient,

@@ -29,6 +29,8 @@ else:
 
 T = TypeVar("T")
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 PathLike = str | os.PathLike[str]
 
 Cert = PathLike | tuple[PathLike, PathLike]
@@ -76,6 +78,22 @@ def spell_out(function: Any, behind: Callable[..., Any]) -> None:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in own.parameters
     ]
     function.__signature__ = own.replace(parameters=named)
+
+
+def for_tests(*names: str) -> Callable[[F], F]:
+    """Leave keywords that only tests pass, such as a clock, out of a function's signature.
+
+    Args:
+        names: the keywords.
+    """
+
+    def leave_out(function: F) -> F:
+        own = inspect.signature(function)
+        shown = [p for p in own.parameters.values() if p.name not in names]
+        function.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        return function
+
+    return leave_out
 
 
 def signature_of(method: Callable[..., Any]) -> inspect.Signature:

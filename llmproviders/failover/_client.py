@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._account.arguments import for_tests
 from .._account.keys import digest
 from .._checks import FINITE, seconds, whole
 from .._http.types import Timeout
@@ -59,7 +60,6 @@ class FailoverClient(BaseClient):
             provider is left; the last one is waited for up to 60 s.
         on_event: gets every ``Attempt`` as it ends, in the thread that made it.
         name: how it is called where it stands in another client.
-        clock: where time comes from.
 
     Raises:
         ValueError: an argument out of its range, or no provider.
@@ -70,6 +70,7 @@ class FailoverClient(BaseClient):
     It scatters.
     """
 
+    @for_tests("clock")
     def __init__(
         self,
         providers: Sequence[Choice],

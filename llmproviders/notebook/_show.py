@@ -22,7 +22,6 @@ def show(
     client: BaseClient | Conversation | None = None,
     *,
     note: bool = True,
-    clock: Clock | None = None,
     **params: Any,
 ) -> Completion:
     """Display a reply as it grows, and return it.
@@ -40,7 +39,6 @@ def show(
         client: a provider, a ``FailoverClient`` or a ``Conversation`` to ask the prompt. None for
             the one that ``%llm_config`` chose, or else the one from the configuration.
         note: whether to show the small line.
-        clock: measures time; None for the system's clock.
         **params: parameters for the client's ``stream``; only with a prompt.
 
     Raises:
@@ -54,7 +52,8 @@ def show(
     >>> reply.provider
     'ScriptedProvider'
     """
-    clock = SYSTEM_CLOCK if clock is None else clock
+    # No keyword of its own: only tests pass one.
+    clock: Clock = params.pop("clock", SYSTEM_CLOCK)
     with ExitStack() as stack:
         if isinstance(stream_or_prompt, Iterator):
             if client is not None or params:

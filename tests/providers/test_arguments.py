@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 
-from llmproviders import ProtocolError, Provider
+from llmproviders import Cached, FailoverClient, ProtocolError, Provider
+from llmproviders.notebook import show
 from llmproviders.provider import Limits
 from llmproviders.sandbox import Sandbox
 from tests.support.promise import read
@@ -41,3 +44,11 @@ def test_name_timeout_and_limits(sandbox: Sandbox, service: str) -> None:
     assert isinstance(error, ProtocolError)
     assert error.provider == "mine"
     assert "raise Limits.line" in str(error)
+
+
+@pytest.mark.parametrize("public", [FailoverClient, Cached, show], ids=lambda one: one.__name__)
+def test_a_clock_is_for_tests(public: Callable[..., object]) -> None:
+    """No public signature shows the clock that only tests pass; every other keyword is there."""
+    names = inspect.signature(public).parameters
+    assert "clock" not in names
+    assert {"name", "ttl", "note"} & names.keys()
