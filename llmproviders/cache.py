@@ -23,7 +23,7 @@ from ._runtime.scope import SLICE_S, CancelScope, Clock, ForkLock, Waker
 from ._signals import ignoring, let_through
 from .client import BaseClient
 from .errors import SchemaError
-from .results import Completion, FinishReason, Reasoning, Restart, Usage
+from .results import Completion, FinishReason, Reasoning, StreamText, Usage
 from .schema import Schema
 
 _MAGIC = b"SQLite format 3\0"
@@ -112,15 +112,12 @@ class Cached(BaseClient):
             yield text
             yield finish
             return
-        pieces: list[str] = []
+        said = StreamText()
         with closing(self._client.generate(request, scope)) as stream:
             for piece in stream:
-                if type(piece) is str:
-                    pieces.append(piece)
-                elif isinstance(piece, Restart):
-                    pieces.clear()
-                elif isinstance(piece, FinishReason):
-                    self._keep(key, "".join(pieces), piece)
+                said.add(piece)
+                if said.finish is not None:
+                    self._keep(key, said.text, said.finish)
                 yield piece
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:

@@ -18,7 +18,7 @@ from ._checks import shown
 from ._signals import let_through
 from .errors import Attempt, InvalidRequestError, LLMError, SchemaError, UnsupportedError
 from .messages import Message
-from .results import FinishReason, Reasoning, Restart, rejected
+from .results import FinishReason, Reasoning, StreamText, rejected
 from .tools import is_typed_dict, refuse_constant, typed_dict_fields
 
 INSTALL = "pip install 'llmproviders[schema]'"
@@ -249,21 +249,16 @@ def _read(
     stream: Generator[str, None, None], *, thoughts: bool
 ) -> Generator[str, None, tuple[str, FinishReason]]:
     """Read a reply; where thoughts are wanted its first text is an empty one, a sign of life."""
-    pieces: list[str] = []
-    finish = FinishReason()
+    said = StreamText()
     with closing(stream):
         for piece in stream:
-            if type(piece) is str:
-                if thoughts and not pieces:
-                    yield Reasoning()
-                pieces.append(piece)
-            elif isinstance(piece, FinishReason):
-                finish = piece
-            elif isinstance(piece, Restart):
-                pieces.clear()
-            else:
+            said.add(piece)
+            if isinstance(piece, Reasoning):
                 yield piece
-    return "".join(pieces), finish
+            elif piece and thoughts:
+                thoughts = False
+                yield Reasoning()
+    return said.text, said.completion.finish_reason
 
 
 def _refuses_schema(error: LLMError) -> bool:

@@ -194,12 +194,8 @@ def _tokens_in_file(data: bytes) -> Mapping[str, Any]:
     """
     if not data:
         return {}
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        let_through(error)
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("tokens"), dict):
+    content = _files.json_object(data)
+    if content is None or not isinstance(content.get("tokens"), dict):
         raise ValueError("it holds something else than tokens; delete it, or name another file")
     if content.get("version") != _FILE_VERSION:
         raise ValueError("another version of llmproviders wrote it; name another file")

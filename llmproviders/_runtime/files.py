@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ from importlib import import_module
 from math import inf
 from pathlib import Path
 from random import uniform
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .._log import logger
 from .._signals import ignoring, let_through
@@ -75,6 +76,16 @@ def _naming(path: Path) -> Iterator[None]:
         let_through(error)
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise Unusable(f"{path}: {reason}") from error
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that a file's content is; None where it is something else."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        let_through(error)
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def check_path(name: str, path: str | os.PathLike[str]) -> None:

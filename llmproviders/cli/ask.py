@@ -16,7 +16,7 @@ from ..client import BaseClient
 from ..config._settings import ConfigError, Configuration, failover_in_force
 from ..errors import LLMError
 from ..failover._client import FailoverClient
-from ..results import Completion, FinishReason, Restart
+from ..results import Completion, FinishReason, Restart, StreamText
 from .exits import CommandError, Exit, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt, read_schema
 from .notes import Line, Notes, Trace, check_stdout, say, tell
@@ -151,27 +151,23 @@ def _takes_back(configuration: Configuration) -> bool:
 
 
 def _stream(client: BaseClient, text: str, params: dict[str, Any]) -> FinishReason:
-    finish = None
-    said: list[str] = []
+    said = StreamText()
     with closing(client.stream(text, **params)) as stream, closing(Line()) as line:
         for piece in stream:
-            if type(piece) is str:
-                said.append(piece)
+            said.add(piece)
+            if piece:
                 try:
                     line.write(piece)
                 except BrokenPipeError:
                     raise
                 except OSError as error:
-                    said += [more for more in stream if type(more) is str]
-                    raise _rescued("".join(said), "standard output", error) from error
-            elif isinstance(piece, FinishReason):
-                finish = piece
+                    for more in stream:
+                        said.add(more)
+                    raise _rescued(said.text, "standard output", error) from error
             elif isinstance(piece, Restart):
                 line.close()
-                said.clear()
                 tell(f"{piece.provider} broke off; what came of its reply is void.")
-    assert finish is not None
-    return finish
+    return said.completion.finish_reason
 
 
 def _rescued(text: str, place: str, error: OSError) -> CommandError:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._account.arguments import for_tests
 from .._account.keys import digest
 from .._checks import FINITE, seconds, whole
-from .._http.types import Timeout
-from .._request import Accept, ChatRequest, Params, Self, Unpack, check_accept
+from .._request import Accept, ChatRequest, Self, check_accept
 from .._runtime.files import load_locks
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ..client import BaseClient, collect
 from ..errors import Attempt
-from ..messages import Prompt
 from ..results import Completion
 from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
@@ -64,10 +62,18 @@ class FailoverClient(BaseClient):
     Raises:
         ValueError: an argument out of its range, or no provider.
 
+    ``stream`` and ``complete`` raise ``AllProvidersFailed`` where no provider gave a whole reply;
+    its ``attempts`` say what each did. ``complete`` has shown nothing yet: a reply that breaks in
+    the middle, or that ``accept`` turns down, is asked for again, from the same provider or the
+    next.
+
     >>> from llmproviders.testing import ScriptedProvider
-    >>> client = FailoverClient([ScriptedProvider(["It scatters."])])
+    >>> client = FailoverClient(
+    ...     [ScriptedProvider(["short"]), ScriptedProvider(["long enough"])],
+    ...     accept=lambda completion: len(completion.text) > 5,
+    ... )
     >>> print(client.complete("Why is the sky blue?"))
-    It scatters.
+    long enough
     """
 
     @for_tests("clock")
@@ -162,59 +168,6 @@ class FailoverClient(BaseClient):
     def providers(self) -> tuple[BaseClient, ...]:
         """The providers in priority order."""
         return tuple(target.client for target in self._targets)
-
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        timeout: Timeout | None = None,
-        proxy: str | None = None,
-        deadline: float | None = None,
-        accept: Accept | None = None,
-        stream: bool | None = None,
-        **params: Unpack[Params],
-    ) -> Completion:
-        """Ask, and return the first whole reply that ``accept`` takes.
-
-        Nothing was shown yet, so that a reply which breaks in the middle is asked for again, from
-        the same provider or the next.
-
-        Args:
-            prompt: a text or a list of messages.
-            model: a model or an alias; None for the default.
-            timeout: seconds, or ``(connect, read)``; ``read`` bounds one silence.
-            proxy: a proxy's URL for every request of this call.
-            deadline: seconds for this call, instead of the client's.
-            accept: what this reply has to please, instead of the client's.
-            stream: False asks the service for the whole reply at once; without it the reply
-                streams, so that the deadline and failover see every piece.
-            **params: sampling parameters, ``system``, ``extra_body``.
-
-        Raises:
-            InvalidRequestError: what no service could take; nothing was sent.
-            DeadlineExceeded: the deadline of the call passed.
-            AllProvidersFailed: no provider gave a whole reply that ``accept`` took; ``attempts``
-                tells what each did.
-
-        >>> from llmproviders.testing import ScriptedProvider
-        >>> client = FailoverClient(
-        ...     [ScriptedProvider(["short"]), ScriptedProvider(["long enough"])],
-        ...     accept=lambda completion: len(completion.text) > 5,
-        ... )
-        >>> print(client.complete("Hi"))
-        long enough
-        """
-        return super().complete(
-            prompt,
-            model=model,
-            timeout=timeout,
-            proxy=proxy,
-            deadline=deadline,
-            accept=accept,
-            stream=stream,
-            **params,
-        )
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""

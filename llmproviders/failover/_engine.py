@@ -28,7 +28,7 @@ from ..errors import (
     StreamInterrupted,
     UnsupportedError,
 )
-from ..results import Attempts, FinishReason, Reasoning, Restart, accepted, rejected
+from ..results import Attempts, FinishReason, Reasoning, Restart, StreamText, accepted, rejected
 from ._health import Health, Permit
 from ._hedging import Race, Runner
 from ._outcomes import counts_against, outcome_of
@@ -611,15 +611,12 @@ def _lost(attempt: Attempt) -> ProviderTimeout:
 
 def _weighed(stream: Generator[str, None, None], call: CallState) -> Generator[str, None, None]:
     """The same stream, which fails at its end where ``max_tokens`` cut it and others are left."""
-    kept: list[str] = []
+    said = StreamText()
     with closing(stream):
         for piece in stream:
-            if type(piece) is str:
-                kept.append(piece)
-            elif isinstance(piece, Restart):
-                kept.clear()
-            elif isinstance(piece, FinishReason) and piece.reason == "length":
-                call.weigh("".join(kept), piece)
+            said.add(piece)
+            if said.finish is not None and said.finish.reason == "length":
+                call.weigh(said.text, said.finish)
             yield piece
 
 

@@ -18,6 +18,7 @@ from .._runtime.files import (
     beside,
     check_path,
     check_private,
+    json_object,
     make_private_folder,
     read_private,
     replace_private,
@@ -447,12 +448,8 @@ def _decode(data: bytes) -> dict[str, FailureRecord]:
     """
     if not data:
         return {}
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        let_through(error)
-        content = None
-    if not isinstance(content, dict) or content.keys() != {"version", "providers"}:
+    content = json_object(data)
+    if content is None or content.keys() != {"version", "providers"}:
         raise ValueError(_FOREIGN)
     version, entries = content["version"], content["providers"]
     if type(version) is not int or not isinstance(entries, dict):

@@ -12,7 +12,7 @@ from .._runtime.scope import SYSTEM_CLOCK, Clock
 from ..client import BaseClient
 from ..conversation import Conversation
 from ..messages import Prompt
-from ..results import Completion, FinishReason, Restart
+from ..results import Completion, FinishReason, Restart, StreamText
 from ._chosen import in_use
 from ._page import DisplayPlace, display_place, shell
 
@@ -83,33 +83,29 @@ def _display_again(cell: int | None) -> None:
 def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: bool) -> Completion:
     began = clock.monotonic()
     first_text_after: float | None = None
-    pieces: list[str] = []
-    finish = FinishReason()
+    said = StreamText()
     page.begin()
     try:
         with ExitStack() as stack:
             if isinstance(stream, Generator):
                 stack.enter_context(closing(stream))
             for piece in stream:
-                if isinstance(piece, FinishReason):
-                    finish = piece
-                elif isinstance(piece, Restart):
-                    pieces.clear()
+                said.add(piece)
+                if isinstance(piece, Restart):
                     page.restart(piece.provider)
                 elif piece:
                     if first_text_after is None:
                         first_text_after = clock.monotonic() - began
-                    pieces.append(piece)
                     page.add(piece)
     except BaseException as error:
         page.end(_end_of(error, clock.monotonic() - began))
         if isinstance(error, KeyboardInterrupt):
-            error.partial_text = "".join(pieces)  # type: ignore[attr-defined]
+            error.partial_text = said.text  # type: ignore[attr-defined]
             be_brief(error, "Stopped.")
         raise
-    line = _line(finish, clock.monotonic() - began, first_text_after)
-    page.end(line if note else _trouble(finish))
-    reply = Completion.of("".join(pieces), finish)
+    reply = said.completion
+    line = _line(reply.finish_reason, clock.monotonic() - began, first_text_after)
+    page.end(line if note else _trouble(reply.finish_reason))
     # As the last value of its cell, IPython would display it a second time.
     object.__setattr__(reply, "_ipython_display_", partial(_display_again, _cell()))
     return reply

@@ -262,11 +262,8 @@ def _remembered(data: bytes) -> Mapping[str, str]:
     """
     if not data:
         return {}
-    try:
-        content = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    files = content.get("files") if isinstance(content, dict) else None
+    content = _files.json_object(data) or {}
+    files = content.get("files")
     if not isinstance(files, dict) or content.get("version") != _VERSION:
         raise ValueError("it does not hold this version's uploads; delete it")
     return {key: one for key, one in files.items() if isinstance(one, str)}
