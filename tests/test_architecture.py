@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import llmproviders
+from benchmarks.way.__main__ import ways
 
 ROOT = Path(llmproviders.__file__).parent
 PAGE = ROOT.parent / "docs" / "contributing" / "house.md"
@@ -255,3 +256,18 @@ def test_the_environment_has_one_reader() -> None:
         or (isinstance(node, ast.ImportFrom) and node.module == "os")
     }
     assert readers == {"_environment"}
+
+
+def test_the_way_of_a_call_is_short() -> None:
+    """A warm call enters at most 16 files with 60 moves to its first text; a retry takes 150.
+
+    The page tells the same figures. A reply that comes in more pieces than usual has more moves,
+    so that the shortest of a few calls counts.
+    """
+    found = [ways("openai_compatible") for _ in range(3)]
+    warm, retried = (min(tracers, key=lambda t: t.moves) for tracers in zip(*found, strict=True))
+    assert (len(warm.files) <= 16, warm.moves <= 60) == (True, True)
+    assert (len(retried.files) <= 23, retried.moves <= 150) == (True, True)
+    page = PAGE.read_text(encoding="utf-8")
+    for files in (len(warm.files), len(retried.files)):
+        assert re.search(rf"\| {files} \| [0-9]+ \|$", page, re.MULTILINE)

@@ -2,8 +2,8 @@
 
 A tracer follows a call on the sandbox, over a connection that is already open, from ``stream()``
 to its first text, and again where the first try meets a 503. It counts the files of the package
-that the call enters, and the moves: each call of a function that stands in another file than its
-caller's. Comprehensions and what the standard library and other packages do are not counted.
+that the call enters, and the moves: calls of a function in another file than that of the call
+before. What the standard library and other packages do is not counted.
 """
 
 from __future__ import annotations
@@ -72,20 +72,28 @@ def first_text(client: FailoverClient) -> None:
         pass
 
 
+def ways(provider: str) -> tuple[Tracer, Tracer]:
+    """Follow a call of one provider, and one that meets a 503 first.
+
+    Args:
+        provider: the provider's name in the sandbox.
+    """
+    with Sandbox() as sandbox, sandbox.client(provider, wait=_no_wait, cooldown=0) as client:
+        for _ in range(2):
+            first_text(client)
+        warm = follow(lambda: first_text(client))
+        sandbox.fail(provider, status=503)
+        return warm, follow(lambda: first_text(client))
+
+
 def main() -> None:
     """Print both counts, and the files of the first."""
-    with Sandbox() as sandbox:
-        for provider in ("gigachat", "openai_compatible"):
-            with sandbox.client(provider, wait=_no_wait, cooldown=0) as client:
-                for _ in range(2):
-                    first_text(client)
-                warm = follow(lambda client=client: first_text(client))
-                sandbox.fail(provider, status=503)
-                retried = follow(lambda client=client: first_text(client))
-            print(f"{provider}: warm {len(warm.files)} files, {warm.moves} moves;", end=" ")
-            print(f"after a 503 {len(retried.files)} files, {retried.moves} moves")
-            for path in warm.files:
-                print("   ", Path(path).relative_to(PACKAGE))
+    for provider in ("gigachat", "openai_compatible"):
+        warm, retried = ways(provider)
+        print(f"{provider}: warm {len(warm.files)} files, {warm.moves} moves;", end=" ")
+        print(f"after a 503 {len(retried.files)} files, {retried.moves} moves")
+        for path in warm.files:
+            print("   ", Path(path).relative_to(PACKAGE))
 
 
 def _no_wait(_: object) -> float:

@@ -307,7 +307,8 @@ class GigaChat(Provider):
             **self._defaults,
             **_dialect.fields(params),
         }
-        body = request.with_extra_body(body)
+        if "extra_body" in request.params:
+            body = request.with_extra_body(body)
         for message in messages:
             if "attachments" in message:
                 message["attachments"] = [
