@@ -1,4 +1,4 @@
-"""Which providers are in trouble: cooldowns, kept by one client or shared by processes."""
+"""Which providers are failing: cooldowns, kept by one client or shared between processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 LONGEST_COOLDOWN_S = 600.0
 
 LONGEST_REST_S = 7 * 24 * 3600.0
-"""A rest that a service asks for is kept for a week at most."""
+"""Longest wait that a service may ask for."""
 
 
 _PROBE_LEASE_S = 120.0
@@ -43,11 +43,11 @@ _PROBE_LEASE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class HealthKey:
-    """The two records that a provider's health consists of.
+    """The names of the two records that make up a provider's health.
 
     Attributes:
-        server: the record of its server, shared by all credentials.
-        credential: the record of its credential there; the same one where there is none.
+        server: its server's record, shared by all credentials.
+        credential: its credential's record; the same as ``server`` if there is no credential.
     """
 
     server: str
@@ -55,21 +55,21 @@ class HealthKey:
 
     @property
     def records(self) -> tuple[str, ...]:
-        """Both, or the one where they are the same."""
+        """Both names, or one if they are the same."""
         both = self.server, self.credential
         return both if self.server != self.credential else both[:1]
 
 
 @dataclass(frozen=True, slots=True)
 class FailureRecord:
-    """What is remembered of a server or a credential that failed, in seconds of the store's clock.
+    """What is remembered about a server or a credential that failed; times by the store's clock.
 
     Attributes:
         failures: failed calls in a row.
-        at: when the last one was.
-        until: the end of the cooldown, 0 while there is none.
-        cooldown: how long the last failure made it, in seconds.
-        probe_until: until then one caller is finding out whether it works again.
+        at: time of the last one.
+        until: end of the cooldown; 0 without one.
+        cooldown: length of the last cooldown, in seconds.
+        probe_until: until then, one caller is testing whether it works again.
     """
 
     failures: int
@@ -80,53 +80,53 @@ class FailureRecord:
 
     @property
     def due(self) -> float:
-        """When the next caller may try it in its place."""
+        """When it is tried in priority order again."""
         return max(self.until, self.probe_until)
 
 
 class Store(Protocol):
-    """Where troubles are kept, by the names of their records."""
+    """Keeps failure records by name."""
 
     def now(self) -> float:
-        """The time that this store goes by."""
+        """Current time, in seconds of this store's clock."""
 
     def read(self) -> Mapping[str, FailureRecord]:
-        """All of them."""
+        """All records."""
 
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
-        """Call ``alter`` with all of them, to be changed by nobody else meanwhile."""
+        """Call ``alter`` with all records; nobody else changes them meanwhile."""
 
 
 class MemoryStore:
-    """Troubles in this process's memory."""
+    """Records in this process's memory."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self._troubles: Mapping[str, FailureRecord] = {}
+        self._records: Mapping[str, FailureRecord] = {}
         self._lock = ForkLock()
 
     def read(self) -> Mapping[str, FailureRecord]:
-        """All of them."""
-        return self._troubles
+        """All records."""
+        return self._records
 
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
-        """Call ``alter`` with all of them, to be changed by nobody else meanwhile."""
+        """Call ``alter`` with all records; nobody else changes them meanwhile."""
         with self._lock.mine:
-            troubles = dict(self._troubles)
-            result = alter(troubles)
-            self._troubles = troubles
+            records = dict(self._records)
+            result = alter(records)
+            self._records = records
             return result
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """A call that turns to a provider.
+    """Permission to call a provider.
 
     Attributes:
-        index: which one, of those it could choose from.
-        key: gives what its health is remembered by.
-        began: when, by the store's clock.
-        probes: the records for which it finds out, for all callers, if the provider works again.
+        index: the provider's index among those to choose from.
+        key: returns the names of its records.
+        began: when the call started, by the store's clock.
+        probes: names of the records that this call tests for all callers.
     """
 
     index: int
@@ -141,8 +141,8 @@ class Condition:
 
     Attributes:
         failures: failed calls in a row.
-        cooling: seconds until it is tried in its place again, 0 where it is now.
-        probed: whether a call is finding out at the moment.
+        cooling: seconds left of its cooldown, 0 without one.
+        probed: whether a call is testing it right now.
 
     >>> print(Condition(failures=2, cooling=12.4))
     cooling, 12 s
@@ -161,12 +161,12 @@ class Condition:
 
 
 class Health:
-    """Says whom to turn to by what is known of them, and learns from each call.
+    """Chooses a provider by past failures, and records how each call ended.
 
     Args:
-        store: where the knowledge is kept.
+        store: keeps the records.
         cooldown: seconds for which a provider that failed is put last.
-        threshold: failed calls in a row before that.
+        threshold: failed calls in a row before a cooldown starts.
     """
 
     def __init__(self, store: Store, *, cooldown: float, threshold: int) -> None:
@@ -177,23 +177,23 @@ class Health:
     def visit(self, keys: Sequence[Callable[[], HealthKey]]) -> Permit:
         """Choose among providers in priority order.
 
-        The first that is not cooling down; where all are, the one that is due first. When a
-        cooldown has passed, one caller gets the provider in its place, to probe it, and the
-        others pass it by until that one has reported.
+        Returns the first one that is not cooling down, or, if all are, the one whose cooldown
+        ends first. After a cooldown, one caller gets the provider to test it; the others skip it
+        until that call has ended.
 
         Args:
-            keys: each gives a provider's key; none is called as long as nothing has failed.
+            keys: functions that return each provider's key; only called after a failure.
         """
         now = self.store.now()
-        troubles = self.store.read()
-        if not troubles:
+        records = self.store.read()
+        if not records:
             return Permit(0, keys[0], now)
         cooling: list[tuple[float, int]] = []
         for index, key in enumerate(keys):
             waiting = {
-                record: trouble.due
-                for record, trouble in _known(troubles, key(), now).items()
-                if trouble.until
+                name: record.due
+                for name, record in _known(records, key(), now).items()
+                if record.until
             }
             if not waiting:
                 return Permit(index, key, now)
@@ -204,91 +204,88 @@ class Health:
         _, index = min(cooling)
         return Permit(index, keys[index], now)
 
-    def _claim(self, records: Iterable[str], now: float) -> bool:
-        def claim(troubles: dict[str, FailureRecord]) -> bool:
-            left = [record for record in records if record in troubles]
-            if any(troubles[record].due > now for record in left):
+    def _claim(self, names: Iterable[str], now: float) -> bool:
+        def claim(records: dict[str, FailureRecord]) -> bool:
+            left = [name for name in names if name in records]
+            if any(records[name].due > now for name in left):
                 return False
-            for record in left:
-                troubles[record] = replace(troubles[record], probe_until=now + _PROBE_LEASE_S)
+            for name in left:
+                records[name] = replace(records[name], probe_until=now + _PROBE_LEASE_S)
             return True
 
         return self.store.change(claim)
 
-    def succeeded(self, visit: Permit) -> None:
-        """A call succeeded: whatever was held against the provider is forgotten.
-
-        Unless it failed after this call had begun, which is the fresher news.
-        """
+    def succeeded(self, permit: Permit) -> None:
+        """A call succeeded: forget the provider's failures, unless they are newer than the call."""
         before = self.store.read()
         if not before:
             return
-        records = visit.key().records
+        names = permit.key().records
 
-        def forget(troubles: dict[str, FailureRecord]) -> None:
+        def forget(records: dict[str, FailureRecord]) -> None:
             now = self.store.now()
-            for record in records:
-                trouble = troubles.get(record)
-                if trouble is None or visit.began >= trouble.at or trouble.at > now:
-                    troubles.pop(record, None)
-            _end_probe(troubles, visit)
+            for name in names:
+                record = records.get(name)
+                if record is None or permit.began >= record.at or record.at > now:
+                    records.pop(name, None)
+            _end_probe(records, permit)
 
-        if not before.keys().isdisjoint(records):
+        if not before.keys().isdisjoint(names):
             self.store.change(forget)
 
-    def failed(self, visit: Permit, part: Part = "server", *, retry_after: float = 0.0) -> None:
+    def failed(self, permit: Permit, part: Part = "server", *, retry_after: float = 0.0) -> None:
         """A call failed.
 
         Args:
-            visit: the call.
-            part: whose failure it is.
-            retry_after: seconds of a rest that the service asked for.
+            permit: the call's.
+            part: what failed.
+            retry_after: seconds that the service asked to wait.
         """
-        key = visit.key()
-        record = key.server if part == "server" else key.credential
-        before = _known(self.store.read(), key, self.store.now()).get(record)
-        # Calls that were under way when the cooldown began all fail for the one reason.
-        is_stale = before is not None and visit.began < before.until
+        key = permit.key()
+        name = key.server if part == "server" else key.credential
+        before = _known(self.store.read(), key, self.store.now()).get(name)
+        # Calls that were already running when the cooldown began fail for the same reason.
+        is_stale = before is not None and permit.began < before.until
         if retry_after <= 0 and (is_stale or self._cooldown <= 0):
-            self.left(visit)
+            self.left(permit)
             return
 
-        def enter(troubles: dict[str, FailureRecord]) -> None:
+        def enter(records: dict[str, FailureRecord]) -> None:
             now = self.store.now()
-            before = _known(troubles, key, now).get(record) or FailureRecord(0, now)
+            before = _known(records, key, now).get(name) or FailureRecord(0, now)
             after = replace(before, failures=before.failures + 1, at=now)
-            is_fresh = visit.began >= before.until
+            is_fresh = permit.began >= before.until
             if is_fresh and self._cooldown > 0 and after.failures >= self._threshold:
                 cooldown = max(self._cooldown, min(before.cooldown * 2, LONGEST_COOLDOWN_S))
                 after = replace(after, cooldown=cooldown, until=now + cooldown)
             if retry_after > 0:
                 rest = min(retry_after, LONGEST_REST_S)
                 after = replace(after, until=max(after.until, now + rest))
-            troubles[record] = after
-            _end_probe(troubles, visit)
+            records[name] = after
+            _end_probe(records, permit)
 
         self.store.change(enter)
 
-    def left(self, visit: Permit) -> None:
-        """A call ended without telling anything: if it was a probe, the next caller may probe."""
-        if visit.probes:
-            self.store.change(lambda troubles: _end_probe(troubles, visit))
+    def left(self, permit: Permit) -> None:
+        """A call ended without a result; if it was testing the provider, the next call may."""
+        if permit.probes:
+            self.store.change(lambda records: _end_probe(records, permit))
 
     def condition(self, key: HealthKey) -> Condition:
-        """How a provider is doing now."""
+        """The provider's current condition."""
         now = self.store.now()
-        troubles = _known(self.store.read(), key, now).values()
+        records = _known(self.store.read(), key, now).values()
         return Condition(
-            max((trouble.failures for trouble in troubles), default=0),
-            max((trouble.until - now for trouble in troubles if trouble.until > now), default=0.0),
-            any(trouble.until <= now < trouble.probe_until for trouble in troubles),
+            max((record.failures for record in records), default=0),
+            max((record.until - now for record in records if record.until > now), default=0.0),
+            any(record.until <= now < record.probe_until for record in records),
         )
 
 
 def parts_of(record: str) -> tuple[str, str, str, str]:
-    """The provider's name, its address, the model and the beginning of the credential's hash.
+    """Split a record's name: provider, address, model, start of the credential's hash.
 
-    What a record does not have is empty.
+    Missing parts are empty.
 
     >>> parts_of("ChatGLM|https://chatglm.cn|")
     ('ChatGLM', 'https://chatglm.cn', '', '')
@@ -298,21 +295,19 @@ def parts_of(record: str) -> tuple[str, str, str, str]:
 
 
 def _known(
-    troubles: Mapping[str, FailureRecord], key: HealthKey, now: float
+    records: Mapping[str, FailureRecord], key: HealthKey, now: float
 ) -> dict[str, FailureRecord]:
-    """What is known of a provider, but nothing from the future: the clock was set back since."""
-    found = ((record, troubles.get(record)) for record in key.records)
-    return {
-        record: trouble for record, trouble in found if trouble is not None and trouble.at <= now
-    }
+    """A provider's records, without those from the future, left by a clock that was set back."""
+    found = ((name, records.get(name)) for name in key.records)
+    return {name: record for name, record in found if record is not None and record.at <= now}
 
 
-def _end_probe(troubles: dict[str, FailureRecord], visit: Permit) -> None:
-    for record in visit.probes & troubles.keys():
-        troubles[record] = replace(troubles[record], probe_until=0.0)
+def _end_probe(records: dict[str, FailureRecord], permit: Permit) -> None:
+    for name in permit.probes & records.keys():
+        records[name] = replace(records[name], probe_until=0.0)
 
 
-# Version 1 kept what one credential had failed with against all others: nothing of it is believed.
+# Version 1 counted one credential's failures against all others, so it is ignored.
 _VERSION = 2
 
 _MOST_ENTRIES = 256
@@ -330,24 +325,24 @@ _Stamp = tuple[int, int, int] | None
 
 
 class FileStore:
-    """Troubles in a file, by Unix time.
+    """Records in a file, in Unix time.
 
-    Reading costs one look at the file's date as long as nobody changed it. What cannot be written,
-    for want of space, rights or a free lock, is remembered by this process alone.
+    Reading an unchanged file costs one ``stat``. If the file cannot be written (no space, no
+    permission, no lock), this process keeps the records in memory.
 
     Args:
-        path: the file; its folder is made when there is something to remember.
-        now: Unix time in seconds.
+        path: the file; it and its folder are created on the first failure.
+        now: returns Unix time in seconds.
 
     Raises:
-        ValueError: no file can have that name.
+        ValueError: not a valid file name.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, now: Callable[[], float] = time.time
     ) -> None:
         check_path("health", path)
-        # The door to filelock: no call imports anything.
+        # Loads filelock now, since no call may import anything.
         import_module("filelock")
         self.path = Path(path).expanduser().absolute()
         self.now = now
@@ -356,26 +351,26 @@ class FileStore:
         self._seen: tuple[_Stamp, Mapping[str, FailureRecord]] = (None, {})
 
     def read(self) -> Mapping[str, FailureRecord]:
-        """All of them, as far as the file can be read."""
+        """All records that the file has; the last known ones if it cannot be read."""
         stamp = self._stamp()
         if stamp != self._seen[0]:
             self._seen = (stamp, self._load(stamp))
         return self._seen[1]
 
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
-        """Call ``alter`` with all of them, to be changed by nobody else meanwhile."""
+        """Call ``alter`` with all records; nobody else changes them meanwhile."""
         scope = CancelScope()
         with self._lock.mine:
             try:
                 alone = self._keep_others_out(scope)
                 before = self.read()
-                troubles = dict(before)
-                result = alter(troubles)
-                if troubles != before:
-                    troubles = _bounded(troubles, self.now())
+                records = dict(before)
+                result = alter(records)
+                if records != before:
+                    records = _bounded(records, self.now())
                     if alone is not None:
-                        self._save(troubles)
-                    self._seen = (self._stamp(), troubles)
+                        self._save(records)
+                    self._seen = (self._stamp(), records)
                 if alone is not None:
                     alone.release()
                 return result
@@ -384,7 +379,7 @@ class FileStore:
                 raise
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Delete all records."""
         self.change(dict.clear)
 
     def _stamp(self) -> _Stamp:
@@ -400,51 +395,51 @@ class FileStore:
             return {}
         try:
             return _decode(read_private(self.path))
-        except (Unusable, ValueError) as trouble:
-            let_through(trouble)
-            tell_once(self.path, trouble)
+        except (Unusable, ValueError) as error:
+            let_through(error)
+            tell_once(self.path, error)
             return self._seen[1]
 
     def _keep_others_out(self, scope: CancelScope) -> Held | None:
-        """The lock that keeps other processes out; None if it cannot be had, or just could not."""
+        """Lock the file against other processes; None if that fails, or failed just before."""
         if time.monotonic() < self._alone_again:
             return None
         try:
             check_private(self.path)
             make_private_folder(self.path.parent)
             return wait_for_lock(beside(self.path, "{}.lock"), scope, _LOCK_PATIENCE_S)
-        except Unusable as trouble:
-            tell_once(self.path, trouble)
+        except Unusable as error:
+            tell_once(self.path, error)
             self._alone_again = time.monotonic() + _LOCK_PAUSE_S
             return None
 
-    def _save(self, troubles: Mapping[str, FailureRecord]) -> None:
+    def _save(self, records: Mapping[str, FailureRecord]) -> None:
         try:
-            replace_private(self.path, _encode(troubles), _decode)
-        except Unusable as trouble:
-            tell_once(self.path, trouble)
+            replace_private(self.path, _encode(records), _decode)
+        except Unusable as error:
+            tell_once(self.path, error)
 
 
-def _bounded(troubles: Mapping[str, FailureRecord], now: float) -> dict[str, FailureRecord]:
-    """What is worth remembering: the newest, and nothing that is long over."""
-    newest_first = sorted(troubles.items(), key=lambda item: -item[1].at)
+def _bounded(records: Mapping[str, FailureRecord], now: float) -> dict[str, FailureRecord]:
+    """Only the newest records, without expired ones."""
+    newest_first = sorted(records.items(), key=lambda item: -item[1].at)
     return {
-        key: trouble
-        for key, trouble in newest_first[:_MOST_ENTRIES]
-        if now < max(trouble.at + _FORGOTTEN_AFTER_S, trouble.due)
+        key: record
+        for key, record in newest_first[:_MOST_ENTRIES]
+        if now < max(record.at + _FORGOTTEN_AFTER_S, record.due)
     }
 
 
-def _encode(troubles: Mapping[str, FailureRecord]) -> bytes:
-    providers = {key: asdict(trouble) for key, trouble in troubles.items()}
+def _encode(records: Mapping[str, FailureRecord]) -> bytes:
+    providers = {key: asdict(record) for key, record in records.items()}
     return json.dumps({"version": _VERSION, "providers": providers}, indent=1).encode()
 
 
 def _decode(data: bytes) -> dict[str, FailureRecord]:
-    """What a file holds; of one of an older version, nothing.
+    """The records in a file; none if an older version wrote it.
 
     Raises:
-        ValueError: it is not one of these, or of a newer version.
+        ValueError: it is another kind of file, or a newer version wrote it.
     """
     if not data:
         return {}
@@ -458,15 +453,15 @@ def _decode(data: bytes) -> dict[str, FailureRecord]:
         raise ValueError("a newer version of llmproviders wrote it; name another file as health")
     if version < _VERSION:
         return {}
-    found = ((key, _trouble(entry)) for key, entry in entries.items())
-    return {key: trouble for key, trouble in found if trouble is not None}
+    found = ((key, _record(entry)) for key, entry in entries.items())
+    return {key: record for key, record in found if record is not None}
 
 
-def _trouble(entry: object) -> FailureRecord | None:
+def _record(entry: object) -> FailureRecord | None:
     if not isinstance(entry, dict):
         return None
     values: dict[str, Any] = {field.name: entry.get(field.name) for field in fields(FailureRecord)}
     if not all(is_finite(value) and value >= 0 for value in values.values()):
         return None
-    trouble = FailureRecord(**values)
-    return trouble if trouble.due <= trouble.at + LONGEST_REST_S else None
+    record = FailureRecord(**values)
+    return record if record.due <= record.at + LONGEST_REST_S else None

@@ -1,4 +1,4 @@
-"""Streams raced against one another: the first that has text or thinks goes on."""
+"""Hedging: run several streams at once and keep the first that has text or a thought."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Start = Callable[[CancelScope, Callable[[], bool]], Generator[str, None, None]]
 
 
 class Runner:
-    """One stream in the race, on the way to its first item in a thread of its own.
+    """One stream of a race; a thread of its own waits for its first item.
 
     Attributes:
-        error: what it failed with, once it has.
-        defect: what else it raised.
-        handed_over: whether its thread is done and has left the stream to the race.
+        error: the error that ended it, or None.
+        defect: any other exception that it raised, or None.
+        handed_over: whether its thread has finished and the race owns the stream.
     """
 
     def __init__(self, race: Race, start: Start) -> None:
@@ -58,21 +58,21 @@ class Runner:
         self._race.ended(self)
 
     def stream(self, *, reasoning: bool) -> Generator[str, None, None]:
-        """What the winner yields, from its first item on.
+        """Yield the winner's items, including the first.
 
         Args:
-            reasoning: whether thoughts are wanted; its first item may be one all the same.
+            reasoning: whether the caller wants thoughts; if not, a first one is dropped.
         """
         if reasoning or type(self._first) is not Reasoning:
             yield self._first
         yield from self._stream
 
     def cut_off(self) -> None:
-        """End whatever it waits for."""
+        """Interrupt whatever it is waiting for."""
         self._scope.cancel(SLOWER)
 
     def join(self, until: float) -> bool:
-        """Wait for its thread until a moment of the clock; whether it has ended."""
+        """Wait for its thread until a time of the clock; return whether it has ended."""
         return in_slices(self._ends, until - self._scope.clock.monotonic())
 
     def _ends(self, within_s: float) -> bool:
@@ -81,17 +81,17 @@ class Runner:
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Close its stream, which its thread must be done with."""
+        """Close its stream; its thread must have finished."""
         self._stream.close()
         self._scope.close()
 
 
 class Race:
-    """Runs streams beside one another until one has text.
+    """Runs streams in parallel until one has its first item.
 
     Args:
-        scope: how long all of it may take.
-        hedge_after: seconds after which another stream is wanted beside the slow ones.
+        scope: limits the whole race.
+        hedge_after: seconds without an item after which another stream is started.
     """
 
     def __init__(self, scope: CancelScope, hedge_after: float) -> None:
@@ -109,8 +109,8 @@ class Race:
         """Start a stream.
 
         Args:
-            start: makes it, from a scope to run within and a function that it calls when it has
-                its first item, which says whether it was the first to have one.
+            start: makes the stream. It gets a scope to run in, and a function to call with the
+                first item, which returns whether this stream has won.
         """
         runner = Runner(self, start)
         with self._lock.mine:
@@ -122,13 +122,13 @@ class Race:
         return runner
 
     def wait(self, *, more: bool) -> Runner | None:
-        """The next stream that has text or failed; None when it is time for another one.
+        """Wait for the next stream to have an item or fail; None if another one should start.
 
         Args:
-            more: whether another one could be started.
+            more: whether another one can be started.
 
         Raises:
-            LLMError: the scope ended, and the streams in it did not.
+            LLMError: the scope ended but its streams did not.
         """
         if not self._news:
             patience = self._hedge_after if more else inf
@@ -147,7 +147,7 @@ class Race:
         return runner
 
     def won_by(self, runner: Runner) -> bool:
-        """Whether ``runner``, which has an item, was the first to have one; then the others end."""
+        """Return whether ``runner`` was the first to have an item; if so, cut off the others."""
         with self._lock.mine:
             if self._over or self._winner is not None:
                 return self._winner is runner
@@ -158,7 +158,7 @@ class Race:
         return True
 
     def ended(self, runner: Runner) -> None:
-        """Called by a stream's thread as its last act."""
+        """A stream's thread calls this last."""
         with self._lock.mine:
             runner.handed_over = not self._over
         self._news.append(runner)
@@ -167,7 +167,7 @@ class Race:
             runner.close()
 
     def settle(self) -> None:
-        """Wait for the losers' threads, which end at once when their connections are cut."""
+        """Wait for the losers' threads, which end as soon as their connections are cut."""
         if self._over:
             return
         until = self.scope.clock.monotonic() + _LOSERS_END_WITHIN_S
@@ -176,7 +176,7 @@ class Race:
                 runner.join(until)
 
     def end(self) -> None:
-        """Cut off whatever still runs, and close all; who takes longer closes its own later."""
+        """Cut off and close all streams; a thread that takes longer closes its own."""
         with self._lock.mine:
             self._over = True
         until = self.scope.clock.monotonic() + _OVERDUE_S

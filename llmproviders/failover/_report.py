@@ -1,4 +1,4 @@
-"""What a client has seen of its providers since it was made, in numbers and as a table."""
+"""A client's statistics about its providers, as numbers and as a table."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class ProviderReport:
 
     Attributes:
         provider: its name.
-        model: the model that this client asks it for, or None for the call's or its own default.
-        calls: calls that came to it.
-        tries: how often it was asked, retries included.
+        model: the model that this client asks for; None: the call's, or the provider's default.
+        calls: calls that it took part in and that have ended.
+        tries: requests to it, retries included.
         successes: tries that gave a whole reply.
         failures: tries that failed, by the name of the error's class.
-        waited: seconds slept before tries of it.
-        first_text_median: seconds to the first text, of the last thousand tries that had one.
-        first_text_p95: what 95 of 100 of them stayed below.
-        condition: how it is doing now.
-        inside: the records of the providers inside, where it is a client itself.
+        waited: seconds slept before its tries.
+        first_text_median: median seconds to the first text, over the last 1,000 tries with text.
+        first_text_p95: the 95th percentile of the same.
+        condition: its current condition.
+        inside: records of its own providers, if it is a client of several.
     """
 
     provider: str
@@ -65,14 +65,14 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class Report:
-    """What a client has seen of its providers; ``str(report)`` is a table, and on a notebook's
-    page the timeline of the recent attempts stands below it.
+    """Statistics of a client. ``str(report)`` is a table; a notebook also shows a timeline of the
+    recent attempts.
 
     Attributes:
         client: the client's name.
         providers: a record for each, in priority order.
-        recent: the last hundred attempts as they ended, their errors without the text that had
-            come.
+        recent: the last 100 attempts in the order in which they ended, their errors without the
+            partial text.
     """
 
     client: str

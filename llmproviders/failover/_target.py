@@ -19,10 +19,10 @@ _TIMES_KEPT = 1000
 _ATTEMPTS_KEPT = 100
 
 LEAST_RETRIES_AHEAD = 100
-"""A full budget pays for so many retries, or for all of one call where ``attempts`` is larger."""
+"""Retries in a full budget; more if ``attempts`` allows more in one call."""
 
 REPLIES_PER_RETRY = 5
-"""So many replies that needed no retry pay for one later."""
+"""Replies without a retry that earn one retry."""
 
 _DIGEST_LENGTH = 16
 
@@ -30,12 +30,12 @@ _DIGEST_LENGTH = 16
 class RetryBudget:
     """How many retries of one provider a client has left, over all its calls.
 
-    Retries help against the odd failure. In an outage they only multiply the load, so they are
-    paid from a budget that replies fill up again: a reply after retries gives those back, and any
-    other reply a fifth of one. An empty budget leaves each call its first try.
+    Retries help with occasional failures, but multiply the load in an outage. So each retry is
+    taken from a budget, which replies refill: a reply after retries returns those, any other reply
+    a fifth of one. With an empty budget, each call still has its first try.
 
     Args:
-        most: retries that a full budget has.
+        most: retries in a full budget.
     """
 
     def __init__(self, most: int) -> None:
@@ -44,7 +44,7 @@ class RetryBudget:
         self._lock = ForkLock()
 
     def take(self) -> bool:
-        """Pay for one retry; False where there is nothing left to pay it with."""
+        """Take one retry; False if the budget is empty."""
         with self._lock.mine:
             if self._left < REPLIES_PER_RETRY:
                 return False
@@ -52,7 +52,7 @@ class RetryBudget:
             return True
 
     def give_back(self, retries: int) -> None:
-        """A whole reply came, after so many retries."""
+        """Refill the budget after a whole reply that took ``retries`` retries."""
         if self._left < self._most:
             with self._lock.mine:
                 gained = retries * REPLIES_PER_RETRY or 1
@@ -60,7 +60,7 @@ class RetryBudget:
 
 
 class ProviderStats:
-    """Counts what happens to one provider; any number of threads may use it."""
+    """Counters for one provider; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = ForkLock()
@@ -72,12 +72,12 @@ class ProviderStats:
         self._first_texts: deque[float] = deque(maxlen=_TIMES_KEPT)
 
     def called(self) -> None:
-        """A call that came to it has ended."""
+        """Count a call that has ended."""
         with self._lock.mine:
             self._calls += 1
 
     def tried(self, attempts: Sequence[Attempt], error: LLMError | None) -> None:
-        """A try of it ended: with a whole reply, or with ``error``."""
+        """Count a try that ended with a whole reply, or with ``error``."""
         first = attempts[-1].first_chunk_after if attempts else None
         with self._lock.mine:
             self._tries += 1
@@ -92,7 +92,7 @@ class ProviderStats:
     def record(
         self, provider: str, model: str | None, condition: Condition, inside: Report | None
     ) -> ProviderReport:
-        """The record as it is now."""
+        """The current counts."""
         with self._lock.mine:
             times = sorted(self._first_texts)
             return ProviderReport(
@@ -111,18 +111,18 @@ class ProviderStats:
 
 
 def _percentile(times: Sequence[float], share: float) -> float | None:
-    """The nearest rank: the smallest that ``share`` of ``times``, sorted, do not exceed."""
+    """Nearest-rank percentile of sorted ``times``; None without any."""
     return times[ceil(share * len(times)) - 1] if times else None
 
 
 class History:
-    """The last attempts of a client; appending to a deque needs no lock."""
+    """The last attempts of a client."""
 
     def __init__(self) -> None:
         self._attempts: deque[Attempt] = deque(maxlen=_ATTEMPTS_KEPT)
 
     def add(self, attempt: Attempt) -> None:
-        """Keep an attempt, without what its error holds on to: text, frames, connections."""
+        """Keep an attempt, without the text, frames and connections that its error refers to."""
         if attempt.error is not None:
             attempt = replace(attempt, error=_light(attempt.error))
         self._attempts.append(attempt)
@@ -133,7 +133,7 @@ class History:
 
 
 def _light(error: LLMError) -> LLMError:
-    # Not made by its class, which may be a user's own that wants other arguments.
+    # Not by calling its class: a user's own error may take other arguments.
     light: LLMError = type(error).__new__(type(error))
     light.args = error.args
     light.__dict__.update(error.__dict__, partial_text="", attempts=())
@@ -146,11 +146,11 @@ class Target:
 
     Attributes:
         client: the provider, or another client.
-        model: what it is asked for where the call does not say; None: its own default.
-        budget: pays for its retries.
-        number: its place in the priority order, from 0.
-        namesakes: how many before it have the same name, address and model.
-        stats: counts what happens to it.
+        model: model to ask for if the call names none; None: the provider's default.
+        budget: limits its retries.
+        number: index in priority order.
+        namesakes: how many targets before it have the same name, address and model.
+        stats: its counters.
     """
 
     client: BaseClient
@@ -179,18 +179,18 @@ class Target:
         return tuple(targets)
 
     def health_key(self) -> HealthKey:
-        """The names of its health records; nothing in them is secret.
+        """The names of its health records, which contain no secret.
 
-        It is made anew for each use: a key that was renewed since has no failures yet.
+        Computed for each use, since a renewed key starts without failures.
         """
         server = server_of(self.client, self.model)
         try:
             digest = self.client.credential_digest()
         except MissingAuthError:
-            # The call itself raises it, where the caller can do something about it.
+            # The call itself raises it.
             digest = None
         if digest is None:
-            # Two of one service that look the same may still have different keys.
+            # Two providers of the same service may have different keys.
             alone = f"{server}#{self.namesakes + 1}" if self.namesakes else server
             return HealthKey(alone, alone)
         credential = f"{server}|{digest[:_DIGEST_LENGTH]}"
@@ -201,7 +201,7 @@ class Target:
 def server_of(client: BaseClient, model: str | None) -> str:
     """A provider's name, its address and the model asked for.
 
-    A password in the address is left out, and so is a query, which may hold a key.
+    Without the address's password and query, which may contain a key.
     """
     model = model or getattr(client, "model", None) or ""
     return "|".join((client.name, _address(client), model))
