@@ -1,6 +1,6 @@
-"""The package's files: read without waiting, locked, and replaced as a whole if they are ours.
+"""Reads, locks and atomically replaces the package's files.
 
-All replacing is done here, by :func:`replace`, which touches nothing but a plain file of this user.
+Files are replaced only here, by :func:`replace`, which only touches plain files of this user.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _KINDS = {
 _OPENED_BY_NUMBER = ("/dev/fd", "/proc/self/fd")
 
 
-# What a forked child inherits is its parent's. Some releases of filelock unlock, for both, what
-# the child drops, so it is never dropped.
+# A forked child inherits its parent's locks. Some releases of filelock release them for both
+# processes when the child drops them, so they are kept here.
 _inherited: list[BaseFileLock] = []
 
 
@@ -58,11 +58,11 @@ _told: dict[Path, object] = {}
 
 
 class Unusable(Exception):  # noqa: N818 - it says what the file is, and never reaches a caller
-    """A shared file cannot be used; the message says why, and what to do where one can tell."""
+    """A shared file cannot be used; the message says why and, if possible, what to do."""
 
 
 def tell_once(path: Path, trouble: object) -> None:
-    """Warn that this process goes on without the file ``path``; once in its life."""
+    """Warn, once per process, that it goes on without the file ``path``."""
     first = object()
     if _told.setdefault(path, first) is first:
         logger.warning("%s is not shared between processes: %s", path, trouble)
@@ -79,7 +79,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def json_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object that a file's content is; None where it is something else."""
+    """Parse a file's content as a JSON object; None if it is anything else."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -89,14 +89,14 @@ def json_object(data: bytes) -> dict[str, Any] | None:
 
 
 def check_path(name: str, path: str | os.PathLike[str]) -> None:
-    """Refuse a path that no file can have.
+    """Reject a path that no file can have.
 
     Args:
         name: what the path is called, for the message.
         path: the path.
 
     Raises:
-        ValueError: there is a NUL in it, or a character that the file system cannot hold.
+        ValueError: it contains a NUL, or a character that the file system does not allow.
     """
     try:
         encoded = os.fsencode(path)
@@ -140,18 +140,18 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 
 def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO:
-    """Open a plain file for reading; this waits for nobody.
+    """Open a plain file for reading, without ever blocking.
 
     Args:
         path: the file.
-        follow: whether a link in its place is followed.
+        follow: whether to follow a symbolic link.
 
     Raises:
         OSError: it cannot be read, or is a pipe, a device or a folder; ``strerror`` says which.
     """
     status = _look(path, follow=follow)
     if not stat.S_ISLNK(status.st_mode):
-        # Some devices do something as soon as they are opened.
+        # Opening some devices has side effects.
         _check_plain(path, status)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
@@ -168,7 +168,7 @@ def read(path: str | os.PathLike[str], *, most: int = _LARGEST) -> bytes:
 
     Args:
         path: the file; a link is followed.
-        most: bytes that it may have.
+        most: largest size, in bytes.
 
     Raises:
         OSError: it cannot be read, is larger, or is a pipe, a device or a folder; ``strerror``
@@ -193,10 +193,10 @@ def _read_private(path: Path, most: int) -> bytes:
 
 
 def read_private(path: Path) -> bytes:
-    """The content of a file that this user owns and nobody else can read; nothing if it is none.
+    """Read a file that only this user can read; empty if there is no file.
 
     Raises:
-        Unusable: it is somebody else's, open to others, no plain file, or cannot be read.
+        Unusable: another user owns it or can read it, it is not a plain file, or reading failed.
     """
     with _naming(path):
         try:
@@ -216,26 +216,25 @@ def replace(
     in_place: bool = False,
     scratch: Path | None = None,
 ) -> None:
-    """Put a new file in place of one at once, readable for this user alone until it is whole.
+    """Replace a file atomically. Only this user can read the new one until it is complete.
 
-    What is no plain file of this user is never replaced.
+    Only plain files of this user are replaced.
 
     Args:
-        path: the file; its folder is there.
-        write: writes all of the new one.
-        mode: its permissions in the end.
-        check: gets what is in the old one, and raises a ``ValueError`` where that is not what
-            this package writes there. Such a file must be closed to other users, too. None: any
-            content may be replaced.
-        most: bytes that a file to be checked may have.
-        in_place: write into a file that cannot be replaced, since it is another user's or is
-            mounted by itself, once the new one is whole beside it.
-        scratch: the new file's name until it is whole; what a killed process left there is
-            deleted. None: a name of its own.
+        path: the file; its folder must exist.
+        write: writes the whole new content.
+        mode: the final permissions.
+        check: gets the old content, and raises a ``ValueError`` if this package did not write
+            it. The old file must then also be closed to other users. None: replace any content.
+        most: largest size, in bytes, of an old file to check.
+        in_place: if the file cannot be replaced, because another user owns it or it is a mount
+            point, write into it after the new content is complete in a file beside it.
+        scratch: temporary name of the new file; a leftover of a killed process is deleted.
+            None: a unique name.
 
     Raises:
-        OSError: it must not or cannot be replaced; ``strerror`` says why, and the file is as it
-            was before, unless it was written in place.
+        OSError: it must not or cannot be replaced; ``strerror`` says why. The old file is
+            unchanged, unless it was written in place.
     """
     own = _check_old(path, check, most, in_place=in_place)
     descriptor, temporary = _made(path, scratch)
@@ -258,7 +257,7 @@ def replace(
 def _check_old(
     path: Path, check: Callable[[bytes], object] | None, most: int, *, in_place: bool
 ) -> bool:
-    """Whether the file is this user's, or there is none."""
+    """Return whether this user owns the file, or there is none."""
     try:
         status = _look(path, follow=False)
         _check_plain(path, status)
@@ -279,7 +278,7 @@ def _check_old(
 
 def _made(path: Path, scratch: Path | None) -> tuple[int, Path]:
     if scratch is None:
-        # All of a long name, and what makes it one of its own, could be longer than names may be.
+        # The whole name plus a unique part could be too long for a file name.
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:30]}.", dir=path.parent)
         return descriptor, Path(name)
     scratch.unlink(missing_ok=True)
@@ -288,7 +287,7 @@ def _made(path: Path, scratch: Path | None) -> tuple[int, Path]:
 
 
 def _moved(temporary: Path, path: Path, mode: int, *, in_place: bool) -> bool:
-    """Whether a file could be put in another's place; not if that is mounted by itself."""
+    """Try to rename a file over another; return False if that is a mount point."""
     os.chmod(temporary, mode)
     try:
         os.replace(temporary, path)
@@ -306,14 +305,14 @@ def _to_write(path: Path, flags: int = 0) -> int:
 
 
 def overwrite(file: BinaryIO, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file in place; what was longer before is cut off at the end.
+    """Write into an existing file, and cut off what was longer before.
 
     Args:
-        file: opened for writing, at its start.
-        write: writes all that is to be in it.
+        file: opened for writing, positioned at the start.
+        write: writes the whole content.
 
     Raises:
-        OSError: it cannot be written; a part of it may have been.
+        OSError: writing failed, perhaps after a part.
     """
     write(file)
     file.flush()
@@ -323,15 +322,15 @@ def overwrite(file: BinaryIO, write: Callable[[BinaryIO], object]) -> None:
 
 
 def replace_private(path: Path, data: bytes, check: Callable[[bytes], object]) -> None:
-    """Put ``data`` in place of a file at once, readable for this user alone from the first byte.
+    """Replace a file atomically with ``data``, which only this user can ever read.
 
     Args:
-        path: the file; its folder is made if need be.
-        data: all of it.
+        path: the file; its folder is created if missing.
+        data: the whole content.
         check: as for :func:`replace`.
 
     Raises:
-        Unusable: it is not to be replaced, or cannot be written; the file is then as it was.
+        Unusable: it must not be replaced or cannot be written; the old file is unchanged.
     """
     make_private_folder(path.parent)
     with _naming(path):
@@ -339,11 +338,12 @@ def replace_private(path: Path, data: bytes, check: Callable[[bytes], object]) -
 
 
 def target_of(path: str | os.PathLike[str]) -> Path | int:
-    """The file that a path names, through links too; or the number of the open descriptor that
-    it names, as ``/dev/stdout`` and ``/dev/fd/63`` do.
+    """Resolve a path and its links, to a file or to the number of an open descriptor.
+
+    Paths such as ``/dev/stdout`` and ``/dev/fd/63`` name a descriptor.
 
     Raises:
-        Unusable: a link on the way is another user's, who would choose which file is written.
+        Unusable: another user owns one of the links, and so could choose the file.
         OSError: there are too many links.
     """
     place = os.path.join(os.getcwd(), path)
@@ -370,26 +370,26 @@ def _lists_descriptors(folder: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that takes no new file.
+    """Check that a file can be created in a folder.
 
     Raises:
-        OSError: it is not there, or takes none.
+        OSError: it does not exist, or creating a file fails.
     """
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def opened_in_place(path: Path) -> int | None:
-    """A descriptor to write to what cannot be replaced; None for what can, or is yet to be made.
+    """Open for writing what cannot be replaced; None if it can be replaced or does not exist.
 
-    What can only be written in place is a pipe, a terminal or another device of characters,
-    another user's file, and a file in a folder that takes no new one.
+    Pipes, terminals and other character devices, another user's file, and a file in a folder that
+    is not writable can only be written in place.
 
     Args:
-        path: no link.
+        path: not a symbolic link.
 
     Raises:
-        OSError: it can neither be made nor be written.
+        OSError: it can be neither created nor written.
     """
     try:
         status = _look(path, follow=False)
@@ -409,7 +409,7 @@ def opened_in_place(path: Path) -> int | None:
     elif not (stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)):
         _check_plain(path, status)
     try:
-        # Else a pipe would wait for its reader, and a serial line for its carrier.
+        # Without O_NONBLOCK, a pipe waits for a reader and a serial line for a carrier.
         descriptor = _to_write(path, getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(status.st_mode):
@@ -422,9 +422,9 @@ def opened_in_place(path: Path) -> int | None:
 
 
 def beside(path: Path, form: str) -> Path:
-    """A path of ours beside another, whose name it has in place of ``{}``.
+    """A path in the same folder, named ``form`` with the file's name in place of ``{}``.
 
-    Where that would be longer than names may be, a hash stands for the name.
+    If that is too long for a file name, a hash replaces the name.
     """
     name = form.format(path.name)
     if len(os.fsencode(name)) > _LONGEST_NAME:
@@ -433,35 +433,35 @@ def beside(path: Path, form: str) -> Path:
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder for this user alone; one that is there stays as it is.
+    """Create a folder that only this user can enter; an existing one is left unchanged.
 
     Raises:
-        Unusable: it cannot be made, or another user's link stands in its place.
+        Unusable: it cannot be created, or is a link that another user owns.
     """
     with _naming(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = os.lstat(path)
-        # The system's own links, /tmp on some, are root's.
+        # Links of the system, such as /tmp on some, belong to root.
         if stat.S_ISLNK(status.st_mode) and status.st_uid != 0:
             _check_owner(path, status)
 
 
 def check_private(path: Path) -> None:
-    """Refuse what could be no file of this user's alone, before anything is put beside it.
+    """Check, before creating files beside it, that a file is private to this user.
 
     Raises:
-        Unusable: something stands there that is no plain file, somebody else's or open to others.
+        Unusable: it is not a plain file, or another user owns it or can read it.
     """
     with _naming(path), contextlib.suppress(FileNotFoundError):
         _check_private(path, _look(path, follow=False))
 
 
 def make_private_file(path: Path) -> None:
-    """Make an empty file for this user alone; one that is there has to be such a file.
+    """Create an empty file that only this user can read, or check that an existing one is.
 
     Raises:
-        Unusable: it cannot be made, or something stands there that is no plain file, somebody
-            else's or open to others.
+        Unusable: it cannot be created, is not a plain file, or another user owns it or can read
+            it.
     """
     make_private_folder(path.parent)
     with _naming(path):
@@ -472,10 +472,10 @@ def make_private_file(path: Path) -> None:
 
 
 def locks_folder(path: Path) -> Path:
-    """Make the folder of the locks that belong to the file ``path``.
+    """Create the folder for the locks of the file ``path``.
 
     Raises:
-        Unusable: it cannot be made, or is somebody else's; or so is the file.
+        Unusable: it cannot be created, or another user owns it or the file.
     """
     check_private(path)
     folder = beside(path, "{}.locks")
@@ -490,11 +490,12 @@ def locks_folder(path: Path) -> Path:
 
 
 class Held:
-    """A lock that this process holds on a file; any of its threads may let it go.
+    """A lock on a file, held by this process; any thread may release it.
 
     Args:
-        lock: the lock, which is taken once this is made.
-        scope: has it let go, too, if it is cancelled where it was taken, after an interrupt.
+        lock: the lock; it is acquired after this object exists.
+        scope: if the thread that acquired it cancels this scope, after an interrupt, the lock is
+            released.
     """
 
     def __init__(self, lock: BaseFileLock, scope: CancelScope) -> None:
@@ -505,7 +506,7 @@ class Held:
         scope.attach(self, self._abandon)
 
     def release(self) -> None:
-        """Let it go, if it is held; in a forked child it stays its parent's."""
+        """Release it if it is held; in a forked child, the parent keeps it."""
         if self._pid != os.getpid():
             _inherited.append(self._lock)
             return
@@ -525,15 +526,15 @@ class Held:
 
 
 def load_locks() -> None:
-    """Import filelock, so that no call has to."""
+    """Import filelock, so that no call imports it."""
     import_module("filelock")
 
 
 def try_lock(path: Path, scope: CancelScope) -> Held | None:
-    """The lock on ``path``, or None where somebody holds it; it ends with its process.
+    """Lock ``path``, or return None if it is locked. The lock ends with its process.
 
     Raises:
-        Unusable: the lock's file cannot be made or locked, or something else stands there.
+        Unusable: the lock file cannot be created or locked, or is something else.
     """
     from filelock import FileLock, Timeout
 
@@ -555,7 +556,7 @@ def try_lock(path: Path, scope: CancelScope) -> Held | None:
 
 
 def _check_lock(path: Path) -> None:
-    # Some releases of filelock empty what they lock, and change its mode.
+    # Some releases of filelock truncate the file that they lock and change its mode.
     try:
         status = _look(path, follow=False)
     except FileNotFoundError:
@@ -566,10 +567,11 @@ def _check_lock(path: Path) -> None:
 
 
 def wait_for_lock(path: Path, scope: CancelScope, patience_s: float = inf) -> Held:
-    """The lock on ``path``, once it is free.
+    """Wait until ``path`` can be locked, and lock it.
 
     Raises:
-        Unusable: the lock's file cannot be made or locked, or was held for ``patience_s`` seconds.
+        Unusable: the lock file cannot be created or locked, or stayed locked for ``patience_s``
+            seconds.
         LLMError: the scope ended; see :meth:`CancelScope.error`.
     """
     end = scope.clock.monotonic() + patience_s
@@ -583,7 +585,7 @@ def wait_for_lock(path: Path, scope: CancelScope, patience_s: float = inf) -> He
 
 
 def pause(scope: CancelScope) -> None:
-    """Wait a moment before a lock is tried again; no two processes keep in step.
+    """Sleep for a short random time before trying a lock again.
 
     Raises:
         LLMError: the scope ended; see :meth:`CancelScope.error`.

@@ -1,4 +1,4 @@
-"""The one clock of a call: what time it is, how long is left, and how another thread ends it."""
+"""Deadlines and cancellation: the clock of a call, its deadline, and how to end it early."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .._signals import ignoring
 from ..errors import DeadlineExceeded, LLMError, ProviderTimeout
 
 LONGEST_S = 1e6
-"""Eleven days; a socket cannot be told to wait for more than 24, so that more is for ever."""
+"""Longer timeouts count as infinite: 11 days. Sockets take at most 24."""
 
 
 SLICE_S = 0.2
-"""No wait is longer in one go: of a signal that comes just before one, Python learns after it."""
+"""Longest single wait: a signal that arrives just before a wait is only handled when it returns."""
 
 
 def in_slices(wait: Callable[[float], object], seconds: float) -> bool:
-    """Wait in goes of at most ``SLICE_S``, and return whether what is waited for came.
+    """Wait in steps of at most ``SLICE_S``; return whether the wait succeeded.
 
     Args:
-        wait: waits for so many seconds at most; its value is true when what it waits for is there.
-        seconds: how long in all; may be infinite.
+        wait: waits for at most the given seconds, and returns true on success.
+        seconds: total time; may be infinite.
     """
     end = time.monotonic() + seconds
     while True:
@@ -37,11 +37,11 @@ def in_slices(wait: Callable[[float], object], seconds: float) -> bool:
 
 
 class Waker:
-    """What one thread waits for, set by another thread, a cancelled scope or a finalizer.
+    """Wakes a waiting thread; set by another thread, a cancelled scope or a finalizer.
 
-    A bare lock and not an ``Event``, which holds a lock of its own for a moment in all that it
-    does: an interrupt in that moment would leave it held, and a finalizer that runs in it, in the
-    very thread that waits, would stand before it.
+    It uses a plain lock, not an ``Event``. An ``Event`` briefly holds an internal lock in each
+    operation: an interrupt at that moment would leave it locked, and a finalizer that runs in the
+    waiting thread would deadlock.
     """
 
     __slots__ = ("_lock",)
@@ -51,20 +51,20 @@ class Waker:
         self._lock.acquire()
 
     def set(self) -> None:
-        """End the wait; before it began, too, and more than once."""
+        """End the current or the next wait; may be called more than once."""
         with ignoring(RuntimeError):
             self._lock.release()
 
     def is_set(self) -> bool:
-        """Whether it is set."""
+        """Return whether it is set."""
         return not self._lock.locked()
 
     def clear(self) -> None:
-        """Let the next wait last until it is set anew."""
+        """Reset it, so that the next wait blocks again."""
         self._lock.acquire(blocking=False)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most so many seconds; whether it is set."""
+        """Wait for at most ``seconds``; return whether it is set."""
         if self._lock.acquire(timeout=seconds):
             self.set()
             return True
@@ -72,7 +72,7 @@ class Waker:
 
 
 class Clock(Protocol):
-    """Where time comes from; tests pass one that does not wait."""
+    """A source of time; tests pass one that does not wait."""
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary moment; never goes back."""
@@ -100,16 +100,16 @@ SYSTEM_CLOCK: Clock = SystemClock()
 
 
 class CancelScope:
-    """The moment at which a call must have ended, and the means to end it before that.
+    """A deadline with cancellation.
 
-    Everything that waits, a socket, a sleep, a lock, asks its scope how long it may. A scope may
-    have a nearer ``limit`` for a while (the first text of an attempt); when that passes, the
-    attempt failed, not the call.
+    Every wait of a call (sockets, sleeps, locks) asks its scope how long it may take. A scope can
+    also have an earlier ``limit`` for a part of the call, such as the first text of an attempt;
+    when it passes, that attempt has failed, not the call.
 
     Args:
         at: the deadline, in seconds of ``clock.monotonic()``.
-        clock: where the time comes from; a scope inside another goes by that one's clock.
-        parent: a scope inside which this one lives; it cannot outlast it, nor its limits.
+        clock: source of time; ignored with a ``parent``, whose clock is used.
+        parent: the enclosing scope; its deadline, limits and cancellation also apply.
     """
 
     __slots__ = (
@@ -136,23 +136,23 @@ class CancelScope:
     def lasting(
         cls, seconds: float | None, *, clock: Clock, parent: CancelScope | None = None
     ) -> CancelScope:
-        """A scope that ends in ``seconds``; None: never."""
+        """A scope that ends after ``seconds``; None: never."""
         clock = clock if parent is None else parent.clock
         at = inf if seconds is None else clock.monotonic() + seconds
         return cls(at, clock=clock, parent=parent)
 
     @property
     def bounded(self) -> bool:
-        """Whether there is any moment at which it ends."""
+        """Whether it has a deadline or a limit."""
         return self._end() != inf
 
     def remaining(self) -> float:
-        """Seconds left, negative when it is over, infinite where nothing bounds it."""
+        """Seconds left: negative when it is over, infinite without a deadline or limit."""
         end = self._end()
         return inf if end == inf else end - self.clock.monotonic()
 
     def _end(self) -> float:
-        # A limit is lifted while a call runs, so the scopes inside have to ask for it each time.
+        # Read each time: a parent's limit may be lifted while the call runs.
         end = self.at
         scope: CancelScope | None = self
         while scope is not None:
@@ -168,27 +168,25 @@ class CancelScope:
 
     @property
     def over(self) -> bool:
-        """Whether the deadline or the nearer limit has passed, or another thread ended it."""
+        """Whether it was cancelled, or its deadline or limit has passed."""
         return self.cancelled or self.remaining() <= 0
 
     @property
     def cancelled(self) -> bool:
-        """Whether another thread ended it."""
+        """Whether it was cancelled."""
         return self._ended is not None
 
     def cancellable(self) -> CancelScope:
-        """Let sleeps end, too, when :meth:`cancel` is called, those of scopes made inside it as
-        well; returns itself.
-        """
+        """Make :meth:`cancel` also end sleeps, including those of child scopes; return itself."""
         if self._wake is None:
             self._wake = Waker()
         return self
 
     def cancel(self, why: str = "the call was ended") -> None:
-        """End the call now, from any thread: what it waits for is cut off, the newest first.
+        """End the call now, from any thread; call what was attached, newest first.
 
-        After an interrupt, which may have come in the midst of letting go of something, this is
-        what lets go of whatever is left.
+        After an interrupt, which may have stopped other clean-up half-way, this releases whatever
+        is left.
         """
         with self._lock:
             self._ended = why
@@ -202,24 +200,24 @@ class CancelScope:
         self.cancel(self.parent._ended or "the call was ended")
 
     def attach(self, owner: object, cut: Callable[[], None]) -> None:
-        """Have :meth:`cancel` call ``cut``, until ``owner`` is detached."""
+        """Call ``cut`` on :meth:`cancel`, until ``owner`` is detached."""
         with self._lock:
             self._cutters[id(owner)] = cut
             if self.cancelled:
                 cut()
 
     def detach(self, owner: object) -> None:
-        """Forget what was attached for ``owner``; once this returns it is not cut any more."""
+        """Remove what was attached for ``owner``; it is not called once this returns."""
         with self._lock:
             self._cutters.pop(id(owner), None)
 
     def close(self) -> None:
-        """Leave the parent; for scopes that end before it does."""
+        """Detach from the parent, which may outlive this scope."""
         if self.parent is not None:
             self.parent.detach(self)
 
     def sleep(self, seconds: float) -> None:
-        """Wait for ``seconds``, not longer than is left.
+        """Sleep for ``seconds``, or for what is left if that is less.
 
         Raises:
             LLMError: the scope ended during the wait; see :meth:`error`.
@@ -231,7 +229,7 @@ class CancelScope:
             raise self.error()
 
     def wait(self, wake: Waker) -> None:
-        """Wait for ``wake`` for a moment, after which the caller looks again what has come of it.
+        """Wait for ``wake`` for at most ``SLICE_S``; the caller then checks its condition again.
 
         Raises:
             LLMError: the scope ended; see :meth:`error`.
@@ -246,7 +244,7 @@ class CancelScope:
             raise self.error()
 
     def error(self) -> LLMError:
-        """What to raise when it is over."""
+        """The error to raise when it is over."""
         if self._ended is not None:
             return ProviderTimeout(self._ended, retryable=False)
         if self.expired:
@@ -255,10 +253,10 @@ class CancelScope:
 
 
 class ForkLock:
-    """A lock that a forked child finds free, whichever thread of its parent held it.
+    """A reentrant lock that is always free in a forked child.
 
-    The thread that holds it may take it again: the garbage collector can close a forgotten stream
-    at any moment, and what that does may need the lock.
+    It is reentrant because the garbage collector may close a forgotten stream at any moment, in a
+    thread that already holds it.
     """
 
     def __init__(self) -> None:
@@ -266,10 +264,10 @@ class ForkLock:
 
     @property
     def mine(self) -> threading.RLock:
-        """The lock in this process, for a ``with`` block.
+        """This process's lock, to be used in a ``with`` block.
 
-        That block takes it and lets it go in one step each, between which no interrupt comes. An
-        ``__enter__`` in Python could be interrupted when it has taken it, and it would stay taken.
+        A built-in lock enters and leaves a ``with`` block without being interrupted. An
+        ``__enter__`` in Python could be interrupted after acquiring it, and leave it locked.
         """
         pid = os.getpid()
         return self._by_process.get(pid) or self._by_process.setdefault(pid, threading.RLock())
