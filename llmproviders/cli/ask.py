@@ -130,7 +130,7 @@ def _cached(client: FailoverClient) -> BaseClient:
     if _places.is_nowhere(path):
         say("there is no home folder, so no reply is kept; set HOME")
         return client
-    # sqlite3 is loaded for this option alone.
+    # Only this option loads sqlite3.
     from ..cache import Cached  # type: ignore[import-not-found,unused-ignore]
 
     cached: BaseClient = Cached(client, path)
@@ -138,14 +138,14 @@ def _cached(client: FailoverClient) -> BaseClient:
 
 
 def _ended(finish: FinishReason, notes: Notes, allow_cut: bool) -> Exit:
-    """Tell how a reply ended, and return the exit code."""
+    """Report how a reply ended, and return the exit code."""
     hint = ", or take it as it is with --allow-cut"
     notes.reply(finish, allow_cut=allow_cut, hint=hint)
     return exit_of_reply(finish, allow_cut=allow_cut)
 
 
 def _takes_back(configuration: Configuration) -> bool:
-    """Whether a stream may say that text is void which no file and no pipe can take back."""
+    """Whether a stream may discard text that was already written to a file or pipe."""
     chosen = configuration.failover.get("on_interrupt")
     return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
@@ -171,7 +171,7 @@ def _stream(client: BaseClient, text: str, params: dict[str, Any]) -> FinishReas
 
 
 def _rescued(text: str, place: str, error: OSError) -> CommandError:
-    """What to raise where a reply, which was paid for, cannot be written; it is told first."""
+    """Print a reply that cannot be written to its place, and return the error to raise."""
     tell(text)
     return CommandError(
         f"{place} cannot be written: {error.strerror or error}; the reply is above, on standard "
@@ -181,14 +181,14 @@ def _rescued(text: str, place: str, error: OSError) -> CommandError:
 
 
 class _Destination:
-    """Where a reply goes that is printed when it is whole."""
+    """Where a reply is written once it is complete."""
 
     def __init__(self, *, as_json: bool, file: WholeFile | None) -> None:
         self._as_json = as_json
         self._file = file
 
     def replied(self, completion: Completion, *, allow_cut: bool) -> None:
-        """Put the reply where it belongs; one that is cut leaves a file as it was."""
+        """Write the reply to its place; a reply that was cut does not change a file."""
         text = _row(completion, None) if self._as_json else _text_of(completion)
         if self._file is None or allow_cut or not is_cut(completion.finish_reason):
             self._put(text)
@@ -196,7 +196,7 @@ class _Destination:
             _print(text)
 
     def failed(self, error: BaseException) -> None:
-        """Show what came of the reply; a file stays as it was."""
+        """Show the part of a reply that arrived; a file is not changed."""
         partial = str(getattr(error, "partial_text", ""))
         if self._as_json:
             _print(_row(None, error, partial_text=partial))
@@ -218,7 +218,7 @@ class _Destination:
 
 
 def _text_of(completion: Completion) -> str:
-    """The reply; one that had to satisfy a schema is its JSON, without what stood around it."""
+    """The reply's text; with a schema, only its JSON."""
     data = getattr(completion, "data", None)
     return completion.text if data is None else json.dumps(data, ensure_ascii=False, indent=2)
 

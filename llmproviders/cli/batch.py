@@ -24,7 +24,7 @@ _REASONS = 3
 def _checked_address(
     _context: click.Context, _parameter: click.Parameter, address: str | None
 ) -> str | None:
-    # Dask itself never ends once it was given an address without a port.
+    # Dask hangs if the address has no port.
     if address is not None and not re.fullmatch(r"([a-z]+://)?[^/\s]+:\d+", address):
         raise click.BadParameter(f"{address!r} is not like tcp://HOST:PORT")
     return address
@@ -120,7 +120,7 @@ def command(
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]]:
-    """Dask's executor and how many threads it has; neither where no address is given."""
+    """Dask's executor and its number of threads; None for both without an address."""
     if address is None:
         yield None, None
         return

@@ -64,7 +64,7 @@ def _loaded(path: str, client: BaseClient) -> Conversation:
 
 
 class Chat:
-    """What a line does to a conversation."""
+    """Runs the lines of a conversation: questions and commands."""
 
     def __init__(self, conversation: Conversation, notes: Notes) -> None:
         self._conversation = conversation
@@ -172,14 +172,14 @@ def _as_markdown(conversation: Conversation) -> str:
 
 
 def _questions() -> Callable[[], str]:
-    """What reads a line: with editing at a terminal."""
+    """Return a function that reads a line, with editing at a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return lambda: _line_of(sys.stdin.readline())
     with suppress(ImportError):
         # Gives input() editing and history.
         import readline
 
-        # In a locale such as C it takes the bytes of letters beyond ASCII for commands.
+        # In a locale such as C, it takes bytes of non-ASCII letters for commands.
         for setting in ("input-meta on", "output-meta on", "convert-meta off"):
             readline.parse_and_bind(f"set {setting}")
     return _typed

@@ -72,7 +72,7 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @config_option
 def init(choices: Choices, force: bool) -> None:
-    """Make a configuration to start from, every key of it commented out."""
+    """Make a configuration to start from, with every key commented out."""
     path = _path(choices)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The exit codes, and which one each outcome has: the one table."""
+"""The exit codes, and the table of which outcome has which code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts that come in, a reply's file that goes out, and the lock that keeps two runs apart."""
+"""Reads prompts, writes a reply's file, and locks out a second run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_prompt(
 
 
 def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
-    """Whether standard input is there for a prompt that was given; /dev/null never is."""
+    """Whether standard input belongs to the prompt argument; /dev/null never does."""
     try:
         descriptor = sys.stdin.fileno()
         mode = os.fstat(descriptor).st_mode
@@ -118,7 +118,7 @@ def read_schema(path: str) -> Any:
 
 
 def check_place(path: str) -> None:
-    """Look whether a file can be written beside others, before anything is asked.
+    """Check, before anything is sent, that a file can be written.
 
     Raises:
         click.UsageError: it could never be written.
@@ -140,7 +140,7 @@ def _refuse_folder(path: str) -> None:
 
 @contextmanager
 def _telling(path: str) -> Iterator[None]:
-    """Make wrong usage of what the system says about an output."""
+    """Turn system errors about an output file into usage errors."""
     try:
         yield
     except _files.Unusable as trouble:
@@ -155,7 +155,7 @@ def _telling(path: str) -> Iterator[None]:
 
 
 class WholeFile:
-    """A file that is written whole or not at all; until then the old one stays.
+    """A file that is written completely or not at all; until then, the old one stays.
 
     What cannot be replaced is opened at once, and written in place: a pipe, a terminal, an open
     descriptor such as ``/dev/stdout``, another user's file, a file in a closed folder.
@@ -183,7 +183,7 @@ class WholeFile:
                 self._descriptor = _files.opened_in_place(self._place)
 
     def write(self, text: str) -> None:
-        """Put ``text`` in the file's place; once.
+        """Write ``text`` to the file; may be called once.
 
         Raises:
             OSError: it cannot be written; a file that can be replaced is as it was.
@@ -212,7 +212,7 @@ class WholeFile:
 
 @contextmanager
 def locked(path: str | None) -> Iterator[None]:
-    """Hold the lock in the file ``path``; None holds nothing.
+    """Hold a lock on the file ``path``; None: no lock.
 
     Raises:
         CommandError: another run holds it.

@@ -18,10 +18,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 88}
 
 
 class Subcommands(click.Group):
-    """Commands, of which one has to be named."""
+    """A group of commands that requires one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The arguments; none at all is wrong usage, which click before 8.2 does not say."""
+        """Parse the arguments; none at all is a usage error, also before click 8.2."""
         if not args and not ctx.resilient_parsing:
             click.echo(self.get_help(ctx), err=True)
             ctx.exit(2)
@@ -46,7 +46,7 @@ class Group(Subcommands):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that ``args`` name; a usage error with the nearest one for any other."""
+        """Find the command; an unknown one is a usage error with the nearest name."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             near = nearest(args[0], COMMANDS)
             asking = f" To ask a model: {PROGRAM} ask {shlex.quote(' '.join(args))}"
@@ -55,7 +55,7 @@ class Group(Subcommands):
         return super().resolve_command(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:
-        """The same text that is printed without loading this module."""
+        """The overview, which can also be printed without loading this module."""
         return overview().rstrip("\n")
 
 
@@ -77,5 +77,5 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 )
 @click.pass_context
 def group(ctx: click.Context, config: str | None) -> Any:
-    """What the overview says."""
+    """The command line; its help is the overview."""
     ctx.obj = config

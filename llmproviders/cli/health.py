@@ -1,4 +1,4 @@
-"""``llmproviders health``: the memory of providers in trouble that all processes share."""
+"""``llmproviders health``: the failures that all processes share."""
 
 from __future__ import annotations
 

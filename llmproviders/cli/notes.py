@@ -1,4 +1,4 @@
-"""What is told: replies on standard output, everything else, and how much of it, on the other."""
+"""Output: replies on standard output, everything else on standard error, and how much of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_STDOUT = "standard output is closed; send it to a file, or to /dev/null"
 
 
 def use_colour(stream: Any) -> bool:
-    """Whether colour is wanted on ``stream``; https://no-color.org is heeded."""
+    """Whether to use colour on ``stream``; follows https://no-color.org."""
     plain = _environ.lookup("NO_COLOR") is not None or _environ.lookup("TERM") == "dumb"
     return bool(stream.isatty()) and not plain
 
@@ -36,7 +36,7 @@ def _styled(text: str, stream: Any, style: dict[str, Any]) -> str:
 
 
 def wrapped(text: str, *, indent: str = "", hanging: str | None = None) -> str:
-    """A paragraph in lines that fit the terminal; in one line where there is none.
+    """Wrap a paragraph to the terminal's width; one line without a terminal.
 
     Args:
         text: the paragraph.
@@ -56,24 +56,24 @@ def wrapped(text: str, *, indent: str = "", hanging: str | None = None) -> str:
 
 
 def put(text: str, *, end: str = "\n", **style: Any) -> None:
-    """Print on standard output, at once; a terminal gets nothing that it would obey."""
+    """Print on standard output, unbuffered, with control characters escaped for a terminal."""
     shown = printable(text) if sys.stdout.isatty() else text
     print(_styled(shown, sys.stdout, style), end=end, flush=True)
 
 
 def note(text: str, **style: Any) -> None:
-    """Print on standard error, on lines of its own, nothing that a terminal would obey."""
+    """Print on standard error, on separate lines, with control characters escaped."""
     Line.make_room()
     print(_styled(printable(redact(text)), sys.stderr, style), file=sys.stderr, flush=True)
 
 
 def say(message: str, **style: Any) -> None:
-    """Tell the user something on standard error, after the program's name."""
+    """Print a message on standard error, after the program's name."""
     note(f"{_NAME}: {message}", **style)
 
 
 def check_stdout() -> None:
-    """Look whether there is a standard output, before anything is asked.
+    """Check, before anything is sent, that standard output is open.
 
     Raises:
         CommandError: it is closed.
@@ -83,12 +83,12 @@ def check_stdout() -> None:
 
 
 def tell(text: str) -> None:
-    """Tell what belongs to a conversation on standard error."""
+    """Print a message that is part of a conversation on standard error."""
     note(text, dim=True)
 
 
 class Line:
-    """The reply on standard output; a line break ends it where the text has none."""
+    """Writes a reply to standard output, and ends it with a line break if it has none."""
 
     _open: Line | None = None
 
@@ -97,12 +97,12 @@ class Line:
         self._obeyed = sys.stdout.isatty()
 
     def write(self, text: str) -> None:
-        """Put out some text at once; a terminal gets nothing that it would obey."""
+        """Write text unbuffered, with control characters escaped for a terminal."""
         try:
             sys.stdout.write(printable(text) if self._obeyed else text)
             sys.stdout.flush()
         except OSError:
-            # Where this cannot be written, no line break can be either.
+            # If this cannot be written, neither can a line break.
             self._begun = False
             raise
         self._begun = not text.endswith("\n")
@@ -116,26 +116,26 @@ class Line:
 
     @classmethod
     def make_room(cls) -> None:
-        """End the line of a reply that has begun, where a note would stand on it."""
+        """End the current line of a reply, if a note would be printed on it."""
         if cls._open is not None and sys.stdout.isatty() and sys.stderr.isatty():
             cls._open.close()
 
 
 def usual_level() -> int:
-    """From which level on logs are shown unless asked for: warnings, at a terminal alone."""
+    """The default log level: warnings, and only at a terminal."""
     return logging.WARNING if sys.stderr.isatty() else NOTHING
 
 
 class _Log(logging.Handler):
-    """Tells what is logged."""
+    """Prints log records."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell it as it is told by the commands themselves."""
+        """Print a record as the commands print messages."""
         say(self.format(record))
 
 
 def show_logs(level: int) -> None:
-    """Show what the library logs, and what Python warns of, from ``level`` on."""
+    """Show the library's logs and Python's warnings, from ``level`` up."""
     handler = _Log()
     logging.captureWarnings(True)
     for name in (_NAME, "py.warnings"):
@@ -145,7 +145,7 @@ def show_logs(level: int) -> None:
 
 
 class Notes:
-    """Tells how a call goes.
+    """Reports on a call.
 
     Args:
         verbose: 0 tells warnings alone, and those only at a terminal, since cron mails what is
@@ -162,17 +162,17 @@ class Notes:
         show_logs(self._level)
 
     def warn(self, message: str) -> None:
-        """Tell what is not an error, at a terminal or where more was asked for."""
+        """Print a warning, at a terminal or with -v."""
         if self._level <= logging.WARNING:
             say(message, fg="yellow")
 
     def detail(self, message: str) -> None:
-        """Tell what only those want to know who asked for more."""
+        """Print a detail, only with -v."""
         if self.verbose:
             say(message, dim=True)
 
     def tokens(self, usage: Usage | None) -> None:
-        """Tell how many tokens a reply took, for those who asked."""
+        """Print how many tokens a reply took."""
         if usage is None or usage.total_tokens is None:
             say("the service did not say how many tokens it took")
             return
@@ -189,12 +189,12 @@ class Notes:
         say(f"{usage.total_tokens:,} tokens" + (f": {', '.join(parts)}" if parts else ""))
 
     def attempt(self, attempt: Attempt) -> None:
-        """Tell of an attempt that has ended; to be a client's ``on_event``."""
+        """Print an attempt that has ended; used as ``on_event``."""
         if self.verbose:
             say(described(attempt), dim=True)
 
     def reply(self, finish: FinishReason, *, allow_cut: bool = False, hint: str = "") -> None:
-        """Tell how a reply ended.
+        """Report how a reply ended.
 
         Args:
             finish: its end.
@@ -215,7 +215,7 @@ class Notes:
 
 
 class Trace:
-    """Collects attempts, and draws them over time.
+    """Collects attempts and draws them as a timeline.
 
     Args:
         also: what else gets each attempt as it ends.
@@ -226,12 +226,12 @@ class Trace:
         self._attempts: list[Attempt] = []
 
     def add(self, attempt: Attempt) -> None:
-        """Take an attempt that has ended; to be a client's ``on_event``."""
+        """Add an attempt that has ended; used as ``on_event``."""
         self._attempts.append(attempt)
         self._also(attempt)
 
     def draw(self) -> None:
-        """Draw them on standard error, as wide as the terminal."""
+        """Draw the timeline on standard error, as wide as the terminal."""
         from .._display.timeline import timeline_text as text
 
         in_order = sorted(self._attempts, key=lambda attempt: attempt.started_at)
@@ -242,7 +242,7 @@ class Trace:
 
 
 def described(attempt: Attempt) -> str:
-    """An attempt in a line."""
+    """An attempt as one line."""
     return one_line(_described(attempt))
 
 

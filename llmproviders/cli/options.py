@@ -1,4 +1,4 @@
-"""The options that several commands have, and the client that they describe."""
+"""Options that several commands share, and the client that they describe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _timeout(value: str) -> Timeout:
 
 
 class Text(click.types.StringParamType):
-    """A text in UTF-8, whatever the locale took it for; paths are left as the system has them."""
+    """A text in UTF-8, whatever the locale; paths stay as the system has them."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text."""
@@ -47,7 +47,7 @@ class Text(click.types.StringParamType):
 
 
 class Number(click.FloatRange):
-    """A number in a range; what is not a number, ``nan``, is in none."""
+    """A number in a range; ``nan`` is in no range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -65,7 +65,7 @@ _USERS = "user"
 
 
 def providers_like(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """The names of providers that begin so, for the shell's completion."""
+    """Names of providers with a prefix, for shell completion."""
     try:
         configured = [item.name for item in load().providers]
     except ConfigError:
@@ -157,7 +157,7 @@ _BATCH = (
 
 @dataclass(frozen=True)
 class Choices:
-    """What the shared options say."""
+    """The values of the shared options."""
 
     config: str | None = None
     providers: tuple[str, ...] = ()
@@ -173,15 +173,15 @@ class Choices:
     quiet: bool = False
 
     def naming(self, *providers: str) -> Choices:
-        """The same with other providers chosen."""
+        """A copy with other providers."""
         return replace(self, providers=providers)
 
     def notes(self) -> Notes:
-        """What to tell on standard error."""
+        """What to print on standard error."""
         return Notes(verbose=self.verbose, quiet=self.quiet)
 
     def params(self) -> dict[str, Any]:
-        """The sampling parameters that were given, by their usual names."""
+        """The sampling parameters that were given, by name."""
         given = {
             "system": self.system,
             "temperature": self.temperature,
@@ -190,7 +190,7 @@ class Choices:
         return {name: value for name, value in given.items() if value is not None}
 
     def configuration(self) -> Configuration:
-        """The configuration with what the options change.
+        """The configuration, changed by the options.
 
         Raises:
             ConfigError: it cannot be used, or names no such provider.
@@ -218,7 +218,7 @@ class Choices:
 
 
 def _can_keep_state() -> bool:
-    """Whether files can be kept between runs; says so if not, in one line for all of them."""
+    """Whether files can be kept between runs; if not, print one line that says so."""
     for path in (_places.token_cache(), _places.health_file()):
         folder = path.parent
         if _places.is_nowhere(path):

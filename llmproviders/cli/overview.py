@@ -1,4 +1,4 @@
-"""The commands that there are, and the help that lists them; loads nothing."""
+"""The list of commands and the help that shows it; loads nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``llmproviders providers``: what there is, what works, and where keys come from."""
+"""``llmproviders providers``: which providers there are, which work, and where keys come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a command in a process: its streams, its signals, its last words, its exit code."""
+"""Runs a command in a process: streams, signals, error messages and exit code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     speak_utf8()
     show_logs(usual_level())
     signal.signal(signal.SIGTERM, _terminated)
-    # Whoever started it under nohup wants it to outlive the terminal.
+    # Under nohup, it should survive the terminal.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _terminated)
     try:
@@ -48,11 +48,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def stdout_failed(error: OSError) -> int:
-    """Say why standard output takes no more, and return the exit code."""
+    """Report why standard output failed, and return the exit code."""
     _give_up_stdout()
     signalled = _ending_before(error)
     if signalled is not None:
-        # The terminal has gone, for one, and with it where the line was to be ended.
+        # For example, the terminal is gone, so the line cannot be ended.
         return _code_of(signalled)
     if error.errno == errno.EPIPE:
         return _reader_left()
@@ -104,7 +104,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _usage(error: click.ClickException) -> str:
-    """What click says of wrong usage, and what it cannot know."""
+    """Click's message about wrong usage, with hints that it does not have."""
     with io.StringIO() as told:
         error.show(told)
         said = told.getvalue().rstrip("\n")
@@ -115,7 +115,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 class _Unfailing(io.RawIOBase):
-    """Standard error, on which nothing depends: what it does not take is lost.
+    """Standard error whose failures are ignored.
 
     Args:
         stream: where it is written to; kept, since its descriptor is closed with it.
@@ -163,14 +163,14 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _give_up_stdout() -> None:
-    """Lose what standard output has not taken, which Python would try once more at its end."""
+    """Discard unwritten output, which Python would otherwise try to write again at exit."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.close(sink)
 
 
 def _reader_left() -> int:
-    """Whoever read the output has gone: end as every other tool does, without a word."""
+    """The reader of the output has left: exit silently, as other tools do."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.raise_signal(signal.SIGPIPE)

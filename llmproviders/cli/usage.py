@@ -1,4 +1,4 @@
-"""``llmproviders usage``: what was asked of whom, and how many tokens it took."""
+"""``llmproviders usage``: requests and tokens by day, provider and model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command(since: str | None, as_json: bool) -> None:
     They are counted on this machine, for all of your processes. Prompts, replies and keys are not
     kept.
     """
-    # sqlite3 is loaded by this command alone.
+    # Only this command loads sqlite3.
     from .._account.usage import usage  # type: ignore[import-not-found,unused-ignore]
 
     table = usage(since=since)

@@ -1,4 +1,4 @@
-"""The protocols of all five services on loopback, for tests, demonstrations and learning.
+"""The protocols of all services on loopback, for tests, demos and learning.
 
 >>> from llmproviders.sandbox import Sandbox
 >>> with Sandbox() as sandbox:

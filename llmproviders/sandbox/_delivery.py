@@ -1,4 +1,4 @@
-"""Puts a reply on the wire: head, framing, compression, pace, and the faults of the transport."""
+"""Sends a reply: head, framing, compression, pace, and faults of the transport."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WITHOUT_BODY = (204, 304)
 
 @dataclass
 class Delivery:
-    """The sending of one reply, noted in the log as it goes."""
+    """Sends one reply and records its progress."""
 
     connection: Connection
     request: Incoming
@@ -164,20 +164,20 @@ def _gzip(data: bytes) -> bytes:
 
 
 class _Encoder:
-    """Turns frames into what goes over the wire, each one readable as soon as it arrives."""
+    """Encodes frames so that the client can read each one as soon as it arrives."""
 
     def __init__(self, *, gzips: bool, chunked: bool) -> None:
         self._compressor = zlib.compressobj(wbits=_GZIP_WBITS) if gzips else None
         self._chunked = chunked
 
     def frame(self, data: bytes) -> bytes:
-        """Return one frame; one chunk where the coding is chunked."""
+        """Encode one frame, as one chunk if the reply is chunked."""
         if self._compressor is not None:
             data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
         return self._chunk(data)
 
     def finish(self) -> bytes:
-        """Return what makes the body complete."""
+        """Return the bytes that end the body."""
         rest = self._compressor.flush() if self._compressor is not None else b""
         return self._chunk(rest) + (b"0\r\n\r\n" if self._chunked else b"")
 

@@ -1,4 +1,4 @@
-"""Faults that a sandbox commits on request: what they are, their queue, their short form."""
+"""Faults that a sandbox produces on request: their arguments, queue and short form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Fault:
         reset, garbage, html, empty, before_head, times: the same.
 
     Raises:
-        ValueError: they make no sense, or not together.
+        ValueError: an argument is invalid, or they do not go together.
 
     >>> Fault(status=503, times=2).comes_first
     True
@@ -82,7 +82,7 @@ class Fault:
 
     @property
     def comes_first(self) -> bool:
-        """Whether it replaces the reply, so that the request is not even looked at."""
+        """Whether it replaces the reply, so that the request is not checked."""
         return (
             self.status is not None
             or self.body is not None
@@ -93,16 +93,16 @@ class Fault:
 
     @property
     def breaks_off(self) -> bool:
-        """Whether the reply never comes to its end."""
+        """Whether the reply stays incomplete."""
         return self.stall or self.reset or (self.cut_after is not None and not self.garbage)
 
     @property
     def after_pieces(self) -> int:
-        """How many pieces of text come before it."""
+        """Pieces of text that are sent before it."""
         return self.cut_after or 0
 
     def own_reply(self, usual: Whole) -> Whole:
-        """Return the reply that stands in for the service's.
+        """Return the reply to send instead of the service's.
 
         Args:
             usual: what the service itself says along with the fault's status.
@@ -128,20 +128,20 @@ def _as_bytes(body: Body) -> bytes:
 
 
 def garble(data: bytes) -> bytes:
-    """Return an event, a line or a body as something that is neither UTF-8 nor JSON."""
+    """Corrupt an event, a line or a body so that it is neither UTF-8 nor JSON."""
     content = data.rstrip(b"\n")
     return content[: len(content) * 2 // 3] + b"\xff\xfe" + data[len(content) :]
 
 
 class FaultQueue:
-    """The faults still to come, for each service and kind of request, in order."""
+    """Queues of faults, one for each service and kind of request."""
 
     def __init__(self) -> None:
         self._queues: dict[tuple[str, str], deque[Fault]] = {}
         self._lock = threading.Lock()
 
     def add(self, service: str, kind: str, fault: Fault) -> None:
-        """Put a fault behind those that wait already."""
+        """Append a fault to its queue."""
         _check_kind(service, kind)
         with self._lock:
             self._queues.setdefault((service, kind), deque()).append(fault)
@@ -162,7 +162,7 @@ class FaultQueue:
             return fault
 
     def clear(self, service: str | None) -> None:
-        """Forget the faults of one service, or of all."""
+        """Remove the faults of one service, or of all."""
         with self._lock:
             for key in [key for key in self._queues if service in (None, key[0])]:
                 del self._queues[key]

@@ -39,7 +39,7 @@ class ConnectionOverError(Exception):
 
 
 class BadRequestError(Exception):
-    """The bytes of a request make no sense; `status` is what HTTP answers to that."""
+    """A request that is not valid HTTP; `status` is the status to answer with."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
@@ -58,13 +58,13 @@ class Incoming(NamedTuple):
 
     @property
     def wants_close(self) -> bool:
-        """Whether the client takes no second reply on this connection."""
+        """Whether the client wants the connection closed after this reply."""
         choice = self.headers.get("connection", "").lower()
         return choice == "close" or (self.version == "HTTP/1.0" and choice != "keep-alive")
 
 
 class Connection:
-    """One TCP connection to a client: reads requests, sends bytes, notices that it has gone."""
+    """One TCP connection: reads requests, sends bytes, and notices when the client leaves."""
 
     def __init__(self, sock: socket.socket, number: int, closing: threading.Event) -> None:
         self.number = number
@@ -159,14 +159,14 @@ class Connection:
         return bool(data)
 
     def send(self, data: bytes) -> None:
-        """Send bytes at once; raises ConnectionOverError if nobody takes them."""
+        """Send bytes at once; raise ConnectionOverError if the connection is closed."""
         try:
             self._sock.sendall(data)
         except OSError:
             raise self._over() from None
 
     def wait(self, seconds: float | None) -> None:
-        """Let time pass (None: any time), unless the connection ends: then ConnectionOverError."""
+        """Wait (None: forever); raise ConnectionOverError if the connection ends."""
         try:
             self._sock.settimeout(seconds)
             next_byte = self._sock.recv(1, socket.MSG_PEEK)
@@ -215,7 +215,7 @@ class Server:
         self._lock = threading.Lock()
 
     def start(self, port: int) -> int:
-        """Listen on a port (0: any that is free), and return it."""
+        """Listen on a port (0: any free one), and return it."""
         self._listener = socket.create_server((HOST, port), backlog=1024)
         self._listener.setblocking(False)
         self._waker, self._woken = socket.socketpair()
@@ -227,7 +227,7 @@ class Server:
     def close(self) -> None:
         """End every connection and every thread."""
         self._closing.set()
-        # Bytes and shutdowns reach their ends even if a forked process holds copies of the sockets.
+        # Works even if a forked process holds copies of the sockets.
         self._waker.send(b"!")
         _join(self._acceptor, inf)
         with contextlib.suppress(OSError):
@@ -256,7 +256,7 @@ class Server:
                 except BlockingIOError:
                     continue
                 except OSError:
-                    # Out of file descriptors, or the client has gone already: both pass.
+                    # Out of file descriptors, or the client has already left: both are temporary.
                     self._closing.wait(0.01)
                     continue
                 self._open(sock)
@@ -289,6 +289,6 @@ class Server:
 
 
 def _join(thread: threading.Thread, until: float) -> None:
-    """Wait for a thread's end, until a moment of the monotonic clock."""
+    """Wait for a thread to end, until a time of the monotonic clock."""
     while thread.is_alive() and (left := until - time.monotonic()) > 0:
         thread.join(min(left, SLICE_S))

@@ -1,4 +1,4 @@
-"""The names of the services, and of the kinds of requests that each one answers."""
+"""The names of the services, and the kinds of requests of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ALIASES = {"openaicompatible": "openai"}
 
 
 def is_service(name: str) -> bool:
-    """Whether `service_name` knows what a name stands for."""
+    """Whether `service_name` knows a name."""
     return _plain(name) in CLASS_NAMES
 
 
@@ -45,7 +45,7 @@ def _plain(name: str) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return the half sentence that names the known word nearest to a wrong one."""
+    """Return a hint with the known word nearest to a wrong one, for an error message."""
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,4 +1,4 @@
-"""What was asked of a sandbox: the requests, their counts, and waiting for them."""
+"""The requests that a sandbox received: the last ones, their counts, and waiting for them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Headers(Mapping[str, str]):
 
 @dataclass
 class Progress:
-    """How far the reply to one request has come."""
+    """Progress of the reply to one request."""
 
     status: int | None = None
     pieces: int = 0
@@ -120,7 +120,7 @@ class RecordedRequest:
 
     @property
     def ended(self) -> bool:
-        """Whether the sandbox is through with this request, one way or another."""
+        """Whether the sandbox has finished with this request, for whatever reason."""
         return self.progress.ended
 
     @property
@@ -130,7 +130,7 @@ class RecordedRequest:
 
 
 class RequestLog:
-    """The last requests and the exact count of all, safe to use from many threads."""
+    """The last requests and exact counts of all; thread-safe."""
 
     def __init__(self, keep: int) -> None:
         self._records: deque[RecordedRequest] = deque(maxlen=keep)
@@ -138,27 +138,27 @@ class RequestLog:
         self._changed = threading.Condition()
 
     def add(self, record: RecordedRequest) -> None:
-        """Remember a request that has just arrived."""
+        """Add a request that has just arrived."""
         with self._changed:
             self._records.append(record)
             self._counts[record.service, record.kind] += 1
             self._changed.notify_all()
 
     def end(self, record: RecordedRequest, *, aborted: bool) -> None:
-        """Note that nothing more is sent in reply to a request."""
+        """Record that the reply to a request has ended."""
         with self._changed:
             record.progress.ended = True
             record.progress.aborted = aborted
             self._changed.notify_all()
 
     def piece(self, record: RecordedRequest) -> None:
-        """Note that one more piece of text was sent."""
+        """Count one more piece of text."""
         with self._changed:
             record.progress.pieces += 1
             self._changed.notify_all()
 
     def snapshot(self) -> list[RecordedRequest]:
-        """Return the requests that are remembered, the oldest first."""
+        """Return the requests that are kept, oldest first."""
         with self._changed:
             return list(self._records)
 
@@ -172,7 +172,7 @@ class RequestLog:
             )
 
     def wait_for(self, predicate: Callable[[], object], timeout_s: float) -> bool:
-        """Wait until the predicate holds, asked again at each change; False when time is up."""
+        """Wait until the predicate holds, checking at each change; return False on timeout."""
         end = time.monotonic() + timeout_s
         with self._changed:
             while True:

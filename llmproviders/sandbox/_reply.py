@@ -1,4 +1,4 @@
-"""A reply as plain data: what a service says, before any fault or framing."""
+"""A reply as plain data, before faults and framing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HeaderPairs = tuple[tuple[str, str], ...]
 
 
 class ReplyPiece(NamedTuple):
-    """What is sent at one go; `is_text` if it brings a piece of the reply's text."""
+    """Bytes that are sent together; `is_text` if they contain a piece of the reply's text."""
 
     data: bytes
     is_text: bool = False
@@ -27,7 +27,7 @@ class ReplyPiece(NamedTuple):
 
 @dataclass
 class Whole:
-    """A reply of known length; `pieces` tells how long the service thinks about it."""
+    """A reply of known length; `pieces` sets how long the service takes for it."""
 
     status: int
     body: bytes

@@ -63,7 +63,7 @@ def sample(schema: Any, root: Any = None, *, depth: int = 0) -> Any:
 def _object(schema: Mapping[str, Any], root: Any, depth: int) -> dict[str, Any]:
     properties = schema.get("properties") or {}
     required = schema.get("required", ())
-    # What need not be there is left out far down, or a schema that holds itself would not end.
+    # Optional properties are left out at some depth, since a schema may contain itself.
     names = [*properties] if depth < _DEEPEST // 2 else [n for n in properties if n in required]
     names += [name for name in required if name not in properties]
     return {name: sample(properties.get(name, {}), root, depth=depth + 1) for name in names}

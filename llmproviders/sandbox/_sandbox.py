@@ -1,4 +1,4 @@
-"""`Sandbox`: the services together, with their faults and the memory of what was asked."""
+"""`Sandbox`: all services on one port, with their faults and the requests they received."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Sandbox:
     """The protocols of all services on loopback, with faults on request.
 
     Args:
-        port: where to listen on 127.0.0.1; 0 takes any that is free.
+        port: port on 127.0.0.1; 0 for any free one.
         reply: a text for every reply, or a function that makes one of the list of messages (each
             with ``role`` and ``content``); None: the sandbox's own words, the same for the same
             question.
@@ -139,7 +139,7 @@ class Sandbox:
         self._closed = threading.Event()
 
     def start(self) -> Sandbox:
-        """Begin to serve, and return the sandbox.
+        """Start serving, and return the sandbox.
 
         After :meth:`close`, serves again on the same port.
 
@@ -261,7 +261,7 @@ class Sandbox:
         times: int = 1,
         on: str = "chat",
     ) -> None:
-        """Let the next requests to one provider go wrong; faults on the same requests queue up.
+        """Make the next requests to one provider fail; several faults queue up.
 
         A fault that replaces the reply comes before a request is looked at; one that spoils it is
         kept for the next request that the service accepts.
@@ -322,7 +322,7 @@ class Sandbox:
         usage: Mapping[str, int] | None = None,
         times: int = 1,
     ) -> None:
-        """Say what the next chats with one provider are answered; replies queue up.
+        """Set the reply to the next chats with one provider; replies queue up.
 
         Args:
             provider: its class, in any case, with or without dashes.
@@ -355,15 +355,15 @@ class Sandbox:
         self._services[service_name(provider)].script(scripted, whole("times", times))
 
     def heal(self, provider: str | None = None) -> None:
-        """Forget the faults still to come, of ``provider``, or of all where it is None."""
+        """Remove the remaining faults of ``provider``; None: of all providers."""
         self._faults.clear(provider if provider is None else service_name(provider))
 
     def expire_tokens(self) -> None:
-        """Refuse every GigaChat token that was issued so far, as expired."""
+        """Treat all GigaChat tokens issued so far as expired."""
         self._service(gigachat.GigaChatService).expire_tokens()
 
     def expire_nonces(self) -> None:
-        """Refuse every ChatGptt nonce that was given out so far."""
+        """Treat all ChatGptt nonces issued so far as expired."""
         self._service(ChatGpttService).expire_nonces()
 
     def _service(self, kind: type[ServiceT]) -> ServiceT:
@@ -373,7 +373,7 @@ class Sandbox:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The last requests, the oldest first, as many as ``keep_requests``."""
+        """The last ``keep_requests`` requests, oldest first."""
         return self._log.snapshot()
 
     def count(self, provider: str | None = None, kind: str | None = None) -> int:

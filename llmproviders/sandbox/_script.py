@@ -1,4 +1,4 @@
-"""What the sandbox says, in words: a text for a conversation, and how it comes in pieces.
+"""The sandbox's own replies: a text for each conversation, split into pieces.
 
 Some phrases in the last user message ask for more than text:
 
@@ -141,7 +141,7 @@ def _own_words(service_title: str, question: str) -> str:
 
 
 def last_user_text(messages: list[Message]) -> str:
-    """Return what the user said last, also out of a conversation folded into one message."""
+    """Return the last text of the user, also from a conversation folded into one message."""
     texts = [message["content"] for message in messages if message["role"] == "user"]
     if not texts:
         return ""

@@ -1,4 +1,4 @@
-"""What a sandbox was told at its start, as its services see it."""
+"""The settings of a sandbox, for its services."""
 
 from __future__ import annotations
 
