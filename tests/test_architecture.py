@@ -271,3 +271,50 @@ def test_the_way_of_a_call_is_short() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for files in (len(warm.files), len(retried.files)):
         assert re.search(rf"\| {files} \| [0-9]+ \|$", page, re.MULTILINE)
+
+
+TESTS = Path(__file__).parent
+
+ABOUT_ALL = {"reliability", "fuzz", "support", "docs", "real", "conftest.py"}
+"""Tests, and help for them, that are about the package as a whole."""
+
+FOUNDATION = {"_runtime", *(name for name in TREES.keys() - PACKAGES if re.match("_[a-z]+$", name))}
+
+BORROWED = {
+    "_account.keys": "keys in files and variables, which only configurations make",
+    "_display.timeline": "the colours of a report",
+    "config._types": "the names of providers, for the checks of doctor",
+    "providers.gigachat._root": "the pinned certificate, for the checks of doctor",
+    "providers._chat_completions": "the reader that is fastest by the template of an event",
+}
+"""Private modules of other wings that tests of a wing may import, and for what."""
+
+
+def _private(test: Path) -> Iterator[str]:
+    """The private modules of the package that a test imports."""
+    for node, _ in _statements(ast.parse(test.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmproviders"):
+            found = [_home(f"{node.module}.{a.name}".partition(".")[2]) for a in node.names]
+        elif isinstance(node, ast.Import):
+            found = [
+                _home(alias.name.partition(".")[2])
+                for alias in node.names
+                if alias.name.startswith("llmproviders.")
+            ]
+        else:
+            continue
+        yield from (name for name in found if re.search(r"(^|\.)_[a-z]", name))
+
+
+def test_tests_stay_in_their_wing() -> None:
+    """A test imports private modules of its own wing, and of what all wings stand on."""
+    strangers = set()
+    for test in TESTS.rglob("*.py"):
+        folder = test.relative_to(TESTS).parts[0]
+        if folder in ABOUT_ALL:
+            continue
+        for name in _private(test):
+            home = wing(name)
+            if home.strip("_") != folder and home not in FOUNDATION and name not in BORROWED:
+                strangers.add((str(test.relative_to(TESTS)), name))
+    assert strangers == set()

@@ -40,9 +40,9 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
-from llmproviders._request import ChatRequest
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import BaseClient
+from llmproviders.provider import Request as ChatRequest
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import Act, Actor, FakeClock

@@ -32,9 +32,9 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
-from llmproviders._http.types import HTTPRequest
 from llmproviders.failover import OUTCOMES
 from llmproviders.failover._engine import LONGEST_LAST_WAIT_S
+from llmproviders.provider import Call as HTTPRequest
 from llmproviders.provider import Fetch, Request
 from tests.support.actors import Actor, FakeClock
 from tests.support.simclock import SimulatedClock
