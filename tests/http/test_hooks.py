@@ -24,6 +24,7 @@ from llmproviders import LLMError, OpenAICompatible
 from llmproviders._http import connections
 from tests.conftest import RawServerFactory
 from tests.support.http_bytes import chunked, http_response
+from tests.support.processes import in_child
 from tests.support.proxies import Proxy
 from tests.support.rawserver import Connection, RawServer, keep_alive
 
@@ -100,6 +101,40 @@ class TestOwnConnections:
         without_the_class_of_sockets(monkeypatch)
         with pytest.raises(LLMError, match="this release of urllib3"):
             ask(raw_server(keep_alive([reply("a")]), tls=ca))
+
+    def test_tls_inside_the_tls_of_a_proxy(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        https_proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Where the socket inside cannot be found, nothing is sent on it."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+        monkeypatch.setattr(connections, "_innermost", lambda sock: sock)
+        server = raw_server(keep_alive([reply("a")]), tls=ca)
+        with pytest.raises(LLMError, match="this release of urllib3"):
+            ask(server, proxy=https_proxy.url())
+        assert server.requests == []
+
+    def test_a_child_that_keeps_what_it_inherited(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without the hook that lets a child forget connections, it opens its own all the same."""
+        monkeypatch.setattr(connections.Adapter, "leave_to_parent", lambda _: None)
+        server = raw_server(keep_alive([reply("a")], [reply("b")]), keep_alive([reply("child")]))
+        with OpenAICompatible(base_url=f"{server.url}/v1") as provider:
+
+            def once() -> str:
+                return "".join(provider.create_generator("m", "Why?", stream=False))
+
+            def of_the_child() -> None:
+                assert once() == "child"
+
+            assert once() == "a"
+            in_child(of_the_child)
+            assert once() == "b"
 
     def test_interim_replies(
         self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
@@ -179,6 +214,28 @@ class TestSessions:
         with requests.Session() as session:
             assert ask(server, session=session) == "a"
             assert ask(server, session=session) == "own"
+
+    def test_a_session_that_takes_no_certificates(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A pool that has another name for its arguments has no bundle, and trusts nobody."""
+
+        class Renamed(urllib3.connectionpool.HTTPSConnectionPool):
+            def _new_conn(self) -> object:  # type: ignore[override]
+                with monkeypatch.context() as patch:
+                    patch.setattr(self, "conn_kw", {}, raising=False)
+                    return super()._new_conn()
+
+        server = raw_server(keep_alive([reply("a")]), tls=ca)
+        with requests.Session() as session:
+            manager = session.get_adapter(server.url).poolmanager  # type: ignore[attr-defined]
+            manager.pool_classes_by_scheme = {"https": Renamed}
+            with pytest.raises(LLMError, match="not trusted"):
+                ask(server, session=session, ca_bundle=str(ca_file))
 
 
 def test_hooks_stand_in_one_module() -> None:
