@@ -59,16 +59,16 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._pending.append(number)
-        if self._handling:
-            # The handler was itself interrupted, perhaps in the middle of a print, which cannot be
-            # entered twice. The outer one takes this signal next.
-            return
-        try:
+        # The handler may itself be interrupted, perhaps in the middle of a print, which cannot be
+        # entered twice: then the outer one takes this signal next. It looks once more when it has
+        # said that it is done, or a signal that comes just before that would be lost.
+        while self._pending and not self._handling:
             self._handling = True
-            while self._pending:
-                self._take(self._pending.pop(0))
-        finally:
-            self._handling = False
+            try:
+                while self._pending:
+                    self._take(self._pending.pop(0))
+            finally:
+                self._handling = False
 
     def _take(self, number: int) -> None:
         self.received = number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -34,6 +35,7 @@ from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import Actor
 from tests.support.batches import WAIT_S, Echo, child
+from tests.support.interrupts import Interrupter, interrupted
 
 FIELDS = [
     "id",
@@ -723,6 +725,18 @@ class TestSignals:
         finally:
             signal.signal(signal.SIGTERM, before)
         assert steps == ["stop", "stopped", "end", "passed on"]
+
+    def test_a_signal_anywhere_in_the_handler(self) -> None:
+        """A second signal counts wherever in the handler of the first one it comes."""
+        for step in itertools.count(1):
+            steps: list[str] = []
+            interrupter = Interrupter(step)
+            with Interrupts(lambda: steps.append("stop"), lambda: steps.append("end")):  # noqa: B023
+                interrupted(lambda: str(signal.raise_signal(signal.SIGTERM)), interrupter)
+            if not interrupter.where:
+                break
+            assert steps == ["stop", "end"], interrupter.where
+        assert step > 3
 
     def test_third_signal(self, files: Files) -> None:
         """A third Ctrl-C ends even what does not listen, such as a callback that never returns."""
