@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks.failover import compare, overhead, simulate
+from benchmarks.failover import compare, overhead, schemas, simulate
 from benchmarks.failover.services import SCENARIOS
 
 QUICK = ("empty 200", "HTML with 200", "cut after three pieces, always", "expired token")
@@ -26,6 +26,11 @@ def main() -> int:
             print(f"{how}, {scenario.name}: {compare.cell(result, scenario)}")
             if result.verdict != "right":
                 wrong.append(scenario.name)
+    for typed in schemas.SCENARIOS[2:3] if options.short else schemas.SCENARIOS:
+        made = schemas.run(typed, "own", None)
+        print(f"typed, {typed.name}: {made}")
+        if made.verdict != "right":
+            wrong.append(typed.name)
     names = simulate.STRATEGIES
     sessions = 10 if options.short else simulate.SESSIONS
     outcomes = [simulate.run(name, sessions=sessions) for name in names]

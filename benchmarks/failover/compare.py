@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ OTHERS = {
 DISTRIBUTIONS = {
     "own": ("llmproviders",),
     "langchain_sdk": ("langchain-core", "langchain-openai"),
+    "pydantic_ai_sdk": ("pydantic-ai-slim",),
 }
 """What is installed under another name than the client's module has."""
 
@@ -87,21 +88,28 @@ def run(scenario: Scenario, client: str, how: str, environments: Path | None) ->
     limit_s = LIMIT_S if scenario.calls == 1 else LIMIT_OF_MANY_S
     words = (module, make or "make", how, scenario.calls, limit_s)
     with serving(scenario) as (first, second), RawServer(Service("warm", good).handle) as warm:
-        interpreter = python(environments, module)
-        command = [interpreter, "-m", "benchmarks.failover.sample", *map(str, words)]
-        done = subprocess.run(
-            [*command, warm.url, first, second],
-            check=False,
-            cwd=ROOT,
-            env=_environment(environments),
-            capture_output=True,
-            text=True,
-            timeout=limit_s + 120,
-        )
+        return _judge(played(words, (warm.url, first, second), environments))
+
+
+def played(
+    words: Sequence[object], origins: Sequence[str], environments: Path | None
+) -> list[dict[str, Any]]:
+    """What ``benchmarks.failover.sample`` prints for these words and addresses."""
+    interpreter = python(environments, str(words[0]))
+    command = [interpreter, "-m", "benchmarks.failover.sample", *map(str, words), *origins]
+    done = subprocess.run(
+        command,
+        check=False,
+        cwd=ROOT,
+        env=_environment(environments),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_OF_MANY_S + 120,
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise SystemExit(f"failed: {' '.join(command)}\n{done.stderr}")
-    return _judge(lines)
+    return lines
 
 
 def _environment(environments: Path | None) -> dict[str, str]:
@@ -160,7 +168,7 @@ def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str
     return "\n".join(lines)
 
 
-def versions(environments: Path) -> str:
+def versions(environments: Path, clients: Iterable[str]) -> str:
     """Which releases were compared."""
     code = (
         "import importlib.metadata as m, sys\n"
@@ -171,7 +179,7 @@ def versions(environments: Path) -> str:
         "print(', '.join(found))"
     )
     found: dict[str, None] = {}
-    for module in dict.fromkeys(client.partition(".")[0] for client in ["own", *OTHERS]):
+    for module in dict.fromkeys(client.partition(".")[0] for client in clients):
         names = DISTRIBUTIONS.get(module, (module.removesuffix("_sdk"),))
         command = [python(environments, module), "-c", code, *names]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -219,7 +227,7 @@ def main() -> int:
         for how, text in tables.items():
             page.fill("explanation/comparison.md", how, text)
         if folder:
-            page.fill("explanation/comparison.md", "versions", versions(folder))
+            page.fill("explanation/comparison.md", "versions", versions(folder, ["own", *OTHERS]))
     return 0
 
 

@@ -42,7 +42,7 @@ def _ask(client: Any, how: str) -> dict[str, Any]:
         if how == "stream":
             pieces.extend(client.stream())
         else:
-            pieces.append(client.complete() or "")
+            pieces.append(str(getattr(client, how)() or ""))
     except Exception as failure:  # noqa: BLE001 - whatever it raises is its answer
         error = f"{type(failure).__name__}: {failure}"[:500]
     return {"text": "".join(pieces), "error": error, "seconds": time.monotonic() - start}

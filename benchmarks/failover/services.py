@@ -29,26 +29,25 @@ def _words(name: str) -> list[str]:
     return [f"{name}-{number} " for number in range(PIECES)]
 
 
-def _event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    """An event of a stream."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     value = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     return b"data: " + json.dumps({**value, "choices": [choice]}).encode() + b"\n\n"
 
 
 def _events(words: Sequence[str]) -> list[bytes]:
-    first = _event({"role": "assistant", "content": ""})
-    return [first, *(_event({"content": word}) for word in words)]
+    first = event({"role": "assistant", "content": ""})
+    return [first, *(event({"content": word}) for word in words)]
 
 
-_END = [_event({}, "stop"), b"data: [DONE]\n\n"]
+_END = [event({}, "stop"), b"data: [DONE]\n\n"]
 
 
-def _whole(text: str) -> bytes:
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "stop",
-    }
+def whole(text: str | None, finish: str = "stop", **beside: Any) -> bytes:
+    """A whole reply, with what its message has beside the text."""
+    message = {"role": "assistant", "content": text, **beside}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
     usage = {"prompt_tokens": 1, "completion_tokens": 8, "total_tokens": 9}
     value = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
     return json.dumps({**value, "choices": [choice]}).encode()
@@ -74,7 +73,7 @@ def good(conn: Connection, name: str, streams: bool) -> None:
         _send(conn, events)
     else:
         conn.pause(PIECE_S * len(events))
-        conn.run(http_response(200, JSON, _whole(text_of(name))))
+        conn.run(http_response(200, JSON, whole(text_of(name))))
 
 
 def at_once(conn: Connection, name: str, _streams: bool) -> None:
@@ -97,7 +96,7 @@ def cut(conn: Connection, name: str, streams: bool) -> None:
     if streams:
         _send(conn, _events(_words(name)[:3]), end=False)
     else:
-        body = _whole(text_of(name))
+        body = whole(text_of(name))
         half = content_length(body[: len(body) // 2], announced=len(body))
         conn.run(http_response(200, JSON, half))
     conn.close()
@@ -108,7 +107,7 @@ def empty(conn: Connection, _name: str, streams: bool) -> None:
     if streams:
         _send(conn, [*_events([]), *_END])
     else:
-        conn.run(http_response(200, JSON, _whole("")))
+        conn.run(http_response(200, JSON, whole("")))
 
 
 def page(conn: Connection, _name: str, _streams: bool) -> None:
@@ -127,7 +126,7 @@ def error_inside(conn: Connection, _name: str, streams: bool) -> None:
 
 def drip(conn: Connection, name: str, streams: bool) -> None:
     """The whole reply, a byte a second."""
-    data = b"".join([*_events(_words(name)), *_END]) if streams else _whole(text_of(name))
+    data = b"".join([*_events(_words(name)), *_END]) if streams else whole(text_of(name))
     kind = SSE if streams else JSON
     conn.run(http_response(200, kind, chunked([data], end=False))[:1])
     for byte in data:

@@ -17,13 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 NEEDS = {
-    "own": ["./llmproviders"],
+    "own": ["./llmproviders[schema]"],
     "plain": ["requests", "tenacity"],
     "gigachat_sdk": ["gigachat"],
     "openai_sdk": ["openai"],
     "g4f_sdk": ["g4f"],
     "litellm_sdk": ["litellm"],
     "langchain_sdk": ["langchain-openai"],
+    "instructor_sdk": ["instructor"],
+    "pydantic_ai_sdk": ["pydantic-ai-slim[openai]"],
     "plots": ["matplotlib"],
 }
 """Environment -> what is installed there. All but the last are named like their clients."""
@@ -34,17 +36,18 @@ def make(folder: Path) -> None:
     for name, needs in NEEDS.items():
         home = folder / name
         finished = home / "finished"
-        if finished.exists() and name != "own":
+        is_there = finished.exists() and finished.read_text() == " ".join(needs)
+        if is_there and name != "own":
             continue
         print(f"{name}: {' '.join(needs)}", file=sys.stderr, flush=True)
         if not (home / "bin" / "python").exists():
             venv.create(home, with_pip=True)
-        again = ["--force-reinstall", "--no-deps"] if finished.exists() else []
+        again = ["--force-reinstall", "--no-deps"] if is_there else []
         command = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", *again, *needs]
         with tempfile.TemporaryDirectory() as copies:
             _copy_own(Path(copies) / "llmproviders")
             subprocess.run(command, check=True, cwd=copies)
-        finished.touch()
+        finished.write_text(" ".join(needs))
 
 
 def _copy_own(target: Path) -> None:

@@ -1,6 +1,7 @@
 """LangChain's ``with_fallbacks`` over two ``ChatOpenAI``.
 
 Its documents advise to switch retries off where there are fallbacks; that is ``make_impatient``.
+A typed reply that is no good is asked for once more, by ``with_retry``.
 """
 
 from __future__ import annotations
@@ -9,16 +10,29 @@ from collections.abc import Iterator
 from typing import Any
 
 import openai
+from langchain_core.exceptions import OutputParserException
 from langchain_openai import ChatOpenAI
+from pydantic import ValidationError
 
-from . import CONNECT_S, PROMPT, RETRIES, SILENCE_S
+from . import CONNECT_S, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
+from .order import Order
+
+NO_GOOD = (OutputParserException, ValidationError)
 
 
 class make:  # noqa: N801 - what every client's module has
     retries = RETRIES
 
     def __init__(self, first: str, second: str) -> None:
-        self._chain = self._chat(first).with_fallbacks([self._chat(second)])
+        chats = [self._chat(origin) for origin in (first, second)]
+        self._chain = chats[0].with_fallbacks(chats[1:])
+        structured = [
+            chat.with_structured_output(Order).with_retry(
+                retry_if_exception_type=NO_GOOD, stop_after_attempt=2, wait_exponential_jitter=False
+            )
+            for chat in chats
+        ]
+        self._typed = structured[0].with_fallbacks(structured[1:])
 
     def _chat(self, origin: str) -> Any:
         return ChatOpenAI(
@@ -36,6 +50,9 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return self._chain.invoke(PROMPT).content
+
+    def typed(self) -> Any:
+        return self._typed.invoke(ORDER_PROMPT)
 
 
 class make_impatient(make):  # noqa: N801

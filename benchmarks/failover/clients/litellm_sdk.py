@@ -1,4 +1,7 @@
-"""LiteLLM's Router: retries, cooldowns, and a fallback to the second service."""
+"""LiteLLM's Router: retries, cooldowns, and a fallback to the second service.
+
+A typed reply is checked where ``enable_json_schema_validation`` is on.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 
 import litellm
 
-from . import KEY, PROMPT, RETRIES, SILENCE_S
+from . import KEY, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
+from .order import Order
 
 MESSAGES = [{"role": "user", "content": PROMPT}]
 litellm.suppress_debug_info = True
+litellm.enable_json_schema_validation = True
 
 
 class make:  # noqa: N801 - what every client's module has
@@ -45,6 +50,14 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return self._router.completion(model="first", messages=MESSAGES).choices[0].message.content
+
+    def typed(self) -> Order:
+        reply = self._router.completion(
+            model="first",
+            messages=[{"role": "user", "content": ORDER_PROMPT}],
+            response_format=Order,
+        )
+        return Order.model_validate_json(reply.choices[0].message.content)
 
 
 class make_with_tokens(make):  # noqa: N801

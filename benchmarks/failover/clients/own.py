@@ -7,7 +7,8 @@ from typing import Any
 
 from llmproviders import FailoverClient, GigaChat, OpenAICompatible, Restart
 
-from . import CONNECT_S, KEY, PROMPT, RETRIES, SILENCE_S
+from . import CONNECT_S, KEY, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
+from .order import Order
 
 TIMEOUT = (CONNECT_S, SILENCE_S)
 
@@ -33,6 +34,9 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return str(self._client.complete(PROMPT))
+
+    def typed(self) -> Order:
+        return self._client.complete(ORDER_PROMPT, schema=Order).data
 
 
 class make_restarting(make):  # noqa: N801

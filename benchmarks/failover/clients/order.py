@@ -1,0 +1,12 @@
+"""What every client is to make of a reply."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+
+class Order(BaseModel):
+    """An order."""
+
+    item: str
+    count: int

@@ -1,0 +1,35 @@
+"""PydanticAI's agent, which shows the model its mistake once, over its ``FallbackModel``."""
+
+from __future__ import annotations
+
+import openai
+from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelAPIError, OutputTokenLimitExceeded
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
+
+from . import CONNECT_S, ORDER_PROMPT, RETRIES, SILENCE_S
+from .order import Order
+
+
+class make:  # noqa: N801 - what every client's module has
+    def __init__(self, first: str, second: str) -> None:
+        model = FallbackModel(
+            self._model(first),
+            self._model(second),
+            fallback_on=(ModelAPIError, OutputTokenLimitExceeded),
+        )
+        self._agent = Agent(model, output_type=Order, retries=1)
+
+    def _model(self, origin: str) -> OpenAIChatModel:
+        client = openai.AsyncOpenAI(
+            base_url=f"{origin}/v1",
+            api_key="key",
+            max_retries=RETRIES,
+            timeout=openai.Timeout(SILENCE_S, connect=CONNECT_S),
+        )
+        return OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client))
+
+    def typed(self) -> Order:
+        return self._agent.run_sync(ORDER_PROMPT).output
