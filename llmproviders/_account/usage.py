@@ -41,7 +41,10 @@ class DailyUsage:
 
 
 class UsageTable(tuple[DailyUsage, ...]):
-    """What was used, by day, provider and model, the oldest day first; printed, it is a table."""
+    """What was used, by day, provider and model, the oldest day first.
+
+    Printed, it is a table; in a notebook also a picture of requests and tokens by day.
+    """
 
     __slots__ = ()
 
@@ -74,6 +77,16 @@ class UsageTable(tuple[DailyUsage, ...]):
             ).rstrip()
             for row in rows
         )
+
+    def _repr_html_(self) -> str:
+        from .._display.html import daily_usage
+
+        days: dict[date, tuple[int, int, int]] = {}
+        for row in self:
+            other, failed, tokens = days.get(row.day, (0, 0, 0))
+            other += row.requests - row.failures
+            days[row.day] = other, failed + row.failures, tokens + row.total_tokens
+        return daily_usage(days, self._HEAD, self._cells())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))

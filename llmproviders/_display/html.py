@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 
-from .text import escape, seconds
+from .bars import BOTTOM, CHART, LEFT, stacked_bars
+from .svg import swatch, text
+from .text import FINAL, GOOD, NEUTRAL, count, escape, seconds
 from .timeline import TimedAttempt
 from .timeline import timeline_svg as svg
 
@@ -89,3 +92,48 @@ def report(
     listed = table(client, columns, rows, numeric=numeric)
     latest = recent[-_RECENT:]
     return f"<div>{listed}{svg(latest, cut_pauses=True) if latest else ''}</div>"
+
+
+_DATES = 8
+
+
+def daily_usage(
+    days: Mapping[date, tuple[int, int, int]],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+) -> str:
+    """What was used: charts of requests and of tokens by day, and the table below them.
+
+    Args:
+        days: each day's requests that did not fail, those that did, and tokens.
+        columns: the table's headings; all but the first three are numbers.
+        rows: its rows.
+    """
+    listed = table(f"Usage ({count(len(rows), 'row')})", columns, rows, numeric=columns[3:])
+    if not days:
+        return listed
+    span = (max(days) - min(days)).days + 1
+    every = [min(days) + timedelta(n) for n in range(span)]
+    used = [days.get(day, (0, 0, 0)) for day in every]
+    other, failed, tokens = map(sum, zip(*used, strict=True))
+    dates = [
+        text(LEFT + CHART * (n + 0.5) / span, BOTTOM + 12, f"{day:%m-%d}", anchor="middle")
+        for n, day in enumerate(every)
+        if n % (span // _DATES + 1) == 0
+    ]
+    charts = stacked_bars(
+        "Requests by day",
+        f"{other:,} not failed, {failed:,} failed",
+        [(f"{d}", [(GOOD, o), (FINAL, f)]) for d, (o, f, _) in zip(every, used, strict=True)],
+        dates,
+        [("not failed", swatch(GOOD)), ("failed", swatch(FINAL))],
+    )
+    if tokens:
+        charts += stacked_bars(
+            "Tokens by day",
+            count(tokens, "token"),
+            [(f"{d}", [(NEUTRAL, t)]) for d, (_, _, t) in zip(every, used, strict=True)],
+            dates,
+            [("tokens", swatch(NEUTRAL))],
+        )
+    return f"<div>{charts}{listed}</div>"

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor, log10
 
-from .._display.svg import bar, group, legend, level, picture, swatch, text, upright
-from .._display.text import FINAL, GOOD, NEUTRAL, PASSING, count, seconds, shorten, steps, ticks
+from .._display.bars import BOTTOM, CHART, LEFT, WIDTH, stacked_bars
+from .._display.svg import bar, group, legend, picture, swatch, text, upright
+from .._display.text import FINAL, GOOD, NEUTRAL, PASSING, count, seconds, shorten, ticks
 from .._display.timeline import AttemptOutcome
-
-_WIDTH, _LEFT, _CHART = 900, 60, 820
-
-_TOP, _HEIGHT = 44, 150
-
-_BOTTOM = _TOP + _HEIGHT
 
 _BINS_A_DECADE = 12
 
@@ -34,7 +29,7 @@ def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
 
     def x(value: float) -> float:
         at = log10(max(value, 1e-4)) * _BINS_A_DECADE - first
-        return _LEFT + _CHART * at / bins
+        return LEFT + CHART * at / bins
 
     stacks = [
         (
@@ -51,20 +46,20 @@ def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
         for n, (words, value) in enumerate(shares)
     ]
     axis = [
-        text(x(value), _BOTTOM + 12, f"{value:g} s", anchor="middle", faint=True)
+        text(x(value), BOTTOM + 12, f"{value:g} s", anchor="middle", faint=True)
         for value in _round_values(_edge(first), _edge(first + bins))
     ]
     meanings = [("whole", swatch(GOOD)), ("failed", swatch(FINAL))]
     story = f"{count(len(whole), 'row')} whole, {len(failed):,} failed; " + ", ".join(
         f"{words} {seconds(value)}" for words, value in shares
     )
-    return _chart("How long rows took", story, stacks, [*marks, *axis], meanings)
+    return stacked_bars("How long rows took", story, stacks, [*marks, *axis], meanings)
 
 
 def _share(x: float, middle: float, words: str) -> str:
-    outside = x > _LEFT + 0.85 * _CHART
+    outside = x > LEFT + 0.85 * CHART
     side, anchor = (x - 4, "end") if outside else (x + 4, "start")
-    line = upright(x, middle + 4, _BOTTOM, opacity=0.6, dashes="2 4")
+    line = upright(x, middle + 4, BOTTOM, opacity=0.6, dashes="2 4")
     return line + text(side, middle, words, anchor=anchor)
 
 
@@ -82,7 +77,7 @@ def tries(first: Sequence[float], again: Sequence[float]) -> str:
         for n, (new, more) in enumerate(zip(slices(first), slices(again), strict=True))
     ]
     axis = [
-        text(_LEFT + _CHART * at / span, _BOTTOM + 12, label, anchor="middle", faint=True)
+        text(LEFT + CHART * at / span, BOTTOM + 12, label, anchor="middle", faint=True)
         for at, label in ticks(span, 10)
     ]
     meanings = [
@@ -90,7 +85,7 @@ def tries(first: Sequence[float], again: Sequence[float]) -> str:
         ("retry or next provider", swatch(PASSING)),
     ]
     story = f"{len(first):,} first tries, {len(again):,} after them, "
-    return _chart("Attempts over time", f"{story}in {seconds(span)}", stacks, axis, meanings)
+    return stacked_bars("Attempts over time", f"{story}in {seconds(span)}", stacks, axis, meanings)
 
 
 def outcomes(by_provider: Mapping[str, Mapping[AttemptOutcome, int]]) -> str:
@@ -119,14 +114,14 @@ def outcomes(by_provider: Mapping[str, Mapping[AttemptOutcome, int]]) -> str:
     meanings, below = legend(
         [(o.label, swatch(o.colour)) for o in AttemptOutcome if o in present],
         16 + row * len(by_provider) + 12,
-        width=_WIDTH,
+        width=WIDTH,
         left=12.0,
     )
     return picture(
         "How attempts ended, by provider",
         ". ".join(stories),
         "".join(parts) + meanings,
-        width=_WIDTH,
+        width=WIDTH,
         height=below + 16,
     )
 
@@ -134,41 +129,6 @@ def outcomes(by_provider: Mapping[str, Mapping[AttemptOutcome, int]]) -> str:
 def _in_short(counted: Mapping[AttemptOutcome, int]) -> str:
     whole, every = counted.get(AttemptOutcome.WHOLE, 0), sum(counted.values())
     return f"{whole:,} of {every:,} whole ({whole / every:.1%})"
-
-
-Stack = tuple[str, Sequence[tuple[str, int]]]
-
-
-def _chart(
-    title: str,
-    story: str,
-    stacks: Sequence[Stack],
-    marks: Iterable[str],
-    meanings: Sequence[tuple[str, Callable[[float, float], str]]],
-) -> str:
-    """A bar chart of stacked counts."""
-    tallest = max(sum(number for _, number in stack) for _, stack in stacks)
-    width = _CHART / len(stacks)
-    parts = []
-    for at in filter(float.is_integer, steps(tallest, 4)):
-        y = _BOTTOM - _HEIGHT * at / tallest
-        parts.append(text(_LEFT - 8, y, f"{at:,.0f}", anchor="end", faint=True))
-        parts.append(level(y, _LEFT, _LEFT + _CHART))
-    for place, (words, stack) in enumerate(stacks):
-        y = float(_BOTTOM)
-        told = []
-        drawn = []
-        for fill, number in stack:
-            if number:
-                height = _HEIGHT * number / tallest
-                y -= height
-                drawn.append(bar(_LEFT + width * place + 0.5, y, width - 1, height, fill))
-                told.append(f"{number:,}")
-        if drawn:
-            parts.append(group(f"{words}: {' + '.join(told)}", *drawn))
-    words, below = legend(meanings, _BOTTOM + 36, width=_WIDTH, left=float(_LEFT))
-    body = "".join([*parts, *marks, words])
-    return picture(title, story, body, width=_WIDTH, height=below + 16)
 
 
 def _bin(value: float) -> int:

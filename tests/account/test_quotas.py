@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,6 +34,7 @@ from llmproviders import (
 )
 from llmproviders._account import ledger as ledgers
 from llmproviders._account.quotas import DEFAULT_MAX_TOKENS, Limit, estimate
+from llmproviders._account.usage import DailyUsage, UsageTable
 from llmproviders._environment import usage_file
 from llmproviders.provider import Call, Fetch, Request
 from llmproviders.sandbox import Sandbox
@@ -40,6 +42,7 @@ from tests.support.actors import Act, Actor, FakeClock
 from tests.support.processes import in_child
 
 ROOT = Path(__file__).parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
 NOON = 1_700_000_000.0 // 86400 * 86400 + 12 * 3600
 GOOD: Act = ["It scatters."]
 
@@ -329,6 +332,31 @@ class TestUsage:
         assert str(used).splitlines()[0].split() == [
             *("day", "provider", "model", "requests", "failures", "tokens"),
         ]
+
+    def test_a_notebook_shows_it(self) -> None:
+        """A chart of requests, one of tokens, a bar for each day that was used, and the table."""
+        days = (date(2026, 5, 1), date(2026, 5, 1), date(2026, 5, 31))
+        used = UsageTable(DailyUsage(day, "first", "<b>", 7, 2, 30, 10, 40) for day in days)
+        page = ElementTree.fromstring(used._repr_html_())
+        charts = page.findall(f"./{SVG}svg")
+        assert [len(chart.findall(f"{SVG}g")) for chart in charts] == [2, 2]
+        assert [chart.findtext(f"{SVG}desc") for chart in charts] == [
+            "15 not failed, 6 failed",
+            "120 tokens",
+        ]
+        assert [chart.findtext(f"{SVG}g/{SVG}title") for chart in charts] == [
+            "2026-05-01: 10 + 4",
+            "2026-05-01: 80",
+        ]
+        assert [cell.text for cell in page.findall(".//tr")[-1]] == [
+            *("2026-05-31", "first", "<b>", "7", "2", "40")
+        ]
+
+    def test_a_notebook_shows_what_there_is(self) -> None:
+        """Before anything was used there is no chart; without tokens there is none of them."""
+        assert "<svg" not in UsageTable()._repr_html_()
+        untold = DailyUsage(date(2026, 5, 1), "first", "m", 1, 1, 0, 0, 0)
+        assert UsageTable([untold])._repr_html_().count("<svg") == 1
 
     def test_it_is_kept_for_90_days(self, clock: FakeClock) -> None:
         """Older counts are not told, and are deleted when a new day is counted."""
