@@ -73,6 +73,52 @@ def test_they_speak_of_no_machine(path: Path) -> None:
     assert not re.search(r"/(?:home|root|tmp|Users|work)/", path.read_text(encoding="utf-8"))
 
 
+CACHED = """
+import os
+from llmproviders import Cached, ChatGLM, FailoverClient, FlowGpt, GigaChat, OpenAICompatible
+
+KINDS = {"gigachat": GigaChat, "chatglm": ChatGLM, "flowgpt": FlowGpt, "openai": OpenAICompatible}
+
+class sandbox:
+    @staticmethod
+    def client(*names, **arguments):
+        return Cached(FailoverClient([KINDS[n]() for n in names], **arguments), "replies.db")
+
+    fail = close = staticmethod(lambda *_, **__: None)
+
+client = sandbox.client("gigachat", "chatglm", "flowgpt")
+"""
+"""In place of the tour's sandbox: one that outlives the kernel, its clients behind a cache."""
+
+
+def test_the_tour_again_with_a_cache_sends_nothing(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run from the top in a new kernel, it shows the same replies, and no service hears of it."""
+    for name, value in sandbox.environ().items():
+        monkeypatch.setenv(name, value)
+    shown = []
+    for _ in range(2):
+        notebook = nbformat.read(DOCS / "notebooks" / "tour.ipynb", as_version=4)
+        first = next(cell for cell in notebook.cells if "Sandbox(" in cell.source)
+        first.source = "from llmproviders import StreamInterrupted" + CACHED
+        for cell in notebook.cells:
+            # A cache has no providers of its own to report on.
+            cell.source = cell.source.replace("client.report()", "client")
+        asked = len(sandbox.requests)
+        resources = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(
+            notebook, timeout=RUNNER.LONGEST_CELL_S, kernel_name="python3", resources=resources
+        ).execute()
+        pages = (output.get("data", {}) for output in outputs(notebook))
+        texts = (page["text/markdown"] for page in pages if "text/markdown" in page)
+        shown.append([text.splitlines()[0] for text in texts if text])
+        sent = len(sandbox.requests) - asked
+    assert asked > 0
+    assert sent == 0
+    assert shown[0] == shown[1] != []
+
+
 def test_the_page_about_notebooks_runs(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
