@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
+from ._signals import let_through
 from .errors import InvalidRequestError
 
 Message = dict[str, Any]
@@ -269,3 +273,38 @@ def _image_url(url: str, index: int) -> str:
 
 
 _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f]")
+
+
+def as_content(result: object) -> str:
+    """What a function returned, as the model is told it."""
+    if isinstance(result, str):
+        return result
+    try:
+        return as_json(result)
+    except (TypeError, ValueError) as error:
+        let_through(error)
+        return str(result)
+
+
+def as_json(value: object) -> str:
+    """A Python value as JSON.
+
+    Raises:
+        TypeError: JSON has no such value.
+        ValueError: it holds itself, or a number that is none.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain_value)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no value of JSON")

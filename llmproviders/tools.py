@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
+from itertools import count
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +23,7 @@ from ._redact import redact
 from ._runtime.scope import CancelScope
 from ._signals import from_handler, let_through
 from .errors import Attempt, LLMError, RejectedReplyError
-from .messages import Message
+from .messages import Message, as_content, as_json
 from .results import Attempts, Completion, rejected
 
 Tool = Callable[..., Any] | Mapping[str, Any]
@@ -68,7 +69,6 @@ def typed_dict_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 # -- types
 
-
 _PLAIN: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("string", (str,)),
     int: ("integer", (int,)),
@@ -94,6 +94,9 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any or kind is inspect.Parameter.empty:
         return _Shape({}, lambda value, _: value)
+    for name in ("__supertype__", "__value__"):  # of a NewType, and of what "type X = ..." makes
+        if hasattr(kind, name):
+            return _shape(getattr(kind, name), (*within, kind))
     if kind is None:
         kind = NoneType
     if kind in _PLAIN:
@@ -292,10 +295,10 @@ def _pydantic(kind: Any) -> _Shape:
 
 def _with_default(shape: _Shape, default: Any) -> _Shape:
     """The shape with its default, where that is something JSON can say."""
-    if default in (dataclasses.MISSING, inspect.Parameter.empty):
+    if default is dataclasses.MISSING or default is inspect.Parameter.empty:
         return shape
     try:
-        said = json.loads(_dump(default))
+        said = json.loads(as_json(default))
     except (TypeError, ValueError) as error:
         let_through(error)
         return shape
@@ -304,19 +307,22 @@ def _with_default(shape: _Shape, default: Any) -> _Shape:
 
 def _named(value: Any) -> str:
     """The JSON type of a value."""
-    if isinstance(value, dict):
-        return "object"
-    if isinstance(value, list):
-        return "array"
-    return _PLAIN[type(value)][0]
+    return (
+        "object"
+        if type(value) is dict
+        else "array"
+        if type(value) is list
+        else _PLAIN[type(value)][0]
+    )
 
 
 # -- functions
 
-
 _SPHINX = re.compile(r"\s*:param\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)")
 
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns?|Yields?|Raises|Examples?|Notes?):\s*")
+
+_REFERENCE = re.compile(r'(?<=")#/\$defs/[^"]+')
 
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
 
@@ -446,11 +452,27 @@ class FunctionTool:
 def _with_shared_definitions(schema: dict[str, Any]) -> dict[str, Any]:
     """The same with the definitions of pydantic's models at the root, where references look."""
     shared: dict[str, Any] = {}
-    properties = {}
-    for name, one in schema["properties"].items():
-        shared.update(one.get("$defs", {}))
-        properties[name] = {key: value for key, value in one.items() if key != "$defs"}
-    return {**schema, "properties": properties, **({"$defs": shared} if shared else {})}
+
+    def without(one: Any) -> Any:
+        if isinstance(one, list):
+            return [without(each) for each in one]
+        if not isinstance(one, dict):
+            return one
+        if "$defs" not in one:
+            return {key: without(value) for key, value in one.items()}
+        # Another model may have other definitions by the same names.
+        for number in count(1):
+            suffix = f"_{number}" if number > 1 else ""
+            text = _REFERENCE.sub(rf"\g<0>{suffix}", json.dumps(one))
+            renamed: dict[str, Any] = json.loads(text)
+            own = {name + suffix: each for name, each in renamed.pop("$defs").items()}
+            if all(shared.get(name, each) == each for name, each in own.items()):
+                break
+        shared.update(own)
+        return renamed
+
+    whole: dict[str, Any] = without(schema)
+    return {**whole, "$defs": shared} if shared else whole
 
 
 def refuse_constant(word: str) -> Any:
@@ -633,7 +655,7 @@ class ToolRun:
             result = f"Error: there is no function {name!r}; there are: {known}"
         else:
             try:
-                result = _as_text(tool(tool.arguments(arguments)))
+                result = as_content(tool(tool.arguments(arguments)))
                 failed = False
             except Exception as error:  # noqa: BLE001 - the model is told of it
                 let_through(error)
@@ -669,32 +691,3 @@ def runnable(tools: Iterable[Tool]) -> dict[str, FunctionTool]:
     if not functions:
         raise TypeError("run() needs a function among its tools; without one, use complete()")
     return functions
-
-
-def _as_text(result: Any) -> str:
-    """What a function returned, as the model is told it."""
-    if isinstance(result, str):
-        return result
-    try:
-        return _dump(result)
-    except TypeError as error:
-        let_through(error)
-        return str(result)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain_value)
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, enum.Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, (set, frozenset, tuple)):
-        return list(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} is no value of JSON")

@@ -6,12 +6,13 @@ import enum
 import functools
 import json
 import pickle
+import re
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, NewType, Optional, Union
 
 import pydantic
 import pytest
@@ -110,7 +111,57 @@ def sphinx(city: str, days: int = 1) -> str:
     return f"{city}: rain for {days}"
 
 
-FUNCTIONS = [plain, choices, unions, collections, objects, anything, dated, google, sphinx]
+class Where(pydantic.BaseModel):
+    city: str
+
+
+class Route(pydantic.BaseModel):
+    """Two places."""
+
+    start: Where
+    end: Where
+    unit: Unit = Unit.CELSIUS
+
+
+@dataclass
+class Trip:
+    route: Route
+    spare: Optional[Route] = None  # noqa: UP045
+
+
+class Elsewhere(pydantic.BaseModel):
+    class Where(pydantic.BaseModel):
+        street: int
+
+    where: Where
+
+
+class Chain(pydantic.BaseModel):
+    links: list[Chain] = []
+
+
+Metres = NewType("Metres", int)
+
+
+def models(
+    routes: list[Route],
+    by_name: dict[str, Route],
+    where: Where,
+    trip: Trip,
+    elsewhere: list[Elsewhere],
+    either: Route | Elsewhere | None = None,
+) -> None:
+    """Take models inside of other types, some with parts of the same name."""
+
+
+def named(width: Metres, widths: list[Metres]) -> None:
+    """Take a type with a name of its own."""
+
+
+FUNCTIONS = [
+    *(plain, choices, unions, collections, objects, anything, dated, google, sphinx),
+    *(models, named),
+]
 
 
 def simple(schema: Any, definitions: Any = None) -> Any:
@@ -129,16 +180,47 @@ def simple(schema: Any, definitions: Any = None) -> Any:
     return {k: simple(v, definitions) for k, v in schema.items() if k not in left_out}
 
 
-class Where(pydantic.BaseModel):
-    city: str
-
-
 class TestForm:
     @pytest.mark.parametrize("function", FUNCTIONS)
     def test_the_same_as_pydantic(self, function: Any) -> None:
         """The parameters are what pydantic makes of the same function."""
         ours = FunctionTool(function).form["function"]["parameters"]
         assert simple(ours) == simple(pydantic.TypeAdapter(function).json_schema())
+
+    def test_definitions_stand_at_the_root(self) -> None:
+        """Each reference has its definition there, and every definition has but one."""
+
+        def chained(chain: Chain, chains: list[Chain], elsewhere: list[Elsewhere]) -> None:
+            """Take models that hold themselves."""
+
+        found = []
+        for function in (models, chained):
+            parameters = FunctionTool(function).form["function"]["parameters"]
+            text = json.dumps(parameters)
+            assert text.count('"$defs"') == 1
+            assert set(re.findall(r'"#/\$defs/([^"]+)"', text)) == set(parameters["$defs"])
+            found.append(sorted(parameters["$defs"]))
+        assert found == [["Unit", "Where", "Where_2"], ["Chain", "Where"]]
+
+    def test_defaults_that_json_cannot_say(self) -> None:
+        """They are left out of the form, and the parameter may be left out of a call."""
+
+        class Odd:
+            def __eq__(self, other: object) -> bool:
+                raise ValueError("ambiguous, as an array of numpy is")
+
+            __hash__ = None  # type: ignore[assignment]
+
+        def take(a: float = float("nan"), b: Any = Odd(), c: float = float("inf")) -> None:  # noqa: B008
+            """Take."""
+
+        parameters = FunctionTool(take).form["function"]["parameters"]
+        assert parameters["properties"] == {
+            "a": {"type": "number"},
+            "b": {},
+            "c": {"type": "number"},
+        }
+        assert "required" not in parameters
 
     @pytest.mark.parametrize("function", [google, sphinx])
     def test_docstrings(self, function: Any) -> None:
@@ -229,6 +311,7 @@ class TestArguments:
                 {"place": {"city": "Omsk"}, "span": Span(1), "spans": []},
             ),
             (dated, '{"day": "2024-02-29"}', {"day": date(2024, 2, 29)}),
+            (named, '{"width": 2, "widths": [3.0]}', {"width": 2, "widths": [3]}),
         ],
     )
     def test_values(self, function: Any, arguments: str, value: Any) -> None:
@@ -400,12 +483,26 @@ class TestRun:
         """What a function returns is told as JSON, a text as it is."""
 
         def many(kind: str) -> Any:
-            return {"span": Span(1), "unit": Unit.CELSIUS, "day": date(2024, 1, 2), "city": "Омск"}
+            span, where = Span(1), Where(city="Tomsk")
+            return {"span": span, "unit": Unit.CELSIUS, "day": date(2024, 1, 2), "city": "Омск"} | {
+                "where": [where]
+            }
 
         provider = Turns([("many", '{"kind": "x"}')], "Yes.")
         result = provider.run("Hi", tools=[many]).steps[0].result
         assert json.loads(result)["span"] == {"start": 1, "end": 7}
+        assert json.loads(result)["where"] == [{"city": "Tomsk"}]
         assert "Омск" in result
+
+    @pytest.mark.parametrize("value", [float("nan"), {"x": float("inf")}, object])
+    def test_results_that_json_cannot_say(self, value: Any) -> None:
+        """They are told as their text: what looks like JSON and is none would be refused."""
+
+        def odd() -> Any:
+            return value
+
+        reply = Turns([("odd", "{}")], "Yes.").run("Hi", tools=[odd])
+        assert (reply.steps[0].result, reply.steps[0].failed) == (str(value), False)
 
     def test_an_interrupt_is_not_caught(self) -> None:
         """Ctrl-C in a function ends the run."""
