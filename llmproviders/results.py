@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from ._checks import whole
+from ._signals import let_through
 from .errors import Attempt as Attempt
 from .errors import EmptyReplyError, LLMError, RefusedError, RejectedReplyError
 from .errors import Usage as Usage
@@ -109,6 +110,16 @@ class Image:
             return b64decode(data) if found["base64"] else data
         except binascii.Error as error:
             raise ValueError("the image is not base64") from error
+
+    def _repr_html_(self) -> str:
+        from ._display.html import image
+
+        try:
+            return image(self.id, self.bytes())
+        except (LLMError, ValueError) as error:
+            let_through(error)
+            # An address of the model's is not opened by looking at its reply.
+            return image(self.id, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What fetches it may hold a key.
@@ -480,6 +491,13 @@ class Completion:
             f"Completion({shorten(self.text, 200)!r}, finish_reason={self.finish_reason.reason!r}, "
             f"provider={self.provider!r}, model={self.model!r}{usage})"
         )
+
+    def _repr_html_(self) -> str | None:
+        """The text and the images; None, for the Markdown, where the service drew none."""
+        from ._display.html import paragraphs
+
+        images = self.finish_reason.images
+        return paragraphs(self.text, [one._repr_html_() for one in images]) if images else None
 
     def _repr_markdown_(self) -> str:
         from ._display.markdown import harmless

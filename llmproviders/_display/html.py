@@ -1,13 +1,14 @@
-"""HTML tables, and the tables and timelines of attempts."""
+"""HTML: tables, the tables and timelines of attempts, what was used, and drawn images."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 
 from .bars import BOTTOM, CHART, LEFT, stacked_bars
 from .svg import swatch, text
-from .text import FINAL, GOOD, NEUTRAL, count, escape, seconds
+from .text import FINAL, GOOD, NEUTRAL, count, escape, seconds, shorten
 from .timeline import TimedAttempt
 from .timeline import timeline_svg as svg
 
@@ -92,6 +93,20 @@ def report(
     listed = table(client, columns, rows, numeric=numeric)
     latest = recent[-_RECENT:]
     return f"<div>{listed}{svg(latest, cut_pauses=True) if latest else ''}</div>"
+
+
+def image(name: str, content: bytes | None) -> str:
+    """A picture on the page, or its name where its content cannot be had."""
+    if content is None:
+        return f"<p>[image: {escape(shorten(name, 200))}]</p>"
+    # Browsers tell pictures by their content, whatever type they are given as.
+    source = f"data:image/png;base64,{b64encode(content).decode()}"
+    return f'<img alt="{escape(shorten(name, 80))}" src="{source}" style="max-width:100%"/>'
+
+
+def paragraphs(text: str, below: Iterable[str]) -> str:
+    """A text, its lines kept, with elements below it."""
+    return f"<div><p>{'<br/>'.join(map(escape, text.splitlines()))}</p>{''.join(below)}</div>"
 
 
 _DATES = 8

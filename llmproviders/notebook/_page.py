@@ -10,6 +10,7 @@ from .._display.markdown import harmless
 from .._display.text import escape, seconds
 from .._printable import one_line, printable
 from .._runtime.scope import Clock
+from ..results import Image
 
 SHORTEST_INTERVAL_S = 0.1
 
@@ -45,6 +46,9 @@ class DisplayPlace(Protocol):
 
     def end(self, note: str) -> None:
         """The reply has ended; ``note`` describes it."""
+
+    def draw(self, image: Image) -> None:
+        """Show an image of the reply below it."""
 
 
 def display_place(clock: Clock) -> DisplayPlace:
@@ -94,6 +98,10 @@ class NotebookDisplay:
         # jupyter console writes this to its terminal.
         self._update(note, {"text/plain": printable(plain_text)})
 
+    def draw(self, image: Image) -> None:
+        """Show it in a display of its own."""
+        self._display(image)
+
     def _so_far(self) -> str:
         return f"{seconds(self._clock.monotonic() - self._began)} …"
 
@@ -136,6 +144,10 @@ class Terminal:
     def end(self, note: str) -> None:
         """End the line, and write the note."""
         self._line(f"[{one_line(note)}]" if note else "")
+
+    def draw(self, image: Image) -> None:
+        """Name it."""
+        self._line(f"[image: {one_line(image.id)[:80]}]")
 
     def _line(self, words: str) -> None:
         lines = ("" if self._ended else "\n") + (f"{words}\n" if words else "")

@@ -106,6 +106,8 @@ def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: boo
     reply = said.completion
     line = _line(reply.finish_reason, clock.monotonic() - began, first_text_after)
     page.end(line if note else _trouble(reply.finish_reason))
+    for image in reply.finish_reason.images:
+        page.draw(image)
     # As the last value of its cell, IPython would display it a second time.
     object.__setattr__(reply, "_ipython_display_", partial(_display_again, _cell()))
     return reply

@@ -30,6 +30,7 @@ from llmproviders.notebook import show, use
 from llmproviders.notebook._page import NotebookDisplay, Terminal
 from llmproviders.notebook._prompt import MissingVariableError, fill
 from llmproviders.notebook._show import _shown
+from llmproviders.results import Image
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import FakeClock
@@ -365,6 +366,41 @@ def stops(services: Sandbox, notebook: Kernel) -> Callable[[], None]:
         notebook.stop()
 
     return stop
+
+
+class TestDrawn:
+    def test_by_a_cell(self, notebook: Kernel) -> None:
+        """What a service draws stands below the text of its reply, in a display of its own."""
+        ran = notebook.run("%%llm -p gigachat --as drawn\nDraw a picture of the sea")
+        assert ran.ok, ran.traceback
+        assert "Here it is:" in ran.markdown
+        (picture,) = [shown["text/html"] for shown in ran.displays[1:]]
+        assert picture.startswith("<img ")
+        assert "base64,iVBORw0KGgo" in picture
+
+    def test_as_a_value(self, notebook: Kernel) -> None:
+        """A reply that is a cell's last value shows its text and what was drawn; so does each."""
+        notebook.run("from llmproviders import GigaChat\ngiga = GigaChat()")
+        ran = notebook.run("drawn = giga.complete('Draw a picture')\ndrawn")
+        assert ran.displays[0]["text/html"].count("<img ") == 1
+        assert "It is blue." in ran.displays[0]["text/html"]
+        ran = notebook.run("drawn.finish_reason.images[0]")
+        assert ran.displays[0]["text/html"].startswith("<img ")
+
+    def test_what_cannot_be_had(self) -> None:
+        """An image that is but an address is named, harmlessly, and nothing is fetched."""
+        reply = Completion.of("Look:\n<b>", FinishReason(images=[Image("https://x.y/<i>.png")]))
+        page = str(reply._repr_html_())
+        assert "Look:<br/>&lt;b&gt;" in page
+        assert "[image: https://x.y/&lt;i&gt;.png]" in page
+        assert Completion.of("Why", FINISH)._repr_html_() is None
+
+    def test_on_a_terminal(self) -> None:
+        """It is named on a line of its own."""
+        out = io.StringIO()
+        stream = iter(["Look: ", FinishReason(images=[Image("https://x.y/1.png")])])
+        _shown(stream, Terminal(out), FakeClock(), note=False)
+        assert out.getvalue().splitlines() == ["Look: ", "[image: https://x.y/1.png]"]
 
 
 class TestMagics:
