@@ -6,6 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +170,37 @@ def test_in_a_read_only_folder_or_over_another_users_file_it_sends_nothing(
     requests, said = in_child(without_rights)
     assert (requests, "ermission denied" in said) == (0, True), said
     assert not output.exists() or output.read_bytes() == b""
+
+
+MOUNTED = """
+mount --bind elsewhere out.jsonl && exec "$0" -c "
+from llmproviders.batch import run_file
+from llmproviders.testing import ScriptedProvider
+done = run_file(ScriptedProvider(['It scatters.']), 'in.jsonl', 'out.jsonl', workers=1)
+print(done.done, done.skipped)
+"
+"""
+
+
+def test_a_file_that_is_mounted_by_itself_is_written_in_place(folder: Path) -> None:
+    """As containers have it: such a file cannot be replaced, and a rerun rewrites it even so."""
+    unshare = shutil.which("unshare")
+    trial = [unshare or "false", "-rm", "mount", "--bind", "/tmp", "/tmp"]
+    if subprocess.run(trial, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    source, output = batch(folder, 3), folder / "out.jsonl"
+    run(source, output)
+    spoil(output)
+    output.rename(folder / "elsewhere")
+    output.touch()
+    command = ["unshare", "-rm", "sh", "-c", MOUNTED, sys.executable]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("2 1\n", "")
+    assert sorted(ids(folder / "elsewhere")) == ["row-0", "row-1", "row-2"]
+    assert output.read_bytes() == b""
 
 
 @as_root
