@@ -17,22 +17,27 @@ from ._account.arguments import for_tests
 from ._checks import FINITE, seconds, whole
 from ._log import logger
 from ._request import ChatRequest
-from ._runtime.files import Unusable, check_path, check_private, make_private_folder, open_plain
-from ._runtime.process import current, keep_untouched
-from ._runtime.scope import SLICE_S, CancelScope, Clock, ForkLock, Waker
-from ._signals import ignoring, let_through
+from ._runtime.database import Database, is_busy
+from ._runtime.files import Unusable, check_path
+from ._runtime.scope import SLICE_S, CancelScope, Clock, Waker
+from ._signals import let_through
 from .client import BaseClient
 from .errors import SchemaError
 from .results import Completion, FinishReason, Reasoning, StreamText, Usage
 from .schema import Schema
 
-_MAGIC = b"SQLite format 3\0"
-
 _APPLICATION = int.from_bytes(b"llmc", "big")
-"""SQLite's ``application_id``: says in a file's header whose it is, and of which version."""
+"""SQLite's ``application_id``, by which the file is known for ours."""
 
-_BUSY_S = 1.0
-"""Longest wait for another process that writes; then a reply is not kept."""
+_VERSION = 1
+
+_SCHEMA = (
+    "CREATE TABLE replies"
+    " (key TEXT PRIMARY KEY, made REAL NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID"
+)
+
+_TRIES = 10
+"""Waits of SQLite for another process that writes; then a reply is not kept."""
 
 _LARGEST = 256 * 1024 * 1024
 
@@ -284,8 +289,7 @@ class _Store:
         self._path = path
         self._ttl = ttl
         self._max_bytes = max_bytes
-        self._lock = ForkLock()
-        self._opened: tuple[object, sqlite3.Connection] | None = None
+        self._file = Database(path, kind=_APPLICATION, version=_VERSION, schema=_SCHEMA)
         self._warned = self._given_up = False
 
     def warn(self, trouble: object) -> None:
@@ -329,85 +333,39 @@ class _Store:
             OSError: the file is not ours or cannot be written.
         """
         try:
-            with self._lock.mine:
-                for statement in ("DELETE FROM replies", "VACUUM"):
-                    self._connection().execute(statement)
+            for statement in ("DELETE FROM replies", "VACUUM"):
+                self._run(statement)
         except (Unusable, sqlite3.Error) as error:
             let_through(error)
             raise OSError(f"the cache {self._path} cannot be cleared: {error}") from error
 
     def close(self) -> None:
         """Close it."""
-        with self._lock.mine:
-            opened, self._opened = self._opened, None
-            self._given_up = False
-            if opened is not None and opened[0] is current():
-                opened[1].close()
+        self._file.close()
+        self._given_up = False
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        """What a statement gives; another process is waited for, but not for long."""
+        for _ in range(_TRIES):
+            try:
+                return self._file.use(lambda db: db.execute(statement, values).fetchall())
+            except sqlite3.OperationalError as error:
+                let_through(error)
+                if not is_busy(error):
+                    raise
+                trouble = error
+        raise trouble
 
     def _try(self, statement: str, *values: object) -> list[Any]:
         if self._given_up:
             return []
         try:
-            with self._lock.mine:
-                return self._connection().execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:
-            let_through(error)
-            if "locked" in str(error):
-                logger.debug("the cache %s is busy", self._path)
-            else:
-                self._give_up(error)
+            return self._run(statement, *values)
         except (Unusable, sqlite3.Error, OSError) as error:
             let_through(error)
-            self._give_up(error)
+            if is_busy(error):
+                logger.debug("the cache %s is busy", self._path)
+            else:
+                self._given_up = True
+                self.warn(f"{error}; it is not used, and left as it is")
         return []
-
-    def _give_up(self, trouble: object) -> None:
-        self._given_up = True
-        self.warn(f"{trouble}; it is not used, and left as it is")
-
-    def _connection(self) -> sqlite3.Connection:
-        process = current()
-        if self._opened is not None:
-            if self._opened[0] is process:
-                return self._opened[1]
-            # SQLite forbids using, and closing, what was opened before a fork.
-            keep_untouched(self._opened[1])
-            self._opened = None
-        self._make()
-        connection = sqlite3.connect(
-            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            # Before the write-ahead log: from then on the header may stand there alone.
-            if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS replies"
-                " (key TEXT PRIMARY KEY, made REAL NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID"
-            )
-        except BaseException:
-            connection.close()
-            raise
-        self._opened = process, connection
-        return connection
-
-    def _make(self) -> None:
-        """Make the file, or see that it is ours.
-
-        Raises:
-            Unusable: it is another program's, another user's, open to others or no plain file.
-        """
-        check_private(self._path)
-        make_private_folder(self._path.parent)
-        with ignoring(FileExistsError):
-            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        check_private(self._path)
-        with open_plain(self._path, follow=False) as file:
-            header = file.read(100)
-        # An empty one was made a moment ago, here or in another process.
-        if header and (
-            header[:16] != _MAGIC or int.from_bytes(header[68:72], "big") != _APPLICATION
-        ):
-            raise Unusable("it is not a cache of llmproviders; name another file")

@@ -6,7 +6,6 @@ Nothing of a prompt, a reply or a key is in it; a credential is kept as its hash
 from __future__ import annotations
 
 import atexit
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,9 +14,10 @@ from typing import Any, TypeVar
 
 from .. import _environment
 from .._printable import one_line
-from .._runtime.files import Unusable, make_private_file, pause, tell_once
-from .._runtime.process import Process, current, keep_untouched
-from .._runtime.scope import CancelScope, ForkLock
+from .._runtime.database import Database, in_transaction, is_busy
+from .._runtime.files import Unusable, pause, tell_once
+from .._runtime.process import Process, current
+from .._runtime.scope import CancelScope
 from .._signals import let_through
 from ..errors import Usage
 
@@ -35,9 +35,6 @@ _OTHERS = "(others)"
 _MOST_DAY_COUNTS = 1000
 
 _LONGEST_NAME = 120
-
-_BUSY_S = 0.1
-"""One wait of SQLite for another process, during which no signal is handled."""
 
 _PATIENCE_S = 10.0
 
@@ -79,9 +76,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = ForkLock()
-        self._open: tuple[Process, sqlite3.Connection] | None = None
-        self._in_memory: Process | None = None
+        self._file = _database(path)
+        self._alone: tuple[Process, Database] | None = None
 
     def change(self, alter: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
         """Call ``alter`` in a transaction, which is undone if it raises.
@@ -93,115 +89,41 @@ class Ledger:
         Raises:
             LLMError: the scope ended; see :meth:`CancelScope.error`.
         """
-        return self._retried(lambda db: _in_transaction(db, alter), scope)
+        return self._retried(lambda db: in_transaction(db, alter), scope)
 
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         return self._retried(lambda db: db.execute(statement, values).fetchall(), CancelScope())
 
     def _retried(self, use: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
-        """Use the connection, again where another process kept the file busy."""
+        """Use the file, again where another process kept it busy."""
         end = time.monotonic() + _PATIENCE_S
         while True:
+            alone = self._alone
+            if alone is not None and alone[0] is current():
+                return alone[1].use(use)
             try:
-                with self._lock.mine:
-                    return use(self._connection())
+                return self._file.use(use)
             except (sqlite3.Error, Unusable) as trouble:
                 let_through(trouble)
-                if _is_busy(trouble) and time.monotonic() < end:
+                if is_busy(trouble) and time.monotonic() < end:
                     pause(scope)
                     continue
-                if self._in_memory is current():
-                    raise
-                self._go_on_alone(trouble)
+                tell_once(self.path, trouble)
+                self._go_on_alone()
 
-    def _go_on_alone(self, trouble: Exception) -> None:
-        tell_once(self.path, trouble)
-        with self._lock.mine:
-            self.close()
-            self._in_memory = current()
-
-    def _connection(self) -> sqlite3.Connection:
-        if self._open is not None and self._open[0] is not current():
-            # A connection must not be used, nor closed, by a forked child.
-            keep_untouched(self._open)
-            self._open = None
-        if self._open is None:
-            self._open = current(), self._connect()
-        return self._open[1]
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._in_memory is current():
-            db = _connection_to(":memory:")
-            _create(db)
-            return db
-        make_private_file(self.path)
-        db = _connection_to(os.fspath(self.path))
-        try:
-            if _is_new(db):
-                db.execute("PRAGMA journal_mode = WAL")
-                _in_transaction(db, _create)
-            db.execute("PRAGMA synchronous = NORMAL")
-            return db
-        except BaseException:
-            db.close()
-            raise
+    def _go_on_alone(self) -> None:
+        # Another thread may just have done the same, and counted.
+        if self._alone is None or self._alone[0] is not current():
+            self._alone = current(), _database(None)
 
     def close(self) -> None:
         """Close this process's connection; the next use opens one."""
-        with self._lock.mine:
-            if self._open is not None and self._open[0] is current():
-                self._open[1].close()
-                self._open = None
+        self._file.close()
 
 
-def _connection_to(name: str) -> sqlite3.Connection:
-    return sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-
-
-def _in_transaction(db: sqlite3.Connection, alter: Callable[[sqlite3.Connection], T]) -> T:
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        result = alter(db)
-        db.execute("COMMIT")
-        return result
-    finally:
-        # After an error, or an interrupt between any two steps.
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-
-
-def _is_new(db: sqlite3.Connection) -> bool:
-    """Whether a file is empty yet.
-
-    Raises:
-        Unusable: it is something else than ours.
-    """
-    ((kind,),) = db.execute("PRAGMA application_id")
-    ((version,),) = db.execute("PRAGMA user_version")
-    ((tables,),) = db.execute("SELECT count(*) FROM sqlite_master")
-    if (kind, version, tables) == (0, 0, 0):
-        return True
-    if kind != _APPLICATION_ID:
-        raise Unusable("it is a database, but not one of usage; move it away")
-    if version != _VERSION:
-        raise Unusable("another version of llmproviders wrote it; move it away")
-    return False
-
-
-def _create(db: sqlite3.Connection) -> None:
-    if not _is_new(db):
-        # Another process was faster.
-        return
-    for statement in _SCHEMA.split(";"):
-        db.execute(statement)
-    db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-def _is_busy(trouble: Exception) -> bool:
-    # Its error codes have names from Python 3.11 on.
-    return isinstance(trouble, sqlite3.OperationalError) and "locked" in str(trouble)
+def _database(path: Path | None) -> Database:
+    return Database(path, kind=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
 
 
 _ledgers: dict[Path, Ledger] = {}

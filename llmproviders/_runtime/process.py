@@ -38,6 +38,17 @@ def in_each_child(function: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
+def around_forks(
+    before: Callable[[], object],
+    *,
+    in_parent: Callable[[], object],
+    in_child: Callable[[], object],
+) -> None:
+    """Have ``before`` called when this process is about to fork, and one of the others after."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
 def _become_another() -> None:
     global this
     this = Process()

@@ -1,0 +1,196 @@
+"""SQLite files of this package: opened if they are ours, and closed while this process forks."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from weakref import ref
+
+from .._signals import ignoring
+from .files import Unusable, check_private, make_private_file, open_plain
+from .process import Process, around_forks, current, keep_untouched
+
+T = TypeVar("T")
+
+_BUSY_S = 0.1
+"""One wait of SQLite for another process, during which no signal is handled."""
+
+_FORK_WAITS_S = 2.0
+"""How long a fork waits for other threads, which are in SQLite for a moment only."""
+
+_MAGIC = b"SQLite format 3\0"
+
+# What SQLite puts beside a file, and would read, whatever stands there.
+_COMPANIONS = ("-journal", "-wal", "-shm")
+
+# SQLite has locks of its own, and notes in memory of what it has locked in files. A child that is
+# forked while a thread is in SQLite, or while a file is open, could wait for ever, or damage the
+# file. So there is one lock for all databases, which a fork takes before it closes them.
+_lock = threading.RLock()
+
+_databases: dict[int, ref[Database]] = {}
+
+
+class Database:
+    """An SQLite file of one kind and version, and this process's connection to it.
+
+    It is opened at its first use, and again at the next one after :meth:`close` or a fork.
+
+    Args:
+        path: the file; it and its folder are made when it is first used. None: a database in
+            this process's memory.
+        kind: the number in a file's header by which it is known for ours.
+        version: the number beside it.
+        schema: the statements that make its tables, separated by semicolons.
+    """
+
+    def __init__(self, path: Path | None, *, kind: int, version: int, schema: str) -> None:
+        self._path = path
+        self._kind = kind
+        self._version = version
+        self._schema = schema
+        self._opened: tuple[Process, sqlite3.Connection] | None = None
+        self._in_use = False
+        for key, other in _databases.copy().items():
+            if other() is None:
+                _databases.pop(key, None)
+        _databases[id(self)] = ref(self)
+
+    def use(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Call ``function`` with the connection, while no other thread uses one.
+
+        Raises:
+            Unusable: the file is none of ours, or something that SQLite would read stands beside
+                it that is none of its own.
+            sqlite3.Error: SQLite cannot use it.
+        """
+        with _lock:
+            outer = self._in_use
+            try:
+                self._in_use = True
+                return function(self._connection())
+            finally:
+                self._in_use = outer
+
+    def close(self) -> None:
+        """Close the connection, unless a use of it is under way in this thread."""
+        with _lock:
+            if self._opened is None or self._in_use:
+                return
+            (process, connection), self._opened = self._opened, None
+            if process is current():
+                connection.close()
+            else:
+                keep_untouched(connection)
+
+    __del__ = close
+
+    def _close_for_fork(self) -> None:
+        if self._path is not None:
+            self.close()
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is not None and self._opened[0] is not current():
+            keep_untouched(self._opened)
+            self._opened = None
+        if self._opened is None:
+            self._opened = current(), self._connect()
+        return self._opened[1]
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._path is not None:
+            self._make(self._path)
+        db = sqlite3.connect(
+            ":memory:" if self._path is None else os.fspath(self._path),
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if self._is_new(db):
+                # Before the write-ahead log: from then on the header could stand there alone.
+                in_transaction(db, self._create)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            return db
+        except BaseException:
+            db.close()
+            raise
+
+    def _make(self, path: Path) -> None:
+        """Make the file, or see that it is ours."""
+        make_private_file(path)
+        for ending in _COMPANIONS:
+            check_private(path.with_name(path.name + ending))
+        try:
+            with open_plain(path, follow=False) as file:
+                header = file.read(72)
+        except OSError as error:
+            raise Unusable(f"{path}: {error.strerror}") from error
+        numbers = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
+        # An empty one was made a moment ago, here or in another process.
+        if header and (header[:16] != _MAGIC or numbers[0] != self._kind):
+            raise Unusable(
+                "it is another program's, or damaged; name another file, or move it away"
+            )
+        if header and numbers[1] != self._version:
+            raise Unusable("another version of llmproviders wrote it; move it away")
+
+    def _is_new(self, db: sqlite3.Connection) -> bool:
+        ((kind,),) = db.execute("PRAGMA application_id")
+        return bool(kind != self._kind)
+
+    def _create(self, db: sqlite3.Connection) -> None:
+        if not self._is_new(db):
+            # Another process was faster.
+            return
+        for statement in self._schema.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {self._kind}")
+        db.execute(f"PRAGMA user_version = {self._version}")
+
+
+def in_transaction(db: sqlite3.Connection, alter: Callable[[sqlite3.Connection], T]) -> T:
+    """Call ``alter`` in a transaction, which is undone if it raises."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        result = alter(db)
+        db.execute("COMMIT")
+        return result
+    finally:
+        # After an error, or an interrupt between any two steps.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def is_busy(trouble: Exception) -> bool:
+    """Whether another process held a file for longer than one wait."""
+    # Its error codes have names from Python 3.11 on.
+    return isinstance(trouble, sqlite3.OperationalError) and "locked" in str(trouble)
+
+
+def _close_for_fork() -> None:
+    if not _lock.acquire(timeout=_FORK_WAITS_S):
+        return
+    for found in _databases.copy().values():
+        database = found()
+        if database is not None:
+            database._close_for_fork()
+
+
+def _go_on() -> None:
+    # It is not held if that took too long, or a signal's handler raised meanwhile.
+    with ignoring(RuntimeError):
+        _lock.release()
+
+
+def _go_on_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+around_forks(_close_for_fork, in_parent=_go_on, in_child=_go_on_in_child)
