@@ -74,6 +74,9 @@ CLASSES = {
     "flowgpt": "FlowGpt",
     "gigachat": "GigaChat",
     "openai": "OpenAICompatible",
+    "glm": "GLM",
+    "yandexgpt": "YandexGPT",
+    "deepseek": "DeepSeek",
 }
 
 
@@ -195,9 +198,12 @@ def test_with_a_session(sandbox: Sandbox) -> None:
     )
 
 
-@pytest.mark.parametrize("made", ["batch", "conversation"])
+@pytest.mark.parametrize(
+    "made", ["batch", "conversation", "limits", "cache", "schema", "tools", "files"]
+)
 def test_what_stands_on_calls(made: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Nor does a batch, or a turn of a conversation."""
+    """Nor does a batch or a conversation, a limit or a cache, a typed answer, a tool or a file."""
+    (tmp_path / "note.txt").write_text("It scatters.")
     code: dict[str, tuple[str, str]] = {
         "batch": (
             "from llmproviders import batch\nclient = OpenAICompatible()",
@@ -207,5 +213,35 @@ def test_what_stands_on_calls(made: str, sandbox: Sandbox, tmp_path: Path) -> No
             "chat = OpenAICompatible().conversation()",
             "calls(chat.client)\nchat.ask('A')",
         ),
+        "limits": (
+            "client = OpenAICompatible(per_day=100, per_minute={'tokens': 10**6})",
+            "calls(client)",
+        ),
+        "cache": (
+            f"client = Cached(OpenAICompatible(), {str(tmp_path / 'replies.db')!r}, ttl=60)",
+            "calls(client, times=2)\nclient.clear()",
+        ),
+        "schema": (
+            (
+                "from typing import Literal\nclient = OpenAICompatible()\n"
+                "client.complete('Why?', schema=Literal['a', 'b'])"
+            ),
+            "client.complete('Why?', schema=list[int])",
+        ),
+        "tools": (
+            (
+                "def weather(city: str) -> str:\n    'The weather in a city.'\n    return 'rain'\n"
+                "client = OpenAICompatible()\nclient.run('Why?', tools=[weather])"
+            ),
+            "client.run('How?', tools=[weather])",
+        ),
+        "files": (
+            "client = GigaChat()",
+            (
+                f"calls(client, attach=[{str(tmp_path / 'note.txt')!r}])\n"
+                f"client.delete(client.upload({str(tmp_path / 'note.txt')!r}).id)"
+            ),
+        ),
     }
-    run(*code[made], **sandbox.environ())
+    folder = str(tmp_path / "state")
+    run(*code[made], **sandbox.environ(), XDG_STATE_HOME=folder)

@@ -22,7 +22,7 @@ from ..._log import logger
 from ..._printable import one_line
 from ..._redact import Redacted, Secret
 from ..._request import ChatRequest, Unpack
-from ..._runtime.files import check_path
+from ..._runtime.files import check_path, load_locks
 from ..._runtime.scope import CancelScope
 from ..._signals import let_through
 from ...errors import (
@@ -134,6 +134,7 @@ class GigaChat(Provider):
         super().__init__(**masked(common))
         # No call imports anything, and importing this class loads nothing of TLS.
         import_module(f"{__package__}._root")
+        load_locks()
         _settings.check_version(self.base_url)
         self.scope = self._setting("scope", scope) or INDIVIDUAL
         self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
@@ -144,7 +145,6 @@ class GigaChat(Provider):
         self.token_cache = token_cache
         if token_cache is not None:
             check_path("token_cache", token_cache)
-            import_module("filelock")
         keys = {"api_key": api_key, "access_token": access_token, "password": password}
         given = {**keys, "user": user}
         self._credentials = Credentials(
