@@ -13,6 +13,8 @@ from ..errors import ProtocolError
 
 MAX_TOOL_CALLS = 4096
 
+_MOST_LOOKS = 16
+
 _THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
 
 
@@ -84,12 +86,17 @@ class _Call:
         self.function: dict[str, Any] = {}
         self.arguments = StringIO()
         self.closes = False
+        self._looks = 0
 
     def is_whole(self) -> bool:
-        """Whether its arguments are a whole JSON value."""
+        """Whether its arguments are a whole JSON value, as far as that was looked at."""
+        # Looking at all of them for each piece would take the square of their length.
+        if not self.closes or self._looks == _MOST_LOOKS:
+            return False
+        self._looks += 1
         try:
             json.loads(self.arguments.getvalue())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             let_through(error)
             return False
         return True

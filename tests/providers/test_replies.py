@@ -243,6 +243,24 @@ class TestLimits:
         assert json.loads(call["function"]["arguments"]) == {"a": "ab" * 50_000}
         assert time.thread_time() - began < GENEROUS_S
 
+    def test_pieces_that_look_like_calls(self) -> None:
+        """Pieces each of which could begin the next call of the same id cost no more."""
+        began = time.thread_time()
+        first = {"index": 0, "id": "x", **_function("f", '{"a":"')}
+        piece = {"index": 0, "id": "x", **_function("f", "{" + "x" * 400 + "}")}
+        finish = read(_of(_calls(first, *[piece] * 10_000), _end("tool_calls"))).finish
+        assert finish is not None
+        (call,) = finish.tool_calls
+        assert len(call["function"]["arguments"]) > 4_000_000
+        assert time.thread_time() - began < GENEROUS_S
+
+    def test_arguments_that_are_nested_deeply(self) -> None:
+        """Arguments of any depth are a text like any other."""
+        first = {"index": 0, "id": "x", **_function("f", "[" * 200_000 + "{}")}
+        reading = read(_of(_calls(first, {**first, **_function("f", "{}")}), _end("tool_calls")))
+        assert reading.finish is not None
+        assert len(reading.finish.tool_calls) == 1
+
     @pytest.mark.parametrize(
         "body",
         [
