@@ -73,6 +73,8 @@ class Database:
             try:
                 self._in_use = True
                 return function(self._connection())
+            except UnicodeDecodeError as error:
+                raise Unusable(f"it is damaged: {error}") from error
             finally:
                 self._in_use = outer
 
