@@ -34,6 +34,9 @@ _OTHERS = "(others)"
 
 _MOST_DAY_COUNTS = 1000
 
+_MOST_TOKENS = 10**12
+"""Tokens that one reply counts for at most."""
+
 _LONGEST_NAME = 120
 
 _PATIENCE_S = 10.0
@@ -169,8 +172,8 @@ def count_result(
         " WHERE (day, provider, model) = (?, ?, ?)",
         (
             failed,
-            usage.prompt_tokens or 0,
-            usage.completion_tokens or 0,
+            _bounded(usage.prompt_tokens or 0),
+            _bounded(usage.completion_tokens or 0),
             total_of(usage) or 0,
             *where,
         ),
@@ -202,9 +205,14 @@ def total_of(usage: Usage | None) -> int | None:
     if usage is None:
         return None
     if usage.total_tokens is not None:
-        return usage.total_tokens
+        return _bounded(usage.total_tokens)
     parts = usage.prompt_tokens, usage.completion_tokens
-    return None if None in parts else sum(part or 0 for part in parts)
+    return None if None in parts else _bounded(sum(part or 0 for part in parts))
+
+
+def _bounded(tokens: int) -> int:
+    # What a service tells may be anything, and SQLite's sums end at 2 ** 63.
+    return min(tokens, _MOST_TOKENS)
 
 
 def name_of(text: str) -> str:

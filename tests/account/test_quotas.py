@@ -414,6 +414,16 @@ class TestUsage:
         assert not state.exists()
 
 
+    def test_numbers_that_a_service_makes_up(self) -> None:
+        """Whatever usage is told, what is counted stays a whole number."""
+        provider = Actor(["Hi", told(2**63 - 2)], per_day=9)
+        for _ in range(3):
+            provider.complete("Why?")
+        (row,) = llmproviders.usage()
+        assert (type(row.total_tokens), type(row.prompt_tokens)) == (int, int)
+        assert row.total_tokens == 3 * 10**12
+
+
 class TestTheFile:
     def test_it_is_for_this_user_alone(self, state: Path, clock: FakeClock) -> None:
         """The file, and what SQLite puts beside it, are closed to others, as is the folder."""
