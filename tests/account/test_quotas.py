@@ -413,7 +413,6 @@ class TestUsage:
         assert llmproviders.usage(since=date(2020, 1, 1)) == ()
         assert not state.exists()
 
-
     def test_numbers_that_a_service_makes_up(self) -> None:
         """Whatever usage is told, what is counted stays a whole number."""
         provider = Actor(["Hi", told(2**63 - 2)], per_day=9)

@@ -21,14 +21,10 @@ from llmproviders._account import tokens as token_module
 from llmproviders._account.keys import KeyFile
 from llmproviders._account.tokens import Token, TokenFile
 from llmproviders._http.types import HTTPRequest
-from llmproviders._log import logger
-from llmproviders._runtime import files as _files
-from llmproviders._runtime.files import Unusable
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.config import ConfigError, load
 from llmproviders.conversation import Conversation
 from llmproviders.failover._health import FailureRecord, FileStore
-from llmproviders.providers.gigachat import _root
 from llmproviders.testing import ScriptedProvider
 from tests.reliability.childs import (
     NOBODY,
@@ -441,39 +437,9 @@ def test_a_token_from_before_a_clock_jump_is_not_trusted_for_ever(
     assert ask_gigachat(path) == TEXT
 
 
-def save(path: Path) -> str:
-    """Save a conversation in the file ``path``; an error is told as a warning would be."""
-    try:
-        ScriptedProvider([TEXT]).conversation(system="Be brief.").save(path)
-    except OSError as error:
-        logger.warning("%s", error)
-    return TEXT
-
-
-def take_in(path: Path) -> str:
-    """Take a certificate in, as the file ``path``; an error is told as a warning would be."""
-    try:
-        _files.replace_private(path, b"a certificate", _root._check_stored)
-    except Unusable as trouble:
-        logger.warning("%s", trouble)
-    return TEXT
-
-
 def _a_node(folder: Path) -> Path:
     path = folder / "file.json"
     os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
-    return path
-
-
-def _a_disk(folder: Path) -> Path:
-    path = folder / "file.json"
-    os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(7, 200))
-    return path
-
-
-def _a_socket(folder: Path) -> Path:
-    path = folder / "file.json"
-    os.mknod(path, 0o600 | stat.S_IFSOCK)
     return path
 
 
@@ -483,69 +449,10 @@ def _a_link(folder: Path) -> Path:
     return path
 
 
-def _a_link_to_nowhere(folder: Path) -> Path:
-    (folder / "file.json").symlink_to("nowhere")
-    return folder / "file.json"
-
-
 def _another_users(folder: Path) -> Path:
     path = _containing(b"{}")(folder)
     os.chown(path, NOBODY, NOBODY)
     return path
-
-
-FOREIGN = (
-    _a_node,
-    _a_disk,
-    _a_socket,
-    a_pipe,
-    a_folder,
-    _a_link,
-    _a_link_to_nowhere,
-    _a_link_to_a_device,
-    _another_users,
-    _open_to_all,
-    _endless,
-    _containing(b"Notes of mine.\n"),
-    _containing(b"\xff\x00\x01"),
-    _containing(b"[1, 2]"),
-    _containing(b'{"name": "project", "version": "1.0"}'),
-    _containing(b'{"version": 99, "providers": {}, "tokens": {}, "params": {}, "messages": []}'),
-    _containing(b'{"version": 99, "providers": {}}'),
-    _containing(b'{"version": 99, "tokens": {}}'),
-    _containing(b'{"version": 99, "params": {}, "messages": []}'),
-    _containing(b"[" * 100_000),
-)
-
-
-def _everything_in(folder: Path) -> dict[str, tuple[int, ...]]:
-    """What is in ``folder`` but locks: what each is, whose, how large, and since when."""
-    found = {path.relative_to(folder): path.lstat() for path in folder.rglob("*")}
-    return {
-        str(name): (s.st_ino, s.st_mode, s.st_uid, s.st_rdev, s.st_size, s.st_mtime_ns)
-        for name, s in found.items()
-        if ".lock" not in str(name)
-    }
-
-
-@as_root
-@pytest.mark.parametrize("use", [*ASKS, save, take_in])
-@pytest.mark.parametrize("place", FOREIGN)
-def test_nothing_but_a_file_of_ours_is_replaced(
-    use: Ask,
-    place: Callable[[Path], Path],
-    folder: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A device, a pipe, a folder, a link, a foreign file stays as it is; one warning names it."""
-    path = place(folder)
-    caplog.clear()
-    before = _everything_in(folder)
-    for _ in range(1 if use in (save, take_in) else 2):
-        assert use(path) == TEXT
-    assert _everything_in(folder) == before
-    told = [record.levelname for record in caplog.records if str(path) in record.getMessage()]
-    assert told == ["WARNING"]
 
 
 @as_root
