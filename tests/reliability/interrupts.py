@@ -32,8 +32,10 @@ from pathlib import Path
 import tenacity
 import trustme
 
-from llmproviders import FailoverClient, GigaChat, OpenAICompatible
+from llmproviders import Cached, FailoverClient, GigaChat, OpenAICompatible
 from llmproviders._account import tokens as _token
+from llmproviders._account.ledger import ledger
+from llmproviders._environment import uploads_file
 from llmproviders.provider import BaseClient
 from llmproviders.sandbox import Sandbox
 from tests.reliability.services import SSE
@@ -345,6 +347,57 @@ def _failing_over(
 
 
 @contextmanager
+def _counted() -> Iterator[Subject]:
+    """A call that is counted in the file of usage before and after it."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _environment(XDG_STATE_HOME=folder),
+        _sandbox(per_day=10**6, per_minute=10**6) as (sandbox, provider),
+    ):
+        yield Subject(provider, sandbox.port, ledger().close)
+        ledger().close()
+
+
+@contextmanager
+def _cached() -> Iterator[Subject]:
+    """A call whose reply is kept in a file."""
+    with tempfile.TemporaryDirectory() as folder, _sandbox() as (sandbox, provider):
+        client = Cached(provider, Path(folder, "replies.db"))
+
+        def prepare() -> None:
+            client.clear()
+            client.close()
+
+        with client:
+            yield Subject(client, sandbox.port, prepare)
+
+
+@contextmanager
+def _with_a_file() -> Iterator[Subject]:
+    """A call that uploads a file, which is remembered."""
+    with (
+        Sandbox(reply=TEXT) as sandbox,
+        tempfile.TemporaryDirectory() as name,
+        _environment(XDG_STATE_HOME=name),
+        GigaChat(**sandbox.provider_arguments("gigachat")) as provider,
+    ):
+        note = Path(name, "note.txt")
+        note.write_text("It scatters.")
+
+        def prepare() -> None:
+            provider.close()
+            uploads_file().unlink(missing_ok=True)
+
+        yield Subject(
+            provider,
+            sandbox.port,
+            prepare,
+            folder=uploads_file().parent,
+            ask=lambda client: "".join(client.stream("Why?", attach=[note])),
+        )
+
+
+@contextmanager
 def _looking_up_a_name() -> Iterator[Subject]:
     """A call to a name that a resolver has to be asked for, in a thread of its own."""
     look_up = socket.getaddrinfo
@@ -424,6 +477,9 @@ SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
     "hedge": lambda: _failing_over(
         "chatglm", "openai", fault={"stall": True}, hedge_after=0.01, cooldown=0
     ),
+    "limits": _counted,
+    "cache": _cached,
+    "file": _with_a_file,
     "name": _looking_up_a_name,
     "tls": _over_tls,
     "socks": _through_socks,
