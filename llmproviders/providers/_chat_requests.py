@@ -20,6 +20,11 @@ DISPENSABLE = (
 )
 """Fields that only say how to answer: a server that refuses one is asked again without it."""
 
+DISPENSABLE_IN_HISTORY = (
+    *("reasoning_content", "reasoning", "reasoning_details", "refusal", "annotations"),
+)
+"""Likewise for what other services wrote beside the text and the calls of a message."""
+
 _REFUSAL = re.compile(
     r"unsupported|not (currently |yet )?(be )?(supported|permitted|allowed|accepted|available"
     r"|recogni[sz]ed|enabled|compatible)|(does not|doesn't|do not|don't|cannot|can't) "
@@ -53,10 +58,12 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
         or not _REFUSAL.search(words)
     ):
         return None
+    told = {name for message in sent.get("messages", ()) for name in message}
+    could_be = {*(sent.keys() & set(DISPENSABLE)), *(told & set(DISPENSABLE_IN_HISTORY))}
     named = {
         name: found.start()
-        for name in DISPENSABLE
-        if name in sent and (found := re.search(rf"\b{name}(?:ing)?\b", words, re.IGNORECASE))
+        for name in could_be
+        if (found := re.search(rf"\b{name}(?:ing)?\b", words, re.IGNORECASE))
     }
     return min(named, key=named.__getitem__, default=None)
 
@@ -81,6 +88,12 @@ def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
             value, other = taken.pop(name), OTHER_NAME.get(name)
             if other is not None and other not in refused:
                 taken[other] = value
+    told = set(refused) & set(DISPENSABLE_IN_HISTORY)
+    if told:
+        taken["messages"] = [
+            {name: value for name, value in message.items() if name not in told}
+            for message in taken["messages"]
+        ]
     return taken
 
 

@@ -157,7 +157,8 @@ class OpenAICompatible(Provider):
     ) -> str | None:
         """Leave out, or call by its other name, a field that the server says it does not take.
 
-        That is remembered for the model. Fields of the caller's ``extra_body`` stay.
+        That is remembered for the model. Fields of the caller's ``extra_body`` stay. The same
+        holds for what other services wrote into the messages of the history.
         """
         if call is None or error.status_code not in REFUSALS:
             return None
@@ -170,8 +171,9 @@ class OpenAICompatible(Provider):
             return None
         # Another field is sent along with it, and means nothing without it.
         names = {field, "stream_options"} if field == "stream" else {field}
-        known = self._refused.setdefault(sent["model"], frozenset())
-        self._refused[sent["model"]] = known | names
+        # The body has what extra_body says in place of the model.
+        model = self.get_model(request.model)
+        self._refused[model] = self._refused.get(model, frozenset()) | names
         return f"request without {field}"
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
@@ -363,7 +365,8 @@ def _history(messages: Sequence[Message]) -> list[Message]:
                 f"message {number} has attachments, which are files of GigaChat's; "
                 "use attach= or image parts"
             )
-        message = {name: v for name, v in message.items() if name not in _FOREIGN}
+        # Libraries write out what a message does not have as null, which servers refuse.
+        message = {n: v for n, v in message.items() if n not in _FOREIGN and v is not None}
         legacy = message.pop("function_call", None)
         calls = message.get("tool_calls") or ([{"function": legacy}] if legacy else [])
         if calls:
@@ -371,7 +374,9 @@ def _history(messages: Sequence[Message]) -> list[Message]:
                 _call(call, f"call_{number}_{n}") for n, call in enumerate(calls)
             ]
             waiting = list(message["tool_calls"])
-        elif message["role"] in ("tool", "function"):
+        else:
+            message.pop("tool_calls", None)
+        if message["role"] in ("tool", "function"):
             message = _result(message, waiting)
         told.append(message)
     return told

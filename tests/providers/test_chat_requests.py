@@ -123,6 +123,14 @@ class TestHistory:
             "content": '{"rain": true}',
         }
 
+    def test_what_libraries_write_out_as_null_is_left_out(self) -> None:
+        """A message as the official client dumps it has no nulls and no empty list of calls."""
+        dumped = {"refusal": None, "audio": None, "function_call": None, "name": None}
+        said = {"role": "assistant", "content": "Warm."}
+        for calls in (None, []):
+            history = [{**said, **dumped, "tool_calls": calls}, {"role": "user", "content": "So?"}]
+            assert sent_by(history)["messages"] == [said, history[1]]
+
     def test_results_without_ids_belong_to_the_calls_in_their_order(self) -> None:
         """Each result answers the first call of the turn that has none, by its name if it has."""
         calls = [
@@ -254,6 +262,55 @@ REFUSED = {
 }
 
 
+REFUSED_IN_HISTORY = {
+    "mistral": (
+        "reasoning_content",
+        422,
+        {
+            "object": "error",
+            "message": {
+                "detail": [
+                    {
+                        "type": "extra_forbidden",
+                        "loc": ["body", "messages", 1, "assistant", "reasoning_content"],
+                        "msg": "Extra inputs are not permitted",
+                        "input": "I think.",
+                    }
+                ]
+            },
+            "type": "invalid_request_error",
+        },
+    ),
+    "groq": (
+        "reasoning_content",
+        400,
+        openai_error(
+            "'messages.1' : for 'role:assistant' the following must be satisfied"
+            "[('messages.1' : property 'reasoning_content' is unsupported)]"
+        ),
+    ),
+    "cerebras": (
+        "reasoning",
+        400,
+        {
+            "message": "messages.1.assistant.reasoning: property "
+            "'messages.1.assistant.reasoning' is unsupported",
+            "type": "invalid_request_error",
+            "param": "validation_error",
+            "code": "wrong_api_format",
+        },
+    ),
+    "openai": (
+        "reasoning_details",
+        400,
+        openai_error(
+            "Additional properties are not allowed ('reasoning_details' was unexpected) - "
+            "'messages.1'"
+        ),
+    ),
+}
+
+
 class TestRefusals:
     @pytest.mark.parametrize("refused", REFUSED)
     def test_a_field_that_is_refused_is_left_out(
@@ -272,6 +329,51 @@ class TestRefusals:
         if field == "max_tokens":
             left["max_completion_tokens"] = 9
         assert others == [left, left]
+
+    @pytest.mark.parametrize("refused", REFUSED_IN_HISTORY)
+    def test_thoughts_of_others_are_left_out(
+        self, raw_server: RawServerFactory, refused: str
+    ) -> None:
+        """What another service wrote beside the text of a turn is left out where it is refused.
+
+        The turn itself stays, and later requests are so at once.
+        """
+        field, status, answer = REFUSED_IN_HISTORY[refused]
+        server = raw_server(keep_alive(refusal(answer, status), FINE, FINE))
+        call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+        question = {"role": "user", "content": "Rain?"}
+        result = {"role": "tool", "tool_call_id": "a", "content": "no"}
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            for _ in range(2):
+                said = provider.complete([question, {**turn, field: "I think."}, result])
+                assert str(said) == SHORT.text
+        first, *others = bodies(server)
+        assert first["messages"][1][field] == "I think."
+        assert [body["messages"] for body in others] == [[question, turn, result]] * 2
+
+    def test_thoughts_and_a_parameter_in_a_row(self, raw_server: RawServerFactory) -> None:
+        """A field of the history and one of the request are left out one after the other."""
+        refusals = [
+            refusal(REFUSED_IN_HISTORY["groq"][2]),
+            refusal(REFUSED["mistral"][2], 422),
+        ]
+        server = raw_server(keep_alive(*refusals, FINE))
+        said = {"role": "assistant", "content": "No.", "reasoning_content": "Dry."}
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            assert provider.complete([said, {"role": "user", "content": "So?"}], seed=1).text
+        last = bodies(server)[-1]
+        assert "seed" not in last
+        assert last["messages"][0] == {"role": "assistant", "content": "No."}
+
+    def test_a_model_in_extra_body(self, raw_server: RawServerFactory) -> None:
+        """A refusal is remembered also where ``extra_body`` names another model, or none."""
+        for model in ("another", None):
+            server = raw_server(keep_alive(refusal(REFUSED["mistral"][2], 422), FINE, FINE))
+            with OpenAICompatible(base_url=server.url, model="m") as provider:
+                for _ in range(2):
+                    assert provider.complete("Hi", seed=1, extra_body={"model": model}).text
+            assert ["seed" in body for body in bodies(server)] == [True, False, False]
 
     def test_two_fields_in_a_row(self, raw_server: RawServerFactory) -> None:
         """A server that refuses one field after the other gets a third request; models differ."""

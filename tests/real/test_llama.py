@@ -18,8 +18,10 @@ from llmproviders import (
     StreamInterrupted,
     UnsupportedError,
 )
+from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.real.conftest import Llama
+from tests.support.histories import TOOL, WRITERS, written_by
 from tests.support.promise import read
 
 LONG: dict[str, Any] = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
@@ -134,6 +136,18 @@ def test_a_turn_of_gigachat_is_taken(provider: OpenAICompatible) -> None:
     offered: dict[str, Any] = {"functions": [WEATHER["function"]], "function_call": "none"}
     reading = read(provider.stream(messages, max_tokens=9, **offered))
     assert reading.finish.usage is not None
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_turns_of_every_writer_are_taken(
+    provider: OpenAICompatible, sandbox: Sandbox, writer: str
+) -> None:
+    """Two calls in one turn and their results go to this server in one round trip."""
+    history = written_by(sandbox, writer, 2, "Let me see.")
+    with OpenAICompatible(base_url=provider.base_url, max_concurrency=1) as asked:
+        reply = asked.complete(history, tools=[TOOL], tool_choice="none", max_tokens=9)
+    assert reply.usage is not None
+    assert not asked._refused
 
 
 def test_a_prompt_that_is_too_long(provider: OpenAICompatible) -> None:

@@ -666,6 +666,49 @@ class TestGigaChat:
         assert caller.api("GET", "chat/completions").status_code == 405
 
 
+def called(call_id: str, arguments: Any = "{}") -> dict[str, Any]:
+    """A call as OpenAI's messages have it."""
+    function = {"name": "weather", "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def turn(*calls: Any, **more: Any) -> dict[str, Any]:
+    """An assistant's message with calls."""
+    return {"role": "assistant", "content": "", "tool_calls": list(calls), **more}
+
+
+def told(call_id: str) -> dict[str, Any]:
+    """The result of a call."""
+    return {"role": "tool", "tool_call_id": call_id, "content": "20"}
+
+
+FAULTY_HISTORIES: dict[str, tuple[list[Any], str]] = {
+    "arguments that are an object": ([turn(called("a", {})), told("a")], "arguments as a string"),
+    "a call without an id": ([turn(called("")), told("")], "each has an id"),
+    "a call that is none": ([turn("weather")], "each has an id"),
+    "no call": ([turn()], "not empty"),
+    "calls that are null": ([turn(tool_calls=None)], "not empty"),
+    "a result of no call": ([told("a")], "must be a response"),
+    "a result without an id": (
+        [turn(called("a")), {"role": "tool", "content": "20"}],
+        "must be a response",
+    ),
+    "two results of one call": ([turn(called("a")), told("a"), told("a")], "must be a response"),
+    "one result of two": ([turn(called("a"), called("b")), told("a")], "no response"),
+    "a turn in between": (
+        [turn(called("a")), {"role": "user", "content": "So?"}, told("a")],
+        "no response before",
+    ),
+    "GigaChat's id": ([turn(called("a"), functions_state_id="7"), told("a")], "functions_state_id"),
+    "GigaChat's files": ([{"role": "user", "content": "x", "attachments": ["7"]}], "attachments"),
+    "GigaChat's arguments": (
+        [{"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": {}}}],
+        "must be a string",
+    ),
+    "a function without a name": ([{"role": "function", "content": "20"}], "name is required"),
+}
+
+
 class TestOpenAI:
     def test_whole(self, caller: Caller) -> None:
         """A reply that does not stream is one object with usage."""
@@ -682,6 +725,20 @@ class TestOpenAI:
         assert told[-1] == "[DONE]"
         assert data.count(b"\n: ") >= 2
         assert not any(event.get("usage") for event in told[:-1])
+
+    @pytest.mark.parametrize("fault", FAULTY_HISTORIES)
+    def test_history_that_is_refused(self, caller: Caller, fault: str) -> None:
+        """Calls and results that OpenAI does not take in a history are a 400 that says which."""
+        messages, words = FAULTY_HISTORIES[fault]
+        reply = caller.ask("openai", extra={"messages": [user("Rain?"), *messages]})
+        assert reply.status_code == 400
+        assert words in reply.json()["error"]["message"]
+
+    def test_history_that_is_taken(self, caller: Caller) -> None:
+        """Two calls in a turn, their results in any order, and the next turn are taken."""
+        messages = [turn(called("a"), called("b")), told("b"), told("a"), turn(called("a"))]
+        extra = {"messages": [user("Rain?"), *messages, told("a"), user("So?")]}
+        assert caller.ask("openai", extra=extra).status_code == 200
 
     def test_usage_on_request(self, caller: Caller) -> None:
         """Usage comes, if asked for, in a last event that has no choices."""

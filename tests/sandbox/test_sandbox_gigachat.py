@@ -71,6 +71,7 @@ def history(*messages: dict[str, Any]) -> dict[str, Any]:
             "must be the first message",
         ),
         (history(CALL, {"role": "function", "name": "weather", "content": "warm"}), "function res"),
+        (history(CALL, {"role": "function", "name": "weather", "content": "NaN"}), "function res"),
         (history(CALL, {"role": "function", "content": "{}"}), "must have a name"),
         (history({**CALL, "functions_state_id": "call_1"}), "unknown functions_state_id"),
         (

@@ -17,6 +17,9 @@ Object = dict[str, Any]
 
 DONE = ReplyPiece(b"data: [DONE]\n\n")
 
+# GigaChat alone has these.
+_FOREIGN_IN_HISTORY = ("functions_state_id", "attachments")
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -190,3 +193,50 @@ def messages_problem(messages: Any, roles: tuple[str, ...]) -> str | None:
         if message.get("role") not in roles:
             return f"unknown role {message.get('role')!r}"
     return None
+
+
+def history_problem(messages: list[Object]) -> str | None:
+    """Return what is wrong with the calls of tools in a history, and with their results."""
+    return next(_history_problems(messages), None)
+
+
+def _history_problems(messages: list[Object]) -> Iterator[str]:
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        place = f"messages[{number}]"
+        for name in _FOREIGN_IN_HISTORY:
+            if name in message:
+                yield f"Unrecognized field {place}.{name}"
+        if message["role"] == "tool":
+            if message.get("tool_call_id") not in waiting:
+                yield f"{place} must be a response to a preceding message with 'tool_calls'"
+            waiting.remove(message["tool_call_id"])
+            continue
+        if waiting:
+            yield f"these tool_call_ids have no response before {place}: {', '.join(waiting)}"
+        calls = message.get("tool_calls", ())
+        if calls is None or ("tool_calls" in message and not calls):
+            yield f"{place}.tool_calls must be a list that is not empty"
+        for call in calls:
+            if not _is_call(call):
+                yield f"{place}.tool_calls: each has an id, a type, a name, arguments as a string"
+        waiting = [call["id"] for call in calls]
+        called = message.get("function_call")
+        if called is not None and not isinstance(called.get("arguments"), str):
+            yield f"{place}.function_call.arguments must be a string"
+        if message["role"] == "function" and not message.get("name"):
+            yield f"{place}.name is required"
+    if waiting:
+        yield f"these tool_call_ids have no response: {', '.join(waiting)}"
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    return (
+        isinstance(function, dict)
+        and call.get("type") == "function"
+        and isinstance(call.get("id"), str)
+        and bool(call["id"])
+        and isinstance(function.get("name"), str)
+        and isinstance(function.get("arguments"), str)
+    )

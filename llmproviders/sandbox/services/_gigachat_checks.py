@@ -95,9 +95,13 @@ def _result(message: Object, content: str) -> Iterator[str]:
     if not message.get("name"):
         yield "function message must have a name"
     try:
-        json.loads(content)
-    except ValueError:
+        json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
         yield "invalid function result"
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(word)
 
 
 def attached(body: Object) -> list[str]:

@@ -32,6 +32,7 @@ from llmproviders.sandbox.services._completions import (
     Object,
     answer_to_format,
     calls_of,
+    history_problem,
     id_header,
     messages_problem,
     numbers_problem,
@@ -123,7 +124,11 @@ class OpenAICompatibleService(Service):
             return self.refusal(400, "you must provide a model parameter", param="model")
         if body["model"] not in self.models:
             return self.no_such_model(body["model"])
-        problem = messages_problem(body.get("messages"), _ROLES) or _content_problem(body)
+        problem = (
+            messages_problem(body.get("messages"), _ROLES)
+            or _content_problem(body)
+            or history_problem(body["messages"])
+        )
         if problem:
             return self.refusal(400, problem, param="messages")
         problem = numbers_problem(body)
