@@ -217,7 +217,15 @@ class ProviderBase:
         """
         if given is None and self.held_back(argument) is not None:
             return None
-        return find(argument, given, self.environment_of(argument))
+        return find(argument, given, self.variables_for(argument))
+
+    def variables_for(self, argument: str) -> tuple[str, ...]:
+        """The environment variables that stand for an argument, for this provider's address.
+
+        Args:
+            argument: the argument's name, such as ``"api_key"``.
+        """
+        return self.environment_of(argument)
 
     def held_back(self, argument: str) -> str | None:
         """The environment variable whose key is not sent, since it belongs to another address.
@@ -228,12 +236,33 @@ class ProviderBase:
         Args:
             argument: the argument that the variable stands for, such as ``"api_key"``.
         """
-        found = _environ.first_set(self.environment_of(argument))
+        found = self._withheld(argument)
+        return None if found is None else found[0]
+
+    def why_held_back(self, argument: str) -> str | None:
+        """The same as a sentence, with what to do; None where the key is sent or there is none.
+
+        Args:
+            argument: as for :meth:`held_back`.
+        """
+        found = self._withheld(argument)
+        if found is None:
+            return None
+        variable, address = found
+        return (
+            f"{variable} was held back, since it belongs to another address than "
+            f"{redact(address)}; pass the key with {argument}= (in a configuration, "
+            f"{argument}_env)"
+        )
+
+    def _withheld(self, argument: str) -> tuple[str, str] | None:
+        """The variable whose key is not sent, and the address that it does not belong to."""
+        found = _environ.first_set(self.variables_for(argument))
         if found is None:
             return None
         for name in self.key_goes_to.get(argument, ("base_url",)):
             if not belongs_to(getattr(self, name), self._homes(name)):
-                return found[0]
+                return found[0], getattr(self, name)
         return None
 
     def _homes(self, argument: str) -> list[str]:
@@ -264,18 +293,17 @@ class ProviderBase:
         if self._sends_key(call, headers):
             return error
         said = error.detail or (f"HTTP {error.status_code}" if error.status_code else str(error))
-        held, variables = self.held_back("api_key"), self.environment_of("api_key")
-        if held is not None:
+        why = self.why_held_back("api_key")
+        if why is not None:
             return MissingAuthError(
-                f"{self.name} needs a key, and none was sent: {held} was held back, since it "
-                f"belongs to another address than {self.base_url}; pass the key with api_key= (in "
-                f"a configuration, api_key_env) ({said})",
+                f"{self.name} needs a key, and none was sent: {why} ({said})",
                 status_code=error.status_code,
                 request_id=error.request_id,
                 detail=error.detail,
             )
         if _REFUSED_KEY not in str(error):
             return error
+        variables = self.variables_for("api_key")
         hint = f": set {variables[0]} or pass api_key=" if variables else ""
         return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
 

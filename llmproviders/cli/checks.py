@@ -238,10 +238,16 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
         yield fail(topic, str(error), _key_remedy(settings))
         return
     source = settings.key_from()
-    yield ok(topic, f"from {source}" if source is not None else "none needed")
+    why = settings.why_held_back()
+    if why is not None:
+        yield warn(topic, why, _key_remedy(settings))
+    else:
+        yield ok(topic, f"from {source}" if source is not None else "none needed")
 
 
 def _key_remedy(settings: ProviderSettings) -> str:
+    if settings.why_held_back() is not None:
+        return "name its variable with api_key_env in the configuration if that server may have it"
     variable = next(iter(settings.kind.environment_of("api_key")), None)
     return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
 

@@ -137,12 +137,18 @@ def _aligned(values: dict[str, Value]) -> list[str]:
 
 
 def _assignment(name: str, value: Value) -> str:
-    return f"# {name}" if value.value is None else _toml_pair(name, value.value)
+    if value.value is None:
+        return f"# {name}"
+    pair = _toml_pair(name, value.value)
+    # In a file it would be sent.
+    return pair if value.held_back is None else f"# {pair}"
 
 
 def _origin(value: Value) -> str:
     if not isinstance(value.value, (KeyFile, KeyVariable)):
         return value.origin if value.value is not None else "not set"
+    if value.held_back is not None:
+        return f"not sent: {value.held_back}"
     try:
         value.value.read()
     except MissingAuthError as error:

@@ -152,6 +152,8 @@ def _missing(settings: ProviderSettings) -> str:
     secrets = secrets_of(settings.kind)
     if not secrets:
         return "-"
+    if settings.why_held_back() is not None:
+        return "held back; see config show"
     if secrets[0] in settings.given:
         return "not found where the configuration says"
     return f"set {settings.kind.environment_of(secrets[0])[0]}" if settings.kind.needs_auth else "-"

@@ -59,10 +59,12 @@ class Value:
     Attributes:
         value: as the constructor takes it; a key stays where it is kept.
         origin: ``"argument"``, ``"environment NAME"``, ``"FILE:LINE"`` or ``"default"``.
+        held_back: why a key of the environment is not sent; None where it is, or is no key.
     """
 
     value: Any
     origin: str
+    held_back: str | None = None
 
     def read(self) -> Any:
         """The value with the secrets of a table, such as headers, read from where they are.
@@ -162,17 +164,24 @@ class ProviderSettings:
         for argument in arguments_of(self.kind).values():
             found = self.given.get(argument.name)
             if found is None:
-                found = _from_environment(self.kind, argument)
+                found = _from_environment(made, argument)
             values[argument.name] = found or Value(_default(made, argument), "default")
         return values
 
     def key(self) -> Value | None:
-        """Where its key or token is, or None where it takes none or has none."""
+        """Where its key or token is, or None where it takes none, has none, or sends none."""
+        return next((key for key in self._keys() if key.held_back is None), None)
+
+    def why_held_back(self) -> str | None:
+        """Why the key that there is in the environment is not sent; None where one is sent."""
+        keys = self._keys()
+        sent = [key for key in keys if key.held_back is None]
+        return None if sent or not keys else keys[0].held_back
+
+    def _keys(self) -> list[Value]:
         in_force = self.in_force()
-        for name in secrets_of(self.kind):
-            if in_force[name].value is not None:
-                return in_force[name]
-        return None
+        found = [in_force[name] for name in secrets_of(self.kind)]
+        return [key for key in found if key.value is not None]
 
     def key_from(self) -> str | None:
         """Where its key is, in words; None where there is none to be read."""
@@ -357,12 +366,15 @@ def _origin_of(error: Exception, given: Mapping[str, Value], otherwise: str) -> 
     return next((given[word].origin for word in words if word in given), otherwise)
 
 
-def _from_environment(kind: type[Provider], argument: Argument) -> Value | None:
-    found = _environ.first_set(kind.environment_of(argument.name))
+def _from_environment(made: Provider, argument: Argument) -> Value | None:
+    found = _environ.first_set(made.variables_for(argument.name))
     if found is None:
         return None
     name, value = found
-    return Value(KeyVariable(name) if argument.secret else value, f"environment {name}")
+    origin = f"environment {name}"
+    if not argument.secret:
+        return Value(value, origin)
+    return Value(KeyVariable(name), origin, made.why_held_back(argument.name))
 
 
 def _default(made: Provider, argument: Argument) -> Any:

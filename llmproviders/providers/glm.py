@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _environment as _environ
+from .._account.keys import belongs_to
 from .._request import ChatRequest
 from ..errors import UnsupportedError
 from ..provider import Catalogue
@@ -66,6 +67,22 @@ class GLM(OpenAICompatible):
         """The address that the key in the environment belongs to."""
         return _SITES[_site() or "ZHIPUAI"]
 
+    def variables_for(self, argument: str) -> tuple[str, ...]:
+        """The same for an instance: with keys of both sites, the one of its address's site."""
+        site = self._site_of_address()
+        if argument == "api_key" and site is not None:
+            return (f"{site}_API_KEY",)
+        return super().variables_for(argument)
+
+    def _homes(self, argument: str) -> list[str]:
+        site = self._site_of_address()
+        return super()._homes(argument) if site is None else _homes_of(site)
+
+    def _site_of_address(self) -> str | None:
+        """The site whose key is in the environment and whose address this is."""
+        sites = (site for site in _SITES if _environ.lookup(f"{site}_API_KEY"))
+        return next((one for one in sites if belongs_to(self.base_url, _homes_of(one))), None)
+
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
         """Parameters within the ranges that the service takes.
 
@@ -91,6 +108,11 @@ class GLM(OpenAICompatible):
             # The service refuses a second one.
             params["stop"] = [stop] if isinstance(stop, str) else list(stop)[:1]
         return params
+
+
+def _homes_of(site: str) -> list[str]:
+    """The addresses that the key of a site belongs to."""
+    return [*filter(None, (_SITES[site], _environ.lookup(f"{site}_BASE_URL")))]
 
 
 def _site() -> str | None:

@@ -311,9 +311,8 @@ class OpenAICompatible(Provider):
                 if self.needs_auth
                 else (f", or set {self.environment_of('base_url')[-1]} to a server that needs none")
             )
-            raise MissingAuthError(
-                f"{self.name} needs a key: set {variables} or pass api_key={local}"
-            )
+            how = self.why_held_back("api_key") or f"set {variables} or pass api_key={local}"
+            raise MissingAuthError(f"{self.name} needs a key: {how}")
         return key
 
     def _headers(self) -> dict[str, str]:

@@ -79,6 +79,82 @@ class TestProviders:
         assert result.out.count("ConnectionFailed") == len(REGISTRY)
 
 
+STRANGERS = """
+[[provider]]
+type = "openai"
+name = "stranger"
+base_url = "https://llm.stranger.example/v1"
+
+[[provider]]
+type = "gigachat"
+base_url = "https://giga.stranger.example/api/v1"
+
+[[provider]]
+type = "deepseek"
+base_url = "https://deep.stranger.example"
+
+[[provider]]
+type = "openai"
+name = "given"
+base_url = "https://llm.stranger.example/v1"
+api_key_env = "OPENAI_API_KEY"
+"""
+
+KEYS = {
+    "OPENAI_API_KEY": "sk-planted-key-1",
+    "GIGACHAT_CREDENTIALS": "aWQ6c2VjcmV0LXBsYW50ZWQ=",
+    "DEEPSEEK_API_KEY": "sk-planted-key-2",
+}
+
+
+class TestHeldBack:
+    """A key of the environment that is not sent to a stranger's address."""
+
+    def test_providers(self, configure: Configure) -> None:
+        """It is no key of that provider; the table says that it is held back."""
+        configure(STRANGERS)
+        rows = loaded(run("providers", "--json", env=KEYS))
+        assert isinstance(rows, list)
+        found = {row["name"]: row["key_from"] for row in rows}
+        assert found["stranger"] is found["GigaChat"] is found["DeepSeek"] is None
+        assert found["given"] == "environment OPENAI_API_KEY"
+        table = run("providers", env=KEYS).out.splitlines()
+        assert [line.split()[0] for line in table if "held back" in line] == [
+            *("stranger", "GigaChat", "DeepSeek"),
+        ]
+
+    def test_config(self, configure: Configure, home: Path) -> None:
+        """It stands in a comment with the reason, so that what is shown sends it no more."""
+        configure(STRANGERS)
+        again = home / "again.toml"
+        shown = run("config", "show", env=KEYS).out
+        for name in KEYS:
+            assert f'\n# api_key_env = "{name}"' in shown
+            assert f"not sent: {name} was held back" in shown
+        assert shown.count('\napi_key_env = "OPENAI_API_KEY"') == 1
+        again.write_text(shown)
+        rows = loaded(run("providers", "--json", "--config", str(again), env=KEYS))
+        assert isinstance(rows, list)
+        assert [row["key_from"] for row in rows[:4]] == [None] * 3 + ["environment OPENAI_API_KEY"]
+        assert not any(key in shown for key in KEYS.values())
+
+    def test_doctor(self, configure: Configure) -> None:
+        """It is a warning, or a failure where the service needs one; the remedy is to name it."""
+        configure(STRANGERS)
+        result = run("doctor", "--offline", env=KEYS)
+        said = " ".join(result.out.split())
+        assert result.code == 1
+        assert "WARN stranger, key: OPENAI_API_KEY was held back" in said
+        assert (
+            "FAIL GigaChat, key: GigaChat needs an authorization key: GIGACHAT_CREDENTIALS was held"
+            in said
+        )
+        assert "FAIL DeepSeek, key: DeepSeek needs a key: DEEPSEEK_API_KEY was held back" in said
+        assert said.count("do: name its variable with api_key_env") == 3
+        assert "OK given, key: from environment OPENAI_API_KEY" in said
+        assert not any(key in result.out for key in KEYS.values())
+
+
 class TestModels:
     def test_asks_the_service(self, at_sandbox: Sandbox) -> None:
         """A service that can say is asked; of another one the known names are told."""

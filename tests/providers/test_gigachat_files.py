@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from llmproviders import FailoverClient, GigaChat, InvalidRequestError, LLMError
 from llmproviders._environment import uploads_file
@@ -176,6 +177,23 @@ class TestAttach:
             with giga_of(sandbox, access_token=token) as other:
                 other.complete(QUESTION, attach=[picture])
         assert kinds(sandbox) == ["files", "chat", "files", "chat"]
+
+    @pytest.mark.parametrize("place", ["headers", "extra_headers", "session"])
+    def test_clients_do_not_share(self, sandbox: Sandbox, picture: Path, place: str) -> None:
+        """A file belongs to the ``X-Client-ID`` that is sent, wherever that is given.
+
+        It is uploaded for the client whose chat refers to it, once.
+        """
+        for client in ("one", "two", "one"):
+            named = {"X-Client-ID": client}
+            session = requests.Session()
+            session.headers.update(named if place == "session" else {})
+            given = {"headers": {"x-client-id": client}} if place == "headers" else {}
+            asked = {"extra_headers": named} if place == "extra_headers" else {}
+            with session, giga_of(sandbox, session=session, **given) as giga:
+                reply = giga.complete(QUESTION, attach=[picture], **asked)
+            assert f"image/png of {len(PNG)} bytes" in reply.text
+        assert kinds(sandbox) == ["files", "chat", "files", "chat", "chat"]
 
     def test_gone(self, sandbox: Sandbox, picture: Path) -> None:
         """A file that the service no longer has is uploaded anew, within the same call."""

@@ -111,6 +111,33 @@ class TestKey:
             monkeypatch.delenv(f"{other}_BASE_URL")
         assert GLM().base_url == SITES[site]
 
+    @pytest.mark.parametrize("where", ["argument", "own variable"])
+    @pytest.mark.parametrize("site", SITES)
+    def test_keys_of_both_sites(
+        self, monkeypatch: pytest.MonkeyPatch, site: str, where: str
+    ) -> None:
+        """With both keys set, each address gets the key of its own site, and no other's."""
+        for one in SITES:
+            monkeypatch.setenv(f"{one}_API_KEY", f"key-of-{one}")
+        if where == "own variable":
+            monkeypatch.setenv("LLMPROVIDERS_GLM_BASE_URL", SITES[site])
+        arguments = {"base_url": SITES[site]} if where == "argument" else {}
+        sender = Sender(Canned(SHORT.body))
+        provider = with_sender(GLM, sender, **arguments)
+        assert read(provider.stream("Hi")).error is None
+        assert sender.calls[0].authorization == f"Bearer key-of-{site}"
+        assert sender.calls[0].url.startswith(SITES[site])
+
+    def test_keys_of_both_sites_at_a_strangers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither goes to another address; the one that counts elsewhere is told."""
+        for one in SITES:
+            monkeypatch.setenv(f"{one}_API_KEY", f"key-of-{one}")
+        sender = Sender(Canned(SHORT.body))
+        provider = with_sender(GLM, sender, base_url="https://api.z.ai.example/v4")
+        with pytest.raises(MissingAuthError, match="ZHIPUAI_API_KEY was held back"):
+            provider.complete("Hi")
+        assert sender.calls == []
+
     def test_a_missing_key(self) -> None:
         """The error names both variables; nothing is sent."""
         provider = with_sender(GLM, sender := Sender(Canned()))

@@ -122,8 +122,12 @@ def test_two_addresses_of_one_key(server: RawServer, monkeypatch: pytest.MonkeyP
     ):
         with GigaChat(**arguments) as provider:
             assert provider.held_back("api_key") == "GIGACHAT_CREDENTIALS"
-            with pytest.raises(MissingAuthError):
+            with pytest.raises(MissingAuthError, match="GIGACHAT_CREDENTIALS was held back") as e:
                 provider.check_credentials()
+            # The address that it does not belong to, be it one or the other.
+            assert next(iter(arguments.values())) in str(e.value) or len(arguments) == 2
+            with pytest.raises(MissingAuthError, match="GIGACHAT_CREDENTIALS was held back"):
+                provider.complete("Hi")
     assert server.connections == []
     monkeypatch.setenv("GIGACHAT_BASE_URL", f"{here}/api/v1")
     monkeypatch.setenv("GIGACHAT_AUTH_URL", f"{here}/oauth")

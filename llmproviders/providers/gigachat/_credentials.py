@@ -259,6 +259,7 @@ class Credentials:
     Args:
         name: what the provider is called.
         secret: gives the key, token or password for an argument of the provider, as it is now.
+        held_back: says why the environment's key is not sent; None where it is, or there is none.
         given: the arguments among ``api_key``, ``access_token`` and ``user`` that the constructor
             got; they win over the environment.
         user: the user's name, or None.
@@ -274,6 +275,7 @@ class Credentials:
         name: str,
         *,
         secret: Callable[[str], Secret | None],
+        held_back: Callable[[], str | None],
         given: frozenset[str],
         user: str | None,
         certificate: Callable[[], tuple[str, ...]],
@@ -284,6 +286,7 @@ class Credentials:
     ) -> None:
         self._name = name
         self._secret = secret
+        self._held_back = held_back
         self._given = given
         self._user = user
         self._certificate = certificate
@@ -321,10 +324,10 @@ class Credentials:
         if login is None:
             login = self.find()
             if login is None:
-                raise MissingAuthError(
-                    f"{self._name} needs an authorization key: set GIGACHAT_CREDENTIALS or pass "
-                    f"api_key=; the cabinet shows it: {CABINET}"
+                how = self._held_back() or (
+                    "set GIGACHAT_CREDENTIALS or pass api_key=; the cabinet shows it: " + CABINET
                 )
+                raise MissingAuthError(f"{self._name} needs an authorization key: {how}")
             self._found[scope] = login
         return login
 

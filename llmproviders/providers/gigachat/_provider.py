@@ -150,6 +150,7 @@ class GigaChat(Provider):
         self._credentials = Credentials(
             self.name,
             secret=lambda argument: self._secret(argument, keys[argument]),
+            held_back=lambda: self.why_held_back("api_key"),
             given=frozenset(argument for argument, value in given.items() if value is not None),
             user=self._setting("user", user),
             certificate=self._shown_certificate,
@@ -312,7 +313,7 @@ class GigaChat(Provider):
         for message in messages:
             if "attachments" in message:
                 message["attachments"] = [
-                    self._uploaded(one, fetch) if isinstance(one, Attachment) else one
+                    self._uploaded(one, request, fetch) if isinstance(one, Attachment) else one
                     for one in message["attachments"]
                 ]
         session_id = params.get("session_id")
@@ -356,7 +357,8 @@ class GigaChat(Provider):
             for one in message.get("attachments", ())
         ]
         if files and error.status_code in (403, 404) and not _is_about_model(error):
-            return "files" if self._uploads(fetch.scope).forget(files, fetch.scope) else None
+            uploads = self._uploads(fetch.scope, request.extra_headers)
+            return "files" if uploads.forget(files, fetch.scope) else None
         if error.status_code == 404 and "model" in call.json:
             return self._replace_model(error, call, request, fetch)
         return None
@@ -601,18 +603,22 @@ class GigaChat(Provider):
         path = f"/files/{quote(id, safe='')}/delete"
         self.ask(lambda fetch: self._call(fetch, "POST", path), lambda reply: reply.read())
         scope = CancelScope()
-        self._uploads(scope).forget([id], scope)
+        self._uploads(scope, {}).forget([id], scope)
 
-    def _uploaded(self, attachment: Attachment, fetch: Fetch) -> str:
+    def _uploaded(self, attachment: Attachment, request: ChatRequest, fetch: Fetch) -> str:
         """The service's id for a file, which is uploaded if need be."""
 
         def upload(content: bytes) -> str:
-            with closing(fetch(self._upload_call(attachment, content, fetch))) as reply:
+            call = self._upload_call(attachment, content, fetch)
+            # They may name the client, whose files alone the chat may refer to.
+            call = replace(call, extra_headers=request.extra_headers)
+            with closing(fetch(call)) as reply:
                 found = UploadedFile.read(reply)
                 reply.finish()
                 return found.id
 
-        return self._uploads(fetch.scope).id_of(attachment, fetch.scope, upload)
+        uploads = self._uploads(fetch.scope, request.extra_headers)
+        return uploads.id_of(attachment, fetch.scope, upload)
 
     def _upload_call(self, attachment: Attachment, content: bytes, fetch: Fetch) -> HTTPRequest:
         return replace(
@@ -621,8 +627,17 @@ class GigaChat(Provider):
             files={"file": (attachment.name, content, attachment.media_type)},
         )
 
-    def _uploads(self, scope: CancelScope) -> Uploads:
-        return Uploads(digest(self._credentials.of(scope).credential, self.base_url))
+    def _uploads(self, scope: CancelScope, extra_headers: Mapping[str, str]) -> Uploads:
+        """What remembers the files of this account, and of this client where one is named."""
+        session = {} if self._session is None else self._session.headers
+        clients = [
+            str(value)
+            for headers in (extra_headers, self.headers, session)
+            for name, value in headers.items()
+            if name.lower() == "x-client-id"
+        ]
+        account = (self._credentials.of(scope).credential, self.base_url, *clients[:1])
+        return Uploads(digest(*account))
 
     def _call(
         self,
