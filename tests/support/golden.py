@@ -36,16 +36,20 @@ PAGE = (
 """What any GET is answered with: ChatGptt asks for it first."""
 
 
-def provider_at(name: str, url: str, **arguments: Any) -> Provider:
-    """Make the provider of that name for a server at ``url``, which answers chats alone.
+def arguments_at(name: str, url: str) -> dict[str, Any]:
+    """What the provider of that name needs for a server at ``url``, which answers chats alone.
 
-    ``arguments.json`` beside the golden replies has what the provider needs, ``path`` what its
-    base address has behind the origin.
+    ``arguments.json`` beside the golden replies has it, ``path`` what its base address has behind
+    the origin.
     """
     file = FOLDER / name / "arguments.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    base_url = url + known.pop("path", "")
-    return REGISTRY[name](base_url=base_url, **known, **arguments)
+    return {"base_url": url + known.pop("path", ""), **known}
+
+
+def provider_at(name: str, url: str, **arguments: Any) -> Provider:
+    """Make the provider of that name for a server at ``url``; see :func:`arguments_at`."""
+    return REGISTRY[name](**arguments_at(name, url), **arguments)
 
 
 @dataclass(frozen=True)
