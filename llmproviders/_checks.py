@@ -139,6 +139,21 @@ def text(name: str, value: object) -> str:
     return hidden(stripped) if isinstance(value, Secret) else stripped
 
 
+def boolean(name: str, value: object) -> bool:
+    """The True or False that a caller gave for an argument.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{name} is True or False, not {shown(value)}")
+    return value
+
+
 def as_float(value: object) -> float | None:
     """``value`` as a float; None where it is no number, or one that is too large for a float."""
     if isinstance(value, bool) or not isinstance(value, Real):

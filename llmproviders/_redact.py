@@ -14,7 +14,7 @@ from itertools import count
 from traceback import clear_frames
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from ._printable import printable
 from ._signals import from_handler, let_through
@@ -159,6 +159,20 @@ def conceal_user_info(url: str | None) -> None:
         conceal(
             b64encode(f"{unquote(user)}:{unquote(password)}".encode("utf-8", "replace")).decode()
         )
+
+
+# Names in a query, beside those that headers have, whose values let somebody in.
+_TELLING_IN_QUERY = ("code", "password", "sig", "signature")
+
+
+def conceal_query(url: str) -> None:
+    """Mask the values in the query of ``url`` that are likely to be credentials."""
+    if "?" not in url:
+        return
+    query = url[:].partition("?")[2].partition("#")[0]
+    for name, value in parse_qsl(query):
+        if is_telling(name) or name.lower() in _TELLING_IN_QUERY:
+            conceal(value)
 
 
 def redact(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, TypedDict
 
-from ._checks import FINITE, as_float, header_fields, nearest, seconds, shown, whole
+from ._checks import FINITE, as_float, header_fields, nearest, seconds, shown, text, whole
 from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
 from .messages import Message, Prompt, normalize
@@ -181,8 +181,8 @@ class ChatRequest:
         if rest.get("tools"):
             rest["tools"] = tool_forms(rest["tools"])
         _check_params(rest)
-        if model is not None and not isinstance(model, str):
-            raise InvalidRequestError(f"a model is a name, not {type(model).__name__}")
+        if model is not None:
+            model = text("model", model)
         if timeout is not None:
             check_timeout(timeout, timeout)
         if proxy is not None:

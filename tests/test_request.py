@@ -154,6 +154,40 @@ def test_arguments_of_a_provider(service: str, argument: str, value: Any, said: 
         REGISTRY[service](**{argument: value})
 
 
+@pytest.mark.parametrize(
+    ("service", "argument", "value", "said"),
+    [
+        ("gigachat", "auth_url", "ftp://host/oauth", "auth_url is not a URL"),
+        ("gigachat", "auth_url", "http://a b/", "auth_url is not a URL"),
+        ("gigachat", "auth_url", 5, "auth_url is a text"),
+        ("gigachat", "scope", 5, "scope is a text"),
+        ("gigachat", "token_cache", 5, "token_cache is the path"),
+        ("gigachat", "update_interval", "1", "update_interval must be a number of seconds"),
+        ("gigachat", "max_concurrency", 0, "max_concurrency must be a whole number"),
+        ("gigachat", "password", 5, "password is a text"),
+        ("openaicompatible", "api_key", 5, "api_key is a text"),
+        ("openaicompatible", "think_tags", "no", "think_tags is True or False"),
+        ("yandexgpt", "folder_id", 5, "folder_id is a text"),
+        # Else prompts would be kept by the service, though it was told not to.
+        ("yandexgpt", "data_logging", "false", "data_logging is True or False"),
+        ("yandexgpt", "data_logging", 0, "data_logging is True or False"),
+    ],
+)
+def test_arguments_of_one_provider(service: str, argument: str, value: Any, said: str) -> None:
+    """So is a wrong argument that only some providers take."""
+    with pytest.raises(InvalidRequestError, match=said):
+        REGISTRY[service](**{argument: value})
+
+
+def test_a_model_of_a_call() -> None:
+    """Its space is dropped; a blank one and one that is no text are refused before sending."""
+    assert ChatRequest.of("Hi", model=" m\n", params={}).model == "m"
+    for wrong in (" ", "", 5, b"m"):
+        model: Any = wrong
+        with pytest.raises(InvalidRequestError, match=r"^model is"):
+            ScriptedProvider(["a"]).complete("Hi", model=model)
+
+
 @pytest.mark.parametrize("service", REGISTRY)
 def test_arguments_are_kept(service: str) -> None:
     """Every provider takes the same arguments, without the white space around them."""

@@ -12,7 +12,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from .. import errors
-from .._redact import conceal_user_info
+from .._redact import conceal_query, conceal_user_info
 from .._signals import let_through
 from .types import HTTPResponse
 
@@ -39,6 +39,7 @@ def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | N
     if not 300 <= reply.status < 400 or not location:
         return None
     conceal_user_info(location)
+    conceal_query(location)
     target = None
     if _PLAIN_PLACE.fullmatch(location.strip(" \t")):
         target = _joined(str(request.url), location.strip(" \t"))

@@ -16,7 +16,7 @@ from urllib3.response import BaseHTTPResponse, HTTPResponse
 
 from .. import _environment as _environ
 from .. import errors
-from .._redact import conceal_user_info
+from .._redact import conceal_query, conceal_user_info
 from .._runtime import files as _files
 from .._runtime.process import current
 from .._signals import let_through
@@ -92,6 +92,7 @@ class SessionSender:
         prepared.register_hook("response", _hide_redirect)  # type: ignore[no-untyped-call]
         for name, value in prepared.headers.items():
             conceal_header(name, value)
+        conceal_query(str(prepared.url))
         return prepared
 
     def _login(self, headers: Mapping[str, str], has_key: bool) -> Any:

@@ -18,6 +18,7 @@ from .._redact import (
     Redacted,
     Secret,
     conceal,
+    conceal_query,
     conceal_user_info,
     hidden,
     is_telling,
@@ -300,6 +301,7 @@ def check_url(url: str, source: str) -> str:
     """
     url = hidden(url)
     conceal_user_info(url)
+    conceal_query(url)
     wrong = _fault_of_url(url)
     if wrong:
         raise InvalidRequestError(

@@ -237,11 +237,12 @@ def _listed(providers: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(providers)
 
 
-def _chosen(providers: Sequence[Choice]) -> list[tuple[BaseClient, str | None]]:
+def _chosen(providers: Iterable[Any]) -> list[tuple[BaseClient, str | None]]:
     chosen: list[tuple[BaseClient, str | None]] = []
     for item in providers:
-        client, model = item if isinstance(item, tuple) else (item, None)
-        if not isinstance(client, BaseClient):
+        pair = item if isinstance(item, tuple) else (item, None)
+        client, model = pair if len(pair) == 2 else (None, None)
+        if not isinstance(client, BaseClient) or not isinstance(model, (str, type(None))):
             raise TypeError(
                 f"a provider, a pair (provider, model) or a client is needed, not {item!r}"
                 + ("; make it with ()" if isinstance(item, type) else "")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from .._account.arguments import ProviderArguments, masked
 from .._account.keys import Key, digest, take
-from .._checks import whole
+from .._checks import boolean, whole
 from .._http.error_map import is_wrong_path
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import Redacted, Secret, conceal
@@ -97,7 +97,7 @@ class OpenAICompatible(Provider):
         self.max_concurrency = (
             None if max_concurrency is None else whole("max_concurrency", max_concurrency)
         )
-        self.think_tags = think_tags
+        self.think_tags = boolean("think_tags", think_tags)
         self._batch = MOST_TEXTS
         self._checked_key: Secret | None = None
         #: Model -> fields that the server refused for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._checks import boolean
 from .._request import ChatRequest
 from ..errors import MissingAuthError
 from ..provider import Catalogue
@@ -56,7 +57,7 @@ class YandexGPT(OpenAICompatible):
 
         super().__init__(max_concurrency=max_concurrency, **options)
         self.folder_id = self._setting("folder_id", folder_id)
-        self.data_logging = data_logging
+        self.data_logging = boolean("data_logging", data_logging)
 
     def get_model(self, name: str | None) -> str:
         """The full address of a model.

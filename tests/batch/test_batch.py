@@ -101,7 +101,7 @@ class TestRequests:
             ({}, '"prompt" or "messages"'),
             ({"prompt": "a", "messages": "b"}, "both"),
             ({"prompt": ["a"]}, "message 0"),
-            ({"prompt": "a", "model": 4}, "a model is a name"),
+            ({"prompt": "a", "model": 4}, "model is a text"),
             ({"prompt": "a", "temprature": 1}, "did you mean 'temperature'"),
             ({"prompt": "a", "id": 1.5}, "an id is"),
             ({"prompt": "a", "id": True}, "an id is"),

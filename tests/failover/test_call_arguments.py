@@ -25,6 +25,7 @@ from llmproviders import (
 )
 from llmproviders.provider import BaseClient
 from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
 from tests.support.http_bytes import chunked, http_response
@@ -298,3 +299,11 @@ class TestProviders:
             TypeError, match=r"write FailoverClient\(\[GigaChat\(\), ChatGLM\(\)\]\)"
         ):
             FailoverClient(providers)
+
+    @pytest.mark.parametrize("pair", [(), ("one",), ("one", "a", "b"), ("one", 5), (5, "one")])
+    def test_no_pair(self, pair: tuple[Any, ...]) -> None:
+        """What is no pair of a provider and a model's name is a ``TypeError`` that says so."""
+        provider = ScriptedProvider(["a"])
+        item: Any = tuple(provider if part == "one" else part for part in pair)
+        with pytest.raises(TypeError, match=r"a pair \(provider, model\) or a client is needed"):
+            FailoverClient([item])

@@ -557,3 +557,33 @@ def test_what_a_provider_of_somebody_else_says_is_masked(raw_server: RawServerFa
     _openai("http://localhost").check_credentials()  # so that the key is known
     finish = Telling(base_url=raw_server(http_response()).url).complete("Why?").finish_reason
     assert (finish.raw, finish.model, finish.request_id, finish.detail) == ("***",) * 4
+
+
+@pytest.mark.parametrize("name", ["key", "api_key", "access_token", "code", "sig", "X-Secret"])
+@pytest.mark.parametrize("place", ["base_url", "session", "redirect"])
+def test_a_key_in_a_query_is_masked(
+    raw_server: RawServerFactory, caplog: pytest.LogCaptureFixture, name: str, place: str
+) -> None:
+    """A query that lets somebody in shows in no repr, log or error, whoever put it there."""
+    caplog.set_level(logging.DEBUG)
+    secret = "planted/Secret+7f3a"
+    query = f"?version=1&{name}={quote(secret, safe='')}"
+    said = json.dumps({"error": {"message": f"no: {secret}"}}).encode()
+    headers = {"Content-Type": "application/json"}
+    answer = http_response(400, headers, said)
+    if place == "redirect":
+        answer = http_response(301, {"Location": f"https://elsewhere.example/v1{query}"}, b"")
+    server = raw_server(answer)
+    session = requests.Session()
+    if place == "session":
+        session.params = {name: secret}
+    base_url = f"{server.url}/v1{query if place == 'base_url' else ''}"
+    with OpenAICompatible(base_url=base_url, session=session) as provider:
+        with pytest.raises(LLMError) as caught:
+            provider.complete("Hi")
+        shown = [repr(provider), str(vars(provider)), caplog.text]
+    shown += ["".join(traceback.format_exception(caught.value)), str(vars(caught.value))]
+    if place != "redirect":
+        assert quote(secret, safe="") in server.requests[0].target
+    for form in (secret, quote(secret, safe=""), quote(secret)):
+        assert form not in "".join(shown)

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
-from ..._account.arguments import ProviderArguments, masked
+from ..._account.arguments import ProviderArguments, file_path, masked
 from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
 from ..._checks import FINITE, seconds, whole
@@ -22,7 +22,7 @@ from ..._log import logger
 from ..._printable import one_line
 from ..._redact import Redacted, Secret
 from ..._request import ChatRequest, Unpack
-from ..._runtime.files import check_path, load_locks
+from ..._runtime.files import load_locks
 from ..._runtime.scope import CancelScope
 from ..._signals import let_through
 from ...errors import (
@@ -137,14 +137,12 @@ class GigaChat(Provider):
         load_locks()
         _settings.check_version(self.base_url)
         self.scope = self._setting("scope", scope) or INDIVIDUAL
-        self.auth_url = Redacted(self._setting("auth_url", auth_url) or self.default_auth_url)
+        self.auth_url = self._address("auth_url", auth_url) or Redacted(self.default_auth_url)
         if max_concurrency is None:
             max_concurrency = 1 if self.scope == INDIVIDUAL else 10
         self.max_concurrency = whole("max_concurrency", max_concurrency)
         self.update_interval = seconds("update_interval", update_interval, zero=True, most=FINITE)
-        self.token_cache = token_cache
-        if token_cache is not None:
-            check_path("token_cache", token_cache)
+        self.token_cache = None if token_cache is None else file_path("token_cache", token_cache)
         keys = {"api_key": api_key, "access_token": access_token, "password": password}
         given = {**keys, "user": user}
         self._credentials = Credentials(
@@ -157,7 +155,7 @@ class GigaChat(Provider):
             scope=self.scope,
             auth_url=self.auth_url,
             login_url=self._address_of("/token"),
-            file=_settings.token_file(token_cache),
+            file=_settings.token_file(self.token_cache),
         )
         checks = _settings.profanity_check()
         self._defaults = {} if checks is None else {"profanity_check": checks}
