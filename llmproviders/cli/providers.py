@@ -154,6 +154,9 @@ def _missing(settings: ProviderSettings) -> str:
         return "-"
     if settings.why_held_back() is not None:
         return "held back; see config show"
+    cert = settings.in_force().get("cert")
+    if cert is not None and cert.value is not None:
+        return "a client certificate"
     if secrets[0] in settings.given:
         return "not found where the configuration says"
     return f"set {settings.kind.environment_of(secrets[0])[0]}" if settings.kind.needs_auth else "-"

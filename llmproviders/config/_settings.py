@@ -356,7 +356,7 @@ def exposed(path: str | os.PathLike[str]) -> str | None:
 
 
 def _is_named(kind: type[Provider]) -> bool:
-    telling = [*secrets_of(kind), *([] if kind.needs_auth else ["base_url"])]
+    telling = [*secrets_of(kind), "cert", *([] if kind.needs_auth else ["base_url"])]
     return any(_environ.first_set(kind.environment_of(argument)) for argument in telling)
 
 
@@ -373,7 +373,8 @@ def _from_environment(made: Provider, argument: Argument) -> Value | None:
     name, value = found
     origin = f"environment {name}"
     if not argument.secret:
-        return Value(value, origin)
+        # As the provider understood it: a number of seconds, not the text of one.
+        return Value(vars(made).get(argument.name, value), origin)
     return Value(KeyVariable(name), origin, made.why_held_back(argument.name))
 
 

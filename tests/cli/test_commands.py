@@ -223,6 +223,30 @@ class TestConfig:
         again.write_text(shown.replace("proxy =", "# proxy ="))
         assert run("config", "show", "--config", str(again), env=env).code == 0
 
+    def test_what_the_environment_says_is_toml_again(self, home: Path) -> None:
+        """Numbers, switches and files of the environment are shown as the file would have them.
+
+        A client certificate is a credential: it names GigaChat as a key does.
+        """
+        env = {
+            "GIGACHAT_TIMEOUT": "7.5",
+            "GIGACHAT_VERIFY_SSL_CERTS": "no",
+            "GIGACHAT_CERT_FILE": "/a/client.pem",
+            "GIGACHAT_KEY_FILE": "/a/client.key",
+        }
+        shown = run("config", "show", env=env).out
+        again = home / "again.toml"
+        again.write_text(shown)
+        for text in (shown, run("config", "show", "--config", str(again)).out):
+            lines = [line.partition("  #")[0].rstrip() for line in text.splitlines()]
+            assert 'type = "gigachat"' in lines
+            assert "timeout = [7.5, 7.5]" in lines
+            assert "verify = false" in lines
+            assert 'cert = ["/a/client.pem", "/a/client.key"]' in lines
+        table = run("providers", env=env).out.splitlines()
+        assert table[1].startswith("GigaChat ")
+        assert table[1].endswith("a client certificate")
+
     def test_config_before_and_after_the_command(self, home: Path) -> None:
         """--config stands before or after the command; the one after counts."""
         for name in ("one", "two"):
