@@ -202,6 +202,7 @@ class TestFromConfig:
             "trust": '"system"',
             "base_url": '"http://127.0.0.1:1/v1"',
             "proxy": '"http://127.0.0.1:1"',
+            "auth_url": '"http://127.0.0.1:1/oauth"',
         }
         for name, kind in REGISTRY.items():
             lines = ["[[provider]]", f'type = "{name}"']
