@@ -25,7 +25,36 @@ else:
     from typing_extensions import Unpack as Unpack
 
 
-class Params(TypedDict, total=False):
+class ParamsBesideTools(TypedDict, total=False):
+    """The keywords of ``run``, which has ``tools`` as an argument of its own; see ``Params``."""
+
+    system: str | None
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    n: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    reasoning_effort: str | None
+    profanity_check: bool | None
+    session_id: str | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    functions: Sequence[Mapping[str, Any]] | None
+    function_call: str | Mapping[str, Any] | None
+    response_format: Mapping[str, Any] | None
+    schema: Any
+    attach: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    reasoning: bool | None
+    extra_headers: Mapping[str, str] | None
+    extra_body: Mapping[str, Any] | None
+
+
+class Params(ParamsBesideTools, total=False):
     """The keywords of a call beside ``model``, ``timeout``, ``proxy``, ``deadline``, ``accept``.
 
     None is the same as leaving one out.
@@ -49,31 +78,7 @@ class Params(TypedDict, total=False):
         extra_body: fields of the JSON body, sent as they are; None takes a field out.
     """
 
-    system: str | None
-    temperature: float | None
-    top_p: float | None
-    max_tokens: int | None
-    max_completion_tokens: int | None
-    stop: str | Sequence[str] | None
-    seed: int | None
-    n: int | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repetition_penalty: float | None
-    reasoning_effort: str | None
-    profanity_check: bool | None
-    session_id: str | None
     tools: Sequence[Any] | None
-    tool_choice: str | Mapping[str, Any] | None
-    parallel_tool_calls: bool | None
-    functions: Sequence[Mapping[str, Any]] | None
-    function_call: str | Mapping[str, Any] | None
-    response_format: Mapping[str, Any] | None
-    schema: Any
-    attach: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
-    reasoning: bool | None
-    extra_headers: Mapping[str, str] | None
-    extra_body: Mapping[str, Any] | None
 
 
 KNOWN = frozenset(Params.__annotations__)

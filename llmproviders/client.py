@@ -9,10 +9,11 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ._account.arguments import spelled_out
 from ._checks import whole
 from ._http.types import Timeout
 from ._redact import hidden
-from ._request import Accept, ChatRequest, Params, Self, Unpack
+from ._request import Accept, ChatRequest, Params, ParamsBesideTools, Self, Unpack
 from ._runtime import process
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ._signals import ignoring
@@ -57,6 +58,7 @@ class BaseClient(ABC):
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
 
+    @spelled_out(Params)
     def stream(
         self,
         prompt: Prompt,
@@ -109,6 +111,7 @@ class BaseClient(ABC):
             **params,
         )
 
+    @spelled_out(Params)
     def create_generator(
         self,
         model: str | None,
@@ -119,7 +122,7 @@ class BaseClient(ABC):
         timeout: Timeout | None = None,
         deadline: float | None = None,
         accept: Accept | None = None,
-        **params: Any,
+        **params: Unpack[Params],
     ) -> Generator[str, None, None]:
         """The generator of :meth:`stream`, with the model and the messages first.
 
@@ -158,6 +161,7 @@ class BaseClient(ABC):
         )
         return owned(self.generate(request), self.name)
 
+    @spelled_out(Params)
     def complete(
         self,
         prompt: Prompt,
@@ -222,6 +226,7 @@ class BaseClient(ABC):
         """
         return collect(self.generate(request, scope))
 
+    @spelled_out(Params)
     def run(
         self,
         prompt: Prompt,
@@ -235,7 +240,7 @@ class BaseClient(ABC):
         deadline: float | None = None,
         accept: Accept | None = None,
         stream: bool | None = None,
-        **params: Any,
+        **params: Unpack[ParamsBesideTools],
     ) -> Completion:
         """Ask, call the functions that the model asks for, and ask again until it answers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 from typing import Any, get_type_hints
@@ -11,8 +12,6 @@ import pytest
 import llmproviders
 from llmproviders import InvalidRequestError
 from llmproviders._request import KNOWN, ChatRequest, Params
-from llmproviders.client import BaseClient
-from llmproviders.conversation import Conversation
 from llmproviders.provider import Provider, ProviderArguments
 from llmproviders.providers import REGISTRY
 from llmproviders.testing import ScriptedProvider
@@ -223,17 +222,52 @@ def test_signatures_name_every_argument(service: str) -> None:
     assert shared.keys() - {"self"} == ProviderArguments.__annotations__.keys()
 
 
-PUBLIC = [
-    *(getattr(llmproviders, name) for name in llmproviders.__all__),
-    *(BaseClient, Conversation, ScriptedProvider, Params, ProviderArguments, ChatRequest),
-]
+MODULES = (
+    *("batch", "cache", "client", "config", "conversation", "errors", "failover", "messages"),
+    *("notebook", "provider", "providers", "results", "sandbox", "schema", "testing", "tools"),
+)
 
 
-@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
-def test_type_hints(kind: type) -> None:
-    """``get_type_hints`` works on every public class and function."""
+def _public() -> list[Any]:
+    """Every class and function that a program can import from a module of ours by its name."""
+    found = {llmproviders.load_ipython_extension, llmproviders.usage}
+    found |= {getattr(llmproviders, name) for name in llmproviders.__all__}
+    for name in MODULES:
+        module = importlib.import_module(f"llmproviders.{name}")
+        found |= {
+            member
+            for member_name, member in vars(module).items()
+            if not member_name.startswith("_")
+            and (inspect.isclass(member) or inspect.isroutine(member))
+            and member.__module__.startswith("llmproviders")
+        }
+    return sorted(found, key=lambda member: (member.__module__, member.__qualname__))
+
+
+@pytest.mark.parametrize("kind", _public(), ids=lambda kind: kind.__qualname__)
+def test_type_hints(kind: Any) -> None:
+    """``get_type_hints`` works on every public class and function, without the extras too."""
     get_type_hints(kind)
     for name, member in inspect.getmembers(kind, inspect.isroutine):
         ours = (getattr(member, "__module__", None) or "").startswith("llmproviders")
         if ours and (name == "__init__" or not name.startswith("_")):
             get_type_hints(member)
+
+
+@pytest.mark.parametrize("name", ["stream", "complete", "create_generator", "run"])
+@pytest.mark.parametrize("kind", [*REGISTRY.values(), llmproviders.FailoverClient])
+def test_keywords_of_a_call_are_shown(kind: Any, name: str) -> None:
+    """What Shift-Tab and completion read has every keyword, with None, and no ``**``."""
+    parameters = inspect.signature(getattr(kind, name)).parameters
+    assert parameters.keys() >= Params.__annotations__.keys()
+    assert parameters["temperature"].default is None
+    assert parameters["temperature"].annotation == "float | None"
+    assert parameters["tools"].default is (inspect.Parameter.empty if name == "run" else None)
+    assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def test_ipython_completes_keywords() -> None:
+    """IPython offers the keywords of a call."""
+    completer = pytest.importorskip("IPython.core.completer")
+    offered = completer.IPCompleter()._default_arguments(ScriptedProvider(["a"]).complete)
+    assert {"temperature", "extra_headers", "deadline"} <= set(offered)

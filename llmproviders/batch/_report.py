@@ -12,19 +12,16 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import errors
 from .._display.html import table
 from .._display.text import count, escape, shorten
 from .._display.timeline import AttemptOutcome
 from .._printable import one_line
+from .._request import Self
 from .._signals import let_through
 from . import _charts as pictures
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 _EXAMPLES = 3
 

@@ -20,6 +20,9 @@ from ._task import Task, request_hash, task_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped,unused-ignore]
+else:
+    # The library is an extra; type hints can be read without it.
+    DataFrame = Any
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 

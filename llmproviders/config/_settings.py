@@ -40,6 +40,8 @@ from ._types import ProviderType, find_type, name_of, names_of_types
 
 Client = TypeVar("Client", bound=FailoverClient)
 
+ProviderClass = type[Provider]
+
 
 VARIABLE = "LLMPROVIDERS_CONFIG"
 
@@ -93,7 +95,8 @@ class ProviderSettings:
         type: the name of its type, if that is not its class's.
     """
 
-    kind: type[Provider]
+    # Not type[Provider]: in this class ``type`` is a field.
+    kind: ProviderClass
     given: Mapping[str, Value] = field(default_factory=dict)
     origin: str = "default"
     type: str = ""
