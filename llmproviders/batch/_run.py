@@ -20,7 +20,7 @@ from ..messages import Prompt
 from ._flow import Flow
 from ._interrupts import Interrupts
 from ._summary import BatchStats, announce, bar_if
-from ._task import BatchResult, SeenIds, tasks_of
+from ._task import BatchResult, SeenIds, request_of, tasks_of
 
 BatchRequest = Prompt | Mapping[str, object]
 
@@ -52,8 +52,8 @@ def run(
     Args:
         client: a provider or a ``FailoverClient``.
         requests: each a string, a list of messages, or a dict
-            ``{"id": ..., "prompt" | "messages": ..., "model": ..., **params}``. A pandas Series
-            gives its index as ids.
+            ``{"id": ..., "prompt" | "messages": ..., **keywords}`` with the keywords of
+            ``complete``, such as ``"stream": False``. A pandas Series gives its index as ids.
         workers: how many requests run at a time; with an ``executor``: how many it has.
         executor: where they run, any ``concurrent.futures.Executor``; default: threads. It is not
             shut down.
@@ -117,8 +117,8 @@ def map(
         executor: as for :func:`run`.
         deadline: seconds for each request, waits and retries included.
         cache: as for :func:`run`.
-        **params: ``model``, ``system``, ``schema`` and the others that ``complete`` takes, for
-            every prompt that does not have its own.
+        **params: ``model``, ``system``, ``schema``, ``stream=False`` and the others that
+            ``complete`` takes, for every prompt that does not have its own.
 
     Raises:
         InvalidRequestError: two prompts have the same id.
@@ -171,8 +171,7 @@ def check_params(params: Mapping[str, Any]) -> ChatRequest:
         TypeError: a parameter that no service has.
         InvalidRequestError: a value that no service could take.
     """
-    rest = dict(params)
-    return ChatRequest.of("-", model=rest.pop("model", None), params=rest)
+    return request_of("-", params)
 
 
 def with_params(request: BatchRequest, params: Mapping[str, Any]) -> BatchRequest:

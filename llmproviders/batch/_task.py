@@ -12,6 +12,7 @@ from hashlib import sha256
 from math import inf
 from typing import Any, NamedTuple
 
+from .._checks import boolean
 from .._request import ChatRequest
 from .._signals import let_through
 from ..errors import InvalidRequestError
@@ -19,6 +20,8 @@ from ..messages import Prompt
 from ..results import Completion
 
 Id = str | int
+
+_OF_THE_CALL = ("model", "timeout", "proxy", "deadline", "accept")
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
@@ -145,9 +148,22 @@ def _request_of(fields: dict[str, Any]) -> ChatRequest:
             if asked
             else 'a request needs a "prompt" or "messages"'
         )
-    prompt: Prompt = fields.pop(asked[0])
-    model: Any = fields.pop("model", None)
-    return ChatRequest.of(prompt, model=model, params=fields)
+    return request_of(fields.pop(asked[0]), fields)
+
+
+def request_of(prompt: Prompt, asked: Mapping[str, Any]) -> ChatRequest:
+    """A request with the keywords that ``complete`` takes.
+
+    Raises:
+        TypeError: a keyword that no service has, or ``stream=True``.
+        InvalidRequestError: a value that no service could take.
+    """
+    params = dict(asked)
+    of_the_call = {name: params.pop(name) for name in _OF_THE_CALL if name in params}
+    stream = params.pop("stream", None)
+    if stream is not None and boolean("stream", stream):
+        raise TypeError("a batch returns whole replies: stream is False or left out")
+    return ChatRequest.of(prompt, stream=stream is None, params=params, **of_the_call)
 
 
 class SeenIds:

@@ -79,7 +79,10 @@ class Carrier:
         self._client = self._scope = None
 
     def answer(self, request: ChatRequest, deadline: float | None) -> Completion:
-        """Ask the client, for at most ``deadline`` seconds."""
+        """Ask the client, for at most ``deadline`` seconds, or as many as the request says."""
+        if request.deadline is not None:
+            # It wins over the client's own, too, which sees to that.
+            deadline = None
         scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=self._scope)
         try:
             return self._here().answer(request, scope)

@@ -28,16 +28,21 @@ from tenacity import wait_none
 
 from llmproviders import (
     Completion,
+    DeadlineExceeded,
     FailoverClient,
     InvalidRequestError,
     OpenAICompatible,
+    RejectedReplyError,
     ServerError,
 )
 from llmproviders.batch import BatchResult, map, run
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.conftest import RawServerFactory
 from tests.support.batches import WAIT_S, Echo, Gate
+from tests.support.rawserver import Stall
+from tests.support.served import SERVED
 
 
 def by_id(results: Iterator[BatchResult]) -> dict[Any, BatchResult]:
@@ -502,3 +507,58 @@ class TestExecutors:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as pool, pytest.raises(BrokenExecutor):
             list(run(client, requests, executor=pool))
+
+
+class TestKeywordsOfACall:
+    """A request of a batch takes what a call of ``complete`` takes."""
+
+    @pytest.mark.parametrize("service", SERVED)
+    def test_whole_replies(self, sandbox: Sandbox, service: str) -> None:
+        """With ``stream=False``, of all or of one request, a service is asked for the whole."""
+        with SERVED[service](**sandbox.provider_arguments(service)) as provider:
+            asked = [{"prompt": "a", "stream": False}, {"prompt": "b", "stream": None}, "c"]
+            for results in ([*run(provider, asked, workers=1)], map(provider, ["d"], stream=False)):
+                assert [result.error for result in results] == [None] * len(results)
+        sent = [request for request in sandbox.requests if request.kind == "chat"]
+        if provider.supports_tools:
+            streams = [request.json["stream"] for request in sent]
+            assert streams == [False, True, True, False]
+        assert len(sent) == 4
+
+    @pytest.mark.parametrize("stream", [True, 1, "no"])
+    def test_no_stream(self, stream: Any) -> None:
+        """A batch cannot stream; the row says so, and nothing is sent."""
+        provider = ScriptedProvider(["Hi"])
+        (result,) = run(provider, [{"prompt": "a", "stream": stream}])
+        assert isinstance(result.error, InvalidRequestError)
+        assert "stream is" in str(result.error)
+        with pytest.raises((TypeError, InvalidRequestError), match="stream is"):
+            map(provider, ["a"], stream=stream)
+        assert provider.requests == []
+
+    def test_a_deadline_of_its_own(self, raw_server: RawServerFactory) -> None:
+        """A request's own deadline wins over the batch's and the client's."""
+        silent = raw_server([Stall()])
+        with OpenAICompatible(base_url=silent.url) as provider:
+            client = FailoverClient([provider], deadline=600)
+            asked = [{"prompt": "a", "deadline": 0.2, "timeout": [5, 600]}]
+            (result,) = run(client, asked, deadline=600)
+        assert isinstance(result.error, DeadlineExceeded)
+        slow = FailoverClient([ScriptedProvider(["Hi"])], deadline=1e-9)
+        (result,) = run(slow, [{"prompt": "a", "deadline": 600}], deadline=1e-9)
+        assert str(result.completion) == "Hi"
+
+    def test_accept_and_wrong_ones(self) -> None:
+        """``accept`` turns a reply down; a wrong timeout or proxy is the error of its row."""
+        asked: list[Any] = [
+            {"prompt": "a", "accept": lambda reply: "no good"},
+            {"prompt": "a", "timeout": "soon"},
+            {"prompt": "a", "proxy": {"https": "x"}},
+            {"prompt": "a", "deadline": "60"},
+            {"prompt": "a", "accept": 5},
+        ]
+        errors = [result.error for result in map(ScriptedProvider(["Hi"]), asked)]
+        assert isinstance(errors[0], RejectedReplyError)
+        for error, word in zip(errors[1:], ("timeout", "proxy", "deadline", "accept"), strict=True):
+            assert isinstance(error, InvalidRequestError)
+            assert word in str(error)

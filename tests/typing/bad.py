@@ -18,6 +18,11 @@ ChatGLM(api_key="key")  # error: call-arg
 text = ChatGLM().complete("Hi").txt  # error: attr-defined
 ChatGLM().complete(17)  # error: arg-type
 ChatGLM().stream("Hi", timeout="5")  # error: arg-type
+ChatGLM().complete("Hi", temprature=1)  # error: call-arg
+GigaChat().complete("Hi", temperature="hot")  # error: arg-type
+FailoverClient([ChatGLM()]).complete("Hi", max_tokens="9")  # error: arg-type
+ChatGLM().create_generator(None, "Hi", max_token=9)  # error: call-arg
+ChatGLM().run("Hi", tools=[], seed="x")  # error: arg-type
 count: int = ChatGLM().complete("Hi").text  # error: assignment
 ChatGLM().complete("Hi").text = "other"  # error: misc
 FailoverClient([ChatGLM()]).conversation().ask(["Hi"])  # error: list-item
