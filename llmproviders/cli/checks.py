@@ -24,7 +24,8 @@ from .._redact import redact
 from .._request import ChatRequest
 from .._runtime import files as _files
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope
-from ..config._settings import Configuration, ProviderSettings
+from .._signals import let_through
+from ..config._settings import ConfigError, Configuration, ProviderSettings
 from ..errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -35,6 +36,7 @@ from ..errors import (
 )
 from ..failover._health import FileStore, parts_of
 from ..provider import Provider
+from ..providers import REGISTRY, broken, every
 from ..providers.gigachat import _root
 from ..providers.gigachat._provider import GigaChat
 from .providers import ask_one
@@ -138,15 +140,38 @@ def check_configuration(configuration: Configuration) -> Iterator[Finding]:
         yield warn("configuration", problem, remedy)
 
 
+def check_plug_ins() -> Iterator[Finding]:
+    """The providers of installed packages: which there are, and which do not load."""
+    others = [name for name in every() if name not in REGISTRY]
+    if others:
+        yield ok("plug-ins", ", ".join(others))
+    for plug_in in broken().values():
+        package = plug_in.package or "PACKAGE"
+        remedy = f"pip install -U {package}, or remove it: pip uninstall {package}"
+        yield warn("plug-ins", plug_in.why, remedy)
+
+
 def check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> Iterator[Finding]:
     """One provider: its key, its certificates, the way to it, and its clock."""
+    try:
+        yield from _check_provider(settings, offline=offline, live=live)
+    # A class of somebody else's may raise anything.
+    except Exception as error:  # noqa: BLE001
+        let_through(error)
+        text = f"a check failed: {type(error).__name__}: {error}"
+        yield fail(settings.name, text, "tell the author of this provider")
+
+
+def _check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> Iterator[Finding]:
     name = settings.name
     if not settings.kind.working:
         yield warn(name, "this service was not working at last check", "list another one first")
     try:
         provider = settings.make()
-    except ValueError as error:
-        yield fail(name, str(error), "correct the configuration")
+    except ConfigError as error:
+        asked_wrong = isinstance(error.__cause__, (ValueError, LLMError))
+        remedy = "correct the configuration" if asked_wrong else "tell the author of this provider"
+        yield fail(name, str(error), remedy)
         return
     with provider:
         yield from _check_key(name, settings, provider)
@@ -174,13 +199,14 @@ def check_proxies(providers: Iterable[ProviderSettings], *, offline: bool) -> It
         try:
             provider = settings.make()
             transport = _transport_of(provider)
-        except (LLMError, ValueError):
+        except Exception as error:  # noqa: BLE001
+            let_through(error)
             # The checks of the provider and of its certificates say what is wrong.
             continue
         with provider:
             try:
                 for url in _addresses(provider):
-                    proxy = transport.proxy_for(url)
+                    proxy = transport.proxy_for(url) if transport is not None else None
                     if proxy is not None:
                         ways.setdefault(proxy, url)
             except (LLMError, ValueError) as error:
@@ -296,12 +322,15 @@ def check_expiry(topic: str, installed: Iterable[_root.Certificate]) -> Iterator
 def _check_connections(settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:
     name = settings.name
     topic = f"{name}, connection"
+    transport = _transport_of(provider)
+    if transport is None:
+        return
     dates = []
     for url in _addresses(provider):
         scope = CancelScope.lasting(_PATIENCE_S, clock=SYSTEM_CLOCK)
         begin = time.monotonic()
         try:
-            with closing(_transport_of(provider).probe(url, scope)) as reply:
+            with closing(transport.probe(url, scope)) as reply:
                 date = parse_http_date(reply.headers.get("date"))
         except LLMError as failure:
             error = provider.describe_error(failure, ChatRequest(()))
@@ -408,10 +437,10 @@ def _addresses(provider: Provider) -> list[str]:
     return [provider.base_url] + ([auth_url] if auth_url else [])
 
 
-def _transport_of(provider: Provider) -> Transport:
+def _transport_of(provider: Provider) -> Transport | None:
+    """What its requests go through; None where it is something of its own."""
     transport = provider.make_transport()
-    assert isinstance(transport, Transport)
-    return transport
+    return transport if isinstance(transport, Transport) else None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from .checks import (
     Finding,
     Level,
     check_configuration,
+    check_plug_ins,
     check_provider,
     check_proxies,
     check_python,
@@ -57,6 +58,7 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
         configuration = Configuration(())
     else:
         yield from check_configuration(configuration)
+    yield from check_plug_ins()
     yield from check_proxies(configuration.providers, offline=offline)
     for settings in configuration.providers:
         yield from check_provider(settings, offline=offline, live=live)

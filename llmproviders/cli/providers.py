@@ -17,11 +17,11 @@ import click
 from .._printable import one_line
 from .._redact import redact
 from .._runtime.scope import in_slices
-from ..config._settings import Configuration, ProviderSettings, secrets_of
+from ..config._settings import ConfigError, Configuration, ProviderSettings, secrets_of
 from ..errors import AllProvidersFailed, LLMError
-from ..providers import REGISTRY
+from ..providers import REGISTRY, broken, every, find
 from .exits import Exit, exit_of_error
-from .notes import put
+from .notes import NOTHING, put, say, show_logs
 from .options import Choices, setup_options
 from .table import print_table
 
@@ -40,8 +40,9 @@ def command(choices: Choices, as_json: bool, check: bool) -> Exit:
     Those of the configuration come first, in order of priority. With --check the exit code is 0
     when at least one of them answers. A guest service is only asked if it is named.
     """
+    show_logs(NOTHING)
     configuration = choices.configuration()
-    listed = every_provider(configuration)
+    listed, unusable = every_provider(configuration)
     in_force = configuration.providers
     # A guest service that nobody named is not asked, not even whether it is there.
     asked = [item for item in listed if item in in_force or item.kind.needs_auth]
@@ -52,17 +53,40 @@ def command(choices: Choices, as_json: bool, check: bool) -> Exit:
         if check:
             for row, result in zip(rows, checks, strict=True):
                 row["check"] = None if result is None else str(result)
+        unknown = dict.fromkeys(rows[0])
+        for name, why in unusable.items():
+            rows.append({**unknown, "name": name, "type": name, "working": False, "error": why})
         put(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
         _print(listed, checks, checked=check)
+        for why in unusable.values():
+            say(why)
     return _exit_of(checks)
 
 
-def every_provider(configuration: Configuration) -> list[ProviderSettings]:
-    """Those in force, in order of priority, then the types that are not among them."""
+def every_provider(
+    configuration: Configuration,
+) -> tuple[list[ProviderSettings], dict[str, str]]:
+    """Those in force, in order of priority, then the types that are not among them.
+
+    Returns:
+        The providers; and by name why those of installed packages that cannot be used cannot.
+    """
     named = {item.kind for item in configuration.providers}
-    rest = [ProviderSettings(kind) for kind in REGISTRY.values() if kind not in named]
-    return [*configuration.providers, *rest]
+    listed = list(configuration.providers)
+    unusable = {name: plug_in.why for name, plug_in in broken().items()}
+    for name, kind in every().items():
+        settings = ProviderSettings(kind)
+        if kind in named:
+            continue
+        if name not in REGISTRY:
+            try:
+                settings.in_force()
+            except ConfigError as error:
+                unusable[name] = str(error)
+                continue
+        listed.append(settings)
+    return listed, unusable
 
 
 @dataclass(frozen=True)
@@ -118,8 +142,8 @@ def ask_one(settings: ProviderSettings) -> Check:
 def _as_object(settings: ProviderSettings) -> dict[str, Any]:
     kind, in_force = settings.kind, settings.in_force()
     return {
-        "name": settings.name,
-        "type": kind.__name__,
+        "name": _name(settings),
+        "type": _type(settings),
         "working": kind.working,
         "needs_auth": kind.needs_auth,
         "key_from": settings.key_from(),
@@ -137,7 +161,7 @@ def _print(
     for settings, check in zip(listed, checks, strict=True):
         kind = settings.kind
         row = [
-            settings.name,
+            _name(settings),
             _yes(kind.working),
             _yes(kind.needs_auth),
             _yes(kind.supports_stream),
@@ -146,6 +170,17 @@ def _print(
         ]
         rows.append([*row, str(check or "not asked")] if checked else row)
     print_table([*header, "check"] if checked else header, rows)
+
+
+def _name(settings: ProviderSettings) -> str:
+    """The name that ``-p`` takes."""
+    return settings.name if "name" in settings.given else _type(settings)
+
+
+def _type(settings: ProviderSettings) -> str:
+    """The name of its type: its class's, unless it is known by another one."""
+    name = settings.kind.__name__
+    return name if find(name) is settings.kind else settings.type_name
 
 
 def _missing(settings: ProviderSettings) -> str:

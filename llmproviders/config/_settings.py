@@ -29,6 +29,7 @@ from .. import _environment as _environ
 from .._account.keys import KeyFile, KeyVariable
 from .._checks import nearest
 from .._environment import config_folder
+from .._redact import redact
 from .._signals import let_through
 from ..errors import AuthenticationError, MissingAuthError
 from ..failover._client import FailoverClient
@@ -149,8 +150,8 @@ class ProviderSettings:
         """The provider.
 
         Raises:
-            ConfigError: its class refuses an argument, or a secret among the headers is not
-                where the configuration says.
+            ConfigError: its class refuses an argument or cannot be made, or a secret among the
+                headers is not where the configuration says.
         """
         try:
             return self.kind(**{name: value.read() for name, value in self.given.items()})
@@ -159,6 +160,12 @@ class ProviderSettings:
         except ValueError as error:
             origin = _origin_of(error, self.given, self.origin)
             raise ConfigError(f"{origin}: {self.name}: {error}") from error
+        # A class of somebody else's may raise anything.
+        except Exception as error:
+            let_through(error)
+            said = redact(" ".join(f"{type(error).__name__}: {error}".split()))
+            where = f"{self.origin}: " if ":" in self.origin else ""
+            raise ConfigError(f"{where}{self.name} cannot be made: {said}") from error
 
     def in_force(self) -> dict[str, Value]:
         """Every argument with the value that counts and its origin; keys come first."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
+from .._signals import let_through
 from ..provider import Provider
-from ..providers import ALIASES, REGISTRY, find
+from ..providers import ALIASES, REGISTRY, broken, every, find, names
 from ..providers._local_servers import LOCAL_SERVERS, LocalServer
 
 
@@ -32,24 +33,28 @@ def find_type(name: str) -> ProviderType | None:
     'http://localhost:11434/v1'
 
     Raises:
-        ValueError: ``module:Class`` cannot be loaded, or is no provider.
+        ValueError: the provider of an installed package, or ``module:Class``, cannot be loaded,
+            or is no provider.
     """
     plain = name.lower().replace("-", "").replace("_", "").replace(".", "")
     if plain in LOCAL_SERVERS:
         return ProviderType(plain, REGISTRY["openaicompatible"], LOCAL_SERVERS[plain])
     kind = _load(name) if ":" in name else find(name)
+    if kind is None and plain in broken():
+        raise ValueError(broken()[plain].why)
     return None if kind is None else ProviderType(name_of(kind), kind)
 
 
 def name_of(kind: type[Provider]) -> str:
-    """The name of a class as a type: the registry's, else ``module:Class``."""
-    registered = (name for name, known in REGISTRY.items() if known is kind)
-    return next(registered, f"{kind.__module__}:{kind.__qualname__}")
+    """The name of a class as a type: the one that it is known by, else ``module:Class``."""
+    known = REGISTRY if kind in REGISTRY.values() else every()
+    own = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, other in known.items() if other is kind), own)
 
 
 def names_of_types() -> list[str]:
-    """Every name that a type may have, save those of classes elsewhere."""
-    return [*REGISTRY, *ALIASES, *LOCAL_SERVERS]
+    """Every name that a type may have, save ``module:Class``; no installed package is loaded."""
+    return [*names(), *ALIASES, *LOCAL_SERVERS]
 
 
 def _load(name: str) -> type[Provider]:
@@ -58,9 +63,12 @@ def _load(name: str) -> type[Provider]:
         found: object = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    # A module may raise anything while it is imported.
-    except Exception as error:
-        raise ValueError(f"type {name!r} cannot be loaded: {error}") from error
+    # A module may raise anything while it is imported, and may exit.
+    except (Exception, SystemExit) as error:
+        let_through(error)
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        said = " ".join(f"{kind}{error}".split())
+        raise ValueError(f"type {name!r} cannot be loaded: {said}") from error
     if not (isinstance(found, type) and issubclass(found, Provider)):
         raise ValueError(f"type {name!r} is not a subclass of llmproviders.Provider")
     return found

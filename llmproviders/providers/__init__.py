@@ -7,10 +7,12 @@ An installed package adds its own by the entry points of the group ``llmprovider
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
+from typing import NamedTuple
 
-from .._signals import let_through
+from .._signals import ignoring, let_through
 from ..provider import Provider
 from .chatglm import ChatGLM
 from .chatgptt import ChatGptt
@@ -52,12 +54,36 @@ def find(name: str) -> type[Provider] | None:
     known = REGISTRY.get(key) or _registered.get(key)
     if known is not None:
         return known
-    return next((kind for name, kind in _installed().items() if name == key), None)
+    return _installed().kinds.get(key)
 
 
 def every() -> dict[str, type[Provider]]:
     """All providers by name: built in, registered, and of installed packages."""
-    return {**_installed(), **_registered, **REGISTRY}
+    known = {**_installed().kinds, **_registered, **REGISTRY}
+    return {name: known[name] for name in names() if name in known}
+
+
+class BrokenPlugIn(NamedTuple):
+    """A provider of an installed package that does not load.
+
+    Attributes:
+        why: what it is, and what its import raised.
+        package: the package that has it; None if that is not known.
+    """
+
+    why: str
+    package: str | None
+
+
+def broken() -> dict[str, BrokenPlugIn]:
+    """The providers of installed packages that do not load, by name."""
+    return dict(_installed().broken)
+
+
+def names() -> list[str]:
+    """The names of all providers; no installed package is loaded for them."""
+    installed = (_plain(entry.name) for entry in _entries())
+    return list(dict.fromkeys([*REGISTRY, *_registered, *installed]))
 
 
 def register(cls: type[Provider], *, name: str | None = None) -> None:
@@ -88,30 +114,65 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+class _Installed(NamedTuple):
+    """What installed packages add, by name."""
+
+    kinds: dict[str, type[Provider]]
+    broken: dict[str, BrokenPlugIn]
+
+
 @cache
-def _installed() -> dict[str, type[Provider]]:
-    """The providers of installed packages; one that does not load is a warning, once."""
-    found = {}
-    for entry in entry_points(group=GROUP):
-        kind = _load(entry)
-        if kind is not None:
-            found[_plain(entry.name)] = kind
+def _installed() -> _Installed:
+    """The providers of installed packages; each that does not load is a warning, once."""
+    found = _Installed({}, {})
+    for entry in _entries():
+        name = _plain(entry.name)
+        if name in found.kinds or name in found.broken:
+            _warn(f"{_described(entry)} is passed over: another one has that name")
+            continue
+        try:
+            found.kinds[name] = _load(entry)
+        # A package of somebody else's may raise anything while it is imported, and may exit.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            let_through(error)
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            found.broken[name] = BrokenPlugIn(
+                f"{_described(entry)} does not load: {said}", _package(entry)
+            )
+            _warn(found.broken[name].why)
     return found
 
 
-def _load(entry: EntryPoint) -> type[Provider] | None:
+def _entries() -> Iterable[EntryPoint]:
     try:
-        kind: type[Provider] = entry.load()
-        if not _is_provider(kind):
-            raise TypeError("it is not a subclass of llmproviders.Provider")
-    # A package of somebody else's may raise anything while it is imported.
+        return entry_points(group=GROUP)
+    # One package whose metadata cannot be read hides those of all others there.
     except Exception as error:  # noqa: BLE001
         let_through(error)
-        warnings.warn(
-            f"the provider {entry.name!r} ({entry.value}) does not load: "
-            f"{type(error).__name__}: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+        return list(_readable_entries())
+
+
+def _readable_entries() -> Iterator[EntryPoint]:
+    for package in distributions():
+        with ignoring(Exception):
+            yield from package.entry_points.select(group=GROUP)
+
+
+def _described(entry: EntryPoint) -> str:
+    package = _package(entry)
+    return f"the provider {entry.name!r} ({entry.value}" + (f" of {package})" if package else ")")
+
+
+def _package(entry: EntryPoint) -> str | None:
+    return entry.dist.name if entry.dist is not None else None
+
+
+def _load(entry: EntryPoint) -> type[Provider]:
+    kind: type[Provider] = entry.load()
+    if not _is_provider(kind):
+        raise TypeError("it is not a subclass of llmproviders.Provider")
     return kind
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

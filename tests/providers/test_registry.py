@@ -140,3 +140,46 @@ class TestLocalServers:
         for url in ("http://10.0.0.7:11434/v1", "http://localhost:11435/v1"):
             error = read(canned(OpenAICompatible, gone, base_url=url).stream("Hi")).error
             assert "start" not in str(error)
+
+
+class TestBroken:
+    """What is broken in one installed package harms nothing else."""
+
+    def test_one_that_exits_while_it_is_imported(self, installed: Any) -> None:
+        """A module that ends the program is a plug-in that does not load, and no more."""
+        source = "import sys\nsys.exit(3)"
+        installed(
+            source, broken="plugin_of_tests:Mine", whole="llmproviders.testing:ScriptedProvider"
+        )
+        with pytest.warns(RuntimeWarning, match="'broken'.*SystemExit: 3"):
+            assert list(providers.every())[-1] == "whole"
+        assert providers.broken()["broken"].package == "plugin-of-tests"
+
+    def test_metadata_that_cannot_be_read(self, installed: Any, tmp_path: Path) -> None:
+        """Entry points that are no text hide those of no other package."""
+        installed(PLUGIN, mine="plugin_of_tests:Mine")
+        about = tmp_path / "rubbish-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rubbish\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_bytes(b"[llmproviders.providers]\nx = \xff\xfe:Y\n")
+        kind = providers.find("mine")
+        assert kind is not None
+        assert kind.__name__ == "Mine"
+
+    def test_two_of_one_name(self, installed: Any) -> None:
+        """The first one has the name, and a warning tells of the other."""
+        entries = {
+            "my-own": "plugin_of_tests:Mine",
+            "My_Own": "llmproviders.testing:ScriptedProvider",
+        }
+        installed(PLUGIN, **entries)
+        with pytest.warns(RuntimeWarning, match="ScriptedProvider.* passed over"):
+            kind = providers.find("myown")
+        assert kind is not None
+        assert kind.__name__ == "Mine"
+
+    def test_names_are_told_without_loading(self, installed: Any) -> None:
+        """A hint or the shell's completion names a plug-in, and imports nothing of it."""
+        installed("raise RuntimeError('loaded')", broken="plugin_of_tests:Mine")
+        assert providers.names()[-1] == "broken"
+        assert "plugin_of_tests" not in sys.modules
