@@ -208,7 +208,7 @@ ONLY_IN = {
     "requests": {"_http", "_account"},
     "urllib3": {"_http"},
     "socks": {"_http"},
-    "ssl": {"_http"},
+    "ssl": {"_http", "testing"},
     "tenacity": {"_runtime", "failover"},
     "filelock": {"_runtime"},
     "IPython": {"notebook", "__init__"},

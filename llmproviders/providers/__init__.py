@@ -155,7 +155,7 @@ def _entries() -> Iterable[EntryPoint]:
 def _readable_entries() -> Iterator[EntryPoint]:
     for package in distributions():
         with ignoring(Exception):
-            yield from package.entry_points.select(group=GROUP)
+            yield from [entry for entry in package.entry_points if entry.group == GROUP]
 
 
 def _described(entry: EntryPoint) -> str:

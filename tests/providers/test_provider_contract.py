@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,33 +19,14 @@ from llmproviders import (
 from llmproviders.provider import Call
 from llmproviders.provider import Request as ChatRequest
 from llmproviders.providers import REGISTRY
-from llmproviders.testing import ScriptedProvider
-from tests.support.golden import (
+from llmproviders.testing import (
     FRAMINGS,
-    GOLDENS,
-    Answering,
-    Golden,
-    goldens,
-    on_the_wire,
-    provider_at,
+    ScriptedProvider,
+    check_cuts,
+    check_golden,
+    check_provider,
 )
-from tests.support.promise import Reading, read
-from tests.support.rawserver import RawServer
-
-answering = Answering()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RawServer]:
-    """One server for all golden replies; ``answering.chat`` is what it answers."""
-    with RawServer(answering) as running:
-        yield running
-
-
-def ask(golden: Golden, server: RawServer, provider: Provider, chat: bytes) -> Reading:
-    """Have a provider read a reply."""
-    answering.chat = chat
-    return read(provider.stream("Why is the sky blue?"))
+from tests.support.golden import GOLDENS, Golden, before, goldens, provider_at
 
 
 @pytest.mark.parametrize("provider", REGISTRY)
@@ -53,22 +35,16 @@ def test_every_provider_has_golden_replies(provider: str) -> None:
     assert {"plain", "short"} <= {golden.name for golden in goldens(provider) if golden.finish}
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_golden_replies(server: RawServer, golden: Golden, framing: str) -> None:
-    """A golden reply gives its text and its end, however it travels."""
-    with provider_at(golden.provider, server.url) as provider:
-        head, body = on_the_wire(golden.body, framing, golden.content_type)
-        golden.agrees_with(ask(golden, server, provider, head + body))
+@pytest.mark.parametrize("provider", REGISTRY)
+def test_every_provider_is_what_it_says(provider: str) -> None:
+    """It supports what it says, refuses the rest before sending, and comes out of a pickle."""
+    check_provider(partial(provider_at, provider), before=before)
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_golden_replies_byte_by_byte(server: RawServer, golden: Golden) -> None:
-    """In chunks of one byte, a golden reply gives the same text and end."""
-    with provider_at(golden.provider, server.url) as provider:
-        bytewise = [bytes([byte]) for byte in golden.body]
-        head, body = on_the_wire(bytewise, "chunked", golden.content_type)
-        golden.agrees_with(ask(golden, server, provider, head + body))
+def test_golden_replies(golden: Golden) -> None:
+    """A golden reply gives its text and its end, however it travels, byte by byte too."""
+    check_golden(golden, partial(provider_at, golden.provider), before=before)
 
 
 CUT_UP = [golden for golden in GOLDENS if golden.name == "short" or len(golden.body) < 200]
@@ -76,35 +52,15 @@ CUT_UP = [golden for golden in GOLDENS if golden.name == "short" or len(golden.b
 
 @pytest.mark.parametrize("framing", [name for name in FRAMINGS if name != "length"])
 @pytest.mark.parametrize("golden", CUT_UP, ids=str)
-def test_cut_at_every_byte(server: RawServer, golden: Golden, framing: str) -> None:
+def test_cut_at_every_byte(golden: Golden, framing: str) -> None:
     """Cut anywhere, a reply is either whole, or a prefix of its text and then an error of ours.
 
     The one reply that cannot be told from a whole one is FlowGPT's, which has no end mark, cut
     between two lines where nothing but the end of the connection frames it.
     """
-    head, body = on_the_wire(golden.body, framing, golden.content_type)
-    undetectable = golden.provider == "flowgpt" and framing == "close"
-    failures = 0
-    with provider_at(golden.provider, server.url) as provider:
-        for place in range(len(body)):
-            reading = ask(golden, server, provider, head + body[:place])
-            assert golden.text.startswith(reading.text)
-            if reading.finish is not None and not undetectable:
-                golden.agrees_with(reading)
-            failures += reading.error is not None
-    assert failures > len(body) // 3
-
-
-@pytest.mark.parametrize("provider", REGISTRY)
-def test_cut_in_the_head(server: RawServer, provider: str) -> None:
-    """Cut anywhere before its body, a reply is an error of ours without any text."""
-    golden = goldens(provider, name="short")[0]
-    head, _ = on_the_wire(golden.body, "chunked", golden.content_type)
-    with provider_at(provider, server.url) as asked:
-        for place in range(len(head)):
-            reading = ask(golden, server, asked, head[:place])
-            assert isinstance(reading.error, LLMError)
-            assert reading.text == ""
+    make = partial(provider_at, golden.provider)
+    has_end_mark = golden.provider != "flowgpt"
+    check_cuts(golden, make, framing, before=before, has_end_mark=has_end_mark)
 
 
 def test_hooks_by_their_old_names() -> None:

@@ -480,8 +480,8 @@ ELSEWHERE = {
 }
 """Clauses that run in a thread of their own, where no handler ever does."""
 
-OF_THE_PROGRAM = ("cli", "sandbox")
-"""Wings that are the program itself: their handlers are their own."""
+OF_THE_PROGRAM = ("cli", "sandbox", "testing")
+"""Wings that are the program itself, or tests: their handlers are their own."""
 
 
 def _caught(kind: ast.expr | None) -> set[str]:

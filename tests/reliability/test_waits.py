@@ -65,6 +65,11 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("sandbox/_http.py", "selector.select"): OWN_THREAD,
     ("sandbox/_http.py", "self._listener.accept"): OWN_THREAD,
     ("sandbox/_http.py", "self._sock.recv"): OWN_THREAD,
+    ("testing/_raw_server.py", "conn.pause"): OWN_THREAD,
+    ("testing/_raw_server.py", "select.select"): OWN_THREAD,
+    ("testing/_raw_server.py", "self._listener.accept"): OWN_THREAD,
+    ("testing/_raw_server.py", "self._sock.recv"): OWN_THREAD,
+    ("testing/_raw_server.py", "upstream.recv"): OWN_THREAD,
 }
 """What has no end of its own -> why that keeps neither a signal nor a deadline waiting."""
 

@@ -7,24 +7,22 @@ or ``error``, the ``type`` of the error and attributes of it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmproviders import Provider
 from llmproviders.providers import REGISTRY
-from tests.support.http_bytes import (
-    Body,
-    chunked,
-    close_delimited,
-    content_length,
-    gzip_stream,
+from llmproviders.testing import (
+    FRAMINGS,
+    GoldenReply,
+    RawRequest,
+    Script,
+    golden_replies,
     http_response,
 )
-from tests.support.promise import Reading
 from tests.support.rawserver import Connection
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -53,40 +51,20 @@ def provider_at(name: str, url: str, **arguments: Any) -> Provider:
 
 
 @dataclass(frozen=True)
-class Golden:
-    """One golden reply."""
+class Golden(GoldenReply):
+    """One golden reply of a provider."""
 
-    provider: str
-    name: str
-    body: bytes
-    content_type: str
-    text: str
-    finish: dict[str, Any] | None
-    error: dict[str, Any] | None
+    provider: str = ""
 
     def __str__(self) -> str:
         return f"{self.provider}-{self.name}"
 
-    def agrees_with(self, reading: Reading) -> None:
-        """Fail unless what was read is what has to come out."""
-        assert reading.text == self.text
-        if self.error is not None:
-            assert type(reading.error).__name__ == self.error["type"], reading
-        known = self.finish or {k: v for k, v in (self.error or {}).items() if k != "type"}
-        ended = reading.finish if reading.error is None else reading.error
-        found = {name: getattr(ended, name) for name in known}
-        if found.get("usage"):
-            found["usage"] = dataclasses.asdict(found["usage"])
-        assert found == known
 
-
-def _load(path: Path) -> Golden:
-    known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    known = {"finish": None, "error": None, **known}
-    return Golden(path.parent.name, path.stem, path.read_bytes(), **known)
-
-
-GOLDENS = [_load(path) for path in sorted(FOLDER.glob("*/*.body"))]
+GOLDENS = [
+    Golden(**vars(golden), provider=folder.name)
+    for folder in sorted(FOLDER.iterdir())
+    for golden in golden_replies(folder)
+]
 
 
 def goldens(provider: str | None = None, *, name: str | None = None) -> list[Golden]:
@@ -98,24 +76,6 @@ def goldens(provider: str | None = None, *, name: str | None = None) -> list[Gol
     ]
 
 
-def _gzipped(frame: Callable[[list[bytes]], Body]) -> Callable[[list[bytes]], Body]:
-    def framed(lines: list[bytes]) -> Body:
-        body = frame(gzip_stream(lines))
-        return dataclasses.replace(body, headers=(*body.headers, ("Content-Encoding", "gzip")))
-
-    return framed
-
-
-FRAMINGS: dict[str, Callable[[list[bytes]], Body]] = {
-    "chunked": chunked,
-    "length": content_length,
-    "close": close_delimited,
-    "gzip-chunked": _gzipped(chunked),
-    "gzip-close": _gzipped(close_delimited),
-}
-"""Every way in which a body can travel; each gets the body's lines, with their ends."""
-
-
 def on_the_wire(
     body: bytes | Iterable[bytes], framing: str, content_type: str
 ) -> tuple[bytes, bytes]:
@@ -125,6 +85,13 @@ def on_the_wire(
     return head, b"".join(rest)
 
 
+def before(request: RawRequest) -> Script | None:
+    """Answer any GET with the page that ChatGptt asks for first."""
+    if request.method != "GET":
+        return None
+    return http_response(200, {"Content-Type": "text/html"}, PAGE)
+
+
 class Answering:
     """A server's behaviour: the page for a GET, and for a chat whatever ``chat`` is by then."""
 
@@ -132,6 +99,6 @@ class Answering:
 
     def __call__(self, conn: Connection) -> None:
         """Answer requests until one is a chat."""
-        while conn.read_request().method == "GET":
-            conn.send(b"".join(http_response(200, {"Content-Type": "text/html"}, PAGE)))
+        while (page := before(conn.read_request())) is not None:
+            conn.run(page)
         conn.send(self.chat)

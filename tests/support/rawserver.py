@@ -1,15 +1,4 @@
-"""A loopback server that sends exactly the bytes a test wants, when it wants them.
-
-A test gives one behaviour for each connection, in turn; the last one also serves all further
-connections. A behaviour is a script or a function:
-
-- a script is a list of steps. The server first reads one request, then goes through the steps,
-  then closes. Steps are bytes to send and the classes below: ``Read``, ``Wait``, ``Pause``,
-  ``Stall``, ``Reset``, ``Close``. What ``http_response`` returns is a script.
-- a function gets the ``Connection`` and does everything itself, the reading too.
-
-Two more helpers hold ports on which nobody answers: ``black_hole`` and ``refused_port``.
-"""
+"""The raw server of ``llmproviders.testing``, certificates, and ports where nobody answers."""
 
 from __future__ import annotations
 
@@ -17,122 +6,49 @@ import contextlib
 import select
 import socket
 import ssl
-import struct
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, TypeVar
+from collections.abc import Iterator
 
 import trustme
 
-T = TypeVar("T")
+from llmproviders.testing import (
+    Behaviour,
+    Close,
+    Handler,
+    Pause,
+    RawConnection,
+    RawRequest,
+    Read,
+    Reset,
+    Script,
+    Stall,
+    Wait,
+    keep_alive,
+)
+from llmproviders.testing import RawServer as PlainServer
+from llmproviders.testing._raw_server import PATIENCE_S
 
-PATIENCE_S = 10.0
-"""How long the server waits for what must come soon: a request's rest, a thread's end."""
+__all__ = [
+    "PATIENCE_S",
+    "Behaviour",
+    "Close",
+    "Connection",
+    "Handler",
+    "Pause",
+    "RawServer",
+    "Read",
+    "Request",
+    "Reset",
+    "Script",
+    "Stall",
+    "Wait",
+    "black_hole",
+    "keep_alive",
+    "refused_port",
+    "server_context",
+]
 
-
-class ClientGone(Exception):  # noqa: N818 - it is an end, not an error
-    """The client closed the connection, or the server is being stopped."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request as it arrived; ``headers`` in order, ``body`` without its framing."""
-
-    method: str
-    target: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    peer_port: int
-
-    def header(self, name: str) -> str | None:
-        """Return the first header of that name, in whatever case it was sent."""
-        return next((v for k, v in self.headers if k.lower() == name.lower()), None)
-
-
-class Step(Protocol):
-    """One step of a script."""
-
-    def run(self, conn: Connection) -> None:
-        """Do it."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """Read one more request on this connection."""
-
-    def run(self, conn: Connection) -> None:
-        """Read and record it."""
-        conn.read_request()
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Go on when the test sets the event."""
-
-    event: threading.Event
-
-    def run(self, conn: Connection) -> None:
-        """Wait for it, as long as there is a client."""
-        conn.wait(self.event)
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Go on after so many seconds."""
-
-    seconds: float
-
-    def run(self, conn: Connection) -> None:
-        """Wait, as long as there is a client."""
-        conn.pause(self.seconds)
-
-
-@dataclass(frozen=True)
-class Stall:
-    """Send nothing more until the client closes the connection."""
-
-    def run(self, conn: Connection) -> None:
-        """Hold the connection."""
-        conn.stall()
-
-
-@dataclass(frozen=True)
-class Reset:
-    """End the connection with a TCP reset."""
-
-    def run(self, conn: Connection) -> None:
-        """Reset it."""
-        conn.reset()
-
-
-@dataclass(frozen=True)
-class Close:
-    """End the connection in order, as the end of a script does."""
-
-    def run(self, conn: Connection) -> None:
-        """Close it."""
-        conn.close()
-
-
-Script = Sequence[bytes | Step]
-Handler = Callable[["Connection"], None]
-Behaviour = Script | Handler
-
-
-def keep_alive(*replies: Script) -> Handler:
-    """Answer request after request on one connection, each with the next script, then the last."""
-
-    def handle(conn: Connection) -> None:
-        served = 0
-        while not conn.closed:
-            conn.read_request()
-            conn.run(replies[min(served, len(replies) - 1)])
-            served += 1
-
-    return handle
+Connection = RawConnection
+Request = RawRequest
 
 
 def server_context(ca: trustme.CA, *names: str) -> ssl.SSLContext:
@@ -142,293 +58,19 @@ def server_context(ca: trustme.CA, *names: str) -> ssl.SSLContext:
     return context
 
 
-class Connection:
-    """The server's end of one connection."""
-
-    def __init__(self, server: RawServer, sock: socket.socket) -> None:
-        self._server = server
-        self._sock = sock
-        self._received = b""
-        self.peer_port: int = sock.getpeername()[1]
-        self.client_closed = threading.Event()
-        """Set as soon as the server has seen the client's end of the connection."""
-        self.closed = False
-
-    def start_tls(self, context: ssl.SSLContext) -> None:
-        """Make the handshake; raises ``OSError`` when the client does not like it."""
-        tls = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
-        self._sock = tls
-        if self._server.stopping:  # its abort() may have met the socket that tls replaces
-            raise ClientGone
-        tls.do_handshake()
-
-    def read_request(self) -> Request:
-        """Read one request whole, and record it.
-
-        Raises:
-            ClientGone: there is none.
-        """
-        head = self._read_until(b"\r\n\r\n").decode("latin-1")
-        start, *lines = head.split("\r\n")
-        method, target, _version = start.split(" ", 2)
-        headers = tuple((k, v.strip()) for k, _, v in (line.partition(":") for line in lines))
-        request = Request(method, target, headers, b"", self.peer_port)
-        if (request.header("Transfer-Encoding") or "").lower() == "chunked":
-            body = self._read_chunks()
-        else:
-            body = self._read_exactly(int(request.header("Content-Length") or 0))
-        request = Request(method, target, headers, body, self.peer_port)
-        self._server.record(request)
-        return request
-
-    def send(self, data: bytes) -> None:
-        """Send all of it.
-
-        Raises:
-            ClientGone: the client no longer takes it.
-        """
-        try:
-            self._sock.sendall(data)
-        except OSError as error:
-            raise self._gone() from error
-
-    def run(self, script: Script) -> None:
-        """Go through the steps until one of them ends the connection."""
-        for step in script:
-            if self.closed:
-                return
-            if isinstance(step, bytes):
-                self.send(step)
-            else:
-                step.run(self)
-
-    def wait(self, event: threading.Event) -> None:
-        """Wait for the event.
-
-        Raises:
-            ClientGone: the client closed meanwhile, or the server is being stopped.
-        """
-        while not event.wait(0.005):
-            self._watch_client(0)
-
-    def pause(self, seconds: float) -> None:
-        """Do nothing for so long.
-
-        Raises:
-            ClientGone: the client closed meanwhile, or the server is being stopped.
-        """
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._watch_client(left)
-
-    def stall(self) -> None:
-        """Do nothing until the client closes the connection or the server is stopped."""
-        with contextlib.suppress(ClientGone):
-            while True:
-                self._watch_client(None)
-
-    def relay(self, upstream: socket.socket) -> None:
-        """Pass bytes on, both ways, until one side closes."""
-        while True:
-            readable, _, _ = select.select([self._sock, upstream, self._server.wake], [], [])
-            if self._server.wake in readable:
-                return
-            if self._sock in readable:
-                self._receive()
-                upstream.sendall(self._received)
-                self._received = b""
-            if upstream in readable:
-                data = upstream.recv(65536)
-                if not data:
-                    return
-                self.send(data)
-
-    def reset(self) -> None:
-        """Close with a TCP reset: what is not sent yet is dropped, the client gets ECONNRESET."""
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
-
-    def close(self) -> None:
-        """Close in order."""
-        self.closed = True
-        self._sock.close()
-
-    def abort(self) -> None:
-        """Wake whoever reads from or writes to the connection; for ``RawServer.stop``."""
-        with contextlib.suppress(OSError):
-            # not SSLSocket's own, which takes the TLS state away from under a running read
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-
-    def _watch_client(self, timeout_s: float | None) -> None:
-        """Keep what the client sends; raise ``ClientGone`` when it has closed."""
-        if self._server.stopping:
-            raise ClientGone
-        readable, _, _ = select.select([self._sock, self._server.wake], [], [], timeout_s)
-        if self._sock in readable:
-            self._receive()
-
-    def _receive(self) -> None:
-        try:
-            data = self._sock.recv(65536)
-        except OSError as error:
-            raise self._gone() from error
-        if not data:
-            raise self._gone()
-        self._received += data
-
-    def _gone(self) -> ClientGone:
-        if not self._server.stopping:
-            self.client_closed.set()
-        return ClientGone()
-
-    def _read_until(self, mark: bytes) -> bytes:
-        while mark not in self._received:
-            self._receive()
-        found, _, self._received = self._received.partition(mark)
-        return found
-
-    def _read_exactly(self, count: int) -> bytes:
-        while len(self._received) < count:
-            self._receive()
-        found, self._received = self._received[:count], self._received[count:]
-        return found
-
-    def _read_chunks(self) -> bytes:
-        body = b""
-        while size := int(self._read_until(b"\r\n").split(b";")[0], 16):
-            body += self._read_exactly(size)
-            self._read_exactly(2)
-        self._read_until(b"\r\n")
-        return body
-
-
-class RawServer:
-    """A context manager that serves on a free port of 127.0.0.1, a thread for each connection.
-
-    Args:
-        behaviours: one for each connection, in turn; the last one for all further ones.
-        tls: a CA that signs the server's certificate, or a whole server context; None: plain.
-
-    On leaving, every connection is ended and every thread joined; what a behaviour raised (an
-    ``assert`` in a handler, say) is raised there.
-    """
+class RawServer(PlainServer):
+    """A raw server whose ``tls`` may also be a CA, which signs its certificate then."""
 
     def __init__(
         self, *behaviours: Behaviour, tls: trustme.CA | ssl.SSLContext | None = None
     ) -> None:
-        if not behaviours:
-            raise TypeError("RawServer needs a behaviour")
-        self._behaviours = behaviours
-        self._tls = server_context(tls) if isinstance(tls, trustme.CA) else tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.wake, self.waker = socket.socketpair()
-        self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._accept, name="rawserver", daemon=True)]
-        self._failures: list[BaseException] = []
-        self.host = "127.0.0.1"
-        self.port: int = self._listener.getsockname()[1]
-        self.stopping = False
-        self.connections: list[Connection] = []
-        self.requests: list[Request] = []
-        self.failed_handshakes: list[OSError] = []
-
-    @property
-    def url(self) -> str:
-        """The address, without a slash at its end."""
-        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+        super().__init__(
+            *behaviours, tls=server_context(tls) if isinstance(tls, trustme.CA) else tls
+        )
 
     def __enter__(self) -> RawServer:
-        self._threads[0].start()
+        super().__enter__()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-        if self._failures and error is None:
-            raise self._failures[0]
-
-    def wait_for(self, condition: Callable[[RawServer], bool]) -> None:
-        """Wait until a number of connections or requests, say, has been reached.
-
-        Raises:
-            TimeoutError: it was not, within 10 seconds.
-        """
-        with self._changed:
-            if not self._changed.wait_for(lambda: condition(self), PATIENCE_S):
-                raise TimeoutError(
-                    f"after {PATIENCE_S:g} s: {len(self.connections)} connections,"
-                    f" {len(self.requests)} requests"
-                )
-
-    def stop(self) -> None:
-        """End all connections and threads; a second call does nothing.
-
-        Raises:
-            TimeoutError: a behaviour did not end within 10 seconds.
-        """
-        if self.stopping:
-            return
-        self.stopping = True
-        self.waker.send(b"!")
-        self._threads[0].join(PATIENCE_S)
-        for connection in self.connections:
-            connection.abort()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-        self._listener.close()
-        self.wake.close()
-        self.waker.close()
-        if any(thread.is_alive() for thread in self._threads):
-            raise TimeoutError("a behaviour of the raw server did not end")
-
-    def record(self, request: Request) -> None:
-        """Add to ``requests``; for ``Connection``."""
-        self._note(self.requests, request)
-
-    def _note(self, seen: list[T], item: T) -> None:
-        with self._changed:
-            seen.append(item)
-            self._changed.notify_all()
-
-    def _accept(self) -> None:
-        while True:
-            readable, _, _ = select.select([self._listener, self.wake], [], [])
-            if self.wake in readable:
-                return
-            sock, _ = self._listener.accept()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            behaviour = self._behaviours[min(len(self.connections), len(self._behaviours) - 1)]
-            connection = Connection(self, sock)
-            self._note(self.connections, connection)
-            thread = threading.Thread(
-                target=self._serve, args=(connection, behaviour), name="rawserver", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: Connection, behaviour: Behaviour) -> None:
-        try:
-            if self._tls:
-                try:
-                    connection.start_tls(self._tls)
-                except OSError as error:
-                    self._note(self.failed_handshakes, error)
-                    return
-            if callable(behaviour):
-                behaviour(connection)
-            else:
-                connection.read_request()
-                connection.run(behaviour)
-        except ClientGone:
-            pass
-        except BaseException as failure:  # noqa: BLE001 - raised again where the test stops the server
-            self._failures.append(failure)
-        finally:
-            connection.close()
 
 
 @contextlib.contextmanager

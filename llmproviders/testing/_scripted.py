@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ._account.arguments import ProviderArguments
-from ._http.types import HTTPRequest, HTTPResponse
-from ._request import SAMPLING, ChatRequest, Unpack
-from ._runtime.scope import CancelScope
-from .errors import LLMError
-from .provider import Fetch, Provider
-from .results import FinishReason
+from .._account.arguments import ProviderArguments
+from .._http.types import HTTPRequest, HTTPResponse
+from .._request import SAMPLING, ChatRequest, Unpack
+from .._runtime.scope import CancelScope
+from ..errors import LLMError
+from ..provider import Fetch, Provider
+from ..results import FinishReason
 
 
 class ScriptedProvider(Provider):

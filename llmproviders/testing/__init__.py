@@ -1,0 +1,70 @@
+"""What to test with: code that calls language models, and providers of one's own.
+
+``ScriptedProvider`` stands where a provider stands, without any network. The rest is for authors
+of providers: ``check_provider`` holds a class against what it says of itself, ``check_golden`` and
+``check_cuts`` have it read recorded replies in every framing and cut at every byte,
+``read_stream`` is a reader that fails where the promise of a stream is broken, and ``RawServer``
+sends exactly the bytes that a test wants.
+"""
+
+from __future__ import annotations
+
+from ._contract import check_provider
+from ._golden import FRAMINGS, Before, GoldenReply, check_cuts, check_golden, golden_replies
+from ._http_bytes import (
+    Body,
+    chunked,
+    close_delimited,
+    content_length,
+    gzip_stream,
+    http_response,
+)
+from ._promise import Reading, read_stream
+from ._raw_server import (
+    Behaviour,
+    Close,
+    Handler,
+    Pause,
+    RawConnection,
+    RawRequest,
+    RawServer,
+    Read,
+    Reset,
+    Script,
+    Stall,
+    Wait,
+    keep_alive,
+)
+from ._scripted import ScriptedProvider
+
+__all__ = [
+    "FRAMINGS",
+    "Before",
+    "Behaviour",
+    "Body",
+    "Close",
+    "GoldenReply",
+    "Handler",
+    "Pause",
+    "RawConnection",
+    "RawRequest",
+    "RawServer",
+    "Read",
+    "Reading",
+    "Reset",
+    "Script",
+    "ScriptedProvider",
+    "Stall",
+    "Wait",
+    "check_cuts",
+    "check_golden",
+    "check_provider",
+    "chunked",
+    "close_delimited",
+    "content_length",
+    "golden_replies",
+    "gzip_stream",
+    "http_response",
+    "keep_alive",
+    "read_stream",
+]

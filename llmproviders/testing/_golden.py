@@ -1,0 +1,200 @@
+"""Golden replies: bodies as a service sends them, and what has to come out of each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..provider import Provider
+from ..results import Usage
+from ._http_bytes import (
+    Body,
+    chunked,
+    close_delimited,
+    content_length,
+    gzip_stream,
+    http_response,
+)
+from ._promise import Reading, read_stream, require
+from ._raw_server import RawConnection, RawRequest, RawServer, Script
+
+QUESTION = "Why is the sky blue?"
+
+Before = Callable[[RawRequest], Script | None]
+"""The reply to a request that comes before a chat, for a page or a token; None: it is a chat."""
+
+
+@dataclass(frozen=True)
+class GoldenReply:
+    """One reply, and what has to come out of it.
+
+    Attributes:
+        name: how it is called in messages.
+        body: its bytes, without a framing.
+        content_type: its header.
+        text: the text that has to come, the one before an error too.
+        finish: attributes that the ``FinishReason`` has to have; None: an error has to come.
+        error: ``type``, the name of the class of that error, and attributes of it.
+    """
+
+    name: str
+    body: bytes
+    content_type: str
+    text: str
+    finish: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> GoldenReply:
+        """Read ``NAME.body`` and what ``NAME.json`` beside it says: the other attributes."""
+        known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return cls(name=path.stem, body=path.read_bytes(), **known)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def agrees_with(self, reading: Reading) -> None:
+        """Fail unless ``reading`` is what has to come out.
+
+        Raises:
+            AssertionError: it is not.
+        """
+        what = f"{self}: "
+        require(reading.text == self.text, f"{what}the text is {reading.text!r}: {reading.error!r}")
+        if self.error is not None:
+            kind = type(reading.error).__name__
+            require(kind == self.error["type"], f"{what}it ended with {reading.error!r}")
+        known = self.finish or {n: v for n, v in (self.error or {}).items() if n != "type"}
+        ended = reading.finish if reading.error is None else reading.error
+        found = {name: getattr(ended, name) for name in known}
+        if isinstance(found.get("usage"), Usage):
+            found["usage"] = asdict(found["usage"])
+        require(found == known, f"{what}it ended with {found}, not {known}")
+
+
+def golden_replies(folder: str | os.PathLike[str]) -> list[GoldenReply]:
+    """The golden replies of a folder: each ``NAME.body`` with its ``NAME.json``."""
+    return [GoldenReply.load(path) for path in sorted(Path(folder).glob("*.body"))]
+
+
+def _gzipped(frame: Callable[[list[bytes]], Body]) -> Callable[[list[bytes]], Body]:
+    def framed(lines: list[bytes]) -> Body:
+        body = frame(gzip_stream(lines))
+        return replace(body, headers=(*body.headers, ("Content-Encoding", "gzip")))
+
+    return framed
+
+
+FRAMINGS: dict[str, Callable[[list[bytes]], Body]] = {
+    "chunked": chunked,
+    "length": content_length,
+    "close": close_delimited,
+    "gzip-chunked": _gzipped(chunked),
+    "gzip-close": _gzipped(close_delimited),
+}
+"""Every way in which a body can travel; each gets the body's lines, with their ends."""
+
+
+def check_golden(
+    golden: GoldenReply, make: Callable[[str], Provider], *, before: Before | None = None
+) -> None:
+    """Fail unless a reply is read as it has to be, however it travels.
+
+    It is sent in each of ``FRAMINGS`` line by line, and once in chunks of one byte.
+
+    Args:
+        golden: the reply.
+        make: makes the provider for a server at an address such as ``"http://127.0.0.1:8123"``.
+        before: answers what the provider asks for before a chat.
+
+    Raises:
+        AssertionError: what came is something else, or breaks the promise of a stream.
+    """
+    lines = golden.body.splitlines(keepends=True)
+    bytewise = [bytes([byte]) for byte in golden.body]
+    sent = [(framing, lines) for framing in FRAMINGS]
+    with _Server(golden, before) as server, make(server.url) as provider:
+        for framing, pieces in [*sent, ("chunked", bytewise)]:
+            golden.agrees_with(server.read(provider, b"".join(server.wire(pieces, framing))))
+
+
+def check_cuts(
+    golden: GoldenReply,
+    make: Callable[[str], Provider],
+    framing: str,
+    *,
+    before: Before | None = None,
+    has_end_mark: bool = True,
+) -> None:
+    """Fail unless a reply that is cut at any byte is noticed.
+
+    Cut in its head it is an error. Cut in its body it is an error after a beginning of its text,
+    or, where only what follows the end mark is missing, the whole reply. It takes a connection for
+    each byte, so choose a short one.
+
+    Args:
+        golden: the reply.
+        make: as for :func:`check_golden`.
+        framing: one of ``FRAMINGS``.
+        before: as for :func:`check_golden`.
+        has_end_mark: False for a protocol without one, whose reply cannot be told from a whole one
+            where the end of the connection alone frames it.
+
+    Raises:
+        AssertionError: a cut was not noticed, or text came that is not the reply's.
+    """
+    undetectable = not has_end_mark and framing == "close"
+    failures = 0
+    with _Server(golden, before) as server, make(server.url) as provider:
+        head, *pieces = server.wire(golden.body.splitlines(keepends=True), framing)
+        for place in range(len(head)):
+            reading = server.read(provider, head[:place])
+            cut = f"{golden}: cut after {place} bytes of its head"
+            require(reading.error is not None and not reading.text, f"{cut} it is no error")
+        body = b"".join(pieces)
+        for place in range(len(body)):
+            reading = server.read(provider, head + body[:place])
+            failures += reading.error is not None
+            begun = golden.text.startswith(reading.text)
+            cut = f"{golden}: cut after {place} of {len(body)} bytes ({framing})"
+            require(begun, f"{cut} its text is {reading.text!r}")
+            if reading.finish is not None and not undetectable:
+                golden.agrees_with(reading)
+    noticed = failures > len(body) // 3 or undetectable
+    require(noticed, f"{golden}: {len(body) - failures} of {len(body)} cuts were not noticed")
+
+
+class _Server(RawServer):
+    """Answers each chat with the bytes that :meth:`read` was given last."""
+
+    def __init__(self, golden: GoldenReply, before: Before | None) -> None:
+        super().__init__(self._answer)
+        self._headers = {"Content-Type": golden.content_type}
+        self._before = before
+        self._chat = b""
+
+    def __enter__(self) -> _Server:
+        super().__enter__()
+        return self
+
+    def read(self, provider: Provider, chat: bytes) -> Reading:
+        """Have the provider read a reply."""
+        self._chat = chat
+        return read_stream(provider.stream(QUESTION))
+
+    def wire(self, pieces: Iterable[bytes], framing: str) -> list[bytes]:
+        """The head of a reply, then the pieces of its framed body."""
+        return http_response(200, self._headers, FRAMINGS[framing](list(pieces)))
+
+    def _answer(self, connection: RawConnection) -> None:
+        while True:
+            request = connection.read_request()
+            answer = self._before(request) if self._before is not None else None
+            if answer is None:
+                connection.send(self._chat)
+                return
+            connection.run(answer)
