@@ -33,7 +33,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|tenacity|threading)\..*",
+        r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|ssl|tenacity|threading)\..*",
     ),
     ("py:class", r"\w+|llmproviders\..*"),
 ]
@@ -41,13 +41,17 @@ html_static_path = ["_static"]
 
 logger = logging.getLogger(__name__)
 
+BY_HAND = {"Before", "Behaviour", "Handler", "Script", "FRAMINGS"}
+BY_HAND |= {"Read", "Wait", "Pause", "Stall", "Reset", "Close"}
+"""Names for annotations, and what is described by hand or by one line."""
+
 PUBLIC: dict[ModuleType, list[str]] = {
     llmproviders: llmproviders.__all__,
     batch: batch.__all__,
     notebook: notebook.__all__,
     sandbox: sandbox.__all__,
     conversation: ["Conversation"],
-    testing: ["ScriptedProvider"],
+    testing: [name for name in testing.__all__ if name not in BY_HAND],
 }
 
 

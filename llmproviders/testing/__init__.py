@@ -22,6 +22,7 @@ from ._http_bytes import (
 from ._promise import Reading, read_stream
 from ._raw_server import (
     Behaviour,
+    ClientGone,
     Close,
     Handler,
     Pause,
@@ -42,6 +43,7 @@ __all__ = [
     "Before",
     "Behaviour",
     "Body",
+    "ClientGone",
     "Close",
     "GoldenReply",
     "Handler",

@@ -98,6 +98,9 @@ def check_provider(make: Callable[[str], Provider], *, before: Before | None = N
 
     Raises:
         AssertionError: it is something else.
+
+    >>> from llmproviders import OpenAICompatible
+    >>> check_provider(lambda url: OpenAICompatible(base_url=url, api_key="k"))
     """
     with RawServer(_refusing(before)) as server, make(server.url) as provider:
         _check_attributes(provider)

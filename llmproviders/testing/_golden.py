@@ -30,7 +30,7 @@ Before = Callable[[RawRequest], Script | None]
 
 @dataclass(frozen=True)
 class GoldenReply:
-    """One reply, and what has to come out of it.
+    r"""One reply, and what has to come out of it.
 
     Attributes:
         name: how it is called in messages.
@@ -39,6 +39,11 @@ class GoldenReply:
         text: the text that has to come, the one before an error too.
         finish: attributes that the ``FinishReason`` has to have; None: an error has to come.
         error: ``type``, the name of the class of that error, and attributes of it.
+
+    >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
+    >>> golden = GoldenReply(
+    ...     "short", body, "text/event-stream", "Hi", finish={"reason": "stop"}
+    ... )
     """
 
     name: str
@@ -50,7 +55,11 @@ class GoldenReply:
 
     @classmethod
     def load(cls, path: Path) -> GoldenReply:
-        """Read ``NAME.body`` and what ``NAME.json`` beside it says: the other attributes."""
+        """Read ``NAME.body`` and what ``NAME.json`` beside it says: the other attributes.
+
+        Args:
+            path: the path of ``NAME.body``.
+        """
         known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         return cls(name=path.stem, body=path.read_bytes(), **known)
 
@@ -58,7 +67,10 @@ class GoldenReply:
         return self.name
 
     def agrees_with(self, reading: Reading) -> None:
-        """Fail unless ``reading`` is what has to come out.
+        """Fail unless what was read is what has to come out.
+
+        Args:
+            reading: what ``read_stream`` made of it.
 
         Raises:
             AssertionError: it is not.
@@ -77,7 +89,14 @@ class GoldenReply:
 
 
 def golden_replies(folder: str | os.PathLike[str]) -> list[GoldenReply]:
-    """The golden replies of a folder: each ``NAME.body`` with its ``NAME.json``."""
+    """The golden replies of a folder: each ``NAME.body`` with its ``NAME.json``.
+
+    Args:
+        folder: its path.
+
+    >>> golden_replies("no-such-folder")
+    []
+    """
     return [GoldenReply.load(path) for path in sorted(Path(folder).glob("*.body"))]
 
 
@@ -102,7 +121,7 @@ FRAMINGS: dict[str, Callable[[list[bytes]], Body]] = {
 def check_golden(
     golden: GoldenReply, make: Callable[[str], Provider], *, before: Before | None = None
 ) -> None:
-    """Fail unless a reply is read as it has to be, however it travels.
+    r"""Fail unless a reply is read as it has to be, however it travels.
 
     It is sent in each of ``FRAMINGS`` line by line, and once in chunks of one byte.
 
@@ -113,6 +132,13 @@ def check_golden(
 
     Raises:
         AssertionError: what came is something else, or breaks the promise of a stream.
+
+    >>> from llmproviders import OpenAICompatible
+    >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
+    >>> golden = GoldenReply(
+    ...     "short", body, "text/event-stream", "Hi", finish={"reason": "stop"}
+    ... )
+    >>> check_golden(golden, lambda url: OpenAICompatible(base_url=url))
     """
     lines = golden.body.splitlines(keepends=True)
     bytewise = [bytes([byte]) for byte in golden.body]
@@ -130,7 +156,7 @@ def check_cuts(
     before: Before | None = None,
     has_end_mark: bool = True,
 ) -> None:
-    """Fail unless a reply that is cut at any byte is noticed.
+    r"""Fail unless a reply that is cut at any byte is noticed.
 
     Cut in its head it is an error. Cut in its body it is an error after a beginning of its text,
     or, where only what follows the end mark is missing, the whole reply. It takes a connection for
@@ -146,6 +172,13 @@ def check_cuts(
 
     Raises:
         AssertionError: a cut was not noticed, or text came that is not the reply's.
+
+    >>> from llmproviders import OpenAICompatible
+    >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
+    >>> golden = GoldenReply(
+    ...     "short", body, "text/event-stream", "Hi", finish={"reason": "stop"}
+    ... )
+    >>> check_cuts(golden, lambda url: OpenAICompatible(base_url=url), "chunked")
     """
     undetectable = not has_end_mark and framing == "close"
     failures = 0

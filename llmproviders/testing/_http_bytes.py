@@ -27,7 +27,15 @@ def _as_pieces(body: Pieces) -> tuple[bytes, ...]:
 
 
 def chunked(body: Pieces, *, end: bool = True) -> Body:
-    """Frame each non-empty piece as one chunk; ``end=False`` leaves out the terminating chunk."""
+    r"""Frame each non-empty piece as one chunk.
+
+    Args:
+        body: what is framed.
+        end: False leaves out the terminating chunk.
+
+    >>> bytes(chunked([b"Hel", b"lo"]))
+    b'3\r\nHel\r\n2\r\nlo\r\n0\r\n\r\n'
+    """
     chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in _as_pieces(body) if piece]
     if end:
         chunks.append(b"0\r\n\r\n")
@@ -35,21 +43,44 @@ def chunked(body: Pieces, *, end: bool = True) -> Body:
 
 
 def content_length(body: Pieces, *, announced: int | None = None) -> Body:
-    """Frame by length; ``announced`` (bytes) makes the header say something else than is sent."""
+    """Frame by length.
+
+    Args:
+        body: what is framed.
+        announced: the bytes that the header tells, if not those that are sent.
+
+    >>> content_length(b"Hello", announced=99).headers
+    (('Content-Length', '99'),)
+    """
     pieces = _as_pieces(body)
     length = sum(map(len, pieces)) if announced is None else announced
     return Body((("Content-Length", str(length)),), pieces)
 
 
 def close_delimited(body: Pieces) -> Body:
-    """Frame by nothing but the end of the connection."""
+    """Frame by nothing but the end of the connection.
+
+    Args:
+        body: what is framed.
+
+    >>> close_delimited(b"Hello").headers
+    (('Connection', 'close'),)
+    """
     return Body((("Connection", "close"),), _as_pieces(body))
 
 
 def gzip_stream(pieces: Iterable[bytes]) -> list[bytes]:
     """Compress to one gzip stream, flushed after each piece so that each can be read at once.
 
-    The list is one longer than the input: its last item is the end of the stream.
+    Args:
+        pieces: what is compressed.
+
+    Returns:
+        The compressed pieces and, as one more, the end of the stream.
+
+    >>> import gzip
+    >>> gzip.decompress(b"".join(gzip_stream([b"Hel", b"lo"])))
+    b'Hello'
     """
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     packed = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
@@ -61,9 +92,18 @@ def http_response(
     headers: Mapping[str, str] | None = None,
     body: Body | Pieces = b"",
 ) -> list[bytes]:
-    """Build a whole reply: first its head, then each piece of its body.
+    r"""Build a whole reply: first its head, then each piece of its body.
 
-    A body that is not framed yet is framed by its length.
+    Args:
+        status: as a number.
+        headers: headers beside those that announce the body.
+        body: framed already, or framed by its length here.
+
+    Returns:
+        What a ``RawServer`` takes as a script.
+
+    >>> http_response(204)[0]
+    b'HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n'
     """
     framed = body if isinstance(body, Body) else content_length(body)
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"

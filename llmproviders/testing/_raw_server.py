@@ -119,7 +119,16 @@ Behaviour = Script | Handler
 
 
 def keep_alive(*replies: Script) -> Handler:
-    """Answer request after request on one connection, each with the next script, then the last."""
+    """Answer request after request on one connection, each with the next script, then the last.
+
+    Args:
+        replies: a script for each request.
+
+    >>> from llmproviders.testing import http_response
+    >>> with RawServer(keep_alive(http_response(503), http_response(404))) as server:
+    ...     server.url
+    'http://127.0.0.1:...'
+    """
 
     def handle(conn: RawConnection) -> None:
         served = 0
@@ -300,6 +309,25 @@ class RawServer:
 
     On leaving, every connection is ended and every thread joined; what a behaviour raised (an
     ``assert`` in a handler, say) is raised there.
+
+    Attributes:
+        url: the address, without a slash at its end.
+        port: the port.
+        requests: what was asked, in order.
+        connections: the connections, in order.
+        failed_handshakes: what went wrong with TLS.
+
+    Raises:
+        TypeError: no behaviour is given.
+
+    >>> from llmproviders import OpenAICompatible
+    >>> from llmproviders.testing import http_response
+    >>> with RawServer(http_response(402, {}, b"no money")) as server:
+    ...     try:
+    ...         OpenAICompatible(base_url=server.url, model="m").complete("Hi")
+    ...     except Exception as error:
+    ...         print(type(error).__name__, server.requests[0].target)
+    QuotaExceededError /chat/completions
     """
 
     def __init__(self, *behaviours: Behaviour, tls: ssl.SSLContext | None = None) -> None:
@@ -341,6 +369,9 @@ class RawServer:
     def wait_for(self, condition: Callable[[RawServer], bool]) -> None:
         """Wait until a number of connections or requests, say, has been reached.
 
+        Args:
+            condition: gets the server, and tells whether it has been.
+
         Raises:
             TimeoutError: it was not, within 10 seconds.
         """
@@ -373,7 +404,11 @@ class RawServer:
             raise TimeoutError("a behaviour of the raw server did not end")
 
     def record(self, request: RawRequest) -> None:
-        """Add to ``requests``; for ``RawConnection``."""
+        """Add a request to ``requests``; for ``RawConnection``.
+
+        Args:
+            request: what was read.
+        """
         self._note(self.requests, request)
 
     def _note(self, seen: list[T], item: T) -> None:

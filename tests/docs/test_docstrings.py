@@ -16,6 +16,10 @@ import llmproviders
 from llmproviders import batch, conversation, messages, notebook, provider, sandbox, testing
 from llmproviders.config import _settings as config
 
+# Steps of a script, names for annotations, and what is shown where it is used.
+PLAIN = {"FRAMINGS", "Before", "Behaviour", "Handler", "Script", "RawConnection", "RawRequest"}
+PLAIN |= {"Body", "Read", "Wait", "Pause", "Stall", "Reset", "Close", "Reading", "ClientGone"}
+
 PUBLIC: dict[str, Any] = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module, names in [
@@ -23,7 +27,7 @@ PUBLIC: dict[str, Any] = {
         (batch, batch.__all__),
         (notebook, notebook.__all__),
         (sandbox, sandbox.__all__),
-        (testing, ["ScriptedProvider"]),
+        (testing, [name for name in testing.__all__ if name not in PLAIN]),
         (conversation, ["Conversation"]),
         (config, ["ConfigError"]),
         (messages, ["fold", "normalize"]),
