@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ._account.arguments import ProviderArguments
 from ._account.catalogue import Catalogue
-from ._account.keys import digest
+from ._account.keys import Key, digest
 from ._account.settings import ProviderBase
 from ._account.slots import Slot
 from ._checks import nearest
@@ -46,6 +46,7 @@ __all__ = [
     "Call",
     "Catalogue",
     "Fetch",
+    "Key",
     "Limits",
     "Provider",
     "ProviderArguments",

@@ -208,8 +208,13 @@ class ProviderBase:
             )
         return given
 
-    def _secret(self, argument: str, given: Key | None) -> Secret | None:
-        """The same for a key or token, wherever it is kept; None where it is held back.
+    def secret(self, argument: str, given: Key | None) -> Secret | None:
+        """A key or token itself, wherever it is kept; None where there is none, or it is held back.
+
+        Args:
+            argument: the constructor's argument for it, such as ``"api_key"``; ``environment``
+                has the variables that stand for it.
+            given: what the constructor was given.
 
         Raises:
             MissingAuthError: the place that was given has none.

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, is_typeddict
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, is_typeddict
 
 from .._account import arguments as _provider_arguments
+from .._account.keys import KeyFile
 from .._checks import is_finite
 
 _CHOICES = re.compile(r"Literal\[(.*)\]")
@@ -19,6 +21,8 @@ _CHOICES = re.compile(r"Literal\[(.*)\]")
 _TABLE = re.compile(r"(?:Mapping|dict)\[str, (.*)\]")
 
 _PAIR = re.compile(r"tuple\[([^,]*), ([^,]*)\]")
+
+_OPTIONAL = re.compile(r"(?:\w+\.)?Optional\[(.*)\]")
 
 _UNPACKED = re.compile(r"(?:\w+\.)?Unpack\[(\w+)\]")
 
@@ -158,7 +162,7 @@ def _keywords_of(cls: type) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
         known = {**vars(_provider_arguments), **constructor.__globals__}
         for parameter in inspect.signature(constructor).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
-                yield parameter.name, str(parameter.annotation), parameter.default, known
+                yield parameter.name, _spelled(parameter.annotation), parameter.default, known
             elif parameter.kind is parameter.VAR_KEYWORD:
                 rest = parameter
         if rest is None:
@@ -170,9 +174,18 @@ def _keywords_of(cls: type) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
 
 
 def _spelled(annotation: Any) -> str:
-    """An annotation as source code spells it."""
-    text = getattr(annotation, "__forward_arg__", annotation)
-    return text if isinstance(text, str) else inspect.formatannotation(text)
+    """An annotation as source code spells it, ``Optional[X]`` as ``X | None``."""
+    found = getattr(annotation, "__forward_arg__", annotation)
+    if isinstance(found, str):
+        optional = _OPTIONAL.fullmatch(found)
+        return f"{optional[1]} | None" if optional is not None else found
+    # Modules of other authors may have their annotations evaluated.
+    parts = get_args(found) if get_origin(found) in (Union, UnionType) else (found,)
+    if KeyFile in parts:
+        return _SECRET
+    return " | ".join(
+        "None" if part is NoneType else inspect.formatannotation(part) for part in parts
+    )
 
 
 def _argument(name: str, annotation: str, default: Any, known: dict[str, Any]) -> Argument | None:

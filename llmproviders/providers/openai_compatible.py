@@ -105,7 +105,7 @@ class OpenAICompatible(Provider):
 
     def credential_digest(self) -> str | None:
         """A hash of the key and the address; None where there is no key."""
-        key = self._secret("api_key", self._api_key)
+        key = self.secret("api_key", self._api_key)
         return digest(key, self.base_url) if key else None
 
     def check_supported(self, request: ChatRequest) -> None:
@@ -300,7 +300,7 @@ class OpenAICompatible(Provider):
         if self._checked_key is not None:
             conceal(self._checked_key)
             return self._checked_key
-        key = self._secret("api_key", self._api_key)
+        key = self.secret("api_key", self._api_key)
         if isinstance(self._api_key, str):
             # Keys in files and variables may be renewed at any time.
             self._checked_key = key

@@ -550,3 +550,47 @@ def test_the_template_is_a_configuration(path: Path) -> None:
     assert "[failover]\n" in used
     path.write_text(used)
     assert len(load(path).client().providers) == 4
+
+
+EVALUATED = """
+from typing import Optional, Union
+from llmproviders.provider import Key
+from llmproviders.testing import ScriptedProvider
+
+class Evaluated(ScriptedProvider):
+    def __init__(
+        self,
+        *,
+        api_key: Optional[Key] = None,
+        token: Key | None = None,
+        place: str = "",
+        size: Optional[int] = None,
+        either: Union[str, int] = 1,
+        quoted: "Optional[str]" = None,
+        **common,
+    ) -> None:
+        super().__init__(["Hello"], **common)
+        self.took = {"api_key": self.secret("api_key", api_key), "place": place, "size": size}
+"""
+
+
+def test_annotations_that_are_evaluated(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class whose module does not postpone its annotations can be configured all the same."""
+    (tmp_path / "evaluated_of_tests.py").write_text(EVALUATED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ITS_KEY", "its-key")
+    header = '[[provider]]\ntype = "evaluated_of_tests:Evaluated"\n'
+    path.write_text(f'{header}api_key_env = "ITS_KEY"\nplace = "Omsk"\nsize = 7\n')
+    (settings,) = load(path).providers
+    found = {name: argument.types for name, argument in arguments_of(settings.kind).items()}
+    assert (found["token"], found["either"], found["quoted"]) == (
+        ("Key",),
+        ("str", "int"),
+        ("str",),
+    )
+    made: Any = settings.make()
+    assert made.took == {"api_key": "its-key", "place": "Omsk", "size": 7}
+    refused = error_of(path, f'{header}api_key = "in-clear"\n')
+    assert "must not stand here in clear" in refused

@@ -147,7 +147,7 @@ class GigaChat(Provider):
         given = {**keys, "user": user}
         self._credentials = Credentials(
             self.name,
-            secret=lambda argument: self._secret(argument, keys[argument]),
+            secret=lambda argument: self.secret(argument, keys[argument]),
             held_back=lambda: self.why_held_back("api_key"),
             given=frozenset(argument for argument, value in given.items() if value is not None),
             user=self._setting("user", user),
