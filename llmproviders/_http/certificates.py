@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import os
 import re
+import shlex
 import ssl
 from collections.abc import Iterable
 from functools import lru_cache
@@ -24,7 +25,18 @@ from .types import Trust
 LARGEST = 16 * 1024 * 1024
 """Bytes of a certificate file that are read at most."""
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
+# OpenSSL writes TRUSTED for a certificate with what it is trusted for behind it, older tools X509.
+_PEM = re.compile(
+    rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----([\sA-Za-z0-9+/=]+)"
+    rb"-----END (?:TRUSTED |X509 )?CERTIFICATE-----"
+)
+
+_PKCS7_PEM = re.compile(rb"-----BEGIN (PKCS7|PKCS #7 SIGNED DATA)-----")
+
+# How the object identifiers of signed data and of data are written, which such files begin with.
+_PKCS7_DER = bytes.fromhex("06092a864886f70d010702")
+
+_PKCS12_DER = bytes.fromhex("06092a864886f70d010701")
 
 
 def bundle(path: str | os.PathLike[str]) -> str:
@@ -34,12 +46,15 @@ def bundle(path: str | os.PathLike[str]) -> str:
         ConnectionFailed: it cannot be read, or holds no certificate; not retryable.
     """
     try:
-        found = certificates_in(_files.read(Path(path).expanduser(), most=LARGEST))
+        data = _files.read(Path(path).expanduser(), most=LARGEST)
     except OSError as error:
         let_through(error)
         raise _unusable("bundle", path, f"cannot be read: {error.strerror}", _BUNDLE) from error
+    found = certificates_in(data)
     if not found:
-        raise _unusable("bundle", path, "holds no certificate in PEM or DER", _BUNDLE)
+        convert = conversion_of(data, os.fspath(path))
+        problem = "holds no certificate in PEM or DER" + (f"; {convert}" if convert else "")
+        raise _unusable("bundle", path, problem, _BUNDLE)
     return "".join(map(as_pem, found))
 
 
@@ -58,14 +73,48 @@ def _unusable(
 
 def certificates_in(data: bytes) -> list[bytes]:
     """The certificates in ``data``, each in DER; none where one of them is broken."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        # An editor saved the text as what Windows calls Unicode.
+        data = data.decode("utf-16", "ignore").encode("ascii", "ignore")
     try:
-        blocks = [block.decode() for block in _PEM.findall(data)]
-        found = [ssl.PEM_cert_to_DER_cert(block) for block in blocks] or [data]
+        found = [_first_value(binascii.a2b_base64(text)) for text in _PEM.findall(data)] or [data]
         reading_context(found)
     except (ssl.SSLError, ValueError, binascii.Error) as error:
         let_through(error)
         return []
     return found
+
+
+def _first_value(der: bytes) -> bytes:
+    """The first value in DER, without what a trusted certificate has behind it."""
+    length = der[1] if len(der) > 1 else 0
+    start = 2
+    if length > 0x80:
+        start += length - 0x80
+        length = int.from_bytes(der[2:start], "big")
+    return der[: start + length]
+
+
+def conversion_of(data: bytes, path: str = "FILE") -> str | None:
+    """What a file of certificates is that is neither PEM nor DER, and the command that converts it.
+
+    Args:
+        data: its content.
+        path: its path, for the command.
+
+    Returns:
+        A sentence; None where it is nothing that is known.
+    """
+    form = "PEM" if _PKCS7_PEM.search(data) else "DER" if _PKCS7_DER in data[:40] else None
+    file = shlex.quote(path)
+    if form is not None:
+        option = "" if form == "PEM" else " -inform DER"
+        command = f"openssl pkcs7{option} -print_certs -in {file} -out {file}.pem"
+        return f"it is PKCS #7: convert it with `{command}`, and take that file"
+    if _PKCS12_DER in data[:60]:
+        command = f"openssl pkcs12 -nokeys -in {file} -out {file}.pem"
+        return f"it is PKCS #12: convert it with `{command}`, and take that file"
+    return None
 
 
 def reading_context(certificates: Iterable[bytes]) -> ssl.SSLContext:

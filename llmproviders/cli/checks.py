@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 
 from .. import _environment as _places
 from .._account.tokens import TokenFile
-from .._http.certificates import tls_context
+from .._http.certificates import (
+    bundle,
+    certificates_in,
+    reading_context,
+    tls_context,
+    unix_time,
+)
 from .._http.transport import Transport
 from .._http.waits import parse_http_date
 from .._redact import redact
@@ -28,15 +34,18 @@ from .._signals import let_through
 from ..config._settings import ConfigError, Configuration, ProviderSettings
 from ..errors import (
     AuthenticationError,
+    BlockedError,
     ConnectionFailed,
     InvalidRequestError,
     LLMError,
     MissingAuthError,
+    ProtocolError,
     ProviderTimeout,
 )
 from ..failover._health import FileStore, parts_of
 from ..provider import Provider
 from ..providers import REGISTRY, broken, every
+from ..providers._local_servers import local_server_at
 from ..providers.gigachat import _root
 from ..providers.gigachat._provider import GigaChat
 from .providers import ask_one
@@ -56,6 +65,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS_PORT = 1080
 
 _MOST_MODELS = 8
+
+_NOT_THERE = (404, 405, 501)
+
+_VERSION = re.compile(r"/v\d+\w*$")
 
 _RESOLVING_HERE = {"socks4": "socks4a", "socks5": "socks5h"}
 
@@ -263,6 +276,10 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
     except LLMError as error:
         yield fail(topic, str(error), _key_remedy(settings))
         return
+    held = provider.held_back("api_key")
+    if settings.given.get("api_key") is None and held is not None:
+        yield ok(topic, f"none sent: {held} belongs to another address than base_url")
+        return
     source = settings.key_from()
     why = settings.why_held_back()
     if why is not None:
@@ -278,6 +295,14 @@ def _key_remedy(settings: ProviderSettings) -> str:
     return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
 
 
+def _refused_key_remedy(settings: ProviderSettings, provider: Provider) -> str:
+    held = provider.held_back("api_key")
+    if settings.given.get("api_key") is None and held is not None:
+        return f'say in the configuration that it is meant: api_key_env = "{held}"'
+    source = settings.key_from()
+    return _key_remedy(settings) if source is None else f"put another key there: {source}"
+
+
 def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
     topic = f"{name}, certificates"
     if not any(url.startswith("https:") for url in _addresses(provider)):
@@ -286,24 +311,39 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         trust = provider.trust()
         tls_context(trust)
     except (LLMError, OSError) as error:
-        yield fail(topic, str(error), "name another bundle, or remove the setting")
+        convert = "convert it, " if "openssl" in str(error) else ""
+        yield fail(topic, str(error), f"{convert}name another bundle, or remove the setting")
         return
     if not trust.verify:
         yield warn(topic, "not verified: anybody can pose as the service", "remove verify")
-    elif not isinstance(provider, GigaChat):
+        return
+    if trust.ca_bundle is not None:
+        yield from check_bundle(topic, str(trust.ca_bundle))
+    if not isinstance(provider, GigaChat):
         yield ok(topic, "the usual authorities")
     elif trust.extra is None and trust.ca_bundle is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
         yield fail(topic, text, f"{_root.COMMAND} --download")
-    else:
+    elif trust.extra is not None:
         yield from check_expiry(topic, _root.installed())
+
+
+def check_bundle(topic: str, path: str) -> Iterator[Finding]:
+    """The authorities in a file that the settings name: whether it has any that is valid."""
+    known = reading_context(certificates_in(bundle(path).encode())).get_ca_certs()
+    valid = [one for one in known if unix_time(str(one["notAfter"])) > time.time()]
+    if valid:
+        yield ok(topic, "those of ca_bundle")
+    elif known:
+        yield fail(topic, f"{path}: it ended on {known[0]['notAfter']}", "name a newer bundle")
+    else:
+        text = f"{path} holds the certificate of a server and no authority"
+        yield warn(topic, text, "name the file of the authority that issued it")
 
 
 def check_expiry(topic: str, installed: Iterable[_root.Certificate]) -> Iterator[Finding]:
     """The authorities that were taken in: whether they are any, and when they expire."""
-    found = False
     for certificate in installed:
-        found = True
         text = f"{certificate.subject}, until {certificate.expires}"
         if certificate.expires_at is None:
             text = f"{certificate.path} holds no certificate authority"
@@ -315,8 +355,6 @@ def check_expiry(topic: str, installed: Iterable[_root.Certificate]) -> Iterator
             yield tell(topic, text, f"{_root.COMMAND} --file FILE --fingerprint SHA256")
         else:
             yield ok(topic, text)
-    if not found:
-        yield ok(topic, "those of ca_bundle")
 
 
 def _check_connections(settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:
@@ -334,7 +372,7 @@ def _check_connections(settings: ProviderSettings, provider: Provider) -> Iterat
                 date = parse_http_date(reply.headers.get("date"))
         except LLMError as failure:
             error = provider.describe_error(failure, ChatRequest(()))
-            yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error, settings))
+            yield fail(topic, f"{redact(url)}: {error}", _connection_remedy(error, provider))
             continue
         if date is not None:
             dates.append(time.time() - date)
@@ -343,12 +381,14 @@ def _check_connections(settings: ProviderSettings, provider: Provider) -> Iterat
         yield from _check_clock(f"{name}, clock", max(dates, key=abs))
 
 
-def _connection_remedy(error: LLMError, settings: ProviderSettings) -> str:
-    server = settings.server
+def _connection_remedy(error: LLMError, provider: Provider) -> str:
+    server = local_server_at(provider.base_url, provider.name)
     if server is not None and isinstance(error, ConnectionFailed):
         return f"start it: {server.start}"
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-        return "for a server of your own, name its authority: REQUESTS_CA_BUNDLE=FILE"
+        if isinstance(provider, GigaChat):
+            return "as it says"
+        return "if that is right, name the file of its authority: ca_bundle, REQUESTS_CA_BUNDLE"
     if isinstance(error, (ConnectionFailed, ProviderTimeout)):
         return "check the network, the proxy and base_url"
     return "check base_url"
@@ -361,27 +401,42 @@ def _check_models(settings: ProviderSettings, provider: Provider) -> Iterator[Fi
     topic = f"{settings.name}, models"
     try:
         names = provider.list_models()
-    except MissingAuthError:
-        return  # The check of the key has said so.
-    except AuthenticationError as error:
-        yield fail(topic, str(error), _key_remedy(settings))
+    except (MissingAuthError, AuthenticationError) as error:
+        # The check of the key has said so where none is there.
+        if error.status_code is not None:
+            yield fail(topic, str(error), _refused_key_remedy(settings, provider))
         return
-    except InvalidRequestError as error:
+    except (InvalidRequestError, ProtocolError, BlockedError) as error:
+        path, _, query = provider.base_url.partition("?")
+        if error.status_code in _NOT_THERE and (query or _VERSION.search(path)):
+            yield warn(topic, str(error), "see whether it answers: llmproviders doctor --live")
+            return
         remedy = f"base_url is {redact(provider.base_url)}: it usually ends in /v1"
-        yield fail(topic, str(error), remedy)
+        yield fail(topic, str(error), "check base_url" if _VERSION.search(path) else remedy)
         return
     except LLMError as error:
         yield warn(topic, str(error), "try again later")
         return
     model = settings.in_force()["model"].value
+    server = local_server_at(provider.base_url, provider.name)
     shown = ", ".join(names[:_MOST_MODELS]) + (", ..." if len(names) > _MOST_MODELS else "")
-    if model is None or model in names or provider.get_model(model) in names:
-        yield ok(topic, f"{len(names)}: {shown}")
-    elif names:
-        pull = f"ollama pull {model}" if settings.type == "ollama" else "name one of these as model"
-        yield fail(topic, f"there is no model {model}; there are {shown}", pull)
-    else:
+    if not names:
         yield warn(topic, "the server lists none", "load a model there")
+    elif _has(names, model, provider) or (server is not None and server.any_model):
+        yield ok(topic, f"{len(names)}: {shown}")
+    elif provider.model is None:
+        yield fail(topic, f"no model is named; there are {shown}", "name one of these as model")
+    else:
+        pull = server.pull.format(model) if server is not None and server.pull else ""
+        text = f"there is no model {model}; there are {shown}"
+        yield fail(topic, text, pull or "name one of these as model")
+
+
+def _has(names: list[str], model: str | None, provider: Provider) -> bool:
+    # Ollama's names end in a tag, and the usual one can be left out.
+    return model is None or not {model, f"{model}:latest", provider.get_model(model)}.isdisjoint(
+        names
+    )
 
 
 def _check_clock(topic: str, ahead_s: float) -> Iterator[Finding]:

@@ -15,12 +15,14 @@ class LocalServer(NamedTuple):
         start: the command that starts it.
         pull: the command that fetches a model; {} stands for the model's name. None if there is
             no such command.
+        any_model: whether it answers for its one model whatever name it is asked by.
     """
 
     name: str
     base_url: str
     start: str
     pull: str | None = None
+    any_model: bool = False
 
 
 LOCAL_SERVERS = {
@@ -28,7 +30,9 @@ LOCAL_SERVERS = {
     "lmstudio": LocalServer(
         "LM Studio", "http://localhost:1234/v1", "lms server start", "lms get {}"
     ),
-    "llamacpp": LocalServer("llama.cpp", "http://localhost:8080/v1", "llama-server -m MODEL.gguf"),
+    "llamacpp": LocalServer(
+        "llama.cpp", "http://localhost:8080/v1", "llama-server -m MODEL.gguf", any_model=True
+    ),
     "vllm": LocalServer("vLLM", "http://localhost:8000/v1", "vllm serve MODEL"),
 }
 """``type`` in the configuration -> the program."""
@@ -36,14 +40,25 @@ LOCAL_SERVERS = {
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def local_server_at(url: str) -> LocalServer | None:
-    """The program whose usual address on this machine is that of ``url``; None if there is none.
+def local_server_at(url: str, name: str = "") -> LocalServer | None:
+    """The program that serves ``url``, as far as its name or its address tells.
+
+    Args:
+        url: the base address.
+        name: how the provider is called; a program's own name tells wherever it listens.
+
+    Returns:
+        The program of that name, else the one whose usual address on this machine it is; None if
+        there is none.
 
     >>> local_server_at("http://127.0.0.1:11434/v1").name
     'Ollama'
+    >>> local_server_at("http://10.0.0.7:9000/v1", "Ollama").name
+    'Ollama'
     """
-    asked = urlsplit(url)
-    if asked.hostname not in _LOOPBACK:
-        return None
     servers = LOCAL_SERVERS.values()
+    named = next((one for one in servers if one.name == name), None)
+    asked = urlsplit(url)
+    if named is not None or asked.hostname not in _LOOPBACK:
+        return named
     return next((one for one in servers if urlsplit(one.base_url).port == asked.port), None)

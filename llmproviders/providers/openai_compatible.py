@@ -183,17 +183,20 @@ class OpenAICompatible(Provider):
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
         """Say what to do about a missing model, a wrong address or a server that is not there."""
         if type(error) is ModelNotFoundError and error.status_code is not None:
-            local = local_server_at(self.base_url)
-            asked = request.model or self.model or self.default_model
-            pull = f"; `{local.pull.format(asked)}` fetches it" if local and local.pull else ""
-            message = f"{self.name} has no model {asked!r}: {error}; list_models() tells its own"
-            return retold(error, message + pull)
+            local = local_server_at(self.base_url, self.name)
+            asked = request.model or self.model
+            message = f"{self.name} has no model {asked or self.default_model!r}: {error}; "
+            if asked and local and local.pull:
+                message += f"`{local.pull.format(asked)}` fetches it; "
+            # Nobody asked for the default of another service.
+            message += "" if asked else "name one with model=; "
+            return retold(error, message + "list_models() tells its own")
         if type(error) is ConnectionFailed and _is_refused(error):
-            local = local_server_at(self.base_url)
+            local = local_server_at(self.base_url, self.name)
             if local is None:
                 return error
             origin = self.base_url.partition("?")[0].removesuffix("/v1")
-            message = f"nothing listens at {origin}; start {local.name}: `{local.start}` ({error})"
+            message = f"nothing listens at {origin}; start it: `{local.start}` ({error})"
             return retold(error, message)
         if is_wrong_path(error):
             path = self.base_url.partition("?")[0]

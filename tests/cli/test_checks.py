@@ -19,6 +19,7 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
@@ -38,10 +39,13 @@ from llmproviders.provider import Provider
 from llmproviders.providers.gigachat import _root
 from llmproviders.providers.gigachat._root import Certificate
 from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
 from tests.reliability.childs import become_nobody, forked
 from tests.support.http_bytes import http_response
+from tests.support.rawserver import Script, keep_alive
 
+JSON = {"Content-Type": "application/json"}
 KEY = {"api_key": "Z2lnYS1pZDpnaWdhLXNlY3JldA=="}
 
 
@@ -121,8 +125,8 @@ def test_certificates_that_are_not_verified() -> None:
     assert (finding.level, finding.remedy) == (Level.WARN, "remove verify")
 
 
-def authority(days: int) -> bytes:
-    """A certificate authority that ends in so many days, in PEM."""
+def authority(days: int, *, is_ca: bool = True) -> bytes:
+    """A certificate authority, or what is none, that ends in so many days, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Some Root")])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -132,9 +136,9 @@ def authority(days: int) -> bytes:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=9))
         .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     return made.public_bytes(serialization.Encoding.PEM)
@@ -150,6 +154,46 @@ def test_a_certificate_that_ends_soon(days: int, level: Level) -> None:
     assert finding.level is level
     assert finding.text.startswith("Some Root, until ")
     assert bool(finding.remedy) is (level is Level.WARN)
+
+
+@pytest.mark.parametrize(
+    ("days", "is_ca", "level", "words"),
+    [
+        (400, False, Level.WARN, "no authority"),
+        (-3, True, Level.FAIL, "it ended on"),
+        (400, True, Level.OK, "those of ca_bundle"),
+    ],
+)
+@pytest.mark.parametrize("kind", [GigaChat, OpenAICompatible])
+def test_what_is_in_a_bundle(
+    tmp_path: Path, kind: type[Provider], days: int, is_ca: bool, level: Level, words: str
+) -> None:
+    """A bundle of a server's certificate, or of one that has ended, is told as such."""
+    path = tmp_path / "ca.pem"
+    path.write_bytes(authority(days, is_ca=is_ca))
+    given = {
+        "api_key": KEY["api_key"],
+        "base_url": "https://127.0.0.1:1/v1",
+        "ca_bundle": str(path),
+    }
+    findings = list(check_provider(settings(kind, **given), offline=True, live=False))
+    told = [f for f in findings if f.topic.endswith("certificates")]
+    assert told[0].level is level
+    assert words in told[0].text
+    assert bool(told[0].remedy) is (level is not Level.OK)
+
+
+def test_a_bundle_in_another_form(tmp_path: Path) -> None:
+    """One in PKCS #7 gets the command that converts it, and the proxy is not blamed."""
+    path = tmp_path / "ca.p7b"
+    certificate = x509.load_pem_x509_certificate(authority(400))
+    form = serialization.Encoding.DER
+    path.write_bytes(pkcs7.serialize_certificates([certificate], form))
+    broken = settings(GigaChat, **KEY, ca_bundle=str(path))
+    finding = found(check_provider(broken, offline=True, live=False))["GigaChat, certificates"]
+    assert finding.level is Level.FAIL
+    assert f"`openssl pkcs7 -inform DER -print_certs -in {path}" in finding.text
+    assert [f.level for f in check_proxies([broken], offline=True)] == [Level.OK]
 
 
 def test_a_bundle_of_ones_own(ca_file: Path) -> None:
@@ -302,6 +346,109 @@ def test_a_model_that_the_server_lacks(sandbox: Sandbox) -> None:
     finding = found(check_provider(settings, offline=False, live=False))["Ollama, models"]
     assert finding.remedy == "ollama pull nowhere-7b"
     assert sandbox.count("openai", "chat") == 0
+
+
+LISTED = http_response(200, JSON, b'{"data": [{"id": "llama3.2:latest"}]}')
+
+
+def test_a_model_that_nobody_named(raw_server: RawServerFactory) -> None:
+    """Where no model is named, the default of another service is not said to be missing."""
+    server = raw_server(keep_alive(LISTED))
+    finding = connect(OpenAICompatible, base_url=server.url)["OpenAICompatible, models"]
+    assert finding.level is Level.FAIL
+    assert finding.text == "no model is named; there are llama3.2:latest"
+    assert finding.remedy == "name one of these as model"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "level"),
+    [
+        ("Ollama", "llama3.2", Level.OK),
+        ("Ollama", "llama3.2:latest", Level.OK),
+        ("Ollama", "llama3", Level.FAIL),
+        ("llama.cpp", "whatever", Level.OK),
+        ("llama.cpp", None, Level.OK),
+        ("vLLM", "llama3.2:1b", Level.FAIL),
+    ],
+)
+def test_a_programs_own_names(
+    raw_server: RawServerFactory, name: str, model: str | None, level: Level
+) -> None:
+    """Ollama's usual tag can be left out, and llama.cpp's server takes any name."""
+    server = raw_server(keep_alive(LISTED))
+    given = {"base_url": f"{server.url}/v1", "name": name, **({"model": model} if model else {})}
+    finding = connect(OpenAICompatible, **given)[f"{name}, models"]
+    assert finding.level is level
+    if name == "Ollama" and level is Level.FAIL:
+        assert finding.remedy == f"ollama pull {model}"
+
+
+NOT_THERE = http_response(404, JSON, b'{"detail": "Not Found"}')
+PAGE = http_response(200, {"Content-Type": "text/html"}, b"<!doctype html><title>Chat</title>")
+ALIVE = http_response(200, {"Content-Type": "text/plain"}, b"Ollama is running")
+REFUSED = http_response(401, JSON, b'{"error": {"message": "Incorrect API key provided"}}')
+
+
+@pytest.mark.parametrize("reply", [NOT_THERE, PAGE, ALIVE], ids=["404", "page", "text"])
+def test_what_answers_where_v1_is_missing(raw_server: RawServerFactory, reply: Script) -> None:
+    """Whatever a server answers at an address without /v1, that is what is to be looked at."""
+    server = raw_server(keep_alive(reply))
+    finding = connect(OpenAICompatible, base_url=server.url)["OpenAICompatible, models"]
+    assert (finding.level, "/v1" in finding.remedy) == (Level.FAIL, True)
+
+
+@pytest.mark.parametrize("path", ["/v1", "/openai/deployments/d?api-version=2024-10-21"])
+def test_a_server_that_lists_no_models(raw_server: RawServerFactory, path: str) -> None:
+    """Where the address looks whole, a missing list is no failure: chats may work."""
+    server = raw_server(keep_alive(NOT_THERE))
+    finding = connect(OpenAICompatible, base_url=server.url + path)["OpenAICompatible, models"]
+    assert (finding.level, finding.remedy.endswith("doctor --live")) == (Level.WARN, True)
+
+
+def test_a_key_that_was_held_back(
+    raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was not sent is not told as refused, and nothing says to set it once more."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-server")
+    server = raw_server(keep_alive(REFUSED))
+    findings = connect(OpenAICompatible, base_url=f"{server.url}/v1")
+    assert findings["OpenAICompatible, key"].text.startswith("none sent: OPENAI_API_KEY")
+    refused = findings["OpenAICompatible, models"]
+    assert refused.level is Level.FAIL
+    assert refused.remedy.endswith('api_key_env = "OPENAI_API_KEY"')
+    assert server.requests[-1].header("Authorization") is None
+
+
+def test_a_key_that_is_wrong_says_where_it_is(
+    raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused key is to be replaced where it stands."""
+    server = raw_server(keep_alive(REFUSED))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-old-old-old")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    refused = connect(OpenAICompatible)["OpenAICompatible, models"]
+    assert refused.remedy == "put another key there: environment OPENAI_API_KEY"
+
+
+def test_a_provider_without_a_network() -> None:
+    """One that sends nothing has no connection to look at."""
+    assert list(connect(ScriptedProvider)) == ["ScriptedProvider, key"]
+    assert [f.text for f in check_proxies([settings(ScriptedProvider)], offline=False)] == ["none"]
+
+
+class Faulty(ScriptedProvider):
+    """A provider from elsewhere with a defect in a check."""
+
+    def check_credentials(self) -> None:
+        """Fail."""
+        raise KeyError("token")
+
+
+def test_a_defect_of_a_provider_from_elsewhere() -> None:
+    """What its code raises is one finding, and ends no other check."""
+    finding = check(Faulty)["Faulty"]
+    assert (finding.level, finding.remedy) == (Level.FAIL, "tell the author of this provider")
+    assert "KeyError: 'token'" in finding.text
 
 
 def test_an_address_without_v1(sandbox: Sandbox) -> None:

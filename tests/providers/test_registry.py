@@ -121,9 +121,7 @@ class TestLocalServers:
         provider = canned(OpenAICompatible, gone, base_url="http://localhost:11434/v1")
         error = read(provider.stream("Hi")).error
         assert isinstance(error, ConnectionFailed)
-        assert "nothing listens at http://localhost:11434; start Ollama: `ollama serve`" in str(
-            error
-        )
+        assert "nothing listens at http://localhost:11434; start it: `ollama serve`" in str(error)
 
     def test_a_model_that_was_not_fetched(self) -> None:
         """The error says how to fetch it."""
@@ -133,6 +131,23 @@ class TestLocalServers:
         error = read(provider.stream("Hi", model="llama9")).error
         assert isinstance(error, ModelNotFoundError)
         assert "`ollama pull llama9` fetches it" in str(error)
+
+    def test_one_at_another_address(self) -> None:
+        """A program that is named is told by its name, wherever it listens."""
+        gone = ConnectionFailed("no connection: Connection refused")
+        url = "http://127.0.0.1:5555/v1"
+        provider = canned(OpenAICompatible, gone, base_url=url, name="Ollama")
+        said = str(read(provider.stream("Hi")).error)
+        assert "nothing listens at http://127.0.0.1:5555; start it: `ollama serve`" in said
+
+    def test_a_model_that_nobody_named(self) -> None:
+        """The default of another service is not to be fetched: a model has to be named."""
+        body = b'{"error": {"message": "model \'gpt-4o-mini\' not found"}}'
+        gone = Canned(body, "application/json")
+        provider = canned(OpenAICompatible, gone, base_url="http://localhost:11434/v1")
+        said = str(read(provider.stream("Hi")).error)
+        assert "name one with model=" in said
+        assert "pull" not in said
 
     def test_other_servers_are_not_taken_for_one(self) -> None:
         """The same port on another machine, and another port, get no such hint."""

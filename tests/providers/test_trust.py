@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
+import re
+import shlex
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, pkcs7, pkcs12
+from cryptography.x509.oid import NameOID
 
 from llmproviders import ConnectionFailed, GigaChat, InvalidRequestError, LLMError, OpenAICompatible
 from llmproviders.providers.gigachat import UnverifiedTLSWarning, _root
@@ -75,6 +85,27 @@ def answers(arguments: dict[str, Any]) -> bool:
     """Whether a GigaChat with these arguments gives a reply."""
     with GigaChat(**arguments) as client:
         return bool(client.complete("Hi").text)
+
+
+def certificate_with(
+    *, is_ca: bool | None = True, days: tuple[int, int] = (-1, 30)
+) -> x509.Certificate:
+    """A self-signed certificate, valid between these days from now; None: not said of what."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Somebody")])
+    begin, end = (datetime.now(timezone.utc) + timedelta(days=day) for day in days)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(end)
+    )
+    if is_ca is not None:
+        made = made.add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+    return made.sign(key, hashes.SHA256())
 
 
 class TestDefault:
@@ -282,6 +313,19 @@ class TestStore:
         """What was taken in is believed from then on, without any argument."""
         assert answers(front.arguments())
 
+    def test_another_certificate_than_gigachats(
+        self, sandbox: Sandbox, raw_server: RawServerFactory, stored: _root.Certificate
+    ) -> None:
+        """With the root taken in, one that a proxy shows is told as that, and names its issuer."""
+        firewall = trustme.CA(organization_name="Corporate Firewall")
+        front = front_of(sandbox, raw_server, firewall)
+        with GigaChat(**front.arguments()) as client, pytest.raises(ConnectionFailed) as caught:
+            client.complete("Hi")
+        said = str(caught.value)
+        assert "Corporate Firewall" in said
+        assert "trusted already" in said
+        assert "trust gigachat" not in said
+
     def test_for_gigachat_alone(self, front: Front, stored: _root.Certificate) -> None:
         """No other provider believes it."""
         other = OpenAICompatible(base_url=f"{front.server.url}/v1", api_key="sk-other-key")
@@ -322,6 +366,69 @@ class TestStore:
             "D2:6D:2D:02:31:B7:C3:9F:92:CC:73:85:12:BA:54:10:"
             "35:19:E4:40:5D:68:B5:BD:70:3E:97:88:CA:8E:CF:31"
         )
+
+    @pytest.mark.parametrize("name", ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"])
+    def test_other_headings(self, ca: trustme.CA, tmp_path: Path, name: str) -> None:
+        """What OpenSSL writes under another heading is taken, and what stands behind it is not."""
+        # What it is trusted for: servers.
+        behind = bytes.fromhex("300c300a06082b06010505070301") if name.startswith("T") else b""
+        text = base64.encodebytes(der_of(ca) + behind).decode()
+        path = tmp_path / "root.crt"
+        path.write_text(f"-----BEGIN {name}-----\n{text}-----END {name}-----\n")
+        taken = _root.install(path, fingerprint=fingerprint_of(ca))
+        assert taken.path.read_text() == ssl.DER_cert_to_PEM_cert(der_of(ca))
+
+    @pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+    def test_as_an_editor_saves_it(self, ca: trustme.CA, coding: str) -> None:
+        """A file that went through an editor of Windows is taken all the same."""
+        text = ca.cert_pem.bytes().decode().replace("\n", "\r\n")
+        _root.install(text.encode(coding), fingerprint=fingerprint_of(ca))
+        assert len(_root.installed()) == 1
+
+    @pytest.mark.parametrize("form", ["PEM", "DER"])
+    def test_pkcs7(self, ca: trustme.CA, tmp_path: Path, form: str) -> None:
+        """A file in PKCS #7 is refused with the command that converts it, which does."""
+        path = tmp_path / "root ca.p7b"
+        certificate = x509.load_der_x509_certificate(der_of(ca))
+        path.write_bytes(pkcs7.serialize_certificates([certificate], getattr(Encoding, form)))
+        with pytest.raises(InvalidRequestError, match="PKCS #7") as caught:
+            _root.install(path, fingerprint=fingerprint_of(ca))
+        (command,) = re.findall("`(openssl .*?)`", str(caught.value))
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl is not installed")
+        subprocess.run(shlex.split(command), check=True, capture_output=True)
+        _root.install(f"{path}.pem", fingerprint=fingerprint_of(ca))
+        with (
+            GigaChat(ca_bundle=path, access_token="t", base_url="https://127.0.0.1:1") as client,
+            pytest.raises(ConnectionFailed, match="openssl pkcs7"),
+        ):
+            client.complete("Hi")
+
+    def test_pkcs12(self, ca: trustme.CA) -> None:
+        """So is one in PKCS #12."""
+        certificate = x509.load_der_x509_certificate(der_of(ca))
+        data = pkcs12.serialize_key_and_certificates(
+            b"ca", None, None, [certificate], NoEncryption()
+        )
+        with pytest.raises(InvalidRequestError, match="openssl pkcs12"):
+            _root.install(data, fingerprint=fingerprint_of(ca))
+
+    @pytest.mark.parametrize(
+        ("about", "words"),
+        [
+            ({"is_ca": False}, "a server, not of an authority"),
+            ({"is_ca": None}, "a server, not of an authority"),
+            ({"days": (-30, -1)}, "not valid now: it ended on"),
+            ({"days": (1, 30)}, "it begins on .*clock"),
+        ],
+    )
+    def test_what_vouches_for_nothing(self, about: dict[str, Any], words: str) -> None:
+        """A server's certificate, and one that is not valid now, are refused; nothing changes."""
+        certificate = certificate_with(**about)
+        der = certificate.public_bytes(Encoding.DER)
+        with pytest.raises(InvalidRequestError, match=words):
+            _root.install(der, fingerprint=sha256(der).hexdigest())
+        assert _root.installed() == []
 
     @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x30\x82\x01"])
     def test_no_certificate(self, content: bytes) -> None:

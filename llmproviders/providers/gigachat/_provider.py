@@ -132,6 +132,7 @@ class GigaChat(Provider):
         if common.get("cert") is None:
             common["cert"] = _settings.certificate()
         super().__init__(**masked(common))
+        self._trusts_root = False
         # No call imports anything, and importing this class loads nothing of TLS.
         import_module(f"{__package__}._root")
         load_locks()
@@ -172,7 +173,9 @@ class GigaChat(Provider):
     def trust(self) -> Trust:
         """The usual authorities, those of ``ca_bundle``, and the pinned root if it is installed."""
         trust = super().trust()
-        return replace(trust, extra=_root.pinned() or None) if self.verify else trust
+        extra = _root.pinned() or None if self.verify else None
+        self._trusts_root = extra is not None
+        return replace(trust, extra=extra)
 
     # -- what lets it in
 
@@ -378,7 +381,7 @@ class GigaChat(Provider):
         if isinstance(error.__cause__, LLMError):
             return error
         if isinstance(error, ConnectionFailed) and error.detail == "certificate":
-            return retold(error, _root.advice(error))
+            return retold(error, _root.advice(error, trusted=self._trusts_root))
         if error.status_code is None:
             return error
         if isinstance(error, AuthenticationError) and error.status_code in (400, 401):

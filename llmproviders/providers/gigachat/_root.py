@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -86,6 +87,26 @@ def _check_stored(data: bytes) -> None:
         raise ValueError(f"it holds no certificate; delete it, or run `{COMMAND} --remove`")
 
 
+def _check_authority(der: bytes) -> None:
+    """Look whether a certificate can vouch for others, now.
+
+    Raises:
+        InvalidRequestError: it cannot.
+    """
+    known = next(iter(_certificates().reading_context([der]).get_ca_certs()), None)
+    if known is None:
+        raise InvalidRequestError(
+            "it is the certificate of a server, not of an authority, and vouches for nothing; "
+            "nothing was changed"
+        )
+    begin, end = (_certificates().unix_time(known[name]) for name in ("notBefore", "notAfter"))
+    if not begin <= time.time() <= end:
+        what = f"it ended on {known['notAfter']}"
+        if time.time() < begin:
+            what = f"it begins on {known['notBefore']}: check this machine's clock"
+        raise InvalidRequestError(f"it is not valid now: {what}; nothing was changed")
+
+
 def folder() -> Path:
     """Where the certificates lie that GigaChat is trusted with."""
     return config_folder() / "trust" / "gigachat"
@@ -102,7 +123,8 @@ def install(
         fingerprint: its SHA-256, with or without colons; None: the known one.
 
     Raises:
-        InvalidRequestError: there is no certificate in it, or none with that fingerprint.
+        InvalidRequestError: there is no certificate in it, none with that fingerprint, or that one
+            is no authority, or none now.
         OSError: the file cannot be read, or the configuration folder not be written.
     """
     data = (
@@ -111,15 +133,23 @@ def install(
     wanted = KNOWN_FINGERPRINT if fingerprint is None else _plain(fingerprint)
     found = {sha256(der).hexdigest(): der for der in _certificates().certificates_in(data)}
     if not found:
+        convert = _certificates().conversion_of(
+            data, "FILE" if isinstance(source, bytes) else os.fspath(source)
+        )
         raise InvalidRequestError(
-            "there is no certificate in it; what is wanted is a file in PEM (it begins with "
-            "-----BEGIN CERTIFICATE-----) or in DER"
+            "there is no certificate in it; "
+            + (
+                convert
+                or "what is wanted is a file in PEM (it begins with -----BEGIN CERTIFICATE-----) "
+                "or in DER"
+            )
         )
     if wanted not in found:
         raise InvalidRequestError(
             "it is not the certificate that is wanted: its SHA-256 fingerprint is "
             f"{' and '.join(map(colons, found))}, not {colons(wanted)}; nothing was changed"
         )
+    _check_authority(found[wanted])
     path = folder() / f"{wanted}.pem"
     try:
         _files.replace_private(path, _certificates().as_pem(found[wanted]).encode(), _check_stored)
@@ -178,13 +208,24 @@ def pinned() -> str:
     return "".join(_certificates().as_pem(der) for _, der in _intact(_stored()))
 
 
-def advice(error: LLMError) -> str:
-    """What a certificate that is not believed says, and the command that mends it."""
+def advice(error: LLMError, *, trusted: bool) -> str:
+    """What a certificate that is not believed says, and what to do about it.
+
+    Args:
+        error: what the connection failed with.
+        trusted: whether the root was taken in already.
+    """
     said = str(error)
     if "ostname" in said or "address mismatch" in said or "not valid for" in said:
         return f"{said}; check base_url and auth_url"
     if "expired" in said or "not yet valid" in said:
         return f"{said}; check this machine's clock"
+    if trusted:
+        return (
+            f"{said}. The Russian Trusted Root CA is trusted already, so this certificate is not "
+            "GigaChat's: a proxy or a firewall on the way shows its own. Ask whoever runs it for "
+            "the file of its authority, and pass that with ca_bundle="
+        )
     return (
         f"{said}. GigaChat's hosts need the Russian Trusted Root CA: run "
         f"`{COMMAND} --download` once (or --file FILE), or pass ca_bundle="
