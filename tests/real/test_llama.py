@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from llmproviders import (
+    AuthenticationError,
     ConnectionFailed,
     FailoverClient,
     InvalidRequestError,
@@ -20,10 +22,14 @@ from llmproviders import (
 )
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.conftest import RawServerFactory
 from tests.real.conftest import Llama
 from tests.support.histories import TOOL, WRITERS, written_by
+from tests.support.http_bytes import http_response
 from tests.support.promise import read
+from tests.support.rawserver import Connection
 
+JSON = {"Content-Type": "application/json"}
 LONG: dict[str, Any] = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
 """Words without end, of which there are too many to be on the way at once."""
 
@@ -180,13 +186,58 @@ def test_vectors_from_a_server_that_makes_none(provider: OpenAICompatible) -> No
 
 def test_sixteen_threads(provider: OpenAICompatible) -> None:
     """One provider serves sixteen threads; each gets the reply to its own prompt, whole."""
-    params: dict[str, Any] = {"temperature": 0, "max_tokens": 20}
-    prompts = [f"{number} {word}" for number in range(8) for word in ("sky", "небо")]
+    prompts = ["sky " * (number + 1) for number in range(16)]
     with ThreadPoolExecutor(16) as threads:
-        replies = list(threads.map(lambda p: read(provider.stream(p, **params)), prompts))
+        replies = list(
+            threads.map(lambda p: read(provider.stream(p, temperature=0, max_tokens=20)), prompts)
+        )
     assert all(reply.error is None and reply.finish is not None for reply in replies)
-    counts = {reply.finish.usage.prompt_tokens for reply in replies}
-    assert all(count > 0 for count in counts)
+    # Each prompt is a word longer than the one before, and the server counts its tokens.
+    counts = [reply.finish.usage.prompt_tokens for reply in replies]
+    word = counts[1] - counts[0]
+    assert word > 0
+    assert counts == [counts[0] + word * number for number in range(16)]
+
+
+def test_an_object_that_satisfies_a_schema(provider: OpenAICompatible) -> None:
+    """``schema=`` gives the value itself, by the server's own grammar."""
+    for seed in range(2):
+        mood = provider.complete("Hi", schema=MOOD, seed=seed).data
+        assert mood["mood"] in ("good", "bad")
+        assert type(mood["sure"]) is bool
+
+
+def test_azures_shape(llama: Llama, raw_server: RawServerFactory) -> None:
+    """A deployment's address with a version, and a key in a header of its own, reach the server."""
+
+    def azure(connection: Connection) -> None:
+        """Answer as Azure's gateway does, with the server's replies."""
+        request = connection.read_request()
+        path, _, query = request.target.partition("?")
+        known = path == "/openai/deployments/tiny/chat/completions" and "api-version=" in query
+        if request.header("api-key") != "azure-key" or request.header("Authorization"):
+            refusal = b'{"error": {"code": "401", "message": "Access denied"}}'
+            connection.run(http_response(401, JSON, refusal))
+        elif not known:
+            refusal = b'{"error": {"code": "404", "message": "Resource not found"}}'
+            connection.run(http_response(404, JSON, refusal))
+        else:
+            body = request.body
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", llama.port)) as upstream:
+                upstream.sendall(head.encode() + body)
+                connection.relay(upstream)
+
+    origin = raw_server(azure).url
+    base_url = f"{origin}/openai/deployments/tiny?api-version=2024-10-21"
+    with OpenAICompatible(base_url=base_url, headers={"api-key": "azure-key"}) as provider:
+        stream = read(provider.stream("Why?", max_tokens=9))
+        assert stream.text
+        assert stream.finish.usage.completion_tokens > 0
+        assert str(provider.complete("Why?", max_tokens=9, stream=False))
+    with OpenAICompatible(base_url=base_url, headers={"api-key": "other"}) as stranger:
+        assert isinstance(read(stranger.stream("Why?")).error, AuthenticationError)
 
 
 def test_a_client_that_hangs_up(provider: OpenAICompatible) -> None:
@@ -209,6 +260,8 @@ def test_a_server_that_is_killed_and_comes_back(own_llama: Llama) -> None:
         assert caught.value.partial_text == text
         with pytest.raises(ConnectionFailed, match=str(own_llama.port)):
             provider.complete("Why?")
+        with pytest.raises(ConnectionFailed, match="Connection refused"):
+            provider.complete("Why?", stream=False)
         helped = FailoverClient([provider, ScriptedProvider(["Because."])], attempts=1)
         assert str(helped.complete("Why?")) == "Because."
         own_llama.start()
