@@ -11,7 +11,9 @@ import errno
 import io
 import socket
 import ssl
+import warnings
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from http.client import HTTPException, HTTPResponse, parse_headers
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +26,7 @@ from urllib3 import PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.ssltransport import SSLTransport
 
 from .._redact import MASK, Secret
 from .._runtime.process import in_each_child, keep_untouched
@@ -31,6 +34,7 @@ from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
 from ..errors import InvalidRequestError, ProtocolError
 from .certificates import full_name_in, tls_context
+from .native import cooperative, foreign, is_socket, ready, receive
 from .sockets import (
     GONE,
     Bounded,
@@ -66,28 +70,54 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
             (here.exchange or Exchange(CancelScope())).bind(self)
             self._in_slices(super().do_handshake, block)
         except ssl.SSLCertVerificationError as error:
-            error.__dict__["presented"] = self._presented_issuer()
+            error.__dict__["presented"] = _presented_issuer(self._sslobj)
             self.close()
             raise
         except BaseException:
             self.close()
             raise
 
-    def _presented_issuer(self) -> str | None:
-        """Who issued the last certificate that the server showed, None where that is not known."""
+
+class TLSOverBounded(SSLTransport):
+    """TLS on a bounded socket, for contexts that cannot make a :class:`BoundedTLS`.
+
+    truststore's hold a lock as long as a server takes to shake hands, and those of gevent and
+    eventlet make sockets of their own. urllib3 has it for TLS inside the TLS of a proxy.
+    """
+
+    def _ssl_io_loop(self, func: Any, *args: Any) -> Any:
         try:
-            return full_name_in(self._sslobj.get_unverified_chain()[-1].get_info().get("issuer"))
-        except (AttributeError, ValueError, TypeError, IndexError) as error:
-            let_through(error)
-            return None
+            return super()._ssl_io_loop(func, *args)
+        except ssl.SSLCertVerificationError as error:
+            error.__dict__["presented"] = _presented_issuer(getattr(self.sslobj, "_sslobj", None))
+            raise
+
+    @classmethod
+    def wrap(cls, context: ssl.SSLContext, sock: Any, **kwargs: Any) -> TLSOverBounded:
+        """What ``context.wrap_socket`` does, and shake hands."""
+        try:
+            return cls(sock, context, kwargs.get("server_hostname"))
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _presented_issuer(sslobj: Any) -> str | None:
+    """Who issued the last certificate that the server showed, None where that is not known."""
+    try:
+        return full_name_in(sslobj.get_unverified_chain()[-1].get_info().get("issuer"))
+    except (AttributeError, ValueError, TypeError, IndexError) as error:
+        let_through(error)
+        return None
 
 
 def own_tls_context(trust: Trust) -> ssl.SSLContext:
     """The context for ``trust``, whose sockets keep to the deadline of their call."""
     context = tls_context(trust)
-    # truststore wraps a context and does not name it; without it, sockets would not be bounded,
-    # which is found out as soon as a connection is made.
-    getattr(context, "_ctx", context).sslsocket_class = BoundedTLS
+    if type(context).__module__ == "ssl" and not cooperative():
+        context.sslsocket_class = BoundedTLS
+    else:
+        context.wrap_socket = partial(TLSOverBounded.wrap, context)  # type: ignore[method-assign, assignment]
     return context
 
 
@@ -104,7 +134,10 @@ class _Incoming(io.RawIOBase):
     def __init__(self, sock: Any) -> None:
         # It keeps the descriptor open, as any file that is made of a socket does.
         self._file = sock.makefile("rb", buffering=0)
-        self._receive = sock.recv_into
+        exchange, below = here.exchange, _innermost(sock)
+        self._receive: Callable[[Any], int] = sock.recv_into
+        if exchange is not None and is_socket(below) and not isinstance(below, Bounded):
+            self._receive = partial(receive, sock, exchange.scope)
         self.begun = self.leftover = self._ended = False
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -118,7 +151,7 @@ class _Incoming(io.RawIOBase):
         if self._ended:
             return 0
         try:
-            count: int = self._receive(buffer)
+            count = self._receive(buffer)
         except Exception as error:
             # Python's buffer and http.client take some errors for their own.
             if from_handler(error):
@@ -250,8 +283,9 @@ class Tracked(HTTPConnection):
         """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
         try:
             exchange = here.exchange
-            wanted = exchange is None or not exchange.anew
-            return wanted and super().is_connected and not _pending(self.sock)
+            if self.sock is None or (exchange is not None and exchange.anew):
+                return False
+            return not (_pending(self.sock) or ready([self.sock], [], 0))
         except BaseException:
             # urllib3 has taken it from its pool to ask this, and would lose it.
             self.close()
@@ -303,7 +337,7 @@ def _innermost(sock: Any) -> Any:
 def _pending(sock: Any) -> int:
     """How many bytes TLS has received and decrypted that nobody has read."""
     if isinstance(sock, ssl.SSLSocket):
-        return sock.pending()
+        return int(sock.pending())
     outer = _innermost(sock)
     if outer is sock:
         return 0
@@ -352,6 +386,16 @@ def refuse_mocks() -> None:
             )
 
 
+@lru_cache
+def _warn_of(cls: type) -> None:
+    warnings.warn(
+        f"{cls.__module__}.{cls.__qualname__} stands in the place of Python's sockets: it is used, "
+        "and a deadline then holds less exactly while a connection is being made",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
 class _Dialing(Tracked):
     socks_proxy: SocksProxy | None = None
     # The secret headers of a request whose head is about to be sent. http.client prints what it
@@ -360,13 +404,16 @@ class _Dialing(Tracked):
 
     def connect(self) -> None:
         super().connect()
-        if not isinstance(_innermost(self.sock), Bounded):
+        if not (isinstance(_innermost(self.sock), Bounded) or foreign()):
             self.close()
             raise _moved("urllib3", "opens a connection")
 
     # urllib3's own SOCKS support overrides the same method; there is no public one. ``connect``
     # finds out if it is not called.
     def _new_conn(self) -> socket.socket:
+        if foreign() and self.socks_proxy is None:
+            _warn_of(socket.socket)
+            return super()._new_conn()
         try:
             return dial(
                 self.host,

@@ -11,17 +11,17 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import selectors
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from math import inf
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import socks
 from urllib3.util.connection import allowed_gai_family
@@ -31,6 +31,7 @@ from .._redact import Secret
 from .._runtime.process import in_each_child
 from .._runtime.scope import SLICE_S, CancelScope, Waker, in_slices
 from .._signals import ignoring, let_through
+from .native import Native, cooperative, is_socket, ready
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Exchange:
 
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
-        if sock is self.sock or not isinstance(sock, socket.socket):
+        if sock is self.sock or not is_socket(sock):
             return
         self.unbind()
         if isinstance(sock, Bounded):
@@ -137,23 +138,39 @@ class Exchange:
             _cut(self.sock)
 
 
-def _cut(sock: socket.socket) -> None:
+def _cut(sock: Any) -> None:
     # SSLSocket.shutdown would drop its TLS state under the reader's feet.
+    cls = Native if isinstance(sock, Native) else socket.socket
     with ignoring(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        # eventlet's class has none: its sockets have one each.
+        if hasattr(cls, "shutdown"):
+            cls.shutdown(sock, socket.SHUT_RDWR)
+        else:
+            sock.shutdown(socket.SHUT_RDWR)
 
 
-class Bounded(socket.socket):
-    """A socket whose operations all end when the exchange that it serves is over."""
+_Socket: Any = object
+
+
+class Bounded(_Socket):  # type: ignore[misc]
+    """What makes a socket one whose operations all end when the exchange that it serves is over.
+
+    Attributes:
+        exchange: what it serves.
+        patience: seconds of silence that it bears; None: without end.
+        waits: whether an operation waits by itself; else other greenlets run meanwhile.
+    """
 
     exchange: Exchange | None = None
     patience: float | None = None
+    waits = True
     _fitted: float | None = None
 
     def settimeout(self, value: float | None) -> None:
         """Bound the silence between two reads, as any socket does."""
-        self.patience = self._fitted = value
-        super().settimeout(value)
+        self.patience = value
+        self._fitted = value if self.waits else 0.0
+        super().settimeout(self._fitted)
 
     def gettimeout(self) -> float | None:
         """What was set; a single wait is shorter."""
@@ -161,15 +178,18 @@ class Bounded(socket.socket):
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Receive as any socket does, for no longer than the scope lasts."""
-        return self._in_slices(super().recv_into, *args, **kwargs)
+        count: int = self._in_slices(super().recv_into, *args, **kwargs)
+        return count
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
         """Receive as any socket does, for no longer than the scope lasts."""
-        return self._in_slices(super().recv, *args, **kwargs)
+        block: bytes = self._in_slices(super().recv, *args, **kwargs)
+        return block
 
     def send(self, *args: Any, **kwargs: Any) -> int:
         """Send as any socket does, for no longer than the scope lasts."""
-        return self._in_slices(super().send, *args, **kwargs)
+        count: int = self._in_slices(super().send, *args, **kwargs)
+        return count
 
     def sendall(self, data: Any, *args: Any) -> None:
         """Send as any socket does, for no longer than the scope lasts."""
@@ -187,6 +207,11 @@ class Bounded(socket.socket):
             except TimeoutError as error:
                 let_through(error)
                 waited += slice_s
+            except BlockingIOError as error:
+                let_through(error)
+                sends = operate.__name__ == "send"
+                if not ready([] if sends else [self], [self] if sends else [], slice_s):
+                    waited += slice_s
 
     def _fit(self, waited: float) -> float:
         """Let the next wait be one slice, no longer than the scope lasts; its seconds.
@@ -204,9 +229,10 @@ class Bounded(socket.socket):
         if patience <= 0:
             raise TimeoutError("timed out")
         fitting = min(left, patience, SLICE_S)
-        if fitting != self._fitted:
-            self._fitted = fitting
-            super().settimeout(fitting)
+        timeout = fitting if self.waits else 0.0
+        if timeout != self._fitted:
+            self._fitted = timeout
+            super().settimeout(timeout)
         return fitting
 
     def leave_to_parent(self) -> None:
@@ -214,6 +240,10 @@ class Bounded(socket.socket):
         descriptor = self.detach()
         if descriptor >= 0:
             os.close(descriptor)
+
+
+class BoundedSocket(Bounded, Native):  # type: ignore[misc]
+    """A bounded socket over TCP."""
 
 
 _in_use: dict[int, Bounded] = {}
@@ -336,7 +366,7 @@ def dial(
     options: Iterable[tuple[Any, ...]] | None = (),
     proxy: SocksProxy | None = None,
     look_up: Lookup = _look_up,
-) -> Bounded:
+) -> BoundedSocket:
     """Open a connection, through ``proxy`` if there is one.
 
     Args:
@@ -364,7 +394,7 @@ def dial(
             host = str((old or found)[0][4][0])
     left = end - time.monotonic()
     found = resolve(near[0].strip("[]"), near[1], scope, timeout=left, look_up=look_up)
-    opened: list[Bounded] = []
+    opened: list[BoundedSocket] = []
     try:
         sock = _connect_first(found, scope, end, options or (), opened)
         exchange.bind(sock)
@@ -372,6 +402,7 @@ def dial(
         # What cut it off before it was connected had no effect on it.
         if left <= 0 or scope.cancelled:
             raise TimeoutError("the call is over")
+        sock.waits = not cooperative()
         sock.settimeout(None if left == inf else left)
         if proxy is not None:
             _pass_through(sock, proxy, host, port)
@@ -386,19 +417,14 @@ def dial(
 _NEXT_ADDRESS_S = 0.25
 """Head start of an address before the next one is tried beside it; RFC 8305, section 8."""
 
-# Neither takes a descriptor of its own, which an interrupt could leave open.
-_Selector: type[selectors.BaseSelector] = getattr(
-    selectors, "PollSelector", selectors.SelectSelector
-)
-
 
 def _connect_first(
     addresses: Addresses,
     scope: CancelScope,
     end: float,
     options: Iterable[tuple[Any, ...]],
-    opened: list[Bounded],
-) -> Bounded:
+    opened: list[BoundedSocket],
+) -> BoundedSocket:
     """Connect to the address that answers first; RFC 8305, section 5.
 
     Args:
@@ -410,45 +436,44 @@ def _connect_first(
     """
     waiting = _interleaved(addresses)
     failure = OSError("the name has no address")
-    winner: Bounded | None = None
+    winner: BoundedSocket | None = None
     next_at = 0.0
-    with _Selector() as selector:
-        while winner is None and (waiting or selector.get_map()):
-            now = time.monotonic()
-            if scope.over:
-                raise TimeoutError("the call is over")
-            if now >= end:
-                raise TimeoutError("timed out")
-            if waiting and (now >= next_at or not selector.get_map()):
-                family, kind, number, _, address = waiting.pop(0)
-                try:
-                    sock = Bounded(family, kind, number)
-                    opened.append(sock)
-                    error = _begin(sock, address, options)
-                except OSError as trouble:
-                    let_through(trouble)
-                    failure = trouble
-                    continue
-                if error == 0:
-                    winner = sock
-                elif error in _UNDER_WAY:
-                    selector.register(sock, selectors.EVENT_WRITE)
-                    next_at = now + _NEXT_ADDRESS_S
-                else:
-                    failure = OSError(error, os.strerror(error))
+    connecting: list[BoundedSocket] = []
+    while winner is None and (waiting or connecting):
+        now = time.monotonic()
+        if scope.over:
+            raise TimeoutError("the call is over")
+        if now >= end:
+            raise TimeoutError("timed out")
+        if waiting and (now >= next_at or not connecting):
+            family, kind, number, _, address = waiting.pop(0)
+            try:
+                sock = BoundedSocket(family, kind, number)
+                opened.append(sock)
+                error = _begin(sock, address, options)
+            except OSError as trouble:
+                let_through(trouble)
+                failure = trouble
                 continue
-            left = min(end - now, scope.remaining(), SLICE_S)
-            if waiting:
-                left = min(left, next_at - now)
-            for key, _ in selector.select(max(0.0, left)):
-                sock = cast(Bounded, key.fileobj)
-                selector.unregister(sock)
-                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if error == 0:
-                    winner = sock
-                    break
+            if error == 0:
+                winner = sock
+            elif error in _UNDER_WAY:
+                connecting.append(sock)
+                next_at = now + _NEXT_ADDRESS_S
+            else:
                 failure = OSError(error, os.strerror(error))
-                next_at = now
+            continue
+        left = min(end - now, scope.remaining(), SLICE_S)
+        if waiting:
+            left = min(left, next_at - now)
+        for sock in ready([], connecting, max(0.0, left)):
+            connecting.remove(sock)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error == 0:
+                winner = sock
+                break
+            failure = OSError(error, os.strerror(error))
+            next_at = now
     if winner is None:
         raise failure
     for sock in opened:
@@ -457,11 +482,11 @@ def _connect_first(
     return winner
 
 
-def _begin(sock: Bounded, address: Any, options: Iterable[tuple[Any, ...]]) -> int:
+def _begin(sock: BoundedSocket, address: Any, options: Iterable[tuple[Any, ...]]) -> int:
     for option in options:
         sock.setsockopt(*option)
     sock.setblocking(False)
-    return sock.connect_ex(address)
+    return int(sock.connect_ex(address))
 
 
 def _interleaved(addresses: Addresses) -> list[tuple[Any, ...]]:
@@ -561,20 +586,29 @@ def _receive(sock: Bounded, count: int) -> bytes:
     return answer
 
 
-def _close(sock: socket.socket) -> None:
+def _close(sock: BoundedSocket) -> None:
     # Not ``close``, which waits for the files that were made of it, and a traceback may hold one.
     with ignoring(OSError):
         socket.close(sock.detach())
 
 
-class _Here(threading.local):
-    """What this thread is at.
+class _Here:
+    """What this thread, or greenlet, is at.
 
-    Attributes:
-        exchange: what the connections that it opens or reuses serve.
+    Not a ``threading.local``: one that was made before gevent or eventlet came is the same for
+    all greenlets.
     """
 
-    exchange: Exchange | None = None
+    _exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What the connections that are opened or reused serve."""
+        return self._exchange.get()
+
+    @exchange.setter
+    def exchange(self, exchange: Exchange | None) -> None:
+        self._exchange.set(exchange)
 
 
 here = _Here()

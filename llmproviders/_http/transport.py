@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
@@ -37,6 +39,7 @@ from .connections import Adapter
 from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
 from .error_map import check_reply
 from .failures import BROKEN, opening_error, reading_error, root_of
+from .native import foreign
 from .proxies import both, environment_proxies
 from .redirects import target_of
 from .sessions import SessionSender
@@ -335,7 +338,7 @@ class Transport:
         for name, value in self._given.items():
             conceal_header(name, value)
         self._limits = limits
-        self._adapters: dict[int, Adapter] = {}
+        self._adapters: dict[object, Adapter] = {}
         # What is found out once about an address or a host; a provider has a handful of them.
         self._prepared_urls: dict[str, str] = {}
         self._found_proxies: dict[tuple[str, str], dict[str, str]] = {}
@@ -442,10 +445,11 @@ class Transport:
         proxy: str | None,
     ) -> HTTPReply:
         # Own sockets ask the scope at each wait; a session's can only be told once.
-        if self._session is not None and scope.over:
+        bounded = self._session is None and not foreign()
+        if not bounded and scope.over:
             raise scope.error()
         connect, read = self._timeout if timeout is None else check_timeout(timeout, timeout)
-        left = inf if self._session is None else scope.remaining()
+        left = inf if bounded else scope.remaining()
         arguments = {
             "stream": True,
             "timeout": (_least(connect, left), _least(read, left)),
@@ -482,14 +486,14 @@ class Transport:
     def _sender(self) -> Callable[..., requests.Response]:
         if self._session is not None:
             return self._session.send
-        pid = os.getpid()
-        adapter = self._adapters.get(pid)
+        key = _world()
+        adapter = self._adapters.get(key)
         if adapter is None:
             # What a parent process left is dropped, never closed or used: it is the parent's.
-            fresh = {pid: Adapter(self._trust)}
-            if pid not in self._adapters:
+            fresh = {key: Adapter(self._trust)}
+            if key not in self._adapters:
                 self._adapters = fresh
-            adapter = self._adapters.setdefault(pid, fresh[pid])
+            adapter = self._adapters.setdefault(key, fresh[key])
         return adapter.send
 
     def _proxies(self, url: str, proxy: str | None) -> dict[str, str]:
@@ -513,9 +517,14 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        adapter = self._adapters.pop(os.getpid(), None)
+        adapter = self._adapters.pop(_world(), None)
         if adapter is not None:
             adapter.close()
+
+
+def _world() -> object:
+    """What connections belong to: the process, and what gevent, say, has made of it by now."""
+    return os.getpid(), socket.socket, ssl.SSLContext
 
 
 def _merged(headers: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,97 @@
+"""Python's own sockets, what gevent and others put in their place, and waiting for either."""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from inspect import isbuiltin
+from math import ceil, inf
+from typing import Any
+
+from .._runtime.scope import SLICE_S, CancelScope
+from .._signals import ignoring, let_through
+
+
+def _native() -> Any:
+    """Python's own class of sockets, whatever has been put in its place."""
+    for cls in socket.socket.__mro__:
+        if cls.__module__ == "socket":
+            return cls
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_object_patched("socket", "socket"):
+        return gevent.get_original("socket", "socket")
+    return eventlet.original("socket").socket if eventlet is not None else socket.socket
+
+
+Native: Any = _native()
+
+
+def is_socket(sock: object) -> bool:
+    """Whether it is a socket: Python's own, or what has been put in its place."""
+    return isinstance(sock, (Native, socket.socket))
+
+
+def cooperative() -> bool:
+    """Whether gevent or eventlet has replaced Python's sockets, and how to wait for one, too.
+
+    Python's own sockets then serve as well: they do not wait, and ``select`` does, while other
+    greenlets run. So it does not matter what was imported first.
+    """
+    library = socket.socket.__module__.partition(".")[0]
+    return library in ("gevent", "eventlet") and not isbuiltin(select.select)
+
+
+def foreign() -> bool:
+    """Whether something has replaced Python's sockets that nothing is known of here."""
+    return socket.socket is not Native and not cooperative()
+
+
+def ready(reading: Sequence[Any], writing: Sequence[Any], seconds: float) -> list[Any]:
+    """The sockets that can be read from or written to, after so many seconds at most.
+
+    Args:
+        reading: sockets to read from.
+        writing: sockets to write to, or that connect.
+        seconds: how long to wait for the first.
+    """
+    # Neither takes a descriptor of its own, which an interrupt could leave open. Windows has no
+    # ``poll``, and eventlet takes it away.
+    if not hasattr(select, "poll"):
+        return [
+            sock for found in select.select(reading, writing, writing, seconds) for sock in found
+        ]
+    poll = select.poll()
+    for sock in reading:
+        poll.register(sock, select.POLLIN)
+    for sock in writing:
+        poll.register(sock, select.POLLOUT)
+    found = {descriptor for descriptor, _ in poll.poll(ceil(seconds * 1000))}
+    return [sock for sock in (*reading, *writing) if sock.fileno() in found]
+
+
+def receive(sock: Any, scope: CancelScope, buffer: Any) -> int:
+    """Receive on a socket that is not bounded, for no longer than the scope lasts.
+
+    Raises:
+        TimeoutError: the scope is over, or the silence has been longer than the socket's timeout.
+    """
+    if not scope.bounded:
+        return int(sock.recv_into(buffer))
+    patience = sock.gettimeout()
+    end = inf if patience is None else time.monotonic() + patience
+    try:
+        while True:
+            left = min(scope.remaining(), end - time.monotonic())
+            if left <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(min(left, SLICE_S))
+            try:
+                return int(sock.recv_into(buffer))
+            except TimeoutError as error:
+                let_through(error)
+    finally:
+        with ignoring(OSError):
+            sock.settimeout(patience)
