@@ -110,12 +110,14 @@ def test_the_metadata_says_what_is_promised(metadata: Message) -> None:
     assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_command_is_installed(wheel_files: dict[str, bytes]) -> None:
-    """The one console script is ``llmproviders``."""
+def test_the_entry_points(wheel_files: dict[str, bytes]) -> None:
+    """The one console script is ``llmproviders``, and PyInstaller is told where its hook is."""
     scripts = wheel_files["dist-info/entry_points.txt"].decode().split("\n")
     assert [line for line in scripts if line] == [
         "[console_scripts]",
         "llmproviders = llmproviders.cli:main",
+        "[pyinstaller40]",
+        "hook-dirs = llmproviders._pyinstaller:hook_dirs",
     ]
 
 
@@ -137,8 +139,8 @@ def test_every_import_is_declared(metadata: Message) -> None:
         or str(requirement.marker).endswith(user_extras)
     }
     distributions = importlib.metadata.packages_distributions()
-    # Python 3.10 has no tomllib and takes tomli.
-    known = {*sys.stdlib_module_names, "llmproviders", "tomli", "tomllib"}
+    # Python 3.10 has no tomllib and takes tomli. PyInstaller runs the hook that imports it.
+    known = {*sys.stdlib_module_names, "llmproviders", "tomli", "tomllib", "PyInstaller"}
     for path in (ROOT / "llmproviders").rglob("*.py"):
         for module in _imported_packages(path) - known:
             # Python 3.10 does not know the packages of every distribution

@@ -319,7 +319,9 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         return
     if trust.ca_bundle is not None:
         yield from check_bundle(topic, str(trust.ca_bundle))
-    if not isinstance(provider, GigaChat):
+    if trust.system:
+        yield ok(topic, "the operating system's store")
+    elif not isinstance(provider, GigaChat):
         yield ok(topic, "the usual authorities")
     elif trust.extra is None and trust.ca_bundle is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
@@ -388,7 +390,11 @@ def _connection_remedy(error: LLMError, provider: Provider) -> str:
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
         if isinstance(provider, GigaChat):
             return "as it says"
-        return "if that is right, name the file of its authority: ca_bundle, REQUESTS_CA_BUNDLE"
+        return (
+            "if that is right, name the file of its authority: ca_bundle, REQUESTS_CA_BUNDLE; "
+            'where the system knows it: trust = "system", and pip install '
+            '"llmproviders[truststore]"'
+        )
     if isinstance(error, (ConnectionFailed, ProviderTimeout)):
         return "check the network, the proxy and base_url"
     return "check base_url"
