@@ -1,18 +1,31 @@
-"""One llama.cpp server for the whole session, started as a process of its own."""
+"""Programs that others wrote: a llama.cpp server for the whole session, and the extra `real`."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 SERVE = Path(__file__).with_name("serve_llama.py")
 START_S = 60.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell in one line of the summary why tests of other programs are skipped, not once a test."""
+    report = yield
+    if report.skipped and item.get_closest_marker("real_programs"):
+        report.longrepr = (__file__, 0, report.longrepr[-1])
+    return report
 
 
 class Llama:
@@ -52,6 +65,18 @@ class Llama:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def real_python() -> str:
+    """Return the Python in whose environment the extra `real` is installed."""
+    named = os.environ.get("LLMPROVIDERS_TEST_REAL")
+    if named:
+        return named
+    modules = ("gevent", "eventlet", "gunicorn", "truststore", "PyInstaller")
+    if not all(map(importlib.util.find_spec, modules)):
+        pytest.skip(f"needs {', '.join(modules)}: pip install -e '.[real]', or let .ci/run do it")
+    return sys.executable
 
 
 @pytest.fixture(scope="session")
