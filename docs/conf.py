@@ -18,7 +18,18 @@ author = "llmproviders authors"
 copyright = f"2026, {author}"
 version = release = llmproviders.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+myst_enable_extensions = ["colon_fence"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+copybutton_exclude = ".linenos, .gp, .go"
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # docs/run_notebooks.py does that, and a test looks whether it did
 smartquotes = False  # error messages and commands have straight ones
@@ -38,6 +49,7 @@ nitpick_ignore_regex = [
     ("py:class", r"\w+|llmproviders\..*"),
 ]
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 logger = logging.getLogger(__name__)
 

@@ -44,15 +44,22 @@ CELLS = (
 def main() -> None:
     """Write every picture."""
     draw_report()
-    with Sandbox() as sandbox:
-        sandbox.fail("openai", status=503, times=3)
-        sandbox.fail("chatglm", cut_after=20, times=3)
-        client = sandbox.client("openai", "chatglm", "flowgpt")
-        reply = client.complete("Why is the sky blue?")
-        (FOLDER / "timeline.svg").write_text(reply.attempts.to_svg(), encoding="utf-8")
+    draw_timeline()
     for dark in (False, True):
         with Sandbox(reply=STORY, piece_delay_s=0.04) as sandbox:
             look_at(sandbox, dark=dark)
+
+
+def draw_timeline() -> None:
+    """Run one call that meets every outcome: it waits, starts again, gives up one service."""
+    with Sandbox(piece_delay_s=0.03) as sandbox:
+        sandbox.fail("gigachat", status=503)
+        sandbox.fail("gigachat", cut_after=14)
+        sandbox.fail("gigachat", status=402)
+        client = sandbox.client("gigachat", "chatglm", on_interrupt="restart")
+        *_, end = client.stream("Why is the sky blue?")
+        assert len(end.attempts) == 4
+        (FOLDER / "timeline.svg").write_text(end.attempts.to_svg() + "\n", encoding="utf-8")
 
 
 def draw_report() -> None:

@@ -104,7 +104,7 @@ def test_the_metadata_says_what_is_promised(metadata: Message) -> None:
     assert metadata["Version"] == llmproviders.__version__
     assert metadata["License"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
-    extras = {"dask", "notebook", "pandas", "schema", "truststore", "real"}
+    extras = {"dask", "notebook", "pandas", "real", "rich", "schema", "truststore"}
     extras |= {"docs", "test", "dev"}
     assert {*metadata.get_all("Provides-Extra", [])} == extras
     assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")

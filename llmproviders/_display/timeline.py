@@ -407,6 +407,9 @@ def _legend(timeline: Timeline, middle: float) -> tuple[str, float]:
     ]
     if timeline.has_waits:
         entries.append(("wait", swatch(HATCHED)))
+    entries.append(
+        ("no text yet", lambda x, y: bar(x, y - _BAR / 2, 18, _BAR, draw.IDLE, pale=True))
+    )
     if timeline.has_text:
         entries.append(("first text", lambda x, y: _mark(x + 9, y + 2)))
     if timeline.pauses:

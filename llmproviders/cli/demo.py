@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
@@ -35,8 +36,8 @@ def command() -> None:
             _environ.hide(names)
     with Sandbox(piece_delay_s=_PIECE_DELAY_S) as sandbox:
         _say(
-            "Stand-ins for the services now run on this machine, and fail when told to. The client "
-            "asks three of them, in this order:"
+            "Stand-ins for the services now run on this machine and fail on request. The client "
+            "asks three of them in this order:"
         )
         _code("client = FailoverClient([GigaChat(), ChatGLM(), FlowGpt()])")
         with sandbox.client(*_PROVIDERS, attempts=2) as client:
@@ -52,7 +53,7 @@ def command() -> None:
 
 def _stream(client: FailoverClient) -> None:
     _heading("1. A stream")
-    _say("The first service answers. Its text is shown piece by piece as it arrives.")
+    _say("The first service answers, and its text is printed as it arrives.")
     _code(f'for chunk in client.stream("{_QUESTION}"): print(chunk, end="", flush=True)')
     _show(client.stream(_QUESTION))
 
@@ -60,8 +61,8 @@ def _stream(client: FailoverClient) -> None:
 def _failover(client: FailoverClient, sandbox: Sandbox) -> None:
     _heading("2. A failover")
     _say(
-        "Now the first service answers 503 Service Unavailable, twice. It is tried again after a "
-        "short wait; then the second service is asked."
+        "Now the first service answers 503 Service Unavailable, twice. The client tries it again "
+        "after a short wait, then asks the second one."
     )
     sandbox.fail("gigachat", status=503, times=2)
     _show(client.stream(_QUESTION))
@@ -71,7 +72,7 @@ def _restart(client: FailoverClient, sandbox: Sandbox) -> None:
     _heading("3. A reply that is cut short")
     _say(
         'The connection closes early, in the middle of a reply. With on_interrupt="restart" the '
-        "stream says that the text so far is void, and starts again."
+        "stream tells you to drop the text so far, and starts again."
     )
     sandbox.fail("gigachat", cut_after=9)
     _show(client.stream(_QUESTION))
@@ -79,7 +80,7 @@ def _restart(client: FailoverClient, sandbox: Sandbox) -> None:
 
 def _recovery(client: FailoverClient, sandbox: Sandbox) -> None:
     _heading("4. The same, for a whole reply")
-    _say("If you wait for the whole reply, you see nothing of this: complete() asks again itself.")
+    _say("complete() has shown nothing yet, so it asks again by itself: you get one whole reply.")
     _code(f'reply = client.complete("{_QUESTION}")')
     sandbox.fail("gigachat", cut_after=9)
     reply = client.complete(_QUESTION)
@@ -106,8 +107,13 @@ def _show(stream: Any) -> None:
 def _attempts(attempts: Iterable[Attempt]) -> None:
     for number, attempt in enumerate(attempts, 1):
         colour = "cyan" if attempt.error is None else "yellow"
-        text = f"attempt {number}: {described(attempt)}"
+        text = f"attempt {number}: {_in_short(attempt)}"
         put(wrapped(text, indent="  ", hanging="      "), fg=colour)
+
+
+def _in_short(attempt: Attempt) -> str:
+    """An attempt in a line, without the words of the libraries below."""
+    return re.split(r": IncompleteRead| \(HTTP ", described(attempt))[0]
 
 
 def _say(text: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -131,3 +132,19 @@ def test_the_notebook(
     shown, told = cell.outputs
     assert shown["data"]["text/markdown"].startswith(ANSWER)
     assert told["text"] == "GigaChat\n"
+
+
+def _words(text: str) -> str:
+    """Return what was said, without figures, white space and the line breaks of a terminal."""
+    return re.sub(r"[\d.]+ s|\s", "", text)
+
+
+def test_the_recording_shows_the_demo() -> None:
+    """The picture at the top is of the demo as it is now (``python docs/draw_terminal.py``)."""
+    picture = ElementTree.parse(ROOT / "docs" / "_static" / "demo.svg").getroot()
+    shown = _words(picture.findtext("{*}desc", ""))
+    done = subprocess.run(
+        [*command(), "demo"], capture_output=True, text=True, timeout=PATIENCE_S, env=environ()
+    )
+    for line in done.stdout.splitlines():
+        assert _words(line) in shown, line
