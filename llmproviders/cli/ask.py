@@ -62,6 +62,7 @@ _SOON_S = 0.001
 )
 @click.option("--usage", is_flag=True, help="Tell on standard error how many tokens it took.")
 @click.option("--cache", is_flag=True, help="Give the reply of an earlier run if nothing changed.")
+@click.option("--plain", is_flag=True, help="Do not render Markdown at a terminal.")
 @click.option("--trace", is_flag=True, help="Draw the attempts over time on standard error.")
 @call_options
 def command(
@@ -77,6 +78,7 @@ def command(
     attach: tuple[str, ...],
     usage: bool,
     cache: bool,
+    plain: bool,
     trace: bool,
 ) -> Exit:
     """Ask for one reply, and stream it to standard output.
@@ -95,7 +97,7 @@ def command(
     file = None if output in (None, "-") else WholeFile(output)
     if file is None:
         check_stdout()
-    destination = _Destination(as_json=as_json, file=file)
+    destination = _Destination(as_json=as_json, file=file, plain=plain or schema is not None)
     try:
         configuration = choices.configuration()
         whole = whole or _takes_back(configuration)
@@ -107,7 +109,7 @@ def command(
         with locked(lock), configuration.having(on_event=drawing.add).client() as asked:
             client = _cached(asked) if cache else asked
             if not whole:
-                finish = _stream(client, text, params)
+                finish = _stream(client, text, params, Line(markdown=not plain))
                 if usage:
                     notes.tokens(finish.usage)
                 return _ended(finish, notes, allow_cut)
@@ -150,9 +152,9 @@ def _takes_back(configuration: Configuration) -> bool:
     return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
 
-def _stream(client: BaseClient, text: str, params: dict[str, Any]) -> FinishReason:
+def _stream(client: BaseClient, text: str, params: dict[str, Any], shown: Line) -> FinishReason:
     said = StreamText()
-    with closing(client.stream(text, **params)) as stream, closing(Line()) as line:
+    with closing(client.stream(text, **params)) as stream, closing(shown) as line:
         for piece in stream:
             said.add(piece)
             if piece:
@@ -183,8 +185,9 @@ def _rescued(text: str, place: str, error: OSError) -> CommandError:
 class _Destination:
     """Where a reply is written once it is complete."""
 
-    def __init__(self, *, as_json: bool, file: WholeFile | None) -> None:
+    def __init__(self, *, as_json: bool, file: WholeFile | None, plain: bool) -> None:
         self._as_json = as_json
+        self._plain = as_json or plain
         self._file = file
 
     def replied(self, completion: Completion, *, allow_cut: bool) -> None:
@@ -201,12 +204,12 @@ class _Destination:
         if self._as_json:
             _print(_row(None, error, partial_text=partial))
         elif self._file is None and partial:
-            _print(partial)
+            _print(partial, plain=self._plain)
 
     def _put(self, text: str) -> None:
         try:
             if self._file is None:
-                _print(text)
+                _print(text, plain=self._plain)
             else:
                 self._file.write(text if text.endswith("\n") else text + "\n")
         except OSError as error:
@@ -223,8 +226,8 @@ def _text_of(completion: Completion) -> str:
     return completion.text if data is None else json.dumps(data, ensure_ascii=False, indent=2)
 
 
-def _print(text: str) -> None:
-    with closing(Line()) as line:
+def _print(text: str, *, plain: bool = True) -> None:
+    with closing(Line(markdown=not plain)) as line:
         line.write(text)
 
 

@@ -34,8 +34,9 @@ Ctrl-C stops a reply and keeps what came of it. A line that starts with // is a 
 @click.option(
     "--load", type=click.Path(), metavar="FILE", help="Go on with a conversation saved as FILE."
 )
+@click.option("--plain", is_flag=True, help="Do not render Markdown.")
 @call_options
-def command(choices: Choices, load: str | None) -> None:
+def command(choices: Choices, load: str | None, plain: bool) -> None:
     """Hold a conversation at the terminal.
 
     Ctrl-C stops a reply and keeps the conversation, Ctrl-D leaves; /help tells the rest.
@@ -51,7 +52,7 @@ def command(choices: Choices, load: str | None) -> None:
         conversation.params.update(params)
         if load:
             tell(f"Going on after {len(conversation.messages)} messages of {load}.")
-        Chat(conversation, notes).run(_questions())
+        Chat(conversation, notes, plain=plain).run(_questions())
 
 
 def _loaded(path: str, client: BaseClient) -> Conversation:
@@ -66,8 +67,9 @@ def _loaded(path: str, client: BaseClient) -> Conversation:
 class Chat:
     """Runs the lines of a conversation: questions and commands."""
 
-    def __init__(self, conversation: Conversation, notes: Notes) -> None:
+    def __init__(self, conversation: Conversation, notes: Notes, *, plain: bool) -> None:
         self._conversation = conversation
+        self._plain = plain
         self._notes = notes
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
@@ -110,7 +112,7 @@ class Chat:
         try:
             with (
                 closing(self._conversation.stream(question)) as stream,
-                closing(Line()) as line,
+                closing(Line(markdown=not self._plain)) as line,
             ):
                 for piece in stream:
                     if isinstance(piece, FinishReason):

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from .._redact import redact
 from ..errors import Attempt
 from ..results import FinishReason, Usage
 from .exits import CommandError, Exit
+from .rendered import MarkdownPage
 
 _NAME = "llmproviders"
 
@@ -88,31 +90,42 @@ def tell(text: str) -> None:
 
 
 class Line:
-    """Writes a reply to standard output, and ends it with a line break if it has none."""
+    """The reply on standard output; a line break ends it where the text has none.
+
+    Args:
+        markdown: whether to render it at a terminal, if rich is there.
+    """
 
     _open: Line | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, markdown: bool = False) -> None:
         self._begun = False
         self._obeyed = sys.stdout.isatty()
+        self._page = _page() if markdown and use_colour(sys.stdout) else None
 
     def write(self, text: str) -> None:
         """Write text unbuffered, with control characters escaped for a terminal."""
+        shown = printable(text) if self._obeyed else text
+        self._put(shown if self._page is None else self._page.add(shown))
+        self._begun = not text.endswith("\n")
+        Line._open = self
+
+    def _put(self, text: str) -> None:
         try:
-            sys.stdout.write(printable(text) if self._obeyed else text)
+            sys.stdout.write(text)
             sys.stdout.flush()
         except OSError:
             # If this cannot be written, neither can a line break.
             self._begun = False
             raise
-        self._begun = not text.endswith("\n")
-        Line._open = self
 
     def close(self) -> None:
         """End the line, if one has begun."""
         if self._begun:
             self.write("\n")
         Line._open = None
+        if self._page is not None:
+            self._put(self._page.end())
 
     @classmethod
     def make_room(cls) -> None:
@@ -124,6 +137,12 @@ class Line:
 def usual_level() -> int:
     """The default log level: warnings, and only at a terminal."""
     return logging.WARNING if sys.stderr.isatty() else NOTHING
+
+
+def _page() -> MarkdownPage | None:
+    with suppress(ImportError):
+        return MarkdownPage()
+    return None
 
 
 class _Log(logging.Handler):

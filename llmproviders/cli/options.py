@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from math import isnan
@@ -15,8 +15,8 @@ from .. import _environment as _places
 from .._http.types import Timeout
 from .._log import logger
 from ..config._reader import load
-from ..config._settings import ConfigError, Configuration
-from ..config._types import names_of_types
+from ..config._settings import ConfigError, Configuration, ProviderSettings
+from ..config._types import ProviderType, find_type, names_of_types
 from ..failover._client import FailoverClient
 from .notes import Notes
 
@@ -65,12 +65,37 @@ _USERS = "user"
 
 
 def providers_like(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """Names of providers with a prefix, for shell completion."""
+    """The names of providers that begin so, for the shell's completion."""
+    # An alias takes the place of the longer name of the same type.
+    types = {(found.kind, found.server): name for name, found in _types()}
+    # A configured provider that is called like its type is that type.
+    names = {name.lower(): name for name in (*types.values(), *(s.name for s in _configured()))}
+    return _beginning(begun, names.values())
+
+
+def models_like(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """The models, and their aliases, of the providers that were named, or else configured."""
+    named = context.params.get("providers") or ()
+    found = [find_type(name) for name in named]
+    kinds = [settings.kind for settings in _configured() if not named or settings.name in named]
+    kinds += [each.kind for each in found if each is not None]
+    names = [name for kind in kinds for name in (*kind.models, *kind.model_aliases)]
+    return _beginning(begun, dict.fromkeys(names))
+
+
+def _types() -> list[tuple[str, ProviderType]]:
+    found = ((name, find_type(name)) for name in names_of_types())
+    return [(name, each) for name, each in found if each is not None]
+
+
+def _configured() -> tuple[ProviderSettings, ...]:
     try:
-        configured = [item.name for item in load().providers]
+        return load().providers
     except ConfigError:
-        configured = []
-    names = dict.fromkeys([*configured, *names_of_types()])
+        return ()
+
+
+def _beginning(begun: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.lower().startswith(begun.lower())]
 
 
@@ -99,7 +124,14 @@ _STATE = click.option(
     help="Keep neither tokens nor the memory of troubles between runs.",
 )
 
-_MODEL = click.option("-m", "--model", type=TEXT, metavar="NAME", help="Model, or an alias of one.")
+_MODEL = click.option(
+    "-m",
+    "--model",
+    type=TEXT,
+    shell_complete=models_like,
+    metavar="NAME",
+    help="Model, or an alias of one.",
+)
 
 _DEADLINE = click.option(
     "--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call, waits included."

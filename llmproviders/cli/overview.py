@@ -27,6 +27,10 @@ OPTIONS = {
 """Options before the command -> what they do."""
 
 
+DOCS = "docs/index.md, README.md"
+"""Where the documentation begins, in the repository."""
+
+
 EXIT_CODES = "docs/reference/cli.md#exit-codes"
 """The page that has every exit code."""
 
@@ -47,7 +51,7 @@ Commands:
 {_rows(COMMANDS)}
 Each COMMAND has --help with an example. Exit codes: 0 a whole reply, 3 an
 incomplete one, 2 wrong usage, 75 try again later, 77 no key; all of them:
-{EXIT_CODES}
+{EXIT_CODES}. Documentation: {DOCS}
 """
 
 

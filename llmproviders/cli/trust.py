@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from .._printable import one_line
+from ..errors import InvalidRequestError, LLMError
 from ..providers.gigachat import _root
-from .exits import CommandError, Exit
-from .notes import put
+from .exits import CommandError, Exit, exit_of_error
+from .notes import put, say
 
 
 @click.command(
@@ -43,18 +44,37 @@ def command(
         if file is not None:
             _show(_root.install(file, fingerprint=fingerprint))
         elif download:
-            _show(_root.download(url, fingerprint=fingerprint, proxy=proxy))
+            _show(_downloaded(url, fingerprint, proxy))
         elif remove:
-            for path in _root.remove():
+            removed = _root.remove()
+            for path in removed:
                 put(f"removed {path}")
+            if not removed:
+                say("no certificate was taken in, so there is nothing to remove")
         else:
-            for certificate in _root.installed():
+            certificates = _root.installed()
+            for certificate in certificates:
                 _show(certificate)
+            if not certificates:
+                say("no certificate was taken in yet")
     except OSError as error:
         if isinstance(error, ConnectionError):
             raise
         reason = error.strerror or str(error)
         raise CommandError(f"{error.filename or file}: {reason}", Exit.USAGE) from error
+
+
+def _downloaded(url: str, fingerprint: str | None, proxy: str | None) -> _root.Certificate:
+    try:
+        return _root.download(url, fingerprint=fingerprint, proxy=proxy)
+    except InvalidRequestError:  # it came, and is another one
+        raise
+    except LLMError as error:
+        raise CommandError(
+            f"the certificate could not be fetched from {url}: {error}\nDownload it with a browser "
+            f"at {_root.PAGE_URL}, then run: llmproviders trust gigachat --file FILE",
+            exit_of_error(error),
+        ) from error
 
 
 def _show(certificate: _root.Certificate) -> None:

@@ -13,7 +13,7 @@ from .._request import Accept, ChatRequest, Self, check_accept
 from .._runtime.files import load_locks
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ..client import BaseClient, collect
-from ..errors import Attempt
+from ..errors import AllProvidersFailed, Attempt
 from ..results import Completion
 from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
@@ -172,7 +172,11 @@ class FailoverClient(BaseClient):
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
         accept = request.accept or self.accept
-        return collect(self._router.run(request, scope, restarts=True, accept=accept))
+        try:
+            return collect(self._router.run(request, scope, restarts=True, accept=accept))
+        except AllProvidersFailed as error:
+            # The frames of this package say nothing that the attempts do not say better.
+            raise error.with_traceback(None) from error.__cause__
 
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None

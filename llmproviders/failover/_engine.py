@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -162,7 +163,11 @@ class Router:
             if call.longest is not None:
                 yield from call.longest_reply(*call.longest)
                 return
-            raise _all_failed(self._name, failures) from failures[-1]
+            for failure in failures:
+                logger.debug("%s failed", failure.provider, exc_info=failure)
+            # A copy, without traceback and causes: an uncaught error is then read in a few lines.
+            # The attempts and the log have all of it.
+            raise _all_failed(self._name, failures) from copy(failures[-1])
         except BaseException as error:
             if not isinstance(error, LLMError) or from_handler(error):
                 scope.cancel("the call was interrupted")

@@ -81,10 +81,13 @@ def test_a_prompt_that_begins_with_a_dash() -> None:
         ("llmproviders ask --max", {"--max-tokens"}),
         ("llmproviders ask -p chatg", {"chatglm", "chatgptt"}),
         ("llmproviders models olla", {"ollama"}),
+        ("llmproviders models open", {"openai"}),
+        ("llmproviders ask -p gigachat -m GigaChat-2-P", {"GigaChat-2-Pro"}),
+        ("llmproviders chat -p glm -p gigachat -m gigachat-2-m", {"GigaChat-2-Max"}),
     ],
 )
 def test_completion(line: str, expected: set[str]) -> None:
-    """The shell's completion offers commands and options."""
+    """The shell's completion offers commands, options, providers, each once, and their models."""
     words = line.split()
     env = {
         "_LLMPROVIDERS_COMPLETE": "bash_complete",

@@ -402,3 +402,37 @@ def test_sandbox_says_where_it_serves(home: Path) -> None:
         assert re.search(r"serving at http://127\.0\.0\.1:\d+;", plain(shown))
         terminal.type("\x03")
         assert terminal.end().code == 130
+
+
+MARKED = "Air is **not** blue.\n\n- one\n- two\n\nAn _end_.\n"
+
+
+def test_markdown_is_rendered() -> None:
+    """At a terminal each block that has markup is replaced by what it means."""
+    with Sandbox(reply=MARKED) as sandbox:
+        with Terminal("ask", "-p", "openai", "Why?", env=sandbox.environ()) as terminal:
+            shown = terminal.end().out
+        with Terminal("ask", "-p", "openai", "--no-stream", "?", env=sandbox.environ()) as terminal:
+            whole = terminal.end().out
+    for out in (shown, whole):
+        assert "\x1b[1mnot\x1b[0m" in out
+        assert " • \x1b[0mone" in out
+        assert "\x1b[3mend\x1b[0m" in out
+    assert shown.startswith("Air is **not** blue.\r\n"), "it appears as it comes"
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "piped"),
+    [((), {}, ("stdout",)), (("--plain",), {}, ()), ((), {"NO_COLOR": "1"}, ())],
+)
+def test_markdown_as_it_came(
+    options: tuple[str, ...], env: dict[str, str], piped: tuple[str, ...]
+) -> None:
+    """Nothing is rendered in a pipe, with --plain, or for who wants no colour."""
+    with (
+        Sandbox(reply=MARKED) as sandbox,
+        Terminal(
+            "ask", "-p", "openai", "Why?", *options, env=sandbox.environ() | env, piped=piped
+        ) as terminal,
+    ):
+        assert terminal.end().out.replace("\r\n", "\n") == MARKED

@@ -123,11 +123,14 @@ def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
 
 
 def test_a_certificate_that_cannot_be_fetched(refused_port: int, home: Path) -> None:
-    """Where nobody answers, a download may work another time."""
+    """Where nobody answers, a download may work another time, and a browser may do it now."""
     url = f"http://127.0.0.1:{refused_port}/ca.crt"
     result = run("trust", "gigachat", "--download", "--url", url)
     assert (result.code, result.out) == (75, "")
     assert "refused" in result.err
+    assert url in result.err
+    assert "https://www.gosuslugi.ru/crt" in result.err
+    assert "llmproviders trust gigachat --file FILE" in result.err
 
 
 def test_a_key_file_that_is_gone(configure: Configure, home: Path) -> None:

@@ -32,8 +32,9 @@ COMMAND = "llmproviders trust gigachat"
 #: SHA-256 of the Russian Trusted Root CA in DER; valid from 2022-03-01 to 2032-02-27.
 KNOWN_FINGERPRINT = "d26d2d0231b7c39f92cc738512ba54103519e4405d68b5bd703e9788ca8ecf31"
 
-#: The certificate itself; the page that offers it to people is https://www.gosuslugi.ru/crt.
+#: The certificate itself, and the page that offers it to people.
 DOWNLOAD_URL = "https://gu-st.ru/content/lending/russian_trusted_root_ca_pem.crt"
+PAGE_URL = "https://www.gosuslugi.ru/crt"
 
 
 @dataclass(frozen=True)
