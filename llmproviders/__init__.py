@@ -107,7 +107,10 @@ _HOMES = {
 }
 """Public name -> its module, where that is not ``errors``."""
 
-_MODULES = ("errors", "failover", "messages", "provider", "providers", "results")
+_FOR_USERS = ("batch", "conversation", "errors", "notebook", "providers", "sandbox", "testing")
+"""The modules that users import from."""
+
+_MODULES = (*_FOR_USERS, "failover", "messages", "provider", "results")
 
 
 def __getattr__(name: str) -> object:
@@ -128,7 +131,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted([*__all__, *_FOR_USERS, "__version__"])
 
 
 def load_ipython_extension(ipython: Any) -> None:

@@ -45,7 +45,7 @@ def command(choices: Choices, load: str | None, plain: bool) -> None:
     notes = choices.notes()
     with choices.client(on_event=notes.attempt) as client:
         names = ", ".join(provider.name for provider in client.providers)
-        tell(f"Talking to {names}. /help tells what there is, Ctrl-D leaves.")
+        tell(f"Talking to {names}. /help lists the commands, Ctrl-D leaves.")
         conversation = _loaded(load, client) if load else Conversation(client)
         params = choices.params()
         conversation.system = params.pop("system", conversation.system)
@@ -102,7 +102,7 @@ class Chat:
         action = self._commands.get(word)
         if action is None:
             near = nearest(word, self._commands)
-            hint = f"did you mean /{near}?" if near else "/help tells what there is."
+            hint = f"did you mean /{near}?" if near else "/help lists the commands."
             tell(f"There is no /{word}; {hint}")
         else:
             action(rest.strip())

@@ -284,7 +284,7 @@ def setup_options(function: Function) -> Function:
 
 
 def check_options(function: Function) -> Function:
-    """Give a command the options of what is to be checked; it gets ``Choices``, too."""
+    """Give a command the options that say what to check; it gets ``Choices``, too."""
     return _with_choices(function, (_PROVIDERS, _PROXY, *_SETUP))
 
 

@@ -1,0 +1,96 @@
+"""What users read is plain English, spelt right."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import llmproviders
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(llmproviders.__file__).parent
+
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+PAGES = [page for page in PAGES if not page.name.endswith(".ru.md")]
+
+SPOKEN = [
+    PACKAGE / "__init__.py",
+    *(PACKAGE / "cli").glob("*.py"),
+    *(PACKAGE / "notebook").glob("*.py"),
+]
+"""The modules that speak to users; what the others say of themselves is for developers."""
+
+BANNED = {
+    r"(?<!all )(?<!most )(?<!some )(?<!each )(?<!none )(?<!both )\bof which\b": "that, whose",
+    r"\bto be had\b": "available",
+    r"\bwhom to ask\b": "the providers",
+    r"\b(?:is|are|was|were) to be\b": "should be, has to be, or the imperative",
+    r"\bin vain\b": "pointless",
+    r"\bwhich is no\b": "not a ...",
+    r"\bstate last known\b": "last known state",
+    r"\bwants to be paid\b": "there is no quota left",
+    r"\bcalls the request wrong\b": "rejected the request as invalid",
+    r"\bcan be seen\b": "you can see",
+    r"\bnothing of (?:it|this|that)\b": "none of it",
+    r"\b(?:told|tell|telling) apart\b": "distinguish",
+    r"\bhas to be told\b": "needs to know",
+    r"\bthat there (?:is|are)\b(?! (?:a|an|no|not|one)\b)": "that exists, or nothing",
+    r"\bwhat there is\b": "a word for the thing",
+    r",? for one,": "for example",
+    r"\bof one's own\b": "of your own",
+    r"\blet \w+ be\b": "the imperative",
+    r"\b(?:thereof|therein|wherein|whereby|heretofore)\b": "a plain word",
+}
+"""Turns that sound translated, and what to say in their place."""
+
+
+def _strings(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each docstring and message of a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def _prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each paragraph of a page, blocks of code left out."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.compile(r"^ *(`{3,})(?!\{).*?^ *\1", re.DOTALL | re.MULTILINE)
+    text = blocks.sub(lambda found: "\n" * found[0].count("\n"), text)
+    line = 1
+    for paragraph in re.split(r"(\n\n+)", text):
+        yield line, paragraph
+        line += paragraph.count("\n")
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, *SPOKEN], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_no_banned_turn(path: Path) -> None:
+    """No page, help text or message has a turn that plain English has not."""
+    texts = _strings(path) if path.suffix == ".py" else _prose(path)
+    found = [
+        f"{path.name}:{line}: {match[0]!r}: say {instead!r}"
+        for line, text in texts
+        for turn, instead in BANNED.items()
+        for match in re.finditer(turn, " ".join(text.split()), re.IGNORECASE)
+    ]
+    assert found == []
+
+
+def test_spelling() -> None:
+    """codespell finds nothing in pages, docstrings and messages."""
+    where = ["README.md", "CHANGELOG.md", "SECURITY.md", "docs", "llmproviders"]
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", *where],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
