@@ -49,6 +49,16 @@ def _median(rounds: list[dict[str, float]], name: str) -> float:
     return median(numbers[name] for numbers in rounds)
 
 
+def _plain(value: float, _place: object = None) -> str:
+    """A number to three digits, never with an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _logarithmic(axis: Any) -> None:
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(_plain)
+
+
 def bars(results: Any, scenario: str, number: str, unit: float, label: str) -> Any:
     """One bar for each client, on a logarithmic scale."""
     values = {
@@ -59,8 +69,8 @@ def bars(results: Any, scenario: str, number: str, unit: float, label: str) -> A
     figure, axes = plt.subplots(figsize=(6.4, 0.3 * len(values) + 0.8))
     colours = [_colour(client) for client in values]
     drawn = axes.barh([NAMES[c] for c in values], list(values.values()), color=colours)
-    axes.bar_label(drawn, [f"{value:,.3g}" for value in values.values()], padding=3, color=GREY)
-    axes.set_xscale("log")
+    axes.bar_label(drawn, [_plain(value) for value in values.values()], padding=3, color=GREY)
+    _logarithmic(axes.xaxis)
     axes.set_xlabel(label)
     axes.margins(x=0.15)
     return figure
@@ -79,8 +89,8 @@ def growth(results: Any) -> Any:
         if points:
             style = "-" if client.startswith("own") else "--"
             axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=said)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _logarithmic(axes.xaxis)
+    _logarithmic(axes.yaxis)
     axes.set_xlabel("pieces in a reply")
     axes.set_ylabel("CPU per piece, µs")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -99,7 +109,7 @@ def delay(results: Any) -> Any:
             axes.plot([p99], [place], "o", color=_colour(client), markersize=4)
         names = [NAMES[c] for c in reversed(NAMES) if c in measured]
         axes.set_yticks(range(len(names)), names)
-        axes.set_xscale("log")
+        _logarithmic(axes.xaxis)
         axes.set_title(said, fontsize=9)
     panels[1].set_xlabel("median to 99th percentile of the delay of a piece, ms")
     return figure
