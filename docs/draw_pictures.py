@@ -81,7 +81,7 @@ def draw_report() -> None:
     with tempfile.TemporaryDirectory() as name:
         page = Path(name) / "report.html"
         page.write_text(report.to_html(), encoding="utf-8")
-        with browser(Path(name) / "profile") as driver:
+        with browser(Path(name) / "profile", scale=2) as driver:
             driver.set_window_size(980, 1200)
             for shade in ("light", "dark"):
                 wanted = {"features": [{"name": "prefers-color-scheme", "value": shade}]}
@@ -99,7 +99,7 @@ def look_at(sandbox: Sandbox, *, dark: bool) -> None:
         write_notebook(folder / "served" / "sky.ipynb", CELLS)
         with (
             jupyterlab(folder / "served", sandbox.environ(), dark=dark) as url,
-            browser(folder / "profile") as driver,
+            browser(folder / "profile", scale=2) as driver,
         ):
             driver.set_window_size(1000, 760)
             lab = Lab(driver, url, "sky.ipynb")

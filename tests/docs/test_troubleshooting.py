@@ -18,6 +18,7 @@ from llmproviders.batch import BatchLocked, run_file
 from llmproviders.batch._output import locked as writing
 from llmproviders.cli.exits import CommandError
 from llmproviders.cli.files import locked
+from llmproviders.cli.trust import command as trust
 from llmproviders.provider import Limits
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
@@ -68,6 +69,11 @@ class World:
     def at(self, port: int, **arguments: Any) -> None:
         """Ask at a port."""
         OpenAICompatible(base_url=f"http://127.0.0.1:{port}/v1", **arguments).complete("Hi")
+
+    def download(self) -> None:
+        """Fetch GigaChat's certificate where nobody answers."""
+        url = f"http://127.0.0.1:{self.refused_port}/ca.crt"
+        trust.main(["gigachat", "--download", "--url", url], standalone_mode=False)
 
     def untrusted(self) -> None:
         """Ask a server whose certificate nobody trusts."""
@@ -136,10 +142,13 @@ TROUBLE: dict[str, Callable[[World], object]] = {
     "the token service refused the authorization key": lambda w: w.giga(api_key=OTHER_KEY),
     "this key is not for the scope": lambda w: w.giga(scope="GIGACHAT_API_CORP"),
     "this machine's clock is": lambda w: w.wrong_clock(),
+    "needs a key, and none was sent": lambda w: w.reply(*http_response(401)),
     "the service refused the key; check it": lambda w: w.fault("openai", status=401),
     "the server's certificate is not trusted": lambda w: w.untrusted(),
+    "the certificate could not be fetched from": lambda w: w.download(),
     "the proxy failed": lambda w: w.through("https"),
     "the proxy requires a user and password; put them in its URL": lambda w: w.through("http"),
+    "nothing listens at": lambda w: w.at(1234),
     "no connection": lambda w: w.at(w.refused_port),
     "no connection in time": lambda w: w.at(w.black_hole, timeout=(0.2, 5)),
     "no answer in time": lambda w: w.reply(Stall(), timeout=(5, 0.2)),

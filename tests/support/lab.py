@@ -50,13 +50,13 @@ def browsers() -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def browser(profile: Path) -> Iterator[webdriver.Chrome]:
-    """Start a browser with an empty profile."""
+def browser(profile: Path, *, scale: int = 1) -> Iterator[webdriver.Chrome]:
+    """Start a browser with an empty profile; ``scale`` is in pixels of a picture per CSS pixel."""
     found = browsers()
     assert found is not None, "install the Debian packages chromium and chromium-driver"
     options = ChromeOptions()
     options.binary_location = found[0]
-    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*_FLAGS, f"--user-data-dir={profile}", f"--force-device-scale-factor={scale}"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=ChromeService(found[1]))
     try:
