@@ -17,7 +17,7 @@ from ._account.settings import ProviderBase
 from ._account.slots import Slot
 from ._checks import nearest
 from ._http.decoding import whole_characters
-from ._http.types import HTTPRequest, HTTPResponse, Limits, Timeout, Trust
+from ._http.types import HTTPRequest, HTTPResponse, Limits, Sender, Timeout, Trust
 from ._log import logger
 from ._redact import forget_locals, redact, scrub
 from ._request import ChatRequest
@@ -60,11 +60,6 @@ __all__ = [
 Call = HTTPRequest
 Reply = HTTPResponse
 Request = ChatRequest
-
-USER_AGENT = (
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
-    "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
-)
 
 
 class Fetch:
@@ -416,9 +411,11 @@ class Provider(ProviderBase, BaseClient):
         return _Round(self, request or ChatRequest(()), scope).ask(make, read)
 
     def _send(self, call: HTTPRequest, scope: CancelScope, **how: Any) -> HTTPResponse:
-        sender = self.__dict__.get("_made_transport") or self._transport
-        reply: HTTPResponse = sender.open(call, scope, **how)
-        return reply
+        sender: Sender | None = self.__dict__.get("_made_transport")
+        if sender is None:
+            with _Step(self, "make_transport"):
+                sender = self._transport
+        return sender.open(call, scope, **how)
 
     def identity(self) -> list[Any]:
         """The class, the name, the address and the model."""
@@ -484,7 +481,9 @@ class _Round:
         try:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
-            with provider.slot(self._scope) as waited:
+            with _Step(provider, "slot"):
+                slot = provider.slot(self._scope)
+            with slot as waited:
                 self._start(waited)
                 while True:
                     self._call = None
@@ -570,14 +569,16 @@ class _Round:
         if isinstance(failure, AuthenticationError):
             headers = self._request.extra_headers
             error = provider._describe_refusal(failure, self._fetch.call, headers)
-        error = provider.describe_error(error, self._request)
+        with _Step(provider, "describe_error"):
+            error = provider.describe_error(error, self._request)
         error.provider = error.provider or provider.name
         return error
 
     def _recover_or_raise(
         self, error: LLMError, call: HTTPRequest | None, cause: LLMError | None = None
     ) -> None:
-        word = self._provider.recover(error, call, self._request, self._fetch)
+        with _Step(self._provider, "recover"):
+            word = self._provider.recover(error, call, self._request, self._fetch)
         if word is None or word in self._recovered:
             raise error from cause or error.__cause__
         self._recovered.add(word)
@@ -696,6 +697,5 @@ def _with_text(beside: dict[str, Any], transcript: Transcript) -> dict[str, Any]
 
 
 def _broke_off(error: LLMError) -> bool:
-    return isinstance(error, (ProviderTimeout, ConnectionFailed)) and not isinstance(
-        error, DeadlineExceeded
-    )
+    broken = isinstance(error, (ProviderTimeout, ConnectionFailed))
+    return broken and not isinstance(error, DeadlineExceeded)

@@ -40,6 +40,11 @@ from .keys import Key, belongs_to, find
 
 Made = TypeVar("Made", bound="ProviderBase")
 
+USER_AGENT = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
+    "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
+)
+
 # How the table of errors puts it where a status tells more than the service's words.
 _REFUSED_KEY = "refused the key"
 

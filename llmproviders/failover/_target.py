@@ -9,8 +9,9 @@ from math import ceil
 from urllib.parse import urlsplit
 
 from .._runtime.scope import ForkLock
+from .._signals import let_through
 from ..client import BaseClient
-from ..errors import Attempt, LLMError, MissingAuthError
+from ..errors import Attempt, LLMError
 from ._health import Condition, HealthKey
 from ._report import ProviderReport, Report
 
@@ -186,8 +187,8 @@ class Target:
         server = server_of(self.client, self.model)
         try:
             digest = self.client.credential_digest()
-        except MissingAuthError:
-            # The call itself raises it.
+        except Exception as error:  # noqa: BLE001 - the call itself will say what is missing or fails
+            let_through(error)
             digest = None
         if digest is None:
             # Two providers of the same service may have different keys.

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from .._account.settings import USER_AGENT
 from .._http.decoding import (
     Document,
     ErrorEvent,
@@ -19,7 +20,7 @@ from .._http.types import HTTPRequest, HTTPResponse
 from .._request import ChatRequest
 from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import fold
-from ..provider import USER_AGENT, Fetch, Provider
+from ..provider import Fetch, Provider
 from ..results import FinishReason
 from ._chat_completions import error_in_event
 

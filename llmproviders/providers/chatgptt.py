@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from itertools import chain, islice
 from typing import NamedTuple
 
+from .._account.settings import USER_AGENT
 from .._http.decoding import Document, decode_json, expect
 from .._http.error_map import is_challenge, message_of
 from .._http.types import HTTPRequest, HTTPResponse
@@ -16,7 +17,7 @@ from .._request import ChatRequest
 from .._signals import ignoring
 from ..errors import AuthenticationError, BlockedError, LLMError, ProtocolError, ServerError
 from ..messages import fold
-from ..provider import USER_AGENT, Fetch, Provider
+from ..provider import Fetch, Provider
 from ..results import FinishReason
 from ._chat_completions import parse_chat
 

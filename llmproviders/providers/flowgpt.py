@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .._account.settings import USER_AGENT
 from .._http.decoding import EventTemplate, decode_object, expect
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import redact
 from .._request import ChatRequest
 from ..errors import ServerError, StreamInterrupted
 from ..messages import without_tools
-from ..provider import USER_AGENT, Fetch, Provider
+from ..provider import Fetch, Provider
 from ..results import FinishReason
 
 _AUTHORIZATION = "Bearer null"

@@ -18,6 +18,7 @@ from llmproviders import (
     OpenAICompatible,
     ProtocolError,
     Provider,
+    ServerError,
 )
 from llmproviders.provider import Call, Fetch, Reply, Request
 from llmproviders.testing import ScriptedProvider
@@ -101,6 +102,22 @@ class TestForeignExceptions:
         client = FailoverClient([careless, ScriptedProvider(["second"])], attempts=1)
         assert str(client.complete("Hi")) == "second"
         assert careless.reply.closed == (0 if step in ("get_model", "prepare") else 2)
+
+    @pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize(
+        "hook", ["slot", "recover", "describe_error", "make_transport", "credential_digest"]
+    )
+    def test_hooks_that_fail(self, hook: str, error: Exception) -> None:
+        """So does the next one where another hook fails, also when both have failed before."""
+        kind = type("Hooked", (Careless,), {hook: lambda *_, **__: fail(error)()})
+        hooked = kind(before=fail(ServerError("down")))
+        second = ScriptedProvider(["second"])
+        client = FailoverClient([hooked, second], attempts=1, cooldown=60)
+        for _ in range(2):
+            assert str(client.complete("Hi")) == "second"
+        if hook != "credential_digest":
+            with pytest.raises(ProtocolError, match=f"{hook} of Hooked failed: "):
+                hooked.complete("Hi")
 
     def test_after_text(self) -> None:
         """After text, too, it is an error of ours, with the text so far and the request's id."""
