@@ -34,7 +34,8 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
     multiple=True,
     metavar="PROVIDER=FAULT[xTIMES]",
     help="What goes wrong: a status (503, 429:2 with a Retry-After), cut:N, stall, drip, "
-    "reset, garbage, html, empty. PROVIDER-token and chatgptt-page address the requests before.",
+    "reset, garbage, html, empty, wrong-json (for a schema). TIMES is a number or always. "
+    "PROVIDER-token and chatgptt-page address the requests before.",
 )
 @click.option(
     "--delay",

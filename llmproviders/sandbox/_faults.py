@@ -31,7 +31,7 @@ class Fault:
 
     Args:
         status, headers, body, cut_after, stall, drip_s: as for :meth:`Sandbox.fail`.
-        reset, garbage, html, empty, before_head, times: the same.
+        reset, garbage, html, empty, wrong_json, before_head, times: the same.
 
     Raises:
         ValueError: an argument is invalid, or they do not go together.
@@ -50,6 +50,7 @@ class Fault:
     garbage: bool = False
     html: bool = False
     empty: bool = False
+    wrong_json: bool = False
     before_head: bool = False
     times: int = 1
 
@@ -73,12 +74,22 @@ class Fault:
             "garbage": self.garbage,
             "html": self.html,
             "empty": self.empty,
+            "wrong_json": self.wrong_json,
         }
         given = [name for name, is_given in modes.items() if is_given]
         if len(given) > 1:
             raise ValueError(f"one fault at a time, not {' and '.join(given)}")
         if not given and self.cut_after is None and self.drip_s is None and not self.headers:
             raise ValueError("say what shall go wrong, for instance status=503 or cut_after=3")
+
+    def check_kind(self, kind: str) -> None:
+        """See whether such a request can go wrong in this way.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.wrong_json and kind != "chat":
+            raise ValueError(f"wrong_json is an answer to a chat, and to no {kind!r} request")
 
     @property
     def comes_first(self) -> bool:
@@ -143,6 +154,7 @@ class FaultQueue:
     def add(self, service: str, kind: str, fault: Fault) -> None:
         """Append a fault to its queue."""
         _check_kind(service, kind)
+        fault.check_kind(kind)
         with self._lock:
             self._queues.setdefault((service, kind), deque()).append(fault)
 
@@ -168,12 +180,15 @@ class FaultQueue:
                 del self._queues[key]
 
 
-_WORDS = ("cut", "stall", "drip", "reset", "garbage", "html", "empty")
+_WORDS = ("cut", "stall", "drip", "reset", "garbage", "html", "empty", "wrong-json")
+
+_ALWAYS = 10**18
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 
 _FAULT = re.compile(
-    rf"(?P<what>[a-z]+|[0-9]{{3}})(?::(?P<number>{_NUMBER}))?(?:x(?P<times>[0-9]{{1,18}}))?"
+    rf"(?P<what>[a-z]+?(?:-[a-z]+?)?|[0-9]{{3}})(?::(?P<number>{_NUMBER}))?"
+    r"(?:x(?P<times>[0-9]{1,18}|always))?"
 )
 
 _DRIP_S = 1.0
@@ -185,7 +200,8 @@ def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
     The form is ``PROVIDER[-KIND]=FAULT[xTIMES]``. KIND is ``token`` (gigachat) or ``page``
     (chatgptt). FAULT is a status, ``429:2`` (with ``Retry-After: 2``), ``cut:N`` (after N pieces),
     ``stall`` or ``reset`` (``:N`` after N pieces), ``drip`` (``:S`` seconds between two bytes, 1
-    unless given), ``garbage``, ``html`` or ``empty``.
+    unless given), ``garbage``, ``html``, ``empty`` or ``wrong-json``. TIMES is a number, 1 unless
+    given, or ``always``.
 
     Args:
         spec: a text of that form, such as ``gigachat=503x2``.
@@ -204,7 +220,7 @@ def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
     target, equals, text = spec.strip().partition("=")
     match = _FAULT.fullmatch(text.lower())
     if not equals or match is None:
-        word = re.split(r"[^a-z]", text.lower())[0]
+        word = re.split(r"[^a-z-]", text.lower())[0]
         raise ValueError(
             f"cannot read the fault {spec!r}: write PROVIDER=FAULT[xTIMES], for instance "
             f"gigachat=503x2 or chatglm=cut:3; {suggest(word, ('503', '429:2', *_WORDS))}"
@@ -214,8 +230,9 @@ def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
     if kind != "chat":
         arguments["on"] = kind
     if match["times"]:
-        arguments["times"] = int(match["times"])
-    Fault(**{name: value for name, value in arguments.items() if name != "on"})
+        arguments["times"] = _ALWAYS if match["times"] == "always" else int(match["times"])
+    fault = Fault(**{name: value for name, value in arguments.items() if name != "on"})
+    fault.check_kind(kind)
     return service, arguments
 
 
@@ -241,8 +258,9 @@ def _fault_arguments(what: str, number: str | None, spec: str) -> dict[str, Any]
         raise ValueError(f"unknown fault {what!r} in {spec!r}; {suggest(what, _WORDS)}")
     if what == "drip":
         return {"drip_s": float(number) if number else _DRIP_S}
-    if number and (what in ("garbage", "html", "empty") or not number.isdigit()):
+    takes_none = ("garbage", "html", "empty", "wrong-json")
+    if number and (what in takes_none or not number.isdigit()):
         raise ValueError(f"{what!r} in {spec!r} takes no such number as {number!r}")
     if what == "cut":
         return {"cut_after": int(number or 0)}
-    return {what: True, **({"cut_after": int(number)} if number else {})}
+    return {what.replace("-", "_"): True, **({"cut_after": int(number)} if number else {})}

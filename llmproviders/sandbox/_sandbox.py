@@ -25,7 +25,7 @@ from llmproviders.sandbox._http import (
 from llmproviders.sandbox._names import CLASS_NAMES, service_name, suggest
 from llmproviders.sandbox._record import RecordedRequest, RequestLog
 from llmproviders.sandbox._reply import SandboxReply, Whole, html_error
-from llmproviders.sandbox._script import FINISHES, ScriptedReply
+from llmproviders.sandbox._script import FINISHES, WRONG_JSON, ScriptedReply
 from llmproviders.sandbox._settings import (
     LONGEST_WAIT_S,
     SLICE_S,
@@ -257,6 +257,7 @@ class Sandbox:
         garbage: bool = False,
         html: bool = False,
         empty: bool = False,
+        wrong_json: bool = False,
         before_head: bool = False,
         times: int = 1,
         on: str = "chat",
@@ -281,6 +282,7 @@ class Sandbox:
                 text.
             html: a bot challenge page, with HTTP status 200 unless ``status`` is given.
             empty: a whole and well-formed reply that has no text.
+            wrong_json: a whole reply whose text is broken JSON, which satisfies no schema.
             before_head: ``stall`` and ``drip_s`` begin with the reply's head.
             times: for how many requests.
             on: ``"chat"``, ``"token"`` (gigachat), ``"page"`` (chatgptt), ``"models"`` (gigachat,
@@ -306,6 +308,7 @@ class Sandbox:
             garbage=garbage,
             html=html,
             empty=empty,
+            wrong_json=wrong_json,
             before_head=before_head,
             times=times,
         )
@@ -450,6 +453,7 @@ class Sandbox:
         if refusal is not None:
             return refusal, None
         fault = self._faults.take(service.name, kind, first=False)
+        service.say_here(WRONG_JSON if fault is not None and fault.wrong_json else None)
         return service.answer(record, empty=fault is not None and fault.empty), fault
 
     def _not_found(self, record: RecordedRequest) -> Whole:

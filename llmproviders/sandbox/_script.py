@@ -43,6 +43,8 @@ class ScriptedReply:
     usage: dict[str, int] | None = None
 
 
+WRONG_JSON = ScriptedReply('{"wrong": "JSON",}')
+
 FINISHES = {"stop": "stop", "length": "length", "content_filter": "filter"}
 """`FinishReason.reason` to `Script.finish`."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmproviders import OpenAICompatible
 from llmproviders.providers import find
-from llmproviders.sandbox import Sandbox
+from llmproviders.sandbox import Sandbox, parse_fault
 from llmproviders.sandbox._names import CLASS_NAMES
 from tests.support.promise import read
 
@@ -84,6 +84,26 @@ def test_a_schema_is_satisfied(sandbox: Sandbox) -> None:
         assert json.loads(str(provider.complete("Hi", response_format=wanted))) == {"n": 7}
         anything = provider.complete("Hi", response_format={"type": "json_object"})
         assert isinstance(json.loads(str(anything)), dict)
+
+
+@pytest.mark.parametrize("service", CLASS_NAMES)
+@pytest.mark.parametrize("stream", [None, False])
+def test_wrong_json(sandbox: Sandbox, service: str, stream: bool | None) -> None:
+    """Once it is repaired; for ever, the next provider is asked; what else is scripted waits."""
+    other = "openai" if service != "openai" else "glm"
+    good = '{"n": 7}'
+    client = sandbox.client(service, other, attempts=1)
+    sandbox.reply(service, good, times=2)
+    sandbox.fail(service, wrong_json=True)
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    reply = client.complete("Hi", schema=schema, stream=stream)
+    assert (reply.data, len(reply.attempts)) == ({"n": 7}, 2)
+    name, arguments = parse_fault(f"{service}=wrong-jsonxalways")
+    sandbox.fail(name, **arguments)
+    sandbox.reply(other, good)
+    reply = client.complete("Hi", schema=schema, stream=stream)
+    assert (reply.data, len(reply.attempts)) == ({"n": 7}, 3)
+    assert [attempt.error is None for attempt in reply.attempts] == [False, False, True]
 
 
 def test_a_demanded_call(sandbox: Sandbox) -> None:

@@ -30,14 +30,22 @@ class Service(ABC):
         self.settings = settings
         self._scripted: deque[ScriptedReply] = deque()
         self._scripted_lock = threading.Lock()
+        self._here = threading.local()
 
     def script(self, reply: ScriptedReply, times: int) -> None:
         """Answer the next chats, so many, with a reply; those that wait already come first."""
         with self._scripted_lock:
             self._scripted.extend([reply] * times)
 
+    def say_here(self, reply: ScriptedReply | None) -> None:
+        """Answer the request of this thread with a reply, before all that wait; None: as usual."""
+        self._here.reply = reply
+
     def next_reply(self) -> ReplyText | ScriptedReply:
         """Return the next scripted reply, or else what the sandbox says to everything."""
+        here: ScriptedReply | None = getattr(self._here, "reply", None)
+        if here is not None:
+            return here
         with self._scripted_lock:
             return self._scripted.popleft() if self._scripted else self.settings.reply
 
