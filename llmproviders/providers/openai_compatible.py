@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -249,7 +249,8 @@ class OpenAICompatible(Provider):
         >>> len(sky.vector) == len(sea.vector)
         True
         """
-        left: list[Any] = [texts] if isinstance(texts, str) else list(texts)
+        alone = isinstance(texts, str) or not isinstance(texts, Iterable)
+        left: list[Any] = [texts] if alone else list(texts)
         if not all(isinstance(text, str) and text for text in left):
             raise InvalidRequestError("texts is a text or a list of texts, none of them empty")
         request = ChatRequest((), self._embedding_name(model))

@@ -59,7 +59,7 @@ class TestEmbed:
         """No texts give no vectors; a blank one and a number are refused before sending."""
         provider = with_sender(OpenAICompatible, sender := Sender(Canned()), base_url=LOCAL)
         assert provider.embed([], model="m") == []
-        for texts in ([""], ["a", 7]):
+        for texts in ([""], ["a", 7], None, 7, b"a"):
             with pytest.raises(InvalidRequestError, match="texts is"):
                 provider.embed(texts, model="m")  # type: ignore[arg-type]
         assert sender.calls == []

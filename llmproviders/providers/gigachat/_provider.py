@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -482,12 +482,12 @@ class GigaChat(Provider):
             for entry in self._about(texts, "/tokens/count", model, CancelScope())
         ]
 
-    def embed(self, texts: str | Sequence[str], *, model: str = "Embeddings") -> list[Embedding]:
+    def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[Embedding]:
         """Make vectors of texts.
 
         Args:
             texts: one text, or several.
-            model: a model for vectors.
+            model: a model for vectors; None for ``Embeddings``.
 
         Returns:
             An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
@@ -505,7 +505,7 @@ class GigaChat(Provider):
         scope = CancelScope()
         try:
             with self.slot(scope):
-                entries = self._about(texts, "/embeddings", model, scope)
+                entries = self._about(texts, "/embeddings", model or "Embeddings", scope)
         except LLMError as error:
             error.provider = error.provider or self.name
             raise
@@ -518,7 +518,8 @@ class GigaChat(Provider):
         self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
     ) -> list[dict[str, Any]]:
         """The service's answer about each of ``texts``."""
-        inputs = [texts] if isinstance(texts, str) else list(texts)
+        alone = isinstance(texts, str) or not isinstance(texts, Iterable)
+        inputs = [texts] if alone else list(texts)
         if not inputs or not all(isinstance(text, str) for text in inputs):
             raise InvalidRequestError("texts is a string or a list of strings, at least one")
 
