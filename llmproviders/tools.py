@@ -318,13 +318,18 @@ def _named(value: Any) -> str:
 
 # -- functions
 
-_SPHINX = re.compile(r"\s*:param\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)")
+_SPHINX = re.compile(
+    r"\s*:(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)"
+)
 
-_SECTION = re.compile(r"(Args|Arguments|Parameters|Returns?|Yields?|Raises|Examples?|Notes?):\s*")
+_SECTION = re.compile(
+    r"((?:Keyword |Other )?(?:Args|Arguments|Parameters)|Returns?|Yields?|Raises|Examples?|Notes?)"
+    r":\s*"
+)
 
 _REFERENCE = re.compile(r'(?<=")#/\$defs/[^"]+')
 
-_ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+_ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
 
 
 def _described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
@@ -348,7 +353,7 @@ def _described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
             about.append(text)
         elif not section:
             about.append(text)
-        elif section in ("Args", "Arguments", "Parameters") and text:
+        elif section.endswith(("Args", "Arguments", "Parameters")) and text:
             indent = depth if indent is None else indent
             found = _ARGUMENT.match(text) if depth <= indent else None
             if found:

@@ -158,6 +158,42 @@ def named(width: Metres, widths: list[Metres]) -> None:
     """Take a type with a name of its own."""
 
 
+def google_odd(city: str, days: int = 1) -> str:
+    """Tell the weather.
+
+    It is made up.
+
+    Args:
+
+        city:
+            where, by its
+            usual name.
+
+    Keyword Args:
+        days (int | tuple(int, int), optional): how many.
+    Raises:
+        ValueError: never.
+    """
+    return f"{city}: rain for {days}"
+
+
+def sphinx_odd(city: str, days: int = 1) -> str:
+    """Tell the weather.
+
+    It is made up.
+
+    :raises ValueError: never.
+    :arg str city: where,
+
+        by its usual name.
+    :type days: int
+    :keyword days:
+        how many.
+    :rtype: str
+    """
+    return f"{city}: rain for {days}"
+
+
 FUNCTIONS = [
     *(plain, choices, unions, collections, objects, anything, dated, google, sphinx),
     *(models, named),
@@ -222,7 +258,7 @@ class TestForm:
         }
         assert "required" not in parameters
 
-    @pytest.mark.parametrize("function", [google, sphinx])
+    @pytest.mark.parametrize("function", [google, google_odd, sphinx, sphinx_odd])
     def test_docstrings(self, function: Any) -> None:
         """Descriptions of the function and its parameters come from both styles of docstring."""
         form = FunctionTool(function).form["function"]
