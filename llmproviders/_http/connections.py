@@ -11,10 +11,12 @@ import errno
 import io
 import socket
 import ssl
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from http.client import HTTPException, HTTPResponse, parse_headers
+from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from weakref import ref
@@ -674,7 +676,13 @@ def track(pool: Any, extra: str | None) -> None:
 
 
 def leave_session_to_parent(session: requests.Session) -> None:
-    """In a forked child: let a session open connections of its own, as it does when unpickled."""
+    """In a forked child: let a session open connections of its own, as it does when unpickled.
+
+    A thread of the parent may hold the lock of its cookies, which has no public way to be renewed
+    in a jar that others know. Without that, such a child waits for ever.
+    """
+    if isinstance(session.cookies, CookieJar):
+        session.cookies._cookies_lock = threading.RLock()  # type: ignore[attr-defined]
     for adapter in session.adapters.values():
         if isinstance(adapter, HTTPAdapter):
             keep_untouched((adapter.poolmanager, adapter.proxy_manager))

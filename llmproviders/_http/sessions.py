@@ -68,6 +68,9 @@ class SessionSender:
             own: the provider's headers; what the caller put into the session goes before them.
             given: headers that go before those of the session.
         """
+        if self._process is not current():
+            leave_session_to_parent(self._session)
+            self._process = current()
         session, usual = self._session, default_headers()
         headers = CaseInsensitiveDict(
             {
@@ -127,9 +130,6 @@ class SessionSender:
             **arguments: what else ``Session.send`` takes.
         """
         session = self._session
-        if self._process is not current():
-            leave_session_to_parent(session)
-            self._process = current()
         verify = arguments["verify"] = self._verify()
         cert = arguments["cert"] = self._trust.cert or session.cert
         used = arguments["proxies"] = dict(proxies or session.proxies)

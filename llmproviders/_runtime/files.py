@@ -278,10 +278,11 @@ def _check_old(
 
 def _made(path: Path, scratch: Path | None) -> tuple[int, Path]:
     if scratch is None:
-        # The whole name plus a unique part could be too long for a file name.
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:30]}.", dir=path.parent)
-        return descriptor, Path(name)
-    scratch.unlink(missing_ok=True)
+        # The whole name plus a unique part could be too long for a file name. Not by tempfile, which
+        # has a lock that a forked child may find held.
+        scratch = path.with_name(f".{path.name[:30]}.{os.urandom(8).hex()}")
+    else:
+        scratch.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return os.open(scratch, flags, 0o600), scratch
 

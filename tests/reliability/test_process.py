@@ -18,6 +18,7 @@ import requests
 import trustme
 
 from llmproviders import (
+    Cached,
     FailoverClient,
     FinishReason,
     GigaChat,
@@ -241,6 +242,29 @@ def test_a_session_in_a_child(service: Service) -> None:
     assert ports[0] == ports[2] != ports[1]
 
 
+def test_a_session_whose_cookies_are_held(service: Service) -> None:
+    """A child does not wait for its session's cookies, which a thread of the parent had locked."""
+    service.go_on.set()
+    session = _session()
+    provider = _provider(service.url, session=session)
+    _check_whole(provider.stream("Why?"))
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with session.cookies._cookies_lock:  # type: ignore[attr-defined]
+            held.set()
+            over.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(PATIENCE_S)
+    try:
+        Child(lambda: _check_whole(provider.stream("Why?"))).end_within(PATIENCE_S)
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_nothing_is_retried_or_remembered(service: Service) -> None:
     """A client neither tries again nor holds it against the provider, and calls no ``on_event``."""
     events: list[object] = []
@@ -362,6 +386,19 @@ def test_forked_while_tokens_are_fetched(tmp_path: Path) -> None:
         client = GigaChat(**arguments, token_cache=tmp_path / "tokens.json", max_concurrency=8)
         fork_at_random(client, 30, seed=3)
         client.close()
+
+
+@pytest.mark.parametrize("kind", ["limits", "cache"])
+def test_forked_beside_threads_in_sqlite(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own locks, and what it knows of its files, keep no child waiting."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    client: BaseClient = ScriptedProvider(["It scatters."], per_day=10**6, per_minute=10**6)
+    if kind == "cache":
+        client = Cached(ScriptedProvider(["It scatters."]), tmp_path / "replies.db", ttl=0.001)
+    with client:
+        fork_at_random(client, 40, seed=4)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
