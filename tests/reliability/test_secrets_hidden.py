@@ -19,14 +19,17 @@ import requests
 import trustme
 
 from llmproviders import (
+    GLM,
     AuthenticationError,
     ChatGptt,
+    DeepSeek,
     FailoverClient,
     FlowGpt,
     GigaChat,
     InvalidRequestError,
     LLMError,
     OpenAICompatible,
+    YandexGPT,
 )
 from llmproviders._account import tokens as token_module
 from llmproviders._account.keys import KeyFile, KeyVariable
@@ -83,7 +86,22 @@ def _chatgptt(origin: str, **arguments: Any) -> Provider:
     return ChatGptt(base_url=origin, **arguments)
 
 
-MAKERS = (_openai, _gigachat, _chatgptt)
+def _official(cls: type[Provider], **own: Any) -> Callable[..., Provider]:
+    def make(origin: str, **arguments: Any) -> Provider:
+        return cls(base_url=f"{origin}/v1", api_key=KEY, **own, **arguments)
+
+    return make
+
+
+def _gigachat_of_a_user(origin: str, **arguments: Any) -> Provider:
+    token_module._keepers.clear()
+    return GigaChat(base_url=f"{origin}/v1", user="me", password=PASSWORD, **arguments)
+
+
+MAKERS = (
+    *(_openai, _gigachat, _gigachat_of_a_user, _chatgptt),
+    *(_official(GLM), _official(DeepSeek), _official(YandexGPT, folder_id="b1g-folder")),
+)
 
 
 def failing(script: list[Any]) -> Callable[[Connection], None]:
@@ -91,7 +109,7 @@ def failing(script: list[Any]) -> Callable[[Connection], None]:
 
     def serve(conn: Connection) -> None:
         request = conn.read_request()
-        if request.target == "/oauth":
+        if request.target in ("/oauth", "/v1/token"):
             conn.run(http_response(200, {"Content-Type": JSON, "Connection": "close"}, TOKEN))
         elif request.target == "/":
             head = {"Content-Type": "text/html", "Set-Cookie": "sid=c00kie", "Connection": "close"}
