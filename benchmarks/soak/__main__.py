@@ -1,8 +1,10 @@
 """Soak: ``python -m benchmarks.soak [--short] [--calls N] [--threads N] [--seed N]``.
 
-50,000 calls from 16 threads over three providers, a tenth of which meet a random fault. Every
-text must be right, every error one of the library's, and at the end there must be as many open
-sockets, threads, file descriptors and as much memory as after the first thousand calls.
+50,000 calls from 16 threads over three providers, a tenth of which meet a random fault. One in
+fifty goes to a server that sends a second reply behind each, which nobody asked for. The main
+thread calls meanwhile, and alarms whose handler raises end its calls at random moments. Every text must be
+right, every error one of the library's or the alarm's own, and at the end there must be as many
+open sockets, threads, file descriptors and as much memory as after the first thousand calls.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -26,11 +29,21 @@ from typing import Any
 import tenacity
 
 import llmproviders
-from benchmarks.soak.services import PROVIDERS, reply_to
-from llmproviders import FailoverClient, FinishReason, LLMError, Restart, StreamInterrupted
+from benchmarks.soak.services import POISONED, PROVIDERS, reply_to
+from llmproviders import (
+    FailoverClient,
+    FinishReason,
+    LLMError,
+    OpenAICompatible,
+    Restart,
+    StreamInterrupted,
+)
+from llmproviders.provider import BaseClient
 from tests.support.leaks import open_sockets
 
 FAULT_SHARE = 0.1
+POISONED_SHARE = 0.02
+ALARMS_PER_THOUSAND = 20
 FAULTS: tuple[dict[str, Any], ...] = (
     {"status": 500},
     {"status": 503},
@@ -127,9 +140,13 @@ def serving() -> Iterator[Services]:
 class Soak:
     """The calls, and what came of them."""
 
-    def __init__(self, client: FailoverClient, services: Services, seed: int) -> None:
+    def __init__(
+        self, client: FailoverClient, poisoned: BaseClient, services: Services, seed: int
+    ) -> None:
         self._client = client
+        self._poisoned = poisoned
         self._services = services
+        self._alarm = TimeoutError("the alarm")
         self._seed = seed
         self._lock = threading.Lock()
         self.outcomes: Counter[str] = Counter()
@@ -143,21 +160,47 @@ class Soak:
             self._services.spoil(dice)
             with self._lock:
                 self.spoiled += 1
+        is_poisoned = dice.random() < POISONED_SHARE
+        self._judge(number, self._poisoned if is_poisoned else self._client)
+
+    def alarmed(self, number: int) -> None:
+        """One call of the main thread, which an alarm may end."""
+        dice = random.Random(self._seed + number)
+
+        def ring(*_: object) -> None:
+            raise self._alarm
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.001, 0.1))
+                self._judge(number, self._client)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except TimeoutError:
+            # It came when the call was over.
+            pass
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    def _judge(self, number: int, client: BaseClient) -> None:
         question = f"{number} почему? 为什么?"
         expected = reply_to([{"content": question}])
-        outcome, wrong = self._ask(question, expected, streamed=number % 2 == 0)
+        outcome, wrong = self._ask(client, question, expected, streamed=number % 2 == 0)
         with self._lock:
             self.outcomes[outcome] += 1
             if wrong:
                 self.wrong.append(f"call {number}: {wrong}")
 
-    def _ask(self, question: str, expected: str, *, streamed: bool) -> tuple[str, str]:
+    def _ask(
+        self, client: BaseClient, question: str, expected: str, *, streamed: bool
+    ) -> tuple[str, str]:
         pieces: list[str] = []
         try:
             if not streamed:
-                text = self._client.complete(question).text
+                text = client.complete(question).text
                 return "complete", "" if text == expected else f"the text is {text!r}"
-            for piece in self._client.stream(question):
+            for piece in client.stream(question):
                 pieces.append(piece)  # noqa: PERF402 - what came before an error counts
             text = "".join(pieces)
             right = text == expected and isinstance(pieces[-1], FinishReason)
@@ -170,6 +213,8 @@ class Soak:
             right = not pieces or isinstance(pieces[-1], Restart)
             return type(error).__name__, "" if right else f"{error!r} after {pieces!r}"
         except BaseException as error:  # noqa: BLE001 - nothing else may come out
+            if error is self._alarm:
+                return "alarm", ""
             return type(error).__name__, f"{error!r} is none of the library's errors"
 
 
@@ -184,12 +229,13 @@ def main(arguments: list[str]) -> int:
     calls = options.calls or (3_000 if options.short else 50_000)
     step = max(1_000, calls // 5)
     with serving() as services:
+        poisoned = OpenAICompatible(**services.arguments.pop(POISONED))
         providers = [
             getattr(llmproviders, name)(timeout=(5.0, 1.0), **given)
             for name, given in services.arguments.items()
         ]
         client = FailoverClient(providers, wait=tenacity.wait_fixed(0.01), cooldown=0.2)
-        soak = Soak(client, services, options.seed)
+        soak = Soak(client, poisoned, services, options.seed)
         print("| calls | seconds | sockets | threads | descriptors | memory, MiB |")
         print("| --- | --- | --- | --- | --- | --- |")
         start = time.monotonic()
@@ -198,10 +244,14 @@ def main(arguments: list[str]) -> int:
             # A thousand at a time: what waits to be called takes memory, too.
             for first in range(begin, end, 1_000):
                 with ThreadPoolExecutor(options.threads) as pool:
-                    list(pool.map(soak.one, range(first, min(first + 1_000, end))))
+                    done = pool.map(soak.one, range(first, min(first + 1_000, end)))
+                    for number in range(first, first + ALARMS_PER_THOUSAND):
+                        soak.alarmed(-number)
+                    list(done)
             states.append(state(end, start))
             print(states[-1].row(), flush=True)
         client.close()
+        poisoned.close()
     print(f"\n{soak.spoiled:,} faults; outcomes: {dict(soak.outcomes.most_common())}")
     problems = [*soak.wrong, *_grown(states[0], states[-1], options.threads)]
     print(f"{len(problems)} problems", *problems[:20], sep="\n")
