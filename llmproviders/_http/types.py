@@ -155,9 +155,9 @@ class Sender(Protocol):
         """Close the connections."""
 
 
-def plain_headers(fields: Mapping[str, str]) -> dict[str, str]:
-    """Headers or fields as plain strings, for libraries that call ``str()`` on a value."""
-    return {n: v.value if isinstance(v, Secret) else v for n, v in fields.items()}
+def plain_headers(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers or fields as plain strings, for libraries that print, pickle or record them."""
+    return {n: str.__str__(v) if isinstance(v, str) else v for n, v in fields.items()}
 
 
 def conceal_header(name: str, value: object) -> None:

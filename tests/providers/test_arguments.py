@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import pickle
+import re
 import ssl
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 import requests
+import requests_mock
+import responses
 import trustme
 
 from llmproviders import Cached, ConnectionFailed, FailoverClient, LLMError, ProtocolError, Provider
@@ -24,7 +27,7 @@ from llmproviders.provider import Limits
 from llmproviders.providers import REGISTRY
 from llmproviders.sandbox import Sandbox
 from tests.conftest import RawServerFactory
-from tests.support.golden import Answering, arguments_at, goldens, on_the_wire, provider_at
+from tests.support.golden import PAGE, Answering, arguments_at, goldens, on_the_wire, provider_at
 from tests.support.http_bytes import http_response
 from tests.support.promise import read
 from tests.support.proxies import Proxy
@@ -253,3 +256,58 @@ def test_the_systems_store(
     with make(name, server.url, trust="system") as provider:
         assert provider.system_trust
         check(provider, name)
+
+
+URL = "https://mocked.example"
+
+
+@pytest.mark.parametrize("library", ["requests_mock", "responses"])
+@pytest.mark.parametrize("name", REGISTRY)
+def test_mocks(name: str, library: str) -> None:
+    """Users' mocks answer what goes through a session; without one the error says to pass it."""
+    (golden,) = goldens(name, name="short")
+    page, chat = (PAGE, "text/html"), (golden.body, golden.content_type)
+    answers = {"GET": page, "POST": chat}
+    mock: Any
+    if library == "requests_mock":
+        mock = requests_mock.Mocker()
+        for method, (body, kind) in answers.items():
+            headers = {"Content-Type": kind}
+            mock.register_uri(method, requests_mock.ANY, content=body, headers=headers)
+    else:
+        mock = responses.RequestsMock(assert_all_requests_are_fired=False)
+        for method, (body, kind) in answers.items():
+            mock.add(method, re.compile(URL), body=body, content_type=kind)
+    with mock, requests.Session() as session:
+        with provider_at(name, URL, session=session) as provider:
+            check(provider, name)
+        with provider_at(name, URL) as provider:
+            error = read(provider.stream("Hi")).error
+    assert isinstance(error, LLMError)
+    assert f"mocked by {library}" in str(error)
+    assert "pass session=requests.Session()" in str(error)
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_cassette(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    """vcrpy records what goes through a session, and plays it back with nothing sent."""
+    vcr = pytest.importorskip("vcr", reason="vcrpy is in the extra `test`")
+    said = []
+    for mode in ("once", "none"):
+        tape = vcr.use_cassette(
+            str(tmp_path / "tape.yaml"), record_mode=mode, match_on=["method", "path"]
+        )
+        with tape, requests.Session() as session:
+            arguments = sandbox.provider_arguments(name)
+            tokens = {"token_cache": tmp_path / mode} if name == "gigachat" else {}
+            with SERVED[name](**arguments, **tokens, session=session) as provider:
+                said.append(provider.complete("Hi").text)
+        count = sandbox.count()
+    assert said[0] == said[1]
+    assert count == sandbox.count(name) > 0
+    with (
+        vcr.use_cassette(str(tmp_path / "tape.yaml")),
+        made(name, sandbox) as provider,
+        pytest.raises(LLMError, match="mocked by vcr"),
+    ):
+        provider.complete("Hi")
