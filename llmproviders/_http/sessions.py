@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPDigestAuth
 from requests.structures import CaseInsensitiveDict
 from requests.utils import default_headers
 from urllib3 import HTTPHeaderDict
@@ -102,15 +103,22 @@ class SessionSender:
         """What puts the ``Authorization`` header in place.
 
         None is the session's own way. A key, and what the caller gives for a request, go before
-        it; ``~/.netrc`` never counts.
+        it; what else the session's ``auth`` does, such as to sign the request, counts all the
+        same. ``~/.netrc`` never does.
         """
-        if self._session.auth and not has_key and "Authorization" not in headers:
+        auth: Any = self._session.auth
+        if auth and not has_key and "Authorization" not in headers:
             return None
         value: Any = headers.get("Authorization", self._session.headers.get("Authorization"))
+        given = {} if value is None else plain_headers({"Authorization": value})
+        # Digest answers a refusal of the key with a login of its own.
+        signs = callable(auth) and not isinstance(auth, HTTPDigestAuth)
 
         def put(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            if value is not None:
-                request.headers.update(plain_headers({"Authorization": value}))
+            request.headers.update(given)
+            if signs:
+                request = auth(request)
+                request.headers.update(given)
             return request
 
         return put

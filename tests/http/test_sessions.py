@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPDigestAuth
 
 from llmproviders import (
+    AuthenticationError,
     ConnectionFailed,
     InvalidRequestError,
     OpenAICompatible,
@@ -133,6 +135,36 @@ class TestWhatCounts:
             session.headers["Authorization"] = header
         assert ask(server, session, key=key) == "a"
         assert server.requests[0].header("authorization") == expected
+
+    @pytest.mark.parametrize("key", [KEY, None])
+    def test_a_login_that_signs(
+        self, server: RawServer, session: requests.Session, key: str | None
+    ) -> None:
+        """An ``auth`` that signs the request, body and all, does so beside a key, too."""
+
+        def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            body = request.body or b""
+            assert isinstance(body, bytes)
+            request.headers["X-Signature"] = sha256(body).hexdigest()
+            request.headers.setdefault("Authorization", "Signed")
+            return request
+
+        session.auth = sign
+        assert ask(server, session, key=key) == "a"
+        (request,) = server.requests
+        assert request.header("X-Signature") == sha256(request.body).hexdigest()
+        assert request.header("Authorization") == (f"Bearer {key}" if key else "Signed")
+
+    def test_a_key_goes_before_digest(
+        self, raw_server: RawServerFactory, session: requests.Session
+    ) -> None:
+        """A key that is refused is not replaced by another login behind the caller's back."""
+        challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}
+        server = raw_server(keep_alive([b"".join(http_response(401, challenge, b"{}"))], [REPLY]))
+        session.auth = HTTPDigestAuth("me", "pw")
+        with pytest.raises(AuthenticationError):
+            ask(server, session, key=KEY)
+        assert len(server.requests) == 1
 
     def test_a_login_that_needs_two_requests(
         self, raw_server: RawServerFactory, session: requests.Session
