@@ -253,7 +253,8 @@ RULES: tuple[Rule, ...] = (
             r"|shut ?down)|is deprecated|not available|not a valid|is unknown|not deployed)"
             r"|\bdoes not have (the )?model|\b(no such|unknown|invalid|not found the|could not find"
             r"( the| real)?) (model|deployment|modelid)|not a valid model|no models? (are )?loaded"
-            r"|no endpoints found for|failed to parse model uri|unable to access model"
+            r"|no endpoints found for|failed to (parse model uri|get (the )?model\b)"
+            r"|unable to access model"
             r"|^model: \S+($|\n)|模型不存在"
         ),
         # "The model ... in the context", "model is overloaded, not available right now".
@@ -270,6 +271,7 @@ RULES: tuple[Rule, ...] = (
             "Invalid model: x",
             "model: acme-9",
             "Failed to parse model URI",
+            "Failed to get model gpt://b1g/x/latest",
             "No endpoints found for acme/x.",
             "The model `x` has been decommissioned and is no longer supported.",
             "No models loaded. Please load a model in the developer page.",

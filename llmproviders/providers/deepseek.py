@@ -10,6 +10,9 @@ from ..errors import UnsupportedError
 from ..provider import Catalogue, Fetch
 from .openai_compatible import OpenAICompatible
 
+# The service has three; others have names for what lies between.
+_EFFORTS = {"minimal": "low", "medium": "high", "xhigh": "max"}
+
 
 class DeepSeek(OpenAICompatible):
     """DeepSeek's models.
@@ -18,7 +21,7 @@ class DeepSeek(OpenAICompatible):
         api_key: ``DEEPSEEK_API_KEY``.
 
     Everything else is as in :class:`OpenAICompatible`. The model thinks unless
-    ``extra_body={"thinking": {"type": "disabled"}}``.
+    ``extra_body={"thinking": {"type": "disabled"}}`` or ``reasoning_effort="none"``.
 
     >>> DeepSeek().get_model(None)
     'deepseek-flash'
@@ -34,13 +37,20 @@ class DeepSeek(OpenAICompatible):
     environment = {"api_key": ("DEEPSEEK_API_KEY",)}
 
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
-        """The usual parameters.
+        """The usual parameters, an effort by the nearest word that the service has.
 
         Raises:
             UnsupportedError: a call of a function is demanded while it thinks.
         """
         params = super().chat_params(request)
-        thinking = (request.params.get("extra_body") or {}).get("thinking") or {}
+        effort = params.get("reasoning_effort")
+        if effort == "none":
+            del params["reasoning_effort"]
+            params["thinking"] = {"type": "disabled"}
+        elif effort in _EFFORTS:
+            params["reasoning_effort"] = _EFFORTS[effort]
+        asked = {**params, **(request.params.get("extra_body") or {})}
+        thinking = asked.get("thinking") or {}
         if params.get("tool_choice", "auto") not in ("auto", "none") and (
             thinking.get("type") != "disabled"
         ):

@@ -19,6 +19,9 @@ _SITES = {
 
 _WARMEST = 0.99
 
+# The service takes no top_p of 0.
+_NARROWEST = 0.01
+
 
 class GLM(OpenAICompatible):
     """Zhipu's GLM models.
@@ -101,6 +104,8 @@ class GLM(OpenAICompatible):
             params["tool_stream"] = True
         for name in params.keys() & {"temperature", "top_p"}:
             params[name] = min(params[name], _WARMEST)
+        if params.get("top_p") == 0:
+            params["top_p"] = _NARROWEST
         if params.get("temperature") == 0:
             del params["temperature"]
             params["do_sample"] = False

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from llmproviders import (
+    AuthenticationError,
     DeepSeek,
     InvalidRequestError,
+    LLMError,
     MissingAuthError,
+    ModelNotFoundError,
     OpenAICompatible,
     QuotaExceededError,
+    RateLimitError,
+    RefusedError,
+    ServerError,
     UnsupportedError,
+    Usage,
 )
 from llmproviders.sandbox import Sandbox
 from tests.conftest import RawServerFactory
@@ -76,6 +84,28 @@ class TestRequest:
         body = sent_by(tools=[TOOL], tool_choice="required", **PLAIN)
         assert (body["tool_choice"], body["thinking"]) == ("required", {"type": "disabled"})
 
+    @pytest.mark.parametrize(
+        ("effort", "sent"),
+        [
+            ("none", {"thinking": {"type": "disabled"}}),
+            ("minimal", {"reasoning_effort": "low"}),
+            ("low", {"reasoning_effort": "low"}),
+            ("medium", {"reasoning_effort": "high"}),
+            ("high", {"reasoning_effort": "high"}),
+            ("xhigh", {"reasoning_effort": "max"}),
+            ("max", {"reasoning_effort": "max"}),
+        ],
+    )
+    def test_an_effort_by_any_services_word(self, effort: str, sent: dict[str, Any]) -> None:
+        """One word serves every provider of a list: the service's own three, or no thinking."""
+        body = sent_by(reasoning_effort=effort)
+        assert {n: body[n] for n in ("reasoning_effort", "thinking") if n in body} == sent
+
+    def test_a_call_can_be_demanded_with_no_effort(self) -> None:
+        """An effort of none is no thinking, so that any choice is sent."""
+        body = sent_by(tools=[TOOL], tool_choice="required", reasoning_effort="none")
+        assert (body["tool_choice"], body["thinking"]) == ("required", {"type": "disabled"})
+
     def test_a_missing_key(self) -> None:
         """The call names the variable, and sends nothing."""
         provider = with_sender(DeepSeek, sender := Sender(Canned()))
@@ -112,6 +142,7 @@ class TestSandbox:
         "body",
         [
             {"tool_choice": "required"},
+            {"reasoning_effort": "medium"},
             {"response_format": {"type": "json_schema"}},
             {"response_format": {"type": "json_object"}},
             {
@@ -131,3 +162,67 @@ class TestSandbox:
             error = read(provider.stream("Hi", extra_body=body)).error
         assert isinstance(error, InvalidRequestError)
         assert error.status_code == 400
+
+    def test_whatever_effort_is_asked_for(self, sandbox: Sandbox) -> None:
+        """Each word of other services gets a reply."""
+        with DeepSeek(**sandbox.provider_arguments("deepseek")) as provider:
+            for effort in ("none", "minimal", "medium", "xhigh"):
+                assert str(provider.complete("Hi", reasoning_effort=effort))
+
+    @pytest.mark.parametrize("model", ["deepseek-chat", "deepseek-reasoner"])
+    def test_a_model_that_has_ended(self, sandbox: Sandbox, model: str) -> None:
+        """The service's 400 for it is a missing model."""
+        with DeepSeek(**sandbox.provider_arguments("deepseek")) as provider:
+            error = read(provider.stream("Hi", model=model)).error
+        assert isinstance(error, ModelNotFoundError)
+        assert "Model Not Exist" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind"),
+    [
+        (400, "Content Exists Risk", RefusedError),
+        (400, "messages[0]: unknown variant `image_url`, expected `text`", UnsupportedError),
+        (400, "This model's maximum context length is 131072 tokens.", InvalidRequestError),
+        (401, "Authentication Fails (no such user)", AuthenticationError),
+        (402, "Insufficient Balance", QuotaExceededError),
+        (429, "Rate limit reached", RateLimitError),
+        (503, "Server overloaded", ServerError),
+    ],
+)
+def test_errors(
+    raw_server: RawServerFactory, status: int, words: str, kind: type[LLMError]
+) -> None:
+    """Each of its refusals has its class, with the service's words."""
+    body = json.dumps({"error": {"message": words, "type": "x", "code": "x"}}).encode()
+    server = raw_server(http_response(status, {"Content-Type": "application/json"}, body))
+    with DeepSeek(base_url=server.url, api_key="k") as provider:
+        error = read(provider.stream("Hi")).error
+    assert type(error) is kind
+    assert words in str(error)
+
+
+def test_waiting_and_what_came_from_the_cache() -> None:
+    """Comments while it waits are no events; the cache and the thoughts are counted."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    usage_told = {
+        **usage,
+        "prompt_cache_hit_tokens": 4,
+        "prompt_cache_miss_tokens": 6,
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    events: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"content": None, "reasoning_content": "Hm."}}]},
+        {"choices": [{"index": 0, "delta": {"content": "Hi"}}]},
+        {
+            "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}],
+            "usage": usage_told,
+        },
+    ]
+    wait = b": keep-alive\n\n"
+    body = b"".join(wait + b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    sender = Sender(Canned(wait + body + wait + b"data: [DONE]\n\n"))
+    finish = read(with_sender(DeepSeek, sender, api_key="k").stream("Hi")).finish
+    assert finish is not None
+    assert finish.reasoning == "Hm."
+    assert finish.usage == Usage(10, 5, 15, cached_tokens=4, reasoning_tokens=3)

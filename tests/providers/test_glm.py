@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from llmproviders import (
     GLM,
+    AuthenticationError,
     InvalidRequestError,
+    LLMError,
     MissingAuthError,
     ModelNotFoundError,
+    QuotaExceededError,
+    RateLimitError,
+    RefusedError,
+    ServerError,
+    StreamInterrupted,
     UnsupportedError,
 )
 from llmproviders.sandbox import Sandbox
@@ -20,6 +28,7 @@ from tests.support.promise import read
 
 SHORT = goldens("glm", name="short")[0]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+UNTHINKING = {"type": "disabled"}
 SITES = {
     "ZHIPUAI": "https://open.bigmodel.cn/api/paas/v4",
     "ZAI": "https://api.z.ai/api/paas/v4",
@@ -45,6 +54,13 @@ class TestRequest:
             ({"temperature": 1.5, "top_p": 1}, {"temperature": 0.99, "top_p": 0.99}),
             ({"temperature": 0.3, "top_p": 0.5}, {"temperature": 0.3, "top_p": 0.5}),
             ({"temperature": 0}, {"do_sample": False}),
+            ({"temperature": 0.0, "top_p": 0}, {"do_sample": False, "top_p": 0.01}),
+            ({"stop": []}, {"stop": []}),
+            ({"functions": [TOOL["function"]]}, {"tools": [TOOL], "tool_stream": True}),
+            (
+                {"extra_body": {"thinking": {"type": "disabled"}}},
+                {"thinking": {"type": "disabled"}},
+            ),
             ({"stop": "END"}, {"stop": ["END"]}),
             ({"stop": ["END", "STOP"]}, {"stop": ["END"]}),
             ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
@@ -184,3 +200,81 @@ class TestSandbox:
         with GLM(**sandbox.provider_arguments("glm")) as provider:
             error = read(provider.stream("Hi", model="glm-9")).error
         assert isinstance(error, ModelNotFoundError)
+
+
+def asked(status: int, body: bytes, content_type: str = "application/json") -> Any:
+    """What comes of a reply."""
+    reply = Canned(body, content_type, status)
+    return read(with_sender(GLM, Sender(reply), api_key="k").stream("Hi"))
+
+
+CODES: dict[type[LLMError], tuple[str, ...]] = {
+    AuthenticationError: ("1000", "1001", "1002", "1003", "1004", "1005", "1110", "1111", "1112"),
+    QuotaExceededError: ("1113", "1304", "1308", "1310"),
+    RateLimitError: ("1302", "1303", "1305", "1312"),
+    InvalidRequestError: ("1210", "1212", "1213", "1214", "1215", "1261"),
+    ModelNotFoundError: ("1211",),
+    RefusedError: ("1301",),
+    ServerError: ("1234", "500"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(k, code) for k, codes in CODES.items() for code in codes]
+)
+def test_codes(kind: type[LLMError], code: str) -> None:
+    """Each of Zhipu's codes has its class, also where it comes inside a stream with 200."""
+    body = json.dumps({"error": {"code": code, "message": "words"}}).encode()
+    for told in (asked(200, body), asked(200, b"data: " + body + b"\n\n", "text/event-stream")):
+        assert type(told.error) is kind
+        assert told.error.retryable is (kind in (RateLimitError, ServerError))
+
+
+@pytest.mark.parametrize("code", ["1121", "1113"])
+def test_a_code_after_text(code: str) -> None:
+    """An error after text means that the reply was cut, with the service's words."""
+    begun = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
+    error = json.dumps({"error": {"code": code, "message": "its words"}}).encode()
+    told = asked(200, begun + b"data: " + error + b"\n\n", "text/event-stream")
+    assert isinstance(told.error, StreamInterrupted)
+    assert (told.text, "its words" in str(told.error)) == ("Hi", True)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("stop", "stop"),
+        ("tool_calls", "tool_calls"),
+        ("length", "length"),
+        ("sensitive", "content_filter"),
+        ("model_context_window_exceeded", "length"),
+        ("network_error", None),
+    ],
+)
+def test_finish_reasons(word: str, reason: str | None) -> None:
+    """Each of its words has its meaning, and the usage tells what came from the cache."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    events: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"content": "Hi"}}]},
+        {
+            "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": word}],
+            "usage": {**usage, "prompt_tokens_details": {"cached_tokens": 2}},
+        },
+    ]
+    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    told = asked(200, body + b"data: [DONE]\n\n", "text/event-stream")
+    if reason is None:
+        assert isinstance(told.error, StreamInterrupted)
+        return
+    assert (told.finish.reason, told.finish.raw) == (reason, word)
+    assert told.finish.usage.cached_tokens == 2
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Омск"}', {"city": "Омск"}])
+def test_arguments_of_a_call_in_a_whole_reply(arguments: Any) -> None:
+    """As an object or as a text, they are JSON in a text to the caller."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]}).encode()
+    (found,) = asked(200, body).finish.tool_calls
+    assert json.loads(found["function"]["arguments"]) == {"city": "Омск"}

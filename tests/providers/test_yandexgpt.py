@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from llmproviders import MissingAuthError, ModelNotFoundError, YandexGPT
+from llmproviders import (
+    InvalidRequestError,
+    MissingAuthError,
+    ModelNotFoundError,
+    StreamInterrupted,
+    YandexGPT,
+)
 from llmproviders.errors import LLMError
 from llmproviders.sandbox import Sandbox
 from tests.support.calls import Canned, Sender, canned, with_sender
@@ -98,6 +105,51 @@ class TestSandbox:
         assert reply.finish_reason.reason == "tool_calls"
         assert reply.tool_calls[0]["function"]["name"] == "weather"
 
+    def test_two_calls_of_one_function(self, sandbox: Sandbox) -> None:
+        """The service gives both the same id; they are told apart here, whole and streamed."""
+        calls = [{"name": "weather", "arguments": {"city": city}} for city in ("Омск", "Псков")]
+        with YandexGPT(**sandbox.provider_arguments("yandexgpt")) as provider:
+            for stream in (True, False):
+                sandbox.reply("yandexgpt", tool_calls=calls)
+                asked = provider.create_generator(None, "Rain?", tools=[TOOL], stream=stream)
+                found = read(asked).finish
+                assert found is not None
+                assert len({call["id"] for call in found.tool_calls}) == 2
+                told = [json.loads(call["function"]["arguments"]) for call in found.tool_calls]
+                assert told == [{"city": "Омск"}, {"city": "Псков"}]
+
+    def test_the_usage_comes_unasked(self, sandbox: Sandbox) -> None:
+        """A stream has its usage in an event without choices, though nothing asks for it."""
+        with YandexGPT(**sandbox.provider_arguments("yandexgpt")) as provider:
+            finish = read(provider.stream("Hi")).finish
+        assert finish is not None
+        assert finish.usage is not None
+        assert finish.usage.total_tokens
+
+    def test_alice_with_tools_that_she_does_not_call(self, sandbox: Sandbox) -> None:
+        """A text without a finish reason is whole at its end mark."""
+        with YandexGPT(**sandbox.provider_arguments("yandexgpt")) as provider:
+            finish = read(provider.stream("Hi", model="aliceai-llm", tools=[TOOL])).finish
+        assert finish is not None
+        assert finish.reason == "stop"
+
+    @pytest.mark.parametrize("body", [{"stop": ["x"]}, {"seed": 1}, {"stream_options": {}}])
+    def test_it_refuses_what_the_service_refuses(
+        self, sandbox: Sandbox, body: dict[str, Any]
+    ) -> None:
+        """A field that the service does not take is refused, if the caller insists on it."""
+        with YandexGPT(**sandbox.provider_arguments("yandexgpt")) as provider:
+            error = read(provider.stream("Hi", extra_body=body)).error
+        assert isinstance(error, InvalidRequestError)
+        assert error.status_code == 400
+
+    def test_a_model_that_is_not_there(self, sandbox: Sandbox) -> None:
+        """An address that leads to no model is a missing model."""
+        with YandexGPT(**sandbox.provider_arguments("yandexgpt")) as provider:
+            error = read(provider.stream("Hi", model="yandexgpt-9")).error
+        assert isinstance(error, ModelNotFoundError)
+        assert "Failed to get model" in str(error)
+
     def test_a_short_model_is_refused(self, sandbox: Sandbox) -> None:
         """The service takes addresses alone; its words for another are a missing model."""
         with YandexGPT(**sandbox.provider_arguments("yandexgpt")) as provider:
@@ -112,8 +164,29 @@ class TestSandbox:
 )
 def test_codes_of_grpc(code: int, status: int) -> None:
     """An error that has a code of gRPC alone gets the status that goes with it."""
-    body = f'{{"error": {{"code": {code}, "message": "m", "details": []}}}}'.encode()
-    reply = Canned(body, "application/json")
-    error = read(canned(YandexGPT, reply, api_key="k", folder_id="b1g").stream("Hi")).error
-    assert isinstance(error, LLMError)
-    assert error.status_code == status
+    for name in ("code", "grpcCode"):
+        body = f'{{"error": {{"{name}": {code}, "message": "m", "details": []}}}}'.encode()
+        event = b"data: " + body + b"\n\n"
+        for reply in (Canned(body, "application/json"), Canned(event)):
+            error = read(canned(YandexGPT, reply, api_key="k", folder_id="b1g").stream("Hi")).error
+            assert isinstance(error, LLMError)
+            assert error.status_code == status
+
+
+@pytest.mark.parametrize(
+    "told", ["its words", {"message": "its words"}, {"grpcCode": 14, "message": "its words"}]
+)
+def test_an_error_after_text(told: Any) -> None:
+    """An error in any of its shapes after text means that the reply was cut."""
+    begun = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
+    event = b"data: " + json.dumps({"error": told}).encode() + b"\n\n"
+    reply = Canned(begun + event)
+    reading = read(canned(YandexGPT, reply, api_key="k", folder_id="b1g").stream("Hi"))
+    assert isinstance(reading.error, StreamInterrupted)
+    assert (reading.text, "its words" in str(reading.error)) == ("Hi", True)
+
+
+def test_ten_requests_at_a_time() -> None:
+    """That is what the service allows an organization, unless another number is given."""
+    assert YandexGPT().max_concurrency == 10
+    assert YandexGPT(max_concurrency=2).max_concurrency == 2

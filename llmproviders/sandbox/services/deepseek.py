@@ -38,6 +38,10 @@ class DeepSeekService(OpenAICompatibleService):
             "DEEPSEEK_API_KEY": self.api_key,
         }
 
+    def no_such_model(self, _model: str, /) -> Whole:
+        """Return the service's 400 for it."""
+        return self.refusal(400, "Model Not Exist", code="invalid_request_error")
+
     def refuse_more(self, body: Object, /) -> Whole | None:
         """Return the 400 for what the service does not take."""
         if any(
@@ -48,6 +52,8 @@ class DeepSeekService(OpenAICompatibleService):
         thinks = (body.get("thinking") or {}).get("type", "enabled") == "enabled"
         if thinks and body.get("tool_choice", "auto") not in ("auto", "none"):
             return self.refusal(400, "Thinking mode does not support this tool_choice")
+        if body.get("reasoning_effort", "high") not in ("low", "high", "max"):
+            return self.refusal(400, "unknown variant of reasoning_effort: low, high or max is due")
         form = (body.get("response_format") or {}).get("type", "text")
         if form == "json_schema":
             return self.refusal(400, "This response_format type is unavailable now")

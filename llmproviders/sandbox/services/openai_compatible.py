@@ -78,6 +78,8 @@ class OpenAICompatibleService(Service):
     routes: ClassVar = chat_routes(base_path)
     api_key: ClassVar[str] = API_KEY
     dialect: ClassVar[Dialect] = _DIALECT
+    counts_unasked: ClassVar[bool] = False
+    """Whether a stream has its usage without being asked for it."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ class OpenAICompatibleService(Service):
             reply.pieces = len(completion.script.pieces)
             return reply
         end: tuple[ReplyPiece, ...] = (completion.finish({}), DONE)
-        if (body.get("stream_options") or {}).get("include_usage"):
+        if self.counts_unasked or (body.get("stream_options") or {}).get("include_usage"):
             end = (end[0], completion.usage_event(), DONE)
         return Stream(completion.frames(_call_deltas(completion.call)), end)
 
@@ -197,9 +199,27 @@ class OpenAICompatibleService(Service):
             },
             usage=script.usage,
             choices=body.get("n") or 1,
-            call=_call(calls, as_tool="functions" not in body) if calls else None,
+            call=self._call(calls, as_tool="functions" not in body) if calls else None,
             call_finish="function_call" if "functions" in body else "tool_calls",
         )
+
+    def call_id(self, _name: str, /) -> str:
+        """Return the id of a call of the function of that name."""
+        return f"call_{uuid.uuid4().hex[:24]}"
+
+    def _call(self, calls: list[Object], *, as_tool: bool) -> Object:
+        told = [
+            {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+            for call in calls
+        ]
+        if not as_tool:
+            return {"function_call": told[0]}
+        return {
+            "tool_calls": [
+                {"id": self.call_id(one["name"]), "type": "function", "function": one}
+                for one in told
+            ]
+        }
 
     def error(self, status: int, _kind: str, /) -> Whole:
         """Return ``{"error": {...}}``."""
@@ -267,21 +287,6 @@ def _told(content: Any) -> str:
             size = f"{len(base64.b64decode(data))} bytes" if data else url
             words.append(f"[{kind if data else 'image'}, {size}]")
     return " ".join(filter(None, words))
-
-
-def _call(calls: list[Object], *, as_tool: bool) -> Object:
-    told = [
-        {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
-        for call in calls
-    ]
-    if not as_tool:
-        return {"function_call": told[0]}
-    return {
-        "tool_calls": [
-            {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": one}
-            for one in told
-        ]
-    }
 
 
 def _call_deltas(call: Object | None) -> list[Object]:

@@ -19,7 +19,8 @@ _NAMES = ("yandexgpt-5.1", "yandexgpt-5-lite", "aliceai-llm")
 class YandexGPTService(OpenAICompatibleService):
     """Refuses a short model, ``stop``, ``seed`` and ``stream_options``.
 
-    A model of the name Alice gives no finish reason when it is offered tools.
+    A model of the name Alice gives no finish reason when it is offered tools, and the id of a call
+    is its function's name.
     """
 
     name = "yandexgpt"
@@ -28,6 +29,7 @@ class YandexGPTService(OpenAICompatibleService):
     base_path = "/yandex/v1"
     routes: ClassVar = chat_routes(base_path)
     api_key = "AQVNsandbox5f1c9b6e0d3a4a27"
+    counts_unasked = True
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -49,6 +51,10 @@ class YandexGPTService(OpenAICompatibleService):
             "YC_API_KEY": self.api_key,
             "YC_FOLDER_ID": FOLDER,
         }
+
+    def call_id(self, name: str, /) -> str:
+        """Return the function's name, so that two calls of one function have the same id."""
+        return name
 
     def no_such_model(self, model: str) -> Whole:
         """Return the error for a model that is no address, or none that there is."""
