@@ -11,10 +11,11 @@ from itertools import count, takewhile
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from .._log import logger
 from .._runtime import files as _files
 from .._runtime.files import Held, Unusable
 from .._runtime.scope import SLICE_S, CancelScope, ForkLock, Waker
-from .._signals import ignoring
+from .._signals import ignoring, let_through
 from ..errors import RateLimitError
 
 
@@ -272,9 +273,13 @@ def _collect_garbage() -> None:
         _collect_again_at = now + SLICE_S
         if threading.current_thread() is threading.main_thread():
             # An interrupt that comes while an object is finalized is lost, so not in this thread.
-            threading.Thread(target=_collect, name="llmproviders gc", daemon=True).start()
-        else:
-            _collect()
+            try:
+                threading.Thread(target=_collect, name="llmproviders gc", daemon=True).start()
+                return
+            except RuntimeError as error:
+                let_through(error)
+                logger.debug("no thread can be started (%s); garbage is collected in place", error)
+        _collect()
 
 
 def _collect() -> None:

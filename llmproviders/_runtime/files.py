@@ -278,8 +278,8 @@ def _check_old(
 
 def _made(path: Path, scratch: Path | None) -> tuple[int, Path]:
     if scratch is None:
-        # The whole name plus a unique part could be too long for a file name. Not by tempfile, which
-        # has a lock that a forked child may find held.
+        # The whole name plus a unique part could be too long for a file name. Not by tempfile,
+        # whose lock a forked child may find held.
         scratch = path.with_name(f".{path.name[:30]}.{os.urandom(8).hex()}")
     else:
         scratch.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from functools import partial
 from math import inf
 from typing import Protocol
 
+from .._log import logger
 from .._redact import redact
 from .._request import ChatRequest
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, ForkLock, in_slices
@@ -176,7 +177,18 @@ class Threads:
         if len(self._threads) < self._workers:
             thread = threading.Thread(target=self._serve, name="llmproviders batch", daemon=True)
             self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                let_through(error)
+                self._threads.remove(thread)
+                logger.debug(
+                    "no thread can be started (%s); %d do the work", error, len(self._threads)
+                )
+                if not self._threads:
+                    # The caller's does it, up to this mark.
+                    self._waiting.put(None)
+                    self._serve()
 
     def _serve(self) -> None:
         while (given := self._waiting.get()) is not None:

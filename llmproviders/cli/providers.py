@@ -17,6 +17,7 @@ import click
 from .._printable import one_line
 from .._redact import redact
 from .._runtime.scope import in_slices
+from .._signals import let_through
 from ..config._settings import ConfigError, Configuration, ProviderSettings, secrets_of
 from ..errors import AllProvidersFailed, LLMError
 from ..providers import REGISTRY, broken, every, find
@@ -120,7 +121,11 @@ def _asking(settings: ProviderSettings) -> Future[Check]:
             future.set_exception(error)
 
     # Not a pool, whose threads Python waits for at its end.
-    threading.Thread(target=ask, daemon=True).start()
+    try:
+        threading.Thread(target=ask, daemon=True).start()
+    except RuntimeError as error:
+        let_through(error)
+        ask()
     return future
 
 

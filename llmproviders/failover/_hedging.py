@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
 
+from .._log import logger
 from .._runtime.scope import CancelScope, ForkLock, Waker, in_slices
+from .._signals import let_through
 from ..errors import SLOWER, LLMError
 from ..results import Reasoning
 
@@ -39,8 +41,13 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="llmproviders hedge", daemon=True)
 
     def begin(self) -> None:
-        """Start its thread."""
-        self._thread.start()
+        """Start its thread; where there is none, run to its first item in the caller's."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            let_through(error)
+            logger.debug("no thread can be started (%s); hedging is left out", error)
+            self._run()
 
     def _wins(self) -> bool:
         if self._race.won_by(self):
