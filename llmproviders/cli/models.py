@@ -7,30 +7,65 @@ import json
 import click
 
 from .._printable import one_line
-from ..config._settings import ConfigError
+from ..config._settings import ConfigError, NoProviderError, ProviderSettings
+from ..errors import LLMError
+from .exits import Exit, exit_of_error
 from .notes import put, say
 from .options import TEXT, Choices, providers_like, setup_options
+from .table import print_table
 
 
 @click.command("models", epilog="Example: llmproviders models gigachat")
-@click.argument("provider", type=TEXT, shell_complete=providers_like)
-@click.option("--json", "as_json", is_flag=True, help="Print a list of names.")
+@click.argument("provider", required=False, type=TEXT, shell_complete=providers_like)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of names; of all: an object.")
 @setup_options
-def command(choices: Choices, provider: str, as_json: bool) -> None:
+def command(choices: Choices, provider: str | None, as_json: bool) -> Exit:
     """List the models of a provider.
 
-    A service that can say is asked. PROVIDER is the name of a configured one, or a type.
+    A service that can say is asked. PROVIDER is the name of a configured one, or a type; without
+    it, the models of all that are configured are listed.
     """
+    if provider is None:
+        return _list_all(choices.configuration().providers, as_json=as_json)
     settings, *others = choices.naming(provider).configuration().providers
     if others:
         names = ", ".join(item.name for item in (settings, *others))
         raise ConfigError(f"there are several of the type {provider!r}; name one: {names}")
-    with settings.make() as made:
-        names_of_models = made.list_models()
+    models = _models_of(settings)
     if as_json:
-        put(json.dumps(names_of_models))
-        return
-    if not names_of_models:
+        put(json.dumps(models))
+        return Exit.OK
+    if not models:
         say(f"{settings.name} lists no models")
-    for name in names_of_models:
+    for name in models:
         put(one_line(name))
+    return Exit.OK
+
+
+def _list_all(providers: tuple[ProviderSettings, ...], *, as_json: bool) -> Exit:
+    """List the models of several providers; what one of them fails with is told, and goes on."""
+    if not providers:
+        raise NoProviderError("no provider is configured; name one: llmproviders models gigachat")
+    found: dict[str, list[str]] = {}
+    code = Exit.OK
+    for settings in providers:
+        try:
+            found[settings.name] = _models_of(settings)
+        except LLMError as error:
+            say(f"{settings.name}: {error}")
+            code = exit_of_error(error)
+    if as_json:
+        put(json.dumps(found))
+    elif found:
+        rows = [
+            [provider if place == 0 else "", model]
+            for provider, models in found.items()
+            for place, model in enumerate(models or ["(lists no models)"])
+        ]
+        print_table(["provider", "model"], rows)
+    return code
+
+
+def _models_of(settings: ProviderSettings) -> list[str]:
+    with settings.make() as made:
+        return made.list_models()

@@ -171,6 +171,27 @@ class TestModels:
         assert "lists no models" in result.err
         assert run("models", "openai", "--json", env=where).out == "[]\n"
 
+    def test_all(self, at_sandbox: Sandbox, configure: Configure) -> None:
+        """Without a name each configured provider is named once, before its models."""
+        configure('[[provider]]\ntype = "deepseek"\n[[provider]]\ntype = "chatglm"\n')
+        listed = [line.split() for line in run("models").out.splitlines()]
+        assert listed[0] == ["provider", "model"]
+        assert [row[0] for row in listed[1:] if len(row) == 2] == ["DeepSeek", "ChatGLM"]
+        assert listed[-1] == ["ChatGLM", "glm-4"]
+        found = loaded(run("models", "--json"))
+        assert isinstance(found, dict)
+        assert found["ChatGLM"] == ["glm-4"]
+        at_sandbox.fail("deepseek", status=503, times=9, on="models")
+        result = run("models")
+        assert (result.code, result.out.split()) == (75, ["provider", "model", "ChatGLM", "glm-4"])
+        assert "DeepSeek: " in result.err
+
+    def test_nobody(self) -> None:
+        """With nobody configured there is nothing to list, and the way to name one is told."""
+        result = run("models")
+        assert result.code == 77
+        assert "llmproviders models gigachat" in result.err
+
     def test_several_of_one_type(self, configure: Configure) -> None:
         """A type that stands for several configured ones is refused, with their names."""
         table = '[[provider]]\ntype = "openai"\nname = "%s"\n'
