@@ -660,17 +660,17 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
     ]
 
 
-def parse_embeddings(data: bytes) -> list[Embedding]:
-    """The vectors of a reply of ``/embeddings``, in the order of the texts."""
-    entries = parse_list(data)
+def parse_embeddings(entries: list[dict[str, Any]]) -> list[Embedding]:
+    """The vectors of a listing of ``/embeddings``, in the order of the texts."""
     entries.sort(key=lambda entry: expect(entry.get("index"), int, "index"))
     return [Embedding(_vector(entry), _tokens_of(entry)) for entry in entries]
 
 
 def _vector(entry: dict[str, Any]) -> list[float]:
     vector = expect(entry.get("embedding"), list, "embedding")
-    if not all(map(is_finite, vector)):
-        raise ProtocolError("the reply has something else where the numbers of a vector were due")
+    wrong = next((type(item).__name__ for item in vector if not is_finite(item)), None)
+    if wrong is not None:
+        raise ProtocolError(f"the reply has {wrong} where embedding was due")
     return [float(number) for number in vector]
 
 

@@ -28,7 +28,7 @@ from ..errors import (
 from ..messages import Message
 from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
-from ._chat_completions import parse_chat, parse_embeddings, parse_models
+from ._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
 from ._chat_requests import (
     REFUSALS,
     TOOL_PARAMS,
@@ -273,7 +273,7 @@ class OpenAICompatible(Provider):
         body = {"model": request.model, "input": texts}
         vectors = self.ask(
             lambda _: self._call("POST", "/embeddings", json=body),
-            lambda reply: parse_embeddings(reply.read()),
+            lambda reply: parse_embeddings(parse_list(reply.read())),
             request=request,
             scope=scope,
         )

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._checks import is_count, is_finite
-from ..._http.decoding import decode_json
+from ..._http.decoding import Kind, decode_json, expect
 from ..._http.types import HTTPResponse
 from ...errors import ProtocolError
-from ...results import Embedding, Usage
 
 MAX_FILE = 40_000_000
 """The most bytes of a file that the service keeps."""
@@ -39,17 +38,6 @@ class TokenCount:
     def from_json(cls, entry: Any) -> TokenCount:
         """Read an entry of ``/tokens/count``."""
         return cls(_count(entry, "tokens"), _count(entry, "characters"))
-
-
-def read_embeddings(entries: list[Any]) -> list[Embedding]:
-    """Read the entries of ``/embeddings``, in the order of their indexes."""
-    return [
-        Embedding(
-            [_number(item, "embedding") for item in _field(entry, "embedding", list)],
-            (Usage.from_json(entry.get("usage")) or Usage()).prompt_tokens,
-        )
-        for entry in sorted(entries, key=lambda entry: _field(entry, "index", int))
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +87,12 @@ def read_content(reply: HTTPResponse) -> bytes:
     return content
 
 
-def _field(entry: Any, name: str, *kinds: type) -> Any:
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if type(value) not in kinds:
-        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
-    return value
+def _field(entry: Any, name: str, kind: type[Kind]) -> Kind:
+    return expect(entry.get(name) if isinstance(entry, dict) else None, kind, name)
 
 
 def _count(entry: Any, name: str) -> int:
-    value: int = _field(entry, name, int)
+    value = _field(entry, name, int)
     if not is_count(value):
         raise ProtocolError(f"the reply has a number where {name} was due that cannot be one")
     return value

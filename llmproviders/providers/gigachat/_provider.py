@@ -39,9 +39,9 @@ from ...errors import (
 )
 from ...provider import Catalogue, Fetch, Provider
 from ...results import Embedding, FinishReason, Image
-from .._chat_completions import parse_chat, parse_list, parse_models
+from .._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
 from . import _dialect, _root, _settings
-from ._answers import Balance, TokenCount, UploadedFile, read_content, read_embeddings
+from ._answers import Balance, TokenCount, UploadedFile, read_content
 from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
 from ._files import Attachment, DrawnImages, Uploads
 from ._models import home_of, stand_in
@@ -512,7 +512,7 @@ class GigaChat(Provider):
         except BaseException:
             scope.cancel("the call was interrupted")
             raise
-        return read_embeddings(entries)
+        return parse_embeddings(entries)
 
     def _about(
         self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
