@@ -9,8 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._signals import ignoring, let_through
 from ..provider import Provider
@@ -22,6 +22,9 @@ from .gigachat._provider import GigaChat
 from .glm import GLM
 from .openai_compatible import OpenAICompatible
 from .yandexgpt import YandexGPT
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
 
 REGISTRY: dict[str, type[Provider]] = {
     "chatglm": ChatGLM,
@@ -144,16 +147,19 @@ def _installed() -> _Installed:
 
 
 def _entries() -> Iterable[EntryPoint]:
+    # Only here: it costs every other start of a program 5 ms.
+    metadata = import_module("importlib.metadata")
     try:
-        return entry_points(group=GROUP)
+        found: Iterable[EntryPoint] = metadata.entry_points(group=GROUP)
+        return found
     # One package whose metadata cannot be read hides those of all others there.
     except Exception as error:  # noqa: BLE001
         let_through(error)
-        return list(_readable_entries())
+        return list(_readable_entries(metadata.distributions()))
 
 
-def _readable_entries() -> Iterator[EntryPoint]:
-    for package in distributions():
+def _readable_entries(packages: Iterable[Distribution]) -> Iterator[EntryPoint]:
+    for package in packages:
         with ignoring(Exception):
             yield from [entry for entry in package.entry_points if entry.group == GROUP]
 
