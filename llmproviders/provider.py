@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from ._account.arguments import ProviderArguments
 from ._account.catalogue import Catalogue
@@ -23,7 +23,7 @@ from ._redact import forget_locals, redact, scrub
 from ._request import ChatRequest
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ._signals import from_handler, let_through
-from .client import BaseClient
+from .client import BaseClient, T
 from .errors import (
     Attempt,
     AuthenticationError,
@@ -38,8 +38,6 @@ from .errors import (
     Usage,
 )
 from .results import Attempts, FinishReason, Reasoning, Transcript, accepted, joined, without_text
-
-T = TypeVar("T")
 
 __all__ = [
     "BaseClient",
@@ -195,8 +193,6 @@ class Provider(ProviderBase, BaseClient):
     #: Requests at a time in this process for one key; None: any number.
     max_concurrency: int | None = None
 
-    # -- what a subclass gives
-
     @abstractmethod
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """The HTTP request for ``request``.
@@ -261,8 +257,6 @@ class Provider(ProviderBase, BaseClient):
         if self.max_concurrency is None:
             return nullcontext(0.0)
         return Slot(self.credential_digest() or self.base_url, self.max_concurrency, scope)
-
-    # -- what a provider does
 
     def get_model(self, name: str | None) -> str:
         """The service's own name for a model or an alias.
