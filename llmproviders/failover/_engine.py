@@ -74,10 +74,11 @@ class FailoverSettings:
     history: History
 
 
+@dataclass(frozen=True)
 class Router:
     """Runs calls over the providers of one client.
 
-    Args:
+    Attributes:
         name: the client's name.
         targets: its providers, in priority order.
         settings: what holds for every call.
@@ -88,26 +89,14 @@ class Router:
         on_length: whether a reply that ``max_tokens`` cut is returned, or the next one asked for.
     """
 
-    def __init__(
-        self,
-        name: str,
-        targets: tuple[Target, ...],
-        settings: FailoverSettings,
-        *,
-        deadline: float | None,
-        clock: Clock,
-        hedge_after: float | None,
-        fall_through: FallThrough | None,
-        on_length: Literal["return", "next"],
-    ) -> None:
-        self._name = name
-        self._targets = targets
-        self._settings = settings
-        self._deadline = deadline
-        self._clock = clock
-        self._hedge_after = hedge_after
-        self._fall_through = fall_through
-        self._on_length = on_length
+    name: str
+    targets: tuple[Target, ...]
+    settings: FailoverSettings
+    deadline: float | None
+    clock: Clock
+    hedge_after: float | None
+    fall_through: FallThrough | None
+    on_length: Literal["return", "next"]
 
     def run(
         self,
@@ -125,27 +114,27 @@ class Router:
             restarts: whether a reply that breaks after text may begin anew.
             accept: the check that a whole reply has to pass, or None.
         """
-        deadline = self._deadline if request.deadline is None else request.deadline
-        scope = CancelScope.lasting(deadline, clock=self._clock, parent=parent)
+        deadline = self.deadline if request.deadline is None else request.deadline
+        scope = CancelScope.lasting(deadline, clock=self.clock, parent=parent)
         call = CallState(
             request=request,
             scope=scope,
-            settings=self._settings,
+            settings=self.settings,
             restarts=restarts,
             accept=accept,
-            on_length=self._on_length,
-            waiting=list(self._targets),
-            log=AttemptLog(self._settings),
+            on_length=self.on_length,
+            waiting=list(self.targets),
+            log=AttemptLog(self.settings),
         )
         try:
             failures: list[LLMError] = []
             while call.waiting:
                 try:
-                    if self._hedge_after is None or len(call.waiting) == 1:
+                    if self.hedge_after is None or len(call.waiting) == 1:
                         target, permit = call.next_target(failures[-1] if failures else None)
                         yield from RetryLoop(call, target, permit, scope).run()
                     else:
-                        yield from self._race(call, failures, self._hedge_after)
+                        yield from self._race(call, failures, self.hedge_after)
                 except LLMError as error:
                     let_through(error)
                     failures.append(error)
@@ -167,7 +156,7 @@ class Router:
                 logger.debug("%s failed", failure.provider, exc_info=failure)
             # A copy, without traceback and causes: an uncaught error is then read in a few lines.
             # The attempts and the log have all of it.
-            raise _all_failed(self._name, failures) from copy(failures[-1])
+            raise _all_failed(self.name, failures) from copy(failures[-1])
         except BaseException as error:
             if not isinstance(error, LLMError) or from_handler(error):
                 scope.cancel("the call was interrupted")
@@ -218,17 +207,17 @@ class Router:
 
         If the winner's reply breaks, they are tried with what is left of their tries.
         """
-        most = self._settings.attempts
+        most = self.settings.attempts
         call.waiting = [
             target
-            for target in self._targets
+            for target in self.targets
             if target in call.waiting
             or (target in losers and call.tries.get(target.number, 0) < most)
         ]
 
     def _moves_on(self, call: CallState, error: LLMError) -> bool:
         """Whether the next provider is tried after ``error``."""
-        chosen = self._fall_through
+        chosen = self.fall_through
         if chosen is None or error is call.cut:
             return True
         if isinstance(error, (ModelNotFoundError, UnsupportedError)):
