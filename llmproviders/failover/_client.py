@@ -1,4 +1,4 @@
-"""One client over several providers: tries them in order, retries, moves on, keeps the deadline."""
+"""A client over several providers: tries them in order, with retries, within a deadline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 else:
-    # For get_type_hints: tenacity is imported when a client is made.
+    # For get_type_hints; tenacity itself is imported by the constructor.
     RetryBaseT = StopBaseT = WaitBaseT = Any
 
 
@@ -102,7 +102,7 @@ class FailoverClient(BaseClient):
     ) -> None:
         providers = _listed(providers)
         self._given = {k: v for k, v in locals().items() if k != "self"}
-        # The door to tenacity, which a program without a FailoverClient does not load.
+        # Loads tenacity, which a program without a FailoverClient does not need.
         from .._runtime.retry import TenacityBackoff
 
         clock = clock or SYSTEM_CLOCK
@@ -170,7 +170,7 @@ class FailoverClient(BaseClient):
         return tuple(target.client for target in self._targets)
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
-        """The first whole reply that ``accept`` takes; nothing was shown, so any may be retried."""
+        """The first whole reply that ``accept`` takes; a reply that breaks off is retried."""
         accept = request.accept or self.accept
         try:
             return collect(self._router.run(request, scope, restarts=True, accept=accept))
@@ -185,7 +185,7 @@ class FailoverClient(BaseClient):
         return self._router.run(request, scope, restarts=self._restarts, accept=request.accept)
 
     def report(self) -> Report:
-        """What this client has seen of its providers; ``print`` it for a table.
+        """Statistics about this client's providers; ``print`` shows a table.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> client = FailoverClient([ScriptedProvider(["Hello"], name="first")])

@@ -1,7 +1,7 @@
-"""A call over the providers of a ``FailoverClient``: who is next, how often, after what wait.
+"""Runs one call over several providers: the order, the number of tries, the waits between them.
 
-From the top down: ``Router`` goes from provider to provider, ``RetryLoop`` tries one of them, and
-``_Try`` is one try. ``CallState`` is what they share during a call.
+From the top down: ``Router`` goes from provider to provider, ``RetryLoop`` retries one of them, and
+``_Try`` is a single try. They share a ``CallState``.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError],
 
 
 class Backoff(Protocol):
-    """Decides about the next try; see ``_runtime.retry.TenacityBackoff``."""
+    """Decides whether and when to try again; see ``_runtime.retry.TenacityBackoff``."""
 
     def __call__(
         self, error: LLMError, *, made: int, began: float, now: float, slept: float
     ) -> float | None:
-        """Seconds to wait before the next try; None where there is to be none."""
+        """Seconds to wait before the next try; None for no further try."""
 
 
 @dataclass(frozen=True)
 class FailoverSettings:
-    """What a client's arguments say about every call.
+    """The settings of a client that hold for every call.
 
     Attributes:
         attempts: the most tries of one provider in a call, the first included.
@@ -76,7 +76,7 @@ class FailoverSettings:
 
 @dataclass(frozen=True)
 class Router:
-    """Runs calls over the providers of one client.
+    """Runs the calls of one client over its providers.
 
     Attributes:
         name: the client's name.
@@ -172,7 +172,7 @@ class Router:
     def _race(
         self, call: CallState, failures: list[LLMError], hedge_after: float
     ) -> Generator[str, None, None]:
-        """The first reply that has text, of providers started a while after one another."""
+        """Start providers one after another, and yield the first reply that has text."""
         race = Race(call.scope, hedge_after)
         call.settle = race.settle
         racing: dict[Runner, Target] = {}
@@ -203,9 +203,9 @@ class Router:
             race.end()
 
     def _take_back(self, call: CallState, losers: Collection[Target]) -> None:
-        """Put the losers of a race back in line: they were slower, but did not fail.
+        """Put the losers of a race back into the waiting list: they were slower, but did not fail.
 
-        If the winner's reply breaks, they are tried with what is left of their tries.
+        If the winner's reply breaks off, they still have the rest of their tries.
         """
         most = self.settings.attempts
         call.waiting = [
@@ -234,7 +234,7 @@ def _start(
 
 
 def _raise_ended(scope: CancelScope, error: LLMError) -> None:
-    """Raise what ended the call, unless ``error`` says so itself."""
+    """Raise the error of the ended scope, unless ``error`` is already of that class."""
     ended = scope.error()
     if not isinstance(error, type(ended)):
         ended.partial_text = error.partial_text
@@ -253,7 +253,7 @@ def _all_failed(name: str, failures: Sequence[LLMError]) -> AllProvidersFailed:
 
 @dataclass
 class CallState:
-    """One call of a client, over all its tries.
+    """The state of one call, over all its tries.
 
     Attributes:
         request: what is asked.
@@ -291,7 +291,7 @@ class CallState:
     def next_target(
         self, failure: LLMError | None, beside: Collection[Target] = ()
     ) -> tuple[Target, Permit]:
-        """Take the provider to try now, by priority and health.
+        """Choose the next provider, by priority and health.
 
         Args:
             failure: what the one before failed with, for the log, or None.
@@ -308,7 +308,7 @@ class CallState:
         return target, permit
 
     def restart(self) -> tuple[Restart, ...]:
-        """What to yield before the next item: a ``Restart``, if one is due."""
+        """Return the ``Restart`` to yield before the next item, if one is due."""
         if self.voided is None:
             return ()
         due, self.voided = self.voided, None
@@ -330,7 +330,7 @@ class CallState:
         raise self.cut
 
     def longest_reply(self, text: str, finish: FinishReason) -> Generator[str, None, None]:
-        """Yield the longest of the replies that ``max_tokens`` cut, where none is whole."""
+        """Yield the longest reply that ``max_tokens`` cut; used if no reply was whole."""
         self.settle()
         yield from self.restart()
         if text:
@@ -339,9 +339,9 @@ class CallState:
 
 
 class AttemptLog:
-    """The attempts of one call, each told to ``on_event`` as it ends.
+    """The attempts of one call; calls ``on_event`` for each as it ends.
 
-    Providers that race add to it from their own threads; extending a list is one step.
+    Racing providers add to it from their own threads; extending a list is atomic.
     """
 
     def __init__(self, settings: FailoverSettings) -> None:
@@ -382,7 +382,7 @@ class AttemptLog:
 
 
 class RetryLoop:
-    """The tries of one provider in one call, with the waits between them.
+    """Tries one provider in one call, with the waits between tries.
 
     Args:
         call: the call.
@@ -414,7 +414,7 @@ class RetryLoop:
         self._reported = False
 
     def run(self) -> Generator[str, None, None]:
-        """Yield its reply, with its tries, waits and restarts; or raise what it failed with."""
+        """Yield the provider's reply, after retries if needed; or raise its last error."""
         call, target = self._call, self._target
         try:
             while True:
@@ -456,7 +456,7 @@ class RetryLoop:
                 call.settings.health.left(self._permit)
 
     def _claim(self, one: _Try) -> None:
-        """Before the first item of a try is yielded: in a race, ask whether it has won."""
+        """Before yielding the first item of a try in a race, check that it has won."""
         if not one.claimed:
             if self._wins is not None and not self._wins():
                 raise _lost(one.attempt())
@@ -474,7 +474,7 @@ class RetryLoop:
             yield piece
 
     def _end(self, one: _Try, piece: str) -> str:
-        """What to yield for the end of a reply, or for a restart of a client inside."""
+        """Return the item to yield for the end of a reply, or for a restart of an inner client."""
         self._claim(one)
         if not isinstance(piece, FinishReason):
             return piece
@@ -488,12 +488,11 @@ class RetryLoop:
         return piece if piece.attempts == attempts else piece.evolve(attempts=attempts)
 
     def _failure(self, one: _Try, error: LLMError) -> LLMError:
-        """What a try failed with, as callers are told of it."""
+        """The error of a failed try, as callers see it."""
         call = self._call
         attempts = error.attempts
         if not attempts and isinstance(error, UnsupportedError):
-            # Found before the provider made an attempt; the caller is told all the same why it
-            # was passed over.
+            # The provider was skipped without an attempt; report one, so the caller sees why.
             attempts = (one.attempt(error),)
         self._log(attempts, error)
         if self._scope.over:
@@ -518,7 +517,7 @@ class RetryLoop:
         self._call.log.add(attempts, waited=self._waited, stats=stats, error=error)
 
     def _wait_after(self, error: LLMError) -> float:
-        """Seconds to wait before the next try; raises ``error`` where there is none."""
+        """Seconds to wait before the next try; raise ``error`` if there is none."""
         call, scope = self._call, self._scope
         settings = call.settings
         longest = settings.max_retry_after if call.waiting else LONGEST_LAST_WAIT_S
@@ -564,9 +563,9 @@ class _Try:
         request = replace(
             call.request,
             model=self._model,
-            # Thoughts are a sign of life, whether the caller wants to see them or not.
+            # Thoughts show that the provider answers, even if the caller does not want them.
             reasoning=True,
-            # Both concern the whole call, and are seen to here.
+            # Both apply to the whole call and are handled here.
             deadline=None,
             accept=None,
         )
@@ -578,21 +577,21 @@ class _Try:
             self.stream = _weighed(self.stream, call)
 
     def deliver(self) -> None:
-        """Its first text goes out."""
+        """Record that its first text is yielded."""
         self.delivered = True
         self.live()
 
     def live(self) -> None:
-        """It has text or thinks: the rest may take as long as the call."""
+        """Lift the limit of the first item: text or a thought has arrived."""
         self._scope.limit = inf
 
     def attempt(self, error: LLMError | None = None) -> Attempt:
-        """The attempt, if it ended now."""
+        """The attempt, as if it ended now."""
         now = self._scope.clock.monotonic() - self._start
         return Attempt(self._client.name, self._model, self._started_at, None, now, error)
 
     def close(self) -> None:
-        """End it."""
+        """Close its stream and scope."""
         self.stream.close()
         self._scope.close()
 
@@ -604,7 +603,7 @@ def _lost(attempt: Attempt) -> ProviderTimeout:
 
 
 def _weighed(stream: Generator[str, None, None], call: CallState) -> Generator[str, None, None]:
-    """The same stream, which fails at its end where ``max_tokens`` cut it and others are left."""
+    """The same stream; a reply that ``max_tokens`` cut fails if other providers are left."""
     said = StreamText()
     with closing(stream):
         for piece in stream:
@@ -615,6 +614,6 @@ def _weighed(stream: Generator[str, None, None], call: CallState) -> Generator[s
 
 
 def brief(error: LLMError) -> str:
-    """An error for a log: its class and its status, never its words, which may quote a prompt."""
+    """An error for the log: class and status, without its message, which may quote a prompt."""
     name = type(error).__name__
     return name if error.status_code is None else f"{name} {error.status_code}"

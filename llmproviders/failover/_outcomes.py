@@ -9,7 +9,7 @@ from typing import Literal
 from .. import errors
 
 Part = Literal["server", "credential"]
-"""What a failure counts against: the server, for everybody who uses it, or one credential."""
+"""What a failure counts against: the server, for all its users, or one credential."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class RetryRule:
     Attributes:
         tries: the most tries of one provider in a call when it keeps failing like this; the
             client's ``attempts`` is a limit too.
-        against: what the failure counts against, and so what cools down; None: nothing, because
-            the request or the caller is the cause.
+        against: what the failure counts against, and so what gets a cooldown; None: nothing,
+            because the request or the caller caused it.
     """
 
     tries: float = inf
@@ -58,7 +58,7 @@ def outcome_of(error: errors.LLMError) -> RetryRule:
 
 
 def counts_against(error: errors.LLMError) -> Part | None:
-    """What ``error`` counts against; None where it counts against nothing."""
+    """What ``error`` counts against; None for nothing."""
     if error.limit is not None:
         return None
     if isinstance(error, errors.AllProvidersFailed):
