@@ -81,6 +81,8 @@ def command(
     and sampling parameters where they differ. OUT gets a row for each as it finishes; a rerun
     does what is left. --deadline counts for each row.
     """
+    if output == "-":
+        raise click.UsageError("standard output could not be read by a rerun; name a file with -o")
     check_place(output)
     page = None if report is None else WholeFile(report)
     notes = Notes(verbose=choices.verbose - 1, quiet=choices.verbose == 0)

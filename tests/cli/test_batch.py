@@ -78,6 +78,8 @@ def test_a_batch_that_cannot_begin(at_sandbox: Sandbox, rows: Path, tmp_path: Pa
         (("no-such-file", "-o", out), "no-such-file"),
         ((str(rows), "-o", str(tmp_path / "no" / "out")), "no folder"),
         ((str(rows), "-o", str(rows)), "choose another output"),
+        ((str(rows), "-o", "-"), "name a file with -o"),
+        ((str(rows), "-o", "/dev/stdout"), "choose another output"),
         ((str(twice), "-o", out), "the id 1"),
         ((str(rows), "-o", out, "--dask", "tcp://no-port"), "--dask"),
     ]
