@@ -83,7 +83,10 @@ class Fault:
             raise ValueError("say what shall go wrong, for instance status=503 or cut_after=3")
 
     def check_kind(self, kind: str) -> None:
-        """See whether such a request can go wrong in this way.
+        """See whether a request can go wrong in this way.
+
+        Args:
+            kind: ``"chat"``, ``"token"`` and so on.
 
         Raises:
             ValueError: it cannot.
