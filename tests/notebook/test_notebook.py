@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import inspect
 import io
 import pickle
 import re
@@ -366,6 +368,24 @@ def stops(services: Sandbox, notebook: Kernel) -> Callable[[], None]:
         notebook.stop()
 
     return stop
+
+
+def test_the_steps_of_a_run_are_a_table(notebook: Kernel) -> None:
+    """What a model called, with what, and what it was told, a row for each call."""
+    code = """
+    from llmproviders import OpenAICompatible
+    def weather(city: str) -> str:
+        return "<b>rain</b>"
+    OpenAICompatible().run("Please call the tool", tools=[weather]).steps
+    """
+    ran = notebook.run(inspect.cleandoc(code))
+    assert ran.ok, ran.traceback
+    (page,) = [shown["text/html"] for shown in ran.displays]
+    assert "Steps (1)" in page
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    told = ["1", "weather", '{"city": "sandbox"}', "<b>rain</b>"]
+    assert [html.unescape(cell) for cell in cells[:4]] == told
+    assert "<b>" not in page
 
 
 class TestDrawn:
