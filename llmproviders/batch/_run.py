@@ -10,12 +10,13 @@ from concurrent.futures import Executor
 from typing import Any
 from weakref import WeakValueDictionary
 
-from .._checks import seconds, whole
+from .._checks import seconds, shown, whole
 from .._display.text import be_brief, count
 from .._request import ChatRequest
 from .._signals import let_through
 from ..cache import Cached
 from ..client import BaseClient, owned
+from ..errors import InvalidRequestError
 from ..messages import Prompt
 from ._flow import Flow
 from ._interrupts import Interrupts
@@ -188,6 +189,7 @@ def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
 
     Raises:
         TypeError: one request, or a table.
+        InvalidRequestError: the index of a Series has a label twice.
     """
     if isinstance(requests, (str, bytes, Mapping)):
         raise TypeError("requests must be a list or another iterable; put the one into a list")
@@ -198,6 +200,12 @@ def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
             "prompt from each row with llmproviders.batch.table(client, template, frame)"
         )
     if pandas is not None and isinstance(requests, pandas.Series):
+        if not requests.index.is_unique:
+            twice = shown(label_id(requests.index[requests.index.duplicated()][0]))
+            raise InvalidRequestError(
+                f"the index of the Series, whose labels are the ids, has {twice} more than once; "
+                "pass series.reset_index(drop=True)"
+            )
         return [
             with_params(request, {"id": label_id(label)}) for label, request in requests.items()
         ]

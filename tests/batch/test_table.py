@@ -110,6 +110,16 @@ class TestPandas:
             (7, "a"),
         ]
 
+    @pytest.mark.parametrize("call", [map, run])
+    def test_a_label_twice(self, call: Any) -> None:
+        """An index that names two prompts alike is refused at once, with what to pass."""
+        client = Echo()
+        series = pandas.concat([pandas.Series(["a", "b"])] * 2)
+        with pytest.raises(InvalidRequestError, match=r"has 0 more than once.*reset_index"):
+            call(client, series)
+        assert client.asked == []
+        assert len(map(client, series.reset_index(drop=True))) == 4
+
     def test_what_is_missing_is_a_failed_row(self) -> None:
         """A value of a Series that is no prompt fails alone."""
         results = map(Echo(), pandas.Series(["a", None, float("nan")]))
