@@ -2,9 +2,9 @@
 
 50,000 calls from 16 threads over three providers, a tenth of which meet a random fault. One in
 fifty goes to a server that sends a second reply behind each, which nobody asked for. The main
-thread calls meanwhile, and alarms whose handler raises end its calls at random moments. Every text must be
-right, every error one of the library's or the alarm's own, and at the end there must be as many
-open sockets, threads, file descriptors and as much memory as after the first thousand calls.
+thread calls meanwhile, and alarms whose handler raises end its calls at random moments. Every text
+must be right, every error one of the library's or the alarm's own, and at the end there must be as
+many open sockets, threads, file descriptors and as much memory as after the first thousand calls.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -310,6 +311,7 @@ class _Pair:
 
     def __init__(self, *, tls: bool) -> None:
         self.data = b""
+        self._sent = threading.Event()
         ca = trustme.CA() if tls else None
         self.server = RawServer(self._serve, tls=ca)
         self.server.__enter__()
@@ -329,15 +331,21 @@ class _Pair:
             if text is _OTHERS:
                 # Whatever follows the first reply must not be taken for the second one.
                 sent += self.data[1:]
-                conn.run(_blocks(self.data[:1] + sent))
+                try:
+                    conn.run(_blocks(self.data[:1] + sent))
+                finally:
+                    self._sent.set()
             else:
                 conn.run([sent])
 
     def run(self, data: bytes) -> None:
         """Ask twice: the second reply has to be the second call's."""
         self.data = data
+        self._sent.clear()
         first = self.provider.complete("First?", stream=False).text
         assert first.encode() == _OTHERS
+        # What comes once the second request is on its way cannot be told from a reply to it.
+        assert self._sent.wait(10)
         assert self.provider.complete("Second?", stream=False).text.encode() == _OWN
 
 
