@@ -440,7 +440,12 @@ def make_private_folder(path: Path) -> None:
         Unusable: it cannot be created, or is a link that another user owns.
     """
     with _naming(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not with exist_ok: pathlib looks whether it is a folder, and swallows what is raised.
+        with ignoring(FileExistsError):
+            try:
+                os.mkdir(path, 0o700)
+            except FileNotFoundError:
+                path.mkdir(mode=0o700, parents=True)
         status = os.lstat(path)
         # Links of the system, such as /tmp on some, belong to root.
         if stat.S_ISLNK(status.st_mode) and status.st_uid != 0:

@@ -7,11 +7,16 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from llmproviders._account.ledger import Ledger
+from llmproviders._environment import health_file, usage_file
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.sandbox import Sandbox
 from tests.cli.conftest import Configure
 from tests.cli.process import Running, Terminal, run
@@ -276,6 +281,43 @@ def test_chat_shows_nothing_that_acts(hostile: Sandbox) -> None:
         terminal.type("/quit\n")
         shown += terminal.end().out
     assert acting(shown) == []
+
+
+def test_files_show_nothing_that_acts(at_sandbox: Sandbox, home: Path, tmp_path: Path) -> None:
+    """Nor does what stands in a file: a conversation, counts, cooldowns, a configuration."""
+    talk = tmp_path / "talk.json"
+    words = {"version": 1, "params": {}, "system": LINES, "nobody": LINES}
+    messages = [{"role": "user", "content": LINES}, {"role": "assistant", "content": LINES}]
+    usage_file().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with closing(Ledger(usage_file())) as book:
+        row = (int(time.time() // 86400), LINES, LINES)
+        counted = "INSERT INTO used (day, provider, model, requests) VALUES (?, ?, ?, 1)"
+        book.change(lambda db: db.execute(counted, row), CancelScope())
+    rest = {"failures": 1, "at": time.time(), "until": time.time() + 99, "cooldown": 99}
+    rests = {"version": 2, "providers": {f"{LINES}|u|m": {**rest, "probe_until": 0}}}
+    health_file().write_text(json.dumps(rests))
+    health_file().chmod(0o600)
+    commands: list[tuple[str, ...]] = [
+        ("usage",),
+        ("usage", "--json"),
+        ("usage", "--since", HOSTILE.replace("\x00", "")),
+        ("health",),
+        ("health", "--json"),
+        ("ask", "-p", "openai", "Why?", "--schema", str(talk), "--usage"),
+        ("ask", "-p", "openai", "Why?", "--attach", f"/no/such/{HOSTILE[1:]}".replace("\x00", "")),
+    ]
+    for document in ({**words, "messages": messages}, {"messages": []}, LINES):
+        talk.write_text(json.dumps(document))
+        commands.append(("chat", "-p", "openai", "--no-state", "--load", str(talk)))
+        with Terminal(*commands[-1], env=PLAIN) as terminal:
+            terminal.type("/list\n/quit\n")
+            assert acting(terminal.end().out) == [], document
+    for arguments in commands[:-3]:
+        with Terminal(*arguments, env=PLAIN) as terminal:
+            result = terminal.end()
+        assert acting(result.out) == [], arguments
+        if arguments in (("usage",), ("health",)):
+            assert "owned" in result.out
 
 
 def test_wrong_usage_shows_nothing_that_acts(configure: Configure) -> None:

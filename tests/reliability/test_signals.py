@@ -7,6 +7,7 @@ import functools
 import gc
 import json
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import requests
 import llmproviders
 from llmproviders import (
     AllProvidersFailed,
+    Cached,
     DeadlineExceeded,
     FailoverClient,
     FlowGpt,
@@ -33,6 +35,7 @@ from llmproviders._http.sockets import resolve
 from llmproviders._runtime.files import read_private, wait_for_lock
 from llmproviders._runtime.scope import SYSTEM_CLOCK, CancelScope, Waker
 from llmproviders._signals import from_handler, ignoring, let_through
+from llmproviders.provider import BaseClient
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
 from tests.support.http_bytes import chunked, http_response
@@ -448,6 +451,28 @@ class TestFilesAndParsing:
         with monkeypatch.context() as patched:
             rings(patched, "os.stat", error)
             expect(error, lambda: client.complete("Why?"))
+
+    @pytest.mark.parametrize("kind", ["limits", "cache"])
+    @pytest.mark.parametrize("place", ["sqlite3.connect", "os.open", "os.stat"])
+    @pytest.mark.parametrize("cls", [*CLASSES, sqlite3.OperationalError, UnicodeDecodeError])
+    def test_a_database(
+        self,
+        cls: type[BaseException],
+        place: str,
+        kind: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """While limits are counted, or a reply is looked for that was kept."""
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        said = ("utf-8", b"\xff", 0, 1, "the alarm") if cls is UnicodeDecodeError else ("locked",)
+        error = cls(*said)
+        asked: BaseClient = Actor(["a"], per_day=9)
+        if kind == "cache":
+            asked = Cached(Actor(["a"]), tmp_path / "replies.db")
+        with monkeypatch.context() as patched:
+            rings(patched, place, error)
+            expect(error, lambda: asked.complete("Why?"))
 
     @of_any_class
     def test_json(self, cls: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
