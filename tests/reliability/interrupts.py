@@ -470,7 +470,10 @@ SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
     "token file": lambda: _fetching_a_token(shared=True),
     "place": lambda: _in_line(shared=False),
     "place file": lambda: _in_line(shared=True),
-    "retry": lambda: _failing_over("openai", fault={"status": 503}, wait=tenacity.wait_fixed(0.01)),
+    # A forked child may meet the faults of several calls of the thread beside it.
+    "retry": lambda: _failing_over(
+        "openai", fault={"status": 503}, attempts=20, wait=tenacity.wait_fixed(0.01)
+    ),
     "failover, health file": lambda: _failing_over(
         "chatglm", "openai", fault={"status": 503}, attempts=1, health=True
     ),

@@ -6,6 +6,7 @@ import ast
 import functools
 import gc
 import json
+import os
 import signal
 import sqlite3
 import threading
@@ -312,9 +313,17 @@ class TestInACall:
     ) -> None:
         """While a client waits to try again."""
         busy = http_response(429, {"Retry-After": "30", "Connection": "close"}, b"{}")
-        server = raw_server(busy)
+
+        def serve(conn: Connection) -> None:
+            conn.read_request()
+            conn.run(busy)
+            conn.close()
+            time.sleep(SOON_S)
+            os.kill(os.getpid(), signal.SIGALRM)
+
+        server = raw_server(serve)
         with providers(server) as client:
-            alarm(error := cls("the alarm"))
+            alarm(error := cls("the alarm"), 30)
             expect(error, lambda: client.complete("Why?"))
             assert len(server.requests) == 1
 
