@@ -12,6 +12,7 @@ from tests.fuzz.targets import BY_NAME, TARGETS, Target
 FOUND = (
     ("before-chatgptt", b"\xff<html><![nce-of-page]><div data-nonce=1 data-post-id=2></div>"),
     ("proxy", b"so://u:\xff\xff:\xff\xff@0:1080"),
+    ("usage-file", b"\xff~\xffnotes"),
 )
 """Inputs that once let another error out."""
 
