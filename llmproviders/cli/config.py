@@ -13,7 +13,7 @@ from .._account.keys import KeyFile, KeyVariable
 from .._environment import is_nowhere
 from .._redact import redact
 from ..config._settings import Configuration, Value, failover_in_force, locate
-from ..errors import MissingAuthError
+from ..errors import AuthenticationError, MissingAuthError
 from .exits import CommandError, Exit
 from .files import WholeFile
 from .group import CONTEXT, Subcommands
@@ -151,7 +151,7 @@ def _origin(value: Value) -> str:
         return f"not sent: {value.held_back}"
     try:
         value.value.read()
-    except MissingAuthError as error:
+    except (MissingAuthError, AuthenticationError) as error:
         return f"{value.origin}; {error}"
     return f"{value.origin}; ***"
 

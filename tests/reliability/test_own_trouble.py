@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmproviders import (
+    AllProvidersFailed,
     FailoverClient,
     FinishReason,
     GigaChat,
@@ -19,8 +20,11 @@ from llmproviders import (
     ProtocolError,
     Provider,
     ServerError,
+    YandexGPT,
 )
+from llmproviders._account.keys import KeyFile, KeyVariable
 from llmproviders.provider import Call, Fetch, Reply, Request
+from llmproviders.providers import REGISTRY
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, Sender
@@ -218,3 +222,51 @@ class TestSettings:
             [provider, ScriptedProvider(["second"])], attempts=1, fall_through=LLMError
         )
         assert str(client.complete("Hi")) == "second"
+
+    @pytest.mark.parametrize("hedge_after", [None, 0.01])
+    @pytest.mark.parametrize("health", [False, True])
+    @pytest.mark.parametrize("kept", ["argument", "file", "variable", "nowhere"])
+    def test_keys_that_are_none(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        kept: str,
+        health: bool,
+        hedge_after: float | None,
+    ) -> None:
+        """Bad keys of several providers in a row each end their own attempt, call after call.
+
+        The attempts name their providers, also where earlier failures are remembered.
+        """
+        file = tmp_path / "key"
+        file.write_text("two\nlines")
+        monkeypatch.setenv("TWO_LINES", "two\nlines")
+        key: Any = {
+            "argument": "two\nlines",
+            "file": KeyFile(str(file)),
+            "variable": KeyVariable("TWO_LINES"),
+            "nowhere": KeyFile(str(tmp_path / "gone")),
+        }[kept]
+        kinds = [kind for kind in REGISTRY.values() if "api_key" in kind.environment]
+        bad: list[Provider] = []
+        for kind in kinds:
+            arguments: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "api_key": key}
+            if kind is YandexGPT:
+                arguments["folder_id"] = "b1g"
+            bad.append(kind(**arguments))
+        failing = ScriptedProvider([], error=ServerError("down"), name="down")
+        memory = {"health": tmp_path / "health.json"} if health else {}
+        providers = [failing, *bad, ScriptedProvider(["second"])]
+        client = FailoverClient(
+            providers, attempts=1, cooldown=600, hedge_after=hedge_after, **memory
+        )
+        names = {provider.name for provider in bad}
+        replies = [client.complete("Hi") for _ in range(3)]
+        assert [str(reply) for reply in replies] == ["second"] * 3
+        assert names <= {one.provider for one in replies[0].attempts}
+        assert not any(one.provider is None for reply in replies for one in reply.attempts)
+        with pytest.raises(AllProvidersFailed) as caught:
+            FailoverClient(bad, attempts=1, hedge_after=hedge_after, **memory).complete("Hi")
+        assert {one.provider for one in caught.value.attempts} == names
+        assert "None:" not in str(caught.value)
+        assert "lines" not in str(caught.value).replace("one line", "")
