@@ -411,6 +411,32 @@ def test_a_key_with_something_inside_is_refused_without_being_shown(
         assert SECOND not in shown
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_with_something_inside_is_in_no_row(
+    place: Callable[..., tuple[Provider, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nor is any part of it in a batch's file, in a log, or in what is remembered of failures."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("LLMPROVIDERS_USAGE", "1")
+    given = tmp_path / "given"
+    given.mkdir()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    provider, _ = place(f"{KEY}\n{SECOND}", given, monkeypatch)
+    (kept / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    client = FailoverClient([provider, provider], attempts=1, health=kept / "health.json")
+    summary = run_file(client, kept / "in.jsonl", kept / "out.jsonl")
+    assert summary.failed == 2
+    written = [path for folder in (kept, Path.home()) for path in folder.rglob("*")]
+    seen = "".join(path.read_text(errors="replace") for path in written if path.is_file())
+    assert "is not a key or token" in seen
+    expect_nothing_of(seen + caplog.text + repr(summary))
+    assert SECOND not in seen + caplog.text
+
+
 @pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t"], ids=ascii)
 @pytest.mark.parametrize("place", PLACES[:4])
 def test_space_around_a_key_is_dropped(
