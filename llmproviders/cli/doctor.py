@@ -41,10 +41,13 @@ def command(choices: Choices, offline: bool, live: bool) -> Exit:
     if offline and live:
         raise click.UsageError("--offline and --live exclude one another")
     show_logs(NOTHING)
-    failed = False
+    told: set[Finding] = set()
     for finding in _findings(choices, offline=offline, live=live):
-        _print(finding)
-        failed = failed or finding.level is Level.FAIL
+        # Providers that share a file or a bundle share what is wrong with it.
+        if finding not in told:
+            _print(finding)
+        told.add(finding)
+    failed = any(finding.level is Level.FAIL for finding in told)
     return Exit.UNEXPECTED if failed else Exit.OK
 
 

@@ -21,6 +21,7 @@ from tests.cli.conftest import Configure
 from tests.cli.process import Result, Running, run
 from tests.conftest import RawServerFactory
 from tests.support.http_bytes import http_response
+from tests.support.rawserver import keep_alive
 from tests.support.served import SERVED
 
 
@@ -492,6 +493,17 @@ class TestDoctor:
         assert "ChatGptt" in remedies
         assert not [line for line in lines if line.startswith("FAIL") and "do: " not in result.out]
 
+    def test_each_problem_is_told_once(self, configure: Configure, home: Path) -> None:
+        """What two providers share is one line: their key file is open to others."""
+        (home / "key").write_text("sk-secret-secret")
+        (home / "key").chmod(0o644)
+        configure(
+            '[[provider]]\ntype = "openai"\napi_key_file = "key"\n\n'
+            '[[provider]]\ntype = "openai"\nname = "second"\napi_key_file = "key"\n'
+        )
+        result = run("doctor", "--offline")
+        assert result.out.count(f"do: chmod 600 {home / 'key'}") == 1
+
     def test_a_broken_configuration(self, configure: Configure) -> None:
         """A configuration that cannot be read is one FAIL among the other checks."""
         configure("[[provider]\n")
@@ -517,3 +529,40 @@ def test_an_empty_list_of_models(at_sandbox: Sandbox) -> None:
     assert (result.code, result.out) == (0, "")
     assert result.err == "llmproviders: OpenAICompatible lists no models\n"
     assert run("models", "openai", "--json").out == "[]\n"
+
+
+START = {
+    "ollama": "ollama serve",
+    "lmstudio": "lms server start",
+    "llamacpp": "llama-server -m MODEL.gguf",
+    "vllm": "vllm serve MODEL",
+}
+
+
+class TestLocalPrograms:
+    @pytest.mark.parametrize("program", START)
+    def test_one_that_is_not_running(
+        self, configure: Configure, refused_port: int, program: str
+    ) -> None:
+        """``ask`` says that nothing listens there, and the command that starts the program."""
+        address = f"http://127.0.0.1:{refused_port}"
+        configure(f'[[provider]]\ntype = "{program}"\nbase_url = "{address}/v1"\nmodel = "m"\n')
+        result = run("ask", "Hi")
+        assert result.code == 75
+        assert f"nothing listens at {address}; start it: `{START[program]}`" in result.err
+        assert f"do: start it: {START[program]}" in run("doctor").out
+
+    def test_a_model_that_was_not_fetched(
+        self, configure: Configure, raw_server: RawServerFactory
+    ) -> None:
+        """``ask`` says how to fetch a model that Ollama lacks, and to name one where none is."""
+        words = b'{"error": {"message": "model \\"llama9\\" not found, try pulling it first"}}'
+        lacks = http_response(404, {"Content-Type": "application/json"}, words)
+        server = raw_server(keep_alive(lacks))
+        configure(f'[[provider]]\ntype = "ollama"\nbase_url = "{server.url}/v1"\n')
+        result = run("ask", "-m", "llama9", "Hi")
+        assert result.code == 2
+        assert "`ollama pull llama9` fetches it" in result.err
+        unnamed = run("ask", "Hi")
+        assert "name one with model=" in unnamed.err
+        assert "ollama pull" not in unnamed.err
