@@ -83,8 +83,13 @@ def every_provider(
         if name not in REGISTRY:
             try:
                 settings.in_force()
-            except ConfigError as error:
-                unusable[name] = str(error)
+            # A class of somebody else's may raise anything.
+            except Exception as error:  # noqa: BLE001
+                let_through(error)
+                kind_of_error = (
+                    "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+                )
+                unusable[name] = f"{kind_of_error}{error}"
                 continue
         listed.append(settings)
     return listed, unusable

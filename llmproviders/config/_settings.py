@@ -394,7 +394,9 @@ def _default(made: Provider, argument: Argument) -> Any:
         return None
     # An argument may have the name of a method, such as trust.
     value = vars(made).get(argument.name, argument.default)
-    return made.default_model if argument.name == "model" and value is None else value
+    # A class of somebody else's may lack one.
+    usual = getattr(made, "default_model", None)
+    return usual if argument.name == "model" and value is None else value
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

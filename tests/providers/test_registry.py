@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from llmproviders import ConnectionFailed, GigaChat, ModelNotFoundError, OpenAICompatible, providers
+from llmproviders import (
+    ConnectionFailed,
+    GigaChat,
+    ModelNotFoundError,
+    OpenAICompatible,
+    ProtocolError,
+    providers,
+)
+from llmproviders.config import ConfigError, load
 from llmproviders.testing import ScriptedProvider
 from tests.support.calls import Canned, canned
 from tests.support.promise import read
@@ -50,6 +58,13 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.delitem(sys.modules, "plugin_of_tests", raising=False)
 
     return install
+
+
+def configured(folder: Path, kind: str) -> Path:
+    """A configuration with one provider of that type."""
+    path = folder / "c.toml"
+    path.write_text(f'[[provider]]\ntype = "{kind}"\n', encoding="utf-8")
+    return path
 
 
 def test_an_installed_provider_is_found(installed: Any) -> None:
@@ -192,6 +207,44 @@ class TestBroken:
             kind = providers.find("myown")
         assert kind is not None
         assert kind.__name__ == "Mine"
+
+    def test_one_without_a_default_model(self, installed: Any, tmp_path: Path) -> None:
+        """A class that lacks what every provider has is listed, and fails where it is asked."""
+        source = """
+from llmproviders import Provider
+class Mine(Provider):
+    url = "https://mine.example"
+    def prepare(self, request, fetch): ...
+    def parse(self, reply): ...
+"""
+        installed(source, mine="plugin_of_tests:Mine")
+        (settings,) = load(configured(tmp_path, "mine")).providers
+        assert settings.in_force()["model"].value is None
+        error = read(settings.make().stream("Hi")).error
+        assert isinstance(error, ProtocolError)
+        assert "default_model" in str(error)
+
+    def test_one_that_cannot_be_made(self, installed: Any, tmp_path: Path) -> None:
+        """Whatever its constructor raises is an error of the configuration, by file and line."""
+        source = PLUGIN + "    def __init__(self, **options):\n        raise KeyError('device')\n"
+        installed(source, mine="plugin_of_tests:Mine")
+        path = configured(tmp_path, "mine")
+        with pytest.raises(
+            ConfigError, match=r"c\.toml:2: Mine cannot be made: KeyError"
+        ) as caught:
+            load(path).client()
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_one_that_does_not_load_in_a_configuration(
+        self, installed: Any, tmp_path: Path
+    ) -> None:
+        """The configuration says why, instead of that there is none of that name."""
+        installed("raise ImportError('no libfoo')", mine="plugin_of_tests:Mine")
+        with (
+            pytest.warns(RuntimeWarning, match="'mine'"),
+            pytest.raises(ConfigError, match=r"c\.toml:2: .*does not load: ImportError: no libfoo"),
+        ):
+            load(configured(tmp_path, "mine"))
 
     def test_names_are_told_without_loading(self, installed: Any) -> None:
         """A hint or the shell's completion names a plug-in, and imports nothing of it."""
