@@ -9,6 +9,7 @@ import shlex
 import ssl
 from collections.abc import Iterable
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,17 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
     usual = () if trust.system or not trust.verify else _usual_authorities()
     files = [path for path in (trust.ca_bundle, *_paths(trust.cert), *usual) if path]
     return _context(trust, usual, tuple(map(_stamp, files)), ssl.SSLContext, current())
+
+
+def believes(trust: Trust, fingerprint: str) -> bool:
+    """Whether a certificate is among those that ``trust`` has from files.
+
+    Args:
+        trust: what is trusted.
+        fingerprint: SHA-256 of the certificate, in hex without colons.
+    """
+    known = tls_context(trust).get_ca_certs(binary_form=True)
+    return any(sha256(der).hexdigest() == fingerprint for der in known)
 
 
 def _usual_authorities() -> tuple[str, ...]:

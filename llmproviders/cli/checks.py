@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from .. import _environment as _places
 from .._account.tokens import TokenFile
 from .._http.certificates import (
+    believes,
     bundle,
     certificates_in,
     reading_context,
@@ -323,11 +324,15 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield ok(topic, "the operating system's store")
     elif not isinstance(provider, GigaChat):
         yield ok(topic, "the usual authorities")
-    elif trust.extra is None and trust.ca_bundle is None:
-        text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
-        yield fail(topic, text, f"{_root.COMMAND} --download")
+    elif trust.system:
+        yield ok(topic, "those of the system's store")
     elif trust.extra is not None:
         yield from check_expiry(topic, _root.installed())
+    elif believes(trust, _root.KNOWN_FINGERPRINT):
+        yield ok(topic, "the usual authorities, GigaChat's among them")
+    elif trust.ca_bundle is None:
+        text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
+        yield fail(topic, text, f"{_root.COMMAND} --download")
 
 
 def check_bundle(topic: str, path: str) -> Iterator[Finding]:

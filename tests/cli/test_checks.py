@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import trustme
 from cryptography import x509
@@ -181,6 +182,20 @@ def test_what_is_in_a_bundle(
     assert told[0].level is level
     assert words in told[0].text
     assert bool(told[0].remedy) is (level is not Level.OK)
+
+
+def test_a_root_among_the_usual_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has GigaChat's root in the machine's own bundle is not told to take it in once more."""
+    pem = authority(400)
+    (tmp_path / "all.pem").write_bytes(Path(certifi.where()).read_bytes() + pem)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "all.pem"))
+    assert check(GigaChat, **KEY)["GigaChat, certificates"].level is Level.FAIL
+    fingerprint = sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    monkeypatch.setattr(_root, "KNOWN_FINGERPRINT", fingerprint)
+    finding = check(GigaChat, **KEY)["GigaChat, certificates"]
+    assert (finding.level, "GigaChat's among them" in finding.text) == (Level.OK, True)
 
 
 def test_a_bundle_in_another_form(tmp_path: Path) -> None:
