@@ -67,10 +67,48 @@ def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
         return False
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         return False
+    if _is_script(descriptor):
+        note("standard input was left alone: a shell reads its script from it")
+        return False
     if _has_input(descriptor, min(_MOMENT_S, scope.remaining())):
         return True
     note("standard input was left alone: nothing came within a second; - waits for it")
     return False
+
+
+_SHELLS = (b"sh", b"bash", b"dash", b"ash", b"ksh", b"zsh")
+
+
+def _is_script(descriptor: int) -> bool:
+    """Whether a shell above this process reads its script from the same pipe.
+
+    ``%%bash`` in a notebook and ``curl ... | bash`` do so. Where there is no ``/proc``, nobody
+    can tell.
+    """
+    ours, pid = os.fstat(descriptor), os.getppid()
+    try:
+        while os.path.samestat(os.stat(f"/proc/{pid}/fd/0"), ours):
+            name, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            if name.rpartition(b"/")[2].lstrip(b"-") in _SHELLS and _names_no_script(arguments):
+                return True
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _names_no_script(arguments: list[bytes]) -> bool:
+    """Whether a shell with these arguments takes its commands from standard input."""
+    left = iter(arguments)
+    for argument in left:
+        is_long = argument.startswith(b"--")
+        if argument[:1] not in (b"-", b"+") or (not is_long and b"c" in argument):
+            return False
+        if not is_long and b"s" in argument:
+            return True
+        if not is_long and argument.endswith((b"o", b"O")):
+            next(left, None)
+    return True
 
 
 def _has_input(descriptor: int, seconds: float) -> bool:

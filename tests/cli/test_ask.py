@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -144,6 +145,40 @@ def test_a_script_on_standard_input(echo: Sandbox, tmp_path: Path) -> None:
             ["bash"], stdin=script, capture_output=True, env=environ(), timeout=PATIENCE_S
         )
     assert done.stdout == b"one\ntwo\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only /proc tells who reads a pipe")
+@pytest.mark.parametrize(
+    "shell", ["bash", "sh", "bash -eo pipefail", "bash -s word", "bash --norc"]
+)
+@pytest.mark.parametrize("before", ["", "timeout 60 "])
+def test_a_script_that_is_piped_in(echo: Sandbox, shell: str, before: str) -> None:
+    """A script that a shell reads from a pipe, as in a notebook's cell, is not swallowed."""
+    line = before + shlex.join(command(*ASK))
+    done = subprocess.run(
+        shell.split(),
+        input=f"{line} one\n{line} two\nprintf data | {line} three\n".encode(),
+        capture_output=True,
+        env=environ(),
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout == b"one\ntwo\nthree\n\ndata\n"
+
+
+@pytest.mark.parametrize("script", ["{}; true", "cd / && {} && true", "( {} ); true"])
+def test_a_pipe_that_a_script_was_given(echo: Sandbox, script: str, tmp_path: Path) -> None:
+    """What is piped into a script is there for the commands in it."""
+    words = script.format(shlex.join(command(*ASK, "one")))
+    (tmp_path / "script").write_text(words)
+    for arguments in (["-c", words], [str(tmp_path / "script")]):
+        done = subprocess.run(
+            ["bash", *arguments],
+            input=b"data",
+            capture_output=True,
+            env=environ(),
+            timeout=PATIENCE_S,
+        )
+        assert done.stdout == b"one\n\ndata\n"
 
 
 def test_what_is_no_prompt(echo: Sandbox) -> None:
