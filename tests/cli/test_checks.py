@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
 from llmproviders._environment import token_cache
+from llmproviders._http import certificates
 from llmproviders.cli.checks import (
     Finding,
     Level,
@@ -514,3 +515,16 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         "set HOME to a folder of your own",
     )
     assert "/dev/null" not in repr(findings)
+
+
+def test_the_system_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system's store is asked for, that is told, of GigaChat, too; or what it needs."""
+    for kind in (GigaChat, OpenAICompatible):
+        monkeypatch.setitem(sys.modules, "truststore", ssl)
+        finding = check(kind, trust="system", **KEY)[f"{kind.__name__}, certificates"]
+        assert (finding.level, finding.text) == (Level.OK, "the operating system's store")
+        certificates._context.cache_clear()
+        monkeypatch.setitem(sys.modules, "truststore", None)
+        finding = check(kind, trust="system", **KEY)[f"{kind.__name__}, certificates"]
+        assert finding.level is Level.FAIL
+        assert "pip install truststore" in finding.text
