@@ -26,10 +26,10 @@ extensions = [
     "sphinx_design",
 ]
 myst_enable_extensions = ["colon_fence"]
+# Only what follows a prompt is copied, where there is one.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"
-copybutton_exclude = ".linenos, .gp, .go"
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # docs/run_notebooks.py does that, and a test looks whether it did
 smartquotes = False  # error messages and commands have straight ones
