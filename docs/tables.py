@@ -19,7 +19,7 @@ from llmproviders.cli.overview import COMMANDS
 from llmproviders.config import variables_of
 from llmproviders.config._arguments import Argument, arguments_of
 from llmproviders.providers import REGISTRY
-from llmproviders.providers._chat_completions import FAILED_WORDS, FINISH_WORDS, NO_WORDS
+from llmproviders.providers._finish_words import FAILED_WORDS, FINISH_WORDS, NO_WORDS
 
 DOCS = Path(__file__).parent
 
@@ -94,7 +94,8 @@ def finish_words() -> str:
     rows = ["| `reason` | words of services, in any case |", "| --- | --- |"]
     rows += [f"| `{reason}` | {_words(words)} |" for reason, words in FINISH_WORDS.items()]
     rows.append("| `other` | any other word; it is in `raw`, and is logged once |")
-    rows.append(f"| an error: the reply failed | {_words(FAILED_WORDS)} |")
+    failed = f"{_words(FAILED_WORDS)}, and any other that ends in `error`"
+    rows.append(f"| an error: the reply failed | {failed} |")
     rows.append(f"| none: the reply goes on | nothing, {_words(filter(None, NO_WORDS))} |")
     return "\n".join(rows)
 

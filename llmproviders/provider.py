@@ -304,8 +304,9 @@ class Provider(ProviderBase, BaseClient):
         others += [alias for alias, name in self.model_aliases.items() if name in others]
         near = nearest(model, others)
         hint = f"; did you mean {near!r}?" if near else "."
+        has = f"It has: {', '.join(names)}" if names else "It lists no other model"
         return ModelNotFoundError(
-            f"{self.name} has no model {model!r}{hint} It has: {', '.join(names)}",
+            f"{self.name} has no model {model!r}{hint} {has}",
             provider=self.name,
             **about,
         )

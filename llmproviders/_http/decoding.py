@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -59,6 +60,14 @@ class Document(bytes):
     """A body that is one JSON value or a web page instead of a stream of events."""
 
     __slots__ = ()
+
+
+_PINGS = (b"ping", b"heartbeat", b"keepalive", b"keep-alive")
+"""Names of events that mean nothing, whatever their data."""
+
+# Behind an object nothing of JSON begins on a line of its own like this: one more object, or the
+# data of an event.
+_NEXT_OBJECT = re.compile(rb"(?<=\})[ \t]*[\r\n]\s*(?=\{|data:)")
 
 
 class ErrorEvent(bytes):
@@ -186,16 +195,19 @@ def iter_events(
     blocks = iter(blocks)
     head = _head(blocks, max_line)
     if head.lstrip().startswith(_OPENING):
-        yield _document(head, blocks, max_line, hasten)
+        yield from _objects(_document(head, blocks, max_line, hasten))
         return
     data: bytes | None = None
     more: BytesIO | None = None
-    failed = False
+    failed = is_ping = False
     events = others = 0
     allowed = MOST_IDLE
     for lines in split_blocks(chain((head,), blocks), max_line=max_line):
         for line in lines:
             if line == b"\n":
+                if is_ping:
+                    data = more = None
+                    is_ping = False
                 if data is not None or failed:
                     events += 1
                     yield (
@@ -217,7 +229,9 @@ def iter_events(
             else:
                 others += 1
                 if line.startswith(b"event:"):
-                    failed = failed or line[6:].strip() == b"error"
+                    name = line[6:].strip()
+                    failed = failed or name == b"error"
+                    is_ping = name in _PINGS
                 elif line.startswith(b"error:"):
                     if line[6:].strip():
                         if data is not None or failed:
@@ -230,6 +244,11 @@ def iter_events(
                 continue
             if data is None:
                 data = value
+                continue
+            if more is None and data.endswith(b"}") and value.lstrip().startswith((b"{", b"[")):
+                # Some servers leave out the blank line between events.
+                yield _event(data, None, failed)
+                data, failed = value, False
                 continue
             if more is None:
                 more = BytesIO()
@@ -246,9 +265,20 @@ def iter_events(
             # An event may have a few lines of its own that are no data.
             if events > allowed or others > MOST_IDLE + 4 * events:
                 raise _idle("events")
-    if data is not None or failed:
+    if (data is not None or failed) and not is_ping:
         event = _event(data, more, failed)
         yield event if failed else Tail(event)
+
+
+def _objects(document: Document) -> Iterator[bytes]:
+    """The events of a document in which more follows the first JSON object."""
+    if not document.startswith(b"{") or _NEXT_OBJECT.search(document) is None:
+        yield document
+        return
+    *events, last = _NEXT_OBJECT.split(document)
+    for event in events:
+        yield event.removeprefix(b"data:").strip()
+    yield Tail(last.removeprefix(b"data:").strip())
 
 
 def _event(data: bytes | None, more: BytesIO | None, failed: bool) -> bytes:

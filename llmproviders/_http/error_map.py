@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -52,11 +52,13 @@ _CONTAINERS = (
     "metadata",
     "violations",
     "headers",
+    "response",
+    "fault",
 )
 
 _CODE_FIELDS = names(
     "code type status error error_code errorcode error_type reason status_code statuscode"
-    " httpcode httpstatus quotaid"
+    " httpcode httpstatus quotaid errcode"
 )
 
 _SAYING = (
@@ -65,7 +67,11 @@ _SAYING = (
     "detail",
     "error_description",
     "error_message",
-    "errorMessage",
+    "errormessage",
+    "error_msg",
+    "errormsg",
+    "errmsg",
+    "faultstring",
     "status_msg",
     "base_resp",
     "error",
@@ -74,8 +80,22 @@ _SAYING = (
     "title",
     "description",
     "data",
+    "response",
+    "fault",
 )
 
+
+_WAIT_FIELDS = {
+    "retry_after_ms": 0.001,
+    **dict.fromkeys(
+        (
+            *("retrydelay", "retry_after", "retryafter", "retry_after_seconds", "retry_in"),
+            *("wait_seconds", "reset_after", "resets_in_seconds", "reset_at"),
+        ),
+        1.0,
+    ),
+}
+"""Where the body of an error asks to wait -> the unit in seconds."""
 
 _ABOUT_A_FIELD = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
 
@@ -118,6 +138,7 @@ def _said(value: Any, depth: int) -> str | None:
         return "; ".join(text for text in said if text) or None
     if not isinstance(value, Mapping):
         return None
+    value = _lowered(value)
     text = _said_in(value, depth - 1)
     metadata = value.get("metadata")
     raw = _said(metadata.get("raw"), depth - 1) if isinstance(metadata, Mapping) else None
@@ -137,6 +158,11 @@ def _said_in(fields: Mapping[str, Any], depth: int) -> str | None:
     if found and str(fields.get("code")) in _ABOUT_A_FIELD and isinstance(param, str):
         return found if param in found else f"{param}: {found}"
     return found
+
+
+def _lowered(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by their names in lower case; services write ``message``, ``Message``, ``MESSAGE``."""
+    return {str(name).lower().replace("-", "_"): value for name, value in fields.items()}
 
 
 def _parsed(text: str | bytes) -> Any:
@@ -162,6 +188,7 @@ def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tup
             yield from _fields(item, depth - 1, prefix)
     if not isinstance(value, Mapping) or not depth:
         return
+    value = _lowered(value)
     for name in _CONTAINERS:
         inner = value.get(name)
         if inner:
@@ -169,12 +196,12 @@ def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tup
     raw = value.get("raw")
     if isinstance(raw, str):
         yield from _fields(raw, depth - 1, prefix)
-    number = value.get("grpcCode", value.get("code") if "details" in value else None)
+    number = value.get("grpccode", value.get("code") if "details" in value else None)
     if type(number) is int and number < 17:
         yield "grpc", number
     for name, plain in value.items():
         if isinstance(plain, (str, int, float)) and not isinstance(plain, bool):
-            yield prefix + str(name), plain
+            yield prefix + name, plain
 
 
 class _Told(NamedTuple):
@@ -210,7 +237,7 @@ class _Told(NamedTuple):
         text = "\n".join(filter(None, [self.words, *codes]))[:_MOST_LOOKED_THROUGH]
         # A request that is too large for a limit by the minute does not fit in the next one either.
         rules = [r for r in RULES if status != 413 or r.kind is not errors.RateLimitError]
-        rule = next((rule for rule in rules for code in codes if code in rule.codes), None)
+        rule = next((rule for rule in rules if _is_named(rule, codes, status)), None)
         rule = rule or next((rule for rule in rules if _fits(rule, text)), None)
         if rule is None and status in (404, 405) and (self.is_page or not self.words):
             rule = WRONG_PATH
@@ -226,15 +253,24 @@ class _Told(NamedTuple):
     def wait(self, now: float) -> float | None:
         """Seconds that the body asks to wait."""
         fields = dict(islice(_fields(self.value), _MOST_FIELDS))
-        for name in ("retryDelay", "retry_after", "retryAfter", "retry_after_seconds"):
+        for name, unit in _WAIT_FIELDS.items():
             wait = parse_wait(str(fields.get(name, "")), now=now)
             if wait is not None:
-                return wait
+                return wait * unit
         wait = find_wait(self.words or "", now=now)
         if wait is None:
             wait = parse_wait(str(fields.get("estimated_time", "")), now=now)
-        headers = {name: str(value) for name, value in fields.items()}
+        headers = {name.replace("_", "-"): str(value) for name, value in fields.items()}
         return parse_reset(headers, now=now) if wait is None else wait
+
+
+def _is_named(rule: Rule, codes: Iterable[str], status: int | None) -> bool:
+    """Whether one of a service's codes means what a rule says."""
+    # The numbers for a refused key are Zhipu's; Mistral has the same ones for its failures.
+    is_trouble = status is not None and (status >= 500 or status == 429)
+    if is_trouble and rule.kind is errors.AuthenticationError:
+        codes = (code for code in codes if not code.isdigit())
+    return any(code in rule.codes for code in codes)
 
 
 def _fits(rule: Rule, words: str) -> bool:

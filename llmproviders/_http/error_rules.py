@@ -40,7 +40,7 @@ WRONG_PATH = Rule(
     404,
     "the service has nothing at this address; check base_url",
     words=(
-        r"unexpected endpoint|404 page not found|invalid url \((post|get)|no route matched"
+        r"unexpected endpoint|404 page not found|invalid url \((post|get)|no route (matched|for)"
         r"|unknown (request )?(url|endpoint|route|path)|no such (route|endpoint|path|url)"
         r"|\b(route|endpoint|url|uri|path)\b.{0,80}\b(not found|not exist|wasn't found|unknown)"
         r"|cannot (post|get) /|no handler found|no static resource"
@@ -73,7 +73,9 @@ RULES: tuple[Rule, ...] = (
             " insufficient_user_quota quota_exceeded quota_exhausted quotaexceeded"
             " billing_hard_limit_reached billing_not_active billing_error credit_balance_too_low"
             " payment_required exceeded_current_quota_error usage_limit_reached arrearage"
-            " accountoverdueerror 1113 1304 1308 1309 1310 30001 base_resp.1008 base_resp.2056"
+            " accountoverdueerror budget_exceeded credit_limit setlimitexceeded"
+            " allocationquota.freetieronly 1113 1304 1308 1309 1310 30001 base_resp.1008"
+            " base_resp.2056"
         ),
         words=(
             r"insufficient[ _](account |user |tokens? )?(balance|credits?|funds|quota)"
@@ -83,13 +85,20 @@ RULES: tuple[Rule, ...] = (
             r"|(exceed(ed|ing)|exhausted|reach(ed|ing)|used up|hit)\b.{0,40}\b(quota"
             r"|spend(ing)? (limit|cap)|usage limit|billing limit)\b"
             r"|\bquota\b.{0,40}\b(exceeded|exhausted|reached|used up|depleted|spent)"
-            r"|payment required|billing hard limit|usage limit reached"
-            r"|余额不足|欠费|额度(不足|已用尽|已用完)|使用上限"
+            r"|payment required|billing hard limit|usage limit reached|over ?budget|overdue balance"
+            r"|\b(credit|key) limit (exceeded|reached)|exceeded ?budget|budget has been exceeded"
+            r"|\bfree (tier|trial|allocation|credits?|quota)\b.{0,40}(exhausted|used up|expired)"
+            r"|(used up|exhausted)\b.{0,20}\bfree (tier|trial|allocation|credits?)"
+            r"|out of .{0,20}\bquota|account is (not active|suspended|in arrears)\b.{0,60}"
+            r"\b(billing|balance|credit)|account is in good standing|daily request limit"
+            r"|reached the .{0,20}\blimit\b.{0,60}\bpaused"
+            r"|余额不足|欠费|额度(不足|失败|已用尽|已用完)|使用上限"
         ),
         # A limit by the minute is worded like a quota, but it is over in a moment.
         unless=(
-            r"\A(?![\s\S]*per[ _-]?(day|week|month))[\s\S]*(per[ _-]?(second|minute|min|hour)\b"
-            r"|perminute|allowed [0-9]+ requests|(try again|retry) (in|after) [0-9])"
+            r"\A(?![\s\S]*per[ _-]?(day|week|month))[\s\S]*(per[ _-]?(second|minute|min|hour)"
+            r"(?![a-z])|perminute|allowed [0-9]+ requests|e\.g\. check quota"
+            r"|(try again|retry) (in|after) [0-9](?!.{0,8}\bday))"
         ),
         examples=(
             "You exceeded your current quota, please check your plan and billing details.",
@@ -103,6 +112,13 @@ RULES: tuple[Rule, ...] = (
             "Account suspended due to reaching the monthly spending limit",
             "Your newly created team doesn't have any credits yet",
             "Sorry, your account balance is insufficient",
+            "Your account is not active, please check your billing details on our website.",
+            "Budget has been exceeded! Current cost: 1.2, Max budget: 1.0",
+            "Credit limit exceeded, please navigate to the billing page",
+            "The free tier of the model has been exhausted.",
+            "you have used up your daily free allocation of 10,000 neurons",
+            "Access denied, please make sure your account is in good standing.",
+            "Out of call volume quota. Please retry after 5 days.",
         ),
     ),
     Rule(
@@ -125,7 +141,8 @@ RULES: tuple[Rule, ...] = (
             r"(keys?|tokens?|header|credentials?)\b"
             r"|(invalid|no auth) credentials|\bunauthorized\b|not authenticated|unauthenticated"
             r"|authentication (failed|fails|failure|required|error)"
-            r"|decode '?authorization'? header|token (has|is) expired"
+            r"|\bauthorization['\"`]? (header|field)|token (has|is) expired|\blogin fail"
+            r"|无效的令牌|令牌(已过期|状态不可用)|身份验证"
         ),
         examples=(
             "API key not valid. Please pass a valid API key.",
@@ -133,6 +150,7 @@ RULES: tuple[Rule, ...] = (
             "You didn't provide an API key.",
             "Authentication Fails (no such user)",
             "Can't decode 'Authorization' header",
+            "Authorization header is missing",
             "Token has expired",
             "No auth credentials found",
             "Access denied due to invalid subscription key.",
@@ -146,7 +164,7 @@ RULES: tuple[Rule, ...] = (
             "content_filter content_policy_violation responsibleaipolicyviolation contentfilter"
             " datainspectionfailed data_inspection_failed sensitive 1301 content_moderation"
             " moderation_blocked prompt_blocked safety sensitivecontentdetected"
-            " inputtextsensitivecontentdetected outputtextsensitivecontentdetected"
+            " inputtextsensitivecontentdetected outputtextsensitivecontentdetected invalid_prompt"
             " base_resp.1026 base_resp.1027"
         ),
         words=(
@@ -154,7 +172,9 @@ RULES: tuple[Rule, ...] = (
             r"|responsible ?ai|was filtered|\bflagged\b|requires moderation"
             r"|considered high risk|data may contain inappropriate|inappropriate content"
             r"|(violates?|violating|violation of)\b.{0,40}\b(policy|policies|guidelines|safety)"
-            r"|rejected (by|as a result of) (our|the) safety|(prompt|request|response|content) "
+            r"|rejected (by|as a result of) (our|the) safety|contain sensitive"
+            r"|violating regulations|limited access to this content"
+            r"|(prompt|request|response|content) "
             r"(was|is|has been) blocked|blocked (by|due to|for) .{0,30}(safety|policy|moderation)"
             r"|敏感|不安全"
         ),
@@ -186,6 +206,9 @@ RULES: tuple[Rule, ...] = (
             r" (long|many tokens)"
             r"|too many (input |prompt )?tokens\b:?(?!.{0,20}(wait|per))"
             r"|reduce the length of|range of input length|input token count"
+            r"|shorter (input|prompt)\b|reached context length|context overflow"
+            r"|max input characters|max_seq_len"
+            r"|\binputs`? (tokens \+|must have less than)|超长"
         ),
         unless=r"per[ _-]?(minute|min|day|second)\b|\b[tr]p[md]\b",
         examples=(
@@ -196,6 +219,10 @@ RULES: tuple[Rule, ...] = (
             "The input token count (1100000) exceeds the maximum number of tokens allowed",
             "The number of tokens to keep is greater than the context length.",
             "Range of input length should be [1, 30720]",
+            "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens",
+            "length of prompt_tokens (40000) must be less than max_seq_len (32768).",
+            "Try to load the model with a larger context length, or provide a shorter input",
+            "Prompt 超长",
             "Please reduce the length of the messages or completion.",
         ),
     ),
@@ -245,17 +272,18 @@ RULES: tuple[Rule, ...] = (
         codes=names(
             "model_not_found modelnotfound model_not_available model_not_supported unknown_model"
             " invalid_model model_decommissioned model_deprecated deploymentnotfound 1211"
-            " invalidendpointormodel.notfound modelnotfounderror"
+            " invalidendpointormodel.notfound modelnotfounderror modelnotopen"
         ),
         words=(
             r"(?<![/\w])(models?|deployment)\b.{0,120}\b(not found|not exist|no longer (available"
-            r"|supported|exists?)|(has|have) been (deprecated|decommissioned|retired|removed"
-            r"|shut ?down)|is deprecated|not available|not a valid|is unknown|not deployed)"
+            r"|supported|exists?)|(has been|have been|was) (deprecated|decommissioned|retired"
+            r"|removed|shut ?down)|is deprecated|not available|not a valid|is unknown"
+            r"|not deployed|identifier is invalid)|\bnot activated the model"
             r"|\bdoes not have (the )?model|\b(no such|unknown|invalid|not found the|could not find"
             r"( the| real)?) (model|deployment|modelid)|not a valid model|no models? (are )?loaded"
             r"|no endpoints found for|failed to (parse model uri|get (the )?model\b)"
-            r"|unable to access model"
-            r"|^model: \S+($|\n)|模型不存在"
+            r"|unable to access model|^model: \S+($|\n)|no available channels? for model"
+            r"|模型不存在|模型.{0,60}无可用渠道"
         ),
         # "The model ... in the context", "model is overloaded, not available right now".
         unless=r"overloaded|temporarily|at capacity|currently loading|try again",
@@ -275,6 +303,10 @@ RULES: tuple[Rule, ...] = (
             "No endpoints found for acme/x.",
             "The model `x` has been decommissioned and is no longer supported.",
             "No models loaded. Please load a model in the developer page.",
+            "model 'x' was removed on September 15, 2025.",
+            "The provided model identifier is invalid.",
+            "Your account 21 has not activated the model x.",
+            "当前分组 default 下对于模型 x 无可用渠道",
         ),
     ),
     WRONG_PATH,
@@ -302,11 +334,12 @@ RULES: tuple[Rule, ...] = (
             " ratelimiterror ratelimitexceeded ratelimitreached too_many_requests toomanyrequests"
             " throttled throttling throttlingexception throttling.ratequota"
             " throttling.allocationquota limit_burst_rate engine_overloaded_error"
-            " 1302 1303 1305 1312 base_resp.1002"
+            " limit_requests 1302 1303 1305 1312 base_resp.1002 base_resp.1041 base_resp.2045"
         ),
         words=(
             r"rate[ _-]?limit|too many (concurrent )?requests|(requests|tokens) per (second|minute"
-            r"|min|day)|throttl|concurren\w+.{0,40}(limit|exceed|too)|slow down|请求过多|速率限制"
+            r"|min|day)|throttl|concurren\w+.{0,40}(limit|exceed|too)|slow down"
+            r"|\b(qps|rpm|tpm|rpd)\b.{0,20}\blimit|请求过多|速率限制|访问量过大"
         ),
         examples=(
             "Rate limit reached for requests",
@@ -360,8 +393,8 @@ STATUS_OF_CODE: dict[str, int] = {
             "invalid_request_error invalid_request badrequesterror bad_request invalid_argument"
             " invalidargument invalidparameter invalid_parameter invalid_parameter_error"
             " validation_error unprocessable_entity_error failed_precondition unsupported_parameter"
-            " unsupported_value invalid_value 1210 1212 1213 1214 1215 base_resp.2013"
-            " grpc.3 grpc.9 grpc.11"
+            " unsupported_value invalid_value validation 1210 1212 1213 1214 1215 base_resp.1042"
+            " base_resp.2013 grpc.3 grpc.9 grpc.11"
         ),
         400,
     ),

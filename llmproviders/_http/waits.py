@@ -16,24 +16,38 @@ _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?")
 
 # Patterns are compiled when they are first used: most processes never meet an error that asks to
 # wait, and compiling takes longer than importing this module.
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "秒": 1.0, "分": 60.0, "小": 3600.0}
 
 _AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{0,9})?"
 
-_UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
+_UNIT = (
+    r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|秒|分钟|小时)"
+    r"(?![a-z])"
+)
 
 _PART = rf"({_AMOUNT})\s*({_UNIT})"
 
 _DURATION = rf"{_AMOUNT}\s*{_UNIT}(?:\s*,?\s*(?:and\s+)?{_AMOUNT}\s*{_UNIT}){{0,4}}"
 
-_IN_WORDS = rf"\b(?:try again|retry|wait|again|resets?|available)\b[^0-9\n]{{0,30}}?({_DURATION})"
+_IN_WORDS = (
+    rf"\b(?:try again|retry|wait|again|resets?|available)\b[^0-9\n]{{0,30}}?({_DURATION})"
+    rf"|({_DURATION})\s*后(?:再|重)?试"
+)
+
+# ISO 8601 and clocks: PT1M30S, 00:01:30.
+_ISO_DURATION = r"PT((?:[0-9.]+[HMS])+)"
+
+_CLOCK = r"([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])"
 
 _ISO_DATE = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?\s*"
     r"(Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2})?"
 )
 
-_RESET_AT = (rf"\breset[^0-9\n]{{0,20}}({_ISO_DATE})", rf"({_ISO_DATE})\s*重置")
+_RESET_AT = (
+    rf"\b(?:reset|try again|retry)[^0-9\n]{{0,20}}({_ISO_DATE})",
+    rf"({_ISO_DATE})\s*重置",
+)
 
 _BEIJING = timezone(timedelta(hours=8))
 
@@ -41,9 +55,10 @@ _BEIJING = timezone(timedelta(hours=8))
 def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     """Seconds that a reply asks to wait, or None.
 
-    Reads ``retry-after-ms`` (milliseconds), else ``Retry-After`` in any form that
-    :func:`parse_wait` knows. Dates are counted from the reply's own ``Date``, so that a wrong
-    clock on either side does no harm. Nonsense, negative and absurd (over a week) values are None.
+    Reads ``retry-after-ms`` or ``x-ms-retry-after-ms`` (milliseconds), else ``Retry-After`` in any
+    form that :func:`parse_wait` knows. Dates are counted from the reply's own ``Date``, so that a
+    wrong clock on either side does no harm. Nonsense, negative and absurd (over a week) values are
+    None.
     Source: RFC 9110, 10.2.3.
 
     Args:
@@ -53,9 +68,10 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
     >>> parse_retry_after({"retry-after-ms": "1500"}, now=0)
     1.5
     """
-    milliseconds = _header_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return _within_a_week(milliseconds / 1000)
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        milliseconds = _header_number(headers.get(name))
+        if milliseconds is not None:
+            return _within_a_week(milliseconds / 1000)
     return parse_wait(headers.get("retry-after"), now=_moment_of(headers, now))
 
 
@@ -82,14 +98,17 @@ def parse_reset(headers: Mapping[str, str], *, now: float) -> float | None:
             if wait is not None:
                 spent = lowered.get(name.replace("reset", "remaining"), "").strip() == "0"
                 waits[spent].append(wait)
+    # All in one, by the drafts of the standard: 'limit=10, remaining=0, reset=5', '"a";r=0;t=5'.
+    for item in re.finditer(r"\b(?:reset|t)=([0-9]+)", lowered.get("ratelimit", "")):
+        waits[False].append(float(item[1]))
     return max(waits[True] or waits[False], default=None)
 
 
 def parse_wait(value: str | None, *, now: float) -> float | None:
     """Seconds from now that one value of a header or field means, or None.
 
-    It may be a number of seconds, a duration (``2s``, ``1m30s``, ``20 seconds``), a date (of HTTP
-    or ISO 8601), or Unix time in seconds or milliseconds.
+    It may be a number of seconds, a duration (``2s``, ``1m30s``, ``20 seconds``, ``PT30S``,
+    ``00:00:30``), a date (of HTTP or ISO 8601), or Unix time in seconds or milliseconds.
 
     Args:
         value: what stands there.
@@ -106,6 +125,11 @@ def parse_wait(value: str | None, *, now: float) -> float | None:
             seconds = seconds / (1000 if seconds >= 1e11 else 1) - now
     elif re.fullmatch(_DURATION, value, re.IGNORECASE):
         seconds = _duration(value)
+    elif (found := re.fullmatch(_ISO_DURATION, value, re.IGNORECASE)) is not None:
+        seconds = _duration(found[1])
+    elif (found := re.fullmatch(_CLOCK, value)) is not None:
+        hours, minutes, rest = map(int, found.groups())
+        seconds = hours * 3600.0 + minutes * 60 + rest
     elif (moment := _parse_iso_date(value) or parse_http_date(value)) is not None:
         seconds = moment - now
     return None if seconds is None else _within_a_week(seconds)
@@ -123,7 +147,7 @@ def find_wait(words: str, *, now: float) -> float | None:
     """
     found = re.search(_IN_WORDS, words, re.IGNORECASE)
     if found is not None:
-        return _within_a_week(_duration(found[1]))
+        return _within_a_week(_duration(found[1] or found[2]))
     for pattern in _RESET_AT:
         reset = re.search(pattern, words, re.IGNORECASE)
         # Zhipu alone writes such dates without a zone, in its own time.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any, NoReturn
@@ -19,9 +18,8 @@ from .._http.decoding import (
     encodable,
     expect,
 )
-from .._http.error_map import error_of, page_error
+from .._http.error_map import error_of, message_of, page_error
 from .._http.types import HTTPResponse
-from .._log import logger
 from .._signals import let_through
 from ..errors import (
     InvalidRequestError,
@@ -32,44 +30,7 @@ from ..errors import (
 )
 from ..results import Embedding, FinishReason, Image, Reasoning, Usage
 from ._chat_parts import ThoughtDetails, ToolCalls, thought_of, whole_number
-
-FINISH_WORDS: dict[str, tuple[str, ...]] = {
-    "stop": (
-        *("stop", "eos", "eos_token", "end", "end_turn", "end_of_turn", "stop_sequence"),
-        *("stop_token", "complete", "completed", "done", "finish", "finished", "normal"),
-    ),
-    "length": (
-        *("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_completion_tokens"),
-        *("max_length", "model_length", "model_context_window_exceeded", "context_length"),
-        *("context_length_exceeded", "context_window_exceeded", "token_limit", "truncated"),
-        *("incomplete",),
-    ),
-    "content_filter": (
-        *("content_filter", "content_filtered", "content_filter_stop", "filtered", "filter"),
-        *("blacklist", "blocklist", "blocked", "sensitive", "safety", "image_safety", "refusal"),
-        *("prohibited_content", "spii", "recitation", "moderation", "error_toxic", "intervene"),
-        *("guardrail_intervened",),
-    ),
-    "function_call": ("function_call",),
-    "tool_calls": ("tool_calls", "tool_call", "tool_use"),
-}
-"""Reason -> the words that services use for it, in any case."""
-
-
-FAILED_WORDS = (
-    *("error", "errored", "abort", "aborted", "cancel", "cancelled", "canceled", "timeout"),
-    *("timed_out", "time_limit", "failed", "failure", "fail", "exception", "interrupted"),
-    *("terminated", "killed", "overloaded", "unavailable", "service_unavailable"),
-    *("network_error", "server_error", "internal_error", "internal_server_error", "system_error"),
-    *("upstream_error", "stream_error", "provider_error", "engine_error", "unknown_error"),
-    *("insufficient_system_resource", "malformed_function_call", "unexpected_tool_call"),
-)
-"""Words by which a service says that its reply failed."""
-
-
-NO_WORDS = ("", "null", "none", "undefined", "finish_reason_unspecified")
-"""What some servers send, with every event even, before there is any reason."""
-
+from ._finish_words import reason_of, says_nothing, tell_unknown
 
 MAX_KEPT = 16 * 1024 * 1024
 """Most bytes of UTF-8 of what is kept until a reply ends: its thoughts and its calls of tools."""
@@ -78,24 +39,28 @@ MAX_SILENT_EVENTS = 250_000
 """Most events of a reply without text, thoughts or calls."""
 
 
-_REASON_OF = {word: reason for reason, words in FINISH_WORDS.items() for word in words}
+_LONGEST_END = 32
 
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-_UNKNOWN_REMEMBERED = 100
-
-_unknown_words: set[str] = set()
-
+_NOTHING = (b"null", b"[]", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat")
+"""Data of events that servers send to keep a connection open."""
 
 _TEXT_ALONE = {"role", "content"}
 
 _FINE_CODES = (None, "", 0, 200, "0", "200", "ok", "OK", "success")
 
-_CODES = ("code", "error_code", "status_code")
+_CODES = ("code", "error_code", "errorCode", "errcode", "status_code", "statusCode")
 
-_WORDS = ("message", "msg", "detail", "details", "errors", "error_msg", "error_message")
+_WORDS = (
+    *("message", "msg", "detail", "details", "errors", "error_msg", "errorMsg", "errmsg"),
+    *("error_message", "errorMessage"),
+)
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
+
+_NAMES = ("id", "name", "model", "model_name", "slug")
+
+_SENT_BACK = ("reasoning_details", "thinking_blocks")
+"""Lists of thoughts that services want back as they were, with their signatures."""
 
 
 def _text_alone(event: dict[str, Any]) -> str | None:
@@ -137,13 +102,13 @@ def parse_chat(
                 yield piece
             elif piece is not None:
                 state.count_silent()
-            elif data.strip() == b"[DONE]":
+            elif _is_end(data):
                 state.whole = True
                 break
             else:
                 was_finished = state.raw is not None
                 event = state.event_in(data)
-                piece = state.take(event)
+                piece = state.take(event, whole=type(data) is Document)
                 if state.thought:
                     yield state.new_thought()
                 if piece:
@@ -171,6 +136,10 @@ def parse_chat(
     yield state.finish()
 
 
+def _is_end(data: bytes) -> bool:
+    return len(data) < _LONGEST_END and data.strip(b' \t"').upper() == b"[DONE]"
+
+
 def _hasten(reply: HTTPResponse) -> None:
     # Not in the protocol ``Reply``: those that authors of providers made for tests lack it.
     hasten = getattr(reply, "hasten", None)
@@ -186,26 +155,6 @@ def error_in_event(data: ErrorEvent) -> LLMError:
         let_through(error)
         value = data.decode(errors="replace")
     return error_of(_first_error(value) or value)
-
-
-def reason_of(word: str) -> str | None:
-    """The reason that a service's finish word means; None where it says that the reply failed.
-
-    >>> reason_of("MAX_TOKENS"), reason_of("endTurn"), reason_of("abort"), reason_of("hm")
-    ('length', 'stop', None, 'other')
-    """
-    known = _normal(word)
-    return None if known in FAILED_WORDS else _REASON_OF.get(known, "other")
-
-
-def _normal(word: str) -> str:
-    return _HUMP.sub("_", word.strip()).lower().replace("-", "_").replace(" ", "_")
-
-
-def _tell_unknown(word: str) -> None:
-    if word not in _unknown_words and len(_unknown_words) < _UNKNOWN_REMEMBERED:
-        _unknown_words.add(word)
-        logger.warning("a reply ended with the finish reason %.40r, which is not known", word)
 
 
 class _ThinkTags:
@@ -285,7 +234,7 @@ class _State:
         self._usage: Usage | None = None
         self._thoughts = StringIO()
         self._half_thought = ""
-        self._details: ThoughtDetails | None = None
+        self._details: dict[str, ThoughtDetails] = {}
         self._detail: list[str] = []
         self._images: list[Image] = []
         self._calls: ToolCalls | None = None
@@ -298,13 +247,15 @@ class _State:
         Raises:
             LLMError: it tells an error, or cannot be understood.
         """
+        self._begun = True
         if type(data) is Document:
             return self._document(data)
-        self._begun = True
         if type(data) is ErrorEvent:
             self._fail(error_in_event(data))
         start = data.lstrip()[:1]
         if start in (b"", b":"):
+            return {}
+        if len(data) <= _LONGEST_END and data.strip().lower() in _NOTHING:
             return {}
         if start == b"[":
             self._check_list(decode_json(data, max_values=MAX_VALUES))
@@ -316,11 +267,14 @@ class _State:
         value = decode_json(data, max_values=MAX_VALUES)
         self._check_list(value)
         event = expect(value, dict, "the reply")
-        self.whole = True
         if _failure_in(event, whole=True) is None:
             if not isinstance(event.get("choices"), list):
                 _check_version(event)
-            expect(event.get("choices"), list, "choices")
+                if message_of(event) is not None:
+                    raise error_of(event)
+            choices = expect(event.get("choices"), list, "choices")
+            # One piece of a stream without the marks of a stream is not the whole of it.
+            self.whole = not any(isinstance(one, dict) and one.get("delta") for one in choices)
         return event
 
     def _check_list(self, value: Any) -> None:
@@ -349,9 +303,9 @@ class _State:
                 f"more than {MAX_SILENT_EVENTS} events of the reply brought no text"
             )
 
-    def take(self, event: dict[str, Any]) -> str:
-        """The text of one event."""
-        failure = _failure_in(event, whole=self.whole)
+    def take(self, event: dict[str, Any], *, whole: bool = False) -> str:
+        """The text of one event, or of all of a reply."""
+        failure = _failure_in(event, whole=whole)
         if failure is not None:
             self._fail(error_of(failure))
         choices = event.get("choices")
@@ -363,12 +317,15 @@ class _State:
         if "usage" in event:
             self._count(event["usage"])
         if "x_groq" in event and isinstance(event["x_groq"], dict):
+            self._check_error(event["x_groq"])
             self._count(event["x_groq"].get("usage"))
         if not self._model:
             model = event.get("model")
             self._model = model if isinstance(model, str) else None
         heard, text = self._heard, ""
         for choice in choices or ():
+            if choice is None:
+                continue
             if type(choice) is not dict:
                 expect(choice, dict, "choices")
             if _is_first(choice.get("index")):
@@ -381,11 +338,15 @@ class _State:
         return text
 
     def _choice(self, choice: dict[str, Any]) -> str:
-        if not _is_blank(choice.get("error"), beside_choices=True):
-            self._fail(error_of({"error": choice["error"]}))
+        self._check_error(choice)
         if "usage" in choice:
             self._count(choice["usage"])
+        text = self._text_of(choice)
+        # Last: what cannot be read before there is a reason is an error.
         self._reason(choice.get("finish_reason"))
+        return text
+
+    def _text_of(self, choice: dict[str, Any]) -> str:
         heard = self._heard
         text = self._delta(choice.get("delta"), "delta")
         if text or self._heard > heard:
@@ -397,12 +358,24 @@ class _State:
         legacy = choice.get("text")
         return text or (self._say(legacy) if isinstance(legacy, str) else "")
 
+    def _check_error(self, owner: dict[str, Any]) -> None:
+        """Raise the error that stands inside of something else."""
+        if not _is_blank(owner.get("error"), beside_choices=True):
+            self._fail(error_of({"error": owner["error"]}))
+
     def _reason(self, raw: Any) -> None:
+        if isinstance(raw, dict) and "type" in raw:
+            raw = raw["type"]
         if raw is None or raw is False:
             return
         word = expect(raw, str, "finish_reason")
-        if _normal(word) in NO_WORDS or (self.raw is not None and reason_of(self.raw) is None):
+        if says_nothing(word):
             return
+        if self.raw is not None:
+            known = reason_of(self.raw)
+            # A failed reply stays failed, and some gateways end every stream with a stop.
+            if known is None or (known != "other" and reason_of(word) == "stop"):
+                return
         self.raw = word
 
     def _count(self, usage: Any) -> None:
@@ -411,7 +384,8 @@ class _State:
             self._usage = found if self._usage is None else self._usage.merged(found)
 
     def _delta(self, delta: Any, field: str, *, whole: bool = False) -> str:
-        if delta is None:
+        # PHP writes an empty object as a list.
+        if delta is None or delta == []:
             return ""
         if type(delta) is not dict:
             expect(delta, dict, field)
@@ -420,19 +394,26 @@ class _State:
         content = delta.get("content")
         if type(content) is str and delta.keys() <= _TEXT_ALONE:
             return self._say(content)
+        self._check_error(delta)
         self._thoughts_in(delta)
         refusal = delta.get("refusal")
         if refusal and isinstance(refusal, str):
             self._refuse(refusal)
         for image in expect(delta.get("images"), list, "images", optional=True):
             self._image(image)
-        for call in expect(delta.get("tool_calls"), list, "tool_calls", optional=True):
-            self._call(expect(call, dict, "tool_calls"), whole=whole)
+        calls = delta.get("tool_calls")
+        if isinstance(calls, dict):
+            # Some versions of TGI send one object in place of a list.
+            calls = [calls] if calls else []
+        for call in expect(calls, list, "tool_calls", optional=True):
+            if call is not None:
+                self._call(expect(call, dict, "tool_calls"), whole=whole)
         state_id = delta.get("functions_state_id")
         if state_id and isinstance(state_id, str):
             self._functions_state_id = state_id
         function_call = delta.get("function_call")
-        if function_call is not None:
+        # Some gateways tell a call in both ways.
+        if function_call and not calls:
             # GigaChat has one call a turn, and its state id takes the place of the call's.
             self._call({"function": function_call, "index": 0, "id": state_id})
         return self._say(self._content(content))
@@ -449,10 +430,10 @@ class _State:
             if name in delta:
                 self._thought_fields.add(name)
                 said = said or thought_of(delta[name])
-        if delta.get("reasoning_details"):
-            if self._details is None:
-                self._details = ThoughtDetails(self._keep)
-            self._details.add(delta["reasoning_details"])
+                if name in _SENT_BACK:
+                    if name not in self._details:
+                        self._details[name] = ThoughtDetails(self._keep)
+                    self._details[name].add(delta[name])
         self._think(said)
 
     def _content(self, content: Any) -> str:
@@ -460,9 +441,14 @@ class _State:
             return content or ""
         text: list[str] = []
         for part in expect(content, list, "content"):
+            if part is None or isinstance(part, str):
+                text.append(part or "")
+                continue
             kind = expect(part, dict, "content").get("type", "text")
             if kind in ("text", "output_text"):
-                text.append(expect(part.get("text"), str, "text"))
+                said = part.get("text")
+                said = said.get("value") if isinstance(said, dict) else said
+                text.append(expect(said, str, "text", optional="text" in part))
             elif kind in ("thinking", "reasoning"):
                 self._think(thought_of(part))
             elif kind == "refusal" and isinstance(part.get("refusal"), str):
@@ -538,7 +524,7 @@ class _State:
             self._fail(ServerError(said))
         if reason == "other":
             assert self.raw is not None
-            _tell_unknown(self.raw)
+            tell_unknown(self.raw)
         if self._detail and reason == "stop":
             reason = "content_filter"
         thoughts = self._thoughts.getvalue()
@@ -563,8 +549,9 @@ class _State:
             # be they empty; Gemini and OpenRouter have signatures in the details.
             if "reasoning_content" in self._thought_fields:
                 message["reasoning_content"] = thoughts
-            if self._details is not None and (details := self._details.joined()):
-                message["reasoning_details"] = details
+            for name, details in self._details.items():
+                if joined := details.joined():
+                    message[name] = joined
         if self._functions_state_id:
             message["functions_state_id"] = self._functions_state_id
         return message
@@ -588,10 +575,12 @@ def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
         return event
     if choices or not any(event.get(name) for name in _WORDS):
         return None
-    status = whole_number(event.get("status"))
+    status = event.get("status")
+    number = whole_number(status)
     failed = (
         any(event.get(name) not in _FINE_CODES for name in _CODES)
-        or (status is not None and status >= 300)
+        or (number is not None and number >= 300)
+        or (isinstance(status, str) and reason_of(status) is None)
         or event.get("success") is False
     )
     return event if failed or whole else None
@@ -607,8 +596,10 @@ def _first_error(value: Any) -> Any:
 
 def _is_blank(error: Any, *, beside_choices: bool) -> bool:
     """Whether a field for an error tells none; an empty object does where there are choices."""
-    if error is None or error is False or error in ("", 0):
+    if error is None or error is False or error == 0:
         return True
+    if isinstance(error, str):
+        return error.strip().lower() in ("", "null", "none")
     if not beside_choices:
         return False
     values = error.values() if isinstance(error, dict) else error
@@ -636,7 +627,8 @@ def _check_version(reply: dict[str, Any]) -> None:
 def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
     """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``, or of a bare list.
 
-    A name instead of an object is read as the ``id`` of one, and null as an empty list.
+    A name instead of an object is read as the ``id`` of one, null as an empty list, and the names
+    of an object's fields as a list of them.
 
     Args:
         data: the body of the reply.
@@ -646,17 +638,28 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
         LLMError: the error that the reply holds instead of a list.
         ProtocolError: the reply holds no list of objects.
     """
+    if data.lstrip().startswith(b"<"):
+        raise page_error(data)
     listing, field, nullable = decode_json(data), "the reply", False
+    failure = None
+    if isinstance(listing, list):
+        failure = next((e for e in listing if isinstance(e, dict) and e.get("error")), None)
     if isinstance(listing, dict):
         fields = fields or ("data",)
-        field = next((name for name in fields if name in listing), fields[0])
+        field = max(fields, key=lambda name: (bool(listing.get(name)), name in listing))
         nullable = field in listing
-        if not nullable and listing.keys() & {"error", "errors", "message", "detail"}:
-            raise error_of(listing)
+        if not listing.get(field):
+            failure = _failure_in(listing, whole=not nullable)
         listing = listing.get(field)
+    if failure is not None:
+        raise error_of(failure)
+    if isinstance(listing, dict) and listing:
+        inner = next((listing[name] for name in fields if name in listing), None)
+        listing = list(listing) if inner is None else inner
     return [
         {"id": item} if isinstance(item, str) else expect(item, dict, field)
         for item in expect(listing, list, field, optional=nullable)
+        if item is not None
     ]
 
 
@@ -685,12 +688,12 @@ def parse_models(data: bytes) -> list[dict[str, Any]]:
     Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}`` or a bare list;
     errors as for :func:`parse_list`.
     """
-    models = []
-    for model in parse_list(data, "data", "models"):
-        name = next((n for k in ("id", "name", "model") if isinstance(n := model.get(k), str)), "")
+    models: dict[str, dict[str, Any]] = {}
+    for model in parse_list(data, "data", "models", "result"):
+        name = next((n for field in _NAMES if isinstance(n := model.get(field), str)), "")
         if name:
-            models.append({**model, "id": name})
-    return models
+            models.setdefault(name, {**model, "id": name})
+    return list(models.values())
 
 
 def _reads(data: bytes, text: str) -> bool:

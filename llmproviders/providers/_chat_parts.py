@@ -13,7 +13,8 @@ from ..errors import ProtocolError
 
 MAX_TOOL_CALLS = 4096
 
-_MOST_LOOKS = 16
+_MOST_LOOKED_THROUGH = 1024 * 1024
+"""About how many characters of a call's arguments are looked through while they arrive."""
 
 _THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
 
@@ -30,9 +31,9 @@ def thought_of(value: Any) -> str:
 
 
 class ThoughtDetails:
-    """The ``reasoning_details`` of a reply, those in a row that continue one another joined."""
+    """A list of thoughts of a reply, those in a row that continue one another joined."""
 
-    _TEXTS = ("text", "summary")
+    _TEXTS = ("text", "summary", "thinking")
 
     def __init__(self, keep: Callable[[int], None]) -> None:
         self._keep = keep
@@ -70,6 +71,8 @@ class ThoughtDetails:
 
 _OVERHEAD = 256
 
+_FLAT = ("name", "arguments", "parameters")
+
 
 def _size(value: Any) -> int:
     """About how many bytes a value from JSON takes."""
@@ -86,14 +89,19 @@ class _Call:
         self.function: dict[str, Any] = {}
         self.arguments = StringIO()
         self.closes = False
-        self._looks = 0
+        self._looked_through = 0
+
+    def is_blank(self) -> bool:
+        """Whether it says neither what is called nor with what."""
+        named = self.function.get("name") or self.fields.get("type") not in (None, "", "function")
+        return not named and not self.arguments.getvalue().strip()
 
     def is_whole(self) -> bool:
-        """Whether its arguments are a whole JSON value, as far as that was looked at."""
+        """Whether its arguments are a whole JSON object, as far as that was looked at."""
         # Looking at all of them for each piece would take the square of their length.
-        if not self.closes or self._looks == _MOST_LOOKS:
+        if not self.closes or self._looked_through > _MOST_LOOKED_THROUGH:
             return False
-        self._looks += 1
+        self._looked_through += self.arguments.tell()
         try:
             json.loads(self.arguments.getvalue())
         except (ValueError, RecursionError) as error:
@@ -115,7 +123,9 @@ class ToolCalls:
         """Take one piece; where the message is ``whole``, each is a call of its own."""
         function = piece.get("function")
         if function is None and "custom" not in piece:
-            function = {name: piece[name] for name in ("name", "arguments") if name in piece}
+            function = {name: piece[name] for name in _FLAT if name in piece}
+            if "parameters" in function:
+                function.setdefault("arguments", function.pop("parameters"))
         function = expect(function or {}, dict, "function")
         index = whole_number(piece.get("index"))
         own_id = piece.get("id")
@@ -127,7 +137,7 @@ class ToolCalls:
             call.id = own_id
             self._by_id[own_id] = call
         for name, value in piece.items():
-            if name not in ("index", "id", "function", "name", "arguments"):
+            if name not in ("index", "id", "function", *_FLAT):
                 self._put(call.fields, name, value)
         for name, value in function.items():
             if name == "arguments":
@@ -143,9 +153,12 @@ class ToolCalls:
             call = self._by_index.get(index)
             if call is None and own_id in self._by_id and self._by_id[own_id].index is None:
                 call = self._by_id[own_id]
-        if call is None or (own_id and call.id and own_id != call.id):
+        if call is None:
             return None
         name, known = function.get("name"), call.function.get("name")
+        if own_id and call.id and own_id != call.id:
+            # Some versions of vLLM give each piece an id of its own.
+            return None if name or index is None or call.is_whole() else call
         if not name or not known:
             return call
         # A name once more: the same call, or the next one. Nowhere in JSON does an object follow
@@ -175,11 +188,16 @@ class ToolCalls:
             fields[name] = value
 
     def _add_arguments(self, call: _Call, value: Any) -> None:
-        if value is None:
+        if value is None or value == []:  # which is how PHP writes an empty object
             return
         if isinstance(value, dict):
             value = json.dumps(value, ensure_ascii=False)
         text = expect(value, str, "arguments")
+        # The size first: what came so far is not to be written out for each piece.
+        stands_in = call.arguments.tell() == 2 and call.arguments.getvalue() == "{}"
+        if stands_in and text.lstrip().startswith("{"):
+            # What stood in for arguments that were still to come.
+            call.arguments = StringIO()
         if text.strip():
             call.closes = text.rstrip().endswith("}")
         self._keep(len(text.encode("utf-8", "surrogatepass")))
@@ -189,7 +207,8 @@ class ToolCalls:
         """All of them, in the order of their indexes, each with an id of its own."""
         ids: set[str] = set()
         found = []
-        for number, call in enumerate(sorted(self._calls, key=lambda c: c.index or 0)):
+        told = [call for call in self._calls if not call.is_blank()]
+        for number, call in enumerate(sorted(told, key=lambda c: c.index or 0)):
             own_id = call.id or f"call_{number}"
             while own_id in ids:
                 own_id = f"{call.id or 'call'}_{number}"
@@ -197,16 +216,18 @@ class ToolCalls:
             ids.add(own_id)
             arguments, half = encodable(call.arguments.getvalue())
             arguments += "\ufffd" * len(half)
-            told = {"id": own_id, "type": "function", **call.fields}
-            told["type"] = told["type"] or "function"
-            if call.function or told["type"] == "function":
-                told["function"] = {**call.function, "arguments": arguments.strip() or "{}"}
-            found.append(told)
+            fields = {"id": own_id, "type": "function", **call.fields}
+            fields["type"] = fields["type"] or "function"
+            if call.function or fields["type"] == "function":
+                fields["function"] = {**call.function, "arguments": arguments.strip() or "{}"}
+            found.append(fields)
         return found
 
 
 def whole_number(value: Any) -> int | None:
-    """A whole number, also as digits in a string."""
+    """A whole number, also as digits in a string or as a float."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        return int(value)
+    if type(value) is float and value.is_integer():
         return int(value)
     return value if type(value) is int else None

@@ -63,9 +63,14 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
     named = {
         name: found.start()
         for name in could_be
-        if (found := re.search(rf"\b{name}(?:ing)?\b", words, re.IGNORECASE))
+        if (found := re.search(_named(name), words, re.IGNORECASE))
     }
     return min(named, key=named.__getitem__, default=None)
+
+
+def _named(field: str) -> str:
+    # Some services name fields in camel case, and streaming instead of stream.
+    return rf"\b{field.replace('_', '_?')}(?:ing)?\b"
 
 
 _BATCH = re.compile(

@@ -195,6 +195,11 @@ class TestFields:
 
 
 REFUSED = {
+    "a name in camel case": (
+        "top_p",
+        400,
+        {"code": "invalid", "error": "Model m does not support parameter topP."},
+    ),
     "openai": (
         "max_tokens",
         400,

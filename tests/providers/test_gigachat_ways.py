@@ -148,6 +148,7 @@ class TestNotFound:
         assert "Model is switched off" in str(error)
         assert "did you mean 'GigaChat-2-Max'" not in str(error)
         assert "did you mean 'GigaChat-Max'" not in str(error)
+        assert str(error).count("GigaChat-2-Max") == 1
         assert error.detail == "Model is switched off"
 
     @pytest.mark.parametrize("listed", [True, False])
@@ -178,7 +179,10 @@ V2_STREAM = b"".join(
 class TestVersion2:
     @pytest.mark.parametrize(
         "address",
-        ["https://api.giga.chat/v2", "https://x/api/v2/", "https://x/v2/chat/completions"],
+        [
+            *("https://api.giga.chat/v2", "https://x/api/v2/", "https://x/V2"),
+            "https://x/v2/chat/completions",
+        ],
     )
     def test_by_the_address(self, address: str) -> None:
         """An address of version 2 is refused when the provider is made."""

@@ -16,14 +16,9 @@ import tenacity
 from urllib3 import HTTPResponse
 
 from llmproviders import FailoverClient, FinishReason, LLMError, OpenAICompatible, ProtocolError
-from llmproviders.providers._chat_completions import (
-    FAILED_WORDS,
-    FINISH_WORDS,
-    MAX_SILENT_EVENTS,
-    NO_WORDS,
-    reason_of,
-)
+from llmproviders.providers._chat_completions import MAX_SILENT_EVENTS
 from llmproviders.providers._chat_parts import MAX_TOOL_CALLS
+from llmproviders.providers._finish_words import FAILED_WORDS, FINISH_WORDS, NO_WORDS, reason_of
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, canned

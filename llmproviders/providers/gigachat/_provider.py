@@ -273,7 +273,7 @@ class GigaChat(Provider):
             return "model"
         failure = self.model_not_found(
             asked,
-            [model["id"] for model in models],
+            [model["id"] for model in models if model["id"] != asked],
             status_code=404,
             request_id=error.request_id,
             detail=error.detail,

@@ -18,7 +18,7 @@ _TRUE = ("1", "t", "true", "y", "yes", "on")
 def check_version(base_url: str) -> None:
     """Refuse the address of the API's version 2, whose chats are of another shape."""
     path = base_url.partition("?")[0].rstrip("/").removesuffix("/chat/completions")
-    if path.endswith("/v2"):
+    if path.lower().endswith("/v2"):
         raise InvalidRequestError(
             f"base_url is {base_url}: version 2 of GigaChat's API is not supported; use the "
             "address that ends in /v1"
