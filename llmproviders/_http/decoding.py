@@ -229,7 +229,7 @@ def iter_events(
             else:
                 others += 1
                 if line.startswith(b"event:"):
-                    name = line[6:].strip()
+                    name = line[6:].strip().lower()
                     failed = failed or name == b"error"
                     is_ping = name in _PINGS
                 elif line.startswith(b"error:"):

@@ -172,7 +172,8 @@ RULES: tuple[Rule, ...] = (
             r"|responsible ?ai|was filtered|\bflagged\b|requires moderation"
             r"|considered high risk|data may contain inappropriate|inappropriate content"
             r"|(violates?|violating|violation of)\b.{0,40}\b(policy|policies|guidelines|safety)"
-            r"|rejected (by|as a result of) (our|the) safety|contain sensitive"
+            r"|rejected (by|as a result of) (our|the) safety|contains? sensitive"
+            r"|(prohibited|nsfw) content"
             r"|violating regulations|limited access to this content"
             r"|(prompt|request|response|content) "
             r"(was|is|has been) blocked|blocked (by|due to|for) .{0,30}(safety|policy|moderation)"
@@ -185,6 +186,7 @@ RULES: tuple[Rule, ...] = (
             "Input flagged",
             "Output data may contain inappropriate content.",
             "The request was rejected because it was considered high risk",
+            "input contains sensitive words",
             "Content violates usage guidelines.",
         ),
     ),
@@ -207,10 +209,12 @@ RULES: tuple[Rule, ...] = (
             r"|too many (input |prompt )?tokens\b:?(?!.{0,20}(wait|per))"
             r"|reduce the length of|range of input length|input token count"
             r"|shorter (input|prompt)\b|reached context length|context overflow"
-            r"|max input characters|max_seq_len"
+            r"|max input characters|max_seq_len|\btokens\b.{0,20}\bexceeds? (the )?(max|model)"
+            r"|\b(input|prompt|total|number of)\b.{0,20}\btokens\b.{0,40}"
+            r"\b(exceeds?|exceeded|is less than)\b"
             r"|\binputs`? (tokens \+|must have less than)|超长"
         ),
-        unless=r"per[ _-]?(minute|min|day|second)\b|\b[tr]p[md]\b",
+        unless=r"per[ _-]?(minute|min|day|second)\b|\b[tr]p[md]\b|rate[ _-]?limit",
         examples=(
             "This model's maximum context length is 4097 tokens.",
             "the request exceeds the available context size",
@@ -223,6 +227,8 @@ RULES: tuple[Rule, ...] = (
             "length of prompt_tokens (40000) must be less than max_seq_len (32768).",
             "Try to load the model with a larger context length, or provide a shorter input",
             "Prompt 超长",
+            "Prompt has 9000 tokens which exceeds the max of 8192",
+            "input tokens exceed the configured limit of 272000 tokens",
             "Please reduce the length of the messages or completion.",
         ),
     ),
@@ -282,7 +288,8 @@ RULES: tuple[Rule, ...] = (
             r"|\bdoes not have (the )?model|\b(no such|unknown|invalid|not found the|could not find"
             r"( the| real)?) (model|deployment|modelid)|not a valid model|no models? (are )?loaded"
             r"|no endpoints found for|failed to (parse model uri|get (the )?model\b)"
-            r"|unable to access model|^model: \S+($|\n)|no available channels? for model"
+            r"|unable to access model|^model: \S+($|\n)|\bmodel not supported|unsupported model\b"
+            r"|not a supported model|model_not_found|no available channels? for model"
             r"|模型不存在|模型.{0,60}无可用渠道"
         ),
         # "The model ... in the context", "model is overloaded, not available right now".
@@ -305,6 +312,7 @@ RULES: tuple[Rule, ...] = (
             "No models loaded. Please load a model in the developer page.",
             "model 'x' was removed on September 15, 2025.",
             "The provided model identifier is invalid.",
+            "Unsupported model: x",
             "Your account 21 has not activated the model x.",
             "当前分组 default 下对于模型 x 无可用渠道",
         ),

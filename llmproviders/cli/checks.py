@@ -324,8 +324,6 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield ok(topic, "the operating system's store")
     elif not isinstance(provider, GigaChat):
         yield ok(topic, "the usual authorities")
-    elif trust.system:
-        yield ok(topic, "those of the system's store")
     elif trust.extra is not None:
         yield from check_expiry(topic, _root.installed())
     elif believes(trust, _root.KNOWN_FINGERPRINT):

@@ -143,11 +143,11 @@ def keep_alive(*replies: Script) -> Handler:
 class RawConnection:
     """The server's end of one connection."""
 
-    def __init__(self, server: RawServer, sock: socket.socket) -> None:
+    def __init__(self, server: RawServer, sock: socket.socket, peer_port: int) -> None:
         self._server = server
         self._sock = sock
         self._received = b""
-        self.peer_port: int = sock.getpeername()[1]
+        self.peer_port = peer_port
         self.client_closed = threading.Event()
         """Set as soon as the server has seen the client's end of the connection."""
         self.closed = False
@@ -421,10 +421,11 @@ class RawServer:
             readable, _, _ = select.select([self._listener, self.wake], [], [])
             if self.wake in readable:
                 return
-            sock, _ = self._listener.accept()
+            # Not asked of the socket later: the client may have reset the connection by then.
+            sock, (_, peer_port) = self._listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             behaviour = self._behaviours[min(len(self.connections), len(self._behaviours) - 1)]
-            connection = RawConnection(self, sock)
+            connection = RawConnection(self, sock, peer_port)
             self._note(self.connections, connection)
             thread = threading.Thread(
                 target=self._serve, args=(connection, behaviour), name="rawserver", daemon=True
