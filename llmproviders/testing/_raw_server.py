@@ -422,10 +422,10 @@ class RawServer:
             if self.wake in readable:
                 return
             # Not asked of the socket later: the client may have reset the connection by then.
-            sock, (_, peer_port) = self._listener.accept()
+            sock, address = self._listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             behaviour = self._behaviours[min(len(self.connections), len(self._behaviours) - 1)]
-            connection = RawConnection(self, sock, peer_port)
+            connection = RawConnection(self, sock, address[1])
             self._note(self.connections, connection)
             thread = threading.Thread(
                 target=self._serve, args=(connection, behaviour), name="rawserver", daemon=True
