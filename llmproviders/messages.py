@@ -280,20 +280,25 @@ def as_content(result: object) -> str:
     if isinstance(result, str):
         return result
     try:
-        return as_json(result)
+        return as_json(result, text_inside=isinstance(result, (dict, list, tuple)))
     except (TypeError, ValueError) as error:
         let_through(error)
         return str(result)
 
 
-def as_json(value: object) -> str:
+def as_json(value: object, *, text_inside: bool = False) -> str:
     """A Python value as JSON.
+
+    Args:
+        value: what JSON has, and enums, dataclasses, sets, dates, models and numpy's numbers.
+        text_inside: whether anything else inside it becomes its text.
 
     Raises:
         TypeError: JSON has no such value.
         ValueError: it holds itself, or a number that is none.
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain_value)
+    inside = _plain_or_text if text_inside else _plain_value
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=inside)
 
 
 def _plain_value(value: Any) -> Any:
@@ -307,4 +312,14 @@ def _plain_value(value: Any) -> Any:
         return value.isoformat()
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} is no value of JSON")
+
+
+def _plain_or_text(value: Any) -> Any:
+    try:
+        return _plain_value(value)
+    except TypeError as error:
+        let_through(error)
+        return str(value)

@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from datetime import time as clock
+from decimal import Decimal
 from typing import Annotated, Any, Literal, NewType, Optional, Union
 
+import numpy
 import pydantic
 import pytest
 from typing_extensions import NotRequired, TypedDict
@@ -529,6 +532,16 @@ class TestRun:
         assert json.loads(result)["span"] == {"start": 1, "end": 7}
         assert json.loads(result)["where"] == [{"city": "Tomsk"}]
         assert "Омск" in result
+
+    def test_what_json_has_no_word_for_inside_of_a_result(self) -> None:
+        """It is told as text, or as the plain numbers that it holds, and the rest as JSON."""
+
+        def price() -> Any:
+            prices = numpy.array([1, 2])
+            return [{"price": Decimal("9.90"), "at": clock(7, 30), "all": prices, "n": prices[0]}]
+
+        result = Turns([("price", "{}")], "Yes.").run("Hi", tools=[price]).steps[0].result
+        assert json.loads(result) == [{"price": "9.90", "at": "07:30:00", "all": [1, 2], "n": 1}]
 
     @pytest.mark.parametrize("value", [float("nan"), {"x": float("inf")}, object])
     def test_results_that_json_cannot_say(self, value: Any) -> None:
