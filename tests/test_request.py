@@ -257,13 +257,16 @@ def test_type_hints(kind: Any) -> None:
 @pytest.mark.parametrize("name", ["stream", "complete", "create_generator", "run"])
 @pytest.mark.parametrize("kind", [*REGISTRY.values(), llmproviders.FailoverClient])
 def test_keywords_of_a_call_are_shown(kind: Any, name: str) -> None:
-    """What Shift-Tab and completion read has every keyword, with None, and no ``**``."""
+    """What Shift-Tab and completion read has every keyword; so has what checkers read."""
     parameters = inspect.signature(getattr(kind, name)).parameters
     assert parameters.keys() >= Params.__annotations__.keys()
     assert parameters["temperature"].default is None
     assert parameters["temperature"].annotation == "float | None"
     assert parameters["tools"].default is (inspect.Parameter.empty if name == "run" else None)
-    assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    *_, rest = parameters.values()
+    assert rest.kind is rest.VAR_KEYWORD
+    assert str(rest.annotation).startswith("Unpack[Params")
+    assert "Params" in str(get_type_hints(getattr(kind, name))["params"])
 
 
 def test_ipython_completes_keywords() -> None:

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, is_typeddict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .._checks import shown, text
 from .._http.types import Limits, Rate, Timeout
@@ -67,16 +67,16 @@ def spell_out(function: Any, behind: Callable[..., Any]) -> None:
     """Show the keywords of another function in place of ``**`` in the signature of one.
 
     The configuration, IPython and the documentation read signatures.
-
-    Args:
-        function: the one.
-        behind: the other; a ``TypedDict`` stands for a function with its keywords.
     """
     own = inspect.signature(function)
     named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     if len(named) == len(own.parameters):
         return
-    named += [one for one in _keywords(behind) if one.name not in own.parameters]
+    named += [
+        parameter
+        for parameter in inspect.signature(behind).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in own.parameters
+    ]
     function.__signature__ = own.replace(parameters=named)
 
 
@@ -96,30 +96,31 @@ def for_tests(*names: str) -> Callable[[F], F]:
     return leave_out
 
 
-def _keywords(behind: Any) -> list[inspect.Parameter]:
-    if not is_typeddict(behind):
-        shown = inspect.signature(behind).parameters.values()
-        return [parameter for parameter in shown if parameter.kind is parameter.KEYWORD_ONLY]
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=getattr(hint, "__forward_arg__", hint),
-        )
-        for name, hint in behind.__annotations__.items()
-    ]
+def spelled_out(keywords: Any) -> Callable[[F], F]:
+    """Decorate a function so that its signature shows the keywords that it takes behind ``**``.
 
-
-def spelled_out(behind: Any) -> Callable[[F], F]:
-    """Decorate a function so that its signature is spelled out; see :func:`spell_out`.
+    IPython's Shift-Tab and completion read signatures, and know nothing of ``Unpack``.
 
     Args:
-        behind: a function, or a ``TypedDict``, whose keywords are taken behind ``**``.
+        keywords: the ``TypedDict`` of them.
     """
 
     def decorate(function: F) -> F:
-        spell_out(function, behind)
+        own = inspect.signature(function)
+        *named, rest = own.parameters.values()
+        listed = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=getattr(hint, "__forward_arg__", hint),
+            )
+            for name, hint in keywords.__annotations__.items()
+            if name not in own.parameters
+        ]
+        # For checkers and for whoever looks for them, they are still behind it.
+        decorated: Any = function
+        decorated.__signature__ = own.replace(parameters=[*named, *listed, rest])
         return function
 
     return decorate

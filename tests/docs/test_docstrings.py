@@ -14,6 +14,7 @@ import pytest
 
 import llmproviders
 from llmproviders import batch, conversation, messages, notebook, provider, sandbox, testing
+from llmproviders._request import Params
 from llmproviders.config import _settings as config
 
 # Steps of a script, names for annotations, and what is shown where it is used.
@@ -85,7 +86,8 @@ def parameters(value: Any) -> list[str]:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
         return []
-    names = [name for name in signature.parameters if name not in ("self", "cls")]
+    elsewhere = Params.__annotations__ if "params" in signature.parameters else ()
+    names = [name for name in signature.parameters if name not in ("self", "cls", *elsewhere)]
     return [] if names == ["args", "kwargs"] else names
 
 

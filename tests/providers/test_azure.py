@@ -107,7 +107,7 @@ def test_what_the_documents_show(server: RawServer) -> None:
 def test_configuration(server: RawServer, tmp_path: Path) -> None:
     """So does the configuration of the reference, whose key stays in its variable."""
     page = (ROOT / "docs" / "reference" / "providers.md").read_text(encoding="utf-8")
-    example = re.search(r"```toml\n(\[\[provider\]\].*?azure.*?)```", page, re.DOTALL)
+    example = re.search(r"```text\n(\[\[provider\]\].*?azure.*?)```", page, re.DOTALL)
     assert example is not None
     text = example[1].replace("https://<resource>.openai.azure.com", server.url)
     path = tmp_path / "config.toml"
