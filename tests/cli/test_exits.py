@@ -109,7 +109,8 @@ def test_signals(at_sandbox: Sandbox, number: signal.Signals, code: Exit) -> Non
 def test_killed_service(home: Path) -> None:
     """The sandbox killed in the middle of a reply: 3, with the text so far on stdout."""
     with Running("sandbox", "--fail", "chatglm=stall:3") as serving:
-        exports = dict(re.findall(r"export (\w+)=(\S+)", serving.read_until("OPENAI_MODEL=.*\n")))
+        told = serving.read_until("CHATGLM_BASE_URL=.*\n")
+        exports = dict(re.findall(r"export (\w+)=(\S+)", told))
         with Running("ask", "-p", "chatglm", "hello", env=exports) as asking:
             asking.read_until("This is the")
             serving.signal(signal.SIGKILL)

@@ -79,7 +79,7 @@ def settings(
     ) as sandbox:
         try:
             shell(
-                f"until grep -q OPENAI_MODEL {path.name} 2>/dev/null; do sleep 0.05; done",
+                f"until grep -q DEEPSEEK_API_KEY {path.name} 2>/dev/null; do sleep 0.05; done",
                 cwd=clone,
                 env=terminal,
             )
