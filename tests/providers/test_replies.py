@@ -256,6 +256,22 @@ class TestLimits:
         assert reading.finish is not None
         assert len(reading.finish.tool_calls) == 1
 
+    def test_pieces_that_each_have_an_id(self) -> None:
+        """Arguments whose pieces have an id each are one call, in time linear in their number."""
+        began = time.thread_time()
+        pieces = [
+            _calls({"index": 0, "id": f"p{n}", "function": {"arguments": "{}"}})
+            for n in range(20_000)
+        ]
+        first = _calls({"index": 0, "id": "x", **_function("f", '{"a":"')})
+        last = _calls({"index": 0, "id": "y", "function": {"arguments": '"}'}})
+        finish = read(_of(first, *pieces, last, _end("tool_calls"))).finish
+        assert finish is not None
+        (call,) = finish.tool_calls
+        assert call["id"] == "x"
+        assert json.loads(call["function"]["arguments"]) == {"a": "{}" * 20_000}
+        assert time.thread_time() - began < GENEROUS_S
+
     @pytest.mark.parametrize(
         "body",
         [

@@ -241,6 +241,9 @@ class TestHistory:
         """With calls of tools the thoughts go back, be they empty; without them they do not."""
         call = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}
         signed = {"type": "reasoning.encrypted", "data": "S", "index": 0}
+        half = [{"type": "thinking", "thinking": "h", "signature": None}]
+        rest = [{"type": "thinking", "thinking": "m", "signature": "S"}]
+        block = {"type": "thinking", "thinking": "hm", "signature": "S"}
         for deltas, beside in (
             ([{"reasoning_content": "hm"}, {"content": "a"}], {}),
             ([{"reasoning_content": ""}, {"tool_calls": [call]}], {"reasoning_content": ""}),
@@ -248,6 +251,10 @@ class TestHistory:
             (
                 [{"reasoning_details": [signed], "tool_calls": [call]}],
                 {"reasoning_details": [signed]},
+            ),
+            (
+                [{"thinking_blocks": half}, {"thinking_blocks": rest, "tool_calls": [call]}],
+                {"thinking_blocks": [block]},
             ),
         ):
             provider = canned(OpenAICompatible, events(*deltas), base_url="http://x/v1")
