@@ -245,6 +245,14 @@ class TestConfig:
         again.write_text(shown.replace("proxy =", "# proxy ="))
         assert run("config", "show", "--config", str(again), env=env).code == 0
 
+    def test_a_key_of_two_lines(self, configure: Configure) -> None:
+        """What is there and can be no key is told beside its place; nothing of it is shown."""
+        configure('[[provider]]\ntype = "openai"\napi_key_env = "MY_KEY"\n')
+        result = run("config", "show", env={"MY_KEY": "sk-planted-one\nsk-planted-two"})
+        assert result.code == 0
+        assert "MY_KEY is not a key or token" in result.out
+        assert "planted" not in result.out + result.err
+
     def test_what_the_environment_says_is_toml_again(self, home: Path) -> None:
         """Numbers, switches and files of the environment are shown as the file would have them.
 
