@@ -408,7 +408,7 @@ class RetryLoop:
         self._scope = scope
         self._wins = wins
         self._made = call.tries.get(target.number, 0)
-        self._began = scope.clock.monotonic()
+        self._began = 0.0
         self._slept = 0.0
         self._waited = 0.0
         self._reported = False
@@ -417,6 +417,7 @@ class RetryLoop:
         """Yield the provider's reply, after retries if needed; or raise its last error."""
         call, target = self._call, self._target
         try:
+            self._began = self._scope.clock.monotonic()
             while True:
                 self._made += 1
                 call.tries[target.number] = self._made
