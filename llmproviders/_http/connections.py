@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import io
+import queue
 import socket
 import ssl
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from http.client import HTTPException, HTTPResponse, parse_headers
@@ -473,13 +475,44 @@ class _DialingTLS(_Dialing, HTTPSConnection):
         self.is_verified = True
 
 
+class _Stack:
+    """A pool's connections, the last one first: what urllib3 has a ``LifoQueue`` for.
+
+    That one has a lock which is taken in Python's own code. An interrupt there leaves it held, and
+    every later call of the provider would wait for it for ever.
+    """
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self.maxsize = maxsize
+        self.queue: deque[Any] = deque()
+
+    def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:
+        """Keep a connection; this never waits."""
+        if len(self.queue) >= self.maxsize:
+            raise queue.Full
+        self.queue.append(item)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        """The connection that was kept last; this never waits."""
+        try:
+            return self.queue.pop()
+        except IndexError as error:
+            let_through(error)
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        """How many there are."""
+        return len(self.queue)
+
+
 def pool_classes(proxy: SocksProxy | None = None) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3 pools, by scheme, whose connections are dialled here, through ``proxy`` if any."""
     plain = type("Connection", (_Dialing,), {"socks_proxy": proxy})
     tls = type("TLSConnection", (_DialingTLS,), {"socks_proxy": proxy})
+    own = {"QueueCls": _Stack}
     return {
-        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain, **own}),
+        "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls, **own}),
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -144,6 +146,28 @@ class TestPoisoned:
         provider = make(server)
         assert [ask(provider) for _ in range(10)] == ["a"] * 10
         assert len(server.connections) == 1
+
+
+def test_no_lock_guards_what_is_kept(raw_server: RawServerFactory) -> None:
+    """An interrupt at any step of giving a connection back keeps no later call waiting.
+
+    ``Condition.__enter__`` is where one leaves a lock held that nobody lets go of.
+    """
+    server = raw_server(keep_alive([reply("text")]))
+    with OpenAICompatible(base_url=f"{server.url}/v1", model="m", api_key="k") as provider:
+        entered: list[str] = []
+
+        def look(frame: FrameType, event: str, argument: Any) -> None:
+            if event == "call" and frame.f_code is threading.Condition.__enter__.__code__:
+                entered.append(str(frame.f_back))
+
+        sys.setprofile(look)
+        try:
+            for _ in range(3):
+                assert ask(provider) == "text"
+        finally:
+            sys.setprofile(None)
+        assert entered == []
 
 
 class TestClosedMeanwhile:
