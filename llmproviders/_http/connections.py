@@ -45,7 +45,7 @@ from .sockets import (
     Exchange,
     SocksProxy,
     dial,
-    here,
+    serving,
 )
 from .types import Trust
 
@@ -71,7 +71,7 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
         """Shake hands, within the scope of the exchange that needs the connection."""
         try:
             # The socket is this one from here on; the plain one before has lost its descriptor.
-            (here.exchange or Exchange(CancelScope())).bind(self)
+            (serving.get() or Exchange(CancelScope())).bind(self)
             self._in_slices(super().do_handshake, block)
         except ssl.SSLCertVerificationError as error:
             error.__dict__["presented"] = _presented_issuer(self._sslobj)
@@ -138,9 +138,9 @@ class _Incoming(io.RawIOBase):
     def __init__(self, sock: Any) -> None:
         # It keeps the descriptor open, as any file that is made of a socket does.
         self._file = sock.makefile("rb", buffering=0)
-        exchange, below = here.exchange, _innermost(sock)
+        exchange, below = serving.get(), _innermost(sock)
         self._receive: Callable[[Any], int] = sock.recv_into
-        if exchange is not None and is_socket(below) and not isinstance(below, Bounded):
+        if exchange is not None and not isinstance(below, Bounded) and is_socket(below):
             self._receive = partial(receive, sock, exchange.scope)
         self.begun = self.leftover = self._ended = False
 
@@ -195,7 +195,7 @@ class TrackedReply(HTTPResponse):
     _incoming: _Incoming | None = None
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        exchange = here.exchange
+        exchange = serving.get()
         if exchange is not None:
             exchange.reply = self
         self._incoming = _Incoming(sock)
@@ -286,17 +286,21 @@ class Tracked(HTTPConnection):
     def is_connected(self) -> bool:
         """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
         try:
-            exchange = here.exchange
+            exchange = serving.get()
             if self.sock is None or (exchange is not None and exchange.anew):
                 return False
-            return not (_pending(self.sock) or ready([self.sock], [], 0))
+            if _pending(self.sock):
+                return False
+            # eventlet takes away what urllib3 asks.
+            waits = getattr(self.sock, "waits", False)
+            return super().is_connected if waits else not ready([self.sock], [], 0)
         except BaseException:
             # urllib3 has taken it from its pool to ask this, and would lose it.
             self.close()
             raise
 
     def connect(self) -> None:
-        exchange = here.exchange
+        exchange = serving.get()
         if exchange is not None:
             exchange.opened = True
         super().connect()
@@ -307,7 +311,7 @@ class Tracked(HTTPConnection):
         if self.sock is None:
             self.connect()
         sock = self.sock
-        exchange = here.exchange
+        exchange = serving.get()
         if exchange is not None:
             exchange.bind(_innermost(sock))
         try:
@@ -423,7 +427,7 @@ class _Dialing(Tracked):
                 self.host,
                 self.port,
                 timeout=self.timeout,
-                exchange=here.exchange or Exchange(CancelScope()),
+                exchange=serving.get() or Exchange(CancelScope()),
                 options=self.socket_options,
                 proxy=self.socks_proxy,
             )
@@ -634,7 +638,7 @@ class Adapter(HTTPAdapter):
         return super().request_url(request, proxies) if proxies else request.path_url
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> Any:
-        exchange = here.exchange
+        exchange = serving.get()
         # Without it, nobody could tell whether more than the reply has come on the connection.
         if exchange is None or exchange.reply is None:
             raw.close()

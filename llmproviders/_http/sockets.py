@@ -88,7 +88,7 @@ class Exchange:
 
     def bind(self, sock: Any) -> None:
         """Let ``sock`` serve this exchange, and no longer the one that it served before."""
-        if sock is self.sock or not is_socket(sock):
+        if sock is self.sock or not (isinstance(sock, Bounded) or is_socket(sock)):
             return
         self.unbind()
         if isinstance(sock, Bounded):
@@ -592,23 +592,7 @@ def _close(sock: BoundedSocket) -> None:
         socket.close(sock.detach())
 
 
-class _Here:
-    """What this thread, or greenlet, is at.
-
-    Not a ``threading.local``: one that was made before gevent or eventlet came is the same for
-    all greenlets.
-    """
-
-    _exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
-
-    @property
-    def exchange(self) -> Exchange | None:
-        """What the connections that are opened or reused serve."""
-        return self._exchange.get()
-
-    @exchange.setter
-    def exchange(self, exchange: Exchange | None) -> None:
-        self._exchange.set(exchange)
-
-
-here = _Here()
+# Not a ``threading.local``: one that was made before gevent or eventlet came is the same for all
+# greenlets.
+serving: ContextVar[Exchange | None] = ContextVar("serving", default=None)
+"""What the connections that this thread, or greenlet, opens or reuses serve."""

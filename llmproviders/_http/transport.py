@@ -39,11 +39,11 @@ from .connections import Adapter
 from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
 from .error_map import check_reply
 from .failures import BROKEN, opening_error, reading_error, root_of
-from .native import foreign
+from .native import Native, foreign
 from .proxies import both, environment_proxies
 from .redirects import target_of
 from .sessions import SessionSender
-from .sockets import Bounded, Exchange, here
+from .sockets import Bounded, Exchange, serving
 from .types import (
     DEFAULT_TIMEOUT,
     HTTPRequest,
@@ -445,7 +445,7 @@ class Transport:
         proxy: str | None,
     ) -> HTTPReply:
         # Own sockets ask the scope at each wait; a session's can only be told once.
-        bounded = self._session is None and not foreign()
+        bounded = self._session is None and (socket.socket is Native or not foreign())
         if not bounded and scope.over:
             raise scope.error()
         connect, read = self._timeout if timeout is None else check_timeout(timeout, timeout)
@@ -460,11 +460,12 @@ class Transport:
         exchange = Exchange(scope)
         while True:
             try:
-                before, here.exchange = here.exchange, exchange
+                before = serving.get()
+                serving.set(exchange)
                 try:
                     response = send(request, **arguments)
                 finally:
-                    here.exchange = before
+                    serving.set(before)
                 if logger.isEnabledFor(logging.DEBUG):
                     url = redact(str(request.url))
                     logger.debug("%s %s: %s", request.method, url, response.status_code)
