@@ -167,6 +167,9 @@ class Soak:
         """One call of the main thread, which an alarm may end."""
         dice = random.Random(self._seed + number)
 
+        # A new one for each: an exception keeps the frames of all its raises.
+        self._alarm = TimeoutError("the alarm")
+
         def ring(*_: object) -> None:
             raise self._alarm
 
