@@ -281,6 +281,8 @@ ABOUT_ALL = {"reliability", "fuzz", "support", "docs", "real", "conftest.py"}
 FOUNDATION = {"_runtime", *(name for name in TREES.keys() - PACKAGES if re.match("_[a-z]+$", name))}
 
 BORROWED = {
+    "_account.ledger": "a record of use with hostile names, for the commands",
+    "_http.certificates": "contexts that were made, for the checks of doctor",
     "_account.keys": "keys in files and variables, which only configurations make",
     "_display.timeline": "the colours of a report",
     "config._types": "the names of providers, for the checks of doctor",

@@ -20,7 +20,7 @@ from functools import lru_cache, partial
 from http.client import HTTPException, HTTPResponse, parse_headers
 from http.cookiejar import CookieJar
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from weakref import ref
 
 import requests
@@ -39,14 +39,7 @@ from .._signals import Unstoppable, from_handler, let_through
 from ..errors import InvalidRequestError, ProtocolError
 from .certificates import full_name_in, tls_context
 from .native import cooperative, foreign, is_socket, ready, receive
-from .sockets import (
-    GONE,
-    Bounded,
-    Exchange,
-    SocksProxy,
-    dial,
-    serving,
-)
+from .sockets import GONE, Bounded, Exchange, SocksProxy, dial, serving
 from .types import Trust
 
 _BUFFER = 64 * 1024
@@ -361,12 +354,8 @@ def hold_back(raw: Any) -> Callable[[], None]:
     connection is cut as soon as something more has come.
     """
     release: Callable[[], None] = raw.release_conn
-    raw.release_conn = _do_nothing
+    raw.release_conn = lambda: None
     return release
-
-
-def _do_nothing() -> None:
-    pass
 
 
 _PATCHED = (
@@ -522,13 +511,6 @@ def pool_classes(proxy: SocksProxy | None = None) -> dict[str, type[HTTPConnecti
 
 _CONNECTIONS_KEPT = 64
 
-_SOCKS_VERSIONS = {
-    "socks4": (4, False),
-    "socks4a": (4, True),
-    "socks5": (5, False),
-    "socks5h": (5, True),
-}
-
 
 def host_of(url: str) -> tuple[str, str]:
     """Scheme and host with port: the path is ever new where a service redirects to such."""
@@ -585,10 +567,10 @@ class Adapter(HTTPAdapter):
         return {name: Secret(value) for name, value in super().proxy_headers(proxy).items()}
 
     def _proxy_manager(self, proxy: str) -> PoolManager:
-        parts = urlsplit(proxy)
-        if parts.scheme not in _SOCKS_VERSIONS:
+        socks = SocksProxy.at(proxy)
+        if socks is None:
             trust = Trust(system=self._trust.system)
-            context = own_tls_context(trust) if parts.scheme == "https" else None
+            context = own_tls_context(trust) if urlsplit(proxy).scheme == "https" else None
             manager = ProxyManager(
                 proxy,
                 proxy_headers=self.proxy_headers(proxy),
@@ -599,18 +581,8 @@ class Adapter(HTTPAdapter):
             )
             manager.pool_classes_by_scheme = pool_classes()
             return manager
-        version, remote_names = _SOCKS_VERSIONS[parts.scheme]
         direct = PoolManager(maxsize=_CONNECTIONS_KEPT)
-        direct.pool_classes_by_scheme = pool_classes(
-            SocksProxy(
-                version,
-                parts.hostname or "",
-                parts.port or 1080,
-                remote_names,
-                None if parts.username is None else unquote(parts.username),
-                None if parts.password is None else Secret(unquote(parts.password)),
-            )
-        )
+        direct.pool_classes_by_scheme = pool_classes(socks)
         return direct
 
     def get_connection_with_tls_context(
@@ -674,8 +646,7 @@ class Adapter(HTTPAdapter):
             kept = pool.pool
             if kept is not None:
                 for connection in kept.queue:
-                    sock = getattr(connection, "sock", None)
-                    sock = _innermost(sock)
+                    sock = _innermost(getattr(connection, "sock", None))
                     if isinstance(sock, Bounded):
                         sock.leave_to_parent()
                 type(kept).__init__(kept, kept.maxsize)

@@ -22,6 +22,7 @@ from functools import partial
 from itertools import zip_longest
 from math import inf
 from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import socks
 from urllib3.util.connection import allowed_gai_family
@@ -279,6 +280,29 @@ class SocksProxy:
     username: str | None = None
     password: Secret | None = None
 
+    @classmethod
+    def at(cls, url: str) -> SocksProxy | None:
+        """The one that a proxy's URL names; None where it names one of another kind."""
+        parts = urlsplit(url)
+        if parts.scheme not in _SOCKS_VERSIONS:
+            return None
+        version, remote_names = _SOCKS_VERSIONS[parts.scheme]
+        return cls(
+            version,
+            parts.hostname or "",
+            parts.port or 1080,
+            remote_names,
+            None if parts.username is None else unquote(parts.username),
+            None if parts.password is None else Secret(unquote(parts.password)),
+        )
+
+
+_SOCKS_VERSIONS = {
+    "socks4": (4, False),
+    "socks4a": (4, True),
+    "socks5": (5, False),
+    "socks5h": (5, True),
+}
 
 Addresses = Sequence[tuple[Any, ...]]
 """What ``socket.getaddrinfo`` returns."""

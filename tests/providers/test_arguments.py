@@ -20,11 +20,11 @@ import responses
 import trustme
 
 from llmproviders import Cached, ConnectionFailed, FailoverClient, LLMError, ProtocolError, Provider
-from llmproviders._http.types import UnverifiedTLSWarning
 from llmproviders.config import load
 from llmproviders.notebook import show
 from llmproviders.provider import Limits
 from llmproviders.providers import REGISTRY
+from llmproviders.providers.gigachat import UnverifiedTLSWarning
 from llmproviders.sandbox import Sandbox
 from tests.conftest import RawServerFactory
 from tests.support.golden import PAGE, Answering, arguments_at, goldens, on_the_wire, provider_at
