@@ -23,6 +23,7 @@ from llmproviders import (
     ProviderTimeout,
     RateLimitError,
 )
+from llmproviders._account import slots
 from llmproviders._account.keys import digest
 from llmproviders._account.slots import Slot
 from llmproviders._runtime.files import try_lock
@@ -126,6 +127,12 @@ class TestWake:
         """Without a wake the wait ends at the deadline."""
         with pytest.raises(DeadlineExceeded):
             within(0.02).wait(Waker())
+
+
+@pytest.fixture
+def collecting_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage may be collected, however long that took in the tests before."""
+    monkeypatch.setattr(slots, "_collect_again_at", 0.0)
 
 
 class TestInOneProcess:
@@ -241,6 +248,7 @@ class TestInOneProcess:
         with Slot(credential, 1, within()) as waited:
             assert waited == 0.0
 
+    @pytest.mark.usefixtures("collecting_at_once")
     def test_dropped(self, credential: str) -> None:
         """A generator that is dropped with a place gives it back, out of a cycle too."""
 
@@ -270,6 +278,7 @@ class TestInOneProcess:
         finally:
             gc.enable()
 
+    @pytest.mark.usefixtures("collecting_at_once")
     def test_dropped_by_a_thread_that_lives_on(self, credential: str) -> None:
         """A stream that another, living thread dropped in a cycle keeps nobody waiting."""
         dropped, over = threading.Event(), threading.Event()
@@ -293,6 +302,7 @@ class TestInOneProcess:
             over.set()
             thread.join()
 
+    @pytest.mark.usefixtures("collecting_at_once")
     def test_dropped_while_others_wait(self, credential: str, hold: Hold) -> None:
         """Nor does one that is dropped when somebody waits already."""
         streams = [self._holding(credential)]
