@@ -451,7 +451,7 @@ def _moved(library: str, what: str) -> ProtocolError:
 
 class _DialingTLS(_Dialing, HTTPSConnection):
     # http.client has no public way to send a header that no log shows. Without this hook, the
-    # login for a proxy is sent all the same, and ``debuglevel`` shows it.
+    # login for a proxy is sent and ``debuglevel`` shows it, or it is sent masked, and refused.
     def _tunnel(self) -> None:
         headers: dict[str, str] = self._tunnel_headers  # type: ignore[has-type]
         self._tunnel_headers, self._secrets = _apart(headers)

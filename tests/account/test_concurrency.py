@@ -326,11 +326,13 @@ class TestInOneProcess:
         next(holding)
         return holding
 
+    @pytest.mark.usefixtures("collecting_at_once")
     def test_collecting_takes_little_time(
         self, credential: str, hold: Hold, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """However many wait, and for however long, little time goes into collecting garbage."""
+        """However many wait, a tenth of the time at most goes into collecting garbage."""
         collected: list[float] = []
+        began = time.monotonic()
 
         def collect() -> None:
             collected.append(time.monotonic())
@@ -341,7 +343,7 @@ class TestInOneProcess:
         assert first.inside.wait(PATIENCE_S)
         waiting = [hold(Slot(credential, 1, within())) for _ in range(10)]
         time.sleep(0.5)
-        assert len(collected) <= 1
+        assert len(collected) <= 1 + (time.monotonic() - began) / 0.2
         first.end()
         for holder in waiting:
             holder.end()
