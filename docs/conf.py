@@ -101,7 +101,10 @@ def _methods(value: Any) -> list[str]:
         f".{name}"
         for name, method in inspect.getmembers(value, inspect.isroutine)
         # A method's other name is an old one, for providers that still have it.
-        if name == method.__name__ and name[0] != "_" and name not in inner and _is_own(method)
+        if name == getattr(method, "__name__", None)
+        and name[0] != "_"
+        and name not in inner
+        and _is_own(method)
     ]
 
 

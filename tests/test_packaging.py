@@ -131,7 +131,7 @@ def test_every_run_time_requirement_has_a_lower_bound(metadata: Message) -> None
 
 def test_every_import_is_declared(metadata: Message) -> None:
     """What the package imports from others is required, by the package itself or by an extra."""
-    user_extras = ('"dask"', '"notebook"', '"schema"', '"pandas"', '"truststore"')
+    user_extras = ('"dask"', '"notebook"', '"pandas"', '"rich"', '"schema"', '"truststore"')
     declared = {
         canonicalize_name(requirement.name)
         for requirement in _requirements(metadata)

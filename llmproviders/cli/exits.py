@@ -1,4 +1,4 @@
-"""The exit codes, and the table of which outcome has which code."""
+"""The exit codes, and the table that gives each outcome its code."""
 
 from __future__ import annotations
 
