@@ -585,7 +585,7 @@ class _Round:
         if request.extra_headers:
             call = replace(call, extra_headers=request.extra_headers)
         reply = self._fetch(call)
-        reply.texts = lambda: self._transcript.count
+        reply.texts, reply.asked = lambda: self._transcript.count, request
         pieces: Any = None
         try:
             pieces = whole_characters(provider.parse(reply))

@@ -82,6 +82,7 @@ class HTTPReply:
         headers: the headers.
         content_type: the media type of the body, without parameters, in lower case.
         texts: tells how many pieces of text have come of the body so far.
+        asked: what the caller asked for, where this answers a chat; else None.
     """
 
     def __init__(self, response: requests.Response, exchange: Exchange, limits: Limits) -> None:
@@ -95,6 +96,7 @@ class HTTPReply:
         content_type = self.headers.get("content-type", "")
         self.content_type = content_type.partition(";")[0].strip().lower()
         self.texts: Callable[[], int] = int
+        self.asked: Any = None
         self._release: Callable[[], None] = response.release  # type: ignore[attr-defined]
 
     @property

@@ -104,12 +104,17 @@ class HTTPRequest:
 
 
 class HTTPResponse(Protocol):
-    """A service's answer as a provider sees it; the body may still be on the way."""
+    """A service's answer as a provider sees it; the body may still be on the way.
+
+    Attributes:
+        asked: what the caller asked for, where this answers a chat; else None.
+    """
 
     status: int
     headers: Mapping[str, str]
     content_type: str
     texts: Callable[[], int]
+    asked: Any
 
     @property
     def request_id(self) -> str | None:

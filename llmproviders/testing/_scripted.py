@@ -93,6 +93,7 @@ class _NoReply:
         self.headers: Mapping[str, str] = {}
         self.cookies: dict[str, str] = {}
         self.texts: Callable[[], int] = int
+        self.asked: Any = None
 
     def lines(self) -> Iterator[bytes]:
         return iter(())

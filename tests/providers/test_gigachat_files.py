@@ -331,6 +331,34 @@ class TestDrawn:
         assert text.endswith("It is blue.")
         assert "img" not in text
 
+    @pytest.mark.parametrize("place", ["headers", "extra_headers", "session"])
+    @pytest.mark.parametrize("several", [False, True])
+    def test_drawn_for_a_client(self, sandbox: Sandbox, place: str, several: bool) -> None:
+        """What was drawn for an ``X-Client-ID`` is fetched for it, wherever that was given."""
+        named = {"X-Client-ID": "one"}
+        session = requests.Session()
+        session.headers.update(named if place == "session" else {})
+        given = {"headers": named} if place == "headers" else {}
+        asked = {"extra_headers": named} if place == "extra_headers" else {}
+        with session, giga_of(sandbox, session=session, **given) as giga:
+            client = FailoverClient([giga]) if several else giga
+            for stream in (None, False):
+                reply = client.complete("Draw a picture", stream=stream, **asked)
+                (image,) = reply.finish_reason.images
+                assert image.bytes().startswith(b"\x89PNG")
+
+    def test_fetched_the_way_of_its_call(self, raw_server: RawServerFactory) -> None:
+        """The bytes come the way that the chat went: through the proxy that the call named."""
+        stream = {"Content-Type": "text/event-stream"}
+        proxy = raw_server(
+            http_response(200, stream, events(f'<img src="{DRAWN}" fuse="true"/> Voilà.')),
+            http_response(200, {"Content-Type": "image/png"}, PNG),
+        )
+        with GigaChat(base_url="http://giga.invalid/v1", access_token="t0k3n") as giga:
+            (image,) = giga.complete("Draw", proxy=proxy.url).finish_reason.images
+            assert image.bytes() == PNG
+        assert proxy.requests[1].target == f"http://giga.invalid/v1/files/{DRAWN}/content"
+
     def test_wherever_it_is_cut(self) -> None:
         """The text and the images are the same wherever the pieces are cut."""
         text = f'1 < 2 <b> <img src="{DRAWN}" fuse="true"/> <imgs> <img src="x"> end <im'

@@ -34,6 +34,7 @@ class Canned:
     cookies: dict[str, str] = field(default_factory=dict)
     closed: int = 0
     finished: bool = False
+    asked: Any = None
 
     def lines(self) -> Iterator[bytes]:
         """The body's lines."""

@@ -335,7 +335,8 @@ class GigaChat(Provider):
             elif isinstance(piece, FinishReason):
                 if text := drawn.rest():
                     yield text
-                images = [Image(one, fetch=partial(self.download, one)) for one in drawn.ids]
+                asked = reply.asked
+                images = [Image(i, fetch=partial(self._content, i, asked)) for i in drawn.ids]
                 yield piece.evolve(images=[*piece.images, *images]) if images else piece
             else:
                 yield piece
@@ -588,10 +589,18 @@ class GigaChat(Provider):
         Raises:
             LLMError: as for any call; there is no such file.
         """
+        return self._content(id, ChatRequest(()))
+
+    def _content(self, id: str, asked: ChatRequest) -> bytes:
+        """The content of a file, fetched the way that the chat which drew it went."""
         path = f"/files/{quote(id, safe='')}/content"
-        return self.ask(
-            lambda fetch: self._call(fetch, "GET", path, headers={"Accept": "*/*"}), read_content
-        )
+
+        def make(fetch: Fetch) -> HTTPRequest:
+            call = self._call(fetch, "GET", path, headers={"Accept": "*/*"})
+            # They may name the client to whom alone the file belongs.
+            return replace(call, extra_headers=asked.extra_headers)
+
+        return self.ask(make, read_content, request=asked)
 
     def delete(self, id: str) -> None:
         """Delete a file.
