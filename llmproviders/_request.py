@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ._checks import FINITE, as_float, header_fields, nearest, seconds, shown, text, whole
 from ._http.types import Timeout, check_proxy, check_timeout
@@ -25,10 +25,15 @@ else:
     from typing_extensions import Unpack as Unpack
 
 
-class ParamsBesideTools(TypedDict, total=False):
-    """The keywords of ``run``, which has ``tools`` as an argument of its own; see ``Params``."""
+class SystemParam(TypedDict, total=False):
+    """The keyword that is an argument of its own where a conversation begins; see ``Params``."""
 
     system: str | None
+
+
+class OtherParams(TypedDict, total=False):
+    """The keywords of a call beside ``system`` and ``tools``; see ``Params``."""
+
     temperature: float | None
     top_p: float | None
     max_tokens: int | None
@@ -52,6 +57,10 @@ class ParamsBesideTools(TypedDict, total=False):
     reasoning: bool | None
     extra_headers: Mapping[str, str] | None
     extra_body: Mapping[str, Any] | None
+
+
+class ParamsBesideTools(SystemParam, OtherParams, total=False):
+    """The keywords of ``run``, which has ``tools`` as an argument of its own; see ``Params``."""
 
 
 class Params(ParamsBesideTools, total=False):
@@ -79,6 +88,46 @@ class Params(ParamsBesideTools, total=False):
     """
 
     tools: Sequence[Any] | None
+
+
+class ConversationParams(OtherParams, total=False):
+    """The keywords of every turn of a conversation, which has a ``system`` of its own."""
+
+    tools: Sequence[Any] | None
+
+
+class CallParams(TypedDict, total=False):
+    """The keywords of every call that stand beside ``Params`` in the signatures of a client."""
+
+    model: str | None
+    timeout: Timeout | None
+    proxy: str | None
+    accept: Accept | None
+
+
+class BatchParams(Params, CallParams, total=False):
+    """The keywords of every request of a batch, whose ``deadline`` is the batch's own."""
+
+    stream: Literal[False] | None
+
+
+class StreamParams(Params, CallParams, total=False):
+    """The keywords of ``stream``."""
+
+    deadline: float | None
+
+
+class CompleteParams(StreamParams, total=False):
+    """The keywords of ``complete``."""
+
+    stream: Literal[False] | None
+
+
+class RunParams(ParamsBesideTools, CallParams, total=False):
+    """The keywords of ``run`` beside those of the run itself."""
+
+    deadline: float | None
+    stream: Literal[False] | None
 
 
 KNOWN = frozenset(Params.__annotations__)

@@ -13,7 +13,15 @@ from ._account.arguments import spelled_out
 from ._checks import whole
 from ._http.types import Timeout
 from ._redact import hidden
-from ._request import Accept, ChatRequest, Params, ParamsBesideTools, Self, Unpack
+from ._request import (
+    Accept,
+    ChatRequest,
+    ConversationParams,
+    Params,
+    ParamsBesideTools,
+    Self,
+    Unpack,
+)
 from ._runtime import process
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ._signals import ignoring
@@ -309,23 +317,41 @@ class BaseClient(ABC):
         finally:
             scope.close()
 
+    @spelled_out(ConversationParams)
     def conversation(
-        self, *, system: str | None = None, model: str | None = None, **arguments: Any
+        self,
+        *,
+        system: str | None = None,
+        model: str | None = None,
+        messages: Prompt = (),
+        max_messages: int | None = None,
+        max_characters: int | None = None,
+        **params: Unpack[ConversationParams],
     ) -> Conversation:
         """Begin a conversation, which sends what was said so far with each new turn.
 
         Args:
             system: the system prompt.
             model: a model or an alias; None for the default.
-            **arguments: the others of :class:`~llmproviders.conversation.Conversation`, and
-                sampling parameters for every turn.
+            messages: turns to begin with.
+            max_messages: the most messages to send; older turns are left out.
+            max_characters: the most characters to send, likewise.
+            **params: sampling parameters for every turn.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> chat = ScriptedProvider(["Yes."]).conversation(system="Be brief.")
         >>> print(chat.ask("Is the sky blue?"))
         Yes.
         """
-        return Conversation(self, system=system, model=model, **arguments)
+        return Conversation(
+            self,
+            system=system,
+            model=model,
+            messages=messages,
+            max_messages=max_messages,
+            max_characters=max_characters,
+            **params,
+        )
 
     def credential_digest(self) -> str | None:
         """A hash of the address and the credential that the next call would use.

@@ -6,18 +6,27 @@ import json
 import os
 import re
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from ._account.arguments import spelled_out
 from ._checks import whole
-from ._request import Self, check_names
+from ._request import (
+    CompleteParams,
+    ConversationParams,
+    RunParams,
+    Self,
+    StreamParams,
+    Unpack,
+    check_names,
+)
 from ._runtime.files import read, replace
 from ._signals import let_through
 from .messages import Message, Prompt, calls_of, normalize, text_of
 from .results import Completion, StreamText
-from .tools import Tool
+from .tools import OnTool, Tool
 
 _VERSION = 1
 
@@ -104,6 +113,7 @@ class Conversation:
     ['user', 'assistant']
     """
 
+    @spelled_out(ConversationParams)
     def __init__(
         self,
         client: Answering,
@@ -113,7 +123,7 @@ class Conversation:
         messages: Prompt = (),
         max_messages: int | None = None,
         max_characters: int | None = None,
-        **params: Any,
+        **params: Unpack[ConversationParams],
     ) -> None:
         check_names(params)
         self.client = client
@@ -123,7 +133,7 @@ class Conversation:
         self.max_characters = (
             None if max_characters is None else whole("max_characters", max_characters)
         )
-        self.params = params
+        self.params: dict[str, Any] = {**params}
         self._said = normalize(messages) if messages else []
         if system is None and self._said and self._said[0]["role"] == "system":
             self.system = text_of(self._said.pop(0)["content"])
@@ -134,7 +144,8 @@ class Conversation:
         """The turns so far, without the system prompt; a copy."""
         return [dict(message) for message in self._said]
 
-    def ask(self, text: Prompt, **params: Any) -> Completion:
+    @spelled_out(CompleteParams)
+    def ask(self, text: Prompt, **params: Unpack[CompleteParams]) -> Completion:
         """Say ``text`` and return the reply.
 
         Args:
@@ -150,7 +161,16 @@ class Conversation:
         self._keep(said, completion)
         return completion
 
-    def run(self, text: Prompt, *, tools: Iterable[Tool], **params: Any) -> Completion:
+    @spelled_out(RunParams)
+    def run(
+        self,
+        text: Prompt,
+        *,
+        tools: Iterable[Tool],
+        max_turns: int = 8,
+        on_tool: OnTool | None = None,
+        **params: Unpack[RunParams],
+    ) -> Completion:
         """Say ``text``, call the functions that the model asks for, and return the reply.
 
         The calls and their results are kept along with the turn.
@@ -158,6 +178,8 @@ class Conversation:
         Args:
             text: the user's message, or messages.
             tools: functions, as for a client's ``run``.
+            max_turns: questions to the model, at most.
+            on_tool: gets each call and the text that the model was told.
             **params: as for a client's ``run``, for this turn alone.
 
         Raises:
@@ -174,11 +196,18 @@ class Conversation:
         """
         self.end()
         said = normalize(text)
-        completion = self.client.run(self._asking(said), tools=tools, **self._with(params))
+        completion = self.client.run(
+            self._asking(said),
+            tools=tools,
+            max_turns=max_turns,
+            on_tool=on_tool,
+            **self._with(params),
+        )
         self._keep([*said, *getattr(completion.steps, "messages", ())], completion)
         return completion
 
-    def stream(self, text: Prompt, **params: Any) -> Generator[str, None, None]:
+    @spelled_out(StreamParams)
+    def stream(self, text: Prompt, **params: Unpack[StreamParams]) -> Generator[str, None, None]:
         """Say ``text`` and yield the reply as it comes, as a client's ``stream`` does.
 
         A stream that is still open when the next turn begins is closed first.
@@ -306,7 +335,7 @@ class Conversation:
             "max_characters": self.max_characters,
         }
 
-    def _with(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _with(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": self.model, **self.params, **params}
 
     def _asking(self, new: list[Message]) -> list[Message]:

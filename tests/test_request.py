@@ -7,13 +7,17 @@ import inspect
 import json
 from typing import Any, get_type_hints
 
+import pandas
 import pytest
 
 import llmproviders
-from llmproviders import InvalidRequestError
+from llmproviders import InvalidRequestError, OpenAICompatible, batch
 from llmproviders._request import KNOWN, ChatRequest, Params
+from llmproviders.conversation import Conversation
+from llmproviders.notebook import show, use
 from llmproviders.provider import Provider, ProviderArguments
 from llmproviders.providers import REGISTRY
+from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 
 
@@ -267,6 +271,64 @@ def test_keywords_of_a_call_are_shown(kind: Any, name: str) -> None:
     assert rest.kind is rest.VAR_KEYWORD
     assert str(rest.annotation).startswith("Unpack[Params")
     assert "Params" in str(get_type_hints(getattr(kind, name))["params"])
+
+
+SPELLED_OUT = [
+    (llmproviders.Provider.conversation, "ConversationParams"),
+    (Conversation, "ConversationParams"),
+    (Conversation.ask, "CompleteParams"),
+    (Conversation.stream, "StreamParams"),
+    (Conversation.run, "RunParams"),
+    (batch.map, "BatchParams"),
+    (batch.table, "BatchParams"),
+    (show, "StreamParams"),
+    (use, "StreamParams"),
+]
+
+
+@pytest.mark.parametrize(("function", "keywords"), SPELLED_OUT)
+def test_keywords_of_a_call_are_shown_elsewhere(function: Any, keywords: str) -> None:
+    """Whatever passes a call's keywords on shows them, and a checker knows them, too."""
+    parameters = inspect.signature(function).parameters
+    wanted = {*Params.__annotations__, "model"}
+    if keywords != "ConversationParams":
+        wanted |= {"timeout", "proxy", "accept", "deadline"}
+    if keywords in ("CompleteParams", "RunParams", "BatchParams"):
+        wanted.add("stream")
+    assert parameters.keys() >= wanted
+    *_, rest = parameters.values()
+    assert (rest.kind, str(rest.annotation)) == (rest.VAR_KEYWORD, f"Unpack[{keywords}]")
+    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
+    assert keywords in str(hints["params"])
+
+
+def test_keywords_that_are_passed_on(sandbox: Sandbox) -> None:
+    """Each that a signature shows beside ``Params`` reaches the call."""
+    asked: Any = {
+        "model": "gpt-4o",
+        "timeout": 7.0,
+        "deadline": 20.0,
+        "accept": lambda reply: "no",
+        "stream": False,
+        "schema": None,
+    }
+    with OpenAICompatible(**sandbox.provider_arguments("openai")) as provider:
+        chat = provider.conversation()
+        with pytest.raises(llmproviders.RejectedReplyError):
+            chat.ask("Hi", **asked)
+        with pytest.raises(llmproviders.RejectedReplyError):
+            chat.run("Hi", tools=[text_length], max_turns=2, on_tool=print, **asked)
+        (result,) = batch.map(provider, ["Hi"], **asked)
+        assert isinstance(result.error, llmproviders.RejectedReplyError)
+        frame = batch.table(provider, "{a}", pandas.DataFrame({"a": ["Hi"]}), **asked)
+        assert "RejectedReplyError" in frame.loc[0, "error"]
+    bodies = [request.json for request in sandbox.requests]
+    assert [(body["model"], body["stream"]) for body in bodies] == [("gpt-4o", False)] * 4
+
+
+def text_length(text: str) -> int:
+    """Count."""
+    return len(text)
 
 
 def test_ipython_completes_keywords() -> None:

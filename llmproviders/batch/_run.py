@@ -10,9 +10,10 @@ from concurrent.futures import Executor
 from typing import Any
 from weakref import WeakValueDictionary
 
+from .._account.arguments import spelled_out
 from .._checks import seconds, shown, whole
 from .._display.text import be_brief, count
-from .._request import ChatRequest
+from .._request import BatchParams, ChatRequest, Unpack
 from .._signals import let_through
 from ..cache import Cached
 from ..client import BaseClient, owned
@@ -97,6 +98,7 @@ def run(
     return owned(_results(flow, on_result, progress=progress, total=total), client.name)
 
 
+@spelled_out(BatchParams)
 def map(
     client: BaseClient,
     prompts: Iterable[BatchRequest],
@@ -106,7 +108,7 @@ def map(
     executor: Executor | None = None,
     deadline: float | None = None,
     cache: str | os.PathLike[str] | None = None,
-    **params: Any,
+    **params: Unpack[BatchParams],
 ) -> list[BatchResult]:
     """Answer many prompts at a time, and return their results in the order of the prompts.
 

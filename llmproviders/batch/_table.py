@@ -10,7 +10,9 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from .._account.arguments import spelled_out
 from .._checks import nearest
+from .._request import BatchParams, Unpack
 from ..client import BaseClient
 from ..errors import InvalidRequestError
 from ._file import answer_into
@@ -27,19 +29,19 @@ else:
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
+@spelled_out(BatchParams)
 def table(
     client: BaseClient,
     template: str,
     frame: DataFrame,
     *,
     output: str | os.PathLike[str] | None = None,
-    schema: Any = None,
     workers: int = 4,
     executor: Executor | None = None,
     progress: bool | None = None,
     deadline: float | None = None,
     cache: str | os.PathLike[str] | None = None,
-    **params: Any,
+    **params: Unpack[BatchParams],
 ) -> DataFrame:
     """Ask a prompt for each row of a DataFrame, and return the replies as a DataFrame.
 
@@ -52,13 +54,13 @@ def table(
             ``{{`` and ``}}`` are braces.
         frame: a pandas DataFrame.
         output: a file of rows to resume from, or None.
-        schema: what each reply has to be, as for ``complete``.
         workers: how many requests run at a time; with an ``executor``: how many it has.
         executor: as for :func:`run`.
         progress: show a progress bar on standard error.
         deadline: seconds for each request, waits and retries included.
         cache: as for :func:`run`.
-        **params: ``model``, ``system`` and the others that ``complete`` takes.
+        **params: ``schema``, what each reply has to be, ``model``, ``system`` and the others that
+            ``complete`` takes.
 
     Returns:
         A DataFrame with the index of ``frame``. Its columns are ``text``, or the fields of the
@@ -82,8 +84,6 @@ def table(
     pandas = _pandas()
     if not isinstance(frame, pandas.DataFrame):
         raise TypeError(f"frame must be a pandas DataFrame, not {type(frame).__name__}")
-    if schema is not None:
-        params["schema"] = schema
     requests = _Requests(template, frame, params)
     columns = _columns(check_params(params))
     options: dict[str, Any] = {

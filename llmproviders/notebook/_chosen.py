@@ -6,13 +6,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from .._account.arguments import spelled_out
+from .._request import StreamParams, Unpack
 from ..cli.options import Choices
 from ..client import BaseClient
 
 _chosen: tuple[BaseClient, dict[str, Any]] | None = None
 
 
-def use(client: BaseClient | None, **params: Any) -> None:
+@spelled_out(StreamParams)
+def use(client: BaseClient | None, **params: Unpack[StreamParams]) -> None:
     """Choose the client that ``show`` and ``%%llm`` use from now on, as ``%llm_config`` does.
 
     Args:
@@ -24,7 +27,7 @@ def use(client: BaseClient | None, **params: Any) -> None:
     >>> use(None)
     """
     global _chosen
-    _chosen = None if client is None else (client, params)
+    _chosen = None if client is None else (client, {**params})
 
 
 def chosen() -> tuple[BaseClient, dict[str, Any]] | None:

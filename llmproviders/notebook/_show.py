@@ -7,7 +7,9 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
+from .._account.arguments import spelled_out
 from .._display.text import be_brief, count, seconds
+from .._request import StreamParams, Unpack
 from .._runtime.scope import SYSTEM_CLOCK, Clock
 from ..client import BaseClient
 from ..conversation import Conversation
@@ -17,12 +19,13 @@ from ._chosen import in_use
 from ._page import DisplayPlace, display_place, shell
 
 
+@spelled_out(StreamParams)
 def show(
     stream_or_prompt: Iterator[str] | Prompt,
     client: BaseClient | Conversation | None = None,
     *,
     note: bool = True,
-    **params: Any,
+    **params: Unpack[StreamParams],
 ) -> Completion:
     """Display a reply as it grows, and return it.
 
@@ -52,11 +55,12 @@ def show(
     >>> reply.provider
     'ScriptedProvider'
     """
+    asked: dict[str, Any] = {**params}
     # No keyword of its own: only tests pass one.
-    clock: Clock = params.pop("clock", SYSTEM_CLOCK)
+    clock: Clock = asked.pop("clock", SYSTEM_CLOCK)
     with ExitStack() as stack:
         if isinstance(stream_or_prompt, Iterator):
-            if client is not None or params:
+            if client is not None or asked:
                 raise TypeError(
                     "a stream comes from its client with all parameters; pass only the stream"
                 )
@@ -64,8 +68,8 @@ def show(
         else:
             if client is None:
                 client, usual = stack.enter_context(in_use())
-                params = {**usual, **params}
-            stream = client.stream(stream_or_prompt, **params)
+                asked = {**usual, **asked}
+            stream = client.stream(stream_or_prompt, **asked)
         return _shown(stream, display_place(clock), clock, note=note)
 
 

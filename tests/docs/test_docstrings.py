@@ -6,15 +6,14 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import llmproviders
 from llmproviders import batch, conversation, messages, notebook, provider, sandbox, testing
-from llmproviders._request import Params
 from llmproviders.config import _settings as config
 
 # Steps of a script, names for annotations, and what is shown where it is used.
@@ -86,7 +85,11 @@ def parameters(value: Any) -> list[str]:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
         return []
-    elsewhere = Params.__annotations__ if "params" in signature.parameters else ()
+    elsewhere: Iterable[str] = ()
+    rest = signature.parameters.get("params")
+    if rest is not None and rest.kind is rest.VAR_KEYWORD:
+        hints = get_type_hints(value.__init__ if isinstance(value, type) else value)
+        elsewhere = get_args(hints["params"])[0].__annotations__
     names = [name for name in signature.parameters if name not in ("self", "cls", *elsewhere)]
     return [] if names == ["args", "kwargs"] else names
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmproviders import ChatGLM, FailoverClient, GigaChat
-from llmproviders.batch import run, run_file
+from llmproviders.batch import map, run, run_file, table
 from llmproviders.notebook import show
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
@@ -26,6 +26,15 @@ ChatGLM().run("Hi", tools=[], seed="x")  # error: arg-type
 count: int = ChatGLM().complete("Hi").text  # error: assignment
 ChatGLM().complete("Hi").text = "other"  # error: misc
 FailoverClient([ChatGLM()]).conversation().ask(["Hi"])  # error: list-item
+ChatGLM().conversation(temprature=1)  # error: call-arg
+ChatGLM().conversation().ask("Hi", temperature="hot")  # error: arg-type
+ChatGLM().conversation().ask("Hi", stream=True)  # error: arg-type
+ChatGLM().conversation().stream("Hi", max_token=9)  # error: call-arg
+ChatGLM().conversation().run("Hi", tools=[], max_turn=9)  # error: call-arg
+map(ChatGLM(), ["Hi"], temprature=1)  # error: call-arg
+map(ChatGLM(), ["Hi"], timeout="5")  # error: arg-type
+table(ChatGLM(), "{a}", None, seed="x")  # error: arg-type
+show("Hi", ChatGLM(), temprature=1)  # error: call-arg
 run(ChatGLM(), ["Hi"], 4)  # error: call-arg
 run_file(ChatGLM(), "in.jsonl", "out.jsonl", worker=4)  # error: call-arg
 rows = run_file(ChatGLM(), "in.jsonl", "out.jsonl").rows  # error: attr-defined

@@ -20,6 +20,7 @@ from llmproviders import (
     Restart,
     StreamInterrupted,
     Usage,
+    batch,
 )
 from llmproviders.batch import BatchReport, BatchResult, Summary, run, run_file
 from llmproviders.conversation import Conversation
@@ -78,6 +79,12 @@ chat: Conversation = client.conversation(system="Be brief.", max_messages=20, te
 turn: Completion = chat.ask("Hi")
 pieces: Generator[str, None, None] = chat.fork().stream("And then?")
 chat.save(Path("chat.json"))
+turn = chat.ask("Hi", model="GigaChat-2", deadline=5, stream=False, schema=list[str], tools=[len])
+turn = chat.run("Hi", tools=[len], max_turns=3, timeout=(5, 30), temperature=0, system="Be brief.")
+pieces = chat.stream("Hi", proxy="http://localhost:3128", accept=lambda reply: True)
+answers: list[BatchResult] = batch.map(
+    client, ["Hi"], deadline=60, model="GigaChat-2", stream=False
+)
 
 with concurrent.futures.ThreadPoolExecutor() as pool:
     for result in run(client, ["Hi", {"id": 7, "prompt": "Hello"}], workers=2, executor=pool):
@@ -86,8 +93,8 @@ with concurrent.futures.ThreadPoolExecutor() as pool:
 summary: Summary = run_file(client, "in.jsonl", Path("out.jsonl"), deadline=60, max_failures=10)
 failed: int = BatchReport.read("out.jsonl").failed
 
-use(client, temperature=0)
-shown: Completion = show("Hi", client)
+use(client, temperature=0, model="GigaChat-2")
+shown: Completion = show("Hi", client, max_tokens=5)
 shown = show(client.stream("Hi"), note=False)
 
 with Sandbox(reply=lambda messages: messages[-1]["content"]) as sandbox:
