@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import requests
 
-from llmproviders import OpenAICompatible
+from llmproviders import GLM, OpenAICompatible
 from llmproviders.providers import find
 from llmproviders.sandbox import Sandbox, parse_fault
 from llmproviders.sandbox._names import CLASS_NAMES
@@ -58,6 +59,32 @@ def test_calls_thoughts_and_usage(sandbox: Sandbox, service: str, stream: bool) 
     assert (finish.reason, finish.reasoning) == ("tool_calls", "Hm. Well.")
     if service != "yandexgpt" or not stream:
         assert finish.usage.total_tokens == 3
+
+
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_calls_of_glm_in_pieces(sandbox: Sandbox, asked: bool | None) -> None:
+    """GLM streams a call in pieces only where ``tool_stream`` says so; both mean the same."""
+    sandbox.reply("glm", tool_calls=CALLS, times=2)
+    arguments = sandbox.provider_arguments("glm")
+    body = {
+        "model": "glm-5.3",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [TOOL],
+        "stream": True,
+        **({} if asked is None else {"tool_stream": asked}),
+    }
+    with requests.Session() as session:
+        session.trust_env = False
+        told = session.post(
+            f"{arguments['base_url']}/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {arguments['api_key']}"},
+        )
+    assert told.text.count('"tool_calls":') == (3 if asked else 1) * len(CALLS)
+    with GLM(**arguments) as provider:
+        reply = provider.complete("Hi", tools=[TOOL], extra_body={"tool_stream": asked})
+    assert [call["function"]["name"] for call in reply.tool_calls] == ["weather", "time"]
+    assert json.loads(reply.tool_calls[0]["function"]["arguments"]) == {"city": "Омск"}
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "content_filter"])

@@ -61,6 +61,13 @@ class GLMService(OpenAICompatibleService):
             return self.refusal(400, "messages must have a user message", code="1214")
         return None
 
+    def call_deltas(self, call: Object | None, body: Object, /) -> list[Object]:
+        """Return calls in pieces where ``tool_stream`` is set, else each of them whole."""
+        calls = (call or {}).get("tool_calls")
+        if calls is None or body.get("tool_stream"):
+            return super().call_deltas(call, body)
+        return [{"tool_calls": [{"index": index, **one}]} for index, one in enumerate(calls)]
+
     def refusal(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> Whole:

@@ -164,7 +164,7 @@ class OpenAICompatibleService(Service):
         end: tuple[ReplyPiece, ...] = (completion.finish({}), DONE)
         if self.counts_unasked or (body.get("stream_options") or {}).get("include_usage"):
             end = (end[0], completion.usage_event(), DONE)
-        return Stream(completion.frames(_call_deltas(completion.call)), end)
+        return Stream(completion.frames(self.call_deltas(completion.call, body)), end)
 
     def _listing(self) -> Object:
         about = {"object": "model", "created": 1735689600, "owned_by": "sandbox"}
@@ -202,6 +202,19 @@ class OpenAICompatibleService(Service):
             call=self._call(calls, as_tool="functions" not in body) if calls else None,
             call_finish="function_call" if "functions" in body else "tool_calls",
         )
+
+    def call_deltas(self, call: Object | None, _body: Object, /) -> list[Object]:
+        """Return each call in three deltas: the name first, then the arguments in two pieces."""
+        if call is None:
+            return []
+        if "function_call" in call:
+            return [{"function_call": part} for part in _in_three(call["function_call"])]
+        deltas = []
+        for index, one in enumerate(call["tool_calls"]):
+            named, first, second = _in_three(one["function"])
+            pieces = ({**one, "function": named}, {"function": first}, {"function": second})
+            deltas += [{"tool_calls": [{"index": index, **piece}]} for piece in pieces]
+        return deltas
 
     def call_id(self, _name: str, /) -> str:
         """Return the id of a call of the function of that name."""
@@ -287,20 +300,6 @@ def _told(content: Any) -> str:
             size = f"{len(base64.b64decode(data))} bytes" if data else url
             words.append(f"[{kind if data else 'image'}, {size}]")
     return " ".join(filter(None, words))
-
-
-def _call_deltas(call: Object | None) -> list[Object]:
-    """Return each call in three deltas: the name first, then the arguments in two pieces."""
-    if call is None:
-        return []
-    if "function_call" in call:
-        return [{"function_call": part} for part in _in_three(call["function_call"])]
-    deltas = []
-    for index, one in enumerate(call["tool_calls"]):
-        named, first, second = _in_three(one["function"])
-        pieces = ({**one, "function": named}, {"function": first}, {"function": second})
-        deltas += [{"tool_calls": [{"index": index, **piece}]} for piece in pieces]
-    return deltas
 
 
 def _in_three(called: Object) -> tuple[Object, Object, Object]:
