@@ -21,7 +21,7 @@ from ._checks import shown
 from ._log import logger
 from ._redact import redact
 from ._runtime.scope import CancelScope
-from ._signals import from_handler, let_through
+from ._signals import from_handler, ignoring, let_through
 from .errors import Attempt, LLMError, RejectedReplyError
 from .messages import Message, as_content, as_json
 from .results import Attempts, Completion, rejected
@@ -74,7 +74,7 @@ _PLAIN: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("integer", (int,)),
     float: ("number", (int, float)),
     bool: ("boolean", (bool,)),
-    NoneType: ("null", (NoneType,)),
+    **dict.fromkeys((None, NoneType), ("null", (NoneType,))),
 }
 
 _DATES: dict[Any, tuple[str, Callable[[str], Any]]] = {
@@ -97,14 +97,12 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
     for name in ("__supertype__", "__value__"):  # of a NewType, and of what "type X = ..." makes
         if hasattr(kind, name):
             return _shape(getattr(kind, name), (*within, kind))
-    if kind is None:
-        kind = NoneType
     if kind in _PLAIN:
         return _plain(kind)
     if kind in _DATES:
         return _date(kind)
     if origin is typing.Annotated:
-        return _annotated(args, within)
+        return _annotated(kind, args, within)
     if origin is Literal:
         return _choice({value: value for value in args})
     if origin in (Union, UnionType):
@@ -133,7 +131,7 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
             closed=False,
         )
     if hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate"):
-        return _pydantic(kind)
+        return _validated(kind.model_json_schema(), kind.model_validate, _shape(Any).read)
     return _collection(kind, origin, args, within)
 
 
@@ -167,11 +165,19 @@ def _date(kind: Any) -> _Shape:
     return _Shape({"type": "string", "format": form}, read)
 
 
-def _annotated(args: tuple[Any, ...], within: tuple[Any, ...]) -> _Shape:
-    inner = _shape(args[0], within)
+def _annotated(kind: Any, args: tuple[Any, ...], within: tuple[Any, ...]) -> _Shape:
+    """The shape with its description, and with what pydantic makes of the rest of ``Annotated``."""
+    schema, read = _shape(args[0], within)
+    if not all(isinstance(extra, str) for extra in args[1:]):
+        # Without pydantic, and for a type that it does not take, only descriptions count.
+        with ignoring(ImportError, RuntimeError):
+            from pydantic import TypeAdapter
+
+            made = TypeAdapter(kind)
+            schema, read = _validated(made.json_schema(), made.validate_python, read)
     about = (getattr(extra, "description", extra) for extra in args[1:])
     text = next((one for one in about if isinstance(one, str)), None)
-    return inner._replace(schema={**inner.schema, "description": text}) if text else inner
+    return _Shape({**schema, "description": text} if text else schema, read)
 
 
 def _choice(values: dict[Any, Any]) -> _Shape:
@@ -282,15 +288,18 @@ def _fields(
     return _Shape(schema, read)
 
 
-def _pydantic(kind: Any) -> _Shape:
-    def read(value: Any, place: str) -> Any:
+def _validated(schema: dict[str, Any], validate: Callable[[Any], Any], read: Any) -> _Shape:
+    """A shape of pydantic's, which checks what ``read`` has made of the JSON value."""
+
+    def checked(value: Any, place: str) -> Any:
+        made = read(value, place)
         try:
-            return kind.model_validate(value)
+            return validate(made)
         except ValueError as error:
             let_through(error)
             raise _Mismatch(f"{place}: {error}") from error
 
-    return _Shape(kind.model_json_schema(), read)
+    return _Shape(schema, checked)
 
 
 def _with_default(shape: _Shape, default: Any) -> _Shape:
@@ -307,13 +316,8 @@ def _with_default(shape: _Shape, default: Any) -> _Shape:
 
 def _named(value: Any) -> str:
     """The JSON type of a value."""
-    return (
-        "object"
-        if type(value) is dict
-        else "array"
-        if type(value) is list
-        else _PLAIN[type(value)][0]
-    )
+    kind = type(value)
+    return "object" if kind is dict else "array" if kind is list else _PLAIN[kind][0]
 
 
 # -- functions
@@ -323,8 +327,7 @@ _SPHINX = re.compile(
 )
 
 _SECTION = re.compile(
-    r"((?:Keyword |Other )?(?:Args|Arguments|Parameters)|Returns?|Yields?|Raises|Examples?|Notes?)"
-    r":\s*"
+    r"((Keyword |Other )?(Args|Arguments|Parameters)|Returns?|Yields?|Raises|Examples?|Notes?):\s*"
 )
 
 _REFERENCE = re.compile(r'(?<=")#/\$defs/[^"]+')
@@ -612,9 +615,8 @@ class ToolRun:
             raise
 
     def _endless(self, completion: Completion) -> RejectedReplyError:
-        most = self._max_turns
         error = rejected(
-            f"the model still calls functions after {most} questions; raise max_turns",
+            f"the model still calls functions after {self._max_turns} questions; raise max_turns",
             completion.text,
             completion.finish_reason,
             detail="max_turns",

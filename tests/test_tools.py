@@ -16,6 +16,7 @@ from datetime import time as clock
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NewType, Optional, Union
 
+import annotated_types
 import numpy
 import pydantic
 import pytest
@@ -161,6 +162,34 @@ def named(width: Metres, widths: list[Metres]) -> None:
     """Take a type with a name of its own."""
 
 
+class Order(TypedDict):
+    count: Annotated[int, pydantic.Field(gt=0, le=9)]
+    note: NotRequired[Annotated[str, annotated_types.Len(1, 5)]]
+
+
+@dataclass
+class Window:
+    width: Annotated[float, pydantic.Field(ge=0.5, multiple_of=0.5)] = 1.0
+
+
+def constrained(
+    days: Annotated[int, pydantic.Field(ge=3, description="how many")],
+    code: Annotated[str, pydantic.Field(min_length=2, max_length=3, pattern="^[A-Z]+$")],
+    order: Order,
+    window: Window,
+    share: Annotated[float, annotated_types.Interval(gt=0, lt=1)] = 0.5,
+    tags: Annotated[list[Annotated[str, annotated_types.MinLen(1)]], pydantic.Field(max_length=2)]
+    | None = None,
+    maybe: Annotated[int | None, pydantic.Field(ge=1, examples=[4])] = None,
+    where: Annotated[Where | None, pydantic.Field(description="a place")] = None,
+    unit: Annotated[Unit, pydantic.Field(json_schema_extra={"x-order": 1})] = Unit.CELSIUS,
+    day: Annotated[date, annotated_types.Gt(date(2020, 1, 1))] = date(2024, 2, 29),
+    word: Annotated[str, pydantic.StringConstraints(strip_whitespace=True), "a word"] = "",
+    marked: Annotated[int, object()] = 1,
+) -> None:
+    """Take types with bounds."""
+
+
 def google_odd(city: str, days: int = 1) -> str:
     """Tell the weather.
 
@@ -199,7 +228,7 @@ def sphinx_odd(city: str, days: int = 1) -> str:
 
 FUNCTIONS = [
     *(plain, choices, unions, collections, objects, anything, dated, google, sphinx),
-    *(models, named),
+    *(models, named, constrained),
 ]
 
 
@@ -279,6 +308,29 @@ class TestForm:
         parameters = tool.form["function"]["parameters"]
         assert parameters["properties"]["day"]["description"] == "which day"
         assert tool(tool.arguments('{"where": {"city": "Omsk"}, "day": "Monday"}')) == "Omsk Monday"
+
+    def test_annotated_with_bounds(self) -> None:
+        """What pydantic puts into the form holds for a call, too, and the model is told of it."""
+        tool = FunctionTool(constrained)
+        about = tool.form["function"]["parameters"]["properties"]
+        assert about["days"] == {"type": "integer", "minimum": 3, "description": "how many"}
+        assert about["word"]["description"] == "a word"
+        given = {"days": 3, "code": "OMS", "order": {"count": 1}, "window": {}}
+        found = tool.arguments(json.dumps({**given, "word": " a ", "day": "2024-03-01"}))
+        assert (found["days"], found["word"], found["day"]) == (3, "a", date(2024, 3, 1))
+        for wrong, words in (
+            ({"days": 2}, "days: .*greater than or equal to 3"),
+            ({"days": "3"}, "days is string, not integer"),
+            ({"code": "oms"}, "code: .*match pattern"),
+            ({"order": {"count": 10}}, r"order\.count: .*less than or equal to 9"),
+            ({"order": {"count": 1, "note": ""}}, r"order\.note: .*at least 1"),
+            ({"window": {"width": 0.7}}, r"window\.width: .*multiple of 0\.5"),
+            ({"tags": ["a", "b", "c"]}, "tags: .*at most 2"),
+            ({"tags": [""]}, r"tags\[0\]: .*at least 1"),
+            ({"day": "2019-01-01"}, "day: .*greater than"),
+        ):
+            with pytest.raises(ValueError, match=f"(?s){words}"):
+                tool.arguments(json.dumps({**given, **wrong}))
 
     def test_methods_partials_and_instances(self) -> None:
         """A bound method has no ``self``; what a partial gives is not the model's to choose."""
