@@ -21,7 +21,7 @@ from ._checks import shown
 from ._log import logger
 from ._redact import redact
 from ._runtime.scope import CancelScope
-from ._signals import from_handler, ignoring, let_through
+from ._signals import from_handler, let_through
 from .errors import Attempt, LLMError, RejectedReplyError
 from .messages import Message, as_content, as_json
 from .results import Attempts, Completion, rejected
@@ -31,7 +31,6 @@ ToolCall = dict[str, Any]
 OnTool = Callable[[ToolCall, str], object]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
 _MOST_WORDS = 2000
 
 
@@ -170,11 +169,15 @@ def _annotated(kind: Any, args: tuple[Any, ...], within: tuple[Any, ...]) -> _Sh
     schema, read = _shape(args[0], within)
     if not all(isinstance(extra, str) for extra in args[1:]):
         # Without pydantic, and for a type that it does not take, only descriptions count.
-        with ignoring(ImportError, RuntimeError):
-            from pydantic import TypeAdapter
+        try:
+            from pydantic import PydanticUserError, TypeAdapter
 
             made = TypeAdapter(kind)
             schema, read = _validated(made.json_schema(), made.validate_python, read)
+        except ImportError as error:
+            let_through(error)
+        except PydanticUserError:
+            pass
     about = (getattr(extra, "description", extra) for extra in args[1:])
     text = next((one for one in about if isinstance(one, str)), None)
     return _Shape({**schema, "description": text} if text else schema, read)
@@ -325,13 +328,10 @@ def _named(value: Any) -> str:
 _SPHINX = re.compile(
     r"\s*:(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\*{0,2}(\w+)\s*:\s*(.*)"
 )
-
 _SECTION = re.compile(
     r"((Keyword |Other )?(Args|Arguments|Parameters)|Returns?|Yields?|Raises|Examples?|Notes?):\s*"
 )
-
 _REFERENCE = re.compile(r'(?<=")#/\$defs/[^"]+')
-
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
 
 

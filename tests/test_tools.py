@@ -9,6 +9,7 @@ import pickle
 import re
 import signal
 import time
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -165,6 +166,10 @@ def named(width: Metres, widths: list[Metres]) -> None:
 class Order(TypedDict):
     count: Annotated[int, pydantic.Field(gt=0, le=9)]
     note: NotRequired[Annotated[str, annotated_types.Len(1, 5)]]
+
+
+class Pair(typing.TypedDict):
+    left: int
 
 
 @dataclass
@@ -331,6 +336,18 @@ class TestForm:
         ):
             with pytest.raises(ValueError, match=f"(?s){words}"):
                 tool.arguments(json.dumps({**given, **wrong}))
+
+    def test_annotated_for_which_pydantic_has_no_form(self) -> None:
+        """A type that pydantic does not take keeps its own form and its description."""
+
+        def take(pair: Annotated[Pair, pydantic.Field(description="two")]) -> None:
+            """Take."""
+
+        tool = FunctionTool(take)
+        about = tool.form["function"]["parameters"]["properties"]["pair"]
+        assert about["description"] == "two"
+        assert about["properties"]["left"]["type"] == "integer"
+        assert tool.arguments('{"pair": {"left": 1}}') == {"pair": {"left": 1}}
 
     def test_methods_partials_and_instances(self) -> None:
         """A bound method has no ``self``; what a partial gives is not the model's to choose."""
