@@ -20,7 +20,7 @@ from ._http.decoding import whole_characters
 from ._http.types import HTTPRequest, HTTPResponse, Limits, Sender, Timeout, Trust
 from ._log import logger
 from ._redact import forget_locals, redact, scrub
-from ._request import ChatRequest
+from ._request import ChatRequest, Self
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ._signals import from_handler, let_through
 from .client import BaseClient, T
@@ -476,9 +476,9 @@ class _Round:
         try:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
-            with _Step(provider, "slot"):
-                slot = provider.slot(self._scope)
-            with slot as waited:
+            with _Step(provider, "slot") as step, provider.slot(self._scope) as waited:
+                # What a caller throws in passes as it is.
+                step.translates = False
                 self._start(waited)
                 while True:
                     self._call = None
@@ -489,6 +489,7 @@ class _Round:
                             raise
                         self._recover_or_raise(trouble, self._call)
                     else:
+                        step.translates = True
                         return
         except BaseException as failure:
             if not isinstance(failure, LLMError) or from_handler(failure):
@@ -665,13 +666,14 @@ class _Step:
     def __init__(self, provider: Provider, name: str) -> None:
         self._provider = provider
         self._name = name
+        self.translates = True
 
-    def __enter__(self) -> None:
-        """Nothing is to be done."""
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Translate."""
-        if not isinstance(error, Exception) or isinstance(error, LLMError):
+        if not self.translates or not isinstance(error, Exception) or isinstance(error, LLMError):
             return
         if not from_handler(error):
             raise _own_failure(self._provider, self._name, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -122,6 +123,29 @@ class TestForeignExceptions:
         if hook != "credential_digest":
             with pytest.raises(ProtocolError, match=f"{hook} of Hooked failed: "):
                 hooked.complete("Hi")
+
+    @pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("moment", ["__enter__", "__exit__"])
+    def test_slots_that_fail(self, moment: str, error: Exception) -> None:
+        """So does the next one where a provider's slot fails when it is taken or given back."""
+
+        class Jammed(contextlib.nullcontext[float]):
+            """A slot of somebody else's."""
+
+        setattr(Jammed, moment, lambda *_: fail(error)())
+        kind = type("Jamming", (Careless,), {"slot": lambda *_: Jammed(0.0)})
+        with pytest.raises(ProtocolError, match="slot of Jamming failed: ") as caught:
+            kind().complete("Hi")
+        assert caught.value.__cause__ is error
+        assert [attempt.provider for attempt in caught.value.attempts] == ["Jamming"]
+        client = FailoverClient([kind(), ScriptedProvider(["second"])], attempts=1)
+        assert str(client.complete("Hi")) == "second"
+
+    def test_a_slot_that_is_none(self) -> None:
+        """What is no context manager is the provider's failure."""
+        kind = type("Slotless", (Careless,), {"slot": lambda *_: 0.0})
+        with pytest.raises(ProtocolError, match="slot of Slotless failed: "):
+            kind().complete("Hi")
 
     def test_after_text(self) -> None:
         """After text, too, it is an error of ours, with the text so far and the request's id."""
