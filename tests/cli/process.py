@@ -122,6 +122,7 @@ class Terminal:
         env: changes to the environment.
         piped: ``"stdout"``, ``"stderr"``.
         program: what is started in place of the command.
+        columns: how wide it is; 0 where nobody knows.
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class Terminal:
         env: Mapping[str, str | None] | None = None,
         piped: tuple[str, ...] = (),
         program: tuple[str, ...] | None = None,
+        columns: int = 100,
     ) -> None:
         self._master, slave = os.openpty()
-        _set_size(slave, rows=24, columns=100)
+        _set_size(slave, rows=24, columns=columns)
         streams = {
             name: subprocess.PIPE if name in piped else slave for name in ("stdout", "stderr")
         }
@@ -151,15 +153,9 @@ class Terminal:
         """Type something; ``\\x03`` is Ctrl-C, ``\\x04`` Ctrl-D."""
         os.write(self._master, text.encode())
 
-    def interrupt(self) -> None:
-        """Press Ctrl-C at a prompt until something comes of it.
-
-        Of one that comes just as it begins to wait for a line, Python learns with the next one.
-        """
-        for _ in range(10):
-            self.type("\x03")
-            if select.select([self._master], [], [], PATIENCE_S / 10)[0]:
-                return
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def read_until(self, pattern: str) -> str:
         """Return what the terminal has shown since the last match, once it matches."""

@@ -132,7 +132,7 @@ def test_ctrl_c_stops_a_reply_and_keeps_the_conversation(at_sandbox: Sandbox) ->
         terminal.read_until(r"\(stopped\)[^>]*> $")
         terminal.type("half a line")
         terminal.read_until("half a line$")
-        terminal.interrupt()
+        terminal.type("\x03")
         terminal.read_until("Ctrl-D leaves[^>]*> $")
         terminal.type("second\n")
         terminal.read_until("nothing.\r\n> $")
@@ -399,6 +399,30 @@ def test_a_terminal_that_goes(at_sandbox: Sandbox, stalls: bool) -> None:
         terminal.read_until("This is the" if stalls else PROMPT)
         code = terminal.hang_up()
     assert code == 143 if stalls else code in (0, 143)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_signal_at_the_prompt(home: Path, term: str, number: signal.Signals) -> None:
+    """SIGTERM and SIGHUP end a conversation that waits for a line, or is about to."""
+    for _ in range(3):
+        with Terminal(*CHAT, env={"TERM": term}) as terminal:
+            terminal.read_until(PROMPT)
+            terminal.signal(number)
+            assert terminal.end().code == 143
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm", "", None])
+@pytest.mark.parametrize("columns", [0, 1, 5, 20, 300])
+def test_chat_at_any_terminal(at_sandbox: Sandbox, term: str | None, columns: int) -> None:
+    """A question is answered and Ctrl-D leaves, whatever the terminal can do, however narrow."""
+    size = {"COLUMNS": None, "TERM": term, **PLAIN}
+    with Terminal(*CHAT, "--no-state", env=size, columns=columns) as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type("Why?\n")
+        assert "You asked: Why?" in terminal.read_until("costs nothing.*> ")
+        terminal.type("\x04")
+        assert terminal.end().code == 0
 
 
 def test_nohup(home: Path) -> None:
