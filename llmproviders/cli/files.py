@@ -49,7 +49,10 @@ def read_prompt(
     if not with_stdin or not _is_meant(note, scope):
         return argument
     piped = _read_stdin(scope)
-    note(f"standard input was added to the prompt: {len(piped):,} characters")
+    note(
+        f"standard input was added to the prompt: {len(piped):,} characters; "
+        "--no-stdin leaves it alone"
+    )
     return f"{argument}\n\n{piped}" if piped.strip() else argument
 
 

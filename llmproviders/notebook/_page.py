@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from io import StringIO
 from typing import Any, Protocol, TextIO
 
 from .._display.markdown import harmless
@@ -55,7 +56,8 @@ def display_place(clock: Clock) -> DisplayPlace:
     """The notebook's page if there is one, else standard output."""
     running = shell()
     if running is None or not hasattr(running, "kernel"):
-        return Terminal(sys.stdout)
+        # Without a console there is none, and print() does nothing.
+        return Terminal(sys.stdout or StringIO())
     from IPython.display import display
 
     return NotebookDisplay(display, clock)
@@ -121,7 +123,8 @@ class Terminal:
     """Writes each piece to a text stream as it comes.
 
     Args:
-        stream: the stream; on a terminal, control characters are escaped.
+        stream: the stream; on a terminal, control characters are escaped, and everywhere what
+            its encoding does not know.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -155,5 +158,9 @@ class Terminal:
         self._ended = True
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         self._stream.flush()

@@ -136,6 +136,38 @@ def test_a_loop_over_lines(echo: Sandbox, tmp_path: Path) -> None:
     assert done.stdout == b"one\ntwo\nthree\n"
 
 
+LOOPS = {
+    "a here-document": 'while read -r line; do "$@" "$line"; done <<EOF\none\ntwo\nthree\nEOF',
+    "a pipe": 'printf "one\\ntwo\\nthree\\n" | while read -r line; do "$@" "$line"; done',
+}
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=list(LOOPS))
+def test_a_loop_over_a_pipe(echo: Sandbox, shell: str, loop: str) -> None:
+    """``--no-stdin`` leaves a loop's lines to the loop; without it the first call takes them.
+
+    A shell writes a short here-document into a pipe, or into a file that it has begun to read.
+    ``-v`` says what was taken, and the way out.
+    """
+
+    def looped(*options: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [shell, "-c", loop, shell, *command(*ASK, *options)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environ(),
+            timeout=PATIENCE_S,
+        )
+
+    assert looped("--no-stdin").stdout == b"one\ntwo\nthree\n"
+    taken = looped("-v")
+    if taken.stdout != b"one\ntwo\nthree\n":
+        assert taken.stdout == b"one\n\ntwo\nthree\n"
+        told = b"standard input was added to the prompt: 10 characters; --no-stdin"
+        assert told in taken.stderr
+
+
 def test_a_script_on_standard_input(echo: Sandbox, tmp_path: Path) -> None:
     """A script that a shell reads from its standard input is not swallowed into the prompt."""
     words = " ".join(command(*ASK))

@@ -6,6 +6,7 @@ import ast
 import html
 import inspect
 import io
+import os
 import pickle
 import re
 import subprocess
@@ -281,6 +282,41 @@ class TestShow:
         reply = show(provider.stream("Sure?"))
         assert type(reply) is Completion
         assert pickle.loads(pickle.dumps(reply)) == reply
+
+    @pytest.mark.parametrize(
+        ("encoding", "shown"),
+        [
+            ("utf-8", "Ё café 🦊\n"),
+            ("latin-1", "\\u0401 café \\U0001f98a\n"),
+            ("cp1251", "Ё caf\\xe9 \\U0001f98a\n"),
+            ("ascii", "\\u0401 caf\\xe9 \\U0001f98a\n"),
+        ],
+    )
+    def test_on_a_narrow_standard_output(self, encoding: str, shown: str) -> None:
+        """Letters that standard output does not know are escaped; the reply has them as they are.
+
+        The line below the reply is shown as well.
+        """
+        code = (
+            "from llmproviders.notebook import show\n"
+            "from llmproviders.testing import ScriptedProvider\n"
+            "reply = show('?', ScriptedProvider(['\u0401 caf\xe9 ', '\U0001f98a'], name='Имя'))\n"
+            "assert reply.text == '\u0401 caf\xe9 \U0001f98a'\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        reply, line = ran.stdout.decode(encoding).splitlines(keepends=True)
+        assert reply == shown
+        assert "first text after" in line
+
+    def test_without_standard_output(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where there is no console, as under ``pythonw``, the reply is returned all the same."""
+        monkeypatch.setattr(sys, "stdout", None)
+        assert show("Why?", ScriptedProvider(["Because."])).text == "Because."
 
     def test_ipython_is_not_imported(self) -> None:
         """A script that shows replies runs without IPython, and does not load it."""
