@@ -1,8 +1,8 @@
 """Asks several servers at once, in a process whose sockets something has replaced.
 
 Arguments: what replaces them and when (``gevent-first``), the authority's file, then address
-after address, the first two of servers that answer. Prints a line of JSON: how each call ended,
-how often another thread had its turn meanwhile, and the warnings.
+after address, the first two of servers that answer. Prints a line of JSON: how each call ended, how
+late the latest was, how often another thread had its turn meanwhile, and the warnings.
 """
 
 from __future__ import annotations
@@ -66,14 +66,17 @@ def main() -> None:
             client.complete("hi")
         replace(what)
     ended: list[str] = [""] * len(urls)
+    late = [0.0] * len(urls)
     turns = 0
 
     def ask(number: int) -> None:
+        deadline = DEADLINE_S if number > 1 else PATIENCE_S
+        began = time.monotonic()
         try:
-            deadline = DEADLINE_S if number > 1 else PATIENCE_S
             ended[number] = clients[number].complete("hi", deadline=deadline).text
         except LLMError as error:
             ended[number] = type(error).__name__
+        late[number] = time.monotonic() - began - deadline
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -86,7 +89,7 @@ def main() -> None:
         # A connection that was kept serves again.
         again = [client.complete("hi", deadline=PATIENCE_S).text for client in clients[:2]]
     said = [str(warning.message) for warning in caught]
-    found = {"ended": ended, "again": again, "turns": turns, "said": said}
+    found = {"ended": ended, "late": max(late), "again": again, "turns": turns, "said": said}
     sys.stdout.write(json.dumps(found))
 
 

@@ -22,6 +22,8 @@ WHOLE = (
     b' "message": {"role": "assistant", "content": "hello"}}]}'
 )
 
+TOLERANCE_S = 0.25
+
 ENDED = ["hello", "hello", *["DeadlineExceeded"] * 5]
 
 
@@ -54,13 +56,22 @@ def urls(raw_server: RawServerFactory, ca: trustme.CA) -> list[str]:
 
 
 def asked(python: str, told: str, bundle: Path, urls: list[str]) -> dict[str, Any]:
-    """What the process prints that asks all of them at once."""
-    ended = subprocess.run(
-        [python, str(ASKS), told, str(bundle), *urls], capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
+    """What the process prints that asks all of them at once.
+
+    The best of three processes has to keep the deadline, since the machine may be busy.
+    """
+    for _ in range(3):
+        ended = subprocess.run(
+            [python, str(ASKS), told, str(bundle), *urls],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ended.returncode == 0, ended.stderr
+        found: dict[str, Any] = json.loads(ended.stdout)
+        if found["late"] < TOLERANCE_S:
+            return found
+    raise AssertionError(f"the deadline passed {found['late']} s before the last call ended")
 
 
 @pytest.mark.real_programs
@@ -71,7 +82,8 @@ def test_cooperative_sockets(
 ) -> None:
     """Whatever was imported, made or called before, deadlines hold and all calls wait at once.
 
-    A silent server, a drip and a handshake that never comes, over http and https.
+    A silent server, a drip and a handshake that never comes, over http and https; each call ends
+    within 0.25 s of its deadline.
     """
     found = asked(real_python, f"{library}-{moment}", ca_file, urls)
     assert found["ended"] == ENDED
