@@ -1,4 +1,4 @@
-"""Checks of values that come from elsewhere: callers, configuration, and services' JSON."""
+"""Checks of values from callers, configuration, and services' JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._signals import let_through
 from .errors import InvalidRequestError
 
 FINITE = float_info.max
-"""The largest number of seconds where there has to be an end."""
+"""The largest number of seconds where the time must be finite."""
 
 
 _LARGEST_COUNT = 2**63 - 1
@@ -25,7 +25,7 @@ _LONGEST_SHOWN = 40
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a number that a float can hold; True and False are none.
+    """Whether ``value`` is a number that a float can hold; True and False are not numbers.
 
     >>> is_finite(10**300), is_finite(10**400), is_finite(float("nan"))
     (True, False, False)
@@ -43,13 +43,13 @@ def is_count(value: object) -> TypeGuard[int]:
 
 
 def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUNT) -> int:
-    """The whole number that a caller gave for an argument.
+    """Check a whole number that a caller passed.
 
     Args:
         name: the argument's.
-        value: what was given; numpy's integers are whole numbers, too.
-        least: the smallest that will do.
-        most: the largest.
+        value: the value; numpy's integers are whole numbers too.
+        least: the smallest allowed number.
+        most: the largest allowed number.
 
     Raises:
         InvalidRequestError: it is no such number.
@@ -66,13 +66,13 @@ def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUN
 
 
 def seconds(name: str, value: object, *, zero: bool = False, most: float = inf) -> float:
-    """The number of seconds that a caller gave for an argument.
+    """Check a number of seconds that a caller passed.
 
     Args:
         name: the argument's.
         value: what was given.
-        zero: whether 0 will do.
-        most: the largest that will do; infinity unless given.
+        zero: whether 0 is allowed.
+        most: the largest allowed number; infinity unless given.
 
     Raises:
         InvalidRequestError: it is no such number.
@@ -86,27 +86,27 @@ def seconds(name: str, value: object, *, zero: bool = False, most: float = inf) 
     return number
 
 
-# A header's name, and what HTTP allows in its value: a tab and the visible part of Latin-1.
+# A header's name, and what HTTP allows in its value: a tab and the printable part of Latin-1.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def header_fields(name: str, value: object) -> dict[str, str]:
-    """The headers that a caller gave for an argument; those that look like secrets are masked.
+    """Check headers that a caller passed; values that look like secrets are masked.
 
     Args:
         name: the argument's name.
-        value: what was given: names and values as texts.
+        value: the headers; names and values are strings.
 
     Raises:
         InvalidRequestError: they cannot be sent as headers; no value is shown.
     """
     if not isinstance(value, Mapping):
-        raise InvalidRequestError(f"{name} is a dict of headers, not {type(value).__name__}")
+        raise InvalidRequestError(f"{name} must be a dict of headers, not {type(value).__name__}")
     fields: dict[str, str] = {}
     for field, text in value.items():
         if not isinstance(field, str) or not _HEADER_NAME.fullmatch(field):
-            raise InvalidRequestError(f"{name} has {shown(field)}, which is no name of a header")
+            raise InvalidRequestError(f"{name} has {shown(field)}, which is not a header name")
         if isinstance(text, str):
             text = text.strip(" \t\r\n")
             if is_telling(field):
@@ -114,25 +114,25 @@ def header_fields(name: str, value: object) -> dict[str, str]:
                 conceal_words(text)
         if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
             raise InvalidRequestError(
-                f"{name} has a value for {field} that cannot be sent and is not shown: it is no "
-                "text, or has a line break or another character that HTTP does not allow"
+                f"{name} has a value for {field} that cannot be sent and is not shown: it is not a "
+                "string, or has a line break or another character that HTTP does not allow"
             )
         fields[field] = text
     return fields
 
 
 def text(name: str, value: object) -> str:
-    """The text that a caller gave for an argument, without white space around it.
+    """Check a string that a caller passed; return it without surrounding white space.
 
     Args:
         name: the argument's name.
         value: what was given.
 
     Raises:
-        InvalidRequestError: it is no text, or blank.
+        InvalidRequestError: it is not a string, or is blank.
     """
     if not isinstance(value, str):
-        raise InvalidRequestError(f"{name} is a text, not {type(value).__name__}")
+        raise InvalidRequestError(f"{name} must be a string, not {type(value).__name__}")
     stripped = value.strip()
     if not stripped:
         raise InvalidRequestError(f"{name} is blank; leave it out for the default")
@@ -140,7 +140,7 @@ def text(name: str, value: object) -> str:
 
 
 def boolean(name: str, value: object) -> bool:
-    """The True or False that a caller gave for an argument.
+    """Check a True or False that a caller passed.
 
     Args:
         name: the argument's name.
@@ -150,12 +150,12 @@ def boolean(name: str, value: object) -> bool:
         InvalidRequestError: it is neither.
     """
     if not isinstance(value, bool):
-        raise InvalidRequestError(f"{name} is True or False, not {shown(value)}")
+        raise InvalidRequestError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
 def as_float(value: object) -> float | None:
-    """``value`` as a float; None where it is no number, or one that is too large for a float."""
+    """``value`` as a float; None if it is not a number, or too large for a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
@@ -165,7 +165,7 @@ def as_float(value: object) -> float | None:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it.
+    """A value as messages show it.
 
     >>> shown("60"), shown(10**5000)
     ("'60'", 'something of type int that is too large to show')
@@ -180,7 +180,7 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that looks most like ``name``, if any does."""
+    """The item of ``known`` that is most similar to ``name``, if any is."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None

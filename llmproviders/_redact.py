@@ -1,8 +1,9 @@
-"""The one place that keeps secrets out of what people read: messages, reprs, logs, tracebacks.
+"""Keep secrets out of messages, reprs, logs and tracebacks.
 
-Two nets: what was announced with :func:`conceal` (keys, tokens, proxy passwords) is masked
-wherever it turns up, even where a service echoes it; and what looks like a credential (user-info
-in a URL, the value of an authorization header) is masked without having been announced.
+There are two mechanisms: secrets registered with :func:`conceal` (keys, tokens, proxy passwords)
+    are masked wherever they appear, even if a service echoes them; and anything that looks like a
+    credential (user-info in a URL, the value of an authorization header) is masked even if it was
+    not registered.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ _TELLING_NAME = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
 
 
 class Secret(str):
-    """A key, token or password: code can use it as a ``str``, but nobody gets to see it.
+    """A key, token or password: a ``str`` that is not shown.
 
-    Its ``repr``, ``str()`` and any formatting of it are ``***``. What is made of it by other means
-    (``+``, ``encode()``, a slice) is plain, so that it has to be wrapped again.
+    Its ``repr``, ``str()`` and any formatting are ``***``. Anything derived from it by other means
+    (``+``, ``encode()``, a slice) is plain and must be wrapped again.
 
     >>> key = Secret("sk-key")
     >>> key, f"Bearer {key}", "Bearer " + key
@@ -55,7 +56,7 @@ class Secret(str):
 
     @property
     def value(self) -> str:
-        """The plain text, for code that calls ``str()`` on what it is given."""
+        """The plain text, for code that calls ``str()`` on its arguments."""
         return str.__str__(self)
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class Secret(str):
 
 
 class Redacted(str):
-    """A text that may hold a credential, such as a URL; only its ``repr`` is redacted.
+    """A string that may contain a credential, such as a URL; only its ``repr`` is redacted.
 
     >>> Redacted("http://me:hunter22@localhost/v1")
     'http://***@localhost/v1'
@@ -82,32 +83,32 @@ class Redacted(str):
 
 
 def hidden(value: Any) -> Any:
-    """``value``, as a ``Secret`` if it is a text.
+    """``value``, as a ``Secret`` if it is a string.
 
-    A function that takes a secret puts this in place of its argument, since tools that report
-    errors print the local variables of every function in a traceback.
+    A function that takes a secret replaces its argument with this, since error reporters print the
+    local variables of every function in a traceback.
     """
     return Secret(value) if type(value) is str else value
 
 
 @lru_cache(maxsize=256)
 def is_telling(name: str) -> bool:
-    """Whether the value of a header of this name is likely to be a credential."""
+    """Whether a header of this name is likely to contain a credential."""
     return _TELLING_NAME.search(name) is not None
 
 
-# Each with the number of its last mention. There is no lock, since a finalizer may come by in the
-# midst of it, but every step is one that is atomic: other threads add to it all the time.
+# Each with the number of its last use. There is no lock, since a finalizer may run in the middle,
+# but every step is atomic: other threads add to it all the time.
 _concealed: dict[str, int] = {}
 
 _mentions = count()
 
 
 def conceal(secret: str | None) -> None:
-    """Mask ``secret`` in everything that passes :func:`redact` from now on.
+    """Mask ``secret`` in every text passed to :func:`redact` from now on.
 
-    Shorter ones than six characters are left alone: masking them would eat ordinary words. The
-    last 4,096 are remembered, so that tokens renewed for weeks do not fill the memory.
+    Secrets of fewer than six characters are ignored, since masking them would hit ordinary words.
+    The last 4,096 are remembered, so that weeks of renewed tokens do not fill the memory.
     """
     if not secret:
         return
@@ -117,12 +118,12 @@ def conceal(secret: str | None) -> None:
         _forget_the_oldest()
 
 
-# Not a secret, though it may stand before one in a header or in what was pasted.
+# Not a secret, although it may precede one in a header or in pasted text.
 _SCHEME = re.compile(r"authorization:?|basic|bearer|export|set", re.IGNORECASE)
 
 
 def conceal_words(text: str) -> None:
-    """Mask a text that holds a secret, and each word of it: a part of a key is secret, too."""
+    """Mask a string that contains a secret, and each word of it: parts of a key are secret too."""
     conceal(text)
     for word in text.split():
         if not _SCHEME.fullmatch(word):
@@ -138,14 +139,14 @@ def _forget_the_oldest() -> None:
 
 @lru_cache(maxsize=64)
 def _forms(secret: str) -> frozenset[str]:
-    """How it may be written: as it is, and as it stands in a URL's query or path."""
+    """How it may be written: unchanged, and encoded in a URL's query or path."""
     plain = {secret, unquote(secret)}
     quoted = {quote(form, safe=safe, errors="replace") for form in plain for safe in ("", "/")}
     return frozenset(form for form in plain | quoted if len(form) >= _SHORTEST)
 
 
 def conceal_user_info(url: str | None) -> None:
-    """Mask the password that ``url`` carries, and the form in which a header carries it."""
+    """Mask the password in ``url``, and its encoded form in a header."""
     if not url or "@" not in url:
         return
     try:
@@ -161,7 +162,7 @@ def conceal_user_info(url: str | None) -> None:
         )
 
 
-# Names in a query, beside those that headers have, whose values let somebody in.
+# Names of query parameters, in addition to header names, whose values give access.
 _TELLING_IN_QUERY = ("code", "password", "sig", "signature")
 
 
@@ -190,16 +191,16 @@ def redact(text: str) -> str:
 
 
 def redact_record(record: LogRecord) -> bool:
-    """A filter for the logs of other libraries: redacts a record, and lets it pass."""
+    """A logging filter for other libraries: redacts a record and lets it pass."""
     record.msg, record.args = redact(record.getMessage()), None
     return True
 
 
 def scrub(error: BaseException) -> None:
-    """Redact the texts of ``error`` and of all that it was raised from, and make them printable.
+    """Redact the messages of ``error`` and its causes, and make them printable.
 
-    A traceback prints the whole chain, and the lower libraries put URLs into their messages; what
-    pickles errors with their causes takes their attributes along, too.
+    A traceback prints the whole chain, and the underlying libraries put URLs into their messages;
+    pickling an error with its causes includes their attributes.
     """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
@@ -215,7 +216,7 @@ def scrub(error: BaseException) -> None:
             chain.append(reason)
         if any(isinstance(arg, str) for arg in link.args):
             link.args = tuple(_shown(arg) if isinstance(arg, str) else arg for arg in link.args)
-        # What an OSError and PySocks' errors say is not in their args alone.
+        # An OSError and PySocks' errors keep their messages not only in args.
         for name in ("strerror", "msg"):
             said = getattr(link, name, None)
             if isinstance(said, str):
@@ -223,27 +224,27 @@ def scrub(error: BaseException) -> None:
         for name, value in vars(link).items():
             if isinstance(value, str):
                 setattr(link, name, redact(value))
-        # requests hangs the whole request, key and prompt included, on its errors.
+        # requests attaches the whole request, with key and prompt, to its errors.
         for name in ("request", "response"):
             if name in vars(link):
                 setattr(link, name, None)
 
 
 def forget_locals(error: BaseException, *, but: BaseException | None) -> None:
-    """Forget the local variables of all functions that ``error`` and its causes came through.
+    """Clear the local variables in the tracebacks of ``error`` and its causes.
 
-    Those of the libraries below hold keys, prompts and proxy passwords, and tools that report
-    errors print them. The lines of the traceback stay. Functions that still run are left alone.
+    Those of the underlying libraries contain keys, prompts and proxy passwords, and error reporters
+    print them. The lines of the traceback stay. Functions that are still running are not changed.
 
     Args:
-        error: what is about to be raised.
-        but: what the caller was handling already, which is none of our business.
+        error: the error about to be raised.
+        but: the exception that the caller was already handling, which is left unchanged.
     """
     seen = {id(but)}
     chain: list[BaseException | None] = [error]
     while chain:
         link = chain.pop()
-        # The locals of a handler's frames tell whose an exception is; see from_handler.
+        # from_handler needs the locals of a handler's frames.
         if link is None or id(link) in seen or from_handler(link):
             continue
         seen.add(id(link))

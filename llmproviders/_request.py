@@ -1,4 +1,4 @@
-"""What a caller asks for, checked once, whoever answers."""
+"""A caller's request, checked once and the same for every provider."""
 
 from __future__ import annotations
 
@@ -60,11 +60,12 @@ class OtherParams(TypedDict, total=False):
 
 
 class ParamsBesideTools(SystemParam, OtherParams, total=False):
-    """The keywords of ``run``, which has ``tools`` as an argument of its own; see ``Params``."""
+    """The keywords of ``run``, where ``tools`` is a separate argument; see ``Params``."""
 
 
 class Params(ParamsBesideTools, total=False):
-    """The keywords of a call beside ``model``, ``timeout``, ``proxy``, ``deadline``, ``accept``.
+    """The other keywords of a call: all but ``model``, ``timeout``, ``proxy``, ``deadline``,
+    ``accept``.
 
     None is the same as leaving one out.
 
@@ -72,19 +73,19 @@ class Params(ParamsBesideTools, total=False):
         system: a system prompt, put before the messages.
         temperature, top_p, seed, stop, presence_penalty, frequency_penalty, repetition_penalty:
             how to sample.
-        max_tokens: the most tokens of the reply; ``max_completion_tokens`` is the same.
+        max_tokens: the most tokens in the reply; ``max_completion_tokens`` is the same.
         n: 1; every call returns one reply.
         reasoning_effort: how much to think, such as ``"low"``.
         profanity_check: whether GigaChat filters the reply.
         session_id: GigaChat's ``X-Session-ID``.
         tools, tool_choice, parallel_tool_calls: the functions that the model may call.
-        functions, function_call: the older form of the same.
-        response_format: the form of the reply, as OpenAI has it.
+        functions, function_call: the older form of ``tools`` and ``tool_choice``.
+        response_format: the format of the reply, in OpenAI's form.
         schema: what the reply has to satisfy.
         attach: paths of files for the model to look at.
         reasoning: whether a stream also yields the model's thinking.
         extra_headers: headers of this call.
-        extra_body: fields of the JSON body, sent as they are; None takes a field out.
+        extra_body: fields of the JSON body, sent unchanged; None removes a field.
     """
 
     tools: Sequence[Any] | None
@@ -135,7 +136,7 @@ KNOWN = frozenset(Params.__annotations__)
 _ELSEWHERE = {"system", "schema", "attach", "reasoning", "extra_headers", "extra_body"}
 
 SAMPLING = KNOWN - _ELSEWHERE - {"session_id"}
-"""The parameters that a service may have a field of its own for."""
+"""The parameters that a service may have its own field for."""
 
 _COUNTS = {"max_tokens", "max_completion_tokens", "seed", "n"}
 
@@ -149,7 +150,7 @@ _NUMBERS = {
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise a ``TypeError`` that names the nearest parameter, for the first unknown one."""
+    """Raise a ``TypeError`` for the first unknown parameter, with the nearest known name."""
     for name in names:
         if name not in KNOWN:
             near = nearest(name, KNOWN)
@@ -159,11 +160,11 @@ def check_names(names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What a caller asked for, checked, and the same for every provider.
+    """A caller's request, checked and the same for every provider.
 
     Attributes:
-        messages: the conversation in OpenAI's shape; each content is a string, or a list of
-            parts where there are images.
+        messages: the conversation in OpenAI's format; each content is a string, or a list of parts
+            if there are images.
         model: a model or an alias, or None for the provider's default.
         params: sampling parameters, tools and ``response_format`` by OpenAI's names.
         stream: False asks the service for the whole reply at once.
@@ -203,7 +204,7 @@ class ChatRequest:
         accept: Accept | None = None,
         params: Mapping[str, Any],
     ) -> ChatRequest:
-        """Check what a caller passed; nothing is sent for what is wrong.
+        """Check a caller's arguments; if one is invalid, nothing is sent.
 
         Args:
             prompt: a text or a list of messages.
@@ -262,13 +263,13 @@ class ChatRequest:
         )
 
     def plain(self) -> ChatRequest:
-        """The same without what concerns the call, for one that sees to that itself."""
+        """The same without ``deadline``, ``accept`` and the like, for callers that handle them."""
         if self.deadline is None and self.accept is None:
             return self
         return replace(self, deadline=None, accept=None)
 
     def asks_for_tools(self) -> bool:
-        """Whether a function is to be called, or may be."""
+        """Whether a function has to be called, or may be."""
         params = self.params
         return any(params.get(name) for name in ("tools", "functions")) or any(
             params.get(name) not in (None, "auto", "none")
@@ -276,16 +277,16 @@ class ChatRequest:
         )
 
     def asks_for_format(self) -> bool:
-        """Whether ``response_format`` asks for anything but text."""
+        """Whether ``response_format`` asks for something other than text."""
         wanted = self.params.get("response_format")
         return wanted is not None and wanted.get("type") != "text"
 
     def asks_for_images(self) -> bool:
-        """Whether there is a file or an image to look at."""
+        """Whether the request has a file or an image to look at."""
         return bool(self.attach) or any(isinstance(m["content"], list) for m in self.messages)
 
     def with_extra_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A JSON body with the fields of ``extra_body``; a value of None takes a field out.
+        """A JSON body with the fields of ``extra_body``; a value of None removes a field.
 
         Args:
             body: the fields that the provider sends.
@@ -295,17 +296,17 @@ class ChatRequest:
 
 
 def _check_params(params: dict[str, Any]) -> None:
-    """Check parameters, in place: numbers of other libraries become Python's.
+    """Check parameters in place; numbers of other libraries become Python numbers.
 
     Raises:
-        InvalidRequestError: one has a wrong type, or ``n`` is above 1.
+        InvalidRequestError: a parameter has the wrong type, or ``n`` is above 1.
     """
     for name in _NUMBERS & params.keys():
         params[name] = _number(name, params[name])
     for name in _COUNTS & params.keys():
         params[name] = whole(name, params[name], least=-(2**63))
     if params.get("n", 1) != 1:
-        raise InvalidRequestError("n is 1 or left out: a call returns one reply")
+        raise InvalidRequestError("n must be 1 or left out: a call returns one reply")
     if "max_completion_tokens" in params:
         limit = params["max_completion_tokens"]
         if params.setdefault("max_tokens", limit) != limit:
@@ -313,11 +314,11 @@ def _check_params(params: dict[str, Any]) -> None:
     for name, kinds, what in _SHAPES:
         value = params.get(name)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bytes)):
-            raise InvalidRequestError(f"{name} is {what}, not {shown(value)}")
+            raise InvalidRequestError(f"{name} must be {what}, not {shown(value)}")
     for name in ("tools", "functions"):
         entries = params.get(name, ())
         if isinstance(entries, str) or not all(isinstance(entry, Mapping) for entry in entries):
-            raise InvalidRequestError(f"{name} is a list of objects, not {shown(entries)}")
+            raise InvalidRequestError(f"{name} must be a list of objects, not {shown(entries)}")
 
 
 _SHAPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
@@ -347,7 +348,7 @@ def _paths(given: object) -> tuple[str, ...]:
     if not isinstance(paths, Sequence) or not all(
         isinstance(path, (str, os.PathLike)) and os.fspath(path) for path in paths
     ):
-        raise InvalidRequestError(f"attach is a path or a list of paths, not {shown(given)}")
+        raise InvalidRequestError(f"attach must be a path or a list of paths, not {shown(given)}")
     return tuple(map(os.fspath, paths))
 
 
@@ -355,6 +356,6 @@ def check_accept(accept: object) -> None:
     """Raise a ``TypeError`` for an ``accept`` that cannot be called."""
     if not callable(accept):
         raise TypeError(
-            "accept is a function that gets the Completion and returns True, or False or a "
+            "accept must be a function that gets the Completion and returns True, or False or a "
             f"reason, not {shown(accept)}"
         )

@@ -1,4 +1,4 @@
-"""A client that answers a question asked before from a file, with nothing sent."""
+"""A client that answers repeated questions from a file, without sending anything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .results import Completion, FinishReason, Reasoning, StreamText, Usage
 from .schema import Schema
 
 _APPLICATION = int.from_bytes(b"llmc", "big")
-"""SQLite's ``application_id``, by which the file is known for ours."""
+"""SQLite's ``application_id``, which identifies the file as ours."""
 
 _VERSION = 1
 
@@ -37,39 +37,39 @@ _SCHEMA = (
 )
 
 _TRIES = 10
-"""Waits of SQLite for another process that writes; then a reply is not kept."""
+"""How long SQLite waits for another process that writes; after that a reply is not kept."""
 
 _LARGEST = 256 * 1024 * 1024
 
 _EVICTED = 10
-"""One in so many of the oldest replies is deleted where the file has grown too large."""
+"""The fraction (one in this many) of the oldest replies to delete if the file is too large."""
 
-# How a question is asked, and not what: the reply is the same.
+# How a question is asked, not what it asks: the reply is the same.
 _NOT_IN_THE_KEY = frozenset({"stream", "timeout", "proxy", "deadline", "accept", "reasoning"})
 
 _KEPT = ("reason", "raw", "provider", "model", "detail", "reasoning", "request_id", "message")
 
 
 class Cached(BaseClient):
-    """Stands where a client stands, and keeps its replies in a file.
+    """Wraps a client and keeps its replies in a file.
 
     The same messages, model, parameters and providers give the same completion, with ``cached``
     True and without ``attempts``. Only whole replies that ended with ``stop`` are kept, neither
-    prompts nor keys. Many processes may use one file. A file that cannot be used is one warning;
-    then every question is sent.
+    prompts nor keys. Many processes may share a file. If the file cannot be used, there is one
+    warning, and every question is sent.
 
-    Of threads that ask the same with ``complete`` at the same time one sends the question, and
+    If several threads ask the same question with ``complete`` at the same time, one sends it and
     the others wait for its reply.
 
     Args:
-        client: what answers, a provider or a ``FailoverClient``.
-        path: the file, an SQLite database; it is made for this user alone (0600).
-        ttl: seconds after which a reply is asked for again; None: never.
-        max_bytes: how large the file may grow; then the oldest replies are deleted.
+        client: a provider or a ``FailoverClient``.
+        path: the file, an SQLite database, created with access for this user only (0600).
+        ttl: seconds after which a question is sent again; None: never.
+        max_bytes: the largest size of the file; beyond it, the oldest replies are deleted.
 
     Raises:
-        TypeError: ``client`` is none.
-        ValueError: no file can have this name, or ``ttl`` or ``max_bytes`` is out of its range.
+        TypeError: ``client`` is not a client.
+        ValueError: the file name is not valid, or ``ttl`` or ``max_bytes`` is out of range.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> with Cached(ScriptedProvider(["Because."]), "replies.db") as client:
@@ -107,7 +107,7 @@ class Cached(BaseClient):
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None
     ) -> Generator[str, None, None]:
-        """Yield a kept reply, or the client's, which is then kept."""
+        """Yield a kept reply, or ask the client and keep its reply."""
         key = self._key(request)
         found = self._found(key, request)
         if found is not None:
@@ -126,7 +126,7 @@ class Cached(BaseClient):
                 yield piece
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
-        """A kept reply, or the client's, which is then kept."""
+        """Return a kept reply, or ask the client and keep its reply."""
         key = self._key(request)
         found = self._found(key, request)
         if found is not None:
@@ -138,7 +138,8 @@ class Cached(BaseClient):
             flight, place = _Asking(), (os.getpid(), key)
             try:
                 other = self._flights.setdefault(place, flight)
-                # A question inside its own answer, from accept say, would wait for itself.
+                # A question asked while it is being answered, for example from accept, would wait
+                # for itself.
                 if other.thread != threading.get_ident():
                     other.wait(bounded)
                     found = self._found(key, request)
@@ -153,7 +154,7 @@ class Cached(BaseClient):
                 flight.land()
 
     def _key(self, request: ChatRequest) -> str | None:
-        """What a reply is kept under; None for a question that cannot be told from others."""
+        """The key of a reply; None if the question cannot be distinguished from others."""
         asked = {
             field.name: getattr(request, field.name)
             for field in fields(request)
@@ -161,7 +162,7 @@ class Cached(BaseClient):
         }
         try:
             if asked.get("attach"):
-                # The same path may be another picture tomorrow.
+                # The file at this path may change.
                 asked["attach"] = [
                     sha256(Path(p).read_bytes()).hexdigest() for p in asked["attach"]
                 ]
@@ -173,7 +174,7 @@ class Cached(BaseClient):
         return sha256(told.encode()).hexdigest()
 
     def _found(self, key: str | None, request: ChatRequest) -> tuple[str, FinishReason] | None:
-        """The kept reply, if it is one that this question takes."""
+        """The kept reply, if it is valid for this question."""
         document = None if key is None else self._store.get(key, self.clock.wall())
         if document is None:
             return None
@@ -215,11 +216,11 @@ class Cached(BaseClient):
         self._store.clear()
 
     def identity(self) -> list[Any]:
-        """The client's: whether its replies are kept makes them no others."""
+        """The client's identity: keeping replies does not change them."""
         return self._client.identity()
 
     def credential_digest(self) -> str | None:
-        """The client's."""
+        """The client's digest."""
         return self._client.credential_digest()
 
     def close(self) -> None:
@@ -241,7 +242,7 @@ def _remake(cls: type[Cached], client: BaseClient, path: Path, given: dict[str, 
 def _schema_alone(value: Any) -> Any:
     if isinstance(value, Schema):
         return value.json_schema
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _reply_of(document: str) -> tuple[str, FinishReason]:
@@ -254,7 +255,7 @@ def _reply_of(document: str) -> tuple[str, FinishReason]:
 
 
 class _Asking:
-    """A question under way, for which others wait."""
+    """A question in progress that others wait for."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -262,15 +263,15 @@ class _Asking:
         self._waker = Waker()
 
     def land(self) -> None:
-        """It has ended, one way or the other."""
+        """Mark it as ended, successfully or not."""
         self._over = True
         self._waker.set()
 
     def wait(self, scope: CancelScope) -> None:
-        """Wait for its end.
+        """Wait until it has ended.
 
         Raises:
-            LLMError: the scope ended before.
+            LLMError: the scope ended first.
         """
         while not self._over:
             if scope.over:
@@ -281,8 +282,8 @@ class _Asking:
 class _Store:
     """The file: an SQLite database with one table.
 
-    Every change is one statement, which SQLite does whole or not at all; so no transaction is
-    ever left open by an interrupt.
+    Every change is one statement, which SQLite runs completely or not at all, so an interrupt
+    cannot leave a transaction open.
     """
 
     def __init__(self, path: Path, *, ttl: float | None, max_bytes: int) -> None:
@@ -293,13 +294,13 @@ class _Store:
         self._warned = self._given_up = False
 
     def warn(self, trouble: object) -> None:
-        """Say once what is wrong with the file."""
+        """Warn once about a problem with the file."""
         if not self._warned:
             self._warned = True
             logger.warning("the cache %s: %s", self._path, trouble)
 
     def get(self, key: str, now: float) -> str | None:
-        """What is kept under ``key``, unless it is too old."""
+        """The reply kept under ``key``, unless it is too old."""
         found = self._try("SELECT reply, made FROM replies WHERE key = ?", key)
         if not found:
             return None
@@ -345,7 +346,7 @@ class _Store:
         self._given_up = False
 
     def _run(self, statement: str, *values: object) -> list[Any]:
-        """What a statement gives; another process is waited for, but not for long."""
+        """The result of a statement; waits only briefly for other processes."""
         for _ in range(_TRIES):
             try:
                 return self._file.use(lambda db: db.execute(statement, values).fetchall())
@@ -367,5 +368,5 @@ class _Store:
                 logger.debug("the cache %s is busy", self._path)
             else:
                 self._given_up = True
-                self.warn(f"{error}; it is not used, and left as it is")
+                self.warn(f"{error}; it is left unchanged and not used")
         return []

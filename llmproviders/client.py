@@ -1,4 +1,4 @@
-"""What callers use of every client, whether it is one provider or several."""
+"""The methods of every client, whether it uses one provider or several."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ T = TypeVar("T")
 
 
 class BaseClient(ABC):
-    """What answers a prompt: one provider, or a client of several.
+    """Answers prompts: one provider, or a client of several.
 
-    A subclass has ``generate`` and ``close``; every other method calls those.
+    A subclass implements ``generate`` and ``close``; every other method calls those.
 
     Attributes:
-        name: what the client is called in errors, logs and results.
+        name: the client's name in errors, logs and results.
         deadline: seconds for a call that does not set its own, or None.
-        accept: checks a reply where the call has no ``accept`` of its own, or None.
-        clock: where time comes from.
+        accept: checks replies of calls without their own ``accept``, or None.
+        clock: the source of time.
     """
 
     name: str
@@ -99,8 +99,8 @@ class BaseClient(ABC):
 
         Raises:
             TypeError: an unknown parameter, or ``schema``, which needs the whole reply.
-            InvalidRequestError: at once, for what no service could take.
-            LLMError: while iterating, for what went wrong.
+            InvalidRequestError: at once, for a request that no service could accept.
+            LLMError: while iterating, if the call fails.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> for chunk in ScriptedProvider(["Rayleigh ", "scattering."]).stream("Why blue?"):
@@ -200,9 +200,9 @@ class BaseClient(ABC):
         Raises:
             TypeError: an unknown parameter, or ``stream=True``.
             ImportError: ``schema`` needs ``llmproviders[schema]``.
-            InvalidRequestError: what no service could take; nothing was sent.
-            SchemaError: the reply does not satisfy the schema, nor did a second one.
-            LLMError: there is no whole reply; ``partial_text`` has what arrived.
+            InvalidRequestError: no service could accept the request; nothing was sent.
+            SchemaError: neither the reply nor a second one satisfies the schema.
+            LLMError: there is no complete reply; ``partial_text`` has what arrived.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> str(ScriptedProvider(["Rayleigh ", "scattering."]).complete("Why blue?"))
@@ -226,7 +226,7 @@ class BaseClient(ABC):
         )
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
-        """The whole reply to a request that is already checked; what ``complete`` calls.
+        """The whole reply to a checked request; called by ``complete``.
 
         Args:
             request: what is asked, already checked.
@@ -252,15 +252,15 @@ class BaseClient(ABC):
     ) -> Completion:
         """Ask, call the functions that the model asks for, and ask again until it answers.
 
-        An unknown name, wrong arguments and an exception of a function are told to the model. A
-        call that was run is never run again, whichever provider goes on after it.
+        The model is told about unknown names, wrong arguments and exceptions. A call is never run
+        twice, even if another provider continues.
 
         Args:
             prompt: a text or a list of messages.
             tools: Python functions; their names, annotations, defaults and docstrings say what
-                they do. Tools that the service runs itself may be given in its JSON form.
-            max_turns: questions to the model, at most.
-            on_tool: gets each call and the text that the model was told.
+                they do. Tools that the service runs itself can be given in its JSON form.
+            max_turns: the most questions to the model.
+            on_tool: gets each call and the text that is returned to the model.
             model: as for :meth:`complete`.
             timeout: likewise, for every question.
             proxy: likewise.
@@ -273,9 +273,9 @@ class BaseClient(ABC):
             The final reply, with ``steps``, and with the ``attempts`` of all questions.
 
         Raises:
-            TypeError: a tool that is no function, or that JSON cannot describe.
+            TypeError: a tool is not a function, or JSON cannot describe it.
             RejectedReplyError: the model still calls functions after ``max_turns`` questions.
-            LLMError: as for :meth:`complete`; ``steps`` has what was run before.
+            LLMError: as for :meth:`complete`; ``steps`` has the calls that were run before.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> def weather(city: str) -> str:
@@ -328,7 +328,7 @@ class BaseClient(ABC):
         max_characters: int | None = None,
         **params: Unpack[ConversationParams],
     ) -> Conversation:
-        """Begin a conversation, which sends what was said so far with each new turn.
+        """Begin a conversation, which sends the history with each new turn.
 
         Args:
             system: the system prompt.
@@ -360,15 +360,15 @@ class BaseClient(ABC):
         so that it does not count against other accounts.
 
         Returns:
-            The digest, which tells nothing about the secret; None where there is no credential.
+            The digest, which reveals nothing about the secret; None if there is no credential.
 
         Raises:
-            MissingAuthError: a key that is kept elsewhere is not there.
+            MissingAuthError: the file or variable that should hold the key has none.
         """
         return None
 
     def identity(self) -> list[Any]:
-        """What tells this client's replies from another client's, as JSON: names, addresses."""
+        """What distinguishes this client's replies from another's, as JSON: names, addresses."""
         return [type(self).__name__, self.name]
 
     def __enter__(self) -> Self:
@@ -381,7 +381,7 @@ class BaseClient(ABC):
 def collect(stream: Generator[str, None, None]) -> Completion:
     """Read a stream to its end; text before a ``Restart`` does not count.
 
-    A ``KeyboardInterrupt``, and whatever else a signal's handler raises, gets the text so far as
+    A ``KeyboardInterrupt``, or any other exception from a signal handler, gets the text so far as
     its ``partial_text``.
     """
     said = StreamText()
@@ -399,17 +399,17 @@ def collect(stream: Generator[str, None, None]) -> Completion:
 
 
 def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, None]:
-    """The same stream, for the process alone that makes the first ``next()``.
+    """The same stream, usable only in the process that makes the first ``next()``.
 
-    In any other process nothing is read from it, and closing or dropping it there leaves alone
-    what it has open.
+    In any other process it raises, and closing or dropping it there does not affect its open
+    connection.
 
     Args:
         stream: what to yield from.
-        name: the client's, for the error.
+        name: the client's name, for the error.
 
     Raises:
-        InvalidRequestError: in another process.
+        InvalidRequestError: it is read in another process.
     """
     owner, pid = process.this, os.getpid()
     try:
@@ -418,7 +418,7 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
             if process.this is not owner:
                 raise InvalidRequestError(
                     f"this stream belongs to process {pid}, which began to read it; this is "
-                    f"process {os.getpid()}, forked from it: start a stream of its own here",
+                    f"process {os.getpid()}, forked from it: start a new stream here",
                     provider=name,
                 )
     finally:

@@ -1,4 +1,4 @@
-"""What a provider is, and the one ``stream`` that keeps the promise of what a stream yields."""
+"""The base class of providers, and the one implementation of ``stream``."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ __all__ = [
     "Trust",
 ]
 
-# What authors of providers call them.
+# The names that authors of providers use.
 Call = HTTPRequest
 Reply = HTTPResponse
 Request = ChatRequest
 
 
 class Fetch:
-    """Sends what has to be sent for one request, and knows how long that may take.
+    """Sends the calls of one request, within its time limit.
 
     Attributes:
         scope: the end of the request.
-        route: the way it goes; the same for requests that go the same way.
-        call: what was sent last, or None.
+        route: the network path; the same for requests that take the same path.
+        call: the last call sent, or None.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Fetch:
         """Send ``call`` and return its reply, which the caller closes.
 
         Raises:
-            LLMError: it is not a success.
+            LLMError: the reply is not a success.
         """
         self.call = call
         self._reply = self._send(call, self.scope, timeout=self._timeout, proxy=self._proxy)
         return self._reply
 
     def close(self) -> None:
-        """Close the last reply, if that is still to be done."""
+        """Close the last reply, if it is still open."""
         if self._reply is not None:
             self._reply.close()
             self._reply = None
@@ -109,37 +109,37 @@ class Fetch:
 
 
 class Provider(ProviderBase, BaseClient):
-    """One service. A subclass says what to send, ``prepare``, and what the reply means, ``parse``.
+    """One service. A subclass makes requests in ``prepare`` and reads replies in ``parse``.
 
     Args:
         base_url: another address for the same protocol.
-        model: this instance's default.
+        model: this instance's default model.
         proxy: a proxy's URL for every request.
         timeout: seconds, or ``(connect, read)``; default ``(10, 60)``.
-        session: a ``requests.Session`` to use instead of own connections. A deadline is then
-            checked whenever data arrives, and no single wait is longer than what was left when
-            the request began.
+        session: a ``requests.Session`` to use instead of the provider's own connections. A deadline
+            is then checked whenever data arrives, and no single wait is longer than the time left
+            when the request began.
         headers: sent with every request, instead of other headers of the same names.
-        ca_bundle: a file in PEM or DER whose certificates are trusted beside the usual ones.
+        ca_bundle: a file in PEM or DER with certificates to trust in addition to the usual ones.
         verify: False trusts any server, with an ``UnverifiedTLSWarning``; default True.
         cert: a client certificate: a file, or a pair ``(certificate, key)`` of files.
         trust: ``"system"``: trust the operating system's store; it needs the extra
             ``truststore``.
         per_minute: how much may be sent in any 60 seconds: a number of requests, or
-            ``{"requests": 30, "tokens": 20_000}``. A request that would be too much waits its
-            turn, within the deadline.
-        per_day: the same for a day of UTC. When it is reached, a call is a
-            ``QuotaExceededError`` before anything is sent. Both are counted for each credential
-            across all processes of the user.
-        name: what it is called in errors, logs and results; default: the class's name.
+            ``{"requests": 30, "tokens": 20_000}``. A request beyond the limit waits, within the
+            deadline.
+        per_day: the same for a UTC day. Once it is reached, a call raises ``QuotaExceededError``
+            before anything is sent. Both are counted per credential across all processes of the
+            user.
+        name: the name in errors, logs and results; default: the class's name.
         limits: how large a reply may be.
 
-    What is not given is read from the environment, by the names in ``environment``. Making a
+    Missing arguments are read from the environment variables in ``environment``. Creating a
     provider does no I/O.
 
     Attributes:
         url: the service's address.
-        api_endpoint: where chats are sent, or None where that depends on ``base_url``.
+        api_endpoint: where chats are sent, or None if that depends on ``base_url``.
         working: last known state, not a live check; one that is False can still be used.
         needs_auth: whether every call needs a key.
         supports_stream: whether the service can send a reply as it grows.
@@ -149,11 +149,11 @@ class Provider(ProviderBase, BaseClient):
         supports_schema: whether the service takes a ``response_format``.
         supports_images: whether the model can look at images and files.
         default_model: model used when none is given.
-        models: the known names.
+        models: the known model names.
         model_aliases: other names for them.
 
     Raises:
-        InvalidRequestError: an argument is of another type, or cannot be used.
+        InvalidRequestError: an argument has the wrong type or cannot be used.
 
     >>> from llmproviders import FinishReason
     >>> from llmproviders.provider import Call
@@ -186,11 +186,11 @@ class Provider(ProviderBase, BaseClient):
     models: ClassVar[tuple[str, ...] | Catalogue] = ()
     model_aliases: ClassVar[Mapping[str, str]] = {}
 
-    #: Whether the service may have models that ``models`` does not name.
+    #: Whether the service may have models that are not in ``models``.
     open_catalogue: ClassVar[bool] = False
-    #: Parameters that the service takes; others are left out.
+    #: Parameters that the service accepts; others are left out.
     supported_params: ClassVar[frozenset[str]] = frozenset()
-    #: Requests at a time in this process for one key; None: any number.
+    #: Most requests at a time in this process for one key; None: no limit.
     max_concurrency: int | None = None
 
     @abstractmethod
@@ -198,21 +198,21 @@ class Provider(ProviderBase, BaseClient):
         """The HTTP request for ``request``.
 
         Args:
-            request: what is asked; ``request.model`` is the service's own name.
-            fetch: sends a call that has to come first, within the same deadline and through the
-                same proxy; close its reply.
+            request: the request; ``request.model`` is the service's own name.
+            fetch: sends a preliminary call, within the same deadline and through the same proxy;
+                close its reply.
         """
 
     @abstractmethod
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Yield the text of ``reply`` piece by piece, then a ``FinishReason``.
 
-        It uses no network of its own, no clock and no retry. Ending without a ``FinishReason``
-        says that the reply was cut.
+        It does not use the network, a clock or retries itself. Ending without a ``FinishReason``
+        means that the reply was cut.
 
         Raises:
-            ProtocolError: what came cannot be understood.
-            LLMError: what the service reports, such as a ``ServerError``.
+            ProtocolError: the reply cannot be understood.
+            LLMError: the service reports an error, such as a ``ServerError``.
         """
 
     def recover(
@@ -225,28 +225,28 @@ class Provider(ProviderBase, BaseClient):
         """Remove the cause of a failure before any text, if that can be done at once.
 
         Args:
-            error: what it failed with.
-            call: what was sent, or None where ``prepare`` failed.
-            request: what the caller asked; its ``model`` is the caller's word.
+            error: the failure.
+            call: the call that was sent, or None if ``prepare`` failed.
+            request: the caller's request; its ``model`` is the name that the caller used.
             fetch: as in :meth:`prepare`.
 
         Returns:
-            A word for what was done, after which the request is repeated; None where nothing
-            was. Each word counts once a call.
+            A word for what was done, after which the request is repeated; None if nothing was. Each
+            word counts once per call.
         """
         return None
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """A better error, where this service's words mean more than the status.
+        """A better error, if this service's message says more than the status.
 
         Args:
-            error: what the request failed with; returned as it is where there is no better one.
+            error: the failure of the request; returned unchanged if there is no better one.
             request: as in :meth:`recover`.
         """
         return error
 
     def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
-        """Wait until fewer than ``max_concurrency`` requests of this key are under way.
+        """Wait until fewer than ``max_concurrency`` requests of this key are in progress.
 
         Args:
             scope: how long that may take.
@@ -283,7 +283,7 @@ class Provider(ProviderBase, BaseClient):
         """The name to send for a model; a provider may ask its service which names it has.
 
         Args:
-            name: the caller's word; None is the default.
+            name: the name that the caller used; None is the default.
             fetch: as in :meth:`prepare`.
 
         Raises:
@@ -292,14 +292,14 @@ class Provider(ProviderBase, BaseClient):
         return self.get_model(name)
 
     def model_not_found(self, model: str, names: Sequence[str], **about: Any) -> ModelNotFoundError:
-        """The error for a model that the service does not have; it names near ones and all.
+        """The error for a missing model, with the nearest name and all names.
 
         Args:
-            model: what was asked for.
-            names: what there is.
-            **about: more for the error, such as its ``status_code``.
+            model: the requested model.
+            names: the available models.
+            **about: other attributes of the error, such as ``status_code``.
         """
-        # Neither the name itself nor another word for it is a suggestion.
+        # Neither the name itself nor another spelling of it is a suggestion.
         others = [name for name in names if name != model]
         others += [alias for alias, name in self.model_aliases.items() if name in others]
         near = nearest(model, others)
@@ -312,22 +312,22 @@ class Provider(ProviderBase, BaseClient):
         )
 
     def check_credentials(self) -> None:
-        """Look at the key as far as can be told without asking the service.
+        """Check the key as far as possible without asking the service.
 
         Raises:
             MissingAuthError: a key is needed and there is none.
-            AuthenticationError: what there is cannot be a key.
+            AuthenticationError: the value cannot be a key.
         """
 
     def list_models(self) -> list[str]:
-        """The names of the models that the service has; those known where it cannot be asked."""
+        """The names of the service's models; the known names if it cannot be asked."""
         return list(self.models)
 
     def check_supported(self, request: ChatRequest) -> None:
-        """Look, before anything is sent, whether this provider can do what is asked.
+        """Check, before anything is sent, whether this provider supports a request.
 
         Args:
-            request: what the caller asked.
+            request: the caller's request.
 
         Raises:
             UnsupportedError: it cannot; another provider may.
@@ -344,7 +344,7 @@ class Provider(ProviderBase, BaseClient):
                 )
 
     def sampling(self, request: ChatRequest) -> dict[str, Any]:
-        """The parameters of ``request`` that this service takes; the others are left out."""
+        """The parameters of ``request`` that this service accepts; the others are left out."""
         known = self.supported_params
         left_out = [n for n in request.params if n not in known and n != "extra_body"]
         if left_out:
@@ -368,7 +368,7 @@ class Provider(ProviderBase, BaseClient):
     def _replies(
         self, request: ChatRequest, scope: CancelScope | None
     ) -> Generator[str, None, None]:
-        """One reply, or, with a schema, up to two: the model may correct one that is no good."""
+        """One reply, or up to two with a schema: the model may correct an invalid one."""
         if request.schema is None:
             return _Round(self, request, scope).stream()
         return request.schema.replies(
@@ -398,9 +398,9 @@ class Provider(ProviderBase, BaseClient):
         """Send a call that is not a chat and return what ``read`` makes of its reply.
 
         Args:
-            make: makes the call; it may fetch what has to come first.
-            read: what to return.
-            request: what it is for, where that matters, such as its model.
+            make: makes the call; it may send preliminary calls.
+            read: turns the reply into the value to return.
+            request: the request that it is for, if that matters, for example for its model.
             scope: how long all of it may take; None: no limit.
         """
         return _Round(self, request or ChatRequest(()), scope).ask(make, read)
@@ -421,11 +421,11 @@ _NO_TEXT = Transcript()
 
 
 class _Round:
-    """One try of one provider: its steps in order, its hooks, and what is known of it meanwhile.
+    """One attempt of one provider: its steps, its hooks, and its state.
 
     Attributes:
-        usage: the tokens, once the service has told them.
-        sent: whether the request, and not only what comes before it, was handed to the transport.
+        usage: the tokens, once the service has reported them.
+        sent: whether the request itself, not only a preliminary call, was handed to the transport.
     """
 
     def __init__(self, provider: Provider, request: ChatRequest, scope: CancelScope | None) -> None:
@@ -450,12 +450,12 @@ class _Round:
         self._start(0.0)
 
     def _start(self, waited: float) -> None:
-        """The attempt begins, after ``waited`` seconds."""
+        """Begin the attempt, after ``waited`` seconds."""
         clock = self._scope.clock
         self._waited, self._started_at, self._began = waited, clock.wall(), clock.monotonic()
 
     def _attempt(self, error: LLMError | None) -> Attempt:
-        """The attempt, as it ends now."""
+        """The attempt, ending now."""
         first = self._first_text_at
         return Attempt(
             provider=self._provider.name,
@@ -533,7 +533,7 @@ class _Round:
             raise
 
     def _counted(self) -> Generator[str, None, None]:
-        """The reply to one request, which is counted and held to the limits, if there are any."""
+        """The reply to one request, which is counted and limited if limits are set."""
         provider, request = self._provider, self._request
         if provider._counted is None:
             return self._once()
@@ -559,7 +559,7 @@ class _Round:
         yield from self._reply(named, call)
 
     def _described(self, failure: LLMError) -> LLMError:
-        """The error as callers are told of it."""
+        """The error as callers see it."""
         provider = self._provider
         error = failure
         if isinstance(failure, AuthenticationError):
@@ -629,13 +629,13 @@ class _Round:
             self.usage = finish.usage
             if self._first_text_at is None and not (finish.tool_calls or finish.images):
                 raise without_text(finish)
-            # A service in trouble may say a key in any of its words.
+            # A failing service may repeat a key anywhere in its message.
             yield finish.evolve(
                 raw=_redacted(finish.raw),
                 detail=_redacted(finish.detail),
                 provider=provider.name,
                 model=_redacted(finish.model) or request.model,
-                # A long text is written out only where somebody looks at the message.
+                # A long text is formatted only if the message is read.
                 message=partial(_with_text, finish.message, self._transcript),
                 request_id=_redacted(finish.request_id) or reply.request_id,
                 attempts=(self._attempt(None),),
@@ -646,7 +646,8 @@ class _Round:
             error.request_id = _redacted(error.request_id or reply.request_id)
             raise
         except Exception as error:
-            # Only a parser that failed has ended: what a caller throws in finds it waiting.
+            # Only a parser that failed has ended; an exception thrown in by the caller finds it
+            # suspended.
             waits = pieces is not None and pieces.gi_frame is not None
             if waits or from_handler(error):
                 raise
@@ -660,9 +661,9 @@ def _redacted(text: str | None) -> str | None:
 
 
 class _Step:
-    """A block of a provider's own code: what it raises beside our errors is a ``ProtocolError``."""
+    """Wraps a provider's own code: any exception but ours becomes a ``ProtocolError``."""
 
-    # No generator with contextlib.contextmanager: that one lets a StopIteration through.
+    # Not contextlib.contextmanager: it lets a StopIteration through.
     def __init__(self, provider: Provider, name: str) -> None:
         self._provider = provider
         self._name = name

@@ -140,9 +140,9 @@ def test_a_header_like_a_key_is_masked() -> None:
         ("ca_bundle", 5, "ca_bundle is the path"),
         ("ca_bundle", "", "ca_bundle is blank"),
         ("verify", "bundle.pem", "ca_bundle="),
-        ("verify", 0, "verify is True or False"),
+        ("verify", 0, "verify must be True or False"),
         ("cert", 5, "cert is the path"),
-        ("cert", ("a", "b", "c"), "cert is a file, or a pair"),
+        ("cert", ("a", "b", "c"), "cert must be a file, or a pair"),
         ("trust", "certifi", 'trust is "system"'),
         ("per_minute", 0, "per_minute must be a whole number"),
         ("per_day", "many", "per_day must be a whole number"),
@@ -169,11 +169,11 @@ def test_arguments_of_a_provider(service: str, argument: str, value: Any, said: 
         ("gigachat", "max_concurrency", 0, "max_concurrency must be a whole number"),
         ("gigachat", "password", 5, "password is a text"),
         ("openaicompatible", "api_key", 5, "api_key is a text"),
-        ("openaicompatible", "think_tags", "no", "think_tags is True or False"),
+        ("openaicompatible", "think_tags", "no", "think_tags must be True or False"),
         ("yandexgpt", "folder_id", 5, "folder_id is a text"),
         # Else prompts would be kept by the service, though it was told not to.
-        ("yandexgpt", "data_logging", "false", "data_logging is True or False"),
-        ("yandexgpt", "data_logging", 0, "data_logging is True or False"),
+        ("yandexgpt", "data_logging", "false", "data_logging must be True or False"),
+        ("yandexgpt", "data_logging", 0, "data_logging must be True or False"),
     ],
 )
 def test_arguments_of_one_provider(service: str, argument: str, value: Any, said: str) -> None:

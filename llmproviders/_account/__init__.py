@@ -1,1 +1,1 @@
-"""What belongs to an account: keys, tokens, and requests at a time."""
+"""Everything tied to an account: keys, tokens, and limits on requests."""

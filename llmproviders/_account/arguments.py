@@ -1,4 +1,4 @@
-"""The arguments of every provider's constructor, and the checks of those that need one."""
+"""The arguments of every provider's constructor, and their checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
 
     class _Requests:
-        """Stands for requests in annotations; the library is imported when a provider is made."""
+        """Replaces requests in annotations; the library is imported when a provider is made."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(import_module("requests"), name)
@@ -56,7 +56,7 @@ class ProviderArguments(TypedDict, total=False):
 
 
 def masked(arguments: ProviderArguments) -> ProviderArguments:
-    """The same object, with its addresses as secrets: tracebacks may show a frame's variables."""
+    """The same object with its addresses as secrets: tracebacks may show local variables."""
     for name in ("base_url", "proxy"):
         if name in arguments:
             arguments[name] = hidden(arguments[name])
@@ -64,7 +64,7 @@ def masked(arguments: ProviderArguments) -> ProviderArguments:
 
 
 def spell_out(function: Any, behind: Callable[..., Any]) -> None:
-    """Show the keywords of another function in place of ``**`` in the signature of one.
+    """Show the keywords of another function instead of ``**`` in a function's signature.
 
     The configuration, IPython and the documentation read signatures.
     """
@@ -81,7 +81,7 @@ def spell_out(function: Any, behind: Callable[..., Any]) -> None:
 
 
 def for_tests(*names: str) -> Callable[[F], F]:
-    """Leave keywords that only tests pass, such as a clock, out of a function's signature.
+    """Hide keywords that only tests pass, such as a clock, from a function's signature.
 
     Args:
         names: the keywords.
@@ -97,12 +97,12 @@ def for_tests(*names: str) -> Callable[[F], F]:
 
 
 def spelled_out(keywords: Any) -> Callable[[F], F]:
-    """Decorate a function so that its signature shows the keywords that it takes behind ``**``.
+    """Decorate a function so that its signature shows the keywords in its ``**``.
 
-    IPython's Shift-Tab and completion read signatures, and know nothing of ``Unpack``.
+    IPython's Shift-Tab and completion read signatures but do not understand ``Unpack``.
 
     Args:
-        keywords: the ``TypedDict`` of them.
+        keywords: a ``TypedDict`` of the keywords.
     """
 
     def decorate(function: F) -> F:
@@ -118,7 +118,7 @@ def spelled_out(keywords: Any) -> Callable[[F], F]:
             for name, hint in keywords.__annotations__.items()
             if name not in own.parameters
         ]
-        # For checkers and for whoever looks for them, they are still behind it.
+        # Type checkers and ``inspect`` still see the original.
         decorated: Any = function
         decorated.__signature__ = own.replace(parameters=[*named, *listed, rest])
         return function
@@ -133,15 +133,15 @@ def signature_of(method: Callable[..., Any]) -> inspect.Signature:
 
 
 def instance(argument: str, value: T | None, kind: type[T]) -> T | None:
-    """An argument that is of one class, or None.
+    """Check that an argument is an instance of ``kind`` or None.
 
     Raises:
-        InvalidRequestError: it is of another one.
+        InvalidRequestError: it is something else.
     """
     if value is None or isinstance(value, kind):
         return value
     raise InvalidRequestError(
-        f"{argument} is a {kind.__module__}.{kind.__qualname__}, not {shown(value)}"
+        f"{argument} must be a {kind.__module__}.{kind.__qualname__}, not {shown(value)}"
     )
 
 
@@ -149,26 +149,26 @@ def file_path(argument: str, given: object) -> str:
     """The path of a file, ``~`` expanded.
 
     Raises:
-        InvalidRequestError: it is none.
+        InvalidRequestError: it is not a path.
     """
     if not isinstance(given, (str, os.PathLike)):
-        raise InvalidRequestError(f"{argument} is the path of a file, not {shown(given)}")
+        raise InvalidRequestError(f"{argument} must be the path of a file, not {shown(given)}")
     path = text(argument, os.fspath(given))
     check_path(argument, path)
     return os.path.expanduser(path)
 
 
 def client_certificate(given: object) -> str | tuple[str, str] | None:
-    """The file of a client certificate, or those of the certificate and its key.
+    """The file of a client certificate, or a pair of files for the certificate and its key.
 
     Raises:
-        InvalidRequestError: it is none of these.
+        InvalidRequestError: it is neither.
     """
     if given is None:
         return None
     if not isinstance(given, (tuple, list)):
         return file_path("cert", given)
     if len(given) != 2:
-        raise InvalidRequestError("cert is a file, or a pair (certificate, key) of files")
+        raise InvalidRequestError("cert must be a file, or a pair (certificate, key) of files")
     certificate, key = given
     return file_path("cert", certificate), file_path("cert", key)

@@ -1,4 +1,4 @@
-"""The models of a service: the known names, and a way to ask for those that it has now."""
+"""The models of a service: known names, and a way to ask for the current list."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Lister(Protocol):
-    """What can list its models: a provider."""
+    """Can list its models, as a provider can."""
 
     def list_models(self) -> list[str]:
-        """The names of the models that there are."""
+        """The names of the available models."""
 
 
 class ModelNames(tuple[str, ...]):
-    """Names of models; calling it asks the service for those that it has now."""
+    """Names of models; calling it asks the service for its current list."""
 
     ask: Callable[[], list[str]]
 

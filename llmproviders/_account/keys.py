@@ -1,4 +1,4 @@
-"""Keys that stay where they are until they are needed: no pickle and no repr carries them."""
+"""Keys that are read only when they are needed, so that no pickle or repr contains them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOT_IN_A_KEY = re.compile(r"[^!-~]")
 
 @lru_cache(maxsize=64)
 def digest(*parts: str) -> str:
-    """What credentials are remembered by, in memory and in files: their hash, in hex.
+    """The hash, in hex, that identifies credentials in memory and in files.
 
     >>> digest("key", "scope") == digest("keys", "cope")
     False
@@ -31,13 +31,13 @@ def digest(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A key that is the content of a file; white space around it does not count.
+    """A key stored in a file; surrounding white space is ignored.
 
     Args:
-        path: the file; it is read at each use, so that a renewed key counts at once.
+        path: the file; it is read at each use, so that a renewed key takes effect at once.
 
     Raises:
-        ValueError: no file can have that name.
+        ValueError: the name is not valid for a file.
     """
 
     path: str
@@ -49,11 +49,11 @@ class KeyFile:
         """The key.
 
         Raises:
-            MissingAuthError: the file cannot be read, is no plain file, or is empty.
+            MissingAuthError: the file cannot be read, is not a regular file, or is empty.
             AuthenticationError: it holds more than a key.
         """
         try:
-            # What cannot be decoded is replaced: the error would carry the whole file along.
+            # Undecodable bytes are replaced: a UnicodeDecodeError would contain the whole file.
             key = Secret(_files.read(self.path).decode("utf-8-sig", "replace").strip())
         except OSError as error:
             let_through(error)
@@ -71,7 +71,7 @@ class KeyFile:
 
 @dataclass(frozen=True)
 class KeyVariable:
-    """A key that is the value of an environment variable.
+    """A key stored in an environment variable.
 
     Args:
         name: the variable; it is read at each use.
@@ -83,7 +83,7 @@ class KeyVariable:
         """The key.
 
         Raises:
-            MissingAuthError: the variable is not set or blank.
+            MissingAuthError: the variable is unset or blank.
             AuthenticationError: it holds more than a key.
         """
         key = Secret(_environ.lookup(self.name) or "")
@@ -98,36 +98,37 @@ Key = str | KeyFile | KeyVariable
 
 
 def take(argument: str, key: Key | None) -> Key | None:
-    """A key or token as it was given to a constructor, kept from being seen.
+    """Wrap a key or token that was passed to a constructor, so that it stays hidden.
 
     Args:
         argument: the argument's name, for the error.
         key: what was given.
 
     Raises:
-        InvalidRequestError: it is neither a text nor a place where a key is kept, or blank.
+        InvalidRequestError: it is neither a string nor a ``KeyFile`` or ``KeyVariable``, or is
+            blank.
     """
     if key is None or isinstance(key, (KeyFile, KeyVariable)):
         return key
     if not isinstance(key, str):
-        raise InvalidRequestError(f"{argument} is a text, not {type(key).__name__}")
+        raise InvalidRequestError(f"{argument} must be a string, not {type(key).__name__}")
     key = Secret(key.strip())
     if not key:
-        raise InvalidRequestError(f"{argument} is blank; leave it out where there is none")
+        raise InvalidRequestError(f"{argument} is blank; leave it out if there is none")
     return key
 
 
 def find(argument: str, key: Key | None, variables: Iterable[str]) -> Secret | None:
-    """A key or token itself, from wherever it is; None where there is none.
+    """The key or token itself, wherever it is stored; None if there is none.
 
     Args:
-        argument: the name of the argument for it, for the error.
+        argument: the argument's name, for the error.
         key: what was given to the constructor.
-        variables: names of the environment that stand for it, the first that is set wins.
+        variables: environment variables to read otherwise; the first that is set wins.
 
     Raises:
-        MissingAuthError: the place that was given has none.
-        AuthenticationError: what is there cannot be one.
+        MissingAuthError: the given file or variable has none.
+        AuthenticationError: the value cannot be a key.
     """
     if key is None:
         key = _variable(variables)
@@ -141,8 +142,8 @@ def find(argument: str, key: Key | None, variables: Iterable[str]) -> Secret | N
 def belongs_to(url: str, homes: Iterable[str]) -> bool:
     """Whether a key that belongs to the addresses ``homes`` may be sent to ``url``.
 
-    It may be sent to their hosts; on this machine, where each port may be another user's, only to
-    their ports, too.
+    It may be sent to their hosts. On this machine the port has to match too, since another user may
+    own another port.
 
     >>> belongs_to("https://host/v2", ["https://host/v1"])
     True
@@ -154,7 +155,7 @@ def belongs_to(url: str, homes: Iterable[str]) -> bool:
 
 
 def _host_of(url: str) -> tuple[str, int | None] | None:
-    """The host that an address names, with the port if it is this machine; None if it has none."""
+    """The host of an address, with the port for this machine; None if it has no host."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
@@ -171,21 +172,21 @@ def _variable(names: Iterable[str]) -> KeyVariable | None:
     return None if found is None else KeyVariable(found[0])
 
 
-# What people paste together with a key, and what to say of it. Nothing of the key is shown.
+# What people paste along with a key, and the advice. No part of the key is shown.
 _PASTED = (
-    (r"[\"'`“”„«»‘’].*|.*[\"'`“”„«»‘’]", "It stands in quotation marks: leave them out"),
-    (r"(authorization\s*:\s*)?basic\b.*", "It begins with the word Basic: leave that out"),
-    (r"(authorization\s*:\s*)?bearer\b.*", "It begins with the word Bearer: leave that out"),
+    (r"[\"'`“”„«»‘’].*|.*[\"'`“”„«»‘’]", "It contains quotation marks: remove them"),
+    (r"(authorization\s*:\s*)?basic\b.*", "It begins with the word Basic: remove it"),
+    (r"(authorization\s*:\s*)?bearer\b.*", "It begins with the word Bearer: remove it"),
     (
         r"(export\s+|set\s+)?[A-Za-z_][A-Za-z0-9_]{2,40}\s*[=:]\s*[^=\s].*",
-        "It begins with the name of a variable: give only what stands behind the = or :",
+        "It begins with the name of a variable: give only what follows the = or :",
     ),
-    (r".*\s.*", "There is a space or a line break inside: remove it"),
+    (r".*\s.*", "It contains a space or a line break: remove it"),
 )
 
 
 def pasted_with(key: str) -> str:
-    """What seems to have been pasted together with a key, and what to do; nothing of the key."""
+    """Advice on what seems to have been pasted along with a key; shows no part of the key."""
     for pattern, hint in _PASTED:
         if re.fullmatch(pattern, key, re.DOTALL | re.IGNORECASE):
             return hint
@@ -196,7 +197,7 @@ def _checked(key: Secret, source: str) -> Secret:
     conceal(key)
     if _NOT_IN_A_KEY.search(key):
         conceal_words(key)
-        hint = pasted_with(key) or "There is a character inside that no key has"
+        hint = pasted_with(key) or "It contains a character that no key has"
         raise AuthenticationError(
             f"{source} is not a key or token, which is one line, as the service shows it. {hint}"
         )

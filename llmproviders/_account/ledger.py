@@ -1,6 +1,6 @@
-"""The ledger: requests and tokens, counted in an SQLite file that all processes of a user share.
+"""The ledger: counts of requests and tokens in an SQLite file shared by a user's processes.
 
-Nothing of a prompt, a reply or a key is in it; a credential is kept as its hash.
+It contains no prompts, replies or keys; a credential is stored as its hash.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ KEPT_DAYS = 90
 DAY_S = 86400
 
 _MOST_NAMES_A_DAY = 500
-"""Pairs of provider and model; what comes above them in a day is counted as one."""
+"""Most pairs of provider and model in a day; all further ones are counted as one."""
 
 _OTHERS = "(others)"
 
 _MOST_DAY_COUNTS = 1000
 
 _MOST_TOKENS = 10**12
-"""Tokens that one reply counts for at most."""
+"""The most tokens that one reply counts for."""
 
 _LONGEST_NAME = 120
 
 _PATIENCE_S = 10.0
 
-# "LLMu". SQLite keeps it in the file's header, by which the file is known for ours.
+# "LLMu". SQLite stores it in the file's header, which identifies the file as ours.
 _APPLICATION_ID = 0x4C4C4D75
 
 _VERSION = 1
@@ -69,12 +69,12 @@ CREATE TABLE used (
 class Ledger:
     """The file, and this process's connection to it.
 
-    Every change is one short transaction that is on disk, as far as other processes are concerned,
-    before it returns: what a killed process had counted stays counted. Where the file cannot be
-    used, there is one warning, and this process counts in its memory.
+    Every change is one short transaction that other processes see once it returns, so counts
+    survive if a process is killed. If the file cannot be used, there is one warning, and this
+    process counts in memory.
 
     Args:
-        path: the file; it and its folder are made when something is counted.
+        path: the file; it and its folder are created on the first count.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class Ledger:
         self._alone: tuple[Process, Database] | None = None
 
     def change(self, alter: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
-        """Call ``alter`` in a transaction, which is undone if it raises.
+        """Call ``alter`` in a transaction, which is rolled back if it raises.
 
         Args:
             alter: changes the tables; it may be called more than once.
@@ -99,7 +99,7 @@ class Ledger:
         return self._retried(lambda db: db.execute(statement, values).fetchall(), CancelScope())
 
     def _retried(self, use: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
-        """Use the file, again where another process kept it busy."""
+        """Use the file; try again while another process keeps it busy."""
         end = time.monotonic() + _PATIENCE_S
         while True:
             alone = self._alone
@@ -116,7 +116,7 @@ class Ledger:
                 self._go_on_alone()
 
     def _go_on_alone(self) -> None:
-        # Another thread may just have done the same, and counted.
+        # Another thread may have just done the same and counted.
         if self._alone is None or self._alone[0] is not current():
             self._alone = current(), _database(None)
 
@@ -133,7 +133,7 @@ _ledgers: dict[Path, Ledger] = {}
 
 
 def ledger() -> Ledger:
-    """The ledger in the user's state folder; this process has one for each path."""
+    """The ledger in the user's state folder; one per path in this process."""
     path = _environment.usage_file()
     found = _ledgers.get(path)
     if found is None:
@@ -145,7 +145,7 @@ def ledger() -> Ledger:
 def count_request(
     db: sqlite3.Connection, day: int, provider: str, model: str
 ) -> tuple[int, str, str]:
-    """Count a request; returns the day and the names that it is counted under."""
+    """Count a request; return the day and the names that it is counted under."""
     counted = "UPDATE used SET requests = requests + 1 WHERE (day, provider, model) = (?, ?, ?)"
     if db.execute(counted, (day, provider, model)).rowcount:
         return day, provider, model
@@ -164,7 +164,7 @@ def count_request(
 def count_result(
     db: sqlite3.Connection, where: tuple[int, str, str], *, failed: bool, usage: Usage | None
 ) -> None:
-    """Count how a request ended, with the tokens that the service told."""
+    """Count how a request ended, with the tokens that the service reported."""
     usage = usage or Usage()
     db.execute(
         "UPDATE used SET failures = failures + ?, prompt_tokens = prompt_tokens + ?,"
@@ -181,7 +181,7 @@ def count_result(
 
 
 def uncount_request(db: sqlite3.Connection, where: tuple[int, str, str]) -> None:
-    """Take back a request that was never sent."""
+    """Undo the count of a request that was never sent."""
     db.execute(
         "UPDATE used SET requests = requests - 1 WHERE (day, provider, model) = (?, ?, ?)", where
     )
@@ -189,10 +189,10 @@ def uncount_request(db: sqlite3.Connection, where: tuple[int, str, str]) -> None
 
 
 def prune_days(db: sqlite3.Connection, day: int) -> None:
-    """Forget old counts of limits once there are many.
+    """Delete old counts of limits once there are many.
 
-    By their number and not by their age alone: when a clock that was far ahead is set right,
-    today's counts are still there.
+    By number and not only by age: after a clock that was far ahead is corrected, today's counts are
+        still there.
     """
     db.execute(
         "DELETE FROM days WHERE day < ? AND (SELECT count(*) FROM days) > ?",
@@ -201,7 +201,7 @@ def prune_days(db: sqlite3.Connection, day: int) -> None:
 
 
 def total_of(usage: Usage | None) -> int | None:
-    """All tokens of a reply, or None where the service did not tell."""
+    """All tokens of a reply, or None if the service did not report them."""
     if usage is None:
         return None
     if usage.total_tokens is not None:
@@ -211,10 +211,10 @@ def total_of(usage: Usage | None) -> int | None:
 
 
 def _bounded(tokens: int) -> int:
-    # What a service tells may be anything, and SQLite's sums end at 2 ** 63.
+    # A service may report any number, and SQLite's sums end at 2 ** 63.
     return min(tokens, _MOST_TOKENS)
 
 
 def name_of(text: str) -> str:
-    """A provider's or model's name as it is kept: one line, of bounded length."""
+    """A provider's or model's name as it is stored: one line of limited length."""
     return one_line(text)[:_LONGEST_NAME]

@@ -1,7 +1,7 @@
-"""The caller's own limits, by the minute and by the day, for all processes that use a credential.
+"""The caller's own limits per minute and per day, for all processes that use a credential.
 
 A request is counted before it is sent, with an estimate of its tokens, and corrected by the usage
-that the reply tells. So a process that is killed in between has counted too much, never too little.
+in the reply. So a process that is killed in between has counted too much, never too little.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .ledger import DAY_S, Ledger
 MINUTE_S = 60.0
 
 DEFAULT_MAX_TOKENS = 1024
-"""Reserved for a reply where the request has no ``max_tokens``."""
+"""Tokens reserved for a reply if the request has no ``max_tokens``."""
 
 _BYTES_PER_TOKEN = 3
 
@@ -40,11 +40,11 @@ _MOST_TOKENS = 10**9
 
 
 class Attempted(Protocol):
-    """What is known of a request that was counted.
+    """The state of a request that was counted.
 
     Attributes:
         sent: whether it was handed to the transport.
-        usage: its tokens, once the service has told them.
+        usage: its tokens, once the service has reported them.
     """
 
     sent: bool
@@ -53,11 +53,11 @@ class Attempted(Protocol):
 
 @dataclass(frozen=True)
 class Limit:
-    """How much may be used in a minute or a day; None: any number.
+    """How much may be used in a minute or a day; None: no limit.
 
     Attributes:
         requests: requests.
-        tokens: tokens; the request that reaches it is still sent.
+        tokens: tokens; the request that reaches the limit is still sent.
     """
 
     requests: int | None = None
@@ -77,13 +77,13 @@ class Limit:
         unknown = value.keys() - {"requests", "tokens"}
         if unknown or not value:
             raise InvalidRequestError(
-                f'{argument} is a number of requests, or {{"requests": 1000, "tokens": 200_000}},'
-                f" not {shown(value)}"
+                f'{argument} must be a number of requests or {{"requests": 1000, "tokens": '
+                f"200_000}}, not {shown(value)}"
             )
         return cls(**{name: whole(f"{argument}[{name!r}]", n) for name, n in value.items()})
 
     def is_spent(self, requests: int, tokens: int) -> bool:
-        """Whether nothing more may be sent after so much."""
+        """Whether this much use leaves nothing for another request."""
         return (self.requests is not None and requests >= self.requests) or (
             self.tokens is not None and tokens >= self.tokens
         )
@@ -91,12 +91,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What was counted for one request before it was sent.
+    """The counts for one request before it was sent.
 
     Attributes:
-        credential: what it is counted for.
+        credential: the credential that it is counted for.
         used: the day, the provider and the model that it is counted under.
-        tokens: the estimate.
+        tokens: the estimated tokens.
         recent: its row among the requests of the last minute, or None.
     """
 
@@ -110,11 +110,11 @@ class Quota:
     """Counts the requests of one provider, and holds its limits.
 
     Args:
-        per_minute: what may be sent in any 60 seconds, or None.
-        per_day: what may be sent in a day of UTC, or None.
+        per_minute: the limit for any 60 seconds, or None.
+        per_day: the limit for a UTC day, or None.
 
     Raises:
-        InvalidRequestError: a limit is neither a number nor numbers by name.
+        InvalidRequestError: a limit is neither a number nor a dict of numbers.
     """
 
     def __init__(self, *, per_minute: object, per_day: object) -> None:
@@ -133,21 +133,21 @@ class Quota:
         scope: CancelScope,
         attempt: Attempted,
     ) -> Generator[str, None, None]:
-        """The same stream, whose request is counted, and sent when the limits allow it.
+        """Wrap a stream so that its request is counted, and sent once the limits allow it.
 
         Args:
             stream: prepares and sends the request when it is first read.
-            credential: a hash of what the limits are counted for.
+            credential: the hash of the credential that the limits apply to.
             provider: the provider's name.
             model: the model that is asked.
-            messages: what is sent.
-            params: what else is asked, ``max_tokens`` for instance.
-            scope: how long to wait for the minute's limit.
-            attempt: tells, when the stream failed, what became of the request.
+            messages: the messages to send.
+            params: the other parameters, such as ``max_tokens``.
+            scope: how long to wait for the per-minute limit.
+            attempt: the state of the request, read when the stream fails.
 
         Raises:
-            QuotaExceededError: the day's limit is reached; nothing was sent.
-            DeadlineExceeded: the minute's limit would hold it back beyond the deadline.
+            QuotaExceededError: the daily limit is reached; nothing was sent.
+            DeadlineExceeded: the per-minute limit would delay it beyond the deadline.
         """
         ledger = _ledger.ledger()
         with closing(stream):
@@ -179,7 +179,7 @@ class Quota:
         tokens: int,
         scope: CancelScope,
     ) -> Reservation:
-        """Reserve, after a wait for the minute's limit where that is needed."""
+        """Reserve, waiting for the per-minute limit if necessary."""
         while True:
             found = ledger.change(
                 lambda db: self._try(db, credential, names, tokens, scope.clock.wall()), scope
@@ -198,10 +198,10 @@ class Quota:
         tokens: int,
         now: float,
     ) -> Reservation | float:
-        """Reserve, or tell how many seconds the minute's limit wants to wait.
+        """Reserve, or return how many seconds to wait for the per-minute limit.
 
         Raises:
-            QuotaExceededError: the day's limit is reached.
+            QuotaExceededError: the daily limit is reached.
         """
         day = int(now // DAY_S)
         if self._per_day is not None:
@@ -229,7 +229,7 @@ class Quota:
 
 def _wait_for(db: sqlite3.Connection, limit: Limit, credential: str, now: float) -> float:
     """Seconds until the requests of the last minute leave room for one more."""
-    # A request from the future was sent before the clock was set back; when, nobody knows.
+    # A time in the future means that the clock was set back; the real time is unknown.
     db.execute("UPDATE recent SET at = ? WHERE at > ?", (now, now))
     db.execute("DELETE FROM recent WHERE at <= ?", (now - MINUTE_S,))
     rows = db.execute(
@@ -245,7 +245,7 @@ def _wait_for(db: sqlite3.Connection, limit: Limit, credential: str, now: float)
 
 
 def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | None) -> None:
-    """Correct the estimate by what the service told."""
+    """Replace the estimate with the usage that the service reported."""
     total = _ledger.total_of(usage)
 
     def settle(db: sqlite3.Connection) -> None:
@@ -259,12 +259,12 @@ def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | N
             _ledger.count_result(db, held.used, failed=failed, usage=usage)
 
     if failed or usage is not None:
-        # The reply is there: a deadline that has passed meanwhile is no reason to lose the count.
+        # The reply has arrived: a deadline that has passed since must not lose the count.
         ledger.change(settle, CancelScope())
 
 
 def _give_back(ledger: Ledger, held: Reservation) -> None:
-    """Take back what was counted for a request that never left."""
+    """Undo the counts of a request that was never sent."""
 
     def give_back(db: sqlite3.Connection) -> None:
         db.execute(
@@ -279,9 +279,9 @@ def _give_back(ledger: Ledger, held: Reservation) -> None:
 
 
 def estimate(messages: Sequence[Message], params: Mapping[str, Any]) -> int:
-    """Tokens to reserve: a third of the prompt's bytes, and what the reply may have at most."""
+    """Tokens to reserve: a third of the prompt's bytes, plus the most that the reply may have."""
     most = params.get("max_tokens", params.get("max_completion_tokens"))
-    # A parameter is passed to the service as it is, and may be anything.
+    # Parameters are passed to the service unchanged and may be anything.
     if not is_count(most) or most > _MOST_TOKENS:
         most = DEFAULT_MAX_TOKENS
     prompt = sum(_bytes(message.get("content")) for message in messages)
@@ -318,7 +318,7 @@ def _too_late(wait: float, scope: CancelScope) -> LLMError:
     left = max(0.0, scope.remaining())
     kind = DeadlineExceeded if scope.at <= scope.clock.monotonic() + left else ProviderTimeout
     error = kind(
-        f"the limit per_minute lets the next request go in {wait:.1f} s, and {left:.1f} s are "
+        f"the limit per_minute allows the next request in {wait:.1f} s, but only {left:.1f} s are "
         "left; nothing was sent",
         retry_after=wait,
         retryable=False,

@@ -1,4 +1,4 @@
-"""What a provider is made with: the constructor, and what it finds in the environment."""
+"""The settings of a provider, from its constructor and the environment."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ USER_AGENT = (
     "(KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
 )
 
-# How the table of errors puts it where a status tells more than the service's words.
+# The wording of the table of errors for a refused key.
 _REFUSED_KEY = "refused the key"
 
-# What guests send in place of a key.
+# What guest services send instead of a key.
 _NO_KEYS = (None, "undefined", "Bearer null")
 
 _FALSE = ("0", "f", "false", "n", "no", "off")
@@ -61,14 +61,14 @@ _RENAMED = {
     "lacks": "model_not_found",
     "takes": "supported_params",
 }
-"""The hooks of a provider by their old names, which other packages may still use."""
+"""Old names of a provider's hooks, which other packages may still use."""
 
 
 class ProviderBase:
-    """The settings of one provider; see ``Provider``, which adds what is done with them.
+    """The settings of one provider; see ``Provider``, which uses them.
 
     Raises:
-        InvalidRequestError: a value that no provider could take.
+        InvalidRequestError: a value that no provider could use.
     """
 
     url: ClassVar[str]
@@ -81,29 +81,29 @@ class ProviderBase:
     _given: _Arguments
 
     def __new__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
-        """Remember the arguments, from which a pickle makes the provider anew."""
+        """Remember the arguments, so that a pickle can recreate the provider."""
         self = super().__new__(cls)
         self._given = _Arguments(args, kwargs)
         return self
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Show the arguments behind ``**`` in the signature, and take hooks by their old names."""
+        """Show the arguments in ``**`` in the signature, and accept hooks by their old names."""
         super().__init_subclass__(**arguments)
         for old, new in _RENAMED.items():
             if old in cls.__dict__:
                 warnings.warn(
-                    f"{cls.__name__}.{old} has to be called {new} now",
+                    f"{cls.__name__}.{old} is now called {new}",
                     DeprecationWarning,
                     stacklevel=2,
                 )
                 if new not in cls.__dict__:
                     setattr(cls, new, cls.__dict__[old])
             elif new in cls.__dict__:
-                # For the super() of a subclass that has the old name.
+                # For super() calls by the old name in a subclass.
                 setattr(cls, old, cls.__dict__[new])
         if "__init__" in cls.__dict__:
             spell_out(cls.__init__, super(cls, cls).__init__)
-        # Else it would be that of __new__.
+        # Otherwise it would be the signature of __new__.
         cls.__signature__ = signature_of(cls.__init__)
 
     def __init__(
@@ -125,8 +125,8 @@ class ProviderBase:
         limits: Limits | None = None,
     ) -> None:
 
-        # No call imports anything: the lock of a module that is being imported stays held in a
-        # child that is forked meanwhile.
+        # Calls never import anything: if a process forks during an import, the module's lock stays
+        # locked in the child.
         import_module("encodings.punycode")
         import_module(".._http.transport", __package__)
         base_url, proxy = hidden(base_url), hidden(proxy)
@@ -138,7 +138,7 @@ class ProviderBase:
         self._proxy = (check_proxy(found) if found else None, proxy is not None)
         self._session = instance("session", session, import_module("requests").Session)
         if session is not None:
-            # requests itself imports it with the first request.
+            # requests would import it during the first request.
             import_module("netrc")
         self.headers = header_fields("headers", {} if headers is None else headers)
         self.ca_bundle = self._path("ca_bundle", ca_bundle)
@@ -147,7 +147,7 @@ class ProviderBase:
             warn_unverified(self.name)
         self.cert = client_certificate(cert)
         if trust not in (None, "system"):
-            raise InvalidRequestError(f'trust is "system" or left out, not {shown(trust)}')
+            raise InvalidRequestError(f'trust must be "system" or left out, not {shown(trust)}')
         self.system_trust = trust == "system"
         self.per_minute = per_minute
         self.per_day = per_day
@@ -155,11 +155,11 @@ class ProviderBase:
         self._limits = instance("limits", limits, Limits) or Limits()
 
     def _make_counter(self) -> Callable[..., Generator[str, None, None]] | None:
-        """What counts the requests and holds the limits; None where there is nothing to count."""
+        """Counts requests and enforces the limits; None if there is nothing to count."""
         counts_all = _environ.lookup("LLMPROVIDERS_USAGE") not in (None, "0")
         if self.per_minute is None and self.per_day is None and not counts_all:
             return None
-        # The door to sqlite3.
+        # Imported here because it loads sqlite3.
         from .quotas import Quota
 
         return Quota(per_minute=self.per_minute, per_day=self.per_day).counted
@@ -171,7 +171,7 @@ class ProviderBase:
 
     @classmethod
     def environment_of(cls, argument: str) -> tuple[str, ...]:
-        """The environment variables that stand for ``argument``; the first that is set wins."""
+        """The environment variables for ``argument``; the first that is set wins."""
         everywhere = {
             "base_url": (f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL",),
             "proxy": ("LLMPROVIDERS_PROXY",),
@@ -179,17 +179,17 @@ class ProviderBase:
         return everywhere.get(argument, ()) + tuple(cls.environment.get(argument, ()))
 
     def _setting(self, argument: str, given: str | None) -> str | None:
-        """An argument, or its value in the environment, without white space around it.
+        """An argument or its value in the environment, without surrounding white space.
 
         Raises:
-            InvalidRequestError: the argument is no text, or blank.
+            InvalidRequestError: the argument is not a string, or is blank.
         """
         if given is None:
             return _environ.lookup(*self.environment_of(argument))
         return text(argument, given)
 
     def _address(self, argument: str, given: str | None) -> str | None:
-        """The same for an address, which has to be a URL."""
+        """The same for an address, which must be a URL."""
         url = self._setting(argument, given)
         if url is None:
             return None
@@ -208,29 +208,29 @@ class ProviderBase:
             return (self._setting("verify", None) or "").lower() not in _FALSE
         if not isinstance(given, bool):
             raise InvalidRequestError(
-                f"verify is True or False, not {shown(given)}; pass a file of certificates with "
-                "ca_bundle="
+                f"verify must be True or False, not {shown(given)}; pass a file of certificates "
+                "with ca_bundle="
             )
         return given
 
     def secret(self, argument: str, given: Key | None) -> Secret | None:
-        """A key or token itself, wherever it is kept; None where there is none, or it is held back.
+        """The key or token itself, wherever it is stored; None if there is none or it is not sent.
 
         Args:
-            argument: the constructor's argument for it, such as ``"api_key"``; ``environment``
-                has the variables that stand for it.
-            given: what the constructor was given.
+            argument: the constructor's argument, such as ``"api_key"``; ``environment`` has its
+                variables.
+            given: the value passed to the constructor.
 
         Raises:
-            MissingAuthError: the place that was given has none.
-            AuthenticationError: what is there cannot be one.
+            MissingAuthError: the given file or variable has none.
+            AuthenticationError: the value cannot be a key.
         """
         if given is None and self.held_back(argument) is not None:
             return None
         return find(argument, given, self.variables_for(argument))
 
     def variables_for(self, argument: str) -> tuple[str, ...]:
-        """The environment variables that stand for an argument, for this provider's address.
+        """The environment variables for an argument, given this provider's address.
 
         Args:
             argument: the argument's name, such as ``"api_key"``.
@@ -238,10 +238,10 @@ class ProviderBase:
         return self.environment_of(argument)
 
     def held_back(self, argument: str) -> str | None:
-        """The environment variable whose key is not sent, since it belongs to another address.
+        """The environment variable whose key is not sent because it belongs to another address.
 
-        A key from the environment is sent to the hosts of the default address and of the
-        addresses that the environment names.
+        A key from the environment is sent only to the hosts of the default address and of addresses
+        from the environment.
 
         Args:
             argument: the argument that the variable stands for, such as ``"api_key"``.
@@ -250,7 +250,7 @@ class ProviderBase:
         return None if found is None else found[0]
 
     def why_held_back(self, argument: str) -> str | None:
-        """The same as a sentence, with what to do; None where the key is sent or there is none.
+        """The reason as a sentence, with advice; None if the key is sent or there is none.
 
         Args:
             argument: as for :meth:`held_back`.
@@ -266,7 +266,7 @@ class ProviderBase:
         )
 
     def _withheld(self, argument: str) -> tuple[str, str] | None:
-        """The variable whose key is not sent, and the address that it does not belong to."""
+        """The variable whose key is not sent, and the address where it does not belong."""
         found = _environ.first_set(self.variables_for(argument))
         if found is None:
             return None
@@ -282,7 +282,7 @@ class ProviderBase:
         return [default, *filter(None, map(_environ.lookup, self.environment_of(argument)))]
 
     def trust(self) -> Trust:
-        """The certificates that this provider trusts, and the one that it shows."""
+        """The certificates that this provider trusts, and the one that it presents."""
         return Trust(
             verify=self.verify,
             ca_bundle=self.ca_bundle,
@@ -293,11 +293,11 @@ class ProviderBase:
     def _describe_refusal(
         self, error: LLMError, call: HTTPRequest | None, headers: Mapping[str, str]
     ) -> LLMError:
-        """What a refusal means where no key was sent; ``error`` itself where one was.
+        """A better error for a refusal if no key was sent; otherwise ``error`` itself.
 
         Args:
             error: the refusal.
-            call: what was refused, or None where nothing was sent.
+            call: the refused call, or None if nothing was sent.
             headers: the caller's headers for this call.
         """
         if self._sends_key(call, headers):
@@ -318,7 +318,7 @@ class ProviderBase:
         return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
 
     def _sends_key(self, call: HTTPRequest | None, headers: Mapping[str, str]) -> bool:
-        """Whether a call carried anything that may be a key."""
+        """Whether a call contained anything that may be a key."""
         session = self._session
         names = [*self.headers, *headers, *parse_qs(urlsplit(self.base_url).query)]
         if call is not None:
@@ -331,8 +331,8 @@ class ProviderBase:
         return sent not in _NO_KEYS or self.cert is not None or any(map(is_telling, names))
 
     def make_transport(self) -> Sender:
-        """What sends this provider's calls; made when the first one is sent."""
-        # Already loaded by the constructor; at the top it would cost every import of this module.
+        """Make the sender of this provider's calls; called when the first one is sent."""
+        # Already loaded by the constructor; at the top it would slow every import of this module.
         from .._http.transport import Transport
 
         proxy, asked = self._proxy
@@ -364,13 +364,13 @@ class ProviderBase:
 
     def __repr__(self) -> str:
 
-        # A traceback may show one whose making failed.
+        # A traceback may show an instance whose constructor failed.
         name, base_url = getattr(self, "name", None), getattr(self, "base_url", "")
         return f"{type(self).__name__}(name={name!r}, base_url={redact(base_url)!r})"
 
 
 class _Arguments:
-    """What a provider was made with; no ``repr`` shows it, since keys are among it."""
+    """The arguments of a provider; no ``repr`` shows them, since they include keys."""
 
     __slots__ = ("args", "kwargs")
 

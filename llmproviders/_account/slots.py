@@ -1,4 +1,4 @@
-"""Slots: how many requests of one credential run at a time. The others wait their turn."""
+"""Slots limit how many requests of one credential run at a time. The others wait in line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Waiter:
     Attributes:
         limit: how many may hold a slot at a time, this one included, when it takes its own.
         thread: the thread that asked for it.
-        wake: set when there may be a slot.
+        wake: set when a slot may be free.
         over: whether it has given its slot back, or given up waiting.
     """
 
@@ -63,7 +63,7 @@ class _SlotPool:
         self._waiting: list[_Waiter] = []
 
     def enter(self, waiter: _Waiter, scope: CancelScope) -> bool:
-        """Take a slot; returns whether that took a wait."""
+        """Take a slot; return whether it had to wait."""
         if not self._waiting and self._hold(waiter):
             return False
         self._waiting.append(waiter)
@@ -76,24 +76,24 @@ class _SlotPool:
         return True
 
     def leave(self, waiter: _Waiter) -> None:
-        """Give the slot back, or give up the wait for it; more than once does no harm."""
+        """Give the slot back, or stop waiting for it; safe to call more than once."""
         waiter.over = True
         self._holding.discard(waiter)
         self._leave_line(waiter)
 
     def _take_turn(self, waiter: _Waiter) -> bool:
-        """Take a slot, if there is one and this waiter is next in line."""
+        """Take a slot if one is free and this waiter is next in line."""
         if self._next_in_line() is not waiter or not self._hold(waiter):
             return False
         self._leave_line(waiter)
         return True
 
     def _hold(self, waiter: _Waiter) -> bool:
-        """Take a slot, if there is one."""
+        """Take a slot if one is free."""
         if len(self._holding) >= waiter.limit:
             return False
         self._holding.add(waiter)
-        # Another may have done the same since the look. And if this one was cancelled meanwhile,
+        # Another may have done the same since the check. And if this one was cancelled in between,
         # nobody would give its slot back.
         if len(self._holding) <= waiter.limit and not waiter.over:
             return True
@@ -121,10 +121,10 @@ class _SlotPool:
         return None
 
     def _look_after_abandoned(self, waiter: _Waiter) -> None:
-        """Before a wait: look whether the slots are held by streams that nobody reads any more.
+        """Before a wait, check whether the slots are held by abandoned streams.
 
         Raises:
-            RateLimitError: this thread holds all of them itself, so the wait would never end.
+            RateLimitError: this thread holds all slots itself, so the wait would never end.
         """
         others = self._others(waiter)
         if any(other.thread is waiter.thread or not other.thread.is_alive() for other in others):
@@ -145,21 +145,21 @@ class _SlotPool:
 
 
 class Slot:
-    """One of the requests that a credential may have at a time; a context that holds it.
+    """A context manager that holds one of a credential's slots.
 
-    The context's value is the seconds waited for it. It may be given back in another thread, and
-    is, at the latest, when the generator that holds it is dropped.
+    The context's value is the seconds waited. The slot may be given back in another thread; it is
+    given back at the latest when the generator that holds it is dropped.
 
     Args:
         credential: what the slots are counted by; see :func:`.keys.digest`.
         limit: how many may be held at a time, this one included, when it is taken.
         scope: how long to wait.
-        file: a file of this user's; all processes that name it share the slots. None: this
-            process alone.
+        file: a file of this user; all processes with the same file share the slots. None: this
+            process only.
 
     Raises:
         LLMError: the scope ended first; see :meth:`CancelScope.error`.
-        RateLimitError: all slots are held by streams that this very thread has open.
+        RateLimitError: all slots are held by streams that this thread has open.
     """
 
     __slots__ = ("_credential", "_file", "_held", "_limit", "_pool", "_scope", "_waiter")
@@ -198,11 +198,11 @@ class Slot:
         self._pool.leave(self._waiter)
 
     def _enter_shared(self, file: Path) -> bool:
-        """Take one of the lock files that all processes share; returns whether that took a wait.
+        """Take one of the lock files shared by all processes; return whether it had to wait.
 
-        A process that waits holds the lock file of the door meanwhile, so that one which comes
-        back at once queues behind it. Each limit has a door of its own: a process that is kept
-        waiting by a small limit does not hold up those with a larger one.
+        While a process waits, it holds the door's lock file, so that a process which returns at
+        once queues behind it. Each limit has its own door: a process that waits because of a small
+        limit does not block those with a larger one.
         """
         try:
             stem = _files.locks_folder(file) / self._credential[:16]
@@ -226,7 +226,7 @@ class Slot:
     def _seat(self, stem: Path) -> Held | None:
         """Lock the first free one of the lock files, unless others hold as many as the limit.
 
-        There are as many files as were ever locked at a time; they are never deleted.
+        There are as many files as were ever locked at once; they are never deleted.
         """
         seats = (stem.with_suffix(f".{number}") for number in count())
         there = list(takewhile(os.path.exists, seats))
@@ -262,7 +262,7 @@ _collect_again_at = 0.0
 
 
 def _collect_garbage() -> None:
-    """Collect garbage, which may include a stream that was dropped in a reference cycle.
+    """Collect garbage, which may include a stream dropped in a reference cycle.
 
     Such a stream holds its slot until it is collected, and Python collects nothing while all
     threads wait. At most a tenth of the time is spent on it, however large the program is.
@@ -272,7 +272,7 @@ def _collect_garbage() -> None:
     if now >= _collect_again_at:
         _collect_again_at = now + SLICE_S
         if threading.current_thread() is threading.main_thread():
-            # An interrupt that comes while an object is finalized is lost, so not in this thread.
+            # Not in this thread: an interrupt during an object's finalizer would be lost.
             try:
                 threading.Thread(target=_collect, name="llmproviders gc", daemon=True).start()
                 return
@@ -292,14 +292,14 @@ def _collect() -> None:
 
 _pools: WeakValueDictionary[tuple[int, str], _SlotPool] = WeakValueDictionary()
 
-# A pool lives as long as one of its slots is held; the latest few are kept for the next call.
+# A pool lives as long as one of its slots is held; the most recent ones are kept for the next call.
 _latest_pools: deque[_SlotPool] = deque(maxlen=16)
 
 _pools_lock = ForkLock()
 
 
 def _pool(credential: str) -> _SlotPool:
-    # By process: in a forked child nobody gives back what the parent's threads hold.
+    # Keyed by process: in a forked child nobody gives back the slots of the parent's threads.
     key = (os.getpid(), credential)
     with _pools_lock.mine:
         pool = _pools.get(key)

@@ -39,7 +39,7 @@ _WRONG_CLOCK_S = 3600.0
 # A larger expiry is in milliseconds: in seconds it would be the year 5138.
 _SMALLEST_MS = 1e11
 
-# From this many on, keepers of expired tokens are dropped.
+# Beyond this many, keepers of expired tokens are dropped.
 _MANY = 256
 
 _FILE_VERSION = 1
@@ -50,7 +50,7 @@ class Token:
     """An access token; times are Unix seconds by this machine's clock.
 
     Attributes:
-        value: what is sent.
+        value: the token itself.
         expires_at: when the service stops accepting it.
         fetched_at: when it was fetched.
         renew_from: when one caller starts to renew it while others still use it; five minutes
@@ -116,7 +116,7 @@ def _check_clock(end: float, now: float, date: float | None) -> None:
     if end > there:
         raise AuthenticationError(
             f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
-            "the token service's, so that no token can be told to be valid: set the clock",
+            "the token service's, so the validity of tokens cannot be checked: set the clock",
             detail="clock",
         )
     whose = "this machine's" if date is None else "its own"
@@ -190,13 +190,13 @@ def _tokens_in_file(data: bytes) -> Mapping[str, Any]:
     """The tokens in a file's content.
 
     Raises:
-        ValueError: it holds something else, or has another version.
+        ValueError: it contains something else, or has another version.
     """
     if not data:
         return {}
     content = _files.json_object(data)
     if content is None or not isinstance(content.get("tokens"), dict):
-        raise ValueError("it holds something else than tokens; delete it, or name another file")
+        raise ValueError("it does not contain tokens; delete it, or name another file")
     if content.get("version") != _FILE_VERSION:
         raise ValueError("another version of llmproviders wrote it; name another file")
     tokens: Mapping[str, Any] = content["tokens"]
@@ -257,7 +257,7 @@ class TokenKeeper:
         A failed fetch is not repeated here; the caller decides whether to try again.
 
         Args:
-            fetch: asks the token service, within ``scope``.
+            fetch: requests a token from the service, within ``scope``.
             scope: how long to wait, and which clock to use.
             route: the network path of ``fetch``. If another thread's fetch by the same route
                 fails, this call fails with the same error.
@@ -429,7 +429,7 @@ def keeper(credential: str, path: Path | None, *, now: float) -> TokenKeeper:
     """
     wanted = credential, path
     if wanted not in _keepers and len(_keepers) >= _MANY:
-        # Listing its items can let another thread, or a finalizer, put one in meanwhile.
+        # While the items are listed, another thread or a finalizer may add one.
         for key, other in _keepers.copy().items():
             if other.is_spent(now):
                 _keepers.pop(key, None)

@@ -1,4 +1,4 @@
-"""What was used, by day, provider and model, as callers see it."""
+"""Usage by day, provider and model, as callers see it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..errors import InvalidRequestError
 
 @dataclass(frozen=True)
 class DailyUsage:
-    """What was used of one model in one day.
+    """The usage of one model on one day.
 
     Attributes:
         day: the day, in UTC.
         provider: the provider's name.
         model: the model asked for.
         requests: requests that were sent.
-        failures: those of them that gave no whole reply.
+        failures: requests without a complete reply.
         prompt_tokens: as far as the service told.
         completion_tokens: as far as the service told.
         total_tokens: as far as the service told.
@@ -36,14 +36,14 @@ class DailyUsage:
     total_tokens: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as a JSON object, the day as ``"2026-05-31"``."""
+        """The row as a JSON object, with the day as ``"2026-05-31"``."""
         return {**self.__dict__, "day": self.day.isoformat()}
 
 
 class UsageTable(tuple[DailyUsage, ...]):
-    """What was used, by day, provider and model, the oldest day first.
+    """Usage by day, provider and model, the oldest day first.
 
-    Printed, it is a table; in a notebook also a picture of requests and tokens by day.
+    It prints as a table; in a notebook it also shows a chart of requests and tokens by day.
     """
 
     __slots__ = ()
@@ -93,21 +93,21 @@ class UsageTable(tuple[DailyUsage, ...]):
 
 
 def usage(since: date | datetime | str | None = None) -> UsageTable:
-    """Requests, failures and tokens by day, provider and model, from all processes of this user.
+    """Requests, failures and tokens by day, provider and model, for all processes of this user.
 
-    Counted are providers with limits (``per_minute``, ``per_day``), and all providers where the
+    Providers with limits (``per_minute``, ``per_day``) are counted, or all providers if the
     environment variable ``LLMPROVIDERS_USAGE`` is 1. Counts are kept for 90 days, on this machine.
 
     Args:
-        since: the first day, in UTC: a date, or a text such as ``"2026-05-31"``; None: all.
+        since: the first day, in UTC: a date, or a string such as ``"2026-05-31"``; None: all days.
 
     Raises:
-        InvalidRequestError: ``since`` is no date.
+        InvalidRequestError: ``since`` is not a date.
 
     >>> [row.requests for row in usage(since="2100-01-01")]
     []
     """
-    # The door to sqlite3.
+    # Imported here because it loads sqlite3.
     from .ledger import DAY_S, KEPT_DAYS, ledger
 
     today = int(time.time() // DAY_S)
@@ -139,10 +139,10 @@ def _day_number(since: date | datetime | str | None) -> int:
         except ValueError as error:
             let_through(error)
             raise InvalidRequestError(
-                f"since is a day such as 2026-05-31, not {since!r}"
+                f"since must be a day such as 2026-05-31, not {since!r}"
             ) from error
     if isinstance(since, datetime):
         since = since.astimezone(timezone.utc).date() if since.tzinfo else since.date()
     if not isinstance(since, date):
-        raise InvalidRequestError(f"since is a date, not {type(since).__name__}")
+        raise InvalidRequestError(f"since must be a date, not {type(since).__name__}")
     return (since - _EPOCH).days

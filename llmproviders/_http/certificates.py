@@ -1,4 +1,4 @@
-"""Reading certificates, and the TLS contexts that are made of them."""
+"""Read certificates and build TLS contexts from them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ..errors import ConnectionFailed, InvalidRequestError
 from .types import Trust
 
 LARGEST = 16 * 1024 * 1024
-"""Bytes of a certificate file that are read at most."""
+"""Most bytes read from a certificate file."""
 
-# OpenSSL writes TRUSTED for a certificate with what it is trusted for behind it, older tools X509.
+# OpenSSL writes TRUSTED if trust settings follow the certificate; older tools write X509.
 _PEM = re.compile(
     rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----([\sA-Za-z0-9+/=]+)"
     rb"-----END (?:TRUSTED |X509 )?CERTIFICATE-----"
@@ -34,7 +34,7 @@ _PEM = re.compile(
 
 _PKCS7_PEM = re.compile(rb"-----BEGIN (PKCS7|PKCS #7 SIGNED DATA)-----")
 
-# How the object identifiers of signed data and of data are written, which such files begin with.
+# The encoded object identifiers of signed data and of data, at the start of such files.
 _PKCS7_DER = bytes.fromhex("06092a864886f70d010702")
 
 _PKCS12_DER = bytes.fromhex("06092a864886f70d010701")
@@ -73,9 +73,9 @@ def _unusable(
 
 
 def certificates_in(data: bytes) -> list[bytes]:
-    """The certificates in ``data``, each in DER; none where one of them is broken."""
+    """The certificates in ``data``, each in DER; an empty list if one of them is broken."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        # An editor saved the text as what Windows calls Unicode.
+        # An editor saved the text in UTF-16, which Windows calls Unicode.
         data = data.decode("utf-16", "ignore").encode("ascii", "ignore")
     try:
         found = [_first_value(binascii.a2b_base64(text)) for text in _PEM.findall(data)] or [data]
@@ -87,7 +87,7 @@ def certificates_in(data: bytes) -> list[bytes]:
 
 
 def _first_value(der: bytes) -> bytes:
-    """The first value in DER, without what a trusted certificate has behind it."""
+    """The first DER value, without the trust settings that may follow it."""
     length = der[1] if len(der) > 1 else 0
     start = 2
     if length > 0x80:
@@ -97,14 +97,14 @@ def _first_value(der: bytes) -> bytes:
 
 
 def conversion_of(data: bytes, path: str = "FILE") -> str | None:
-    """What a file of certificates is that is neither PEM nor DER, and the command that converts it.
+    """The format of a certificate file that is neither PEM nor DER, and how to convert it.
 
     Args:
         data: its content.
         path: its path, for the command.
 
     Returns:
-        A sentence; None where it is nothing that is known.
+        A sentence; None if the format is unknown.
     """
     form = "PEM" if _PKCS7_PEM.search(data) else "DER" if _PKCS7_DER in data[:40] else None
     file = shlex.quote(path)
@@ -147,7 +147,7 @@ def name_in(fields: Any) -> str:
 
 
 def full_name_in(fields: Any) -> str:
-    """The same, with the unit and the organization where they are told."""
+    """The same, with the unit and the organization if the certificate has them."""
     names = _names(fields)
     known = (names.get(n) for n in ("commonName", "organizationalUnitName", "organizationName"))
     return one_line(", ".join(filter(None, known)) or "unknown")
@@ -158,7 +158,7 @@ def _names(fields: Any) -> dict[str, str]:
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:
-    """A context for ``trust``; the same one for the same trust, since making one takes 30 ms.
+    """A context for ``trust``, cached because making one takes 30 ms.
 
     Raises:
         ConnectionFailed: a file of certificates cannot be used; not retryable.
@@ -170,7 +170,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
 
 
 def believes(trust: Trust, fingerprint: str) -> bool:
-    """Whether a certificate is among those that ``trust`` has from files.
+    """Whether a certificate is in one of the files of ``trust``.
 
     Args:
         trust: what is trusted.
@@ -181,7 +181,7 @@ def believes(trust: Trust, fingerprint: str) -> bool:
 
 
 def _usual_authorities() -> tuple[str, ...]:
-    """Files and folders of the authorities that are believed by everybody."""
+    """Files and folders of the authorities that every provider trusts."""
     named = _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
     if named:
         return (named,)
@@ -196,7 +196,7 @@ def _paths(cert: Any) -> tuple[str, ...]:
 
 
 def _stamp(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells whether a file was replaced meanwhile."""
+    """A stamp that changes when the file is replaced."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -209,7 +209,7 @@ def _stamp(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 def _context(
     trust: Trust, usual: tuple[str, ...], _stamps: object, _cls: type, _process: Process
 ) -> ssl.SSLContext:
-    # One for each process: threads of the parent may hold some of OpenSSL's locks in it.
+    # One per process: after a fork, the parent's threads may hold OpenSSL locks in it.
     context = _system_context() if trust.system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not trust.verify:
         context.check_hostname = False
@@ -227,7 +227,7 @@ def _context(
 
 def _system_context() -> ssl.SSLContext:
     try:
-        # An extra, for those who ask for it.
+        # An optional dependency, imported only on request.
         import truststore
     except ImportError as error:
         raise InvalidRequestError(
@@ -242,7 +242,7 @@ def _believe(context: ssl.SSLContext, path: str) -> None:
         if os.path.isdir(path):
             context.load_verify_locations(capath=path)
         else:
-            # OpenSSL would wait at a pipe, whatever the deadline.
+            # OpenSSL would block on a pipe and ignore the deadline.
             _files.open_plain(path).close()
             context.load_verify_locations(cafile=path)
     except (OSError, ssl.SSLError) as error:
@@ -252,7 +252,7 @@ def _believe(context: ssl.SSLContext, path: str) -> None:
 
 
 def _present(context: ssl.SSLContext, cert: tuple[str, ...]) -> None:
-    """Let the context show a client certificate, whose key may be in a file of its own."""
+    """Load a client certificate into the context; its key may be in a separate file."""
     try:
         for path in cert:
             _files.open_plain(path).close()
@@ -261,10 +261,10 @@ def _present(context: ssl.SSLContext, cert: tuple[str, ...]) -> None:
         context.load_cert_chain(certificate or "", key, password=lambda: b"")
     except (OSError, ssl.SSLError, ValueError) as error:
         let_through(error)
-        problem = f"cannot be used: {_reason(error, 'it and its key do not fit together')}"
+        problem = f"cannot be used: {_reason(error, 'the certificate and the key do not match')}"
         raise _unusable("and key", " and ".join(cert), problem, "cert") from error
 
 
 def _reason(error: Exception, otherwise: str) -> str:
-    """What the system says, or what OpenSSL means where it gives no more than a code."""
+    """The system's message, or ``otherwise`` if OpenSSL gives only a code."""
     return otherwise if isinstance(error, ssl.SSLError) else getattr(error, "strerror", otherwise)

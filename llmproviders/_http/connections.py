@@ -1,8 +1,8 @@
-"""requests and urllib3 on this package's own sockets, proxies and trust.
+"""Connect requests and urllib3 to this package's sockets, proxies and TLS settings.
 
-Whatever reaches into another library beyond its documented interface is in this module, each time
-with a comment that says which public way is missing. Each fails closed: if the library moves what
-is used here, the call ends in an error.
+All code that uses undocumented parts of other libraries is in this module. Each place has a comment
+that says which public API is missing, and fails closed: if the library changes, the call ends in an
+error.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ _BUFFER = 64 * 1024
 class BoundedTLS(Bounded, ssl.SSLSocket):
     """A bounded socket over TLS; a context makes them when it is its ``sslsocket_class``."""
 
-    # OpenSSL's state of the connection. Python has no public way to let go of it without freeing
-    # it, nor, before 3.13, to see a certificate that was not believed.
+    # OpenSSL's connection state. Python has no public way to drop it without freeing it or, before
+    # 3.13, to read a certificate that was not trusted.
     _sslobj: Any
 
     def leave_to_parent(self) -> None:
         """In a forked child: close its copy, and forget the parent's TLS state."""
-        # It would go on to use the number of the descriptor, which another file gets next. Nor is
-        # it freed: a thread of the parent may have been in the midst of it.
+        # OpenSSL would keep using the descriptor's number, which the next file will get. The state
+        # is not freed: a thread of the parent may have been using it.
         keep_untouched(self._sslobj)
         self._sslobj = None
         super().leave_to_parent()
 
     def do_handshake(self, block: bool = False) -> None:
-        """Shake hands, within the scope of the exchange that needs the connection."""
+        """Do the handshake within the scope of the exchange that needs the connection."""
         try:
-            # The socket is this one from here on; the plain one before has lost its descriptor.
+            # From here on this is the socket; the plain one before it has lost its descriptor.
             (serving.get() or Exchange(CancelScope())).bind(self)
             self._in_slices(super().do_handshake, block)
         except ssl.SSLCertVerificationError as error:
@@ -78,8 +78,8 @@ class BoundedTLS(Bounded, ssl.SSLSocket):
 class TLSOverBounded(SSLTransport):
     """TLS on a bounded socket, for contexts that cannot make a :class:`BoundedTLS`.
 
-    truststore's hold a lock as long as a server takes to shake hands, and those of gevent and
-    eventlet make sockets of their own. urllib3 has it for TLS inside the TLS of a proxy.
+    truststore's contexts hold a lock for the whole handshake; those of gevent and eventlet create
+    their own sockets. urllib3 uses this class for TLS inside a proxy's TLS.
     """
 
     def _ssl_io_loop(self, func: Any, *args: Any) -> Any:
@@ -91,7 +91,7 @@ class TLSOverBounded(SSLTransport):
 
     @classmethod
     def wrap(cls, context: ssl.SSLContext, sock: Any, **kwargs: Any) -> TLSOverBounded:
-        """What ``context.wrap_socket`` does, and shake hands."""
+        """Replace ``context.wrap_socket``, including the handshake."""
         try:
             return cls(sock, context, kwargs.get("server_hostname"))
         except BaseException:
@@ -100,7 +100,7 @@ class TLSOverBounded(SSLTransport):
 
 
 def _presented_issuer(sslobj: Any) -> str | None:
-    """Who issued the last certificate that the server showed, None where that is not known."""
+    """The issuer of the last certificate that the server presented; None if unknown."""
     try:
         return full_name_in(sslobj.get_unverified_chain()[-1].get_info().get("issuer"))
     except (AttributeError, ValueError, TypeError, IndexError) as error:
@@ -109,7 +109,7 @@ def _presented_issuer(sslobj: Any) -> str | None:
 
 
 def own_tls_context(trust: Trust) -> ssl.SSLContext:
-    """The context for ``trust``, whose sockets keep to the deadline of their call."""
+    """The context for ``trust``; its sockets respect the deadline of their call."""
     context = tls_context(trust)
     if type(context).__module__ == "ssl" and not cooperative():
         context.sslsocket_class = BoundedTLS
@@ -119,17 +119,17 @@ def own_tls_context(trust: Trust) -> ssl.SSLContext:
 
 
 class _Incoming(io.RawIOBase):
-    """What arrives on a socket, as the file that ``http.client`` reads one reply from.
+    """The bytes that arrive on a socket, as the file from which ``http.client`` reads a reply.
 
     Attributes:
         begun: whether any of it has arrived.
-        leftover: whether more than the reply had been read when it ended.
+        leftover: whether more than the reply had been read by its end.
     """
 
-    _file: Any = None  # what closing it looks at, should an interrupt end its making
+    _file: Any = None  # read by close() even if an interrupt ends __init__ early
 
     def __init__(self, sock: Any) -> None:
-        # It keeps the descriptor open, as any file that is made of a socket does.
+        # Like any file made from a socket, it keeps the descriptor open.
         self._file = sock.makefile("rb", buffering=0)
         exchange, below = serving.get(), _innermost(sock)
         self._receive: Callable[[Any], int] = sock.recv_into
@@ -138,7 +138,7 @@ class _Incoming(io.RawIOBase):
         self.begun = self.leftover = self._ended = False
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What ``http.client`` asks a socket for."""
+        """The socket method that ``http.client`` calls."""
         return _Buffer(self, _BUFFER)
 
     def readable(self) -> bool:
@@ -150,7 +150,7 @@ class _Incoming(io.RawIOBase):
         try:
             count = self._receive(buffer)
         except Exception as error:
-            # Python's buffer and http.client take some errors for their own.
+            # Python's buffer and http.client would handle some errors themselves.
             if from_handler(error):
                 raise Unstoppable from error
             raise
@@ -159,7 +159,7 @@ class _Incoming(io.RawIOBase):
         return count
 
     def end(self, buffer: io.BufferedReader) -> None:
-        """Receive nothing more, and look what ``buffer`` has that nobody asked for."""
+        """Stop receiving, and check ``buffer`` for unread bytes."""
         self._ended = True
         self.leftover = bool(buffer.peek(1))
 
@@ -181,9 +181,9 @@ class _Buffer(io.BufferedReader):
 
 
 class TrackedReply(HTTPResponse):
-    """A reply of ``http.client`` that its exchange knows."""
+    """An ``http.client`` reply that registers with its exchange."""
 
-    # What closing it looks at, should an interrupt end its making.
+    # Read by close() even if an interrupt ends __init__ early.
     fp: Any = None
     _incoming: _Incoming | None = None
 
@@ -201,12 +201,12 @@ class TrackedReply(HTTPResponse):
 
     @property
     def leftover(self) -> bool:
-        """Whether more had arrived with it when it ended."""
+        """Whether more bytes had arrived by its end."""
         return self._incoming is not None and self._incoming.leftover
 
     def close(self) -> None:
         if self._incoming is not None and self._incoming.closed:
-            # http.client would flush it, and put an error of its own in an interrupt's place.
+            # http.client would flush it and replace an interrupt with its own error.
             self.fp = None
         try:
             super().close()
@@ -214,8 +214,8 @@ class TrackedReply(HTTPResponse):
             if self._incoming is not None:
                 self._incoming.close()
 
-    # Of the interim replies, http.client skips 100 alone, and has no public hook for the others.
-    # Without this hook, one is an error. An endless series of them ends with the call.
+    # http.client skips only interim replies with status 100 and has no public hook for the others.
+    # Without this hook, they are errors. An endless series of them ends with the call.
     def _read_status(self) -> tuple[str, int, str]:
         while True:
             version, status, reason = super()._read_status()  # type: ignore[misc]
@@ -225,7 +225,7 @@ class TrackedReply(HTTPResponse):
 
 
 class _Head(bytes):
-    """The head of a request with its secrets, shown without them.
+    """The head of a request; its ``repr`` leaves out the secrets.
 
     Attributes:
         shown: what its ``repr`` shows.
@@ -235,7 +235,7 @@ class _Head(bytes):
 
     @classmethod
     def of(cls, head: bytes, secrets: Mapping[str, str]) -> _Head:
-        """``head``, which ends in a blank line, with more headers."""
+        """Add headers to ``head``, which ends in a blank line."""
         lines = "".join(f"{name}: {secret[:]}\r\n" for name, secret in secrets.items())
         self = cls(head[:-2] + lines.encode("latin-1") + b"\r\n")
         self.shown = head[:-2] + "".join(f"{name}: {MASK}\r\n" for name in secrets).encode()
@@ -246,7 +246,7 @@ class _Head(bytes):
 
 
 def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Headers that may be seen, and those that may not."""
+    """Split headers into public and secret ones."""
     seen: dict[str, str] = {}
     secrets: dict[str, str] = {}
     for name, value in headers.items():
@@ -255,14 +255,14 @@ def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 class _Held(bytearray):
-    """What waits to be sent; its ``repr`` does not show the keys and the prompt in it."""
+    """Data to send; its ``repr`` hides the keys and the prompt."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
 
 
 class Tracked(HTTPConnection):
-    """A connection that makes its socket and its reply known to the exchange that it serves."""
+    """A connection that registers its socket and reply with its exchange."""
 
     response_class = TrackedReply
     _held: _Held | None = None
@@ -277,18 +277,18 @@ class Tracked(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can serve a request: it is open, and nothing has come that nobody reads."""
+        """Whether it can serve a request: it is open and has no unread data."""
         try:
             exchange = serving.get()
             if self.sock is None or (exchange is not None and exchange.anew):
                 return False
             if _pending(self.sock):
                 return False
-            # eventlet takes away what urllib3 asks.
+            # eventlet removes what urllib3's own check uses.
             waits = getattr(self.sock, "waits", False)
             return super().is_connected if waits else not ready([self.sock], [], 0)
         except BaseException:
-            # urllib3 has taken it from its pool to ask this, and would lose it.
+            # urllib3 has already taken it from the pool and would lose it.
             self.close()
             raise
 
@@ -308,8 +308,8 @@ class Tracked(HTTPConnection):
         if exchange is not None:
             exchange.bind(_innermost(sock))
         try:
-            # http.client sends head and body apart: two packets, and two wake-ups of the server.
-            # Not on a session's sockets: the caller may send files on them.
+            # http.client sends head and body separately: two packets, two wake-ups of the server.
+            # Not for a session: its caller may send files.
             held = self._held = _Held() if isinstance(sock, Bounded) else None
             try:
                 super().request(*args, **kwargs)
@@ -318,17 +318,17 @@ class Tracked(HTTPConnection):
             if held is not None:
                 sock.sendall(held)
         except OSError as error:
-            # urllib3 ignores some errors here, also when a signal's handler raised them.
+            # urllib3 ignores some errors here, even if a signal handler raised them.
             if from_handler(error):
                 raise Unstoppable from error
-            # BrokenPipeError is one of them: a server may answer before it has read all.
+            # BrokenPipeError is one of them: a server may answer before it has read everything.
             if isinstance(error, GONE):
                 raise BrokenPipeError(errno.EPIPE, str(error)) from error
             raise
 
 
 def _innermost(sock: Any) -> Any:
-    """The socket itself, where urllib3 speaks TLS inside the TLS of a proxy.
+    """The innermost socket if urllib3 uses TLS inside a proxy's TLS.
 
     urllib3 has no public name for it. Without this hook, the connection is refused as unbounded.
     """
@@ -336,22 +336,22 @@ def _innermost(sock: Any) -> Any:
 
 
 def _pending(sock: Any) -> int:
-    """How many bytes TLS has received and decrypted that nobody has read."""
+    """How many received and decrypted bytes are still unread."""
     if isinstance(sock, ssl.SSLSocket):
         return int(sock.pending())
     outer = _innermost(sock)
     if outer is sock:
         return 0
-    # urllib3 has no public way to ask it; without these attributes, the call ends in an error.
+    # urllib3 has no public API for this; without these attributes, the call ends in an error.
     return int(sock.sslobj.pending() + sock.incoming.pending + _pending(outer))
 
 
 def hold_back(raw: Any) -> Callable[[], None]:
-    """Keep urllib3 from giving a reply's connection back; return what gives it back.
+    """Stop urllib3 from releasing a reply's connection; return a function that releases it.
 
-    urllib3 would do so once the body has been read, before anybody has looked whether more has
-    come on the connection, and has no public way to be told not to. Where this has no effect, the
-    connection is cut as soon as something more has come.
+    urllib3 would release it as soon as the body has been read, before we can check for extra data
+    on the connection, and has no public switch for that. If this has no effect, the connection is
+    cut as soon as extra data arrives.
     """
     release: Callable[[], None] = raw.release_conn
     raw.release_conn = lambda: None
@@ -369,7 +369,7 @@ _MOCKS = ("requests_mock", "responses", "unittest", "vcr")
 
 
 def refuse_mocks() -> None:
-    """Refuse to send past a mock of requests, which only sees what goes through a session.
+    """Refuse to bypass a mock of requests, which only sees what a session sends.
 
     Raises:
         InvalidRequestError: such a mock is active.
@@ -386,8 +386,8 @@ def refuse_mocks() -> None:
 @lru_cache
 def _warn_of(cls: type) -> None:
     warnings.warn(
-        f"{cls.__module__}.{cls.__qualname__} stands in the place of Python's sockets: it is used, "
-        "and a deadline then holds less exactly while a connection is being made",
+        f"{cls.__module__}.{cls.__qualname__} replaces Python's sockets: it is used, "
+        "and a deadline is less exact while a connection is being opened",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -395,8 +395,8 @@ def _warn_of(cls: type) -> None:
 
 class _Dialing(Tracked):
     socks_proxy: SocksProxy | None = None
-    # The secret headers of a request whose head is about to be sent. http.client prints what it
-    # sends where its ``debuglevel`` is set, and what it was given stands in tracebacks.
+    # The secret headers of the request about to be sent. http.client prints what it sends if
+    # ``debuglevel`` is set, and its arguments appear in tracebacks.
     _secrets: Mapping[str, str] | None = None
 
     def connect(self) -> None:
@@ -406,7 +406,7 @@ class _Dialing(Tracked):
             raise _moved("urllib3", "opens a connection")
 
     # urllib3's own SOCKS support overrides the same method; there is no public one. ``connect``
-    # finds out if it is not called.
+    # notices if it was not called.
     def _new_conn(self) -> socket.socket:
         if foreign() and self.socks_proxy is None:
             _warn_of(socket.socket)
@@ -423,7 +423,7 @@ class _Dialing(Tracked):
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
-            raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from error
+            raise ConnectTimeoutError(self, f"connecting to {self.host} timed out") from error
         except OSError as error:
             raise NewConnectionError(self, f"no connection to {self.host}: {error}") from error
 
@@ -441,17 +441,17 @@ class _Dialing(Tracked):
 
 
 def _moved(library: str, what: str) -> ProtocolError:
-    # No error of a connection: urllib3 would take it for its own.
+    # Not a connection error: urllib3 would handle that itself.
     return ProtocolError(
-        f"this release of {library} {what} in a way that is not known here; "
+        f"this release of {library} {what} in a way that is not supported; "
         f"install the release of {library} that this package was made for",
         retryable=False,
     )
 
 
 class _DialingTLS(_Dialing, HTTPSConnection):
-    # http.client has no public way to send a header that no log shows. Without this hook, the
-    # login for a proxy is sent and ``debuglevel`` shows it, or it is sent masked, and refused.
+    # http.client cannot hide a header from its debug output. Without this hook, ``debuglevel``
+    # shows a proxy's login, or the login is sent masked and refused.
     def _tunnel(self) -> None:
         headers: dict[str, str] = self._tunnel_headers  # type: ignore[has-type]
         self._tunnel_headers, self._secrets = _apart(headers)
@@ -464,15 +464,15 @@ class _DialingTLS(_Dialing, HTTPSConnection):
 
     def connect(self) -> None:
         super().connect()
-        # urllib3 would warn at each request, and the caller was warned when the provider was made.
+        # urllib3 would warn at each request; the provider has already warned once.
         self.is_verified = True
 
 
 class _Stack:
-    """A pool's connections, the last one first: what urllib3 has a ``LifoQueue`` for.
+    """A pool's connections, last in, first out; replaces urllib3's ``LifoQueue``.
 
-    That one has a lock which is taken in Python's own code. An interrupt there leaves it held, and
-    every later call of the provider would wait for it for ever.
+    LifoQueue's lock is taken in Python code. An interrupt there would leave it locked and block
+    every later call of the provider.
     """
 
     def __init__(self, maxsize: int = 0) -> None:
@@ -494,7 +494,7 @@ class _Stack:
             raise queue.Empty from None
 
     def qsize(self) -> int:
-        """How many there are."""
+        """How many connections are kept."""
         return len(self.queue)
 
 
@@ -606,12 +606,12 @@ class Adapter(HTTPAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """What the request line names: the path, unless a proxy has to be told the host."""
+        """The target in the request line: the path, or the full URL for an HTTP proxy."""
         return super().request_url(request, proxies) if proxies else request.path_url
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> Any:
         exchange = serving.get()
-        # Without it, nobody could tell whether more than the reply has come on the connection.
+        # Without it, extra data on the connection would go unnoticed.
         if exchange is None or exchange.reply is None:
             raw.close()
             raise _moved("urllib3", "reads a reply")
@@ -632,15 +632,14 @@ class Adapter(HTTPAdapter):
         super().close()
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context has it all; loading bundles again would cost 30 ms a connection."""
+        """Do nothing: the context has the bundles; loading them again would take 30 ms."""
 
     def leave_to_parent(self) -> None:
-        """In a forked child: close the copies of what is kept, and make the pools anew.
+        """In a forked child: close the copies of kept connections and recreate the pools.
 
-        Threads of the parent may hold some of the locks in them. urllib3 has no public way to
-        forget a pool's connections without taking such a lock. Without this hook, the child has
-        copies of the parent's sockets, but uses none of them: its calls have an adapter of their
-        own.
+        Threads of the parent may hold the pools' locks, and urllib3 has no public way to drop a
+        pool's connections without taking one. Without this hook, the child has copies of the
+        parent's sockets but does not use them: its calls have their own adapter.
         """
         for pool in self._pools.values():
             kept = pool.pool
@@ -652,7 +651,7 @@ class Adapter(HTTPAdapter):
                 type(kept).__init__(kept, kept.maxsize)
 
 
-# Not a WeakSet: it would lose an interrupt that comes while it forgets something.
+# Not a WeakSet: it would lose an interrupt that arrives while it drops an item.
 _adapters: dict[int, ref[Adapter]] = {}
 
 
@@ -669,13 +668,13 @@ in_each_child(_leave_connections_to_parent)
 def track(pool: Any, extra: str | None) -> None:
     """Prepare a pool of a caller's session for a call.
 
-    The connections that it opens from now on make themselves known to the exchange that they
-    serve, and believe ``extra``, certificates in PEM, beside what the session believes. urllib3 has
-    no hook for one pool; ``ConnectionCls`` is what its documentation has subclasses of pools
-    change. Without it, such connections are bounded by their timeouts alone.
+    Connections that it opens from now on register with their exchange and trust ``extra``
+    (certificates in PEM) as well as what the session trusts. urllib3 has no hook for a single pool;
+    its documentation has subclasses set ``ConnectionCls``. Without it, only timeouts bound these
+    connections.
     """
     cls: Any = getattr(pool, "ConnectionCls", None)
-    # A recorder of cassettes looks after its connections by itself.
+    # A cassette recorder manages its own connections.
     is_plain = isinstance(cls, type) and not hasattr(cls, "cassette")
     if is_plain and issubclass(cls, HTTPConnection) and not issubclass(cls, Tracked):
         pool.ConnectionCls = type(f"Tracked{cls.__name__}", (Tracked, cls), {})
@@ -684,10 +683,10 @@ def track(pool: Any, extra: str | None) -> None:
 
 
 def leave_session_to_parent(session: requests.Session) -> None:
-    """In a forked child: let a session open connections of its own, as it does when unpickled.
+    """In a forked child: make a session open new connections, as it does when unpickled.
 
-    A thread of the parent may hold the lock of its cookies, which has no public way to be renewed
-    in a jar that others know. Without that, such a child waits for ever.
+    A thread of the parent may hold the lock of its cookie jar, and there is no public way to
+    replace that lock. Without this, the child would block forever.
     """
     if isinstance(session.cookies, CookieJar):
         session.cookies._cookies_lock = threading.RLock()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""From the bytes of a reply to lines, to events, to JSON: no network, no clock."""
+"""Decode the bytes of a reply into lines, events and JSON, without network or clock."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ CODINGS = ("gzip", "x-gzip", "deflate")
 _BLOCK = 64 * 1024
 
 AFTER_END_S = 1.0
-"""How long what follows the end of a reply, its finish reason say, is waited for."""
+"""How long to wait for data after the end of a reply, for example its finish reason."""
 
 
 COMPRESSION = "compression"
-"""The ``detail`` of an error that tells of compressed data without its end."""
+"""The ``detail`` of an error about truncated compressed data."""
 
 
-# A number, too: WordPress answers with a bare 0 or -1. No line of a stream begins so.
+# Numbers too: WordPress answers with a bare 0 or -1. No line of a stream begins like this.
 _OPENING = (*(b"{", b"[", b"<", b"-"), *(b"%d" % digit for digit in range(10)))
 
 _CLOSING = (b"}", b"]")
@@ -51,7 +51,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Tail(bytes):
-    """The last line or event of a reply, where nothing ended it: it may have been cut."""
+    """An unterminated last line or event of a reply; it may have been cut."""
 
     __slots__ = ()
 
@@ -63,25 +63,25 @@ class Document(bytes):
 
 
 _PINGS = (b"ping", b"heartbeat", b"keepalive", b"keep-alive")
-"""Names of events that mean nothing, whatever their data."""
+"""Names of events that are ignored, whatever their data."""
 
-# Behind an object nothing of JSON begins on a line of its own like this: one more object, or the
-# data of an event.
+# After an object, JSON cannot continue on a new line like this; it is another object or the data of
+# an event.
 _NEXT_OBJECT = re.compile(rb"(?<=\})[ \t]*[\r\n]\s*(?=\{|data:)")
 
 
 class ErrorEvent(bytes):
-    """What an event named ``error``, or a field ``error``, says."""
+    """The data of an event named ``error``, or of a field ``error``."""
 
     __slots__ = ()
 
 
 def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterator[list[bytes]]:
-    r"""Yield the lines that each block ends, as soon as it has arrived, with LF for their end.
+    r"""Yield the lines completed by each block as it arrives, each ending in LF.
 
-    A line ends with LF, CR LF or CR; a CR LF cut in two between blocks is one end. What comes
-    after the last line end is given one and yielded as a :class:`Tail`. No list is empty. The
-    work is linear in the size of the input.
+    A line ends with LF, CR LF or CR; a CR LF split between blocks is one line end. An unterminated
+    last line is yielded as a :class:`Tail`. No list is empty. The work is linear in the size of the
+    input.
 
     Args:
         blocks: pieces of a reply's body, cut anywhere.
@@ -93,8 +93,7 @@ def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterat
     >>> list(split_blocks([b"one\r", b"\ntwo\n\nth", b"ree"]))
     [[b'one\n'], [b'two\n', b'\n'], [b'three\n']]
     """
-    # Not a list of pieces: a line that comes in pieces of two bytes would take twenty times its
-    # size.
+    # Not a list of pieces: a line in pieces of two bytes would take twenty times its size.
     pending = BytesIO()
     pending_size = 0
     after_cr = False
@@ -105,7 +104,7 @@ def split_blocks(blocks: Iterable[bytes], *, max_line: int = MAX_LINE) -> Iterat
         if b"\r" in block:
             after_cr = block.endswith(b"\r")
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        # split looks at each byte in turn, which for long lines takes longer than all the rest.
+        # split looks at each byte in turn, which dominates the time for long lines.
         lines = BytesIO(block).readlines()
         if not lines:
             continue
@@ -148,7 +147,7 @@ def iter_lines(
     Args:
         blocks: pieces of a reply's body, cut anywhere.
         max_line: bytes that one line may have, without its end.
-        texts: tells how many pieces of text have come of the lines so far; with it, not more than
+        texts: returns how many pieces of text the lines have brought so far; with it, at most
             ``MOST_IDLE`` lines may bring none.
 
     Raises:
@@ -177,15 +176,13 @@ def iter_events(
 ) -> Iterator[bytes]:
     r"""Yield the data of each server-sent event; arguments and errors of :func:`iter_lines`.
 
-    ``hasten`` is called with seconds when all that is due is there, and no more has to be waited
-    for than that.
+    ``hasten`` is called with the number of seconds to wait for the rest once the reply is complete.
 
-    An event may have ``max_line`` bytes, too. Comments and the fields ``id`` and ``retry`` mean
-    nothing to these services and are passed over. An event named ``error`` is yielded as an
-    :class:`ErrorEvent`, and so is a field ``error``, which some servers send. An event that the
-    end of the body cuts off is yielded too, as a :class:`Tail`: whether the reply is whole is for
-    its end mark to say. A body that is not a stream is yielded whole, as a :class:`Document`.
-    Source: the HTML standard, 9.2.6 "Interpreting an event stream".
+    ``max_line`` also limits an event. Comments and the fields ``id`` and ``retry`` are skipped. An
+    event named ``error`` is yielded as an :class:`ErrorEvent`, and so is a field ``error``, which
+    some servers send. An event cut off by the end of the body is yielded as a :class:`Tail`; the
+    end mark decides whether the reply is complete. A body that is not a stream is yielded as one
+    :class:`Document`. Source: the HTML standard, 9.2.6 "Interpreting an event stream".
 
     >>> list(iter_events([b": hi\ndata: a\nda", b"ta: b\n\ndata:c\n\n"]))
     [b'a\nb', b'c']
@@ -262,7 +259,7 @@ def iter_events(
                 )
         if (events > allowed or others > MOST_IDLE) and texts is not None:
             allowed = MOST_IDLE + texts()
-            # An event may have a few lines of its own that are no data.
+            # An event may have a few lines that are not data.
             if events > allowed or others > MOST_IDLE + 4 * events:
                 raise _idle("events")
     if (data is not None or failed) and not is_ping:
@@ -271,7 +268,7 @@ def iter_events(
 
 
 def _objects(document: Document) -> Iterator[bytes]:
-    """The events of a document in which more follows the first JSON object."""
+    """The events of a document that continues after its first JSON object."""
     if not document.startswith(b"{") or _NEXT_OBJECT.search(document) is None:
         yield document
         return
@@ -291,16 +288,16 @@ def _idle(what: str) -> ProtocolError:
 
 
 def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
-    """Undo one of ``CODINGS``; what each block holds is yielded as soon as it has arrived.
+    """Undo one of ``CODINGS``, yielding data as soon as it arrives.
 
-    What follows the end of the compressed data is ignored, but for another member of gzip.
+    Data after the end of the compressed data is ignored, except another gzip member.
 
     Args:
         blocks: pieces of the compressed body, cut anywhere.
         coding: its content coding.
 
     Raises:
-        ProtocolError: it is not compressed so.
+        ProtocolError: the data does not match the coding.
         StreamInterrupted: the compressed data does not reach its end.
 
     >>> list(decompress([zlib.compress(b"one")], "deflate"))
@@ -310,7 +307,7 @@ def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
     undecided = b"" if coding == "deflate" else None
     for block in blocks:
         if undecided is not None:
-            # Half the world sends deflate without its zlib header, which is told by two bytes.
+            # Many servers send deflate without the zlib header; two bytes show which it is.
             block = undecided + block
             if len(block) < 2:
                 undecided = block
@@ -341,12 +338,12 @@ def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
 
 
 def _is_bare_error(line: bytes) -> bool:
-    """Whether a line amid a stream is an error in JSON, without the name of a field before it."""
+    """Whether a line inside a stream is a JSON error without a field name."""
     return line.startswith(b"{") and b'"error"' in line and line.rstrip().endswith(b"}")
 
 
 def _head(blocks: Iterator[bytes], max_line: int) -> bytes:
-    """What comes first of a body, up to where it tells what it is; blank lines are left out."""
+    """The start of a body, long enough to recognize its format; without blank lines."""
     head = b""
     for block in blocks:
         head = (head + block).removeprefix(_BOM).lstrip(b"\r\n")
@@ -371,14 +368,14 @@ def _document(
                     f"the reply is not a stream, and larger than {max_line} bytes; "
                     "if that is right, raise Limits.line"
                 )
-            # Looked at each time its size has doubled, so that the work stays linear.
+            # Checked each time its size has doubled, so that the work stays linear.
             if not closed and size >= 2 * looked_at and block.rstrip().endswith(_CLOSING):
                 looked_at = size
                 if closed := _is_json(whole.getvalue()):
                     hasten(AFTER_END_S)
     except (StreamInterrupted, ProviderTimeout) as error:
-        # A JSON value that closes is whole, however its connection ends; not so the end of
-        # compressed data, which has a checksum.
+        # A complete JSON value is accepted however its connection ends; truncated compressed data
+        # is not, since its checksum is missing.
         if error.detail == COMPRESSION or not (closed or _is_json(whole.getvalue())):
             raise
     return Document(whole.getvalue())
@@ -402,7 +399,7 @@ def decode_json(data: bytes, *, max_values: int | None = None) -> Any:
 
     Raises:
         ProtocolError: it is not JSON in UTF-8, or holds too many values.
-        StreamInterrupted: it is not, because the reply was cut in the middle of it.
+        StreamInterrupted: the reply was cut in the middle of the JSON.
     """
     if max_values is not None and len(data) > max_values:
         _check_values(data, max_values)
@@ -425,7 +422,7 @@ _STRUCTURE = (b"{", b"[", b",")
 
 
 def _check_values(data: bytes, most: int) -> None:
-    """Count the values by what stands before each, strings left out; linear, in little memory."""
+    """Count values by the characters before them, skipping strings; linear, little memory."""
     if sum(map(data.count, _STRUCTURE)) <= most:
         return
     plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
@@ -451,16 +448,16 @@ def decode_object(data: bytes) -> dict[str, Any]:
 
 
 def expect(value: Any, kind: type[Kind], field: str, *, optional: bool = False) -> Kind:
-    """Return a value out of a service's JSON, which must be a ``kind``.
+    """Return a value from a service's JSON after checking that it is a ``kind``.
 
     Args:
         value: what the service sent.
-        kind: the type that its protocol has there.
-        field: what the error calls it.
+        kind: the type that the protocol requires.
+        field: the name for the error.
         optional: whether null, or nothing at all, counts as an empty ``kind``.
 
     Raises:
-        ProtocolError: it is of another type; true and false are no ``int``.
+        ProtocolError: it has another type; true and false do not count as ``int``.
 
     >>> expect([1], list, "data"), expect(None, list, "data", optional=True)
     ([1], [])
@@ -475,9 +472,9 @@ def expect(value: Any, kind: type[Kind], field: str, *, optional: bool = False) 
 def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
     r"""Yield ``pieces`` so that each can be encoded.
 
-    JSON can say half of a character, a lone surrogate, and services that cut their text by UTF-16
-    units do. A first half waits for the next piece; a half that stays alone becomes U+FFFD.
-    Whatever is not exactly a ``str`` ends the text.
+    JSON can contain half a character, a lone surrogate, and services that split text by UTF-16
+    units send some. A first half waits for the next piece; a half that stays alone becomes U+FFFD.
+    An item that is not exactly a ``str`` ends the text.
 
     >>> list(whole_characters(["a\ud83d", "\ude00b", "c"]))
     ['a', '😀b', 'c']
@@ -494,7 +491,7 @@ def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def encodable(text: str) -> tuple[str, str]:
-    """``text`` as it can be encoded, and the first half of a character that it ends with."""
+    """The encodable part of ``text``, and the half character at its end, if any."""
     return (text, "") if _is_encodable(text) else _mended(text)
 
 
@@ -513,7 +510,7 @@ def _mended(text: str) -> tuple[str, str]:
 
 
 def settled(text: str) -> int:
-    """How much of ``text`` stays: its end may be half a character, which more text mends."""
+    """How much of ``text`` is final: it may end in half a character that more text completes."""
     end = len(text)
     while end and (text[end - 1] == "\ufffd" or "\ud800" <= text[end - 1] <= "\udbff"):
         end -= 1
@@ -521,7 +518,7 @@ def settled(text: str) -> int:
 
 
 def is_settled(text: str) -> bool:
-    """Whether all of ``text`` stays, and can be encoded."""
+    """Whether all of ``text`` is final and can be encoded."""
     return settled(text) == len(text) and _is_encodable(text)
 
 
@@ -533,16 +530,16 @@ _LONGEST = 1024 * 1024
 
 
 class EventTemplate:
-    """The bytes around the text of an event, which often are those of the event before it.
+    """The bytes around the text of an event, which are often the same in the next event.
 
-    Most of the cost of a stream is reading JSON that was read before. Where the text stands is
-    not guessed: of an event's quotes, it ends at the one before which an inserted letter turns up
-    at the end of the text and nowhere else. Between the same bytes, whatever can stand in a JSON
-    string is the text and nothing more; anything else is to be read in full.
+    Most of the cost of a stream is parsing the same JSON again. The position of the text is not
+    guessed: it ends at the quote where an inserted letter appears at the end of the text and
+    nowhere else. If the surrounding bytes are the same, a valid JSON string between them is the
+    text; any other event is parsed in full.
 
     Args:
-        grows: whether an event repeats the text of the one before it; then only what it adds is
-            told.
+        grows: whether an event repeats the text of the one before it; then only the new part is
+            returned.
     """
 
     def __init__(self, *, grows: bool = False) -> None:
@@ -551,7 +548,7 @@ class EventTemplate:
         self._tries = _TRIES_WITHOUT_SUCCESS
 
     def text_in(self, data: bytes) -> str | None:
-        """The text of ``data``, or what it adds to a growing one; None: read it in full."""
+        """The text of ``data``, or its new part if the text grows; None: parse it in full."""
         if self._around is None:
             return None
         before, after = self._around
@@ -567,15 +564,14 @@ class EventTemplate:
         return None
 
     def learn(self, data: bytes, text: str, reads: Callable[[bytes, str], bool]) -> None:
-        """Find the text in an event that was read in full.
+        """Find the text in an event that was parsed in full.
 
-        Where the events after the last few that were learnt had other frames, it is not tried
-        any more.
+        It gives up once the last few templates did not match the events after them.
 
         Args:
             data: the event.
             text: its text, which is not empty.
-            reads: whether an event, read in full, is this one with that text.
+            reads: whether an event, parsed in full, is this one with the given text.
         """
         if self._tries == 0 or len(data) > _LONGEST:
             return
@@ -592,7 +588,7 @@ class EventTemplate:
 
 
 def _ends(text: str) -> tuple[bytes, bytes]:
-    """How the end of a text is written in JSON; spares reading most candidates."""
+    """How the end of a text is written in JSON; rules out most candidates early."""
     end = text[-8:]
     return end.encode("utf-8", "surrogatepass"), json.dumps(end)[1:-1].encode()
 
@@ -605,7 +601,7 @@ def _holds(reads: Callable[[bytes, str], bool], data: bytes, end: int, text: str
 
 
 def _start(data: bytes, end: int) -> int:
-    """Where the string that ends at ``end`` starts: a quote within it stands behind a backslash."""
+    """Where the string that ends at ``end`` starts; quotes inside it are escaped."""
     start = data.rfind(b'"', 0, end)
     while data[start - 1] == ord("\\"):
         start = data.rfind(b'"', 0, start)
@@ -613,7 +609,7 @@ def _start(data: bytes, end: int) -> int:
 
 
 def _string_in(raw: bytes) -> str | None:
-    """What ``raw`` means between the quotes of a JSON string; None where it cannot stand there."""
+    """The text that ``raw`` stands for in a JSON string; None if it is not valid there."""
     try:
         text = raw.decode()
         if not text.isprintable() or '"' in text or "\\" in text:

@@ -1,4 +1,4 @@
-"""What an error reply means: its status, its codes and its words -> a class of error."""
+"""Map an error reply to an error class by its status, codes and words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .waits import find_wait, parse_reset, parse_retry_after, parse_wait
 
 
 def class_of_status(status: int) -> type[errors.LLMError]:
-    """The error that an HTTP status means where nothing else is said."""
+    """The error class for an HTTP status when nothing else is known."""
     known = BY_STATUS.get(status)
     if known is not None:
         return known
@@ -95,13 +95,13 @@ _WAIT_FIELDS = {
         1.0,
     ),
 }
-"""Where the body of an error asks to wait -> the unit in seconds."""
+"""Field of an error body that asks to wait -> its unit in seconds."""
 
 _ABOUT_A_FIELD = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
 
 
 def message_of(value: Any) -> str | None:
-    """The service's words in an error object of any shape, None where there are none.
+    """The service's message in an error object of any shape, or None.
 
     >>> message_of({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs"}]})
     'body.seed: Extra inputs'
@@ -110,12 +110,12 @@ def message_of(value: Any) -> str | None:
 
 
 def service_message(body: bytes) -> str | None:
-    """The service's words in an error's body: JSON, a stream of events, a page or plain text."""
+    """The service's message in an error body: JSON, a stream of events, a page or plain text."""
     return _Told.of(body).words
 
 
 def is_challenge(page: bytes) -> bool:
-    """Whether a page is a browser challenge that only a person passes."""
+    """Whether a page is a browser challenge that only a person can pass."""
     head = page[:8192].lower()
     return any(mark in head for mark in _CHALLENGES)
 
@@ -128,7 +128,7 @@ _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 def _said(value: Any, depth: int) -> str | None:
     if isinstance(value, str):
         if depth and value[:1] in ("{", "["):
-            # Gateways put the error of the service behind them into a text.
+            # Gateways put the error of the service behind them into a string.
             return _said(_parsed(value), depth - 1) or value
         return value.strip() or None
     if not depth:
@@ -150,7 +150,7 @@ def _said_in(fields: Mapping[str, Any], depth: int) -> str | None:
     if isinstance(where, list) and isinstance(said, str) and said:
         return f"{'.'.join(map(str, where[:_DEEPEST]))}: {said}"
     for name in ("error", "errors"):
-        # An error that is a text may be a mere code beside a sentence; one that is not has it.
+        # An error that is a string may be only a code next to a message; an object has the message.
         if not isinstance(fields.get(name), str) and (text := _said(fields.get(name), depth)):
             return text
     found = next((text for n in _SAYING if (text := _said(fields.get(n), depth))), None)
@@ -161,7 +161,7 @@ def _said_in(fields: Mapping[str, Any], depth: int) -> str | None:
 
 
 def _lowered(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields by their names in lower case; services write ``message``, ``Message``, ``MESSAGE``."""
+    """Fields by lower-case name; services write ``message``, ``Message`` or ``MESSAGE``."""
     return {str(name).lower().replace("-", "_"): value for name, value in fields.items()}
 
 
@@ -174,7 +174,7 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _one_line(text: str, most: int) -> str | None:
-    # Redacted before it is cut: half of a secret is not recognized.
+    # Redacted before it is cut: half a secret would not be recognized.
     words = " ".join(redact(text).split())
     return "".join(c for c in words[:most] if c.isprintable()) or None
 
@@ -205,7 +205,7 @@ def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tup
 
 
 class _Told(NamedTuple):
-    """What the body of an error tells: codes, words, a status, and how long to wait."""
+    """What an error body says: codes, words, a status, and how long to wait."""
 
     value: Any = None
     words: str | None = None
@@ -213,7 +213,7 @@ class _Told(NamedTuple):
 
     @classmethod
     def of(cls, body: bytes) -> _Told:
-        """Read a body, whatever its label says it is."""
+        """Read a body, whatever its Content-Type is."""
         start = body.lstrip()[:20].lower()
         if start.startswith(_PAGE_STARTS):
             return cls(words=_title(body), is_page=True)
@@ -227,15 +227,15 @@ class _Told(NamedTuple):
         return cls(value, message_of(value))
 
     def look_up(self, status: int | None) -> tuple[type[errors.LLMError], int | None, str | None]:
-        """The class, the status where the reply has none of its own, and what it means."""
+        """The class, the status if the reply has none of its own, and a description."""
         if status == 407:
-            # The words are the proxy's, and about its own login.
+            # The words are the proxy's and about its own login.
             return class_of_status(status), status, SAID_BY_STATUS[status]
         fields = list(islice(_fields(self.value), _MOST_FIELDS))
         codes = [_code(name, value) for name, value in fields if _is_code(name)]
         number = next((int(c) for c in codes if re.fullmatch("[45][0-9]{2}", c)), None)
         text = "\n".join(filter(None, [self.words, *codes]))[:_MOST_LOOKED_THROUGH]
-        # A request that is too large for a limit by the minute does not fit in the next one either.
+        # A request that exceeds a per-minute limit does not fit into the next minute either.
         rules = [r for r in RULES if status != 413 or r.kind is not errors.RateLimitError]
         rule = next((rule for rule in rules if _is_named(rule, codes, status)), None)
         rule = rule or next((rule for rule in rules if _fits(rule, text)), None)
@@ -251,7 +251,7 @@ class _Told(NamedTuple):
         return class_of_status(number), number, SAID_BY_STATUS.get(number)
 
     def wait(self, now: float) -> float | None:
-        """Seconds that the body asks to wait."""
+        """How many seconds the body asks to wait."""
         fields = dict(islice(_fields(self.value), _MOST_FIELDS))
         for name, unit in _WAIT_FIELDS.items():
             wait = parse_wait(str(fields.get(name, "")), now=now)
@@ -265,8 +265,8 @@ class _Told(NamedTuple):
 
 
 def _is_named(rule: Rule, codes: Iterable[str], status: int | None) -> bool:
-    """Whether one of a service's codes means what a rule says."""
-    # The numbers for a refused key are Zhipu's; Mistral has the same ones for its failures.
+    """Whether one of a service's codes matches a rule."""
+    # The numbers for a refused key are Zhipu's; Mistral uses the same ones for its failures.
     is_trouble = status is not None and (status >= 500 or status == 429)
     if is_trouble and rule.kind is errors.AuthenticationError:
         codes = (code for code in codes if not code.isdigit())
@@ -274,7 +274,7 @@ def _is_named(rule: Rule, codes: Iterable[str], status: int | None) -> bool:
 
 
 def _fits(rule: Rule, words: str) -> bool:
-    """Whether a service's words mean what a rule says."""
+    """Whether a service's words match a rule."""
     if not rule.words or not re.search(rule.words, words, re.IGNORECASE):
         return False
     return not (rule.unless and re.search(rule.unless, words, re.IGNORECASE))
@@ -290,7 +290,7 @@ def _code(name: str, value: Any) -> str:
 
 
 def _title(page: bytes) -> str | None:
-    # Its table of entities takes longer to load than this module.
+    # The table of entities takes longer to load than this module.
     text = page[:65536].decode(errors="replace")
     for name in ("title", "h1", "message"):
         found = re.search(rf"<{name}\b[^>]*>([^<]*)", text, re.IGNORECASE)
@@ -303,11 +303,11 @@ def _title(page: bytes) -> str | None:
 
 
 def error_of(value: Any, *, now: float = 0.0) -> errors.LLMError:
-    """The error that an error object inside a successful reply means.
+    """The error for an error object inside a successful reply.
 
     Args:
-        value: the object, or what holds it.
-        now: Unix time in seconds, for hints to wait until a moment.
+        value: the object, or the object that contains it.
+        now: Unix time in seconds, for hints to wait until a given time.
     """
     told = _Told(value, message_of(value))
     kind, status, said = told.look_up(None)
@@ -320,14 +320,14 @@ def error_of(value: Any, *, now: float = 0.0) -> errors.LLMError:
 
 
 def is_wrong_path(error: errors.LLMError) -> bool:
-    """Whether a server answered that it has nothing at the address."""
+    """Whether a server answered that nothing exists at the address."""
     if type(error) is not errors.InvalidRequestError or error.status_code not in (404, 405):
         return False
     return not error.detail or _fits(WRONG_PATH, error.detail)
 
 
 def page_error(page: bytes) -> errors.LLMError:
-    """The error for a web page that came with status 200 in place of a reply."""
+    """The error for a web page that came with status 200 instead of a reply."""
     if is_challenge(page):
         return errors.BlockedError(
             "a challenge or access-denied page stands before the service", status_code=200
@@ -345,20 +345,20 @@ _BODILESS = (204, 205, 304)
 
 
 def check_reply(reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int) -> None:
-    """Raise what a reply's status and kind mean, if that is an error.
+    """Raise an error if a reply's status or content type means one.
 
     Args:
-        reply: what came.
-        call: what it answers.
+        reply: the reply.
+        call: the request that it answers.
         now: Unix time in seconds.
-        most: bytes of an error's body that are read.
+        most: the most bytes to read of an error's body.
     """
     if reply.status == 200 and (call.accept == "html" or reply.content_type != "text/html"):
         return
     if 200 < reply.status < 300 and reply.status not in (204, 205):
         return
-    # What comes on a connection after a reply that has no body is not this reply's: it is not
-    # read, so that closing the reply closes the connection.
+    # Data after a reply without a body does not belong to it. It is not read, so that closing the
+    # reply closes the connection.
     body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply, most)
     told = _Told.of(body)
     is_page = told.is_page or (reply.content_type == "text/html" and b"<" in body)

@@ -1,4 +1,4 @@
-"""What services say when they report an error: codes, words and statuses, and their meaning."""
+"""The codes, words and statuses with which services report errors, and their meaning."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from .. import errors
 
 
 class Rule(NamedTuple):
-    """What services say when they mean one class of error.
+    """What services say for one class of error.
 
     Attributes:
         kind: the class.
         status: the HTTP status that usually goes with it; an error that came inside a successful
             reply, without a number of its own, gets it.
-        said: what it means for the caller, and what to do.
+        said: the description for the caller, and what to do.
         codes: values of ``code``, ``type``, ``status`` and ``reason`` in an error, in lower case.
             A number of ``base_resp`` or of gRPC has that as a prefix.
-        words: a pattern for the service's words, or "".
-        unless: a pattern for words that mean something else after all, or "".
-        examples: sentences of real services that ``words`` finds.
+        words: a pattern for the service's message, or "".
+        unless: a pattern for messages that mean something else, or "".
+        examples: messages of real services that ``words`` finds.
     """
 
     kind: type[errors.LLMError]
@@ -94,7 +94,7 @@ RULES: tuple[Rule, ...] = (
             r"|reached the .{0,20}\blimit\b.{0,60}\bpaused"
             r"|余额不足|欠费|额度(不足|失败|已用尽|已用完)|使用上限"
         ),
-        # A limit by the minute is worded like a quota, but it is over in a moment.
+        # A per-minute limit is worded like a quota but is over soon.
         unless=(
             r"\A(?![\s\S]*per[ _-]?(day|week|month))[\s\S]*(per[ _-]?(second|minute|min|hour)"
             r"(?![a-z])|perminute|allowed [0-9]+ requests|e\.g\. check quota"
@@ -321,7 +321,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         errors.BlockedError,
         403,
-        "something before the service denies access from here; the key was not looked at",
+        "a gateway or firewall denies access from here; the key was not checked",
         codes=names("unsupported_country_region_territory"),
         words=(
             r"country, region, or territory not supported|location is not supported"
@@ -358,7 +358,7 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
 )
-"""Looked through from above, codes first and then words; the first row that fits decides."""
+"""Searched from the top, codes first and then words; the first matching row decides."""
 
 
 BY_STATUS: dict[int, type[errors.LLMError]] = {
@@ -377,7 +377,7 @@ BY_STATUS: dict[int, type[errors.LLMError]] = {
     429: errors.RateLimitError,
     498: errors.RateLimitError,
 }
-"""What decides where neither code nor words do."""
+"""Used if neither codes nor words decide."""
 
 
 SAID_BY_STATUS = {
@@ -434,4 +434,4 @@ STATUS_OF_CODE: dict[str, int] = {
     "grpc.10": 409,
     "grpc.12": 501,
 }
-"""Words for a status, read where the status itself says nothing: in a reply with 200 or 5xx."""
+"""Words for a status, used if the reply's own status says nothing: 200 or 5xx."""

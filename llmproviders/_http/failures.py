@@ -1,4 +1,4 @@
-"""What the failures of the libraries below mean: one table, before a reply and in its middle."""
+"""Map exceptions of the underlying libraries to errors, before and during a reply."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .._runtime.scope import CancelScope
 from .._signals import let_through
 
 BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
-"""What reading a body may raise, in whatever layer."""
+"""What reading a body may raise, in any layer."""
 
 
 # Order matters: urllib3's NewConnectionError is a ConnectTimeoutError, requests' ConnectTimeout
@@ -66,12 +66,12 @@ _NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
 
 
 def opening_error(error: BaseException, scope: CancelScope, url: str = "") -> errors.LLMError:
-    """The error that a failure before the reply's headers means.
+    """The error for a failure before the reply's headers.
 
     Args:
-        error: what the libraries raised; secrets in its texts are masked in place.
-        scope: the call's; when it is over, that is the error.
-        url: where the request went; its host and port are told.
+        error: what the libraries raised; secrets in its messages are masked in place.
+        scope: the call's; if it has ended, that is the error.
+        url: where the request went; the message has its host and port.
     """
     let_through(error)
     scrub(error)
@@ -102,7 +102,7 @@ def opening_error(error: BaseException, scope: CancelScope, url: str = "") -> er
 
 
 def reading_error(error: BaseException, scope: CancelScope, url: str = "") -> errors.LLMError:
-    """The error that a failure in the middle of a body means; for the arguments see above."""
+    """The error for a failure in the middle of a body; arguments as for :func:`opening_error`."""
     let_through(error)
     scrub(error)
     if scope.over:
@@ -112,14 +112,14 @@ def reading_error(error: BaseException, scope: CancelScope, url: str = "") -> er
         root, TimeoutError
     ):
         return errors.ProviderTimeout(
-            f"nothing more of the reply came within the read timeout{_at(url)}"
+            f"no more of the reply arrived within the read timeout{_at(url)}"
         )
     if isinstance(error, urllib3_errors.DecodeError):
         return errors.ProtocolError(f"the reply's compression is broken: {_brief(root)}")
     return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}{_at(url)}")
 
 
-# Each is raised while a connection is made, before anything of the request is written to it.
+# Each is raised while connecting, before any of the request is written.
 _BEFORE_SENDING = (
     urllib3_errors.ConnectTimeoutError,
     urllib3_errors.ProxyError,
@@ -128,7 +128,7 @@ _BEFORE_SENDING = (
 
 
 def never_sent(error: errors.LLMError) -> bool:
-    """Whether a request surely never left this machine; False where nobody can tell."""
+    """Whether a request certainly never left this machine; False if that is unknown."""
     if isinstance(error, errors.InvalidRequestError) and error.status_code is None:
         return True
     return any(isinstance(one, _BEFORE_SENDING) for one in _wrapped(error))
@@ -146,7 +146,7 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
     while True:
         yield error
         inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
-        # Not the context: it leads to whatever the caller was handling when the call was made.
+        # Not the context: it leads to what the caller was handling at the time of the call.
         inner += [*error.args, error.__cause__]
         deeper = next(
             (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
@@ -158,7 +158,7 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
 
 
 def _at(url: str) -> str:
-    """Host and port of an address, in brackets; never its user and password."""
+    """Host and port of an address, in parentheses; never its user and password."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)

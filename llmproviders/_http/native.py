@@ -1,4 +1,4 @@
-"""Python's own sockets, what gevent and others put in their place, and waiting for either."""
+"""Python's own sockets, their replacements by gevent and others, and waiting for either."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._signals import ignoring, let_through
 
 
 def _native() -> Any:
-    """Python's own class of sockets, whatever has been put in its place."""
+    """Python's own socket class, even if it has been replaced."""
     for cls in socket.socket.__mro__:
         if cls.__module__ == "socket":
             return cls
@@ -30,35 +30,35 @@ Native: Any = _native()
 
 
 def is_socket(sock: object) -> bool:
-    """Whether it is a socket: Python's own, or what has been put in its place."""
+    """Whether it is a socket: Python's own or a replacement."""
     return isinstance(sock, (Native, socket.socket))
 
 
 def cooperative() -> bool:
-    """Whether gevent or eventlet has replaced Python's sockets, and how to wait for one, too.
+    """Whether gevent or eventlet has replaced Python's sockets and ``select``.
 
-    Python's own sockets then serve as well: they do not wait, and ``select`` does, while other
-    greenlets run. So it does not matter what was imported first.
+    Python's own sockets still work then: they never block, and ``select`` waits while other
+    greenlets run. So the order of imports does not matter.
     """
     library = socket.socket.__module__.partition(".")[0]
     return library in ("gevent", "eventlet") and not isbuiltin(select.select)
 
 
 def foreign() -> bool:
-    """Whether something has replaced Python's sockets that nothing is known of here."""
+    """Whether an unknown library has replaced Python's sockets."""
     return socket.socket is not Native and not cooperative()
 
 
 def ready(reading: Sequence[Any], writing: Sequence[Any], seconds: float) -> list[Any]:
-    """The sockets that can be read from or written to, after so many seconds at most.
+    """Wait until a socket can be read from or written to; return those that can.
 
     Args:
         reading: sockets to read from.
         writing: sockets to write to, or that connect.
-        seconds: how long to wait for the first.
+        seconds: the longest wait for the first one.
     """
-    # Neither takes a descriptor of its own, which an interrupt could leave open. Windows has no
-    # ``poll``, and eventlet takes it away.
+    # Neither needs its own descriptor, which an interrupt could leave open. Windows has no
+    # ``poll``, and eventlet removes it.
     if not hasattr(select, "poll"):
         return [
             sock for found in select.select(reading, writing, writing, seconds) for sock in found
@@ -76,7 +76,7 @@ def receive(sock: Any, scope: CancelScope, buffer: Any) -> int:
     """Receive on a socket that is not bounded, for no longer than the scope lasts.
 
     Raises:
-        TimeoutError: the scope is over, or the silence has been longer than the socket's timeout.
+        TimeoutError: the scope has ended, or nothing arrived within the socket's timeout.
     """
     if not scope.bounded:
         return int(sock.recv_into(buffer))

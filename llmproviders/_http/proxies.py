@@ -1,4 +1,4 @@
-"""Which proxy a request goes through: what was given, or what the environment names."""
+"""Which proxy a request goes through: the given one, or the environment's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def environment_proxies(url: str) -> dict[str, str]:
     """The proxy that the environment names for ``url``, as requests takes it.
 
     Raises:
-        InvalidRequestError: it names one that cannot be used.
+        InvalidRequestError: that proxy cannot be used.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""

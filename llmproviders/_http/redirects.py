@@ -1,4 +1,4 @@
-"""Which redirects are followed: none that leads a prompt or a key to somebody else."""
+"""Follow only redirects that do not send a prompt or a key to another server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .._redact import conceal_query, conceal_user_info
 from .._signals import let_through
 from .types import HTTPResponse
 
-# A place that every program reads in the same way: either a host, perhaps with a port, or a path on
-# the same host, in visible ASCII without a backslash.
+# A location that all programs read the same way: a host, optionally with a port, or a path on the
+# same host, in printable ASCII without a backslash.
 _PLAIN_PLACE = re.compile(
     r"(?:(?:https?:)?//[a-z0-9._~-]+(?::[0-9]*)?(?=[/?#]|$)"
     r"|(?:https?:)?//\[[0-9a-f:.]+\](?::[0-9]*)?(?=[/?#]|$)"
@@ -30,10 +30,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | None:
-    """Where a redirect leads, None where there is none.
+    """The target of a redirect; None if the reply is not one.
 
-    A prompt or a key must not go where nobody sent it: only the same scheme, host and port are
-    followed, or the same host over TLS where both have their usual ports.
+    A prompt or a key must not go to an unexpected server: only redirects to the same scheme, host
+        and port are followed, or to the same host over TLS if both use the default ports.
     """
     location = reply.headers.get("location")
     if not 300 <= reply.status < 400 or not location:
@@ -64,7 +64,7 @@ def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | N
 
 
 def _joined(url: str, place: str) -> str | None:
-    """A place that a reply from ``url`` names, as requests will use it; None where it is none."""
+    """A reply's location resolved against ``url``, as requests does; None if it is invalid."""
     request = requests.PreparedRequest()
     try:
         request.prepare_url(urljoin(url, place), None)
@@ -76,7 +76,7 @@ def _joined(url: str, place: str) -> str | None:
 
 
 class _Origin(NamedTuple):
-    """Where a request goes, as both libraries below read it: requests and urllib3."""
+    """Where a request goes, as read by both requests and urllib3."""
 
     scheme: str
     named: str | None
@@ -93,7 +93,7 @@ def _origin(url: str) -> _Origin:
 
 
 def _encrypted(origin: _Origin) -> _Origin | None:
-    """The same host over TLS, where that is plain from its port."""
+    """The same host over TLS, if its port is the default one."""
     if (origin.scheme, origin.port) != ("http", _PORTS["http"]):
         return None
     return origin._replace(scheme="https", port=_PORTS["https"])

@@ -1,4 +1,4 @@
-"""Sending with a caller's session, all of which counts, as in ``session.post``."""
+"""Send with a caller's session; all its settings apply, as in ``session.post``."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class SessionSender:
 
     Args:
         session: the caller's.
-        trust: whose certificates are believed beside those that the session believes.
+        trust: certificates to trust in addition to the session's.
 
     Raises:
-        InvalidRequestError: ``trust`` asks for what a session cannot do.
+        InvalidRequestError: ``trust`` asks for something that a session cannot do.
     """
 
     def __init__(self, session: requests.Session, trust: Trust) -> None:
         if trust.system:
             raise errors.InvalidRequestError(
-                'trust="system" does not go with session=: mount an adapter with such a context '
-                "to the session, or leave session away"
+                'trust="system" cannot be combined with session=: mount an adapter with such a '
+                "context on the session, or leave out session="
             )
         self._session = session
         self._process = current()
@@ -66,8 +66,8 @@ class SessionSender:
             method: the HTTP method.
             url: the address.
             body: what to send, or None.
-            own: the provider's headers; what the caller put into the session goes before them.
-            given: headers that go before those of the session.
+            own: the provider's headers; the session's headers override them.
+            given: headers that override those of the session.
         """
         if self._process is not current():
             leave_session_to_parent(self._session)
@@ -100,18 +100,18 @@ class SessionSender:
         return prepared
 
     def _login(self, headers: Mapping[str, str], has_key: bool) -> Any:
-        """What puts the ``Authorization`` header in place.
+        """What sets the ``Authorization`` header.
 
-        None is the session's own way. A key, and what the caller gives for a request, go before
-        it; what else the session's ``auth`` does, such as to sign the request, counts all the
-        same. ``~/.netrc`` never does.
+        None means the session's own ``auth``. A key and the caller's headers for a request override
+        it; anything else that ``auth`` does, such as signing the request, still applies.
+        ``~/.netrc`` is never used.
         """
         auth: Any = self._session.auth
         if auth and not has_key and "Authorization" not in headers:
             return None
         value: Any = headers.get("Authorization", self._session.headers.get("Authorization"))
         given = {} if value is None else plain_headers({"Authorization": value})
-        # Digest answers a refusal of the key with a login of its own.
+        # Digest would answer a refused key with its own login.
         signs = callable(auth) and not isinstance(auth, HTTPDigestAuth)
 
         def put(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -130,12 +130,12 @@ class SessionSender:
         proxies: Mapping[str, str],
         **arguments: Any,
     ) -> requests.Response:
-        """Send a request; the body of the response is still to be read.
+        """Send a request; the body of the response has not been read yet.
 
         Args:
             request: what :meth:`prepare` returned.
-            proxies: proxies that go before those of the session, as requests takes them.
-            **arguments: what else ``Session.send`` takes.
+            proxies: proxies that override those of the session, as requests takes them.
+            **arguments: other arguments of ``Session.send``.
         """
         session = self._session
         verify = arguments["verify"] = self._verify()
@@ -154,7 +154,7 @@ class SessionSender:
             response = session.send(request, allow_redirects=False, **arguments)
         except requests.HTTPError as error:
             let_through(error)
-            # A hook that raises for a status: what the status means is told by the reply.
+            # A hook raised for a status; the reply itself is mapped to an error later.
             if error.response is None:
                 raise
             response = error.response
@@ -163,8 +163,8 @@ class SessionSender:
     def _verify(self) -> bool | str:
         """What certificates are checked against.
 
-        What the session says goes before ``REQUESTS_CA_BUNDLE``, which for requests is the other
-        way round.
+        The session's setting overrides ``REQUESTS_CA_BUNDLE``; in requests it is the other way
+        round.
         """
         session = self._session
         if not self._trust.verify:
@@ -179,24 +179,24 @@ class SessionSender:
 
 
 def _joined(own: str, jar: str | None) -> str:
-    """Cookies of the provider, and those of the session that have other names."""
+    """The provider's cookies, plus the session's cookies with other names."""
     names = {pair.partition("=")[0].strip() for pair in own.split(";")}
     pairs = [pair.strip() for pair in (jar or "").split(";")]
     return "; ".join([own, *(p for p in pairs if p and p.partition("=")[0] not in names)])
 
 
 def _hide_redirect(response: requests.Response, **_: Any) -> None:
-    """Keep requests from looking where a redirect leads, which it does without following it."""
+    """Hide a redirect from requests, which parses its target even without following it."""
     response.headers = CaseInsensitiveDict(response.headers)
     response.headers.pop("location", None)
 
 
 def _readable(response: requests.Response) -> requests.Response:
-    """The response with a body to read, also where a hook has read it, or an adapter has none."""
+    """The response with a readable body, even if a hook has read it or an adapter has none."""
     raw = response.raw
     if not isinstance(raw, BaseHTTPResponse) or raw.closed:
         headers = getattr(raw, "headers", response.headers)
-        # What requests has read is decoded already.
+        # What requests has read is already decoded.
         framing = ("content-encoding", "transfer-encoding", "content-length")
         response.raw = HTTPResponse(
             BytesIO(response.content),
@@ -209,10 +209,10 @@ def _readable(response: requests.Response) -> requests.Response:
 
 
 def _check_files(verify: bool | str | None, cert: Any) -> None:
-    """Refuse a session's files that are no plain ones: OpenSSL would wait at a pipe.
+    """Refuse a session's files that are not regular ones: OpenSSL would block on a pipe.
 
     Raises:
-        ConnectionFailed: one is; not retryable.
+        ConnectionFailed: one of them is not regular; not retryable.
     """
     named = (cert,) if isinstance(cert, str) else cert or ()
     for path in (*named, verify):

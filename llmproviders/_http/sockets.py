@@ -1,9 +1,9 @@
-"""Sockets that end with their call: resolving, connecting, SOCKS, and each single wait.
+"""Sockets whose waits end with their call: resolving, connecting, SOCKS, receiving, sending.
 
-A read timeout bounds one silence, so a server that sends a byte a second, or comments for ever,
-defeats it. Here each receive, in a proxy's greeting, in headers or in a body, asks the scope of
-its call how long it may take, and another thread can cut it off. No timer is involved, and no
-thread save for looking names up.
+A read timeout only limits the time between two bytes, so a server that sends a byte a second, or
+endless comments, defeats it. Here each receive, in a proxy's greeting, in headers or in a body,
+asks the scope of its call how long it may take, and another thread can cut it off. There is no
+timer, and no thread except for name lookups.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ T = TypeVar("T")
 
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
-# The other end is gone; RemoteDisconnected is one of the first.
+# The peer is gone; RemoteDisconnected is a subclass of the first.
 GONE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class ReplyBelow(Protocol):
-    """The reply as ``http.client`` reads it, under what urllib3 makes of it."""
+    """The ``http.client`` reply under urllib3's response."""
 
     chunked: Any
 
     def read1(self, n: int = -1, /) -> bytes:
-        """Read what has arrived, and wait where that is nothing."""
+        """Read what has arrived; wait if nothing has."""
 
     @property
     def leftover(self) -> bool:
-        """Whether more than the reply had been read when it ended."""
+        """Whether more than the reply had been read by its end."""
 
     @property
     def begun(self) -> bool:
         """Whether any of it has arrived."""
 
     def close(self) -> None:
-        """Close what it reads from."""
+        """Close the file that it reads from."""
 
 
 class Exchange:
-    """One request and its reply: ties the socket that serves it to the scope of its call.
+    """One request and its reply; ties their socket to the scope of the call.
 
     Args:
         scope: how long both may take.
@@ -74,8 +74,8 @@ class Exchange:
         scope: how long both may take.
         anew: whether no kept connection may serve it.
         opened: whether its connection was opened for it.
-        sock: what they travel on.
-        reply: the reply as ``http.client`` reads it, under what urllib3 makes of it.
+        sock: the socket that carries them.
+        reply: the ``http.client`` reply under urllib3's response.
     """
 
     __slots__ = ("anew", "opened", "reply", "scope", "sock")
@@ -88,7 +88,7 @@ class Exchange:
         self.reply: ReplyBelow | None = None
 
     def bind(self, sock: Any) -> None:
-        """Let ``sock`` serve this exchange, and no longer the one that it served before."""
+        """Move ``sock`` to this exchange from the one that it served before."""
         if sock is self.sock or not (isinstance(sock, Bounded) or is_socket(sock)):
             return
         self.unbind()
@@ -101,10 +101,10 @@ class Exchange:
         self.scope.attach(sock, partial(_cut, sock))
 
     def found_closed(self, error: BaseException) -> bool:
-        """Whether it failed with ``error`` because a kept connection had been closed meanwhile.
+        """Whether ``error`` means that a kept connection had been closed in the meantime.
 
-        A connection that is closed says so in its own time, which may be just after it was taken
-        for the next request. Then not a byte of a reply has come.
+        The notice may arrive just after the connection was taken for the next request. In that case
+        not a byte of a reply has come.
         """
         begun = self.reply is not None and self.reply.begun
         return (
@@ -119,13 +119,13 @@ class Exchange:
         self.unbind()
         if sock is not None:
             _cut(sock)
-            # Before there is a reply, TLS may be about to take the descriptor over.
+            # Until there is a reply, TLS may be about to take over the descriptor.
             if reply is not None:
                 reply.close()
                 sock.close()
 
     def unbind(self) -> None:
-        """Let go of the socket; from here on the scope cannot touch it."""
+        """Release the socket; from here on the scope cannot cut it."""
         _in_use.pop(id(self.sock), None)
         sock, self.sock = self.sock, None
         if sock is not None:
@@ -134,16 +134,16 @@ class Exchange:
                 sock.exchange = None
 
     def cut(self) -> None:
-        """Wake whatever waits for its socket; any thread may call it."""
+        """Wake the thread that waits for its socket; any thread may call this."""
         if self.sock is not None:
             _cut(self.sock)
 
 
 def _cut(sock: Any) -> None:
-    # SSLSocket.shutdown would drop its TLS state under the reader's feet.
+    # SSLSocket.shutdown would drop the TLS state while another thread reads.
     cls = Native if isinstance(sock, Native) else socket.socket
     with ignoring(OSError):
-        # eventlet's class has none: its sockets have one each.
+        # eventlet's class has none; each of its sockets does.
         if hasattr(cls, "shutdown"):
             cls.shutdown(sock, socket.SHUT_RDWR)
         else:
@@ -154,12 +154,12 @@ _Socket: Any = object
 
 
 class Bounded(_Socket):  # type: ignore[misc]
-    """What makes a socket one whose operations all end when the exchange that it serves is over.
+    """A mixin for sockets: every operation ends when the scope of its exchange does.
 
     Attributes:
-        exchange: what it serves.
-        patience: seconds of silence that it bears; None: without end.
-        waits: whether an operation waits by itself; else other greenlets run meanwhile.
+        exchange: the exchange that it serves.
+        patience: the longest silence in seconds; None: no limit.
+        waits: whether an operation blocks; if not, other greenlets run while it waits.
     """
 
     exchange: Exchange | None = None
@@ -168,13 +168,13 @@ class Bounded(_Socket):  # type: ignore[misc]
     _fitted: float | None = None
 
     def settimeout(self, value: float | None) -> None:
-        """Bound the silence between two reads, as any socket does."""
+        """Limit the silence between two reads, as any socket does."""
         self.patience = value
         self._fitted = value if self.waits else 0.0
         super().settimeout(self._fitted)
 
     def gettimeout(self) -> float | None:
-        """What was set; a single wait is shorter."""
+        """The limit that was set; a single wait is shorter."""
         return self.patience
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
@@ -215,13 +215,13 @@ class Bounded(_Socket):  # type: ignore[misc]
                     waited += slice_s
 
     def _fit(self, waited: float) -> float:
-        """Let the next wait be one slice, no longer than the scope lasts; its seconds.
+        """Set the timeout of the next wait, within the scope, and return it in seconds.
 
         Args:
             waited: seconds that the operation has taken so far.
 
         Raises:
-            TimeoutError: the scope is over, or the silence has been too long.
+            TimeoutError: the scope has ended, or the silence was too long.
         """
         left = inf if self.exchange is None else self.exchange.scope.remaining()
         if left <= 0:
@@ -237,7 +237,7 @@ class Bounded(_Socket):  # type: ignore[misc]
         return fitting
 
     def leave_to_parent(self) -> None:
-        """In a forked child: close its copy, which tells neither the server nor the parent."""
+        """In a forked child: close its copy without affecting the server or the parent."""
         descriptor = self.detach()
         if descriptor >= 0:
             os.close(descriptor)
@@ -255,8 +255,8 @@ def _leave_connections_to_parent() -> None:
         _in_use.popitem()[1].leave_to_parent()
 
 
-# Two processes that read one connection would each get pieces of the reply, and a shutdown in one
-# ends it for both. Without a descriptor nothing that runs in the child can touch it.
+# Two processes that read from one connection would each get parts of the reply, and a shutdown in
+# one ends it for both. Without a descriptor, the child cannot touch it.
 in_each_child(_leave_connections_to_parent)
 
 
@@ -282,7 +282,7 @@ class SocksProxy:
 
     @classmethod
     def at(cls, url: str) -> SocksProxy | None:
-        """The one that a proxy's URL names; None where it names one of another kind."""
+        """The SOCKS proxy of a URL; None if the URL names another kind of proxy."""
         parts = urlsplit(url)
         if parts.scheme not in _SOCKS_VERSIONS:
             return None
@@ -322,16 +322,16 @@ def resolve(
     timeout: float = inf,
     look_up: Lookup = _look_up,
 ) -> Addresses:
-    """Addresses of ``host`` as ``getaddrinfo`` gives them, within the scope.
+    """Look up the addresses of ``host``, as ``getaddrinfo`` does, within the scope.
 
-    A resolver has no time limit and cannot be interrupted, so names are resolved in a thread of
-    their own, which is left behind when time is up.
+    A resolver has no time limit and cannot be interrupted, so it runs in a separate thread, which
+    is abandoned when time is up.
 
     Args:
         host: a name or an address.
         port: a TCP port.
         scope: how long the call may take.
-        timeout: seconds for this alone.
+        timeout: seconds for the lookup.
         look_up: asks the resolver for a host and a port.
 
     Raises:
@@ -397,8 +397,8 @@ def dial(
         host: a name or an address.
         port: a TCP port.
         timeout: seconds for name lookup and connecting together.
-        exchange: what the socket will serve; its scope bounds all of it.
-        options: socket options as urllib3 has them.
+        exchange: the exchange that the socket will serve; its scope limits all of it.
+        options: socket options in urllib3's form.
         proxy: a SOCKS proxy to go through.
         look_up: asks the resolver for a host and a port.
 
@@ -413,7 +413,7 @@ def dial(
         near = (proxy.host, proxy.port)
         if not proxy.remote_names and not is_address(host):
             found = resolve(host, port, scope, timeout=patience, look_up=look_up)
-            # SOCKS 4 knows no IPv6.
+            # SOCKS 4 has no IPv6.
             old = [one for one in found if proxy.version == 4 and one[0] == socket.AF_INET]
             host = str((old or found)[0][4][0])
     left = end - time.monotonic()
@@ -423,7 +423,7 @@ def dial(
         sock = _connect_first(found, scope, end, options or (), opened)
         exchange.bind(sock)
         left = min(patience, scope.remaining())
-        # What cut it off before it was connected had no effect on it.
+        # A cut before it was connected had no effect on it.
         if left <= 0 or scope.cancelled:
             raise TimeoutError("the call is over")
         sock.waits = not cooperative()
@@ -439,7 +439,7 @@ def dial(
 
 
 _NEXT_ADDRESS_S = 0.25
-"""Head start of an address before the next one is tried beside it; RFC 8305, section 8."""
+"""Head start of an address before the next one is tried in parallel; RFC 8305, section 8."""
 
 
 def _connect_first(
@@ -456,7 +456,7 @@ def _connect_first(
         scope: how long the call may take.
         end: when to give up, in seconds of ``time.monotonic()``.
         options: socket options.
-        opened: gets every socket, for the caller to close: an interrupt can come anywhere here.
+        opened: gets every socket, so that the caller can close it after an interrupt.
     """
     waiting = _interleaved(addresses)
     failure = OSError("the name has no address")
@@ -514,7 +514,7 @@ def _begin(sock: BoundedSocket, address: Any, options: Iterable[tuple[Any, ...]]
 
 
 def _interleaved(addresses: Addresses) -> list[tuple[Any, ...]]:
-    """Addresses of both families in turn, beginning with the family that the resolver put first."""
+    """Alternate the addresses of both families, starting with the resolver's first one."""
     families: dict[Any, list[tuple[Any, ...]]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -523,7 +523,7 @@ def _interleaved(addresses: Addresses) -> list[tuple[Any, ...]]:
 
 
 def _pass_through(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> None:
-    """Have a SOCKS proxy, to which ``sock`` is connected, connect it to a host.
+    """Ask the SOCKS proxy that ``sock`` is connected to for a connection to a host.
 
     Raises:
         socks.ProxyError: the proxy refuses, or does not speak SOCKS.
@@ -537,10 +537,10 @@ def _pass_through(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> Non
 def _pass_through_4(sock: Bounded, proxy: SocksProxy, host: str, port: int) -> None:
     name = b""
     if not is_address(host):
-        # SOCKS 4a: an address that cannot be, and the name at the end.
+        # SOCKS 4a: an invalid address, with the name at the end.
         host, name = "0.0.0.1", _host_bytes(host) + b"\0"
     if ":" in host:
-        raise socks.SOCKS4Error("SOCKS4 takes no IPv6 address; use socks5://")
+        raise socks.SOCKS4Error("SOCKS4 does not support IPv6 addresses; use socks5://")
     user = (proxy.username or "").encode()
     sock.sendall(b"\4\1" + port.to_bytes(2, "big") + socket.inet_aton(host) + user + b"\0" + name)
     reply = _receive(sock, 8)
@@ -611,12 +611,11 @@ def _receive(sock: Bounded, count: int) -> bytes:
 
 
 def _close(sock: BoundedSocket) -> None:
-    # Not ``close``, which waits for the files that were made of it, and a traceback may hold one.
+    # Not ``close``: it waits for files made from the socket, and a traceback may hold one.
     with ignoring(OSError):
         socket.close(sock.detach())
 
 
-# Not a ``threading.local``: one that was made before gevent or eventlet came is the same for all
-# greenlets.
+# Not a ``threading.local``: if made before gevent or eventlet patched it, all greenlets share it.
 serving: ContextVar[Exchange | None] = ContextVar("serving", default=None)
-"""What the connections that this thread, or greenlet, opens or reuses serve."""
+"""The exchange of this thread or greenlet, for connections that it opens or reuses."""

@@ -1,4 +1,4 @@
-"""Sending requests and reading replies: timeouts, limits, redirects, compression."""
+"""Send requests and read replies: timeouts, limits, redirects, compression."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from .types import (
     plain_headers,
 )
 
-# It logs the addresses of requests, those too that a service redirects to.
+# urllib3 logs the addresses of requests, including redirect targets.
 logging.getLogger("urllib3.connectionpool").addFilter(redact_record)
 
 
@@ -65,7 +65,7 @@ _BLOCK = 64 * 1024
 
 _MOST_CODINGS = 5
 
-# Codings that a body cannot be read without undoing, and that are only undone where the request
+# Codings that make a body unreadable unless they are undone, which happens only if the request
 # asked for them and urllib3 can.
 _OTHER_CODINGS = ("br", "zstd", "compress", "x-compress", "dcb", "dcz")
 
@@ -81,7 +81,7 @@ class HTTPReply:
         status: the status.
         headers: the headers.
         content_type: the media type of the body, without parameters, in lower case.
-        texts: tells how many pieces of text have come of the body so far.
+        texts: returns how many pieces of text the body has brought so far.
         asked: what the caller asked for, where this answers a chat; else None.
     """
 
@@ -115,7 +115,7 @@ class HTTPReply:
         return {cookie.name: Redacted(cookie.value or "") for cookie in jar}
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield what has arrived, decompressed, as soon as it has.
+        """Yield the body, decompressed, as soon as it arrives.
 
         Raises:
             StreamInterrupted: the connection broke, or the body is shorter than announced.
@@ -131,8 +131,8 @@ class HTTPReply:
         if not ours:
             self._check_asked(codings)
         if ours and below is not None and below.chunked:
-            # A stream has a chunk for each piece of text, and urllib3 takes three times as long
-            # over each as ``http.client`` under it does.
+            # A stream has a chunk per piece of text, and urllib3 takes three times as long per
+            # chunk as the ``http.client`` below it.
             read = below.read1
         else:
             read = partial(raw.read1, decode_content=not ours)
@@ -140,13 +140,13 @@ class HTTPReply:
         if ours and codings:
             for coding in reversed(codings):
                 blocks = decompress(blocks, coding)
-            # What reads on after the end mark goes on in the midst of the compressed data.
+            # Reading after the end mark continues in the middle of the compressed data.
             blocks = self._decompressed = self._counted(blocks)
         return blocks
 
     def _arriving(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
         scope, limit = self._exchange.scope, self.limits.reply
-        # Own sockets ask the scope at each receive; what is buffered goes on without.
+        # Our sockets ask the scope at each receive; buffered data is read without a receive.
         step = _BLOCK if isinstance(self._exchange.sock, Bounded) else 1
         size, look_at = 0, step - 1
         while True:
@@ -173,7 +173,7 @@ class HTTPReply:
             yield block
 
     def _counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same blocks, which are many times what has arrived where it was compressed."""
+        """The same blocks, limited by size: decompressed data can be much larger than the body."""
         scope, limit, size = self._exchange.scope, self.limits.reply, 0
         for block in blocks:
             size += len(block)
@@ -190,17 +190,17 @@ class HTTPReply:
             known = coding in CODINGS or coding in self._response.raw.CONTENT_DECODERS
             if coding not in CODINGS and not (known and coding in asked):
                 raise errors.ProtocolError(
-                    f"the reply is compressed with {redact(coding)}, which was not asked for; "
+                    f"the reply is compressed with {redact(coding)}, which was not requested; "
                     "a proxy or gateway may have done it"
                 )
 
     def _give_back(self) -> None:
-        """Keep the connection for the next call, unless more than the reply has come on it.
+        """Keep the connection for the next call, unless extra data has arrived on it.
 
-        Whatever has been read of that, by Python or by TLS, would be taken for the next reply.
+        Extra data that Python or TLS has already read would be taken for the next reply.
         """
         if self._exchange.reply is not None:
-            # Left to Python, it is closed as the next call begins, and an interrupt then is lost.
+            # If left to Python, it is closed during the next call, and an interrupt then is lost.
             self._exchange.reply.close()
         below, connection = self._exchange.reply, self._response.raw.connection
         unclean = below is None or below.leftover
@@ -222,12 +222,12 @@ class HTTPReply:
         )
 
     def read(self, limit: int | None = None) -> bytes:
-        """The whole body, or its first ``limit`` bytes where that is given.
+        """The whole body, or its first ``limit`` bytes.
 
         Raises:
-            ProtocolError: the whole is larger than a line may be, since all of it is in memory.
+            ProtocolError: the body exceeds ``Limits.line``, since all of it is held in memory.
         """
-        # A buffer, not a list: each block may be as small as two bytes.
+        # A buffer, not a list: blocks may be as small as two bytes.
         body = BytesIO()
         for block in self:
             body.write(block)
@@ -245,10 +245,10 @@ class HTTPReply:
         return decode_json(self.read())
 
     def finish(self, patience_s: float = 0.25) -> None:
-        """Read the little that comes after the end mark, so that the connection can be kept.
+        """Read what follows the end mark, so that the connection can be kept.
 
-        A service that sends nothing more but does not end the body either is given
-        ``patience_s`` and its connection is dropped.
+        If a service neither sends more nor ends the body within ``patience_s``, its connection is
+        dropped.
         """
         scope = self._exchange.scope
         limit, scope.limit = scope.limit, scope.clock.monotonic() + patience_s
@@ -262,16 +262,16 @@ class HTTPReply:
             self.close()
 
     def hasten(self, seconds: float) -> None:
-        """Let what is still to come take at most so many seconds, from now on.
+        """Limit the time for the rest of the reply, counted from now.
 
-        The same may be said again, and counts anew; what bounds the call bounds it as well.
+        It may be called again and then counts anew; the limits of the call still apply.
         """
         scope = self._exchange.scope
         if self._limit_before is None:
             self._limit_before = scope.limit
         scope.limit = min(self._limit_before, scope.clock.monotonic() + seconds)
         sock = self._exchange.sock or getattr(self._response.raw.connection, "sock", None)
-        # Own sockets ask the scope at each wait; a session's have to be told while they are open.
+        # Our sockets ask the scope at each wait; a session's sockets need a new timeout.
         if sock is not None and not isinstance(sock, Bounded) and sock.fileno() >= 0:
             sock.settimeout(seconds)
 
@@ -296,7 +296,7 @@ def _too_large(limit: int) -> errors.ProtocolError:
 
 
 def _codings(header: str | None) -> list[str]:
-    """The content codings that have to be undone, in the order in which they were applied."""
+    """The content codings to undo, in the order in which they were applied."""
     named = [name.strip().lower() for name in (header or "").split(",")]
     codings = [name for name in named if name in CODINGS or name in _OTHER_CODINGS]
     if len(codings) > _MOST_CODINGS:
@@ -308,14 +308,14 @@ _NOT_SENT = (RequestException, HTTPError, OSError, ValueError, TypeError)
 
 
 class Transport:
-    """Sends calls for one provider. Any number of threads may use it; a fork starts afresh.
+    """Sends calls for one provider. It is thread-safe; a forked child starts without connections.
 
     Args:
-        proxy: the proxy's URL for all calls, checked, or None for the environment's.
-        asked: whether ``proxy`` is an argument, which holds for loopback addresses too.
+        proxy: the URL of the proxy for all calls, already checked; None: the environment's.
+        asked: whether ``proxy`` was passed as an argument, so that it also applies to loopback.
         timeout: seconds, or ``(connect, read)``.
-        trust: whose certificates are believed.
-        session: a session to send with instead of own connections.
+        trust: which certificates are trusted.
+        session: a session to send with instead of our own connections.
         limits: how large a reply may be.
         headers: headers for every request, which replace the provider's own.
     """
@@ -341,7 +341,7 @@ class Transport:
             conceal_header(name, value)
         self._limits = limits
         self._adapters: dict[object, Adapter] = {}
-        # What is found out once about an address or a host; a provider has a handful of them.
+        # Caches per address or host; a provider has only a handful of them.
         self._prepared_urls: dict[str, str] = {}
         self._found_proxies: dict[tuple[str, str], dict[str, str]] = {}
 
@@ -353,7 +353,7 @@ class Transport:
         timeout: Timeout | None = None,
         proxy: str | None = None,
     ) -> HTTPReply:
-        """Send ``call`` and return its reply once the headers are there and tell of success.
+        """Send ``call`` and return its reply once headers with a success status have arrived.
 
         Args:
             call: what to send.
@@ -362,7 +362,7 @@ class Transport:
             proxy: a proxy's URL for this call.
 
         Raises:
-            LLMError: the class that the failure has in the table of errors.
+            LLMError: the class depends on the failure; see the table of errors.
         """
         request = self._prepare(call)
         for _ in range(_MOST_REDIRECTS):
@@ -385,7 +385,7 @@ class Transport:
         raise errors.ProtocolError(f"the service redirected {_MOST_REDIRECTS} times in a row")
 
     def probe(self, url: str, scope: CancelScope) -> HTTPReply:
-        """Connect and ask for ``url``; whatever the answer, it is returned.
+        """Connect, request ``url``, and return the answer, whatever its status.
 
         Args:
             url: an address of the service.
@@ -397,10 +397,10 @@ class Transport:
         return self._send(self._prepare(HTTPRequest("HEAD", url)), scope, None, None)
 
     def proxy_for(self, url: str) -> str | None:
-        """The proxy by which ``url`` is reached, from the arguments or the environment.
+        """The proxy for ``url``, from the arguments or the environment.
 
         Raises:
-            InvalidRequestError: the environment names one that cannot be used.
+            InvalidRequestError: the environment names a proxy that cannot be used.
         """
         return select_proxy(url, self._proxies(url, None))
 
@@ -435,7 +435,7 @@ class Transport:
             prepared = str(request.url)
             host = urlsplit(prepared).netloc.rpartition("@")[2]
             if "%" in host and not host.startswith("["):
-                raise InvalidURL(f"{redact(url)} has a host with characters that no host has")
+                raise InvalidURL(f"{redact(url)} has a host with characters that are not allowed")
             self._prepared_urls[url] = prepared
         return prepared
 
@@ -446,7 +446,7 @@ class Transport:
         timeout: Timeout | None,
         proxy: str | None,
     ) -> HTTPReply:
-        # Own sockets ask the scope at each wait; a session's can only be told once.
+        # Our sockets ask the scope at each wait; a session takes one timeout.
         bounded = self._session is None and (socket.socket is Native or not foreign())
         if not bounded and scope.over:
             raise scope.error()
@@ -492,7 +492,7 @@ class Transport:
         key = _world()
         adapter = self._adapters.get(key)
         if adapter is None:
-            # What a parent process left is dropped, never closed or used: it is the parent's.
+            # The parent's connections are dropped, never closed or used: they belong to the parent.
             fresh = {key: Adapter(self._trust)}
             if key not in self._adapters:
                 self._adapters = fresh
@@ -504,7 +504,7 @@ class Transport:
             return both(check_proxy(proxy))
         if self._proxy is not None and self._asked:
             return both(self._proxy)
-        # Scheme and host alone: paths are ever new where a service redirects to such.
+        # Only scheme and host: redirects can lead to ever new paths.
         host = urlsplit(url)[:2]
         found = self._found_proxies.get(host)
         if found is None:
@@ -526,7 +526,7 @@ class Transport:
 
 
 def _world() -> object:
-    """What connections belong to: the process, and what gevent, say, has made of it by now."""
+    """The owner of connections: the process, and whether gevent or the like has patched it."""
     return os.getpid(), socket.socket, ssl.SSLContext
 
 
@@ -567,7 +567,7 @@ def _in_json(value: Any) -> bytes:
     try:
         return _as_utf8(value).encode()
     except UnicodeEncodeError:
-        # Half a character, which only an escape can stand for.
+        # Half a character, which can only be written as an escape.
         return _as_ascii(value).encode()
 
 
@@ -585,21 +585,21 @@ def _headers(call: HTTPRequest, body: bytes | None, kind: str) -> dict[str, str]
     return _checked(headers)
 
 
-# What HTTP takes in a header: a tab, and what can be seen in Latin-1.
+# HTTP allows a tab and the printable part of Latin-1 in a header.
 _UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that can be sent; the values of those that are likely to be credentials are hidden.
+    """Check headers, and hide the values that are likely to be credentials.
 
     Raises:
-        InvalidRequestError: a value cannot be sent. It is not told: it may be a key.
+        InvalidRequestError: a value cannot be sent. The message omits it, since it may be a key.
     """
     checked = dict(headers)
     for name, value in headers.items():
         if type(value) is str and is_telling(name):
             checked[name] = hidden(value)
-        # Callers and other people's providers may pass anything here.
+        # Callers and third-party providers may pass anything here.
         if not isinstance(value, str) or _UNSENDABLE.search(value):  # type: ignore[redundant-expr]
             raise errors.InvalidRequestError(
                 f"the header {name} cannot be sent: its value, which is not shown, is not a "

@@ -1,4 +1,4 @@
-"""What is to be sent, as plain data, and the checks of what callers say about sending it."""
+"""Requests as plain data, and checks of the arguments for sending them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_LINE = 16 * 1024 * 1024
 Timeout = float | tuple[float | None, float | None]
 
 Rate = Mapping[str, int]
-"""How much in a time: numbers of ``"requests"`` and ``"tokens"``, either or both."""
+"""Limits per period: numbers of ``"requests"`` and ``"tokens"``, either or both."""
 
 DEFAULT_TIMEOUT = (10.0, 60.0)
 
@@ -46,13 +46,13 @@ PROXY_SCHEMES = ("http", "https", *SOCKS_SCHEMES)
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a reply may be, in bytes after decompression; beyond is a ``ProtocolError``.
+    """Size limits of a reply, in bytes after decompression; beyond them: ``ProtocolError``.
 
     Attributes:
-        line: what has to be in memory at once: one line of a stream, in each of which ChatGLM
-            repeats the whole text, or a reply that is not a stream.
+        line: one line of a stream, or a reply that is not a stream; both are held in memory.
+            ChatGLM repeats the whole text in each line.
         reply: all of a stream.
-        error_body: how much of an error's body is read; the rest is not.
+        error_body: how much of an error's body is read.
     """
 
     line: int = MAX_LINE
@@ -71,16 +71,16 @@ class HTTPRequest:
     Attributes:
         method: ``"GET"`` or ``"POST"``.
         url: the full address.
-        headers: all but the authorization.
+        headers: all headers except the authorization.
         json: a body to send as JSON, or None.
         form: a body to send form-encoded, or None.
         files: files to send along with ``form``, as multipart: field -> ``(name, content, media
             type)``; or None.
-        authorization: the value of the ``Authorization`` header, or None; kept apart so that
-            nothing else, ``~/.netrc`` above all, puts its own in place.
-        accept: ``"html"`` where a page is wanted, or told apart from a reply by who reads it;
-            anywhere else a page is an error.
-        extra_headers: the caller's for this call; they replace others of the same names.
+        authorization: the value of the ``Authorization`` header, or None; kept separate so that
+            nothing else, ``~/.netrc`` in particular, can replace it.
+        accept: ``"html"`` if a web page is expected, or the reader can distinguish a page from a
+            reply; otherwise a page is an error.
+        extra_headers: the caller's headers for this call; they replace others of the same names.
     """
 
     method: str
@@ -104,7 +104,7 @@ class HTTPRequest:
 
 
 class HTTPResponse(Protocol):
-    """A service's answer as a provider sees it; the body may still be on the way.
+    """A service's answer as a provider sees it; the body may still be arriving.
 
     Attributes:
         asked: what the caller asked for, where this answers a chat; else None.
@@ -131,20 +131,20 @@ class HTTPResponse(Protocol):
         """The data of the body's server-sent events, each as soon as it has arrived."""
 
     def read(self, limit: int | None = None) -> bytes:
-        """The whole body, or its first ``limit`` bytes where that is given."""
+        """The whole body, or its first ``limit`` bytes."""
 
     def json(self) -> Any:
         """The body as JSON."""
 
     def finish(self) -> None:
-        """Read what comes after the end mark, so that the connection can be kept."""
+        """Read what follows the end mark, so that the connection can be kept."""
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Release the connection if the body was read to its end, else close it."""
 
 
 class Sender(Protocol):
-    """What sends a provider's calls."""
+    """Sends a provider's calls."""
 
     def open(
         self,
@@ -154,7 +154,7 @@ class Sender(Protocol):
         timeout: Timeout | None = None,
         proxy: str | None = None,
     ) -> HTTPResponse:
-        """Send ``call`` and return its reply; what is not a success is raised."""
+        """Send ``call`` and return its reply; raise unless it is a success."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -166,7 +166,7 @@ def plain_headers(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conceal_header(name: str, value: object) -> None:
-    """Mask a header's value from now on, if its name says that it is likely to be a credential."""
+    """Mask a header's value from now on, if its name suggests a credential."""
     if not isinstance(value, str) or not is_telling(name):
         return
     value = value[:]
@@ -175,22 +175,22 @@ def conceal_header(name: str, value: object) -> None:
         for pair in value.split(";"):
             conceal(pair.partition("=")[2].strip())
     else:
-        # The name of the scheme before it is no secret.
+        # The name of the scheme before it is not secret.
         conceal(value.partition(" ")[2])
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose certificates are believed, and which one is shown.
+    """Which certificates are trusted, and which client certificate is presented.
 
     The files are read when the first connection over TLS is opened.
 
     Attributes:
-        verify: False believes anybody.
-        extra: certificates in PEM, believed beside the usual ones.
-        ca_bundle: a file in PEM or DER whose certificates are believed beside the usual ones.
+        verify: False trusts any server.
+        extra: certificates in PEM, trusted in addition to the usual ones.
+        ca_bundle: a file in PEM or DER with certificates to trust in addition to the usual ones.
         cert: a client certificate: one file, or the certificate's and the key's.
-        system: whether the system's own store is asked instead of certifi's list.
+        system: whether the system's own store is used instead of certifi's list.
     """
 
     verify: bool = True
@@ -201,18 +201,18 @@ class Trust:
 
 
 class UnverifiedTLSWarning(UserWarning):
-    """A client was made that believes any server; anybody in between can read keys and prompts."""
+    """A client was made that trusts any server; others on the network can read keys and prompts."""
 
 
 def warn_unverified(name: str) -> None:
-    """Warn that a client believes any server; each time, unless the user's filters say else."""
-    # The caller's line is behind all the constructors, one for each class.
+    """Warn that a client trusts any server; every time, unless the user's filters differ."""
+    # The caller's line is above all the constructors, one per class.
     level, frame = 2, sys._getframe(1)
     while frame.f_code.co_name == "__init__" and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
     warnings.simplefilter("always", UnverifiedTLSWarning, append=True)
     warnings.warn(
-        f"{name} was told not to verify certificates: whoever sits between can read the key and "
+        f"{name} does not verify certificates: others on the network can read the key and "
         "the prompts. Pass the authority's certificate with ca_bundle= instead (for GigaChat, run "
         "`llmproviders trust gigachat --download`)",
         UnverifiedTLSWarning,
@@ -221,7 +221,7 @@ def warn_unverified(name: str) -> None:
 
 
 def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, float]:
-    """``timeout`` as a pair ``(connect, read)`` in seconds, infinite where there is none.
+    """``timeout`` as a pair ``(connect, read)`` in seconds; infinite if there is none.
 
     Raises:
         InvalidRequestError: it is neither a positive number nor a pair of them.
@@ -232,7 +232,7 @@ def check_timeout(timeout: Timeout | None, default: Timeout) -> tuple[float, flo
     connect, read = seconds if len(seconds) == 2 else (None, None)
     if connect is None or read is None or not (connect > 0 and read > 0):
         raise InvalidRequestError(
-            f"timeout is {shown(timeout)}; it must be seconds or a pair (connect, read), above zero"
+            f"timeout must be seconds or a pair (connect, read), above zero, not {shown(timeout)}"
         )
     return (inf if connect > LONGEST_S else connect), (inf if read > LONGEST_S else read)
 
@@ -245,7 +245,7 @@ def check_proxy(proxy: str) -> str:
     """
     proxy = hidden(proxy)
     if not isinstance(proxy, str):
-        raise InvalidRequestError(f"proxy is the URL of a proxy, not {type(proxy).__name__}")
+        raise InvalidRequestError(f"proxy must be the URL of a proxy, not {type(proxy).__name__}")
     conceal_user_info(proxy)
     if not _is_proxy(*_split_proxy(proxy)):
         raise InvalidRequestError(_about_proxy(*_split_proxy(proxy)))
@@ -269,7 +269,7 @@ def _is_proxy(scheme: str, rest: str) -> bool:
 
 
 def _about_proxy(scheme: str, rest: str) -> str:
-    # Whatever stands before the last @ is a user's, however wrongly it is written.
+    # Everything before the last @ belongs to the login, even if it is malformed.
     login, at, place = rest.rpartition("@")
     hint = "; in a user or password, / ? # @ have to be percent-encoded" if at else ""
     return (
@@ -298,11 +298,11 @@ def check_url(url: str, source: str) -> str:
 
     Args:
         url: the address.
-        source: what it comes from, an argument or a variable, for the error.
+        source: the argument or variable that it comes from, for the error.
 
     Raises:
-        InvalidRequestError: it is not an HTTP URL. The message does not show it: it may hold a
-            password, or be a key in the wrong place.
+        InvalidRequestError: it is not an HTTP URL. The message omits it, since it may contain a
+            password or be a misplaced key.
     """
     url = hidden(url)
     conceal_user_info(url)
@@ -317,7 +317,7 @@ def check_url(url: str, source: str) -> str:
 
 def _fault_of_url(url: str) -> str | None:
     if _NOT_IN_A_URL.search(url):
-        return "has a space, a control character or a backslash inside"
+        return "contains a space, a control character or a backslash"
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):

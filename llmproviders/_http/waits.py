@@ -1,4 +1,4 @@
-"""How long a service asks to wait, in every form that services write it."""
+"""Read how long a service asks to wait, in all the forms that services use."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LONGEST_S = 7 * 24 * 3600.0
 _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?")
 
 
-# Patterns are compiled when they are first used: most processes never meet an error that asks to
-# wait, and compiling takes longer than importing this module.
+# Patterns are compiled on first use: most processes never get an error that asks to wait, and
+# compiling takes longer than importing this module.
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "秒": 1.0, "分": 60.0, "小": 3600.0}
 
 _AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{0,9})?"
@@ -53,16 +53,15 @@ _BEIJING = timezone(timedelta(hours=8))
 
 
 def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds that a reply asks to wait, or None.
+    """How many seconds a reply asks to wait, or None.
 
     Reads ``retry-after-ms`` or ``x-ms-retry-after-ms`` (milliseconds), else ``Retry-After`` in any
     form that :func:`parse_wait` knows. Dates are counted from the reply's own ``Date``, so that a
-    wrong clock on either side does no harm. Nonsense, negative and absurd (over a week) values are
-    None.
-    Source: RFC 9110, 10.2.3.
+    wrong clock on either side does not matter. Invalid, negative and absurd (over a week) values
+    give None. Source: RFC 9110, 10.2.3.
 
     Args:
-        headers: the reply's headers, looked up without regard to case.
+        headers: the reply's headers; case does not matter.
         now: Unix time in seconds, for a reply without ``Date``.
 
     >>> parse_retry_after({"retry-after-ms": "1500"}, now=0)
@@ -76,11 +75,11 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
 
 
 def parse_reset(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds until the limits that a reply tells are reset, or None where it tells none.
+    """Seconds until the rate limits in a reply's headers are reset, or None.
 
     Reads ``x-ratelimit-reset``, ``x-ratelimit-reset-requests``, ``ratelimit-reset``,
-    ``anthropic-ratelimit-tokens-reset`` and the like. Of several, those count whose
-    ``remaining`` is 0; if there are none, all do. The longest wait wins.
+    ``anthropic-ratelimit-tokens-reset`` and the like. If there are several, only those with
+    ``remaining`` 0 count; if none has, all do. The longest wait wins.
 
     Args:
         headers: the reply's headers.
@@ -98,20 +97,21 @@ def parse_reset(headers: Mapping[str, str], *, now: float) -> float | None:
             if wait is not None:
                 spent = lowered.get(name.replace("reset", "remaining"), "").strip() == "0"
                 waits[spent].append(wait)
-    # All in one, by the drafts of the standard: 'limit=10, remaining=0, reset=5', '"a";r=0;t=5'.
+    # Combined headers, as in the drafts of the standard: 'limit=10, remaining=0, reset=5',
+    # '"a";r=0;t=5'.
     for item in re.finditer(r"\b(?:reset|t)=([0-9]+)", lowered.get("ratelimit", "")):
         waits[False].append(float(item[1]))
     return max(waits[True] or waits[False], default=None)
 
 
 def parse_wait(value: str | None, *, now: float) -> float | None:
-    """Seconds from now that one value of a header or field means, or None.
+    """The seconds from now that a value of a header or field stands for, or None.
 
     It may be a number of seconds, a duration (``2s``, ``1m30s``, ``20 seconds``, ``PT30S``,
     ``00:00:30``), a date (of HTTP or ISO 8601), or Unix time in seconds or milliseconds.
 
     Args:
-        value: what stands there.
+        value: the value.
         now: Unix time in seconds.
 
     >>> parse_wait("1m30s", now=0)
@@ -120,7 +120,7 @@ def parse_wait(value: str | None, *, now: float) -> float | None:
     value = (value or "").strip()
     seconds = _header_number(value)
     if seconds is not None:
-        # Nothing asks to wait for thirty years: a number as large as that is a moment.
+        # Nobody asks to wait for thirty years: a number that large is a point in time.
         if seconds >= 1e9:
             seconds = seconds / (1000 if seconds >= 1e11 else 1) - now
     elif re.fullmatch(_DURATION, value, re.IGNORECASE):
@@ -136,7 +136,7 @@ def parse_wait(value: str | None, *, now: float) -> float | None:
 
 
 def find_wait(words: str, *, now: float) -> float | None:
-    """Seconds to wait that a sentence names, or None.
+    """The seconds to wait that a sentence mentions, or None.
 
     Args:
         words: what the service says.
@@ -150,7 +150,7 @@ def find_wait(words: str, *, now: float) -> float | None:
         return _within_a_week(_duration(found[1] or found[2]))
     for pattern in _RESET_AT:
         reset = re.search(pattern, words, re.IGNORECASE)
-        # Zhipu alone writes such dates without a zone, in its own time.
+        # Only Zhipu writes such dates without a zone, in its local time.
         moment = None if reset is None else _parse_iso_date(reset[1], zone=_BEIJING)
         if moment is not None:
             return _within_a_week(moment - now)
@@ -158,7 +158,7 @@ def find_wait(words: str, *, now: float) -> float | None:
 
 
 def parse_http_date(value: str | None) -> float | None:
-    """An HTTP date as Unix time in seconds; None where it is not one."""
+    """An HTTP date as Unix time in seconds; None if it is not one."""
     if not value:
         return None
     try:
@@ -166,7 +166,7 @@ def parse_http_date(value: str | None) -> float | None:
     except (ValueError, TypeError, OverflowError, IndexError) as error:
         let_through(error)
         return None
-    # A date without a zone, or of the zone -0000, is Universal Time, too: HTTP has no other.
+    # A date without a zone, or with the zone -0000, is UTC as well: HTTP has no other.
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 

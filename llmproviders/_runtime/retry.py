@@ -1,6 +1,6 @@
-"""When to try the same provider again, and after what wait. The only importer of tenacity.
+"""Decide whether to retry a provider, and after what wait. Only this module imports tenacity.
 
-tenacity takes 85 ms to import, so this module is loaded when the first ``FailoverClient`` is made.
+tenacity takes 85 ms to import, so this module is loaded by the first ``FailoverClient``.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ _MOST_JITTER_S = 1.0
 class TenacityBackoff:
     """Asks tenacity's ``retry``, ``wait`` and ``stop`` about each failure.
 
-    Each of them is called as a plain function of a ``RetryCallState``, as tenacity documents; its
-    own loop, which sleeps by itself and keeps its state in a thread, is not used.
+    Each is called with a ``RetryCallState``, as tenacity documents. tenacity's own loop is not
+    used, since it sleeps itself and keeps thread-local state.
 
     Args:
         wait: a tenacity wait, or None: exponential from 0.5 s, jittered, at most 8 s.
         retry: a tenacity retry predicate over the error, or None: the ``retryable`` errors.
-        stop: a tenacity stop that ends the tries earlier, or None.
+        stop: a tenacity stop that ends the retries earlier, or None.
     """
 
     def __init__(
         self, *, wait: WaitBaseT | None, retry: RetryBaseT | None, stop: StopBaseT | None
     ) -> None:
-        # Not wait_exponential_jitter: its first argument has two names, neither known to all
-        # releases.
+        # Not wait_exponential_jitter: the name of its first argument differs between releases.
         self._wait = wait or (
             tenacity.wait_exponential(multiplier=0.5, max=7.5) + tenacity.wait_random(0, 0.5)
         )
@@ -49,10 +48,10 @@ class TenacityBackoff:
     def __call__(
         self, error: LLMError, *, made: int, began: float, now: float, slept: float
     ) -> float | None:
-        """Seconds to wait before the next try; None where there is to be none.
+        """Seconds to wait before the next try; None if there should not be one.
 
         Args:
-            error: what the last try failed with.
+            error: the failure of the last try.
             made: tries made so far, the last one included.
             began: when the first one began, in seconds of a monotonic clock.
             now: when the last one ended, by the same clock.
@@ -67,7 +66,7 @@ class TenacityBackoff:
         wait = float(self._wait(state))
         floor = error.retry_after or 0.0
         wait = max(wait, floor + random() * min(floor * _JITTER, _MOST_JITTER_S))
-        # What stop_before_delay looks at.
+        # Read by stop_before_delay.
         state.upcoming_sleep = wait
         return None if self._stop(state) else wait
 

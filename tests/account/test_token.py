@@ -812,9 +812,9 @@ class TestUnusableFile:
     @pytest.mark.parametrize(
         ("spoil", "why"),
         [
-            (corrupt, "holds something else than tokens; delete it"),
-            (something_else, "holds something else than tokens; delete it"),
-            (too_deep, "holds something else than tokens; delete it"),
+            (corrupt, "does not contain tokens; delete it"),
+            (something_else, "does not contain tokens; delete it"),
+            (too_deep, "does not contain tokens; delete it"),
             (world_readable, "is open to other users; delete it, or chmod 600 it"),
             (link, os.strerror(errno.ELOOP)),
             (folder, os.strerror(errno.EISDIR)),

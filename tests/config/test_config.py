@@ -338,7 +338,7 @@ class TestErrors:
             "[[provider]]\ntype='chatglm'\ntimeout=[1, 2, 3]\n",
             "FILE:3: timeout must be seconds, or a pair [connect, read] of seconds, not [1, 2, 3]",
         ),
-        ("[[provider]]\ntype='chatglm'\ntimeout=-1\n", "FILE:3: ChatGLM: timeout is -1"),
+        ("[[provider]]\ntype='chatglm'\ntimeout=-1\n", "FILE:3: ChatGLM: timeout must be"),
         ("[[provider]]\ntype='chatglm'\nproxy='ftp://x'\n", "FILE:3: ChatGLM: the proxy "),
         (
             "[[provider]]\ntype='chatglm'\nproxy='http://me:hunter22@h:1'\n",

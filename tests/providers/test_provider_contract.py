@@ -70,11 +70,11 @@ def test_hooks_by_their_old_names() -> None:
         error.detail = "explained"
         return error
 
-    with pytest.warns(DeprecationWarning, match="has to be called") as warned:
+    with pytest.warns(DeprecationWarning, match="is now called") as warned:
         old = type("Old", (ScriptedProvider,), {"explain": explain, "takes": frozenset({"seed"})})
     assert [str(one.message) for one in warned] == [
-        "Old.explain has to be called describe_error now",
-        "Old.takes has to be called supported_params now",
+        "Old.explain is now called describe_error",
+        "Old.takes is now called supported_params",
     ]
     assert old.supported_params == {"seed"}
     with pytest.raises(ServerError) as caught:
@@ -82,7 +82,7 @@ def test_hooks_by_their_old_names() -> None:
     assert caught.value.detail == "explained"
 
 
-@pytest.mark.filterwarnings("ignore:.*has to be called:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*is now called:DeprecationWarning")
 def test_super_by_an_old_name() -> None:
     """``super()`` finds the hooks of every class above by their old names, also of built-in ones.
 

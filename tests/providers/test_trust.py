@@ -267,7 +267,7 @@ class TestUnverified:
     def test_environment(self, front: Front, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
         """So does the variable of the official client."""
         monkeypatch.setenv("GIGACHAT_VERIFY_SSL_CERTS", value)
-        with pytest.warns(UnverifiedTLSWarning, match="^mine was told not to verify"):
+        with pytest.warns(UnverifiedTLSWarning, match="^mine does not verify"):
             assert answers({**front.arguments(), "name": "mine"})
 
     @pytest.mark.parametrize("value", ["true", "1", "maybe", ""])

@@ -103,7 +103,7 @@ def test_the_system_store(real_python: str, urls: list[str], ca_file: Path, told
 
 
 def test_other_sockets(urls: list[str], ca_file: Path) -> None:
-    """What else stands in the place of Python's sockets is used, with one warning.
+    """Another replacement of Python's sockets is used, with one warning.
 
     Deadlines hold there, too.
     """
@@ -111,4 +111,4 @@ def test_other_sockets(urls: list[str], ca_file: Path) -> None:
     assert found["ended"] == ENDED
     assert found["again"] == ["hello", "hello"]
     (warning,) = found["said"]
-    assert warning.startswith("__main__.Own stands in the place of Python's sockets")
+    assert warning.startswith("__main__.Own replaces Python's sockets")
