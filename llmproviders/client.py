@@ -421,6 +421,9 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
                     f"process {os.getpid()}, forked from it: start a new stream here",
                     provider=name,
                 )
+            # CPython 3.12 and 3.13 leave out what stands in ``finally`` for an interrupt that comes
+            # where the jump of an ``if`` goes back to the beginning of a loop.
+            del piece
     finally:
         if process.this is owner:
             stream.close()

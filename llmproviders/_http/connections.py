@@ -129,13 +129,14 @@ class _Incoming(io.RawIOBase):
     _file: Any = None  # read by close() even if an interrupt ends __init__ early
 
     def __init__(self, sock: Any) -> None:
-        # Like any file made from a socket, it keeps the descriptor open.
-        self._file = sock.makefile("rb", buffering=0)
         exchange, below = serving.get(), _innermost(sock)
         self._receive: Callable[[Any], int] = sock.recv_into
         if exchange is not None and not isinstance(below, Bounded) and is_socket(below):
             self._receive = partial(receive, sock, exchange.scope)
         self.begun = self.leftover = self._ended = False
+        # Like any file made from a socket, it keeps the descriptor open. It is made last, since an
+        # interrupt after it would leave it to the traceback.
+        self._file = sock.makefile("rb", buffering=0)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """The socket method that ``http.client`` calls."""

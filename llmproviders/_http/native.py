@@ -81,8 +81,8 @@ def receive(sock: Any, scope: CancelScope, buffer: Any) -> int:
     if not scope.bounded:
         return int(sock.recv_into(buffer))
     patience = sock.gettimeout()
-    end = inf if patience is None else time.monotonic() + patience
     try:
+        end = inf if patience is None else time.monotonic() + patience
         while True:
             left = min(scope.remaining(), end - time.monotonic())
             if left <= 0:

@@ -157,10 +157,12 @@ def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO
     descriptor = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
     try:
         _check_plain(path, os.fstat(descriptor))
-        return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    # An interrupt drops the file, which closes the descriptor; to close it once more would fail
+    # in the interrupt's place, or close what another thread has opened meanwhile.
+    return open(descriptor, "rb")
 
 
 def read(path: str | os.PathLike[str], *, most: int = _LARGEST) -> bytes:

@@ -63,8 +63,8 @@ class Interrupts:
         # entered twice: then the outer one takes this signal next. It looks once more when it has
         # said that it is done, or a signal that comes just before that would be lost.
         while self._pending and not self._handling:
-            self._handling = True
             try:
+                self._handling = True
                 while self._pending:
                     self._take(self._pending.pop(0))
             finally:

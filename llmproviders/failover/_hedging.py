@@ -27,12 +27,14 @@ class Runner:
     Attributes:
         error: the error that ended it, or None.
         defect: any other exception that it raised, or None.
+        begun: whether its thread runs, or has run.
         handed_over: whether its thread has finished and the race owns the stream.
     """
 
     def __init__(self, race: Race, start: Start) -> None:
         self.error: LLMError | None = None
         self.defect: BaseException | None = None
+        self.begun = False
         self.handed_over = False
         self._race = race
         self._scope = CancelScope(parent=race.scope).cancellable()
@@ -56,6 +58,8 @@ class Runner:
         return False
 
     def _run(self) -> None:
+        if not self._race.begins(self):
+            return
         try:
             self._first = next(self._stream)
         except LLMError as error:
@@ -164,6 +168,15 @@ class Race:
             other.cut_off()
         return True
 
+    def begins(self, runner: Runner) -> bool:
+        """A stream's thread calls this first; return whether it may run.
+
+        After an interrupt while a thread was being started, it may begin when the race is over.
+        """
+        with self._lock.mine:
+            runner.begun = not self._over
+        return runner.begun
+
     def ended(self, runner: Runner) -> None:
         """A stream's thread calls this last."""
         with self._lock.mine:
@@ -190,5 +203,5 @@ class Race:
         for runner in self._runners:
             runner.cut_off()
         for runner in self._runners:
-            if runner.join(until) or runner.handed_over:
+            if not runner.begun or runner.join(until) or runner.handed_over:
                 runner.close()

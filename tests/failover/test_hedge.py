@@ -281,14 +281,17 @@ class TestRace:
 
     def test_nobody_wins_after_the_end(self) -> None:
         """Text that comes when the race is over is not delivered."""
-        race, ended, told = Race(CancelScope(), 30.0), threading.Event(), list[bool]()
+        race, told = Race(CancelScope(), 30.0), list[bool]()
+        begun, ended = threading.Event(), threading.Event()
 
         def start(_: CancelScope, wins: Callable[[], bool]) -> Generator[str, None, None]:
+            begun.set()
             ended.wait(10)
             told.append(wins())
             yield "text"
 
         race.start(start)
+        assert begun.wait(10)
         race.end()
         ended.set()
         race.wait(more=False)
@@ -314,6 +317,32 @@ class TestRace:
         assert not closed.is_set()
         ended.set()
         assert closed.wait(10)
+
+    def test_a_thread_that_begins_after_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An interrupt that comes while a thread is started ends the race; the thread asks nobody.
+
+        It may begin as late as its stream is being closed.
+        """
+        threads, asked = list[threading.Thread](), list[bool]()
+
+        class Asking:
+            def __next__(self) -> str:
+                asked.append(True)
+                return "text"
+
+            def close(self) -> None:
+                threads[0].run()
+
+        def interrupt(thread: threading.Thread) -> None:
+            threads.append(thread)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(threading.Thread, "start", interrupt)
+        race = Race(CancelScope(), 30.0)
+        with pytest.raises(KeyboardInterrupt):
+            race.start(lambda *_: Asking())  # type: ignore[arg-type, return-value]
+        race.end()
+        assert asked == []
 
     def test_started_too_late(self) -> None:
         """A stream that is started when another has won is over before it asks anybody."""

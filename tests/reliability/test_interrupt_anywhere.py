@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
 
 import llmproviders
+from llmproviders.client import owned
 from tests.reliability.interrupts import (
     SUBJECTS,
     Result,
     at_every_step,
     in_processes,
 )
+from tests.support.interrupts import Interrupter, interrupted
 
 SHORTEST = "complete"
 ROOT = Path(llmproviders.__file__).parent
@@ -51,6 +53,29 @@ def test_steps(name: str) -> None:
 def test_a_process() -> None:
     """A process ends as Ctrl-C ends it; its files are whole, and open to the others."""
     assert wrong(in_processes(3)) == []
+
+
+def test_what_a_stream_reads_from_is_closed() -> None:
+    """Before whichever step of the outermost generator it comes, the one inside it is closed."""
+    step, steps = 1, 0
+    while True:
+        begun, closed = list[bool](), list[bool]()
+
+        def pieces(begun: list[bool] = begun, closed: list[bool] = closed) -> Generator[str]:
+            begun.append(True)
+            try:
+                yield from ("It ", "scatters.")
+            finally:
+                closed.append(True)
+
+        interrupter = Interrupter(step)
+        result = interrupted(lambda made=pieces: "".join(owned(made(), "x")), interrupter)
+        if not interrupter.where:
+            break
+        assert isinstance(result, KeyboardInterrupt)
+        assert closed == begun, interrupter.where
+        step, steps = step + 1, steps + len(begun)
+    assert steps > 5
 
 
 def test_no_loop_opens_a_try() -> None:

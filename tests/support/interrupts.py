@@ -46,8 +46,9 @@ class Interrupter:
 
     A step is an instruction at or after which Python looks for signals. The signal arrives, and
     is seen where Python looks next. A trace function that raised would interrupt in places where
-    no signal ever does, above all between the end of a ``with`` block and its ``__exit__``. Nor
-    does the signal wake a wait that has begun, as one that comes just before does not.
+    no signal ever does, above all between the end of a ``with`` block and its ``__exit__``; so
+    nothing is traced from then on. Nor does the signal wake a wait that has begun, as one that
+    comes just before does not.
 
     Args:
         at: the number of the step; 0: never.
@@ -84,6 +85,9 @@ class Interrupter:
             self.steps += 1
             if self.steps == self._at:
                 self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}"
+                # Python looks for signals in a trace function, too, which may be called once more
+                # between the end of a ``with`` block and its ``__exit__``.
+                sys.settrace(None)
                 _SIGINT.arrives  # noqa: B018 - see there
         return self._step
 
