@@ -1,4 +1,4 @@
-"""The five services as the fault tests see them: how to reach one, and what a good reply is."""
+"""The services as the fault tests see them: how to reach one, and what a good reply is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from llmproviders import ChatGLM, ChatGptt, FlowGpt, GigaChat, OpenAICompatible
+from llmproviders import (
+    GLM,
+    ChatGLM,
+    ChatGptt,
+    DeepSeek,
+    FlowGpt,
+    GigaChat,
+    OpenAICompatible,
+    YandexGPT,
+)
 from llmproviders.provider import Limits, Provider
 from tests.support.http_bytes import Body, chunked, http_response
 
@@ -122,10 +131,12 @@ def _gigachat(origin: str, *, timeout: float = 2.0, limits: Limits | None = None
     )
 
 
-def _openai(origin: str, *, timeout: float = 2.0, limits: Limits | None = None) -> Provider:
-    return OpenAICompatible(
-        base_url=f"{origin}/v1", api_key="sk-of-matrix-1", **_options(timeout, limits)
-    )
+def _keyed(cls: type[Provider], **own: Any) -> Callable[..., Provider]:
+    def make(origin: str, *, timeout: float = 2.0, limits: Limits | None = None) -> Provider:
+        options = {**own, **_options(timeout, limits)}
+        return cls(base_url=f"{origin}/v1", api_key="sk-of-matrix-1", **options)
+
+    return make
 
 
 _MESSAGE = {
@@ -208,7 +219,15 @@ SERVICES = (
         (JSON, TOKEN),
         _CHAT_EXAMPLES,
     ),
-    Service("OpenAICompatible", _openai, SSE, _chat_events(), _CHAT_WHOLE, None, _CHAT_EXAMPLES),
+    *(
+        Service(name, make, SSE, _chat_events(), _CHAT_WHOLE, None, _CHAT_EXAMPLES)
+        for name, make in (
+            ("OpenAICompatible", _keyed(OpenAICompatible)),
+            ("GLM", _keyed(GLM)),
+            ("YandexGPT", _keyed(YandexGPT, folder_id="b1g-folder", max_concurrency=None)),
+            ("DeepSeek", _keyed(DeepSeek)),
+        )
+    ),
 )
 
 

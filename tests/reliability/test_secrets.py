@@ -18,7 +18,18 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from llmproviders import ChatGptt, FailoverClient, FlowGpt, GigaChat, LLMError, OpenAICompatible
+from llmproviders import (
+    GLM,
+    Cached,
+    ChatGptt,
+    DeepSeek,
+    FailoverClient,
+    FlowGpt,
+    GigaChat,
+    LLMError,
+    OpenAICompatible,
+    YandexGPT,
+)
 from llmproviders._account import tokens as token_module
 from llmproviders._account.keys import KeyFile, KeyVariable
 from llmproviders._runtime.scope import CancelScope
@@ -86,6 +97,10 @@ class Observer:
             self._call(f"complete {index}", lambda asked=asked: asked.complete("Why?"))
             self._call(f"stream {index}", lambda asked=asked: list(asked.stream("Why?")))
         self._call("models", provider.list_models)
+        cached = Cached(client, self._folder / "replies.db")
+        self._call("cached", lambda: cached.complete("Why?"))
+        self._call("found in the cache", lambda: cached.complete("Why?"))
+        cached.close()
         self._show(client)
         self._batch(client)
         report = client.report()
@@ -283,6 +298,24 @@ def _key_variable(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provide
     return OpenAICompatible(base_url=f"{origin}/v1", api_key=KeyVariable("MY_OWN_KEY"))
 
 
+def _official(cls: type[Provider], **own: Any) -> Callable[..., Provider]:
+    def make(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+        return cls(base_url=f"{origin}/v1", api_key=SECRET, **own)
+
+    return make
+
+
+def _official_environment(
+    cls: type[Provider], variable: str, **own: Any
+) -> Callable[..., Provider]:
+    def make(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
+        env.setenv(f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL", f"{origin}/v1")
+        env.setenv(variable, SECRET)
+        return cls(**own)
+
+    return make
+
+
 def _key_file(origin: str, folder: Path, env: pytest.MonkeyPatch) -> Provider:
     path = folder / "the.key"
     path.write_text(f"{SECRET}\n")
@@ -392,6 +425,15 @@ PLANTED = (
     Planted("environment", _key_environment),
     Planted("a variable of one's own", _key_variable),
     Planted("file", _key_file),
+    Planted("GLM's key", _official(GLM), pickles=False),
+    Planted("YandexGPT's key", _official(YandexGPT, folder_id="b1g-folder"), pickles=False),
+    Planted("DeepSeek's key", _official(DeepSeek), pickles=False),
+    Planted("GLM's variable", _official_environment(GLM, "ZAI_API_KEY")),
+    Planted(
+        "YandexGPT's variable",
+        _official_environment(YandexGPT, "YC_API_KEY", folder_id="b1g-folder"),
+    ),
+    Planted("DeepSeek's variable", _official_environment(DeepSeek, "DEEPSEEK_API_KEY")),
     Planted("user-info of the address", _user_info, pickles=False),
     Planted("GigaChat's key", _gigachat_key, pickles=False, secrets=(SECRET, GIGACHAT_KEY)),
     Planted("GigaChat's variable", _gigachat_environment, secrets=(SECRET, GIGACHAT_KEY)),
