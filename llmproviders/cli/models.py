@@ -7,7 +7,7 @@ import json
 import click
 
 from .._printable import one_line
-from ..config._settings import ConfigError, NoProviderError, ProviderSettings
+from ..config._settings import ConfigError, Configuration, NoProviderError, ProviderSettings
 from ..errors import LLMError
 from .exits import Exit, exit_of_error
 from .notes import put, say
@@ -26,7 +26,7 @@ def command(choices: Choices, provider: str | None, as_json: bool) -> Exit:
     it, the models of all that are configured are listed.
     """
     if provider is None:
-        return _list_all(choices.configuration().providers, as_json=as_json)
+        return _list_all(choices.configuration(), as_json=as_json)
     settings, *others = choices.naming(provider).configuration().providers
     if others:
         names = ", ".join(item.name for item in (settings, *others))
@@ -42,13 +42,16 @@ def command(choices: Choices, provider: str | None, as_json: bool) -> Exit:
     return Exit.OK
 
 
-def _list_all(providers: tuple[ProviderSettings, ...], *, as_json: bool) -> Exit:
+def _list_all(configuration: Configuration, *, as_json: bool) -> Exit:
     """List the models of several providers; what one of them fails with is told, and goes on."""
-    if not providers:
-        raise NoProviderError("no provider is configured; name one: llmproviders models gigachat")
+    if not configuration.providers:
+        raise NoProviderError(
+            f"{configuration.nobody_to_ask()}\n"
+            "  list the models of one      llmproviders models gigachat"
+        )
     found: dict[str, list[str]] = {}
     code = Exit.OK
-    for settings in providers:
+    for settings in configuration.providers:
         try:
             found[settings.name] = _models_of(settings)
         except LLMError as error:

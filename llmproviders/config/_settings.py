@@ -279,7 +279,7 @@ class Configuration:
             ConfigError: an argument is refused.
         """
         if not self.providers:
-            raise NoProviderError(self._nobody_to_ask())
+            raise NoProviderError(self.nobody_to_ask())
         providers = [settings.make() for settings in self.providers]
         arguments = {name: value.value for name, value in self.failover.items()}
         try:
@@ -288,7 +288,8 @@ class Configuration:
             origin = _origin_of(error, self.failover, str(self.path or "arguments"))
             raise ConfigError(f"{origin}: [failover]: {error}") from error
 
-    def _nobody_to_ask(self) -> str:
+    def nobody_to_ask(self) -> str:
+        """What to say where there is no provider: why, and the ways to go on."""
         where = f"{self.path} names no provider" if self.path else "no configuration"
         keys = [
             kind.environment_of(secrets_of(kind)[0])[0]

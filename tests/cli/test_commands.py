@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from llmproviders import FailoverClient
+from llmproviders.config import ConfigError
+from llmproviders.notebook import show
 from llmproviders.providers import REGISTRY
 from llmproviders.sandbox import Sandbox
 from tests.cli.conftest import Configure
@@ -391,6 +394,18 @@ class TestDemo:
         assert "\x1b" not in told
 
 
+ASKING = [
+    ("ask", "Why?"),
+    ("ask", "--json", "Why?"),
+    ("ask", "-o", "out", "Why?"),
+    ("chat",),
+    ("batch", "in.jsonl", "-o", "out.jsonl"),
+    ("models",),
+]
+
+WAYS = ("OPENAI_API_KEY", "config init", "ask -p ollama", "-p chatglm", "demo")
+
+
 class TestNobodyNamed:
     """Where neither a configuration nor the environment names anybody."""
 
@@ -406,25 +421,70 @@ class TestNobodyNamed:
             with pytest.raises(BlockingIOError):
                 listener.accept()
 
-    @pytest.mark.parametrize(
-        "words", [("ask", "Why?"), ("ask", "--json", "Why?"), ("chat",), ("ask", "-o", "f", "Why?")]
-    )
+    @pytest.mark.parametrize("configuration", [None, "[failover]\nattempts = 2\n"])
+    @pytest.mark.parametrize("words", ASKING, ids=" ".join)
     def test_nothing_is_sent(
-        self, proxied: socket.socket, home: Path, words: tuple[str, ...]
+        self,
+        proxied: socket.socket,
+        home: Path,
+        configure: Configure,
+        tmp_path: Path,
+        words: tuple[str, ...],
+        configuration: str | None,
     ) -> None:
         """A prompt goes to nobody: 77, and the ways to go on."""
-        result = run(*words, cwd=home)
-        assert result.code == 77
-        for way in ("OPENAI_API_KEY", "config init", "ask -p ollama", "-p chatglm", "demo"):
-            assert way in result.err
+        if configuration is not None:
+            configure(configuration)
+        (tmp_path / "in.jsonl").write_text('{"prompt": "Why?"}\n')
+        result = run(*words, cwd=tmp_path)
+        assert (result.code, result.out != "") == (77, "--json" in words)
+        for way in WAYS:
+            assert way in result.err + result.out
         assert "Traceback" not in result.err
-        assert list(home.iterdir()) == []
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+        assert {path.name for path in home.iterdir()} <= {"given.toml"}
 
-    def test_a_batch(self, proxied: socket.socket, home: Path) -> None:
-        """A batch is not begun."""
-        (home / "in.jsonl").write_text('{"prompt": "Why?"}\n')
-        result = run("batch", "in.jsonl", "-o", "out.jsonl", cwd=home)
-        assert (result.code, (home / "out.jsonl").exists()) == (77, False)
+    @pytest.mark.parametrize("ask", [FailoverClient.from_config, lambda: show("Why?")])
+    @pytest.mark.parametrize("configuration", [None, "", "[failover]\nattempts = 2\n"])
+    def test_nothing_is_sent_from_a_program(
+        self,
+        proxied: socket.socket,
+        configure: Configure,
+        ask: Callable[[], object],
+        configuration: str | None,
+    ) -> None:
+        """``from_config`` and ``show`` ask no guest either, and tell the same ways."""
+        if configuration is not None:
+            configure(configuration)
+        with pytest.raises(ConfigError) as caught:
+            ask()
+        assert all(way in str(caught.value) for way in WAYS)
+
+    @pytest.mark.parametrize(
+        ("configuration", "said"),
+        [
+            ('[[provider]]\ntype = "chatglm"\nwrong = 1\n', "given.toml:3: unknown key 'wrong'"),
+            ('[[provider]]\ntype = "chatglm"\nproxy = "ftp://p:1"\n', "given.toml:3: "),
+            ("[[provider", "given.toml: this is not TOML"),
+        ],
+    )
+    @pytest.mark.parametrize("words", ASKING, ids=" ".join)
+    def test_a_broken_configuration(
+        self,
+        proxied: socket.socket,
+        configure: Configure,
+        tmp_path: Path,
+        words: tuple[str, ...],
+        configuration: str,
+        said: str,
+    ) -> None:
+        """A configuration that cannot be used is usage: its place is told and nobody is asked."""
+        configure(configuration)
+        (tmp_path / "in.jsonl").write_text('{"prompt": "Why?"}\n')
+        result = run(*words, cwd=tmp_path)
+        assert result.code == 2
+        assert said in result.err + result.out
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
     def test_doctor(self, proxied: socket.socket, configure: Configure) -> None:
         """Doctor says that nobody is named and probes nobody; likewise if the file is broken."""

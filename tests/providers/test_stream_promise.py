@@ -375,7 +375,6 @@ class TestBeforeSending:
             ),
             ("bigg", "did you mean 'big'"),
             ("xyzzy", r"no model 'xyzzy'\. It has: default, large-model"),
-            ("", "no model ''"),
         ],
     )
     def test_unknown_models(self, name: str, words: str) -> None:
