@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import click
 
 from .._printable import one_line
-from ..config._settings import ConfigError, Configuration
+from ..config._settings import ConfigError, Configuration, locate
 from .checks import (
     Finding,
     Level,
@@ -56,7 +57,11 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
     try:
         configuration = choices.configuration()
     except ConfigError as error:
-        yield fail("configuration", str(error), 'edit it: $EDITOR "$(llmproviders config path)"')
+        given = f" --config {shlex.quote(choices.config)}" if choices.config else ""
+        there = locate(choices.config)[0].exists()
+        remedy = f'edit it: $EDITOR "$(llmproviders config path{given})"'
+        remedy = remedy if there else f"make it: llmproviders config init{given}"
+        yield fail("configuration", str(error), remedy)
         # Nobody is asked whom a file in force does not name.
         configuration = Configuration(())
     else:

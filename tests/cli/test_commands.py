@@ -579,6 +579,17 @@ class TestDoctor:
         assert result.code == 1
         assert re.search(r"^FAIL  configuration: .*:1: this is not TOML", result.out, re.MULTILINE)
         assert not re.search("ChatGLM|GigaChat", result.out)
+        assert 'do: edit it: $EDITOR "$(llmproviders config path)"' in result.out
+
+    def test_a_configuration_that_was_named(self, home: Path) -> None:
+        """What to do is about the file that was named, and a missing one can be made so."""
+        path = home / "its own.toml"
+        result = run("doctor", "--offline", "--config", str(path))
+        told = " ".join(result.out.split())
+        assert f"do: make it: llmproviders config init --config '{path}'" in told
+        path.write_text("[[provider]\n")
+        told = " ".join(run("doctor", "--offline", "--config", str(path)).out.split())
+        assert f"""do: edit it: $EDITOR "$(llmproviders config path --config '{path}')\"""" in told
 
     def test_a_wrong_clock(self, configure: Configure) -> None:
         """A clock that is ten minutes off fails, and by how much is told."""
