@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+from urllib3.util import ssl_
 
 from .. import _environment as _environ
 from .._printable import one_line
@@ -167,6 +168,19 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
     usual = () if trust.system or not trust.verify else _usual_authorities()
     files = [path for path in (trust.ca_bundle, *_paths(trust.cert), *usual) if path]
     return _context(trust, usual, tuple(map(_stamp, files)), ssl.SSLContext, current())
+
+
+def give_context(connection: Any) -> None:
+    """Give urllib3's connection a context, where the one that urllib3 would make cannot work.
+
+    gevent and eventlet replace ``ssl.SSLContext``. The class that urllib3 took before then calls
+    itself without end.
+    """
+    replaced = ssl_.SSLContext is not ssl.SSLContext
+    if replaced and getattr(connection, "ssl_context", connection) is None:
+        connection.ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        verified = ssl_.resolve_cert_reqs(connection.cert_reqs) == ssl.CERT_REQUIRED
+        connection.ssl_context.check_hostname = verified
 
 
 def believes(trust: Trust, fingerprint: str) -> bool:

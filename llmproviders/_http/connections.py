@@ -37,7 +37,7 @@ from .._runtime.process import in_each_child, keep_untouched
 from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
 from ..errors import InvalidRequestError, ProtocolError
-from .certificates import full_name_in, tls_context
+from .certificates import full_name_in, give_context, tls_context
 from .native import cooperative, foreign, is_socket, ready, receive
 from .sockets import GONE, Bounded, Exchange, SocksProxy, dial, serving
 from .types import Trust
@@ -297,6 +297,7 @@ class Tracked(HTTPConnection):
         exchange = serving.get()
         if exchange is not None:
             exchange.opened = True
+        give_context(self)
         super().connect()
         if exchange is not None:
             exchange.bind(_innermost(self.sock))

@@ -1,6 +1,7 @@
 """Asks several servers at once, in a process whose sockets something has replaced.
 
-Arguments: what replaces them and when (``gevent-first``), the authority's file, then address
+Arguments: what replaces them and when (``gevent-first``, with a caller's session
+``gevent-first+session``), the authority's file, then address
 after address, the first two of servers that answer. Prints a line of JSON: how each call ended, how
 late the latest was, how often another thread had its turn meanwhile, and the warnings.
 """
@@ -44,6 +45,7 @@ def replace(what: str) -> None:
 def main() -> None:
     """Do what the arguments say."""
     told, bundle, *urls = sys.argv[1:]
+    told, _, of_session = told.partition("+")
     what, _, moment = told.partition("-")
     if moment == "first":
         replace(what)
@@ -52,12 +54,12 @@ def main() -> None:
         replace(what)
     from llmproviders import FailoverClient, LLMError, OpenAICompatible
 
-    trust: Any = "system" if told == "system" else None
+    how: dict[str, Any] = {"ca_bundle": bundle, "trust": "system" if told == "system" else None}
+    if of_session:
+        how = {"session": importlib.import_module("requests").Session()}
+        how["session"].verify = bundle
     clients = [
-        FailoverClient(
-            [OpenAICompatible(base_url=f"{url}/v1", api_key="k", ca_bundle=bundle, trust=trust)]
-        )
-        for url in urls
+        FailoverClient([OpenAICompatible(base_url=f"{url}/v1", api_key="k", **how)]) for url in urls
     ]
     if moment == "made":
         replace(what)

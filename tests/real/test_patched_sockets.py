@@ -76,7 +76,7 @@ def asked(python: str, told: str, bundle: Path, urls: list[str]) -> dict[str, An
 
 @pytest.mark.real_programs
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
-@pytest.mark.parametrize("moment", ["first", "requests", "made", "called"])
+@pytest.mark.parametrize("moment", ["first", "requests", "made", "called", "called+session"])
 def test_cooperative_sockets(
     real_python: str, urls: list[str], ca_file: Path, library: str, moment: str
 ) -> None:
@@ -90,11 +90,14 @@ def test_cooperative_sockets(
     assert found["again"] == ["hello", "hello"]
     # Were they to hold the others up, there would be one turn after each.
     assert found["turns"] > len(urls) + 1
-    assert found["said"] == []
+    # On a session, eventlet leaves the socket of a handshake that is broken off to the collector.
+    assert [said for said in found["said"] if "GreenSSLSocket" not in said] == []
 
 
 @pytest.mark.real_programs
-@pytest.mark.parametrize("told", ["truststore-first", "truststore-called", "system"])
+@pytest.mark.parametrize(
+    "told", ["truststore-first", "truststore-called", "truststore-called+session", "system"]
+)
 def test_the_system_store(real_python: str, urls: list[str], ca_file: Path, told: str) -> None:
     """Deadlines hold with truststore, injected or asked for."""
     found = asked(real_python, told, ca_file, urls)
