@@ -322,9 +322,9 @@ def _check_params(params: dict[str, Any]) -> None:
 
 
 _SHAPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
-    ("stop", (str, Sequence), "a text or a list of texts"),
+    ("stop", (str, Sequence), "a string or a list of strings"),
     ("reasoning_effort", (str,), 'a word such as "low"'),
-    ("session_id", (str, int), "a text"),
+    ("session_id", (str, int), "a string"),
     ("profanity_check", (int,), "True or False"),
     ("parallel_tool_calls", (int,), "True or False"),
     ("tools", (Sequence,), "a list of objects"),

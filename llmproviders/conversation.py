@@ -289,7 +289,7 @@ class Conversation:
 
         Raises:
             OSError: the file cannot be written, or is something else; it is as it was.
-            TypeError: a parameter that is no JSON.
+            TypeError: a parameter that is not JSON.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> client = ScriptedProvider(["Yes."])

@@ -53,7 +53,7 @@ def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
             f"a prompt is a string or a list of messages, not {type(prompt).__name__}"
         )
     if not any(m["role"] != "system" and _says_something(m) for m in messages):
-        raise InvalidRequestError("the prompt is empty: there is no text to send")
+        raise InvalidRequestError("the prompt is empty: there is not text to send")
     if system is not None:
         messages.insert(0, _message({"role": "system", "content": system}, 0))
     return messages

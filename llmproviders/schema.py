@@ -112,7 +112,7 @@ class Schema:
 
         Raises:
             ImportError: the extra ``schema`` is not installed.
-            InvalidRequestError: it is no JSON Schema, or a type that has none.
+            InvalidRequestError: it is not a JSON Schema, or a type that has none.
         """
         if isinstance(schema, Schema):
             return schema
@@ -371,7 +371,7 @@ def _sources(text: str) -> Iterator[str]:
 
 
 def _readable_fault(error: Exception) -> json.JSONDecodeError:
-    """The error for a text that is no JSON.
+    """The error for a text that is not JSON.
 
     Raises:
         SchemaError: it looks like JSON, and something is wrong with it.
@@ -457,7 +457,7 @@ def _of_json(document: str) -> Schema:
         raise InvalidRequestError("schema is nested too deeply") from None
     except exceptions.SchemaError as error:
         where = _place(error.absolute_path)
-        raise InvalidRequestError(f"schema is no JSON Schema: {where}{error.message}") from error
+        raise InvalidRequestError(f"schema is not a JSON Schema: {where}{error.message}") from error
     except Unresolvable as error:
         raise InvalidRequestError(
             f"schema refers to {error.ref!r}, which is not in it; nothing is fetched from elsewhere"
@@ -483,7 +483,7 @@ def _dump_given(schema: Mapping[str, Any]) -> str:
         return json.dumps(schema, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         let_through(error)
-        raise InvalidRequestError(f"schema is no JSON: {error}") from error
+        raise InvalidRequestError(f"schema is not JSON: {error}") from error
 
 
 def _told(faults: Any) -> str:

@@ -236,7 +236,7 @@ def _collection(kind: Any, origin: Any, args: tuple[Any, ...], within: tuple[Any
     made: dict[Any, Callable[[list[Any]], Any]] = {tuple: tuple, set: set, frozenset: frozenset}
     made |= dict.fromkeys((list, Sequence, Iterable), list)
     if base not in made:
-        raise TypeError(f"{shown(kind)} is no type that JSON has; give the tool as a JSON form")
+        raise TypeError(f"{shown(kind)} is not a type that JSON has; give the tool as a JSON form")
     inner = _shape(args[0] if args else Any, within)
     schema: dict[str, Any] = {"type": "array", "items": inner.schema}
     if base in (set, frozenset):

@@ -28,7 +28,7 @@ _MAGIC = b"SQLite format 3\0"
 _COMPANIONS = ("-journal", "-wal", "-shm")
 
 # SQLite has locks of its own, and notes in memory of what it has locked in files. A child that is
-# forked while a thread is in SQLite, or while a file is open, could wait for ever, or damage the
+# forked while a thread is in SQLite, or while a file is open, could wait forever, or damage the
 # file. So there is one lock for all databases, which a fork takes before it closes them.
 _lock = threading.RLock()
 

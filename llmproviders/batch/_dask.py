@@ -59,7 +59,7 @@ def is_executor(executor: Executor) -> bool:
 
 
 def check_keyless(client: BaseClient, packed: bytes) -> None:
-    """Refuse to send a key to a cluster, whose scheduler shows it to everybody.
+    """Refuse to send a key to a cluster, where everybody could see it.
 
     Args:
         client: the client.
@@ -72,7 +72,7 @@ def check_keyless(client: BaseClient, packed: bytes) -> None:
     text = packed.decode("latin-1")
     if redact(text) != text:
         raise ValueError(
-            "the client carries a secret, such as a proxy's password, which a Dask cluster would "
+            "the client contains a secret, such as a proxy's password, which a Dask cluster would "
             "show; let each worker read it from its environment"
         )
 
@@ -96,7 +96,7 @@ def _check_provider(provider: Provider) -> None:
             )
     if given.get("session") is not None:
         raise ValueError(
-            f"{provider.name} has a session of its own, whose cookies and keys a Dask cluster "
+            f"{provider.name} has its own session, whose cookies and keys a Dask cluster "
             "would show; let it make its own connections"
         )
 
@@ -119,13 +119,13 @@ def _providers_of(client: BaseClient) -> Iterator[Provider]:
 class _SharedLimit:
     """The requests at a time of one provider, counted by the cluster's scheduler.
 
-    A semaphore of the scheduler has one size, but clients may have several limits for one service.
-    So each limit has a semaphore of its own, which wakes up those that wait for it; and a second
-    one, large enough for all, counts the requests of all limits together.
+    A scheduler's semaphore has one size, but clients may have several limits for one service. So
+    each limit has its own semaphore, which wakes those that wait for it, and a second one, large
+    enough for all, counts the requests of all limits together.
     """
 
     def __init__(self, provider: Provider, limit: int) -> None:
-        # Named by address, not by key: nothing of a key reaches the scheduler.
+        # Named by address, not by key, so that no part of a key reaches the scheduler.
         name = f"llmproviders {type(provider).__name__} {redact(provider.base_url)}"
         self._limit = limit
         self._turns = _semaphore(f"{name} {limit}", limit)
@@ -159,7 +159,7 @@ class _SharedLimit:
                     return
             finally:
                 self._all.release()
-            # At random, so that two that made room for each other do not do so again.
+            # At random, so that two that made room for each other do not collide again.
             scope.sleep(random.uniform(0.1, 1.0) * _ASK_AGAIN_S)
 
 

@@ -42,12 +42,12 @@ def run_file(
     """Answer the requests in a file of JSON lines, and write a row of JSON for each to another.
 
     Each row is written and flushed as its request ends. A rerun skips what is done, by id and a
-    hash of the request, and does the rest: what failed, what has changed, what is new. A process
-    that is killed loses no row that was written, and a rerun pays for none of them again.
+    hash of the request, and does the rest: what failed, what has changed, what is new. If the
+        process is killed, no written row is lost, and a rerun does not pay for it again.
 
-    On Ctrl-C, SIGTERM and SIGHUP nothing more is sent; what is under way has ``grace_s`` seconds
-    to finish and is written; then the signal does what it normally does. A second signal ends the
-    wait.
+    On Ctrl-C, SIGTERM and SIGHUP nothing more is sent; requests in progress have ``grace_s``
+    seconds to finish and are written; then the signal has its usual effect. A second signal ends
+    the wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
@@ -61,11 +61,11 @@ def run_file(
         progress: show a progress bar on standard error.
         deadline: seconds for each request, waits and retries included.
         max_failures: stop early when this many rows have failed in this run.
-        grace_s: seconds.
+        grace_s: seconds for requests in progress to finish after a signal.
         cache: as for :func:`run`.
 
     Returns:
-        How many rows succeeded, were skipped, failed; how long it took; the tokens.
+        How many rows succeeded, were skipped or failed; the duration; the tokens.
 
     Raises:
         InvalidRequestError: two requests have the same id; or the output is another kind of file,

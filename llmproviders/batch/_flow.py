@@ -1,4 +1,4 @@
-"""A bounded number of tasks under way at a time."""
+"""Run a limited number of tasks at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGEST_WAIT_S = 0.2
 
 
 class _Stopped(NamedTuple):
-    """Put among the finished tasks by :meth:`Flow.stop`, to wake up whoever waits for them."""
+    """Put among the finished tasks by :meth:`Flow.stop`, to wake the thread that waits."""
 
     announce: Callable[[int], object] | None
 
@@ -36,14 +36,14 @@ class _Stopped(NamedTuple):
 class Flow:
     """Sends tasks to workers, and yields each one as it ends.
 
-    At most four tasks for each worker are under way, so no worker has to wait for the next one.
-    Tasks that have ended count until they are taken.
+    At most four tasks per worker are in progress, so no worker has to wait for the next one.
+    Finished tasks count until they are taken.
 
     Args:
         client: answers the requests.
         tasks: read one at a time, when there is room.
         workers: how many requests run at a time.
-        executor: runs them; None for threads of its own.
+        executor: runs them; None for our own threads.
         deadline: seconds for each request, or None.
     """
 
@@ -79,9 +79,9 @@ class Flow:
         """Send nothing more. Reentrant, so a signal handler may call it.
 
         Args:
-            within_s: seconds to wait for what is under way.
-            announce: called with the number of requests that are still running, if there are any,
-                by the thread that reads the outcomes.
+            within_s: seconds to wait for requests in progress.
+            announce: called with the number of requests still running, if any, by the thread that
+                reads the outcomes.
         """
         self._more = False
         self._give_up_at = time.monotonic() + within_s
@@ -139,7 +139,7 @@ class Flow:
         return None
 
     def close(self) -> None:
-        """Break off what is under way."""
+        """Cancel the requests in progress."""
         self._more = False
         self._scope.cancel("the batch was ended")
         self._worker.close()

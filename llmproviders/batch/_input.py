@@ -26,7 +26,7 @@ def digest(*parts: str) -> int:
 
 
 class Digests:
-    """A multiset of 64-bit numbers that takes eight bytes for each: add all, then look up.
+    """A multiset of 64-bit numbers in eight bytes each: add all, then look up.
 
     >>> digests = Digests()
     >>> for word in ("a", "b", "a"):
@@ -129,7 +129,7 @@ class Input:
 
 @contextlib.contextmanager
 def lines_of(path: str | os.PathLike[str]) -> Iterator[Callable[[], Iterator[Task]]]:
-    """Open a file of JSON lines, and return what reads its tasks from the start each time.
+    """Open a file of JSON lines; return a function that reads its tasks from the start.
 
     Lines that are added after the first time are left to the next run. A pipe is copied to a
     temporary file first.

@@ -17,10 +17,9 @@ ENDING = tuple(
 class Interrupts:
     """Calls ``stop`` at the first signal, in a ``with`` block of the main thread.
 
-    A second signal calls ``end``; a third does at once what it would have done without the block.
-    That is the last resort: an exception that is raised wherever the interpreter happens to be can
-    leave a lock held. The block may be entered again. In another thread, and for a signal that is
-    ignored, nothing is changed.
+    A second signal calls ``end``; a third has its usual effect at once. That is the last resort: an
+    exception raised at an arbitrary point can leave a lock held. The block may be entered again. In
+    another thread, or for a signal that is ignored, nothing changes.
 
     Args:
         stop: called from the signal handler.
@@ -59,9 +58,9 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._pending.append(number)
-        # The handler may itself be interrupted, perhaps in the middle of a print, which cannot be
-        # entered twice: then the outer one takes this signal next. It looks once more when it has
-        # said that it is done, or a signal that comes just before that would be lost.
+        # The handler may itself be interrupted, perhaps in the middle of a print, which is not
+        # reentrant: then the outer handler takes this signal next. It checks once more at its end,
+        # so that a signal just before that is not lost.
         while self._pending and not self._handling:
             try:
                 self._handling = True
@@ -79,6 +78,6 @@ class Interrupts:
             signal.raise_signal(number)
 
     def pass_on(self) -> None:
-        """After the block: let the signal that came do what it does."""
+        """After the block: give the received signal its usual effect."""
         if self.received is not None:
             signal.raise_signal(self.received)

@@ -1,4 +1,4 @@
-"""The output of a batch: locked, and rid of the rows that have to be done again."""
+"""The output of a batch: locked, and without the rows that must be done again."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Finished:
         return None
 
     def keep(self) -> None:
-        """Rewrite the file with these rows only, atomically where it can be replaced."""
+        """Rewrite the file with these rows only, atomically if it can be replaced."""
         if self._all_stand:
             return
         output = Path(self._output)

@@ -1,7 +1,6 @@
-"""The report of a batch: how long its rows took, what its providers did, when it had to retry.
+"""The report of a batch: how long rows took, what providers did, and when it retried.
 
-It is made from output rows. Only numbers are kept of each, so a report of a million rows fits into
-memory.
+It is made from output rows and keeps only numbers, so a report of a million rows fits into memory.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ def _task_in(line: bytes, index: int) -> Task:
 def as_row(completion: Completion | None, error: BaseException | None) -> dict[str, Any]:
     """A reply or an error as a JSON object: an output row without ``id`` and ``request_hash``.
 
-    ``tool_calls`` is present where the model asked for calls, and ``data`` where a ``schema`` was
-    given.
+    ``tool_calls`` is present if the model asked for calls, and ``data`` if a ``schema`` was given.
 
     Args:
         completion: the reply, or None.
@@ -119,7 +118,7 @@ def row_of(task: Task, completion: Completion | None, error: Exception | None) -
 
 
 def json_line(value: Any) -> str:
-    r"""JSON in UTF-8 on one line, without any character that some reader takes for a line end.
+    r"""JSON in UTF-8 on one line, without characters that some readers treat as line ends.
 
     >>> print(json_line({"text": "Зачем?\u2028"}))
     {"text": "Зачем?\u2028"}

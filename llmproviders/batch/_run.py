@@ -27,7 +27,7 @@ from ._task import BatchResult, SeenIds, request_of, tasks_of
 BatchRequest = Prompt | Mapping[str, object]
 
 GRACE_S = 10.0
-"""Seconds that requests have to finish after a Ctrl-C, while their results are awaited."""
+"""Seconds for requests in progress to finish after Ctrl-C."""
 
 
 def run(
@@ -44,12 +44,12 @@ def run(
     """Answer many requests at a time, and yield each result as its request finishes.
 
     A request that fails is a result with an ``error``. The input is read as workers become free,
-    and may be endless; at most four requests for each worker are under way, however slow the
-    consumer. Closing the generator breaks off what is under way.
+    and may be endless; at most four requests per worker are in progress, however slow the consumer.
+    Closing the generator cancels the requests in progress.
 
-    On Ctrl-C nothing more is sent; what is under way has ten seconds to finish and is yielded, and
-    then ``KeyboardInterrupt`` is raised. Its ``results`` are those results that are still in use,
-    such as all of them where ``list(run(...))`` was interrupted. A second Ctrl-C does not wait.
+    On Ctrl-C nothing more is sent; requests in progress have ten seconds to finish and are yielded,
+    and then ``KeyboardInterrupt`` is raised. Its ``results`` are the results still in use, for
+    example all of them if ``list(run(...))`` was interrupted. A second Ctrl-C does not wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
@@ -62,7 +62,7 @@ def run(
         on_result: called with each result before it is yielded.
         progress: show a progress bar on standard error.
         deadline: seconds for each request, waits and retries included.
-        cache: a file of replies; what is in it is not asked again, see
+        cache: a file of replies; questions in it are not asked again, see
             :class:`~llmproviders.Cached`.
 
     Returns:
@@ -126,7 +126,7 @@ def map(
     Raises:
         InvalidRequestError: two prompts have the same id.
         TypeError: as for :func:`run`, or a parameter that no service has.
-        KeyboardInterrupt: its ``results`` are those that have come.
+        KeyboardInterrupt: its ``results`` are those that have arrived.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> results = map(ScriptedProvider(["Blue."]), ["The sky?", "The sea?"], temperature=0)
@@ -152,7 +152,7 @@ def check_arguments(
     deadline: float | None,
     cache: str | os.PathLike[str] | None,
 ) -> tuple[BaseClient, int, float | None]:
-    """The client, behind its cache; the number of workers; the deadline.
+    """Return the client behind its cache, the number of workers, and the deadline.
 
     Raises:
         TypeError: not a client.
@@ -168,17 +168,17 @@ def check_arguments(
 
 
 def check_params(params: Mapping[str, Any]) -> ChatRequest:
-    """A request with the parameters of all requests of a batch.
+    """A request with the parameters common to a batch.
 
     Raises:
         TypeError: a parameter that no service has.
-        InvalidRequestError: a value that no service could take.
+        InvalidRequestError: a value that no service could accept.
     """
     return request_of("-", params)
 
 
 def with_params(request: BatchRequest, params: Mapping[str, Any]) -> BatchRequest:
-    """The request with parameters for what it does not say itself."""
+    """The request with defaults for parameters that it does not set."""
     if not params:
         return request
     if isinstance(request, Mapping):
@@ -194,7 +194,7 @@ def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
         InvalidRequestError: the index of a Series has a label twice.
     """
     if isinstance(requests, (str, bytes, Mapping)):
-        raise TypeError("requests must be a list or another iterable; put the one into a list")
+        raise TypeError("requests must be a list or another iterable; put a single one into a list")
     pandas: Any = sys.modules.get("pandas")
     if pandas is not None and isinstance(requests, pandas.DataFrame):
         raise TypeError(
@@ -232,7 +232,7 @@ def _results(
     progress: bool,
     total: int | None,
 ) -> Generator[BatchResult, None, None]:
-    # An interrupted list(run(...)) loses its list, but not before this has collected what is in it.
+    # An interrupted list(run(...)) loses its list, but only after its items were collected here.
     in_use: WeakValueDictionary[int, BatchResult] = WeakValueDictionary()
     stats = BatchStats()
     with flow, bar_if(progress, total=total) as bar:

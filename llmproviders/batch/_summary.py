@@ -1,4 +1,4 @@
-"""What a batch has done so far, and in the end."""
+"""The progress of a batch, and its summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_REASON = 160
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    r"""What a run did.
+    r"""The summary of a run.
 
     Attributes:
         done: rows that succeeded in this run.
@@ -30,8 +30,8 @@ class Summary:
         usage: the tokens of all replies of this run, summed; None where no service counted them.
         stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
-        reasons: why rows failed, each kind of error with the number of its rows, in the order in
-            which they came up. A kind is told by the message of its first row.
+        reasons: why rows failed: each kind of error, described by the message of its first row,
+            with the number of rows, in order of appearance.
 
     >>> from pathlib import Path
     >>> from llmproviders.batch import run_file
@@ -78,7 +78,7 @@ class BatchStats:
 
     def _add_reason(self, error: Exception) -> None:
         if isinstance(error, AllProvidersFailed) and error.attempts:
-            # The last provider's own error says more than that all of them failed.
+            # The last provider's own error says more than "all providers failed".
             error = error.attempts[-1].error or error
         provider = getattr(error, "provider", None)
         kind = type(error).__name__
@@ -135,7 +135,7 @@ class Bar:
         self._bar.close()
 
     def show(self, stats: BatchStats) -> None:
-        """One more row has ended."""
+        """Show that one more row has ended."""
         self._bar.set_postfix_str(stats.line(), refresh=False)
         self._bar.update()
 
@@ -157,5 +157,5 @@ def announce(running: int, bar: Bar | None) -> None:
 def bar_if(
     shown: bool | None, *, total: int | None, skipped: int = 0
 ) -> Bar | AbstractContextManager[None]:
-    """A progress bar if one is wanted."""
+    """A progress bar, if requested."""
     return Bar(total=total, skipped=skipped) if shown else nullcontext()

@@ -45,8 +45,8 @@ def table(
 ) -> DataFrame:
     """Ask a prompt for each row of a DataFrame, and return the replies as a DataFrame.
 
-    With ``output`` each reply is written to that file as it comes, as :func:`run_file` does: after
-    an interruption, or with more rows, call it again and only what is missing is asked.
+    With ``output`` each reply is written to that file as it arrives, as in :func:`run_file`: after
+    an interruption, or with more rows, call it again and only the missing rows are asked.
 
     Args:
         client: a provider or a ``FailoverClient``.

@@ -51,7 +51,7 @@ class BatchResult:
 
     @property
     def data(self) -> Any:
-        """What a ``schema`` made of the reply; None without a schema or a reply."""
+        """The reply as parsed by a ``schema``; None without a schema or a reply."""
         return None if self.completion is None else self.completion.data
 
 
@@ -64,8 +64,8 @@ class Task:
         index: its position in the input, from 0.
         request: what is asked.
         error: why the request cannot be sent.
-        id_known: whether ``id`` is the request's own or by rule its number. It is not where a
-            broken line may have had any id; ``id`` is then a stand-in.
+        id_known: whether ``id`` is the request's own, or its number by default. False if a broken
+            line may have had any id; ``id`` is then a stand-in.
     """
 
     id: Id | None
@@ -92,7 +92,7 @@ class FinishedTask(NamedTuple):
 
 
 def task_of(item: object, index: int) -> Task:
-    """Read one request of a batch; whatever is wrong with it becomes the task's error.
+    """Read one request of a batch; any problem becomes the task's error.
 
     Args:
         item: a string, a list of messages, or
@@ -130,14 +130,16 @@ def _check_id(given: object) -> Id:
         try:
             given.encode()
         except UnicodeEncodeError:
-            raise InvalidRequestError("the id has a lone surrogate, which is no text") from None
+            raise InvalidRequestError(
+                "the id has a lone surrogate, so it cannot be encoded"
+            ) from None
         return given
     try:
         if not isinstance(given, bool):
             return operator.index(given)  # type: ignore[arg-type]
     except TypeError as error:
         let_through(error)
-    raise InvalidRequestError(f"an id is a string or a whole number, not {given!r:.40}")
+    raise InvalidRequestError(f"an id must be a string or a whole number, not {given!r:.40}")
 
 
 def _request_of(fields: dict[str, Any]) -> ChatRequest:
@@ -156,25 +158,25 @@ def request_of(prompt: Prompt, asked: Mapping[str, Any]) -> ChatRequest:
 
     Raises:
         TypeError: a keyword that no service has, or ``stream=True``.
-        InvalidRequestError: a value that no service could take.
+        InvalidRequestError: a value that no service could accept.
     """
     params = dict(asked)
     of_the_call = {name: params.pop(name) for name in _OF_THE_CALL if name in params}
     stream = params.pop("stream", None)
     if stream is not None and boolean("stream", stream):
-        raise TypeError("a batch returns whole replies: stream is False or left out")
+        raise TypeError("a batch returns whole replies: stream must be False or left out")
     return ChatRequest.of(prompt, stream=stream is None, params=params, **of_the_call)
 
 
 class SeenIds:
-    """Ids, of which those that are the number of their request take no memory.
+    """A set of ids; an id that equals the number of its request takes no memory.
 
     Every other id is kept, which takes about 100 bytes.
     """
 
     def __init__(self) -> None:
         self._others: set[Id] = set()
-        # Where the requests start, or cease, to have their number as id.
+        # Where the requests start, or stop, having their number as id.
         self._turns: list[int] = []
 
     def add(self, own_id: Id, number: int) -> bool:

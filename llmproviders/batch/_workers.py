@@ -36,7 +36,7 @@ _building = ForkLock()
 
 
 class Carrier:
-    """Takes a client to where a task runs: as it is in this process, rebuilt once in any other.
+    """Carries a client to the process of a task: unchanged in this one, rebuilt once in others.
 
     Args:
         client: the client.
@@ -80,9 +80,9 @@ class Carrier:
         self._client = self._scope = None
 
     def answer(self, request: ChatRequest, deadline: float | None) -> Completion:
-        """Ask the client, for at most ``deadline`` seconds, or as many as the request says."""
+        """Ask the client, within ``deadline`` seconds or the request's own deadline."""
         if request.deadline is not None:
-            # It wins over the client's own, too, which sees to that.
+            # It also overrides the client's own deadline.
             deadline = None
         scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK, parent=self._scope)
         try:
@@ -113,8 +113,8 @@ def _rebuild(packed: bytes, on_arrival: Callable[[BaseClient], object] | None) -
 
 
 def _leave_interrupts_to_the_parent() -> None:
-    # A terminal's Ctrl-C reaches a pool's processes too, and would break off what the parent lets
-    # them finish. A process that has not loaded multiprocessing is not one of its children.
+    # A terminal's Ctrl-C also reaches a pool's processes and would interrupt work that the parent
+    # lets them finish. A process that has not loaded multiprocessing is not one of its children.
     multiprocessing = sys.modules.get("multiprocessing")
     in_main_thread = threading.current_thread() is threading.main_thread()
     if multiprocessing and in_main_thread and multiprocessing.parent_process() is not None:
@@ -125,7 +125,7 @@ Answer = tuple[Completion | None, Exception | None]
 
 
 def work(carrier: Carrier, request: ChatRequest, deadline: float | None) -> Answer:
-    """Do one request, and return its reply or the reason why there is none."""
+    """Do one request, and return its reply or its error."""
     try:
         return carrier.answer(request, deadline), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's alone
@@ -149,14 +149,14 @@ class Worker(Protocol):
         """Take back the tasks that have certainly not begun."""
 
     def close(self) -> None:
-        """Take back every task that can be, and end own threads."""
+        """Take back every task that can be taken back, and end our own threads."""
 
 
 class Threads:
     """Daemon threads, started as they are needed.
 
     A ``ThreadPoolExecutor`` would not do: an interrupt while it hands over a task can leave one of
-    its locks held for ever. A queue has no such moment.
+    its locks held forever. A queue does not have this problem.
 
     Args:
         workers: the most threads.
@@ -186,7 +186,7 @@ class Threads:
                     "no thread can be started (%s); %d do the work", error, len(self._threads)
                 )
                 if not self._threads:
-                    # The caller's does it, up to this mark.
+                    # The caller's thread does the work, up to this mark.
                     self._waiting.put(None)
                     self._serve()
 
@@ -289,14 +289,14 @@ def worker_for(
     Args:
         client: answers the requests.
         tell: called with each task as it ends, in any thread.
-        workers: the number of own threads.
-        executor: threads, processes, Dask's, or any other; None for own threads.
+        workers: the number of our own threads.
+        executor: threads, processes, Dask's, or any other; None for our own threads.
         scope: ends what runs in this process.
         deadline: seconds for each request, or None.
 
     Raises:
         TypeError: the client cannot be sent to other processes.
-        ValueError: it carries a key that everybody on a cluster could read.
+        ValueError: it contains a key that everybody on a cluster could read.
     """
     on_dask = executor is not None and _dask.is_executor(executor)
     carrier = Carrier(client, scope, _dask.share_limits if on_dask else None)
@@ -306,8 +306,8 @@ def worker_for(
         _dask.check_keyless(client, carrier.pack())
     elif isinstance(executor, ProcessPoolExecutor):
         carrier.pack()
-    # Dask takes equal calls for one, unless told that they are not pure; and its futures can be
-    # cancelled until they have ended.
+    # Dask merges equal calls unless they are marked as impure, and its futures can be cancelled
+    # until they have ended.
     extra = {"pure": False} if on_dask else {}
 
     def submit(request: ChatRequest) -> Future[Answer]:

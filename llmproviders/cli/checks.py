@@ -89,7 +89,7 @@ class Finding:
     Attributes:
         level: a ``FAIL`` keeps something from working, a ``WARN`` may do so one day.
         topic: what was looked at.
-        text: what is the case.
+        text: what was found.
         remedy: what to do about it.
     """
 
@@ -100,17 +100,17 @@ class Finding:
 
 
 def ok(topic: str, text: str) -> Finding:
-    """What is as it should be."""
+    """A check that found no problem."""
     return Finding(Level.OK, topic, text)
 
 
 def warn(topic: str, text: str, remedy: str) -> Finding:
-    """What works, but should be seen to."""
+    """Something that works but needs attention."""
     return Finding(Level.WARN, topic, text, remedy)
 
 
 def fail(topic: str, text: str, remedy: str) -> Finding:
-    """What keeps something from working."""
+    """A problem that keeps something from working."""
     return Finding(Level.FAIL, topic, text, remedy)
 
 
@@ -141,13 +141,13 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_configuration(configuration: Configuration) -> Iterator[Finding]:
-    """Where the configuration is, and what should be mended in it."""
+    """Where the configuration is, and what should be fixed in it."""
     names = ", ".join(item.name for item in configuration.providers)
     source = configuration.path or "none; the environment decides"
     if names:
         yield ok("configuration", f"{source}; providers: {names}")
     else:
-        text = f"{source}; it names no provider, so there is nobody to ask"
+        text = f"{source}; it names no provider"
         yield fail("configuration", text, "set a key, or write a file: llmproviders config init")
     for warning in configuration.warnings:
         problem, _, remedy = warning.partition("; do: ")
@@ -155,7 +155,7 @@ def check_configuration(configuration: Configuration) -> Iterator[Finding]:
 
 
 def check_plug_ins() -> Iterator[Finding]:
-    """The providers of installed packages: which there are, and which do not load."""
+    """The providers of installed packages, including those that do not load."""
     others = [name for name in every() if name not in REGISTRY]
     if others:
         yield ok("plug-ins", ", ".join(others))
@@ -169,7 +169,7 @@ def check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> 
     """One provider: its key, its certificates, the way to it, and its clock."""
     try:
         yield from _check_provider(settings, offline=offline, live=live)
-    # A class of somebody else's may raise anything.
+    # A third-party class may raise anything.
     except Exception as error:  # noqa: BLE001
         let_through(error)
         text = f"a check failed: {type(error).__name__}: {error}"
@@ -206,7 +206,7 @@ def _check_provider(settings: ProviderSettings, *, offline: bool, live: bool) ->
 
 
 def check_proxies(providers: Iterable[ProviderSettings], *, offline: bool) -> Iterator[Finding]:
-    """The proxies on the way, each once: whether they are there, and who resolves names."""
+    """The proxies in use, each once: whether they answer, and who resolves names."""
     ways: dict[str, str] = {}
     refused: dict[str, None] = {}
     for settings in providers:
@@ -248,7 +248,7 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         try:
             TokenFile(path, "").read()
         except _files.Unusable as trouble:
-            # A file that somebody named may be anything, /dev/null too.
+            # The user may have named any file, even /dev/null.
             ours = path == _places.token_cache()
             remedy = f"rm {path}" if ours else "name another file as token_cache"
             yield fail("token cache", str(trouble), remedy)
@@ -343,7 +343,7 @@ def check_bundle(topic: str, path: str) -> Iterator[Finding]:
 
 
 def check_expiry(topic: str, installed: Iterable[_root.Certificate]) -> Iterator[Finding]:
-    """The authorities that were taken in: whether they are any, and when they expire."""
+    """The installed authorities: whether they are valid, and when they expire."""
     for certificate in installed:
         text = f"{certificate.subject}, until {certificate.expires}"
         if certificate.expires_at is None:
@@ -400,14 +400,14 @@ def _connection_remedy(error: LLMError, provider: Provider) -> str:
 
 
 def _check_models(settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:
-    """Whether the service lists its models, which costs nothing, and has the one in force."""
+    """Whether the service lists its models, which is free, and has the selected one."""
     if type(provider).list_models is Provider.list_models:
         return
     topic = f"{settings.name}, models"
     try:
         names = provider.list_models()
     except (MissingAuthError, AuthenticationError) as error:
-        # The check of the key has said so where none is there.
+        # The check of the key reports a missing key.
         if error.status_code is not None:
             yield fail(topic, str(error), _refused_key_remedy(settings, provider))
         return
@@ -498,7 +498,7 @@ def _addresses(provider: Provider) -> list[str]:
 
 
 def _transport_of(provider: Provider) -> Transport | None:
-    """What its requests go through; None where it is something of its own."""
+    """The transport of its requests; None if it has a custom one."""
     transport = provider.make_transport()
     return transport if isinstance(transport, Transport) else None
 

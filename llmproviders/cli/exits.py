@@ -1,4 +1,4 @@
-"""The exit codes, and the table that gives each outcome its code."""
+"""The exit codes, and the outcomes that they stand for."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MEANING = {
 
 
 class CommandError(Exception):
-    """A command cannot go on: what to say about it, and the exit code."""
+    """Ends a command with a message and an exit code."""
 
     def __init__(self, message: str, code: Exit) -> None:
         super().__init__(message)
@@ -74,8 +74,8 @@ _FILTERED = (RefusedError, RejectedReplyError)
 def exit_of_error(error: LLMError) -> Exit:
     """The code for a call that failed.
 
-    Where several providers failed, the outcome that promises most decides: what may pass by
-    itself, then what a key would mend, then what a filter stopped.
+    If several providers failed, the most hopeful outcome decides: one that may pass by itself, then
+        one that a key would fix, then one that a filter stopped.
     """
     if error.partial_text and not isinstance(error, RejectedReplyError):
         return Exit.INCOMPLETE

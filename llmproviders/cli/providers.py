@@ -68,10 +68,10 @@ def command(choices: Choices, as_json: bool, check: bool) -> Exit:
 def every_provider(
     configuration: Configuration,
 ) -> tuple[list[ProviderSettings], dict[str, str]]:
-    """Those in force, in order of priority, then the types that are not among them.
+    """The configured providers in order of priority, then the other types.
 
     Returns:
-        The providers; and by name why those of installed packages that cannot be used cannot.
+        The providers; and by name, why some providers of installed packages cannot be used.
     """
     named = {item.kind for item in configuration.providers}
     listed = list(configuration.providers)
@@ -83,7 +83,7 @@ def every_provider(
         if name not in REGISTRY:
             try:
                 settings.in_force()
-            # A class of somebody else's may raise anything.
+            # A third-party class may raise anything.
             except Exception as error:  # noqa: BLE001
                 let_through(error)
                 kind_of_error = (
@@ -97,7 +97,7 @@ def every_provider(
 
 @dataclass(frozen=True)
 class Check:
-    """What came of a tiny request: an error, or None, after so many seconds."""
+    """The outcome of a tiny request: an error or None, and the seconds it took."""
 
     error: LLMError | None
     seconds: float

@@ -1,4 +1,4 @@
-"""The configuration: the providers, how they fail over, and where each value comes from."""
+"""The configuration: providers, failover settings, and the origin of each value."""
 
 from ._reader import TABLES, load
 from ._settings import (

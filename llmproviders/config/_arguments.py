@@ -48,11 +48,11 @@ class Argument:
     """One argument that TOML can express.
 
     Attributes:
-        name: as the constructor has it.
+        name: the name in the constructor.
         types: the alternatives of its annotation, without ``None``; ``dict[T]`` is a table whose
             values are ``T``, ``pair[T]`` a list of two.
         default: what the constructor uses when it is not given.
-        choices: the texts that it may be, if only some are allowed.
+        choices: the allowed strings, if only some are allowed.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Argument:
 
     @property
     def secret(self) -> bool:
-        """Whether it is a key, token or password, which never stands in a file in clear."""
+        """Whether it is a key, token or password, which must not be in the file in plain text."""
         return _SECRET in self.types
 
     @property
@@ -77,7 +77,7 @@ class Argument:
 
     @property
     def due(self) -> str:
-        """What its value has to be, in words."""
+        """A description of valid values."""
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
         kinds = [kind for kind in self.types if not (self.is_path and kind == "str")]
@@ -127,7 +127,7 @@ def _is_a(value: object, kind: str) -> bool:
 
 @cache
 def arguments_of(cls: type) -> dict[str, Argument]:
-    """The keyword arguments of a class that can stand in a configuration, by name.
+    """The keyword arguments of a class that a configuration can set, by name.
 
     An argument whose annotation names anything else, such as a session or a callable, is left
     out.
@@ -147,18 +147,18 @@ def arguments_of(cls: type) -> dict[str, Argument]:
 
 
 def _keywords_of(cls: type) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
-    """Name, annotation, default and the names that the annotation may use, of each keyword.
+    """Yield name, annotation, default and the annotation's namespace of each keyword.
 
     ``**options`` stands for the keys of the TypedDict that it unpacks, or, without one, for the
     arguments of the base class.
     """
-    # A provider's __new__ takes anything; __init__ says what it really takes.
+    # A provider's __new__ accepts anything; __init__ has the real signature.
     for base in cls.__mro__:
         constructor = vars(base).get("__init__")
         if not inspect.isfunction(constructor):
             continue
         rest = None
-        # A signature may show arguments of the base class, with the names that those are made of.
+        # A signature may show arguments of the base class, whose annotations use its namespace.
         known = {**vars(_provider_arguments), **constructor.__globals__}
         for parameter in inspect.signature(constructor).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -174,12 +174,12 @@ def _keywords_of(cls: type) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
 
 
 def _spelled(annotation: Any) -> str:
-    """An annotation as source code spells it, ``Optional[X]`` as ``X | None``."""
+    """An annotation as source code; ``Optional[X]`` becomes ``X | None``."""
     found = getattr(annotation, "__forward_arg__", annotation)
     if isinstance(found, str):
         optional = _OPTIONAL.fullmatch(found)
         return f"{optional[1]} | None" if optional is not None else found
-    # Modules of other authors may have their annotations evaluated.
+    # Third-party modules may have evaluated annotations.
     parts = get_args(found) if get_origin(found) in (Union, UnionType) else (found,)
     if KeyFile in parts:
         return _SECRET
@@ -205,7 +205,7 @@ def _argument(name: str, annotation: str, default: Any, known: dict[str, Any]) -
 
 
 def _alternatives(annotation: str) -> list[str]:
-    """The parts of a union, split where no bracket is open.
+    """The parts of a union, split outside brackets.
 
     >>> _alternatives("int | dict[str, int | None] | None")
     ['int', 'dict[str, int | None]', 'None']
@@ -221,7 +221,7 @@ def _alternatives(annotation: str) -> list[str]:
 
 
 def _kinds(part: str, known: dict[str, Any]) -> list[str]:
-    """What one alternative of an annotation accepts in TOML; nothing if it cannot be written."""
+    """The TOML types that one alternative of an annotation accepts; empty if there are none."""
     if part in _WORDS or part == _SECRET:
         return [part]
     table = _TABLE.fullmatch(part)
@@ -241,9 +241,10 @@ def _kinds(part: str, known: dict[str, Any]) -> list[str]:
 
 
 def as_argument(argument: Argument, value: Any, folder: Path) -> Any:
-    """A value read from TOML as the constructor takes it.
+    """Convert a value from TOML to the constructor's type.
 
-    A relative path lies in ``folder``; ``"user"`` is no path but a word for one of the user's.
+    A relative path is relative to ``folder``; ``"user"`` is not a path but a keyword for the user's
+    folder.
     """
     if isinstance(value, list):
         paths = f"pair[{_PATH}]" in argument.types

@@ -1,4 +1,4 @@
-"""The configuration: which providers there are, how they fail over, and where each value is from.
+"""Read the configuration: providers, failover settings, and the origin of each value.
 
 A TOML file with ``[[provider]]`` tables in priority order and a ``[failover]`` table::
 
@@ -62,11 +62,11 @@ _SOURCES: dict[str, _Source] = {"_env": KeyVariable, "_file": KeyFile}
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Configuration:
-    """Read the configuration; without a file, what the environment gives.
+    """Read the configuration; without a file, use the environment.
 
     Args:
         path: the file; None: ``LLMPROVIDERS_CONFIG``, else the one in the user's configuration
-            folder, if it is there.
+            folder, if it exists.
 
     Raises:
         ConfigError: the file cannot be read or used.
@@ -99,7 +99,7 @@ def _is_there(file: Path) -> bool:
 
 
 class _Reader:
-    """Reads one file; every complaint names its line."""
+    """Reads one file; every error names its line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -192,7 +192,7 @@ class _Reader:
         return values
 
     def _table(self, given: dict[str, str], key: str, table: _Table) -> dict[str, Any]:
-        """A table of texts, such as headers; a secret among them is named, not shown."""
+        """A table of strings, such as headers; a secret in it is named, not shown."""
         values: dict[str, Any] = {}
         for name, value in given.items():
             ending = next((e for e in _SOURCES if name.endswith(e) and name != e), None)
@@ -247,7 +247,7 @@ class _Reader:
                 raise self._error(
                     _Table("provider", index),
                     "name",
-                    f"there are two providers called {name!r}: give each a name of its own",
+                    f"there are two providers called {name!r}: give each a different name",
                 )
             seen.add(name.lower())
 
@@ -261,7 +261,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of the file: the ``index``-th of that name, or the top where there is no name."""
+    """A table of the file: the ``index``-th of that name, or the top level without a name."""
 
     name: str = ""
     index: int = 0

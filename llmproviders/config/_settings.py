@@ -1,4 +1,4 @@
-"""The configuration: which providers there are, how they fail over, and where each value is from.
+"""The settings: providers, failover settings, and the origin of each value.
 
 A TOML file with ``[[provider]]`` tables in priority order and a ``[failover]`` table::
 
@@ -52,7 +52,7 @@ class ConfigError(ValueError):
 
 
 class NoProviderError(ConfigError):
-    """No provider is named: neither by a configuration nor by the environment."""
+    """Neither the configuration nor the environment names a provider."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Value:
     """A setting in force and where it comes from.
 
     Attributes:
-        value: as the constructor takes it; a key stays where it is kept.
+        value: the value for the constructor; a key is a reference to where it is stored.
         origin: ``"argument"``, ``"environment NAME"``, ``"FILE:LINE"`` or ``"default"``.
-        held_back: why a key of the environment is not sent; None where it is, or is no key.
+        held_back: why a key in the environment is not sent; None if it is sent or is not a key.
     """
 
     value: Any
@@ -70,10 +70,10 @@ class Value:
     held_back: str | None = None
 
     def read(self) -> Any:
-        """The value with the secrets of a table, such as headers, read from where they are.
+        """The value, with the secrets of a table, such as headers, read from their sources.
 
         Raises:
-            ConfigError: one of them is not there.
+            ConfigError: one of them is missing.
         """
         if not isinstance(self.value, Mapping):
             return self.value
@@ -86,7 +86,7 @@ class Value:
 
 @dataclass(frozen=True)
 class ProviderSettings:
-    """One provider as it is configured, not made yet.
+    """One provider as it is configured, not created yet.
 
     Attributes:
         kind: its class.
@@ -123,19 +123,19 @@ class ProviderSettings:
 
     @property
     def name(self) -> str:
-        """How it is called."""
+        """Its name."""
         given = self.given.get("name")
         return str(given.value) if given is not None else self.kind.__name__
 
     def having(self, **arguments: Any) -> ProviderSettings:
-        """The same with ``arguments`` instead of what was given.
+        """The same settings, with ``arguments`` replacing those that were given.
 
-        None is passed over, and so is what its class does not take.
+        None is ignored, as are arguments that its class does not have.
         """
         return replace(self, given={**self.given, **self._values(arguments, "argument")})
 
     def defaulting(self, **arguments: Any) -> ProviderSettings:
-        """The same with ``arguments`` where none were given; passed over as by :meth:`having`."""
+        """The same settings, with defaults for missing arguments; see :meth:`having`."""
         return replace(self, given={**self._values(arguments, "default"), **self.given})
 
     def _values(self, arguments: Mapping[str, Any], origin: str) -> dict[str, Value]:
@@ -143,7 +143,7 @@ class ProviderSettings:
         return {n: Value(v, origin) for n, v in arguments.items() if v is not None and n in known}
 
     def without(self, *arguments: str) -> ProviderSettings:
-        """The same with ``arguments`` as if they had not been given."""
+        """The same settings, as if ``arguments`` had not been given."""
         return replace(self, given={n: v for n, v in self.given.items() if n not in arguments})
 
     def make(self) -> Provider:
@@ -160,7 +160,7 @@ class ProviderSettings:
         except ValueError as error:
             origin = _origin_of(error, self.given, self.origin)
             raise ConfigError(f"{origin}: {self.name}: {error}") from error
-        # A class of somebody else's may raise anything.
+        # A third-party class may raise anything.
         except Exception as error:
             let_through(error)
             said = redact(" ".join(f"{type(error).__name__}: {error}".split()))
@@ -168,7 +168,7 @@ class ProviderSettings:
             raise ConfigError(f"{where}{self.name} cannot be made: {said}") from error
 
     def in_force(self) -> dict[str, Value]:
-        """Every argument with the value that counts and its origin; keys come first."""
+        """Every argument with its effective value and origin; keys come first."""
         made = self.make()
         values = {}
         for argument in arguments_of(self.kind).values():
@@ -179,11 +179,11 @@ class ProviderSettings:
         return values
 
     def key(self) -> Value | None:
-        """Where its key or token is, or None where it takes none, has none, or sends none."""
+        """Where its key or token is, or None if it takes, has or sends none."""
         return next((key for key in self._keys() if key.held_back is None), None)
 
     def why_held_back(self) -> str | None:
-        """Why the key that there is in the environment is not sent; None where one is sent."""
+        """Why the key in the environment is not sent; None if one is sent."""
         keys = self._keys()
         sent = [key for key in keys if key.held_back is None]
         return None if sent or not keys else keys[0].held_back
@@ -194,7 +194,7 @@ class ProviderSettings:
         return [key for key in found if key.value is not None]
 
     def key_from(self) -> str | None:
-        """Where its key is, in words; None where there is none to be read."""
+        """A description of where its key is; None if there is no readable key."""
         key = self.key()
         if key is None:
             return None
@@ -205,20 +205,21 @@ class ProviderSettings:
         except MissingAuthError:
             return None
         except AuthenticationError:
-            pass  # it is there, though it is no key
+            pass  # it exists, although it is not a key
         return source_of(key.value)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is in force.
+    """The effective configuration.
 
     Attributes:
         providers: in priority order.
         failover: the arguments of ``FailoverClient``, by name.
         path: the file that was read, or None.
-        path_origin: who named it: ``"argument"``, ``"environment NAME"`` or ``"default"``.
-        warnings: what should be mended, though it works.
+        path_origin: where the path comes from: ``"argument"``, ``"environment NAME"`` or
+            ``"default"``.
+        warnings: problems that should be fixed, although it works.
     """
 
     providers: tuple[ProviderSettings, ...]
@@ -228,7 +229,7 @@ class Configuration:
     warnings: tuple[str, ...] = ()
 
     def choose(self, names: Iterable[str]) -> Configuration:
-        """The same with the providers that ``names`` name, in that order.
+        """The same configuration, with only the providers in ``names``, in that order.
 
         A name is a configured provider's own, else the type of configured ones, else a type.
 
@@ -255,12 +256,12 @@ class Configuration:
         return found or [ProviderSettings.of(wanted, {}, "argument")]
 
     def having(self, **arguments: Any) -> Configuration:
-        """The same with ``arguments`` of ``FailoverClient`` instead of what was given."""
+        """The same, with ``arguments`` of ``FailoverClient`` replacing those that were given."""
         new = {name: Value(value, "argument") for name, value in arguments.items()}
         return replace(self, failover={**self.failover, **new})
 
     def defaulting(self, **arguments: Any) -> Configuration:
-        """The same with ``arguments`` of ``FailoverClient`` where none were given."""
+        """The same, with defaults for missing ``arguments`` of ``FailoverClient``."""
         new = {name: Value(value, "default") for name, value in arguments.items()}
         return replace(self, failover={**new, **self.failover})
 
@@ -308,7 +309,7 @@ nobody to ask: {where}, and no key in the environment. Do one of these:
 
 
 def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
-    """The file that counts, there or not, and who named it."""
+    """The path of the configuration file, which may not exist, and where it comes from."""
     if path is not None:
         return Path(os.path.expanduser(path)), "argument"
     named = _environ.lookup(VARIABLE)
@@ -320,8 +321,8 @@ def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
 def providers_of_environment() -> tuple[ProviderSettings, ...]:
     """The providers that the environment names.
 
-    First those that it has credentials for, then those that need none and whose base address it
-    has. A guest service is never asked unless it is named, since a prompt is private.
+    First those with credentials in it, then those that need none and have a base address in it. A
+    guest service is only asked if it is named, since a prompt is private.
     """
     named = sorted(
         (kind for kind in REGISTRY.values() if _is_named(kind)),
@@ -331,7 +332,7 @@ def providers_of_environment() -> tuple[ProviderSettings, ...]:
 
 
 def failover_in_force(configuration: Configuration) -> dict[str, Value]:
-    """Every argument of ``FailoverClient`` with the value that counts and its origin."""
+    """Every argument of ``FailoverClient`` with its effective value and origin."""
     return {
         name: configuration.failover.get(name, Value(argument.default, "default"))
         for name, argument in arguments_of(FailoverClient).items()
@@ -344,18 +345,18 @@ def secrets_of(kind: type[Provider]) -> list[str]:
 
 
 def variables_of(kind: type[Provider]) -> dict[str, tuple[str, ...]]:
-    """The environment's names for a provider's arguments, the first that is set wins."""
+    """The environment variables for a provider's arguments; the first that is set wins."""
     named = {name: kind.environment_of(name) for name in arguments_of(kind)}
     return {argument: names for argument, names in named.items() if names}
 
 
 def source_of(key: KeyFile | KeyVariable) -> str:
-    """Where a key is kept, in words."""
+    """A description of where a key is stored."""
     return f"file {key.path}" if isinstance(key, KeyFile) else f"environment {key.name}"
 
 
 def exposed(path: str | os.PathLike[str]) -> str | None:
-    """What to do about a file that others than its owner can read; None where none can."""
+    """Advice for a file that others than its owner can read; None if they cannot."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -384,18 +385,18 @@ def _from_environment(made: Provider, argument: Argument) -> Value | None:
     name, value = found
     origin = f"environment {name}"
     if not argument.secret:
-        # As the provider understood it: a number of seconds, not the text of one.
+        # As the provider parsed it: a number of seconds, not a string.
         return Value(vars(made).get(argument.name, value), origin)
     return Value(KeyVariable(name), origin, made.why_held_back(argument.name))
 
 
 def _default(made: Provider, argument: Argument) -> Any:
-    """What a provider takes for an argument that it was not given."""
+    """The value that a provider uses for an argument that was not given."""
     if argument.secret:
         return None
     # An argument may have the name of a method, such as trust.
     value = vars(made).get(argument.name, argument.default)
-    # A class of somebody else's may lack one.
+    # A third-party class may lack one.
     usual = getattr(made, "default_model", None)
     return usual if argument.name == "model" and value is None else value
 

@@ -1,4 +1,4 @@
-"""What ``type`` in a configuration may be: a provider, a program on this machine, a class."""
+"""The values of ``type`` in a configuration: a provider, a local program, or a class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..providers._local_servers import LOCAL_SERVERS, LocalServer
 
 @dataclass(frozen=True)
 class ProviderType:
-    """What a type's name stands for.
+    """The meaning of a type's name.
 
     Attributes:
         name: the name in its usual spelling.
@@ -27,14 +27,14 @@ class ProviderType:
 
 
 def find_type(name: str) -> ProviderType | None:
-    """What the name of a type stands for; None if there is no such type.
+    """Look up a type by name; None if there is no such type.
 
     >>> find_type("Ollama").server.base_url
     'http://localhost:11434/v1'
 
     Raises:
         ValueError: the provider of an installed package, or ``module:Class``, cannot be loaded,
-            or is no provider.
+            or is not a provider.
     """
     plain = name.lower().replace("-", "").replace("_", "").replace(".", "")
     if plain in LOCAL_SERVERS:
@@ -46,14 +46,14 @@ def find_type(name: str) -> ProviderType | None:
 
 
 def name_of(kind: type[Provider]) -> str:
-    """The name of a class as a type: the one that it is known by, else ``module:Class``."""
+    """The type name of a class: its registered name, else ``module:Class``."""
     known = REGISTRY if kind in REGISTRY.values() else every()
     own = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, other in known.items() if other is kind), own)
 
 
 def names_of_types() -> list[str]:
-    """Every name that a type may have, save ``module:Class``; no installed package is loaded."""
+    """All type names except ``module:Class``; does not load installed packages."""
     return [*names(), *ALIASES, *LOCAL_SERVERS]
 
 
@@ -63,7 +63,7 @@ def _load(name: str) -> type[Provider]:
         found: object = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    # A module may raise anything while it is imported, and may exit.
+    # A module may raise anything, or exit, while it is imported.
     except (Exception, SystemExit) as error:
         let_through(error)
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "

@@ -213,7 +213,7 @@ class FailoverClient(BaseClient):
         return [[target.client.identity(), target.model] for target in self._targets]
 
     def credential_digest(self) -> str:
-        """A hash of which providers there are, and with which credentials."""
+        """A hash of the providers and their credentials."""
         return digest(*(target.health_key().credential for target in self._targets))
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The providers: those of this package a line each, and those that others add.
+"""The registry of providers: one line for each built-in one, plus those that others add.
 
-An installed package adds its own by the entry points of the group ``llmproviders.providers``
-(name = ``module:Class``), a program by :func:`register`. A built-in name wins over theirs.
+An installed package adds providers through the entry point group ``llmproviders.providers`` (name =
+``module:Class``), a program through :func:`register`. Built-in names take precedence.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _registered: dict[str, type[Provider]] = {}
 
 
 def find(name: str) -> type[Provider] | None:
-    """The provider of that name, in any case, with or without dashes; None if there is none.
+    """The provider with a name, in any case, with or without dashes; None if there is none.
 
-    Installed packages are looked through only for a name that is not built in.
+    Installed packages are searched only if the name is not built in.
 
     >>> find("OpenAI-Compatible").__name__
     'OpenAICompatible'
@@ -61,7 +61,7 @@ def find(name: str) -> type[Provider] | None:
 
 
 def every() -> dict[str, type[Provider]]:
-    """All providers by name: built in, registered, and of installed packages."""
+    """All providers by name: built-in, registered, and from installed packages."""
     known = {**_installed().kinds, **_registered, **REGISTRY}
     return {name: known[name] for name in names() if name in known}
 
@@ -70,8 +70,8 @@ class BrokenPlugIn(NamedTuple):
     """A provider of an installed package that does not load.
 
     Attributes:
-        why: what it is, and what its import raised.
-        package: the package that has it; None if that is not known.
+        why: a description of the provider and of the error.
+        package: the package that provides it; None if unknown.
     """
 
     why: str
@@ -84,17 +84,17 @@ def broken() -> dict[str, BrokenPlugIn]:
 
 
 def names() -> list[str]:
-    """The names of all providers; no installed package is loaded for them."""
+    """The names of all providers; does not load installed packages."""
     installed = (_plain(entry.name) for entry in _entries())
     return list(dict.fromkeys([*REGISTRY, *_registered, *installed]))
 
 
 def register(cls: type[Provider], *, name: str | None = None) -> None:
-    """Make a provider known by a name, as the built-in ones are.
+    """Register a provider under a name, like the built-in ones.
 
     Args:
         cls: the class.
-        name: how commands and the configuration call it; default: the class's name.
+        name: the name in commands and the configuration; default: the class's name.
 
     Raises:
         TypeError: ``cls`` is not a subclass of ``Provider``.
@@ -118,7 +118,7 @@ def _plain(name: str) -> str:
 
 
 class _Installed(NamedTuple):
-    """What installed packages add, by name."""
+    """The providers of installed packages, by name."""
 
     kinds: dict[str, type[Provider]]
     broken: dict[str, BrokenPlugIn]
@@ -126,16 +126,16 @@ class _Installed(NamedTuple):
 
 @cache
 def _installed() -> _Installed:
-    """The providers of installed packages; each that does not load is a warning, once."""
+    """The providers of installed packages; warns once about each that does not load."""
     found = _Installed({}, {})
     for entry in _entries():
         name = _plain(entry.name)
         if name in found.kinds or name in found.broken:
-            _warn(f"{_described(entry)} is passed over: another one has that name")
+            _warn(f"{_described(entry)} is ignored: another one has that name")
             continue
         try:
             found.kinds[name] = _load(entry)
-        # A package of somebody else's may raise anything while it is imported, and may exit.
+        # A third-party package may raise anything, or exit, while it is imported.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             let_through(error)
             said = " ".join(f"{type(error).__name__}: {error}".split())
@@ -147,12 +147,12 @@ def _installed() -> _Installed:
 
 
 def _entries() -> Iterable[EntryPoint]:
-    # Only here: it costs every other start of a program 5 ms.
+    # Imported here because it would slow every other start by 5 ms.
     metadata = import_module("importlib.metadata")
     try:
         found: Iterable[EntryPoint] = metadata.entry_points(group=GROUP)
         return found
-    # One package whose metadata cannot be read hides those of all others there.
+    # One package with unreadable metadata hides all others in that folder.
     except Exception as error:  # noqa: BLE001
         let_through(error)
         return list(_readable_entries(metadata.distributions()))

@@ -1,4 +1,4 @@
-"""Replies in the shape of OpenAI's chat completions, which several services speak."""
+"""Replies in OpenAI's chat completions format, which several services use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ._chat_parts import ThoughtDetails, ToolCalls, thought_of, whole_number
 from ._finish_words import reason_of, says_nothing, tell_unknown
 
 MAX_KEPT = 16 * 1024 * 1024
-"""Most bytes of UTF-8 of what is kept until a reply ends: its thoughts and its calls of tools."""
+"""Most bytes of UTF-8 kept until a reply ends: its thoughts and tool calls."""
 
 MAX_SILENT_EVENTS = 250_000
 """Most events of a reply without text, thoughts or calls."""
@@ -42,7 +42,7 @@ MAX_SILENT_EVENTS = 250_000
 _LONGEST_END = 32
 
 _NOTHING = (b"null", b"[]", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat")
-"""Data of events that servers send to keep a connection open."""
+"""Event data that servers send to keep a connection open."""
 
 _TEXT_ALONE = {"role", "content"}
 
@@ -60,11 +60,11 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details", 
 _NAMES = ("id", "name", "model", "model_name", "slug")
 
 _SENT_BACK = ("reasoning_details", "thinking_blocks")
-"""Lists of thoughts that services want back as they were, with their signatures."""
+"""Lists of thoughts that services expect back unchanged, with their signatures."""
 
 
 def _text_alone(event: dict[str, Any]) -> str | None:
-    """The text of an event that holds one choice and of what adds up nothing but text."""
+    """The text of an event that has one choice and nothing else to add up."""
     choices = event.get("choices")
     if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
         delta = choices[0].get("delta")
@@ -79,18 +79,18 @@ def parse_chat(
 ) -> Iterator[str]:
     """Yield the text and the thoughts of the first choice of ``reply``, then a ``FinishReason``.
 
-    Whether a body is a stream or one JSON object is told by how it begins, not by its label. A
-    stream is whole at ``[DONE]``, or after a finish reason: when its connection ends, however it
-    does, or a second later.
+    The start of the body, not its Content-Type, decides whether it is a stream or one JSON object.
+    A stream is complete at ``[DONE]`` or, after a finish reason, when the connection ends in any
+    way or a second has passed.
 
     Args:
         reply: the service's answer.
         think_tags: whether ``<think>...</think>`` at the start is thoughts, not text.
-        events: the events of ``reply``, where the caller has begun to read them.
+        events: the events of ``reply``, if the caller has begun to read them.
 
     Raises:
         LLMError: what an error object inside the reply means.
-        ProtocolError: a field of another type than the protocol has, or too much to keep.
+        ProtocolError: a field has the wrong type, or there is too much to keep.
     """
     state = _State(think_tags=think_tags)
     events = reply.events() if events is None else events
@@ -115,14 +115,14 @@ def parse_chat(
                     yield piece
                 if state.raw is not None:
                     if piece or not was_finished:
-                        # From here on events are read in full: each may be the last.
+                        # From here on events are parsed in full: each may be the last.
                         frame = EventTemplate()
                         _hasten(reply)
                 elif piece and _text_alone(event) == piece:
                     frame.learn(data, piece, _reads)
     except LLMError as error:
         let_through(error)
-        # What comes after a finish reason adds to a reply that is whole.
+        # After a finish reason the reply is complete; anything more is optional.
         if state.raw is None or state.failed:
             raise
     if state.raw is None and not state.whole:
@@ -141,7 +141,7 @@ def _is_end(data: bytes) -> bool:
 
 
 def _hasten(reply: HTTPResponse) -> None:
-    # Not in the protocol ``Reply``: those that authors of providers made for tests lack it.
+    # Not in the protocol ``Reply``: test doubles in other packages lack it.
     hasten = getattr(reply, "hasten", None)
     if hasten is not None:
         hasten(AFTER_END_S)
@@ -158,7 +158,7 @@ def error_in_event(data: ErrorEvent) -> LLMError:
 
 
 class _ThinkTags:
-    """Tells thoughts in ``<think>...</think>`` at the start of a reply from its text.
+    """Separates thoughts in ``<think>...</think>`` at the start of a reply from its text.
 
     Attributes:
         passed: whether all that follows is text.
@@ -172,7 +172,7 @@ class _ThinkTags:
         self._inside = self._after = False
 
     def feed(self, piece: str) -> tuple[str, str]:
-        """The thoughts and the text in one more piece, as far as they can be told apart."""
+        """The thoughts and the text in one more piece, as far as they can be separated."""
         thought = ""
         text = self._held + piece
         self._held = ""
@@ -197,13 +197,13 @@ class _ThinkTags:
         return thought, text
 
     def flush(self) -> tuple[str, str]:
-        """What was held back; the reply has ended."""
+        """The text held back so far; called when the reply has ended."""
         held, self._held = self._held, ""
         return (held, "") if self._inside else ("", held)
 
 
 def _overlap(text: str, mark: str) -> int:
-    """Where a start of ``mark`` begins at the end of ``text``; else its length."""
+    """The index in ``text`` of a partial ``mark`` at its end; otherwise its length."""
     for size in range(min(len(text), len(mark) - 1), 0, -1):
         if text.endswith(mark[:size]):
             return len(text) - size
@@ -211,13 +211,13 @@ def _overlap(text: str, mark: str) -> int:
 
 
 class _State:
-    """What the events so far said beside the text.
+    """The state of a reply beyond its text.
 
     Attributes:
         raw: the service's word for why the reply ends, or None.
         whole: whether the reply is whole without such a word.
-        failed: whether the service told an error.
-        thought: what of the thoughts is new.
+        failed: whether the service reported an error.
+        thought: the new part of the thoughts.
     """
 
     def __init__(self, *, think_tags: bool) -> None:
@@ -242,10 +242,10 @@ class _State:
         self._functions_state_id: str | None = None
 
     def event_in(self, data: bytes) -> dict[str, Any]:
-        """The object of an event; an empty one where it says nothing.
+        """The object of an event; an empty one if the event has no content.
 
         Raises:
-            LLMError: it tells an error, or cannot be understood.
+            LLMError: it reports an error, or cannot be understood.
         """
         self._begun = True
         if type(data) is Document:
@@ -273,30 +273,30 @@ class _State:
                 if message_of(event) is not None:
                     raise error_of(event)
             choices = expect(event.get("choices"), list, "choices")
-            # One piece of a stream without the marks of a stream is not the whole of it.
+            # A single piece without the marks of a stream is not the whole reply.
             self.whole = not any(isinstance(one, dict) and one.get("delta") for one in choices)
         return event
 
     def _check_list(self, value: Any) -> None:
-        """Raise the error that a list holds, where an object was due."""
+        """Raise the error in a list that came instead of an object."""
         found = _first_error(value)
         if found is not None:
             self._fail(error_of(found))
 
     def _fail(self, error: LLMError) -> NoReturn:
-        """Raise an error that the service told; after text it means that the reply was cut."""
+        """Raise an error that the service reported; after text it means that the reply was cut."""
         self.failed = True
         if self._spoke:
             raise StreamInterrupted.of(error) from error
         raise error
 
     def check_begun(self, reply: HTTPResponse) -> None:
-        """Raise what it means that a reply ended without a word."""
+        """Raise the error for a reply that ended without any event."""
         if not self._begun and reply.content_type == "application/json":
             raise ProtocolError("the reply holds neither JSON nor events")
 
     def count_silent(self) -> None:
-        """One more event without text, thoughts or calls."""
+        """Count one more event without text, thoughts or calls."""
         self._silent += 1
         if self._silent > MAX_SILENT_EVENTS:
             raise ProtocolError(
@@ -342,7 +342,7 @@ class _State:
         if "usage" in choice:
             self._count(choice["usage"])
         text = self._text_of(choice)
-        # Last: what cannot be read before there is a reason is an error.
+        # Last: anything unreadable before there is a reason is an error.
         self._reason(choice.get("finish_reason"))
         return text
 
@@ -352,14 +352,14 @@ class _State:
         if text or self._heard > heard:
             self._by_delta = True
         if self._by_delta:
-            # A message that follows deltas says the same once more.
+            # A message that follows deltas repeats them.
             return text
         text = self._delta(choice.get("message"), "message", whole=True)
         legacy = choice.get("text")
         return text or (self._say(legacy) if isinstance(legacy, str) else "")
 
     def _check_error(self, owner: dict[str, Any]) -> None:
-        """Raise the error that stands inside of something else."""
+        """Raise the error inside another object."""
         if not _is_blank(owner.get("error"), beside_choices=True):
             self._fail(error_of({"error": owner["error"]}))
 
@@ -403,7 +403,7 @@ class _State:
             self._image(image)
         calls = delta.get("tool_calls")
         if isinstance(calls, dict):
-            # Some versions of TGI send one object in place of a list.
+            # Some versions of TGI send one object instead of a list.
             calls = [calls] if calls else []
         for call in expect(calls, list, "tool_calls", optional=True):
             if call is not None:
@@ -412,9 +412,9 @@ class _State:
         if state_id and isinstance(state_id, str):
             self._functions_state_id = state_id
         function_call = delta.get("function_call")
-        # Some gateways tell a call in both ways.
+        # Some gateways report a call in both ways.
         if function_call and not calls:
-            # GigaChat has one call a turn, and its state id takes the place of the call's.
+            # GigaChat has one call per turn and uses its state id as the call's id.
             self._call({"function": function_call, "index": 0, "id": state_id})
         return self._say(self._content(content))
 
@@ -478,7 +478,7 @@ class _State:
         self.thought += piece
 
     def new_thought(self) -> Reasoning:
-        """What of the thoughts is new, for the stream."""
+        """The new part of the thoughts, for the stream."""
         piece, self.thought = self.thought, ""
         return Reasoning(piece)
 
@@ -504,7 +504,7 @@ class _State:
             )
 
     def rest(self) -> str:
-        """What was held back, since it might have been the start of a tag."""
+        """Text held back because it might have been the start of a tag."""
         if self._tags is None:
             return ""
         thought, text = self._tags.flush()
@@ -541,12 +541,12 @@ class _State:
         )
 
     def _sent_back(self, calls: list[dict[str, Any]], thoughts: str) -> dict[str, Any]:
-        """What has to stand in the message beside its text when the history is sent again."""
+        """Fields that the message needs beyond its text when the history is sent again."""
         message: dict[str, Any] = {}
         if calls:
             message["tool_calls"] = calls
-            # DeepSeek and GLM refuse a call in the history without the thoughts that led to it,
-            # be they empty; Gemini and OpenRouter have signatures in the details.
+            # DeepSeek and GLM refuse a call in the history without its thoughts, even empty ones;
+            # Gemini and OpenRouter have signatures in the details.
             if "reasoning_content" in self._thought_fields:
                 message["reasoning_content"] = thoughts
             for name, details in self._details.items():
@@ -558,11 +558,11 @@ class _State:
 
 
 def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
-    """The error that an object tells, as it is to be handed to ``error_of``; None: it tells none.
+    """The error in an object, in the form that ``error_of`` takes; None if there is none.
 
     Args:
         event: an event, or all of a reply.
-        whole: whether nothing else is to come, so that words alone are an error, too.
+        whole: whether nothing else follows, so that a message alone is also an error.
     """
     choices = event.get("choices")
     error = event.get("error")
@@ -587,7 +587,7 @@ def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
 
 
 def _first_error(value: Any) -> Any:
-    """The first error in a list of them; None where it is no such list."""
+    """The first error in a list of errors; None if it is not such a list."""
     if not isinstance(value, list):
         return None
     errors = (item for item in value if isinstance(item, dict))
@@ -595,7 +595,7 @@ def _first_error(value: Any) -> Any:
 
 
 def _is_blank(error: Any, *, beside_choices: bool) -> bool:
-    """Whether a field for an error tells none; an empty object does where there are choices."""
+    """Whether an error field has no error; an empty object has none if there are choices."""
     if error is None or error is False or error == 0:
         return True
     if isinstance(error, str):
@@ -607,7 +607,7 @@ def _is_blank(error: Any, *, beside_choices: bool) -> bool:
 
 
 def _is_first(index: Any) -> bool:
-    """Whether a choice is the first one, the only one that is read."""
+    """Whether a choice is the first one; only that one is read."""
     if index is None or type(index) is int:
         return not index
     number = whole_number(index)
@@ -625,18 +625,18 @@ def _check_version(reply: dict[str, Any]) -> None:
 
 
 def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
-    """The objects of a listing such as ``{"data": [{"id": ...}, ...]}``, or of a bare list.
+    """The objects in a listing such as ``{"data": [{"id": ...}, ...]}``, or in a bare list.
 
-    A name instead of an object is read as the ``id`` of one, null as an empty list, and the names
-    of an object's fields as a list of them.
+    A name instead of an object is read as its ``id``, null as an empty list, and an object as the
+    list of its field names.
 
     Args:
         data: the body of the reply.
-        fields: where the list stands; the first that is there counts. Default: ``data``.
+        fields: the fields that may hold the list; the first one present counts. Default: ``data``.
 
     Raises:
         LLMError: the error that the reply holds instead of a list.
-        ProtocolError: the reply holds no list of objects.
+        ProtocolError: the reply has no list of objects.
     """
     if data.lstrip().startswith(b"<"):
         raise page_error(data)

@@ -1,4 +1,4 @@
-"""What a reply in OpenAI's shape builds up piece by piece: thoughts and calls of tools."""
+"""The parts of a reply in OpenAI's format that arrive in pieces: thoughts and tool calls."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..errors import ProtocolError
 MAX_TOOL_CALLS = 4096
 
 _MOST_LOOKED_THROUGH = 1024 * 1024
-"""About how many characters of a call's arguments are looked through while they arrive."""
+"""Roughly how many characters of a call's arguments are checked as they arrive."""
 
 _THOUGHT_TEXTS = ("thinking", "reasoning", "text", "summary", "content")
 
 
 def thought_of(value: Any) -> str:
-    """The thoughts in a field that holds them as a text, an object or a list of such."""
+    """The thoughts in a field: a string, an object, or a list of these."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def thought_of(value: Any) -> str:
 
 
 class ThoughtDetails:
-    """A list of thoughts of a reply, those in a row that continue one another joined."""
+    """The thoughts of a reply; consecutive ones that continue each other are joined."""
 
     _TEXTS = ("text", "summary", "thinking")
 
@@ -40,7 +40,7 @@ class ThoughtDetails:
         self._entries: list[tuple[dict[str, Any], dict[str, StringIO]]] = []
 
     def add(self, details: Any) -> None:
-        """Take those of one event; what is no list of objects is passed over."""
+        """Add those of one event; anything but a list of objects is ignored."""
         for detail in details if isinstance(details, list) else ():
             if isinstance(detail, dict):
                 self._add(detail)
@@ -92,13 +92,13 @@ class _Call:
         self._looked_through = 0
 
     def is_blank(self) -> bool:
-        """Whether it says neither what is called nor with what."""
+        """Whether it has neither a name nor arguments."""
         named = self.function.get("name") or self.fields.get("type") not in (None, "", "function")
         return not named and not self.arguments.getvalue().strip()
 
     def is_whole(self) -> bool:
-        """Whether its arguments are a whole JSON object, as far as that was looked at."""
-        # Looking at all of them for each piece would take the square of their length.
+        """Whether its arguments are a complete JSON object, as far as they were checked."""
+        # Checking all of them for each piece would take quadratic time.
         if not self.closes or self._looked_through > _MOST_LOOKED_THROUGH:
             return False
         self._looked_through += self.arguments.tell()
@@ -111,7 +111,7 @@ class _Call:
 
 
 class ToolCalls:
-    """Puts the calls of tools together from the pieces in which they come."""
+    """Assembles tool calls from their pieces."""
 
     def __init__(self, keep: Callable[[int], None]) -> None:
         self._keep = keep
@@ -120,7 +120,7 @@ class ToolCalls:
         self._by_id: dict[str, _Call] = {}
 
     def add(self, piece: Mapping[str, Any], *, whole: bool = False) -> None:
-        """Take one piece; where the message is ``whole``, each is a call of its own."""
+        """Add one piece; if the message is ``whole``, each piece is a separate call."""
         function = piece.get("function")
         if function is None and "custom" not in piece:
             function = {name: piece[name] for name in _FLAT if name in piece}
@@ -146,7 +146,7 @@ class ToolCalls:
                 self._put(call.function, name, value)
 
     def _find(self, index: int | None, own_id: str, function: Mapping[str, Any]) -> _Call | None:
-        """The call that a piece continues; None where it begins one."""
+        """The call that a piece continues; None if it begins a new one."""
         if index is None:
             call = self._by_id.get(own_id) if own_id else self._calls[-1] if self._calls else None
         else:
@@ -157,16 +157,16 @@ class ToolCalls:
             return None
         name, known = function.get("name"), call.function.get("name")
         if own_id and call.id and own_id != call.id:
-            # Some versions of vLLM give each piece an id of its own.
+            # Some versions of vLLM give each piece its own id.
             return None if name or index is None or call.is_whole() else call
         if not name or not known:
             return call
-        # A name once more: the same call, or the next one. Nowhere in JSON does an object follow
-        # another at once.
+        # A repeated name: the same call or the next one. In JSON, an object never directly follows
+        # another.
         arguments = function.get("arguments")
         opens = isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
         if own_id and call.id:
-            # Yandex gives two calls of one function the same id.
+            # Yandex gives two calls of the same function the same id.
             return None if opens and call.is_whole() else call
         return None if name != known or (call.closes and opens) else call
 
@@ -180,7 +180,7 @@ class ToolCalls:
         return call
 
     def _put(self, fields: dict[str, Any], name: str, value: Any) -> None:
-        """Keep a field; a blank one wipes nothing."""
+        """Keep a field; a blank value does not overwrite it."""
         if (value is None or value == "") and name in fields:
             return
         if value is not None and fields.get(name) != value:
@@ -193,10 +193,10 @@ class ToolCalls:
         if isinstance(value, dict):
             value = json.dumps(value, ensure_ascii=False)
         text = expect(value, str, "arguments")
-        # The size first: what came so far is not to be written out for each piece.
+        # Check the size first, so that the text so far is not joined for each piece.
         stands_in = call.arguments.tell() == 2 and call.arguments.getvalue() == "{}"
         if stands_in and text.lstrip().startswith("{"):
-            # What stood in for arguments that were still to come.
+            # A placeholder for arguments that were still to come.
             call.arguments = StringIO()
         if text.strip():
             call.closes = text.rstrip().endswith("}")
@@ -204,7 +204,7 @@ class ToolCalls:
         call.arguments.write(text)
 
     def finished(self) -> list[dict[str, Any]]:
-        """All of them, in the order of their indexes, each with an id of its own."""
+        """All calls, in the order of their indexes, each with its own id."""
         ids: set[str] = set()
         found = []
         told = [call for call in self._calls if not call.is_blank()]

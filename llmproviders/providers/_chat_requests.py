@@ -1,4 +1,4 @@
-"""Requests in OpenAI's shape: tools, images, and what a server turned out not to take."""
+"""Requests in OpenAI's format: tools, images, and fields that a server does not accept."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DISPENSABLE = (
     *("stream_options", "stream", *OTHER_NAME, "temperature", "top_p", "stop", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "reasoning_effort"),
 )
-"""Fields that only say how to answer: a server that refuses one is asked again without it."""
+"""Optional fields: if a server refuses one, the request is sent again without it."""
 
 DISPENSABLE_IN_HISTORY = (
     *("reasoning_content", "reasoning", "reasoning_details", "refusal", "annotations"),
 )
-"""Likewise for what other services wrote beside the text and the calls of a message."""
+"""Likewise for fields that other services added to messages."""
 
 _REFUSAL = re.compile(
     r"unsupported|not (currently |yet )?(be )?(supported|permitted|allowed|accepted|available"
@@ -34,7 +34,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# GigaChat alone has these.
+# Only GigaChat has these.
 _FOREIGN_TO_FUNCTIONS = ("few_shot_examples", "return_parameters")
 
 REFUSALS = (400, 422)
@@ -42,7 +42,7 @@ REFUSALS = (400, 422)
 
 
 def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
-    """The dispensable field of a request that an error names as not taken; None if there is none.
+    """The optional field that an error says is not accepted; None if there is none.
 
     An error about the value of a field, such as "temperature must be below 2", names none.
 
@@ -81,12 +81,12 @@ _BATCH = re.compile(
 
 
 def is_batch_too_large(error: InvalidRequestError) -> bool:
-    """Whether a server refused a request since it has too many texts in it."""
+    """Whether a server refused a request because it has too many texts."""
     return error.status_code in (*REFUSALS, 413) and bool(_BATCH.search(error.detail or ""))
 
 
 def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
-    """The fields of a body as far as the server takes them, by the name that it takes."""
+    """The fields of a body that the server accepts, by the names that it accepts."""
     taken = dict(params)
     for name in refused:
         if name in taken:
@@ -120,7 +120,7 @@ def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
     choice = told.pop("tool_choice", None) or choice
     if tools:
         told["tools"] = tools
-    # Without tools, servers refuse a choice among them, even that of none.
+    # Without tools, servers refuse any tool_choice, even "none".
     if choice is not None and (tools or choice not in ("auto", "none")):
         told["tool_choice"] = choice
     if not tools:
@@ -128,7 +128,7 @@ def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-# How the files of each type begin.
+# The first bytes of each file type.
 _IMAGES = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -143,13 +143,13 @@ def with_images(messages: Sequence[Message], paths: Sequence[str]) -> list[Messa
     """``messages`` with image files as parts of the last one of the user.
 
     Raises:
-        InvalidRequestError: a file is missing, too large, or no image that services take.
+        InvalidRequestError: a file is missing, too large, or not an image that services accept.
     """
     told = list(messages)
     parts = [_image_part(path) for path in paths]
     last = max((n for n, m in enumerate(told) if m["role"] == "user"), default=None)
     if last is None:
-        raise InvalidRequestError("attach needs a message of the user that it belongs to")
+        raise InvalidRequestError("attach needs a user message to belong to")
     content = told[last]["content"]
     before = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     told[last] = {**told[last], "content": [*before, *parts]}
@@ -168,7 +168,7 @@ def _image_part(path: str) -> dict[str, Any]:
         kind = "image/webp"
     if kind is None:
         raise InvalidRequestError(
-            f"the attachment {path} is no JPEG, PNG, GIF or WebP image, which is all that can be "
+            f"the attachment {path} is not a JPEG, PNG, GIF or WebP image; only these can be "
             "sent here"
         )
     url = f"data:{kind};base64,{b64encode(data).decode()}"

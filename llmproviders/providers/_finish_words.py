@@ -1,4 +1,4 @@
-"""The words by which services say why a reply ended: one table for all who speak OpenAI's shape."""
+"""Services' words for why a reply ended: one table for all that use OpenAI's format."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FINISH_WORDS: dict[str, tuple[str, ...]] = {
     "function_call": ("function_call",),
     "tool_calls": ("tool_calls", "tool_call", "tool_calling", "tool_use"),
 }
-"""Reason -> the words that services use for it, in any case."""
+"""Reason -> services' words for it, in any case."""
 
 
 FAILED_WORDS = (
@@ -52,21 +52,21 @@ FAILED_WORDS = (
     *("network_error", "server_error", "internal_error", "internal_server_error", "system_error"),
     *("upstream_error", "stream_error", "provider_error", "engine_error", "unknown_error"),
 )
-"""Words by which a service says that its reply failed; any other that ends in ``error`` does so."""
+"""Words for a failed reply; any other word that ends in ``error`` means the same."""
 
 
 NO_WORDS = (
     *("", "null", "nil", "none", "undefined", "unspecified", "partial", "in_progress"),
     *("not_finished",),
 )
-"""What some servers send, with every event even, before there is any reason."""
+"""Sent by some servers, even with every event, before there is a reason."""
 
 
 _REASON_OF = {word: reason for reason, words in FINISH_WORDS.items() for word in words}
 
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
-# How enumerations of services begin their words: FinishReason.STOP, ALTERNATIVE_STATUS_FINAL.
+# Prefixes of enumeration values: FinishReason.STOP, ALTERNATIVE_STATUS_FINAL.
 _ENUMERATION = re.compile(r"^(finish_reason|stop_reason|alternative_status)[_.]")
 
 _UNKNOWN_REMEMBERED = 100
@@ -75,14 +75,14 @@ _unknown_words: set[str] = set()
 
 
 def reason_of(word: str) -> str | None:
-    """The reason that a service's finish word means; None where it says that the reply failed.
+    """The reason for a service's finish word; None if it means that the reply failed.
 
     >>> reason_of("MAX_TOKENS"), reason_of("endTurn"), reason_of("abort"), reason_of("hm")
     ('length', 'stop', None, 'other')
     """
     known = _normal(word)
     if known not in _REASON_OF and ":" in known:
-        # Gemini says more behind a colon: "content_filter: RECITATION".
+        # Gemini adds details after a colon: "content_filter: RECITATION".
         known = known.partition(":")[0].strip("_")
     reason = _REASON_OF.get(known, "other")
     failed = known in FAILED_WORDS or (reason == "other" and known.endswith("error"))
@@ -95,12 +95,12 @@ def _normal(word: str) -> str:
 
 
 def says_nothing(word: str) -> bool:
-    """Whether a finish word is none: the reply goes on."""
+    """Whether a finish word means nothing, so that the reply goes on."""
     return _normal(word) in NO_WORDS
 
 
 def tell_unknown(word: str) -> None:
-    """Log a finish word that is not known, once."""
+    """Log an unknown finish word once."""
     if word not in _unknown_words and len(_unknown_words) < _UNKNOWN_REMEMBERED:
         _unknown_words.add(word)
         logger.warning("a reply ended with the finish reason %.40r, which is not known", word)

@@ -10,12 +10,12 @@ class LocalServer(NamedTuple):
     """One such program.
 
     Attributes:
-        name: how people call it.
+        name: its usual name.
         base_url: its usual address.
         start: the command that starts it.
         pull: the command that fetches a model; {} stands for the model's name. None if there is
             no such command.
-        any_model: whether it answers for its one model whatever name it is asked by.
+        any_model: whether it serves its one model under any name.
     """
 
     name: str
@@ -41,14 +41,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def local_server_at(url: str, name: str = "") -> LocalServer | None:
-    """The program that serves ``url``, as far as its name or its address tells.
+    """The program that serves ``url``, judged by its name or address.
 
     Args:
         url: the base address.
-        name: how the provider is called; a program's own name tells wherever it listens.
+        name: the provider's name; if it is a program's name, the address does not matter.
 
     Returns:
-        The program of that name, else the one whose usual address on this machine it is; None if
+        The program with that name, else the one with that usual address on this machine; None if
         there is none.
 
     >>> local_server_at("http://127.0.0.1:11434/v1").name

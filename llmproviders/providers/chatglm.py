@@ -28,11 +28,11 @@ from ._chat_completions import error_in_event
 def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
     """Yield what each event adds to the text of the parts before it, then a ``FinishReason``.
 
-    A body that is one JSON object is read as one event, whatever its label says.
+    A body that is one JSON object is read as one event, whatever its Content-Type.
 
     Raises:
-        LLMError: what an error object means.
-        ProtocolError: a field of another type than the protocol has.
+        LLMError: the service reported an error.
+        ProtocolError: a field has the wrong type.
     """
     said = _Said()
     frame = EventTemplate(grows=True)
@@ -62,7 +62,7 @@ def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
 
 
 def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
-    """The object of an event, or of a body that is no stream, and the error that it means."""
+    """The object of an event, or of a body that is not a stream, and its error, if any."""
     if type(data) is ErrorEvent:
         return {}, error_in_event(data)
     if type(data) is Document and data.lstrip().startswith(b"<"):
@@ -102,7 +102,7 @@ class _Said:
         self._rewritten = False
 
     def seen(self, key: str) -> str:
-        """The text of a part so far, without an end that may still change."""
+        """The text of a part so far, without the end that may still change."""
         pieces = self._seen[key]
         if len(pieces) > 1:
             pieces[:] = ["".join(pieces)]
@@ -114,7 +114,7 @@ class _Said:
         self._seen[self.speaking].append(added)
 
     def update(self, parts: Mapping[str, _Text], *, last: bool) -> str:
-        """Return the new text of an event; nothing of the ``last`` one is held back."""
+        """Return the new text of an event; for the ``last`` one, hold nothing back."""
         new = ""
         for key, (text, thought) in parts.items():
             if thought:
@@ -138,9 +138,8 @@ class _Said:
         if key == self.speaking and text.startswith(seen):
             self._seen[key] = [text]
             return text[len(seen) :]
-        # Text that was delivered cannot be taken back. A text that only became shorter may grow
-        # back to where it was; if it was rewritten, or another part has followed, only what is
-        # added later is delivered.
+        # Delivered text cannot be withdrawn. A text that only became shorter may grow back; if it
+        # was rewritten, or another part has followed, only later additions are delivered.
         if not seen.startswith(text):
             self._seen[key] = [text]
         self._rewritten = True
@@ -211,7 +210,7 @@ class ChatGLM(Provider):
     model_aliases = {"all-tools-230b": "glm-4"}
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
-        """Fold the conversation into the one message that the service takes."""
+        """Fold the conversation into the single message that the service accepts."""
         self.sampling(request)
         text = fold(request.messages)
         body: dict[str, Any] = {

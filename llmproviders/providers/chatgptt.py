@@ -1,4 +1,4 @@
-"""ChatGptt: a WordPress site with a chat plugin; tokens from its page, then a form."""
+"""ChatGptt: a WordPress site with a chat plugin; needs tokens from its page, then a form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WidgetTokens(NamedTuple):
 
 
 def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> WidgetTokens:
-    """Find the tokens in a page, and mask them in every message from here on.
+    """Find the tokens in a page, and mask them in messages from now on.
 
     Args:
         body: the page.
@@ -45,8 +45,8 @@ def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> Widg
     if is_challenge(body):
         raise challenged(base_url)
     widget = _Widget()
-    # Some releases of Python fail an assertion on marked sections that they do not know; what
-    # comes before one has been read by then.
+    # Some Python releases fail an assertion on unknown marked sections; everything before one has
+    # been read by then.
     with ignoring(AssertionError):
         widget.feed(body.decode(errors="replace"))
     missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
@@ -156,7 +156,7 @@ class ChatGptt(Provider):
         request: ChatRequest,
         fetch: Fetch,
     ) -> str | None:
-        """Forget tokens that the site refused, so that its page is fetched again."""
+        """Drop tokens that the site refused, so that its page is fetched again."""
         if call is None or not isinstance(error, AuthenticationError):
             return None
         page = self._page

@@ -1,4 +1,4 @@
-"""DeepSeek: OpenAI's protocol, with thoughts that have to be sent back."""
+"""DeepSeek: OpenAI's protocol, with thoughts that must be sent back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import UnsupportedError
 from ..provider import Catalogue, Fetch
 from .openai_compatible import OpenAICompatible
 
-# The service has three; others have names for what lies between.
+# The service has three levels; other services have more.
 _EFFORTS = {"minimal": "low", "medium": "high", "xhigh": "max"}
 
 
@@ -37,10 +37,10 @@ class DeepSeek(OpenAICompatible):
     environment = {"api_key": ("DEEPSEEK_API_KEY",)}
 
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
-        """The usual parameters, an effort by the nearest word that the service has.
+        """The usual parameters, with the nearest reasoning effort that the service has.
 
         Raises:
-            UnsupportedError: a call of a function is demanded while it thinks.
+            UnsupportedError: a function call is required while it thinks.
         """
         params = super().chat_params(request)
         effort = params.get("reasoning_effort")
@@ -55,7 +55,7 @@ class DeepSeek(OpenAICompatible):
             thinking.get("type") != "disabled"
         ):
             raise UnsupportedError(
-                f'{self.name} takes no tool_choice but "auto" and "none" while it thinks; '
+                f'{self.name} only takes the tool_choice "auto" and "none" while it thinks; '
                 'extra_body={"thinking": {"type": "disabled"}} keeps it from thinking'
             )
         return params

@@ -57,7 +57,7 @@ class FlowGpt(Provider):
     supported_params = frozenset({"temperature"})
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
-        """Sign the request; system messages have a field of their own."""
+        """Sign the request; system messages have a separate field."""
         messages = without_tools(request.messages)
         system = [message["content"] for message in messages if message["role"] == "system"]
         turns = [message for message in messages if message["role"] != "system"]
@@ -86,8 +86,8 @@ class FlowGpt(Provider):
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Yield the text events; the reply is whole when its body ends cleanly.
 
-        There is no end mark. If only the end of the connection frames the body, a reply that was
-        cut between two lines looks like a whole one.
+        There is no end mark. If the body is framed only by the end of the connection, a reply that
+        was cut between two lines looks complete.
         """
         frame = EventTemplate()
         begun = False

@@ -1,4 +1,4 @@
-"""GLM: the official API of Zhipu (BigModel, Z.ai), OpenAI's protocol with ways of its own."""
+"""GLM: the official API of Zhipu (BigModel, Z.ai), a variant of OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UnsupportedError
 from ..provider import Catalogue
 from .openai_compatible import OpenAICompatible
 
-# The mainland and the other countries have keys and addresses of their own.
+# Mainland China and other countries have separate keys and addresses.
 _SITES = {
     "ZHIPUAI": "https://open.bigmodel.cn/api/paas/v4",
     "ZAI": "https://api.z.ai/api/paas/v4",
@@ -19,7 +19,7 @@ _SITES = {
 
 _WARMEST = 0.99
 
-# The service takes no top_p of 0.
+# The service does not accept a top_p of 0.
 _NARROWEST = 0.01
 
 
@@ -60,7 +60,7 @@ class GLM(OpenAICompatible):
 
     @classmethod
     def environment_of(cls, argument: str) -> tuple[str, ...]:
-        """The variables for ``argument``; a key and a base address go together."""
+        """The variables for ``argument``; a key and a base address belong together."""
         names = super().environment_of(argument)
         others = set(_SITES) - {_site()}
         return tuple(n for n in names if not _site() or n.partition("_")[0] not in others)
@@ -71,7 +71,7 @@ class GLM(OpenAICompatible):
         return _SITES[_site() or "ZHIPUAI"]
 
     def variables_for(self, argument: str) -> tuple[str, ...]:
-        """The same for an instance: with keys of both sites, the one of its address's site."""
+        """The same for an instance: with keys for both sites, the one for its address."""
         site = self._site_of_address()
         if argument == "api_key" and site is not None:
             return (f"{site}_API_KEY",)
@@ -87,19 +87,19 @@ class GLM(OpenAICompatible):
         return next((one for one in sites if belongs_to(self.base_url, _homes_of(one))), None)
 
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
-        """Parameters within the ranges that the service takes.
+        """Parameters within the ranges that the service accepts.
 
         Raises:
-            UnsupportedError: a call of a function is demanded, or no user says anything.
+            UnsupportedError: a function call is required, or there is no user message.
         """
         params = super().chat_params(request)
         if not any(message["role"] == "user" for message in request.messages):
-            raise UnsupportedError(f"{self.name} takes no conversation without a user message")
+            raise UnsupportedError(f"{self.name} needs a user message in the conversation")
         choice = params.pop("tool_choice", "auto")
         if choice == "none":
             params.pop("tools", None)
         elif choice != "auto":
-            raise UnsupportedError(f'{self.name} takes no tool_choice but "auto"')
+            raise UnsupportedError(f'{self.name} only takes the tool_choice "auto"')
         if "tools" in params and request.stream:
             params["tool_stream"] = True
         for name in params.keys() & {"temperature", "top_p"}:
@@ -110,7 +110,7 @@ class GLM(OpenAICompatible):
             del params["temperature"]
             params["do_sample"] = False
         if stop := params.get("stop"):
-            # The service refuses a second one.
+            # The service refuses more than one.
             params["stop"] = [stop] if isinstance(stop, str) else list(stop)[:1]
         return params
 

@@ -41,11 +41,11 @@ from ._chat_requests import (
 from ._local_servers import local_server_at
 
 MOST_TEXTS = 256
-"""Texts in one request for vectors, until the server says that they are too many."""
+"""Most texts in one request for vectors, until the server says that this is too many."""
 
 _NO_LIST = (404, 405, 501)
 
-# GigaChat alone has it.
+# Only GigaChat has it.
 _FOREIGN = ("functions_state_id",)
 
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
@@ -55,10 +55,10 @@ class OpenAICompatible(Provider):
     """A server with ``/chat/completions`` under its ``base_url``.
 
     Args:
-        api_key: the key, where the server wants one, or where it is kept; ``OPENAI_API_KEY``.
-        max_concurrency: requests at a time in this process for one key; None: any number.
+        api_key: the key, if the server needs one, or where it is stored; ``OPENAI_API_KEY``.
+        max_concurrency: the most requests at a time in this process for one key; None: no limit.
         think_tags: whether ``<think>...</think>`` at the start of a reply is reasoning, not text.
-        base_url: with the path, which usually ends in ``/v1``; ``OPENAI_BASE_URL``.
+        base_url: the address with the path, which usually ends in ``/v1``; ``OPENAI_BASE_URL``.
 
     >>> local = OpenAICompatible(base_url="http://localhost:11434/v1", model="llama3.2")
     >>> local.get_model(None)
@@ -70,7 +70,7 @@ class OpenAICompatible(Provider):
     default_model = "gpt-4o-mini"
     models = Catalogue("gpt-4o-mini", "gpt-4o")
     open_catalogue = True
-    #: Model for ``embed`` at the service's own address; None: there is none.
+    #: Model for ``embed`` at the service's own address, or None.
     embedding_model: ClassVar[str | None] = "text-embedding-3-small"
     supports_tools = True
     supports_schema = True
@@ -104,12 +104,12 @@ class OpenAICompatible(Provider):
         self._refused: dict[str, frozenset[str]] = {}
 
     def credential_digest(self) -> str | None:
-        """A hash of the key and the address; None where there is no key."""
+        """A hash of the key and the address; None if there is no key."""
         key = self.secret("api_key", self._api_key)
         return digest(key, self.base_url) if key else None
 
     def check_supported(self, request: ChatRequest) -> None:
-        """Refuse what the server cannot do; JSON without a schema is taken by all of them."""
+        """Refuse what the server does not support; all servers accept JSON without a schema."""
         kind = request.params.get("response_format", {}).get("type")
         if kind == "json_schema" and not self.supports_schema:
             raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
@@ -134,17 +134,17 @@ class OpenAICompatible(Provider):
             body = without(body, refused)
         if "extra_body" in request.params:
             body = request.with_extra_body(body)
-        # Some gateways label a stream as text/html; the reader recognizes a web page by itself.
+        # Some gateways label a stream as text/html; the parser recognizes a web page itself.
         return self._call("POST", "/chat/completions", json=body, accept="html")
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
-        """The fields that ask for a stream, or for the whole reply, as ``request`` has it."""
+        """The fields that ask for a stream or for the whole reply, depending on ``request``."""
         if not request.stream:
             return {"stream": False}
         return {"stream": True, "stream_options": {"include_usage": True}}
 
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
-        """The parameters of ``request`` as this service has them; a subclass changes them."""
+        """The parameters of ``request`` for this service; subclasses change them."""
         params = self.sampling(request) if request.params else {}
         if not TOOL_PARAMS.isdisjoint(params):
             params = with_tools(params)
@@ -155,10 +155,10 @@ class OpenAICompatible(Provider):
     def recover(
         self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
     ) -> str | None:
-        """Leave out, or call by its other name, a field that the server says it does not take.
+        """Leave out or rename a field that the server says it does not accept.
 
-        That is remembered for the model. Fields of the caller's ``extra_body`` stay. The same
-        holds for what other services wrote into the messages of the history.
+        This is remembered for the model. Fields of the caller's ``extra_body`` stay. The same
+        applies to fields that other services added to messages in the history.
         """
         if call is None or error.status_code not in REFUSALS:
             return None
@@ -169,9 +169,9 @@ class OpenAICompatible(Provider):
         field = refused_field(error, ours)
         if field is None:
             return None
-        # Another field is sent along with it, and means nothing without it.
+        # The other field is meaningless without it.
         names = {field, "stream_options"} if field == "stream" else {field}
-        # The body has what extra_body says in place of the model.
+        # extra_body may have replaced the model in the body.
         model = self.get_model(request.model)
         self._refused[model] = self._refused.get(model, frozenset()) | names
         return f"request without {field}"
@@ -181,14 +181,14 @@ class OpenAICompatible(Provider):
         return parse_chat(reply, think_tags=self.think_tags)
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """Say what to do about a missing model, a wrong address or a server that is not there."""
+        """Say what to do about a missing model, a wrong address or a server that is not running."""
         if type(error) is ModelNotFoundError and error.status_code is not None:
             local = local_server_at(self.base_url, self.name)
             asked = request.model or self.model
             message = f"{self.name} has no model {asked or self.default_model!r}: {error}; "
             if asked and local and local.pull:
                 message += f"`{local.pull.format(asked)}` fetches it; "
-            # Nobody asked for the default of another service.
+            # The caller did not ask for this default.
             message += "" if asked else "name one with model=; "
             return retold(error, message + "list_models() tells its own")
         if type(error) is ConnectionFailed and _is_refused(error):
@@ -205,10 +205,10 @@ class OpenAICompatible(Provider):
         return error
 
     def list_models(self) -> list[str]:
-        """The names of the models that the server has now; an empty list where it has none.
+        """The names of the server's current models; an empty list if it has none.
 
         Raises:
-            InvalidRequestError: the server does not list its models; chats may work all the same.
+            InvalidRequestError: the server does not list its models; chats may still work.
             LLMError: as for any call.
         """
         try:
@@ -221,7 +221,7 @@ class OpenAICompatible(Provider):
                 raise
             raise InvalidRequestError(
                 f"{self.name} does not list its models at {self.base_url}/models: {error}; chats "
-                "may work all the same, with model= set to a name that the server knows",
+                "may still work, with model= set to a name that the server knows",
                 provider=self.name,
                 status_code=error.status_code,
                 request_id=error.request_id,
@@ -229,17 +229,17 @@ class OpenAICompatible(Provider):
             ) from error
 
     def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[Embedding]:
-        """Make vectors of texts, in batches of the size that the server takes.
+        """Turn texts into vectors, in batches of a size that the server accepts.
 
         Args:
             texts: one text, or several.
-            model: a model for vectors; None: the service's own, else this instance's model.
+            model: a model for vectors; None: the service's usual one, else this instance's model.
 
         Returns:
-            An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in their order.
+            An ``Embedding`` (``vector``, ``prompt_tokens``) for each text, in order.
 
         Raises:
-            InvalidRequestError: a text is missing, or is no text.
+            InvalidRequestError: a text is missing or not a string.
             LLMError: as for any call.
 
         >>> from llmproviders.sandbox import Sandbox
@@ -252,7 +252,9 @@ class OpenAICompatible(Provider):
         alone = isinstance(texts, str) or not isinstance(texts, Iterable)
         left: list[Any] = [texts] if alone else list(texts)
         if not all(isinstance(text, str) and text for text in left):
-            raise InvalidRequestError("texts is a text or a list of texts, none of them empty")
+            raise InvalidRequestError(
+                "texts must be a string or a list of strings, none of them empty"
+            )
         request = ChatRequest((), self._embedding_name(model))
         found: list[Embedding] = []
         scope = CancelScope()
@@ -297,7 +299,7 @@ class OpenAICompatible(Provider):
         return model or usual or ""
 
     def check_credentials(self) -> None:
-        """Look for the key, where the address is one that wants one."""
+        """Check that there is a key, if the address needs one."""
         self._key()
 
     def _key(self) -> Secret | None:
@@ -320,11 +322,11 @@ class OpenAICompatible(Provider):
         return key
 
     def _headers(self) -> dict[str, str]:
-        """The headers of every request but the key's."""
+        """The headers of every request, without the key."""
         return dict(_HEADERS)
 
     def _url(self, path: str) -> str:
-        """The address of ``path``; the query of ``base_url`` stays behind it."""
+        """The address of ``path``, keeping the query of ``base_url``."""
         address, mark, query = self.base_url.partition("?")
         return Redacted(address.rstrip("/") + path + mark + query)
 
@@ -344,7 +346,7 @@ class OpenAICompatible(Provider):
 
 
 def _is_refused(error: BaseException | None) -> bool:
-    """Whether a connection was refused, which is told by what caused the error."""
+    """Whether a connection was refused, judged by the causes of the error."""
     while error is not None:
         if isinstance(error, ConnectionRefusedError) or "refused" in str(error):
             return True
@@ -353,10 +355,10 @@ def _is_refused(error: BaseException | None) -> bool:
 
 
 def _history(messages: Sequence[Message]) -> list[Message]:
-    """Messages as OpenAI's protocol has them, whichever provider wrote them.
+    """Messages in the form of OpenAI's protocol, whichever provider wrote them.
 
-    Calls have ids and their arguments are text. A result names the call that it belongs to: the
-    first one of the last turn that has no result yet, where it does not say.
+    Calls have ids, and their arguments are strings. A result without the id of its call gets that
+    of the first call of the last turn that has no result yet.
 
     Raises:
         UnsupportedError: a message has files that only another service can read.
@@ -365,10 +367,10 @@ def _history(messages: Sequence[Message]) -> list[Message]:
     for number, message in enumerate(messages):
         if message.get("attachments"):
             raise UnsupportedError(
-                f"message {number} has attachments, which are files of GigaChat's; "
+                f"message {number} has attachments, which are files of GigaChat; "
                 "use attach= or image parts"
             )
-        # Libraries write out what a message does not have as null, which servers refuse.
+        # Some libraries write missing fields as null, which servers refuse.
         message = {n: v for n, v in message.items() if n not in _FOREIGN and v is not None}
         legacy = message.pop("function_call", None)
         calls = message.get("tool_calls") or ([{"function": legacy}] if legacy else [])

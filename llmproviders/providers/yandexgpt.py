@@ -21,11 +21,11 @@ class YandexGPT(OpenAICompatible):
 
     Args:
         api_key: an API key of a service account; ``YC_API_KEY`` or ``YANDEX_CLOUD_API_KEY``.
-        folder_id: the folder that the models are asked in and that pays; ``YC_FOLDER_ID`` or
+        folder_id: the folder whose models are used and which is billed; ``YC_FOLDER_ID`` or
             ``YANDEX_CLOUD_FOLDER``.
         data_logging: False keeps prompts and replies out of the service's logs.
-        max_concurrency: requests at a time in this process for one key; the service allows an
-            organization ten.
+        max_concurrency: the most requests at a time in this process for one key; the service allows
+            ten per organization.
         **options: as for :class:`OpenAICompatible`.
 
     A model is a name, or a full address such as ``gpt://<folder>/yandexgpt-5.1/latest``.
@@ -83,7 +83,7 @@ class YandexGPT(OpenAICompatible):
         return name if "://" in name else self._in_folder("emb", name)
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
-        """Whether ``request`` wants a stream, which brings its usage unasked."""
+        """Ask for a stream or the whole reply; a stream reports its usage unasked."""
         return {"stream": request.stream}
 
     def list_models(self) -> list[str]:

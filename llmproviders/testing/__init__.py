@@ -1,6 +1,6 @@
-"""What to test with: code that calls language models, and providers of one's own.
+"""Tools for testing code that calls language models, and for testing your own providers.
 
-``ScriptedProvider`` stands where a provider stands, without any network. The rest is for authors
+``ScriptedProvider`` replaces a provider, without any network. The rest is for authors
 of providers: ``check_provider`` holds a class against what it says of itself, ``check_golden`` and
 ``check_cuts`` have it read recorded replies in every framing and cut at every byte,
 ``read_stream`` is a reader that fails where the promise of a stream is broken, and ``RawServer``

@@ -88,8 +88,8 @@ def check_provider(make: Callable[[str], Provider], *, before: Before | None = N
 
     It has the attributes and takes the arguments of every provider; it knows its own models; it
     comes out of a pickle as it was, and its ``repr`` shows no key. What it says that it supports
-    is sent; what it does not is an ``UnsupportedError`` with nothing sent. A system prompt and the
-    turns before are sent, and parameters that it does not take are left out.
+    is sent; what it does not is an ``UnsupportedError`` before anything is sent. A system prompt
+    and the turns before are sent, and parameters that it does not take are left out.
 
     Args:
         make: makes the provider for a server at an address such as ``"http://127.0.0.1:8123"``;

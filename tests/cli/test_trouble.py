@@ -229,6 +229,6 @@ def test_a_secret_that_a_cluster_would_show(
     with distributed.LocalCluster(n_workers=0, **settings) as cluster:
         result = run(*arguments, *options, "--dask", cluster.scheduler_address)
     assert (result.code, result.out) == (2, "")
-    assert "carries a secret" in result.err
+    assert "contains a secret" in result.err
     assert "hunter22" not in result.err
     assert at_sandbox.count() == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +21,8 @@ PACKAGE = Path(llmproviders.__file__).parent
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 PAGES = [page for page in PAGES if not page.name.endswith(".ru.md")]
 
-SPOKEN = [
-    PACKAGE / "__init__.py",
-    *(PACKAGE / "cli").glob("*.py"),
-    *(PACKAGE / "notebook").glob("*.py"),
-]
-"""The modules that speak to users; what the others say of themselves is for developers."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
+"""Every module: its docstrings, comments and messages."""
 
 BANNED = {
     r"(?<!all )(?<!most )(?<!some )(?<!each )(?<!none )(?<!both )\bof which\b": "that, whose",
@@ -45,16 +43,32 @@ BANNED = {
     r",? for one,": "for example",
     r"\bof one's own\b": "of your own",
     r"\blet \w+ be\b": "the imperative",
+    r"\bwho(?:ever)? wants\b": "to do it, or the plural",
+    r"\bsuch as there (?:is|are)\b": "a word for the thing",
+    r"\bwith nothing sent\b": "without sending anything",
+    r"\bin the midst of\b|\bamid\b": "in the middle of",
+    r"(?<!there )\bis no (?:text|date|list|number|JSON|function|provider|type|key)\b": "is not a",
+    r"\b(?:said|say|says) else\b": "says otherwise",
+    r"\bbe they\b|\bbe it\b": "even if",
+    r"\bof somebody else's\b": "third-party",
     r"\b(?:thereof|therein|wherein|whereby|heretofore)\b": "a plain word",
 }
 """Turns that sound translated, and what to say in their place."""
 
 
-def _strings(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line and the text of each docstring and message of a module."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _written(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each docstring, message and block of comments."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
+    begin, block = 0, ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            begin, block = begin or token.start[0], f"{block} {token.string.lstrip('#:')}"
+        elif token.type != tokenize.NL and block:
+            yield begin, block
+            begin, block = 0, ""
 
 
 def _prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -69,11 +83,11 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    "path", [*PAGES, *SPOKEN], ids=lambda path: path.relative_to(ROOT).as_posix()
+    "path", [*PAGES, *MODULES], ids=lambda path: path.relative_to(ROOT).as_posix()
 )
 def test_no_banned_turn(path: Path) -> None:
-    """No page, help text or message has a turn that plain English has not."""
-    texts = _strings(path) if path.suffix == ".py" else _prose(path)
+    """No page, docstring, comment or message has a turn that sounds translated."""
+    texts = _written(path) if path.suffix == ".py" else _prose(path)
     found = [
         f"{path.name}:{line}: {match[0]!r}: say {instead!r}"
         for line, text in texts

@@ -189,9 +189,9 @@ class TestAccept:
     def test_no_function(self, way: Callable[..., object]) -> None:
         """What cannot be called is a ``TypeError`` with a sentence, before anything is sent."""
         provider = Actor(GOOD)
-        with pytest.raises(TypeError, match="accept is a function"):
+        with pytest.raises(TypeError, match="accept must be a function"):
             way(provider, accept=True)
-        with pytest.raises(TypeError, match="accept is a function"):
+        with pytest.raises(TypeError, match="accept must be a function"):
             FailoverClient([provider], accept="yes")  # type: ignore[arg-type]
         assert provider.tries == 0
 

@@ -343,7 +343,7 @@ class TestCompression:
     ) -> None:
         """A body in another coding is told as such, and not as broken JSON."""
         server = serve([reply("a", **{"Content-Encoding": coding})])
-        with pytest.raises(ProtocolError, match=r"compressed with (br|zstd), .* not asked"):
+        with pytest.raises(ProtocolError, match=r"compressed with (br|zstd), .* not requested"):
             ask(make(server))
 
     def test_an_error_in_such_a_coding(self, serve: Callable[..., RawServer], make: Make) -> None:

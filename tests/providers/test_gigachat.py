@@ -408,7 +408,7 @@ class TestTokenService:
     @pytest.mark.parametrize(
         ("scope", "said"),
         [
-            ("GIGACHAT_API", "'GIGACHAT_API' is no scope"),
+            ("GIGACHAT_API", "'GIGACHAT_API' is not a scope"),
             ("GIGACHAT_API_CORP", "this key is not for the scope 'GIGACHAT_API_CORP'"),
         ],
     )

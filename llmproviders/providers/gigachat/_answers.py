@@ -1,4 +1,4 @@
-"""What the service answers beside chats, read from its JSON."""
+"""The service's answers other than chats, read from its JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..._http.types import HTTPResponse
 from ...errors import ProtocolError
 
 MAX_FILE = 40_000_000
-"""The most bytes of a file that the service keeps."""
+"""The largest size in bytes of a file that the service keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The tokens left of those paid for, for one model."""
+    """The remaining paid tokens for one model."""
 
     model: str
     tokens: int
@@ -46,10 +46,10 @@ class UploadedFile:
 
     Attributes:
         id: the service's name for it.
-        filename: what it was called when it was uploaded.
+        filename: its name when it was uploaded.
         bytes: its size.
         created_at: when it was uploaded, in Unix seconds.
-        purpose: what it is for, such as ``"general"``.
+        purpose: its purpose, such as ``"general"``.
     """
 
     id: str
@@ -60,7 +60,7 @@ class UploadedFile:
 
     @classmethod
     def from_json(cls, entry: Any) -> UploadedFile:
-        """Read what ``/files`` says of a file."""
+        """Read an entry of ``/files``."""
         return cls(
             id=_field(entry, "id", str),
             filename=_field(entry, "filename", str),

@@ -1,4 +1,4 @@
-"""What lets a ``GigaChat`` in: a key, a token made elsewhere, a password or a certificate."""
+"""The ways to log in to GigaChat: a key, an existing token, a password or a certificate."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ _SCOPES_ARE = f"it is {INDIVIDUAL} for individuals, {PREPAID} prepaid, {POSTPAID
 
 _SCOPE_ADVICE = {
     "is empty": "no scope was given; set GIGACHAT_SCOPE or pass scope=",
-    "format invalid": "{scope!r} is no scope; set GIGACHAT_SCOPE or pass scope=",
+    "format invalid": "{scope!r} is not a scope; set GIGACHAT_SCOPE or pass scope=",
     "not fully includes": "this key is not for the scope {scope!r}; take the one that the cabinet "
     "shows beside the key",
 }
 
 
 class Login(ABC):
-    """One way into the service."""
+    """One way to log in to the service."""
 
     @property
     @abstractmethod
     def credential(self) -> str:
-        """The hash by which its slots, tokens and files are remembered."""
+        """The hash that identifies its slots, tokens and files."""
 
     @abstractmethod
     def token(self, fetch: Fetch) -> Secret | None:
-        """The access token to send now; None where nothing is sent.
+        """The access token to send now; None if nothing is sent.
 
         Raises:
             LLMError: as for any call.
@@ -73,7 +73,7 @@ class Login(ABC):
 
 @dataclass(frozen=True)
 class GivenToken(Login):
-    """An access token that was made elsewhere, used as it is."""
+    """An access token from elsewhere, used unchanged."""
 
     value: Secret
 
@@ -89,10 +89,10 @@ class GivenToken(Login):
 
 @dataclass(frozen=True)
 class ClientCertificate(Login):
-    """A client certificate, which the connection shows; no token is sent.
+    """A client certificate, which the connection presents; no token is sent.
 
     Attributes:
-        files: the certificate's file, and the key's where that is another.
+        files: the file of the certificate, and that of the key if separate.
     """
 
     files: tuple[str, ...]
@@ -108,22 +108,22 @@ class ClientCertificate(Login):
 
 @dataclass(frozen=True)
 class Account(Login):
-    """What access tokens are issued for.
+    """An account that gets access tokens.
 
     Attributes:
-        file: where processes share its token; None: this process's memory.
+        file: the file in which processes share its token; None: only this process's memory.
     """
 
     file: Path | None
     address_from: ClassVar[str]
-    """The argument that the token service's address comes from."""
+    """The argument with the token service's address."""
 
     def keeper(self, scope: CancelScope) -> TokenKeeper:
-        """What holds its token in this process."""
+        """The keeper of its token in this process."""
         return keeper(self.credential, self.file, now=scope.clock.wall())
 
     def token(self, fetch: Fetch) -> Secret:
-        """A token that is valid now, fetched if need be."""
+        """A token that is valid now, fetched if necessary."""
         return self.keeper(fetch.scope).get(
             lambda: self._fetch_token(fetch), fetch.scope, route=fetch.route
         )
@@ -148,20 +148,20 @@ class Account(Login):
 
     @abstractmethod
     def _advice_on_refusal(self, said: str) -> str:
-        """What to do when the key or password was refused.
+        """Advice for when the key or password was refused.
 
         Args:
             said: the status and the service's words.
         """
 
     def _advice(self, error: LLMError, url: str) -> str | None:
-        """What to do about a token request that failed; None: what to do for any request."""
+        """Advice for a failed token request; None: the advice for any request applies."""
         if error.detail == "certificate":
             return None
         said = f"HTTP {error.status_code}: {error.detail or 'without a word'}"
         if isinstance(error, BlockedError):
             return (
-                f"a web page came in place of an answer of {url}: a firewall or a proxy denies "
+                f"a web page came instead of an answer from {url}: a firewall or a proxy denies "
                 f"access from here, which says nothing about the key ({said})"
             )
         if isinstance(error, AuthenticationError):
@@ -223,7 +223,7 @@ class UserAccount(Account):
     Attributes:
         user: the user's name.
         password: the password.
-        login_url: the full address where a token is issued for them.
+        login_url: the full address that issues a token for them.
     """
 
     user: str
@@ -254,20 +254,20 @@ class UserAccount(Account):
 
 
 class Credentials:
-    """Finds what lets one provider in, and checks it, once a call.
+    """Finds and checks a provider's credentials, once per call.
 
     Args:
-        name: what the provider is called.
-        secret: gives the key, token or password for an argument of the provider, as it is now.
-        held_back: says why the environment's key is not sent; None where it is, or there is none.
-        given: the arguments among ``api_key``, ``access_token`` and ``user`` that the constructor
-            got; they win over the environment.
+        name: the provider's name.
+        secret: returns the current key, token or password for an argument of the provider.
+        held_back: returns why the environment's key is not sent; None if it is sent or missing.
+        given: those of ``api_key``, ``access_token`` and ``user`` that were passed to the
+            constructor; they take precedence over the environment.
         user: the user's name, or None.
-        certificate: gives the files of the client certificate, none where there is none.
+        certificate: returns the files of the client certificate, if there is one.
         scope: the version of the API.
         auth_url: the token service's full address.
-        login_url: where a token is issued for a user and a password.
-        file: where processes share tokens; None: this process's memory.
+        login_url: the address that issues a token for a user and a password.
+        file: the file in which processes share tokens; None: only this process's memory.
     """
 
     def __init__(
@@ -298,14 +298,14 @@ class Credentials:
         self._found: WeakKeyDictionary[CancelScope, Login] = WeakKeyDictionary()
 
     def find(self) -> Login | None:
-        """What there is now: what the constructor got, else what the environment has.
+        """The current login, from the constructor or else the environment; None if there is none.
 
         Raises:
-            MissingAuthError: the place where it should be kept has none.
-            AuthenticationError: what is there cannot be one.
+            MissingAuthError: the file or variable that should hold it has none.
+            AuthenticationError: the value cannot be a key.
         """
         ways = {"access_token": self._given_token, "api_key": self._key, "user": self._password}
-        # A stable sort: what the constructor got comes first, each half in the order above.
+        # A stable sort: the constructor's arguments come first, each half in the order above.
         for way in sorted(ways, key=lambda name: name not in self._given):
             found: Login | None = ways[way]()
             if found is not None:
@@ -314,11 +314,11 @@ class Credentials:
         return ClientCertificate(files) if files else None
 
     def of(self, scope: CancelScope) -> Login:
-        """The login of one call, which is looked up when the call first asks for it.
+        """The login of one call, looked up when the call first needs it.
 
         Raises:
             MissingAuthError: there is none.
-            AuthenticationError: what there is cannot be one.
+            AuthenticationError: the value cannot be a login.
         """
         login = self._found.get(scope)
         if login is None:
@@ -332,10 +332,10 @@ class Credentials:
         return login
 
     def refuse(self, token: str, scope: CancelScope) -> bool:
-        """Do not use an access token again, which the service took no more.
+        """Stop using an access token that the service no longer accepts.
 
         Returns:
-            Whether another one can be had.
+            Whether another one is available.
         """
         login = self._found.pop(scope, None)
         if isinstance(login, Account):
@@ -377,12 +377,12 @@ class Credentials:
                 f"{lacking}: set GIGACHAT_{lacking.upper()} or pass {lacking}="
             )
         if ":" in self._user:
-            raise InvalidRequestError("a colon cannot stand in the user's name")
+            raise InvalidRequestError("the user's name cannot contain a colon")
         return UserAccount(self.file, self._user, password, self._login_url)
 
 
 def conceal_key(key: str) -> None:
-    """Mask an authorization key, and the client's secret in it, wherever they turn up."""
+    """Mask an authorization key and the client secret in it, wherever they appear."""
     conceal(key)
     identity, _, secret = _pair(key).partition(b":")
     if identity:
@@ -390,7 +390,7 @@ def conceal_key(key: str) -> None:
 
 
 def check_key(key: Secret) -> None:
-    """Raise an ``AuthenticationError`` for what cannot be an authorization key, and say why."""
+    """Raise an ``AuthenticationError`` with the reason if it cannot be an authorization key."""
     fault = _fault_of(key)
     if fault is not None:
         raise AuthenticationError(f"{NOT_A_KEY}; {fault}: take it from {CABINET}{_guess(key)}")
@@ -410,7 +410,7 @@ def _fault_of(key: str) -> str | None:
     return "it is not base64"
 
 
-# What people paste in place of the key, and what to say of it. Nothing of the key is shown.
+# What people paste instead of the key, and the advice. No part of the key is shown.
 _PASTED = (
     (
         r"[A-Za-z0-9_-]{10,}(\.[A-Za-z0-9_-]*){2,4}",
@@ -424,7 +424,7 @@ _PASTED = (
 
 
 def _guess(key: str) -> str:
-    """A hint at what was pasted in place of the key."""
+    """A hint about what was pasted instead of the key."""
     for pattern, hint in _PASTED:
         if re.fullmatch(pattern, key):
             return f". {hint}"
@@ -436,7 +436,7 @@ def _guess(key: str) -> str:
 
 
 def _pair(key: str) -> bytes:
-    """What the key is base64 of; nothing where it is not base64."""
+    """The decoded key; empty if it is not base64."""
     try:
         return base64.b64decode(key, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -1,4 +1,4 @@
-"""From OpenAI's shape, in which callers ask, to GigaChat's; pure.
+"""Convert requests from OpenAI's format to GigaChat's; pure functions.
 
 GigaChat has functions in place of tools, one call a turn, arguments as an object, results that are
 JSON and carry the function's name, one system message that comes first, and files in place of
@@ -97,7 +97,7 @@ def _function(tool: Any) -> Fields:
 
 
 def _choice(choice: Any, names: Sequence[str]) -> Any:
-    """Which function is to be called, as ``function_call`` says it."""
+    """The function to call, in the form of ``function_call``."""
     if choice is None or choice in ("auto", "none"):
         return choice or "auto"
     if choice in ("required", "any"):
@@ -147,7 +147,7 @@ def messages(history: Sequence[Message], attach: Iterable[Attachment] = ()) -> l
         attach: files that go with the last message of the user.
 
     Returns:
-        The messages; ``attachments`` holds ids, and an ``Attachment`` for what is to be uploaded.
+        The messages; ``attachments`` holds ids, and an ``Attachment`` for each file to upload.
 
     Raises:
         UnsupportedError: there is something in it that GigaChat does not take.

@@ -191,11 +191,11 @@ class GigaChat(Provider):
         return None if login is None else login.credential
 
     def check_credentials(self) -> None:
-        """Look for an access token, or a key that has the shape of one.
+        """Check that there is an access token or a well-formed key.
 
         Raises:
             MissingAuthError: there is neither.
-            AuthenticationError: what there is cannot be one.
+            AuthenticationError: the value cannot be one.
         """
         self._credentials.of(CancelScope())
 
@@ -254,7 +254,7 @@ class GigaChat(Provider):
     def _replace_model(
         self, error: LLMError, call: HTTPRequest, request: ChatRequest, fetch: Fetch
     ) -> str | None:
-        """Find another model for a default that is gone; for any other, raise what there is."""
+        """Find a replacement for a missing default model; for any other, raise the model list."""
         asked = str(call.json["model"])
         models = self._listed(fetch, call.authorization)
         if models is None:
@@ -418,7 +418,7 @@ class GigaChat(Provider):
         if home is not None:
             return home
         if isinstance(error, ModelNotFoundError):
-            return f"{asked} was asked for, and the models that there are could not be listed"
+            return f"{asked} was asked for, and the available models could not be listed"
         hint = "" if self.base_url.endswith("/v1") else ", which usually ends in /v1"
         return f"check base_url{hint}: it is {self.base_url}"
 

@@ -59,7 +59,7 @@ class KeptFiles:
         return found if found is not None and found.client == client else None
 
     def list(self, client: str) -> list[dict[str, Any]]:
-        """Return what there is of a client."""
+        """Return the files of a client."""
         with self._lock:
             return [kept.about for kept in self._files.values() if kept.client == client]
 

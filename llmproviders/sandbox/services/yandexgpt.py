@@ -57,7 +57,7 @@ class YandexGPTService(OpenAICompatibleService):
         return name
 
     def no_such_model(self, model: str) -> Whole:
-        """Return the error for a model that is no address, or none that there is."""
+        """Return the error for a model that is not an address, or does not exist."""
         if not model.startswith("gpt://"):
             return self.refusal(400, "Failed to parse model URI")
         return self.refusal(404, f"Failed to get model {model}")
