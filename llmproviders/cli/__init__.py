@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code, one of :class:`.exits.Exit`.
 
     Args:
-        arguments: what stands behind the program's name; None: those of the process.
+        arguments: the arguments after the program's name; None: those of the process.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given in (["--help"], ["-h"]) and sys.stdout is not None:

@@ -43,9 +43,7 @@ _SOON_S = 0.001
 @click.option(
     "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
 )
-@click.option(
-    "--allow-cut", is_flag=True, help="Take a reply that --max-tokens cut for a whole one."
-)
+@click.option("--allow-cut", is_flag=True, help="Accept a reply that --max-tokens cut.")
 @click.option(
     "--schema",
     type=click.Path(),
@@ -60,8 +58,8 @@ _SOON_S = 0.001
     metavar="FILE",
     help="Let the model look at FILE; repeatable.",
 )
-@click.option("--usage", is_flag=True, help="Tell on standard error how many tokens it took.")
-@click.option("--cache", is_flag=True, help="Give the reply of an earlier run if nothing changed.")
+@click.option("--usage", is_flag=True, help="Print on standard error how many tokens it took.")
+@click.option("--cache", is_flag=True, help="Reuse the reply of an earlier run if nothing changed.")
 @click.option("--plain", is_flag=True, help="Do not render Markdown at a terminal.")
 @click.option("--trace", is_flag=True, help="Draw the attempts over time on standard error.")
 @call_options
@@ -83,8 +81,8 @@ def command(
 ) -> Exit:
     """Ask for one reply, and stream it to standard output.
 
-    Without PROMPT, or with -, the prompt is standard input. A given PROMPT gets a file added that
-    is standard input, or a pipe that has data, or ends, within a second.
+    Without PROMPT, or with -, the prompt is read from standard input. If PROMPT is given, standard
+    input is added to it if it is a file, or a pipe that has data or ends within a second.
     """
     notes = choices.notes()
     drawing = Trace(notes.attempt)
@@ -173,7 +171,7 @@ def _stream(client: BaseClient, text: str, params: dict[str, Any], shown: Line) 
 
 
 def _rescued(text: str, place: str, error: OSError) -> CommandError:
-    """Print a reply that cannot be written to its place, and return the error to raise."""
+    """Print a reply that cannot be written where it belongs, and return the error to raise."""
     tell(text)
     return CommandError(
         f"{place} cannot be written: {error.strerror or error}; the reply is above, on standard "
@@ -191,7 +189,7 @@ class _Destination:
         self._file = file
 
     def replied(self, completion: Completion, *, allow_cut: bool) -> None:
-        """Write the reply to its place; a reply that was cut does not change a file."""
+        """Write the reply; a reply that was cut does not change a file."""
         text = _row(completion, None) if self._as_json else _text_of(completion)
         if self._file is None or allow_cut or not is_cut(completion.finish_reason):
             self._put(text)

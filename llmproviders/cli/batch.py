@@ -18,7 +18,7 @@ from .notes import Notes, say
 from .options import Choices, batch_options
 
 _REASONS = 3
-"""How many kinds of errors are told of failed rows."""
+"""How many kinds of errors are listed for failed rows."""
 
 
 def _checked_address(
@@ -36,7 +36,7 @@ def _checked_address(
 )
 @click.argument("input", type=click.Path(exists=True, dir_okay=False), metavar="IN")
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="OUT", required=True, help="File of the replies."
+    "-o", "--output", type=click.Path(), metavar="OUT", required=True, help="File for the replies."
 )
 @click.option(
     "--workers",
@@ -50,7 +50,7 @@ def _checked_address(
     "--max-failures",
     type=click.IntRange(min=1),
     metavar="COUNT",
-    help="Stop when so many rows have failed.",
+    help="Stop when this many rows have failed.",
 )
 @click.option(
     "--dask",
@@ -75,11 +75,11 @@ def command(
     lock: str | None,
     report: str | None,
 ) -> Exit:
-    """Answer a file of prompts, a JSON object a line.
+    """Answer a file of prompts, one JSON object per line.
 
     Each line of IN is {"id": ..., "prompt": ...} or {"id": ..., "messages": [...]}, with "model"
-    and sampling parameters where they differ. OUT gets a row for each as it finishes; a rerun
-    does what is left. --deadline counts for each row.
+    and sampling parameters where they differ. OUT gets a row for each as it finishes; a rerun does
+    the rest. --deadline applies to each row.
     """
     if output == "-":
         raise click.UsageError("standard output could not be read by a rerun; name a file with -o")

@@ -22,13 +22,13 @@ from .options import Choices, call_options
 
 _HELP = """\
 /retry        ask the last question again
-/system TEXT  set the system prompt; /system - takes it away, /system shows it
-/model NAME   ask this model; /model - the default one again, /model shows it
+/system TEXT  set the system prompt; /system - removes it, /system shows it
+/model NAME   use this model; /model - resets it to the default, /model shows it
 /save FILE    write the conversation: as Markdown, or, where FILE ends in .json, for
               Conversation.load
 /help         show this
 /quit         leave, as does Ctrl-D
-Ctrl-C stops a reply and keeps what came of it. A line that starts with // is a question with /.
+Ctrl-C stops a reply and keeps the text so far. To ask a question that starts with /, type //.
 """
 
 
@@ -41,7 +41,7 @@ Ctrl-C stops a reply and keeps what came of it. A line that starts with // is a 
 def command(choices: Choices, load: str | None, plain: bool) -> None:
     """Hold a conversation at the terminal.
 
-    Ctrl-C stops a reply and keeps the conversation, Ctrl-D leaves; /help tells the rest.
+    Ctrl-C stops a reply and keeps the conversation, Ctrl-D leaves; /help lists the commands.
     """
     check_stdout()
     notes = choices.notes()
@@ -183,7 +183,7 @@ def _questions() -> Callable[[], str]:
         # Gives input() editing and history.
         import readline
 
-        # In a locale such as C, it takes bytes of non-ASCII letters for commands.
+        # In a locale such as C, it treats bytes of non-ASCII letters as commands.
         for setting in ("input-meta on", "output-meta on", "convert-meta off"):
             readline.parse_and_bind(f"set {setting}")
     return _typed

@@ -36,15 +36,15 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 def command(choices: Choices, offline: bool, live: bool) -> Exit:
     """Check this machine's setup and say what to do about each problem.
 
-    A FAIL keeps something from working, and the exit code is 1 then; a WARN may one day. Without
-    --live nothing is sent that costs.
+    A FAIL keeps something from working and makes the exit code 1; a WARN may do so one day. Without
+    --live nothing that costs money is sent.
     """
     if offline and live:
-        raise click.UsageError("--offline and --live exclude one another")
+        raise click.UsageError("--offline and --live cannot be combined")
     show_logs(NOTHING)
     told: set[Finding] = set()
     for finding in _findings(choices, offline=offline, live=live):
-        # Providers that share a file or a bundle share what is wrong with it.
+        # Providers that share a file or a bundle share its problems.
         if finding not in told:
             _print(finding)
         told.add(finding)
@@ -62,7 +62,7 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
         remedy = f'edit it: $EDITOR "$(llmproviders config path{given})"'
         remedy = remedy if there else f"make it: llmproviders config init{given}"
         yield fail("configuration", str(error), remedy)
-        # Nobody is asked whom a file in force does not name.
+        # Only providers in the configuration file are asked.
         configuration = Configuration(())
     else:
         yield from check_configuration(configuration)

@@ -1,4 +1,4 @@
-"""Reads prompts, writes a reply's file, and locks out a second run."""
+"""Read prompts, write a reply's file, and lock out a second run."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _READ_SIZE = 1024 * 1024
 def read_prompt(
     argument: str | None, scope: CancelScope, *, with_stdin: bool, note: Callable[[str], object]
 ) -> str:
-    """The prompt: an argument, standard input, or the one with the other below it.
+    """Read the prompt: an argument, standard input, or both, with standard input below.
 
-    A prompt that is given may stand in a script whose standard input is meant for somebody else,
-    so that only what is there is added to it: a file from its beginning, or a pipe that has data
-    or ends within a second.
+    A prompt argument may be in a script whose standard input belongs to another program, so only
+        available input is added: a file from its beginning, or a pipe that has data or ends within
+        a second.
 
     Args:
-        argument: what stands on the command line; None or ``-`` is standard input alone.
+        argument: the command-line argument; None or ``-`` means standard input only.
         scope: until when standard input may be read.
         with_stdin: whether standard input may be added to ``argument``.
-        note: is told what was read, or why nothing was.
+        note: gets a message about what was read, or why nothing was.
 
     Raises:
         DeadlineExceeded: the deadline passed before standard input ended.
@@ -85,8 +85,7 @@ _SHELLS = (b"sh", b"bash", b"dash", b"ash", b"ksh", b"zsh")
 def _is_script(descriptor: int) -> bool:
     """Whether a shell above this process reads its script from the same pipe.
 
-    ``%%bash`` in a notebook and ``curl ... | bash`` do so. Where there is no ``/proc``, nobody
-    can tell.
+    ``%%bash`` in a notebook and ``curl ... | bash`` do so. Without ``/proc`` this is unknown.
     """
     ours, pid = os.fstat(descriptor), os.getppid()
     try:
@@ -115,7 +114,7 @@ def _names_no_script(arguments: list[bytes]) -> bool:
 
 
 def _has_input(descriptor: int, seconds: float) -> bool:
-    """Whether a pipe has data, or has ended, within so many seconds."""
+    """Whether a pipe has data or ends within the given seconds."""
     if os.name == "nt":  # select() takes nothing but sockets there
         return True
     return in_slices(lambda left: select.select([descriptor], [], [], left)[0], seconds)
@@ -198,8 +197,9 @@ def _telling(path: str) -> Iterator[None]:
 class WholeFile:
     """A file that is written completely or not at all; until then, the old one stays.
 
-    What cannot be replaced is opened at once, and written in place: a pipe, a terminal, an open
-    descriptor such as ``/dev/stdout``, another user's file, a file in a closed folder.
+    Files that cannot be replaced are opened at once and written in place: a pipe, a terminal, an
+        open descriptor such as ``/dev/stdout``, another user's file, or a file in a read-only
+        folder.
 
     Args:
         path: the file.
@@ -218,7 +218,7 @@ class WholeFile:
             self._place = _files.target_of(path)
             if isinstance(self._place, int):
                 self._descriptor: int | None = os.dup(self._place)
-                # To write nothing is an error where nothing can be written.
+                # Writing nothing fails if the file is not writable.
                 os.write(self._descriptor, b"")
             else:
                 self._descriptor = _files.opened_in_place(self._place)
@@ -227,7 +227,7 @@ class WholeFile:
         """Write ``text`` to the file; may be called once.
 
         Raises:
-            OSError: it cannot be written; a file that can be replaced is as it was.
+            OSError: it cannot be written; a file that can be replaced is unchanged.
         """
         data = text.encode("utf-8", errors="backslashreplace")
         if self._descriptor is None:

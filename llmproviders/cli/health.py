@@ -18,8 +18,8 @@ from .table import print_table
 def command(choices: Choices, reset: bool) -> None:
     """Show or clear the shared memory of providers in trouble.
 
-    What failed is put last for a while, also by the next process. A server's failures concern
-    every key; those of a key, named by the beginning of its hash, concern that key alone.
+    A provider that failed is asked last for a while, also by the next process. A server's failures
+    apply to all keys; a key's failures, shown by the beginning of its hash, only to that key.
     """
     kept = choices.configuration().failover["health"].value
     if kept is None:

@@ -22,8 +22,8 @@ from .table import print_table
 def command(choices: Choices, provider: str | None, as_json: bool) -> Exit:
     """List the models of a provider.
 
-    A service that can say is asked. PROVIDER is the name of a configured one, or a type; without
-    it, the models of all that are configured are listed.
+    Services that can list their models are asked. PROVIDER is the name of a configured provider, or
+    a type; without it, the models of all configured providers are listed.
     """
     if provider is None:
         return _list_all(choices.configuration(), as_json=as_json)
@@ -43,7 +43,7 @@ def command(choices: Choices, provider: str | None, as_json: bool) -> Exit:
 
 
 def _list_all(configuration: Configuration, *, as_json: bool) -> Exit:
-    """List the models of several providers; what one of them fails with is told, and goes on."""
+    """List the models of several providers; report the failures and go on."""
     if not configuration.providers:
         raise NoProviderError(
             f"{configuration.nobody_to_ask()}\n"

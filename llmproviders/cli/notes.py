@@ -167,9 +167,9 @@ class Notes:
     """Reports on a call.
 
     Args:
-        verbose: 0 tells warnings alone, and those only at a terminal, since cron mails what is
-            printed; 1 each attempt; 2 all that the library logs.
-        quiet: tell nothing but errors.
+        verbose: 0 prints only warnings, and only at a terminal, since cron mails all output; 1 adds
+            each attempt; 2 adds the library's log.
+        quiet: print only errors.
     """
 
     def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
@@ -218,7 +218,7 @@ class Notes:
         Args:
             finish: its end.
             allow_cut: whether one that ``max_tokens`` cut counts as whole.
-            hint: what else can be done about such a one.
+            hint: other advice for a reply that was cut.
         """
         if finish.reason == "content_filter":
             why = f": {finish.detail}" if finish.detail else ""
@@ -226,7 +226,7 @@ class Notes:
         elif finish.reason == "length":
             tell_cut = self.warn if allow_cut else say
             tell_cut(
-                "the reply is cut: it reached its largest length; raise --max-tokens for more"
+                "the reply was cut at its maximum length; raise --max-tokens for more"
                 + ("" if allow_cut else hint)
             )
         if self.verbose:
@@ -237,7 +237,7 @@ class Trace:
     """Collects attempts and draws them as a timeline.
 
     Args:
-        also: what else gets each attempt as it ends.
+        also: another function that gets each attempt as it ends.
     """
 
     def __init__(self, also: Callable[[Attempt], object]) -> None:

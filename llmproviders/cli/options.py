@@ -41,13 +41,13 @@ class Text(click.types.StringParamType):
         try:
             return os.fsencode(value).decode("utf-8")
         except UnicodeEncodeError:
-            return str(value)  # it was no argument of this process
+            return str(value)  # not an argument of this process
         except UnicodeDecodeError as error:
             self.fail(f"it is not UTF-8 (byte {error.start}).", param, ctx)
 
 
 class Number(click.FloatRange):
-    """A number in a range; ``nan`` is in no range."""
+    """A number in a range; ``nan`` is never in range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -121,7 +121,7 @@ _STATE = click.option(
     "--no-state",
     "stateless",
     is_flag=True,
-    help="Keep neither tokens nor the memory of troubles between runs.",
+    help="Keep no tokens and no record of failures between runs.",
 )
 
 _MODEL = click.option(
@@ -134,14 +134,14 @@ _MODEL = click.option(
 )
 
 _DEADLINE = click.option(
-    "--deadline", type=SECONDS, metavar="SECONDS", help="For the whole call, waits included."
+    "--deadline", type=SECONDS, metavar="SECONDS", help="Limit for the whole call, waits included."
 )
 
 _TIMEOUT = click.option(
     "--timeout",
     type=_timeout,
     metavar="SECONDS",
-    help="For connecting and for one silence; or CONNECT,READ.",
+    help="Limit for connecting and for each silence; or CONNECT,READ.",
 )
 
 
@@ -149,7 +149,7 @@ def _verbose(help_text: str) -> Callable[[Any], Any]:
     return click.option("-v", "--verbose", count=True, help=help_text)
 
 
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but errors.")
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 
 _SAMPLING = (
     click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt."),
@@ -176,14 +176,14 @@ _CALL = (
     _MODEL,
     *_SAMPLING,
     *_WAY,
-    _verbose("Tell each attempt on standard error; twice: what the library logs."),
+    _verbose("Print each attempt on standard error; twice: also the library's log."),
 )
 
 _BATCH = (
     _PROVIDERS,
     _MODEL,
     *_WAY,
-    _verbose("Tell on standard error what was done; twice: each attempt."),
+    _verbose("Print on standard error what was done; twice: also each attempt."),
 )
 
 

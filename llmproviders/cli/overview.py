@@ -5,7 +5,7 @@ from __future__ import annotations
 COMMANDS = {
     "ask": "Ask for one reply, and stream it to standard output.",
     "chat": "Hold a conversation at the terminal.",
-    "batch": "Answer a file of prompts, a JSON object a line.",
+    "batch": "Answer a file of prompts, one JSON object per line.",
     "providers": "List the providers: what works, and where keys come from.",
     "models": "List the models of a provider.",
     "doctor": "Check this machine's setup and say what to do about each problem.",
@@ -16,7 +16,7 @@ COMMANDS = {
     "sandbox": "Serve all protocols on this machine, with faults on request.",
     "demo": "See it work, with no key and no network.",
 }
-"""Command -> what it does; each is the module of its name here, which has it as ``command``."""
+"""Command -> description; each is ``command`` in the module of its name."""
 
 
 OPTIONS = {

@@ -1,4 +1,4 @@
-"""``llmproviders providers``: which providers there are, which work, and where keys come from."""
+"""``llmproviders providers``: the providers, which of them work, and where keys come from."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ _CHECK_TIMEOUT_S = 20.0
 
 @click.command("providers", epilog="Example: llmproviders providers --check")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-@click.option("--check", is_flag=True, help="Send each a tiny request; this may cost a few tokens.")
+@click.option(
+    "--check", is_flag=True, help="Send each one a tiny request; this may cost a few tokens."
+)
 @setup_options
 def command(choices: Choices, as_json: bool, check: bool) -> Exit:
     """List the providers: what works, and where keys come from.
 
-    Those of the configuration come first, in order of priority. With --check the exit code is 0
-    when at least one of them answers. A guest service is only asked if it is named.
+    Configured providers come first, in order of priority. With --check the exit code is 0 if at
+    least one of them answers. A guest service is only asked if it is named.
     """
     show_logs(NOTHING)
     configuration = choices.configuration()
     listed, unusable = every_provider(configuration)
     in_force = configuration.providers
-    # A guest service that nobody named is not asked, not even whether it is there.
+    # A guest service that was not named is never contacted.
     asked = [item for item in listed if item in in_force or item.kind.needs_auth]
     found = dict(zip(map(id, asked), ask_each(asked) if check else [], strict=False))
     checks = [found.get(id(item)) for item in listed]
@@ -125,7 +127,7 @@ def _asking(settings: ProviderSettings) -> Future[Check]:
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             future.set_exception(error)
 
-    # Not a pool, whose threads Python waits for at its end.
+    # Not a pool: Python waits for a pool's threads when it exits.
     try:
         threading.Thread(target=ask, daemon=True).start()
     except RuntimeError as error:

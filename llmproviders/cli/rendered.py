@@ -16,7 +16,7 @@ _MARKUP = re.compile(r"[*_`|~\[]|^ {0,3}(?:[#>+-]|\d+[.)] )", re.MULTILINE)
 
 
 class MarkdownPage:
-    """Text at a terminal: it appears as it comes, and each block is rendered when it is whole.
+    """Text at a terminal: it appears as it arrives; each block is rendered once it is complete.
 
     Raises:
         ImportError: rich is not there.
@@ -48,7 +48,7 @@ class MarkdownPage:
         self._block = shown[length:]
         width, height = shutil.get_terminal_size()
         up = sum(max(1, ceil(columns(line) / width)) for line in shown.split("\n")) - 1
-        # What has left the screen cannot be replaced.
+        # Text that has scrolled off the screen cannot be replaced.
         if not _MARKUP.search(block) or up >= height:
             return ""
         start = f"\r\x1b[{up}A" if up else "\r"

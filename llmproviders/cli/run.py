@@ -70,7 +70,7 @@ def _code_of(ending: BaseException) -> int:
 
 
 def _ending_before(error: BaseException) -> BaseException | None:
-    """What a signal raised, where ``error`` came of ending for it."""
+    """The exception of a signal, if ``error`` was raised while ending because of it."""
     link = error.__context__
     while link is not None and not isinstance(link, (KeyboardInterrupt, SystemExit)):
         link = link.__context__
@@ -110,7 +110,7 @@ def _usage(error: click.ClickException) -> str:
         said = told.getvalue().rstrip("\n")
     context = error.ctx if isinstance(error, click.NoSuchOption) else None
     if context is not None and any(isinstance(p, click.Argument) for p in context.command.params):
-        said += f"\nText that begins with a dash goes behind --: {context.command_path} -- TEXT"
+        said += f"\nPut text that begins with a dash after --: {context.command_path} -- TEXT"
     return said
 
 
@@ -144,8 +144,8 @@ class _Unfailing(io.RawIOBase):
 def speak_utf8() -> None:
     """Read and write UTF-8, whatever the locale says.
 
-    What whoever started the process has closed is empty as standard input, fails as standard
-    output, and loses what is written to it as standard error.
+    If the parent process closed them: standard input is empty, writing to standard output fails,
+        and standard error is discarded.
     """
     for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -48,8 +48,8 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
 def command(port: int, faults: tuple[tuple[str, dict[str, Any]], ...], delay: float) -> None:
     """Serve all protocols on this machine, with faults on request.
 
-    First come lines of export NAME=value: the environment that points every other command at it.
-    Copy them into another terminal. It ends on Ctrl-C or SIGTERM.
+    It first prints lines of export NAME=value: the environment that points every other command at
+    it. Copy them into another terminal. Ctrl-C or SIGTERM ends it.
     """
     sandbox = Sandbox(port=port, piece_delay_s=delay)
     for provider, fault in faults:

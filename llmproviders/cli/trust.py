@@ -15,13 +15,15 @@ from .notes import put, say
     "trust", epilog="Example: llmproviders trust gigachat --file russian_trusted_root_ca.cer"
 )
 @click.argument("provider", type=click.Choice(["gigachat"], case_sensitive=False))
-@click.option("--file", type=click.Path(), metavar="FILE", help="Take it from FILE, PEM or DER.")
+@click.option("--file", type=click.Path(), metavar="FILE", help="Read it from FILE, PEM or DER.")
 @click.option("--download", is_flag=True, help="Fetch it.")
 @click.option("--url", metavar="URL", default=_root.DOWNLOAD_URL, help="Where to fetch it.")
 @click.option("--proxy", metavar="URL", help="Proxy for fetching it.")
-@click.option("--fingerprint", metavar="SHA256", help="Of a successor to the known certificate.")
-@click.option("--list", "listing", is_flag=True, help="Show what was taken in.")
-@click.option("--remove", is_flag=True, help="Forget what was taken in.")
+@click.option(
+    "--fingerprint", metavar="SHA256", help="Fingerprint of a successor to the known certificate."
+)
+@click.option("--list", "listing", is_flag=True, help="Show the trusted certificates.")
+@click.option("--remove", is_flag=True, help="Remove the trusted certificates.")
 def command(
     provider: str,  # noqa: ARG001 - one there is
     file: str | None,
@@ -34,9 +36,9 @@ def command(
 ) -> None:
     """Trust the certificate authority that GigaChat needs.
 
-    The Russian Trusted Root CA is taken into the user's configuration folder if its fingerprint is
-    the known one, and GigaChat, but no other provider, trusts it from then on. People download it
-    at https://www.gosuslugi.ru/crt.
+    The Russian Trusted Root CA is copied into the user's configuration folder if its fingerprint is
+    the known one. From then on GigaChat, and no other provider, trusts it. It is available at
+    https://www.gosuslugi.ru/crt.
     """
     if sum((file is not None, download, listing, remove)) != 1:
         raise click.UsageError("Give one of --file FILE, --download, --list, --remove.")
