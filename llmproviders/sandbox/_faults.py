@@ -80,10 +80,10 @@ class Fault:
         if len(given) > 1:
             raise ValueError(f"one fault at a time, not {' and '.join(given)}")
         if not given and self.cut_after is None and self.drip_s is None and not self.headers:
-            raise ValueError("say what shall go wrong, for instance status=503 or cut_after=3")
+            raise ValueError("say what should go wrong, for example status=503 or cut_after=3")
 
     def check_kind(self, kind: str) -> None:
-        """See whether a request can go wrong in this way.
+        """Check that a request of a kind can fail in this way.
 
         Args:
             kind: ``"chat"``, ``"token"`` and so on.
@@ -92,7 +92,7 @@ class Fault:
             ValueError: it cannot.
         """
         if self.wrong_json and kind != "chat":
-            raise ValueError(f"wrong_json is an answer to a chat, and to no {kind!r} request")
+            raise ValueError(f"wrong_json only applies to a chat, not to a {kind!r} request")
 
     @property
     def comes_first(self) -> bool:

@@ -264,19 +264,19 @@ class Sandbox:
     ) -> None:
         """Make the next requests to one provider fail; several faults queue up.
 
-        A fault that replaces the reply comes before a request is looked at; one that spoils it is
-        kept for the next request that the service accepts.
+        A fault that replaces the reply applies before a request is checked; one that damages it
+        waits for the next request that the service accepts.
 
         Args:
             provider: its class, in any case, with or without dashes.
             status: a reply with this status instead.
             headers: headers of that reply; alone, they are added to the usual one.
-            body: the body of that reply, as bytes, text, or what becomes JSON; what the service
-                would say unless given.
+            body: the body of that reply, as bytes, text, or a value for JSON; default: the
+                service's own.
             cut_after: the connection closes after that many pieces of text, 0: after the head,
                 without the end mark; of a reply that does not stream comes the first half.
-            stall: after the head, or after ``cut_after`` pieces, nothing more comes.
-            drip_s: the body comes one byte at a time, with so many seconds before each.
+            stall: nothing more is sent after the head, or after ``cut_after`` pieces.
+            drip_s: the body is sent one byte at a time, with this many seconds before each.
             reset: a TCP reset instead of the reply, or after ``cut_after`` pieces.
             garbage: the first piece, or the one after ``cut_after`` pieces, is neither JSON nor
                 text.
@@ -435,7 +435,7 @@ class Sandbox:
         try:
             reply, fault = self._reply_of(service, record)
         except Exception:
-            # A `reply` function of the user's may raise anything; clients see a broken service.
+            # The user's `reply` function may raise anything; clients see a broken service.
             _LOGGER.exception("The sandbox could not answer a %s request", record.kind)
             reply, fault = service.error(500, record.kind), None
         if fault is None or not fault.html:

@@ -34,7 +34,7 @@ _THOUGHT = "The question is short, so the answer can be short as well."
 
 @dataclass(frozen=True)
 class ScriptedReply:
-    """What :meth:`Sandbox.reply` was told to answer; each field as there."""
+    """A reply set with :meth:`Sandbox.reply`, with the same fields."""
 
     text: str | None = None
     tool_calls: Sequence[dict[str, Any]] = ()

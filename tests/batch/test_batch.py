@@ -106,10 +106,10 @@ class TestRequests:
             ({}, '"prompt" or "messages"'),
             ({"prompt": "a", "messages": "b"}, "both"),
             ({"prompt": ["a"]}, "message 0"),
-            ({"prompt": "a", "model": 4}, "model is a text"),
+            ({"prompt": "a", "model": 4}, "model must be a string"),
             ({"prompt": "a", "temprature": 1}, "did you mean 'temperature'"),
-            ({"prompt": "a", "id": 1.5}, "an id is"),
-            ({"prompt": "a", "id": True}, "an id is"),
+            ({"prompt": "a", "id": 1.5}, "an id must be"),
+            ({"prompt": "a", "id": True}, "an id must be"),
             ({"prompt": "a", "id": "\ud800"}, "surrogate"),
             ({"prompt": "\ud800"}, "surrogate"),
         ],
@@ -531,8 +531,8 @@ class TestKeywordsOfACall:
         provider = ScriptedProvider(["Hi"])
         (result,) = run(provider, [{"prompt": "a", "stream": stream}])
         assert isinstance(result.error, InvalidRequestError)
-        assert "stream is" in str(result.error)
-        with pytest.raises((TypeError, InvalidRequestError), match="stream is"):
+        assert "stream must be" in str(result.error)
+        with pytest.raises((TypeError, InvalidRequestError), match="stream must be"):
             map(provider, ["a"], stream=stream)
         assert provider.requests == []
 

@@ -473,7 +473,7 @@ class TestStore:
         ):
             answers(front.arguments())
         (record,) = caplog.records
-        assert "has not the fingerprint" in record.getMessage()
+        assert "its fingerprint is not" in record.getMessage()
         assert _root.installed() == []
 
     def test_successor(self, front: Front, stored: _root.Certificate) -> None:

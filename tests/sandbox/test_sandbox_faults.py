@@ -304,7 +304,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("arguments", "hint"),
         [
-            ({}, "what shall go wrong"),
+            ({}, "what should go wrong"),
             ({"status": 99}, "from 200 to 599"),
             ({"cut_after": -1}, "of at least 0"),
             ({"drip_s": 0}, "above 0"),

@@ -24,7 +24,7 @@ Fields = dict[str, Any]
 #: Parameters that have the same name and meaning here.
 SAME = ("temperature", "top_p", "max_tokens", "repetition_penalty", "n", "profanity_check")
 
-#: All parameters that are sent, in one form or another.
+#: All parameters that are sent in some form.
 TAKEN = frozenset(
     {
         *SAME,
@@ -47,7 +47,7 @@ _MOST_IMAGES = 10
 
 
 def fields(params: Mapping[str, Any]) -> Fields:
-    """The fields of a request's body for parameters as callers name them.
+    """The fields of a request's body for the caller's parameters.
 
     Raises:
         UnsupportedError: GigaChat cannot do what they ask for.
@@ -58,7 +58,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
     """
     found = {name: params[name] for name in SAME if params.get(name) is not None}
     if found.get("temperature") == 0:
-        # It has to be above zero; with top_p 0 the likeliest token is taken, too.
+        # The temperature must be above zero; top_p 0 also selects the most likely token.
         del found["temperature"]
         found["top_p"] = 0
     if params.get("reasoning_effort") in _EFFORTS:
@@ -74,7 +74,7 @@ def _functions(params: Mapping[str, Any]) -> Fields:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UnsupportedError(
-                f"GigaChat takes no function called {shown(name)}: a name is a Latin letter, then "
+                f"GigaChat refuses the function name {shown(name)}: a name is a Latin letter, then "
                 "letters, digits, '_', '.' or '-'"
             )
     choice = params.get("function_call")
@@ -140,17 +140,17 @@ def _response_format(wanted: Any) -> Fields:
 
 
 def messages(history: Sequence[Message], attach: Iterable[Attachment] = ()) -> list[Message]:
-    """A conversation in OpenAI's shape as GigaChat takes it.
+    """Convert a conversation from OpenAI's format to GigaChat's.
 
     Args:
         history: messages that any provider or caller wrote.
-        attach: files that go with the last message of the user.
+        attach: files to add to the last user message.
 
     Returns:
         The messages; ``attachments`` holds ids, and an ``Attachment`` for each file to upload.
 
     Raises:
-        UnsupportedError: there is something in it that GigaChat does not take.
+        UnsupportedError: it contains something that GigaChat does not accept.
         InvalidRequestError: a result of a function belongs to no call.
     """
     found = [*_system(history)]
@@ -171,7 +171,7 @@ def messages(history: Sequence[Message], attach: Iterable[Attachment] = ()) -> l
 
 
 def _system(history: Sequence[Message]) -> Iterator[Message]:
-    """The one system message that there may be."""
+    """The single system message, if there is one."""
     places = [n for n, message in enumerate(history) if message["role"] == "system"]
     if places not in ([], [0]):
         where = "there are two or more" if len(places) > 1 else f"it is message {places[0]}"
@@ -183,12 +183,12 @@ def _system(history: Sequence[Message]) -> Iterator[Message]:
 
 
 def _turns(message: Message, results: list[Message]) -> Iterator[Message]:
-    """An assistant's message and the results of its calls, one call a turn."""
+    """An assistant's message and the results of its calls, one call per turn."""
     calls = _calls(message)
     said: Message = {"role": "assistant", "content": _text(message)}
     state = message.get("functions_state_id")
     if state is None and len(calls) == 1 and _OWN_ID.fullmatch(calls[0]["id"]):
-        # Our reader gives a call the state's id; those of other services have another form.
+        # Our parser uses the state's id as the call's id; ids of other services look different.
         state = calls[0]["id"]
     beside = {"functions_state_id": state} if isinstance(state, str) else {}
     if not calls:
@@ -239,9 +239,9 @@ def _arguments(arguments: Any) -> Mapping[str, Any]:
 
 
 def _result_of(call_id: str, results: list[Message], ids: set[str]) -> Message | None:
-    """Take the result of a call out of ``results``: the first with its id, or without a known one.
+    """Remove a call's result from ``results``: the first with its id, or without a known id.
 
-    Servers repeat ids, so the order counts among those that have the same.
+    Servers repeat ids, so the order decides among equal ids.
     """
     known = [result for result in results if result.get("tool_call_id") == call_id]
     strange = [result for result in results if result.get("tool_call_id") not in ids]
@@ -269,7 +269,7 @@ def _result(message: Message, called: str | None) -> Message:
 
 
 def _decode(text: str) -> Any:
-    """Read JSON as other programs do; ``NaN`` is none.
+    """Read JSON strictly: ``NaN`` is not valid.
 
     Raises:
         ValueError: it is not JSON.
@@ -285,7 +285,7 @@ def _refuse_constant(word: str) -> None:
 
 
 def _text(message: Message) -> str:
-    """The text of a message that cannot hold anything else."""
+    """The text of a message that may only have text."""
     content = message["content"]
     if isinstance(content, str):
         return content
@@ -297,7 +297,7 @@ def _text(message: Message) -> str:
 
 
 def _user(message: Message) -> Message:
-    """A message of the user; images in it become attachments."""
+    """A user message; its images become attachments."""
     content = message["content"]
     attachments = list(message.get("attachments") or ())
     if not isinstance(content, str):
@@ -309,11 +309,11 @@ def _user(message: Message) -> Message:
 
 
 def _add_attachments(found: list[Message], attach: list[Attachment]) -> None:
-    """Put files to the last message of the user, and check how many images there are."""
+    """Add files to the last user message, and check the number of images."""
     if attach:
         last = [message for message in found if message["role"] == "user"][-1:]
         if not last:
-            raise InvalidRequestError("there is no message of the user to attach a file to")
+            raise InvalidRequestError("there is no user message to attach a file to")
         last[0]["attachments"] = [*last[0].get("attachments", ()), *attach]
     images = [
         sum(isinstance(one, Attachment) and one.is_image for one in message.get("attachments", ()))

@@ -1,4 +1,4 @@
-"""Files that go along with a question to GigaChat: what may be sent, and what was sent before."""
+"""Files attached to GigaChat requests: which are allowed, and which were already uploaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ._answers import MAX_FILE
 _MB = 1_000_000
 
 _IMAGE, _AUDIO, _TEXT = ("image", 15 * _MB), ("audio", 35 * _MB), ("text", MAX_FILE)
-"""Kinds of files, and how many bytes one may have."""
+"""Kinds of files, and their largest size in bytes."""
 
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 
@@ -57,8 +57,8 @@ class Attachment:
     """A file to be uploaded.
 
     Attributes:
-        name: its name, with the extension by which the service tells its type.
-        path: where it is; None where its content is at hand.
+        name: its name, with the extension from which the service infers its type.
+        path: where it is; None if its content is in memory.
         content: its content.
     """
 
@@ -92,9 +92,9 @@ class Attachment:
         """The content of a ``data:`` URL.
 
         Raises:
-            InvalidRequestError: it is no such URL, or holds too much.
-            UnsupportedError: it is the address of a file elsewhere, or of a type that the service
-                does not take.
+            InvalidRequestError: it is not such a URL, or too large.
+            UnsupportedError: it is the address of a remote file, or the service does not accept its
+                type.
         """
         if not url.startswith("data:"):
             raise UnsupportedError(
@@ -177,7 +177,7 @@ class Uploads:
     """Remembers which files the service has, by account and content, for all processes.
 
     Args:
-        account: the hash of what lets the provider in.
+        account: the hash of the provider's credentials.
     """
 
     def __init__(self, account: str) -> None:
@@ -191,7 +191,7 @@ class Uploads:
 
         Args:
             attachment: the file.
-            scope: how long that may take.
+            scope: how long it may take.
             upload: sends its content and returns the id.
 
         Raises:
@@ -241,7 +241,7 @@ class Uploads:
     def _change(
         self, change: Callable[[Mapping[str, str]], dict[str, str]], scope: CancelScope
     ) -> bool:
-        """Write down what is remembered now, and return whether that could be done."""
+        """Save the remembered files, and return whether that worked."""
         try:
             lock = _files.locks_folder(self._path) / "write"
             with _files.wait_for_lock(lock, scope, _WRITE_PATIENCE_S):
@@ -255,7 +255,7 @@ class Uploads:
 
 
 def _remembered(data: bytes) -> Mapping[str, str]:
-    """What a file of uploads holds.
+    """Read the content of a file of uploads.
 
     Raises:
         ValueError: it is not one, or of another version.
@@ -277,11 +277,11 @@ _LONGEST_TAG = 160
 
 
 class DrawnImages:
-    """Takes the tags of drawn images out of a reply's text, wherever its pieces are cut.
+    """Removes the tags of drawn images from a reply's text, even if pieces split them.
 
     Attributes:
         ids: the images so far.
-        held: the end of the text so far, where it may be the start of a tag.
+        held: the end of the text so far, if it may be the start of a tag.
     """
 
     def __init__(self) -> None:
@@ -289,7 +289,7 @@ class DrawnImages:
         self.held = ""
 
     def feed(self, piece: str) -> str:
-        """The text of one more piece, as far as it cannot be part of a tag."""
+        """The text of one more piece, except what may be part of a tag."""
         text = _DRAWN.sub(self._note, self.held + piece)
         start = text.rfind("<")
         if start >= 0 and _may_go_on(text[start:]):
@@ -299,7 +299,7 @@ class DrawnImages:
         return text
 
     def rest(self) -> str:
-        """What was held back; the reply has ended."""
+        """The text held back so far; called when the reply has ended."""
         rest, self.held = self.held, ""
         return rest
 

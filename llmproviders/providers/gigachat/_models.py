@@ -1,4 +1,4 @@
-"""The service's models: which one stands in for one that is gone, and on which host one lives."""
+"""The service's models: replacements for removed ones, and which host has which."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-# Models that only one of the two hosts has.
+# Models available on only one of the two hosts.
 _HOMES = {"gigachat-3-ultra": "https://api.giga.chat/v1"}
 
 
 def home_of(model: str, base_url: str) -> str | None:
-    """Where a model lives, if that is another host than the one of ``base_url``."""
+    """The host of a model, if it differs from that of ``base_url``."""
     for name, home in _HOMES.items():
         if model.lower().startswith(name) and urlsplit(base_url)[1] != urlsplit(home)[1]:
             return f"{model} is on {home}: set base_url or GIGACHAT_BASE_URL to it"
@@ -19,9 +19,9 @@ def home_of(model: str, base_url: str) -> str | None:
 
 
 def stand_in(models: list[dict[str, Any]], gone: str) -> str | None:
-    """The first model for chats of the tier of ``gone``, the service's own before others.
+    """The first chat model in the tier of ``gone``, preferring the service's own.
 
-    A dearer one is never taken unasked.
+    A more expensive one is never chosen automatically.
     """
     names = [
         model["id"]
@@ -36,6 +36,6 @@ def stand_in(models: list[dict[str, Any]], gone: str) -> str | None:
 
 
 def _tier(model: str) -> str:
-    """What a model costs: ``"ultra"``, ``"max"``, ``"pro"`` or "", the cheapest."""
+    """The price tier of a model: ``"ultra"``, ``"max"``, ``"pro"`` or "", the cheapest."""
     found = re.search(r"(?<![a-z])(ultra|max|pro)(?![a-z])", model.lower())
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""GigaChat: what is sent, what its errors mean, and what the service answers beside chats."""
+"""GigaChat: chats, error messages, and the service's other calls."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ class GigaChat(Provider):
     """Sber's GigaChat.
 
     Args:
-        api_key: the authorization key as the cabinet shows it, base64 of ``id:secret``, or where
-            it is kept; ``GIGACHAT_CREDENTIALS``.
+        api_key: the authorization key as the cabinet shows it, base64 of ``id:secret``, or where it
+            is stored; ``GIGACHAT_CREDENTIALS``.
         scope: ``"GIGACHAT_API_PERS"`` (individuals, the default), ``"GIGACHAT_API_B2B"`` (prepaid)
             or ``"GIGACHAT_API_CORP"`` (postpaid); ``GIGACHAT_SCOPE``.
         auth_url: the full address of the token service; ``GIGACHAT_AUTH_URL``.
-        access_token: a token made elsewhere, used as it is; ``GIGACHAT_ACCESS_TOKEN``.
+        access_token: an existing token, used unchanged; ``GIGACHAT_ACCESS_TOKEN``.
         user: the user's name, for accounts that log in with one; ``GIGACHAT_USER``.
-        password: the user's password, or where it is kept; ``GIGACHAT_PASSWORD``.
+        password: the user's password, or where it is stored; ``GIGACHAT_PASSWORD``.
         cert: a client certificate, as for any provider; without a key, token or password nothing
             else is sent. ``GIGACHAT_CERT_FILE``, ``GIGACHAT_KEY_FILE``.
-        token_cache: where the token is kept: None, this process's memory; ``"user"``, a file in
+        token_cache: where the token is stored: None, this process's memory; ``"user"``, a file in
             the user's cache folder; or a file. All processes that name the same file share the
             token, and the slots of ``max_concurrency``.
-        update_interval: seconds between the pieces of a stream that the service should keep.
+        update_interval: the seconds between pieces of a stream that the service should aim for.
         max_concurrency: chats and embeddings at a time for one key; default 1 for
             ``GIGACHAT_API_PERS``, else 10. A stream counts until it ends or is closed.
         base_url: with the path that ends in ``/v1``; ``GIGACHAT_BASE_URL``.
@@ -133,7 +133,7 @@ class GigaChat(Provider):
             common["cert"] = _settings.certificate()
         super().__init__(**masked(common))
         self._trusts_root = False
-        # No call imports anything, and importing this class loads nothing of TLS.
+        # Calls never import anything, and importing this class does not load TLS.
         import_module(f"{__package__}._root")
         load_locks()
         _settings.check_version(self.base_url)
@@ -162,11 +162,11 @@ class GigaChat(Provider):
         self._defaults = {} if checks is None else {"profanity_check": checks}
         _settings.warn_of_unread()
         self._stand_in: str | None = None
-        # The service's own list, asked for where the caller names a model by an older name.
+        # The service's own list, requested if the caller uses an older model name.
         self._listed_names: frozenset[str] | None = None
 
     def _shown_certificate(self) -> tuple[str, ...]:
-        """The files of the client certificate that connections show; none where there is none."""
+        """The files of the client certificate; empty if there is none."""
         cert = self.cert or (self._session.cert if self._session is not None else None)
         return (cert,) if isinstance(cert, str) else tuple(cert or ())
 
@@ -177,16 +177,16 @@ class GigaChat(Provider):
         self._trusts_root = extra is not None
         return replace(trust, extra=extra)
 
-    # -- what lets it in
+    # -- credentials
 
     def credential_digest(self) -> str | None:
-        """A hash of the key, its scope and its token service, or of what else lets it in."""
+        """A hash of the key, its scope and its token service, or of the other credentials."""
         try:
             login = self._credentials.find()
         except MissingAuthError:
             raise
         except AuthenticationError:
-            # The call will say what is wrong with it.
+            # The call itself will report the problem.
             return None
         return None if login is None else login.credential
 
@@ -204,7 +204,7 @@ class GigaChat(Provider):
         try:
             login = self._credentials.of(scope)
         except MissingAuthError:
-            # ``prepare`` will say so.
+            # ``prepare`` will report it.
             return nullcontext(0.0)
         return Slot(login.credential, self.max_concurrency, scope, file=self._credentials.file)
 
@@ -213,7 +213,7 @@ class GigaChat(Provider):
     def get_model(self, name: str | None) -> str:
         """The service's own name for a model or an alias; None is the default.
 
-        A name that is not known here is passed on: the catalogue changes without notice.
+        An unknown name is passed on: the catalogue changes without notice.
 
         >>> GigaChat(model="GigaChat-Max").get_model(None)
         'GigaChat-2-Max'
@@ -226,7 +226,7 @@ class GigaChat(Provider):
         return super().get_model(name)
 
     def find_model(self, name: str | None, fetch: Fetch) -> str:
-        """The name to send: an older name is replaced only where the service does not list it."""
+        """The name to send: an older name is replaced only if the service does not list it."""
         word = name or self.model
         if word in self.model_aliases and self._listed_names is None:
             models = self._listed(fetch, self._authorization(fetch))
@@ -235,7 +235,7 @@ class GigaChat(Provider):
         return self.get_model(name)
 
     def _listed(self, fetch: Fetch, authorization: str | None) -> list[dict[str, Any]] | None:
-        """The models that the service lists; None where they cannot be listed."""
+        """The models that the service lists; None if they cannot be listed."""
         question = HTTPRequest(
             "GET", self._address_of("/models"), headers=HEADERS, authorization=authorization
         )
@@ -285,10 +285,10 @@ class GigaChat(Provider):
     # -- one chat
 
     def check_supported(self, request: ChatRequest) -> None:
-        """Refuse what this service cannot take, before anything is waited for or sent.
+        """Refuse unsupported requests before waiting or sending anything.
 
         Args:
-            request: what the caller asked.
+            request: the caller's request.
 
         Raises:
             UnsupportedError: it cannot be translated.
@@ -320,11 +320,11 @@ class GigaChat(Provider):
         session_id = params.get("session_id")
         headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
         call = self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
-        # A gateway may call a stream text/html; the reader recognizes a web page by itself.
+        # A gateway may label a stream as text/html; the parser recognizes a web page itself.
         return replace(call, accept="html")
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """Read a stream or a whole reply; see ``parse_chat``. Drawn images leave the text."""
+        """Read a stream or a whole reply; see ``parse_chat``. Drawn images are removed."""
         drawn = DrawnImages()
         for piece in parse_chat(reply):
             if type(piece) is str:
@@ -344,10 +344,10 @@ class GigaChat(Provider):
     def recover(
         self, error: LLMError, call: HTTPRequest | None, request: ChatRequest, fetch: Fetch
     ) -> str | None:
-        """Renew a token that was refused, upload a file that is gone, and find a default model.
+        """Renew a refused token, upload a missing file again, or replace a missing default model.
 
         Raises:
-            ModelNotFoundError: the model that the caller named is not there; with those that are.
+            ModelNotFoundError: the caller's model does not exist; the message lists those that do.
         """
         if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
             return "token" if self._renew_token(error, call, fetch) else None
@@ -366,7 +366,7 @@ class GigaChat(Provider):
         return None
 
     def _renew_token(self, error: LLMError, call: HTTPRequest | None, fetch: Fetch) -> bool:
-        """Whether another token can be had for one that was refused."""
+        """Whether a refused token can be replaced."""
         if call is not None:
             refused = (call.authorization or "").removeprefix("Bearer ")
         elif isinstance(error.__cause__, LLMError):
@@ -378,7 +378,7 @@ class GigaChat(Provider):
         return self._credentials.refuse(refused, fetch.scope)
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """Say what to do about it, where this service's statuses tell more than their words."""
+        """Say what to do, if this service's statuses mean more than its words."""
         if isinstance(error.__cause__, LLMError):
             return error
         if isinstance(error, ConnectionFailed) and error.detail == "certificate":
@@ -425,7 +425,7 @@ class GigaChat(Provider):
     # -- other calls
 
     def list_models(self) -> list[str]:
-        """The names of the models that the service has now.
+        """The names of the service's current models.
 
         Raises:
             LLMError: as for any call.
@@ -436,13 +436,13 @@ class GigaChat(Provider):
         )
 
     def balance(self) -> list[Balance]:
-        """The tokens left of those paid for.
+        """The remaining paid tokens.
 
         Returns:
             A ``Balance`` (``model``, ``tokens``) for each model.
 
         Raises:
-            AuthenticationError: this account is billed by use, and has no balance.
+            AuthenticationError: this account is billed by use and has no balance.
             LLMError: as for any call.
         """
         try:
@@ -460,7 +460,7 @@ class GigaChat(Provider):
     def count_tokens(
         self, texts: str | Sequence[str], *, model: str | None = None
     ) -> list[TokenCount]:
-        """How many tokens texts have for a model.
+        """Count the tokens of texts for a model.
 
         Args:
             texts: one text, or several.
@@ -484,7 +484,7 @@ class GigaChat(Provider):
         ]
 
     def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[Embedding]:
-        """Make vectors of texts.
+        """Turn texts into vectors.
 
         Args:
             texts: one text, or several.
@@ -518,7 +518,7 @@ class GigaChat(Provider):
     def _about(
         self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
     ) -> list[dict[str, Any]]:
-        """The service's answer about each of ``texts``."""
+        """The service's answer for each of ``texts``."""
         alone = isinstance(texts, str) or not isinstance(texts, Iterable)
         inputs = [texts] if alone else list(texts)
         if not inputs or not all(isinstance(text, str) for text in inputs):
@@ -617,11 +617,11 @@ class GigaChat(Provider):
         self._uploads(scope, {}).forget([id], scope)
 
     def _uploaded(self, attachment: Attachment, request: ChatRequest, fetch: Fetch) -> str:
-        """The service's id for a file, which is uploaded if need be."""
+        """The service's id for a file, which is uploaded if necessary."""
 
         def upload(content: bytes) -> str:
             call = self._upload_call(attachment, content, fetch)
-            # They may name the client, whose files alone the chat may refer to.
+            # They may name the client; a chat can only refer to that client's files.
             call = replace(call, extra_headers=request.extra_headers)
             with closing(fetch(call)) as reply:
                 found = UploadedFile.read(reply)
@@ -639,7 +639,7 @@ class GigaChat(Provider):
         )
 
     def _uploads(self, scope: CancelScope, extra_headers: Mapping[str, str]) -> Uploads:
-        """What remembers the files of this account, and of this client where one is named."""
+        """The remembered uploads of this account, and of the client if one is named."""
         session = {} if self._session is None else self._session.headers
         clients = [
             str(value)

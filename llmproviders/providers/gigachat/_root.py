@@ -1,9 +1,9 @@
-"""Certificate authorities that one provider believes beside the usual ones.
+"""Certificate authorities that one provider trusts in addition to the usual ones.
 
 GigaChat's hosts have certificates under the "Russian Trusted Root CA", which neither certifi nor
-most systems know. What is taken into the user's configuration folder here is pinned: only a
-certificate whose fingerprint is known or was given by the user gets in, and it is checked against
-its fingerprint each time it is read.
+most systems know. Certificates in the user's configuration folder are pinned: only one whose
+fingerprint is known or was given by the user is stored, and it is checked against its fingerprint
+each time it is read.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PAGE_URL = "https://www.gosuslugi.ru/crt"
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate that was taken in.
+    """An installed certificate.
 
     Attributes:
         fingerprint: SHA-256 of the DER, in hex without colons.
-        subject: whom it is for, such as ``"Russian Trusted Root CA"``.
-        expires: as OpenSSL writes it, such as ``"Feb 27 21:04:15 2032 GMT"``.
+        subject: its subject, such as ``"Russian Trusted Root CA"``.
+        expires: its end in OpenSSL's format, such as ``"Feb 27 21:04:15 2032 GMT"``.
         path: the file that holds it.
     """
 
@@ -55,7 +55,7 @@ class Certificate:
 
     @property
     def expires_at(self) -> float | None:
-        """When it expires, in Unix time; None if it is no authority, so that nothing is known."""
+        """When it expires, in Unix time; None if it is not an authority."""
         return None if self.expires == "unknown" else _certificates().unix_time(self.expires)
 
     @classmethod
@@ -68,7 +68,7 @@ class Certificate:
 
 
 def colons(fingerprint: str) -> str:
-    """A fingerprint as certificates' viewers show it.
+    """A fingerprint in the usual notation.
 
     >>> colons("d26d2d")
     'D2:6D:2D'
@@ -77,7 +77,7 @@ def colons(fingerprint: str) -> str:
 
 
 def _certificates() -> ModuleType:
-    """What reads certificates; it loads ``ssl``, as the making of a provider does."""
+    """The module that reads certificates; it loads ``ssl``, as creating a provider does."""
     from ..._http import certificates
 
     return certificates
@@ -89,7 +89,7 @@ def _check_stored(data: bytes) -> None:
 
 
 def _check_authority(der: bytes) -> None:
-    """Look whether a certificate can vouch for others, now.
+    """Check that a certificate is an authority and valid now.
 
     Raises:
         InvalidRequestError: it cannot.
@@ -109,14 +109,14 @@ def _check_authority(der: bytes) -> None:
 
 
 def folder() -> Path:
-    """Where the certificates lie that GigaChat is trusted with."""
+    """The folder of the certificates that GigaChat trusts."""
     return config_folder() / "trust" / "gigachat"
 
 
 def install(
     source: bytes | str | os.PathLike[str], *, fingerprint: str | None = None
 ) -> Certificate:
-    """Take a certificate authority in, from then on believed for GigaChat's hosts alone.
+    """Install a certificate authority, from then on trusted only for GigaChat's hosts.
 
     Args:
         source: the certificate's content, or a file's path; PEM or DER. Of several certificates
@@ -124,8 +124,8 @@ def install(
         fingerprint: its SHA-256, with or without colons; None: the known one.
 
     Raises:
-        InvalidRequestError: there is no certificate in it, none with that fingerprint, or that one
-            is no authority, or none now.
+        InvalidRequestError: it has no certificate with that fingerprint, or that one is not an
+            authority or not valid now.
         OSError: the file cannot be read, or the configuration folder not be written.
     """
     data = (
@@ -141,13 +141,12 @@ def install(
             "there is no certificate in it; "
             + (
                 convert
-                or "what is wanted is a file in PEM (it begins with -----BEGIN CERTIFICATE-----) "
-                "or in DER"
+                or "the file must be in PEM (it begins with -----BEGIN CERTIFICATE-----) or in DER"
             )
         )
     if wanted not in found:
         raise InvalidRequestError(
-            "it is not the certificate that is wanted: its SHA-256 fingerprint is "
+            "it is not the expected certificate: its SHA-256 fingerprint is "
             f"{' and '.join(map(colons, found))}, not {colons(wanted)}; nothing was changed"
         )
     _check_authority(found[wanted])
@@ -166,11 +165,11 @@ def download(
     proxy: str | None = None,
     timeout: Timeout | None = None,
 ) -> Certificate:
-    """Fetch a certificate authority and take it in; arguments as for :func:`install`.
+    """Download and install a certificate authority; arguments as for :func:`install`.
 
     Raises:
         LLMError: it cannot be fetched.
-        InvalidRequestError: what came is not the certificate that is wanted.
+        InvalidRequestError: the download is not the expected certificate.
         OSError: the configuration folder cannot be written.
     """
     from ..._http.transport import Transport
@@ -188,12 +187,12 @@ def download(
 
 
 def installed() -> list[Certificate]:
-    """The certificates that were taken in and are what they were."""
+    """The installed certificates that are unchanged."""
     return [Certificate.of(path.stem, der, path) for path, der in _intact(_stored())]
 
 
 def remove() -> list[Path]:
-    """Forget every certificate that was taken in; the files that are gone.
+    """Remove every installed certificate; return the deleted files.
 
     Raises:
         OSError: a file cannot be deleted.
@@ -205,16 +204,16 @@ def remove() -> list[Path]:
 
 
 def pinned() -> str:
-    """The certificates that were taken in, as PEM; one that was changed since is left out."""
+    """The installed certificates, as PEM, without any that were changed since."""
     return "".join(_certificates().as_pem(der) for _, der in _intact(_stored()))
 
 
 def advice(error: LLMError, *, trusted: bool) -> str:
-    """What a certificate that is not believed says, and what to do about it.
+    """Describe a certificate that is not trusted, and what to do about it.
 
     Args:
-        error: what the connection failed with.
-        trusted: whether the root was taken in already.
+        error: the connection's error.
+        trusted: whether the root is already installed.
     """
     said = str(error)
     if "ostname" in said or "address mismatch" in said or "not valid for" in said:
@@ -257,8 +256,8 @@ def _intact(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
             yield path, certificates[0]
         else:
             logger.warning(
-                "the certificate %s is not used: it has not the fingerprint that it was taken in "
-                "with; run `%s` again",
+                "the certificate %s is not used: its fingerprint is not the one that it was "
+                "installed with; run `%s` again",
                 path,
                 COMMAND,
             )

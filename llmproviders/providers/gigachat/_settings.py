@@ -1,4 +1,4 @@
-"""What the official client's variables of the environment say, beside keys and addresses."""
+"""The official client's environment variables, other than keys and addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRUE = ("1", "t", "true", "y", "yes", "on")
 
 
 def check_version(base_url: str) -> None:
-    """Refuse the address of the API's version 2, whose chats are of another shape."""
+    """Refuse the address of version 2 of the API, whose chats have another format."""
     path = base_url.partition("?")[0].rstrip("/").removesuffix("/chat/completions")
     if path.lower().endswith("/v2"):
         raise InvalidRequestError(
@@ -26,7 +26,7 @@ def check_version(base_url: str) -> None:
 
 
 def timeout() -> float | None:
-    """The timeout that the environment names, in seconds; None where it names none."""
+    """The timeout in the environment, in seconds; None if it is not set."""
     value = _environ.lookup("GIGACHAT_TIMEOUT")
     if value is None:
         return None
@@ -39,7 +39,7 @@ def timeout() -> float | None:
 
 
 def profanity_check() -> bool | None:
-    """Whether the service is to check for profanity; None where nothing is said."""
+    """Whether the service should check for profanity; None if it is not set."""
     value = _environ.lookup("GIGACHAT_PROFANITY_CHECK")
     if value is not None and value.lower() not in (*_TRUE, *_FALSE):
         raise InvalidRequestError(
@@ -49,14 +49,14 @@ def profanity_check() -> bool | None:
 
 
 def certificate() -> str | tuple[str, str] | None:
-    """The client certificate's file, with the key's where that is another."""
+    """The client certificate's file, with that of the key if separate."""
     certificate = _environ.lookup("GIGACHAT_CERT_FILE")
     key = _environ.lookup("GIGACHAT_KEY_FILE")
     return (certificate, key) if certificate and key else certificate
 
 
 def warn_of_unread() -> None:
-    """Say of what the official client reads, and this one does not, what stands in its place."""
+    """Warn about variables that only the official client reads, and name the alternative."""
     if _environ.lookup("GIGACHAT_MAX_RETRIES") not in (None, "0"):
         logger.warning(
             "GIGACHAT_MAX_RETRIES is not read; FailoverClient(attempts=...) sets how often a "
@@ -65,7 +65,7 @@ def warn_of_unread() -> None:
 
 
 def token_file(token_cache: str | os.PathLike[str] | None) -> Path | None:
-    """The file in which processes share tokens; None: each has its own."""
+    """The file in which processes share tokens; None: each process has its own."""
     if token_cache is None:
         return None
     if token_cache == "user":  # noqa: S105 - it is a place

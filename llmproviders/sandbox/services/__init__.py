@@ -1,4 +1,4 @@
-"""The services that the sandbox plays: a line each, in the default order of `Sandbox.client`."""
+"""The sandbox's services, one line each, in the default order of `Sandbox.client`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sandbox asks of a service."""
+"""The interface of the sandbox's services."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Service(ABC):
 
     name: ClassVar[str]
     class_name: ClassVar[str]
-    """The provider that speaks to it."""
+    """The provider that uses it."""
     title: ClassVar[str]
-    """What its replies call it."""
+    """Its name in replies."""
     base_path: ClassVar[str] = ""
-    """What its base address has behind the origin; unknown paths below it are this service's."""
+    """The path of its base address; unknown paths below it belong to this service."""
     routes: ClassVar[dict[tuple[str, str], str]]
     """Method and path to the kind of request."""
 
@@ -33,16 +33,16 @@ class Service(ABC):
         self._here = threading.local()
 
     def script(self, reply: ScriptedReply, times: int) -> None:
-        """Answer the next chats, so many, with a reply; those that wait already come first."""
+        """Queue a reply for the next ``times`` chats, after those already queued."""
         with self._scripted_lock:
             self._scripted.extend([reply] * times)
 
     def say_here(self, reply: ScriptedReply | None) -> None:
-        """Answer the request of this thread with a reply, before all that wait; None: as usual."""
+        """Answer this thread's request with a reply, before the queued ones; None: as usual."""
         self._here.reply = reply
 
     def next_reply(self) -> ReplyText | ScriptedReply:
-        """Return the next scripted reply, or else what the sandbox says to everything."""
+        """Return the next scripted reply, or else the sandbox's default reply."""
         here: ScriptedReply | None = getattr(self._here, "reply", None)
         if here is not None:
             return here
@@ -66,9 +66,9 @@ class Service(ABC):
         """Return the reply to an accepted request; one without any text if `empty`."""
 
     def reply_headers(self, _request: RecordedRequest, /) -> HeaderPairs:
-        """Return the headers that every reply of the service carries, errors too."""
+        """Return the headers of every reply of the service, including errors."""
         return ()
 
     @abstractmethod
     def error(self, status: int, kind: str, /) -> Whole:
-        """Return what the service says along with an HTTP status, in reply to such a request."""
+        """Return the service's reply with an HTTP status to a request of this kind."""

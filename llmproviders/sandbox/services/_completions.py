@@ -17,7 +17,7 @@ Object = dict[str, Any]
 
 DONE = ReplyPiece(b"data: [DONE]\n\n")
 
-# GigaChat alone has these.
+# Only GigaChat has these.
 _FOREIGN_IN_HISTORY = ("functions_state_id", "attachments")
 
 
@@ -33,7 +33,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class CompletionScript:
-    """One reply, to be told whole or in pieces.
+    """One reply, sent whole or in pieces.
 
     `call` is the part of a message that calls a tool, with its finish reason in `call_finish`.
     `envelope` holds the fields that every object of the reply has.

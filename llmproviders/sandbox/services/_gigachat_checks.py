@@ -1,4 +1,4 @@
-"""What GigaChat refuses in the body of a chat request, with its words for it."""
+"""The problems that GigaChat finds in the body of a chat request, in its own words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeepSeek: OpenAI's protocol, which wants thoughts back and waits with empty lines."""
+"""DeepSeek: OpenAI's protocol; it requires thoughts back and sends empty lines while waiting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmproviders.sandbox.services.openai_compatible import OpenAICompatibleServ
 
 
 class DeepSeekService(OpenAICompatibleService):
-    """Refuses a turn with calls that lacks its thoughts, a schema, and a demanded call."""
+    """Refuses a schema, a required call, and a turn with calls but without its thoughts."""
 
     name = "deepseek"
     class_name = "DeepSeek"
@@ -63,7 +63,7 @@ class DeepSeekService(OpenAICompatibleService):
         return None
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
-        """Return a reply; a whole one begins with the empty lines that were sent meanwhile."""
+        """Return a reply; a whole one begins with the empty lines sent while waiting."""
         reply = super().answer(request, empty=empty)
         if isinstance(reply, Whole):
             reply.body = b"\n\n" + reply.body

@@ -16,7 +16,7 @@ _STATUSES = {402: 429, 404: 400}
 
 
 class GLMService(OpenAICompatibleService):
-    """Refuses what GLM refuses: another choice than auto, two stop strings, a schema, ..."""
+    """Refuses what GLM refuses: any choice but auto, two stop strings, a schema, ..."""
 
     name = "glm"
     class_name = "GLM"
