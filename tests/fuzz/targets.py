@@ -45,7 +45,8 @@ from llmproviders.errors import InvalidRequestError, QuotaExceededError, Usage
 from llmproviders.failover._health import FileStore
 from llmproviders.messages import normalize
 from llmproviders.provider import Provider
-from llmproviders.providers._chat_parts import ThinkTags, ThoughtDetails, ToolCalls, thought_of
+from llmproviders.providers._chat_completions import _ThinkTags as ThinkTags
+from llmproviders.providers._chat_parts import ThoughtDetails, ToolCalls, thought_of
 from llmproviders.providers.gigachat._files import DrawnImages, _remembered
 from llmproviders.results import FinishReason, Reasoning
 from llmproviders.schema import _values
