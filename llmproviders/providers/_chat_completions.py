@@ -665,7 +665,7 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
 
 def parse_embeddings(entries: list[dict[str, Any]]) -> list[Embedding]:
     """The vectors of a listing of ``/embeddings``, in the order of the texts."""
-    entries.sort(key=lambda entry: expect(entry.get("index"), int, "index"))
+    entries.sort(key=lambda entry: expect(expect(entry, dict, "data").get("index"), int, "index"))
     return [Embedding(_vector(entry), _tokens_of(entry)) for entry in entries]
 
 

@@ -16,7 +16,7 @@ from ..._account.arguments import ProviderArguments, file_path, masked
 from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
 from ..._checks import FINITE, seconds, whole
-from ..._http.decoding import decode_json, expect
+from ..._http.decoding import decode_json
 from ..._http.types import HTTPRequest, HTTPResponse, Trust
 from ..._log import logger
 from ..._printable import one_line
@@ -533,7 +533,7 @@ class GigaChat(Provider):
             entries = answer.get("data") if isinstance(answer, dict) else answer
             if not isinstance(entries, list) or len(entries) != len(inputs):
                 raise ProtocolError(f"the reply to {path} does not have an entry for each text")
-            return [expect(entry, dict, "an entry") for entry in entries]
+            return entries
 
         return self.ask(make, read, request=ChatRequest((), model=model), scope=scope)
 
