@@ -60,7 +60,7 @@ class TestEmbed:
         provider = with_sender(OpenAICompatible, sender := Sender(Canned()), base_url=LOCAL)
         assert provider.embed([], model="m") == []
         for texts in ([""], ["a", 7], None, 7, b"a"):
-            with pytest.raises(InvalidRequestError, match="texts is"):
+            with pytest.raises(InvalidRequestError, match="texts must be"):
                 provider.embed(texts, model="m")  # type: ignore[arg-type]
         assert sender.calls == []
 
@@ -152,7 +152,7 @@ class TestImages:
             ("folder", "cannot be read"),
             ("pipe", "cannot be read"),
             ("huge.png", "larger than 20 MiB"),
-            ("page.pdf", "no JPEG, PNG, GIF or WebP"),
+            ("page.pdf", "not a JPEG, PNG, GIF or WebP"),
         ):
             with pytest.raises(InvalidRequestError, match=words) as caught:
                 parts_of(tmp_path, name)

@@ -410,7 +410,7 @@ class TestPastedKeys:
             (f"{SECRET}7", "client secret"),
             (f"{ID}:{SECRET}", "the pair itself"),
             (base64.b64encode(SECRET.encode() * 2).decode(), "the client secret alone"),
-            (f"{KEY[:40]}\n{KEY[40:]}", "line break inside"),
+            (f"{KEY[:40]}\n{KEY[40:]}", "line break: remove"),
             (f"{KEY[:40]} {KEY[40:]}", "a space"),
         ],
     )
