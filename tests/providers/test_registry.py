@@ -203,7 +203,7 @@ class TestBroken:
             "My_Own": "llmproviders.testing:ScriptedProvider",
         }
         installed(PLUGIN, **entries)
-        with pytest.warns(RuntimeWarning, match="ScriptedProvider.* passed over"):
+        with pytest.warns(RuntimeWarning, match="ScriptedProvider.* ignored"):
             kind = providers.find("myown")
         assert kind is not None
         assert kind.__name__ == "Mine"
