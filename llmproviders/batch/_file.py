@@ -43,7 +43,7 @@ def run_file(
 
     Each row is written and flushed as its request ends. A rerun skips what is done, by id and a
     hash of the request, and does the rest: what failed, what has changed, what is new. If the
-        process is killed, no written row is lost, and a rerun does not pay for it again.
+    process is killed, no written row is lost, and a rerun does not pay for it again.
 
     On Ctrl-C, SIGTERM and SIGHUP nothing more is sent; requests in progress have ``grace_s``
     seconds to finish and are written; then the signal has its usual effect. A second signal ends
