@@ -147,7 +147,7 @@ def check_configuration(configuration: Configuration) -> Iterator[Finding]:
     if names:
         yield ok("configuration", f"{source}; providers: {names}")
     else:
-        text = f"{source}; it names no provider"
+        text = f"{source}; it names no provider, so there is nobody to ask"
         yield fail("configuration", text, "set a key, or write a file: llmproviders config init")
     for warning in configuration.warnings:
         problem, _, remedy = warning.partition("; do: ")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from .._printable import one_line
-from ..config._settings import ConfigError, Configuration, locate
+from ..config._settings import ConfigError, Configuration
 from .checks import (
     Finding,
     Level,
@@ -58,9 +58,9 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
         configuration = choices.configuration()
     except ConfigError as error:
         given = f" --config {shlex.quote(choices.config)}" if choices.config else ""
-        there = locate(choices.config)[0].exists()
         remedy = f'edit it: $EDITOR "$(llmproviders config path{given})"'
-        remedy = remedy if there else f"make it: llmproviders config init{given}"
+        if isinstance(error.__context__, FileNotFoundError):
+            remedy = f"make it: llmproviders config init{given}"
         yield fail("configuration", str(error), remedy)
         # Only providers in the configuration file are asked.
         configuration = Configuration(())

@@ -226,7 +226,7 @@ class Notes:
         elif finish.reason == "length":
             tell_cut = self.warn if allow_cut else say
             tell_cut(
-                "the reply was cut at its maximum length; raise --max-tokens for more"
+                "the reply is cut at its maximum length; raise --max-tokens for more"
                 + ("" if allow_cut else hint)
             )
         if self.verbose:

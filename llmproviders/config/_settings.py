@@ -160,9 +160,11 @@ class ProviderSettings:
         except ValueError as error:
             origin = _origin_of(error, self.given, self.origin)
             raise ConfigError(f"{origin}: {self.name}: {error}") from error
-        # A third-party class may raise anything.
+        # A third-party class may raise anything; what one of ours raises so is a defect.
         except Exception as error:
             let_through(error)
+            if self.kind in REGISTRY.values():
+                raise
             said = redact(" ".join(f"{type(error).__name__}: {error}".split()))
             where = f"{self.origin}: " if ":" in self.origin else ""
             raise ConfigError(f"{where}{self.name} cannot be made: {said}") from error

@@ -221,7 +221,7 @@ class OpenAICompatible(Provider):
                 raise
             raise InvalidRequestError(
                 f"{self.name} does not list its models at {self.base_url}/models: {error}; chats "
-                "may still work, with model= set to a name that the server knows",
+                "may work, with model= set to a name that the server knows",
                 provider=self.name,
                 status_code=error.status_code,
                 request_id=error.request_id,

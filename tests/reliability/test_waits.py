@@ -47,6 +47,10 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("_runtime/files.py", "pause"): IN_SLICES,
     ("_account/tokens.py", "_files.pause"): IN_SLICES,
     ("_account/ledger.py", "pause"): IN_SLICES,
+    ("_http/connections.py", "serving.get"): DONE,
+    ("_http/transport.py", "serving.get"): DONE,
+    ("_http/native.py", "select.poll"): DONE,
+    ("cli/rendered.py", "captured.get"): DONE,
     ("_http/sockets.py", "sock.recv"): "a socket whose every wait ends with the deadline",
     ("batch/_dask.py", "self._all.acquire"): OWN_THREAD,
     (

@@ -376,7 +376,7 @@ class TestParseFault:
             ("gigachat=503xever", "PROVIDER=FAULT"),
             ("gigachat=wrong-jason", "did you mean 'wrong-json'"),
             ("gigachat=wrong-json:2", "takes no such number"),
-            ("gigachat-token=wrong-json", "no 'token' request"),
+            ("gigachat-token=wrong-json", "not to a 'token' request"),
             ("gigachat=drip:0", "above 0"),
             ("gigacht=503", "did you mean 'gigachat'"),
             ("gigachat-tokne=503", "did you mean 'token'"),

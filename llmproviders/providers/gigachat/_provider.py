@@ -335,7 +335,8 @@ class GigaChat(Provider):
             elif isinstance(piece, FinishReason):
                 if text := drawn.rest():
                     yield text
-                asked = reply.asked
+                # Not in what authors made for tests before it was in the protocol.
+                asked = getattr(reply, "asked", None) or ChatRequest(())
                 images = [Image(i, fetch=partial(self._content, i, asked)) for i in drawn.ids]
                 yield piece.evolve(images=[*piece.images, *images]) if images else piece
             else:
