@@ -168,8 +168,9 @@ class Sandbox:
 
     def wait(self) -> None:
         """Wait until the sandbox is closed; what a signal's handler raises passes through."""
-        while not self._closed.wait(SLICE_S):
-            pass
+        # Not the event's own wait: an exception in it can leave its lock held, and close() sets it.
+        while not self._closed.is_set():
+            time.sleep(SLICE_S)
 
     @property
     def port(self) -> int:

@@ -81,5 +81,6 @@ def test_an_authority_that_the_system_does_not_know(
 def test_without_truststore(monkeypatch: pytest.MonkeyPatch) -> None:
     """``trust="system"`` says what to install where truststore is not."""
     monkeypatch.setitem(sys.modules, "truststore", None)
+    certificates._context.cache_clear()  # an earlier test may have made one
     with pytest.raises(InvalidRequestError, match="pip install truststore"):
         certificates.tls_context(Trust(system=True))

@@ -65,6 +65,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("cli/checks.py", "socket.getaddrinfo"): "the command line's own look; Ctrl-C ends it",
     ("cli/providers.py", "future.result"): DONE,
     ("cli/sandbox.py", "sandbox.wait"): IN_SLICES,
+    ("sandbox/_sandbox.py", "time.sleep"): IN_SLICES,
     ("sandbox/_delivery.py", "self.connection.wait"): OWN_THREAD,
     ("sandbox/_http.py", "selector.select"): OWN_THREAD,
     ("sandbox/_http.py", "self._listener.accept"): OWN_THREAD,
