@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
@@ -92,14 +93,8 @@ _HOMES = {
     "FailoverClient": "failover",
     "usage": "_account.usage",
     "Provider": "provider",
-    "ChatGLM": "providers.chatglm",
-    "ChatGptt": "providers.chatgptt",
-    "FlowGpt": "providers.flowgpt",
-    "GigaChat": "providers.gigachat",
-    "GLM": "providers.glm",
-    "DeepSeek": "providers.deepseek",
-    "YandexGPT": "providers.yandexgpt",
-    "OpenAICompatible": "providers.openai_compatible",
+    **dict.fromkeys(("ChatGLM", "ChatGptt", "DeepSeek", "FlowGpt"), "providers"),
+    **dict.fromkeys(("GLM", "GigaChat", "OpenAICompatible", "YandexGPT"), "providers"),
     **dict.fromkeys(
         ("Attempt", "Attempts", "Completion", "FinishReason", "Reasoning", "Restart", "Usage"),
         "results",
@@ -115,17 +110,14 @@ _MODULES = (*_FOR_USERS, "failover", "messages", "provider", "results")
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for; none costs anything before that."""
-    from importlib import import_module
-
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
-    if name not in __all__:
-        if name[:1].isupper():  # __path__ and the like are asked for before any provider is
-            for kind in import_module(f"{__name__}.providers").REGISTRY.values():
-                if kind.__name__ == name:
-                    return kind
+    if name in __all__:
+        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    elif name[:1].isupper():  # __path__ and the like are asked for before any provider is
+        value = import_module(f"{__name__}.providers").__getattr__(name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

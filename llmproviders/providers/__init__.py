@@ -7,41 +7,57 @@ An installed package adds providers through the entry point group ``llmproviders
 from __future__ import annotations
 
 import warnings
+from collections import UserDict
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._signals import ignoring, let_through
 from ..provider import Provider
-from .chatglm import ChatGLM
-from .chatgptt import ChatGptt
-from .deepseek import DeepSeek
-from .flowgpt import FlowGpt
-from .gigachat._provider import GigaChat
-from .glm import GLM
-from .openai_compatible import OpenAICompatible
-from .yandexgpt import YandexGPT
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
-REGISTRY: dict[str, type[Provider]] = {
-    "chatglm": ChatGLM,
-    "chatgptt": ChatGptt,
-    "flowgpt": FlowGpt,
-    "gigachat": GigaChat,
-    "openaicompatible": OpenAICompatible,
-    "glm": GLM,
-    "yandexgpt": YandexGPT,
-    "deepseek": DeepSeek,
-}
+
+class _Registry(UserDict[str, Any]):
+    """Built-in providers by name; a value given as ``module:Class`` is imported when looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.data[name]
+        if not isinstance(value, str):
+            return value
+        # A program loads the providers that it uses, not all of them.
+        module, _, kind = value.partition(":")
+        return getattr(import_module(f"{__name__}.{module}"), kind)
+
+
+REGISTRY: UserDict[str, type[Provider]] = _Registry(
+    {
+        "chatglm": "chatglm:ChatGLM",
+        "chatgptt": "chatgptt:ChatGptt",
+        "flowgpt": "flowgpt:FlowGpt",
+        "gigachat": "gigachat:GigaChat",
+        "openaicompatible": "openai_compatible:OpenAICompatible",
+        "glm": "glm:GLM",
+        "yandexgpt": "yandexgpt:YandexGPT",
+        "deepseek": "deepseek:DeepSeek",
+    }
+)
 ALIASES = {"openai": "openaicompatible"}
 
 
 GROUP = "llmproviders.providers"
 
 _registered: dict[str, type[Provider]] = {}
+
+
+def __getattr__(name: str) -> type[Provider]:
+    """Load the built-in provider whose class has that name."""
+    for key, place in REGISTRY.data.items():
+        if str(place).endswith(f":{name}"):
+            return REGISTRY[key]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def find(name: str) -> type[Provider] | None:
