@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import _display
 from ._account.arguments import spelled_out
 from ._checks import whole
 from ._request import (
@@ -378,10 +379,8 @@ class Conversation:
         return f"{type(self).__name__}({self.client!r}, {len(self._said)} messages)"
 
     def _repr_markdown_(self) -> str:
-        from ._display.markdown import harmless
-
         said = [*self._instruction(), *self._said]
         return "\n\n".join(
-            f"**{message['role'].capitalize()}**\n\n{harmless(text_of(message['content']))}"
+            f"**{message['role'].capitalize()}**\n\n{_display.markdown.harmless(text_of(message['content']))}"
             for message in said
         )

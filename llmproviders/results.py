@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
+from . import _display
 from ._checks import whole
 from ._signals import let_through
 from .errors import Attempt as Attempt
@@ -57,20 +58,14 @@ class Attempts(tuple[Attempt, ...]):
 
     def to_svg(self) -> str:
         """The timeline as an SVG file, readable on a light and on a dark page."""
-        from ._display.timeline import timeline_svg as svg
-
-        return svg(self, standalone=True)
+        return _display.timeline.timeline_svg(self, standalone=True)
 
     def to_text(self, *, width: int = 100) -> str:
         """The timeline in characters, ``width`` columns wide."""
-        from ._display.timeline import timeline_text as text
-
-        return text(self, width=whole("width", width))
+        return _display.timeline.timeline_text(self, width=whole("width", width))
 
     def _repr_html_(self) -> str:
-        from ._display.html import attempts
-
-        return attempts(self)
+        return _display.html.attempts(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(self.to_text())
@@ -112,14 +107,12 @@ class Image:
             raise ValueError("the image is not base64") from error
 
     def _repr_html_(self) -> str:
-        from ._display.html import image
-
         try:
-            return image(self.id, self.bytes())
+            return _display.html.image(self.id, self.bytes())
         except (LLMError, ValueError) as error:
             let_through(error)
             # An address of the model's is not opened by looking at its reply.
-            return image(self.id, None)
+            return _display.html.image(self.id, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What fetches it may hold a key.
@@ -484,25 +477,24 @@ class Completion:
         return format(self.text, spec)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from ._display.text import shorten
-
         usage = "" if self.usage is None else f", usage={self.usage!r}"
+        text = _display.text.shorten(self.text, 200)
         printer.text(
-            f"Completion({shorten(self.text, 200)!r}, finish_reason={self.finish_reason.reason!r}, "
+            f"Completion({text!r}, finish_reason={self.finish_reason.reason!r}, "
             f"provider={self.provider!r}, model={self.model!r}{usage})"
         )
 
     def _repr_html_(self) -> str | None:
         """The text and the images; None, for the Markdown, where the service drew none."""
-        from ._display.html import paragraphs
-
         images = self.finish_reason.images
-        return paragraphs(self.text, [one._repr_html_() for one in images]) if images else None
+        return (
+            _display.html.paragraphs(self.text, [one._repr_html_() for one in images])
+            if images
+            else None
+        )
 
     def _repr_markdown_(self) -> str:
-        from ._display.markdown import harmless
-
-        return harmless(self.text)
+        return _display.markdown.harmless(self.text)
 
 
 class StreamText:

@@ -408,20 +408,23 @@ def _missing(error: ImportError) -> ImportError:
 @lru_cache(maxsize=128)
 def _of_type(kind: Any) -> Schema:
     try:
-        from pydantic import TypeAdapter, ValidationError
-        from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
+        import pydantic.errors
     except ImportError as error:
         raise _missing(error) from error
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(_with_typed_dicts(kind))
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(_with_typed_dicts(kind))
         made = adapter.json_schema()
-    except (PydanticUserError, PydanticInvalidForJsonSchema, NameError) as error:
+    except (
+        pydantic.PydanticUserError,
+        pydantic.errors.PydanticInvalidForJsonSchema,
+        NameError,
+    ) as error:
         raise InvalidRequestError(f"schema: {shown(kind)} has no JSON Schema: {error}") from error
 
     def load(source: str) -> Any:
         try:
             return adapter.validate_json(source, strict=True)
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             faults = error.errors(include_url=False, include_context=False, include_input=False)
             raise SchemaError(_told((fault["loc"], fault["msg"]) for fault in faults)) from error
         except Exception as error:
@@ -435,30 +438,29 @@ def _of_type(kind: Any) -> Schema:
 @lru_cache(maxsize=128)
 def _of_json(document: str) -> Schema:
     try:
-        from jsonschema import exceptions
-        from jsonschema.validators import Draft202012Validator, validator_for
-        from referencing import Registry
-        from referencing.exceptions import Unresolvable
-        from referencing.jsonschema import DRAFT202012
+        import jsonschema
+        import referencing.jsonschema
     except ImportError as error:
         raise _missing(error) from error
     schema = json.loads(document)
-    kind = validator_for(schema, default=Draft202012Validator)
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
         # The empty registry: nothing is ever fetched.
-        registry: Registry[Any] = Registry()
-        resolver = registry.resolver_with_root(DRAFT202012.create_resource(schema))
+        registry: referencing.Registry[Any] = referencing.Registry()
+        resolver = registry.resolver_with_root(
+            referencing.jsonschema.DRAFT202012.create_resource(schema)
+        )
         for one in _subschemas(schema):
             if isinstance(one.get("$ref"), str) and "$id" not in document:
                 resolver.lookup(one["$ref"])
     except RecursionError as error:
         let_through(error)
         raise InvalidRequestError("schema is nested too deeply") from None
-    except exceptions.SchemaError as error:
+    except jsonschema.SchemaError as error:
         where = _place(error.absolute_path)
         raise InvalidRequestError(f"schema is not a JSON Schema: {where}{error.message}") from error
-    except Unresolvable as error:
+    except referencing.exceptions.Unresolvable as error:
         raise InvalidRequestError(
             f"schema refers to {error.ref!r}, which is not in it; nothing is fetched from elsewhere"
         ) from error

@@ -17,6 +17,7 @@ from itertools import count
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from . import _display
 from ._checks import shown
 from ._log import logger
 from ._redact import redact
@@ -546,12 +547,10 @@ class Steps(tuple[ToolStep, ...]):
         return type(self), (tuple(self), self.messages)
 
     def _repr_html_(self) -> str:
-        from ._display.html import table
-        from ._display.text import seconds
-
-        columns = ("turn", "function", "arguments", "result", "duration")
+        head = ("turn", "function", "arguments", "result", "duration")
+        seconds = _display.text.seconds
         rows = ((s.turn, s.name, s.arguments, s.result, seconds(s.duration)) for s in self)
-        return table(f"Steps ({len(self)})", columns, rows, numeric=("turn", "duration"))
+        return _display.html.table(f"Steps ({len(self)})", head, rows, numeric=(head[0], head[-1]))
 
 
 class ToolRun:

@@ -20,7 +20,7 @@ PAGE = ROOT.parent / "docs" / "contributing" / "house.md"
 
 ROOT_MODULES = 20
 LONGEST_MODULE = 700
-MOST_DOORS = 40
+MOST_DOORS = 32
 
 LIBRARIES_BEHIND_DOORS = {
     "requests", "urllib3", "tenacity", "filelock", "readline",
@@ -169,16 +169,19 @@ def test_only_doors_are_lazy() -> None:
     lazy = [(name, found) for name, here in IMPORTS.items() for found in here if found.lazy]
     others = [f"{n}:{f.line} {f.target}" for n, f in lazy if n != "__init__" and not _is_door(n, f)]
     assert others == []
-    assert len({(name, found.target) for name, found in lazy}) <= MOST_DOORS
+    assert len({(name, found.line) for name, found in lazy}) <= MOST_DOORS
 
 
 def test_type_checking_is_for_libraries_alone() -> None:
-    """What only a type checker imports comes from libraries; own types are imported at the top."""
+    """What only a type checker imports comes from libraries; own types are imported at the top.
+
+    A package whose modules are loaded when they are first used names them for type checkers.
+    """
     assert [name for name, text in SOURCES.items() if "TYPE_CHECKING = False" in text] == []
     own = [
         f"{name}:{sub.lineno}"
         for name, tree in TREES.items()
-        if name != "__init__"
+        if name not in ("__init__", "_display")
         for node in tree.body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for sub in node.body

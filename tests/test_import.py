@@ -179,6 +179,26 @@ def test_the_names_are_known_before_they_are_loaded() -> None:
         llmproviders.GigaChad  # type: ignore[attr-defined]  # noqa: B018
 
 
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_provider_loads_no_other(name: str) -> None:
+    """A provider that is named brings what its class is made of, and no other provider."""
+    kind = REGISTRY[name]
+    code = f"from llmproviders.providers import find; find({name!r})"
+    loaded = watch(f"from llmproviders import {kind.__name__}; {code}")["modules"]
+    own = {base.__module__ for base in kind.__mro__}
+    others = {other.__module__ for other in REGISTRY.values()} - own
+    assert others.isdisjoint(loaded)
+
+
+def test_pictures_are_loaded_when_they_are_drawn() -> None:
+    """Importing the public names loads nothing that draws; showing a result does."""
+    drawing = "llmproviders._display.html"
+    assert drawing not in watch(PUBLIC)["modules"]
+    assert (
+        drawing in watch("from llmproviders import Attempts; Attempts()._repr_html_()")["modules"]
+    )
+
+
 def test_logging_is_silent_by_default() -> None:
     """A warning of the library prints nothing as long as nobody configured logging."""
     watch(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
+from .. import _display
 from .._signals import let_through
 from ..errors import InvalidRequestError
 
@@ -79,14 +80,12 @@ class UsageTable(tuple[DailyUsage, ...]):
         )
 
     def _repr_html_(self) -> str:
-        from .._display.html import daily_usage
-
         days: dict[date, tuple[int, int, int]] = {}
         for row in self:
             other, failed, tokens = days.get(row.day, (0, 0, 0))
             other += row.requests - row.failures
             days[row.day] = other, failed + row.failures, tokens + row.total_tokens
-        return daily_usage(days, self._HEAD, self._cells())
+        return _display.html.daily_usage(days, self._HEAD, self._cells())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from .. import _display
 from .. import _environment as _environ
 from .._printable import one_line, printable
 from .._redact import redact
@@ -251,11 +252,11 @@ class Trace:
 
     def draw(self) -> None:
         """Draw the timeline on standard error, as wide as the terminal."""
-        from .._display.timeline import timeline_text as text
-
         in_order = sorted(self._attempts, key=lambda attempt: attempt.started_at)
         width = shutil.get_terminal_size((100, 24)).columns
-        drawing = text(in_order, width=width, colour=use_colour(sys.stderr))
+        drawing = _display.timeline.timeline_text(
+            in_order, width=width, colour=use_colour(sys.stderr)
+        )
         Line.make_room()
         print(redact(drawing), file=sys.stderr, flush=True)
 

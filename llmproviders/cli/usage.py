@@ -6,6 +6,7 @@ import json
 
 import click
 
+from .._account.usage import usage
 from .notes import put, say
 from .options import TEXT
 
@@ -19,9 +20,6 @@ def command(since: str | None, as_json: bool) -> None:
     They are counted on this machine, for all of your processes. Prompts, replies and keys are not
     kept.
     """
-    # Only this command loads sqlite3.
-    from .._account.usage import usage  # type: ignore[import-not-found,unused-ignore]
-
     table = usage(since=since)
     if as_json:
         put(json.dumps(table.as_dicts(), ensure_ascii=False, indent=2))

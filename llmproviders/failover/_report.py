@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import _display
 from .._printable import one_line
 from ..errors import Attempt
 from ._health import Condition
@@ -88,11 +89,9 @@ class Report:
         }
 
     def _repr_html_(self) -> str:
-        from .._display.html import report
-
         rows = [_cells(record, depth) for record, depth in _flat(self.providers)]
         numeric = [_HEAD[column] for column in _RIGHT]
-        return report(self.client, _HEAD, rows, numeric=numeric, recent=self.recent)
+        return _display.html.report(self.client, _HEAD, rows, numeric=numeric, recent=self.recent)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
