@@ -20,7 +20,7 @@ PAGE = ROOT.parent / "docs" / "contributing" / "house.md"
 
 ROOT_MODULES = 20
 LONGEST_MODULE = 700
-MOST_DOORS = 32
+MOST_DOORS = 30
 
 LIBRARIES_BEHIND_DOORS = {
     "requests", "urllib3", "tenacity", "filelock", "readline",
@@ -33,7 +33,6 @@ DOORS = {
     "_http.transport": "requests, urllib3 and ssl: opened when the first provider is made",
     "_http.certificates": "ssl and certifi: loaded along with _http.transport",
     "providers.gigachat._root": "likewise, for its certificates",
-    "_runtime.retry": "tenacity: opened when a FailoverClient is made",
     "_account.quotas": "sqlite3: opened when a provider is made whose requests are counted",
     "_account.ledger": "sqlite3: opened by usage()",
     "_display": "pictures and tables, for those who look at them",
@@ -212,7 +211,7 @@ ONLY_IN = {
     "urllib3": {"_http"},
     "socks": {"_http"},
     "ssl": {"_http", "testing"},
-    "tenacity": {"_runtime", "failover"},
+    "tenacity": {"failover"},
     "filelock": {"_runtime"},
     "IPython": {"notebook", "__init__"},
     "click": {"cli", "notebook"},
@@ -262,7 +261,7 @@ def test_the_environment_has_one_reader() -> None:
 
 
 def test_the_way_of_a_call_is_short() -> None:
-    """A warm call enters at most 16 files with 60 moves to its first text; a retry takes 150.
+    """A warm call enters at most 16 files with 60 moves to its first text; a retry 20 with 150.
 
     The page tells the same figures. A reply that comes in more pieces than usual has more moves,
     so that the shortest of a few calls counts.
@@ -270,7 +269,7 @@ def test_the_way_of_a_call_is_short() -> None:
     found = [ways("openai_compatible") for _ in range(3)]
     warm, retried = (min(tracers, key=lambda t: t.moves) for tracers in zip(*found, strict=True))
     assert (len(warm.files) <= 16, warm.moves <= 60) == (True, True)
-    assert (len(retried.files) <= 23, retried.moves <= 150) == (True, True)
+    assert (len(retried.files) <= 20, retried.moves <= 150) == (True, True)
     page = PAGE.read_text(encoding="utf-8")
     for files in (len(warm.files), len(retried.files)):
         assert re.search(rf"\| {files} \| [0-9]+ \|$", page, re.MULTILINE)

@@ -53,7 +53,7 @@ _GIGACHAT = (
     "tests/providers/test_trust.py",
 )
 TESTS: dict[str, tuple[str, ...]] = {
-    "_runtime/retry": (*_CALLS, "tests/account/test_token.py"),
+    "failover/_target": (*_CALLS, "tests/failover/test_retry_budget.py"),
     "failover/_engine": _CALLS,
     "failover/_client": (*_CALLS, "tests/config/test_config.py::TestFromConfig"),
     "failover/_health": ("tests/failover/test_health.py",),

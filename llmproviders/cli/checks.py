@@ -25,8 +25,8 @@ from .._http.certificates import (
     tls_context,
     unix_time,
 )
+from .._http.error_map import parse_http_date
 from .._http.transport import Transport
-from .._http.waits import parse_http_date
 from .._redact import redact
 from .._request import ChatRequest
 from .._runtime import files as _files

@@ -18,7 +18,7 @@ from ..results import Completion
 from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
 from ._report import Report
-from ._target import History, Target
+from ._target import History, Target, TenacityBackoff
 
 if TYPE_CHECKING:
     from tenacity.retry import RetryBaseT
@@ -102,9 +102,6 @@ class FailoverClient(BaseClient):
     ) -> None:
         providers = _listed(providers)
         self._given = {k: v for k, v in locals().items() if k != "self"}
-        # Loads tenacity, which a program without a FailoverClient does not need.
-        from .._runtime.retry import TenacityBackoff
-
         clock = clock or SYSTEM_CLOCK
         given = {
             "deadline": deadline,

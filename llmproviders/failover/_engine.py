@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import Literal, Protocol
+from typing import Literal
 
 from .._log import logger
 from .._request import Accept, ChatRequest
@@ -32,22 +32,19 @@ from ..errors import (
 from ..results import Attempts, FinishReason, Reasoning, Restart, StreamText, accepted, rejected
 from ._health import Health, Permit
 from ._hedging import Race, Runner
-from ._outcomes import counts_against, outcome_of
-from ._target import History, ProviderStats, Target
+from ._target import (
+    History,
+    ProviderStats,
+    Target,
+    TenacityBackoff,
+    counts_against,
+    outcome_of,
+)
 
 LONGEST_LAST_WAIT_S = 60.0
 """The longest ``Retry-After``, in seconds, that is waited for when no other provider is left."""
 
 FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError], bool]
-
-
-class Backoff(Protocol):
-    """Decides whether and when to try again; see ``_runtime.retry.TenacityBackoff``."""
-
-    def __call__(
-        self, error: LLMError, *, made: int, began: float, now: float, slept: float
-    ) -> float | None:
-        """Seconds to wait before the next try; None for no further try."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class FailoverSettings:
     """
 
     attempts: int
-    backoff: Backoff
+    backoff: TenacityBackoff
     max_retry_after: float
     health: Health
     first_chunk_timeout: float | None

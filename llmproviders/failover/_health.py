@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from .._checks import is_finite
 from .._runtime.files import (
@@ -27,9 +27,11 @@ from .._runtime.files import (
 )
 from .._runtime.scope import CancelScope, ForkLock
 from .._signals import let_through
-from ._outcomes import Part
 
 T = TypeVar("T")
+
+Part = Literal["server", "credential"]
+"""What a failure counts against: the server, for all its users, or one credential."""
 
 
 LONGEST_COOLDOWN_S = 600.0

@@ -1,19 +1,32 @@
-"""A provider as one client has it: its statistics, its budget for retries, its health records."""
+"""A provider as one client has it: when a failed try is repeated, and how its tries went.
+
+One table says what a client does about each class of error. tenacity decides about the wait, and a
+budget limits the retries over all calls.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
+from functools import partial
+from math import ceil, inf
+from random import random
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from .. import errors
 from .._runtime.scope import ForkLock
 from .._signals import let_through
 from ..client import BaseClient
 from ..errors import Attempt, LLMError
-from ._health import Condition, HealthKey
+from ._health import Condition, HealthKey, Part
 from ._report import ProviderReport, Report
+
+if TYPE_CHECKING:
+    from tenacity.retry import RetryBaseT
+    from tenacity.stop import StopBaseT
+    from tenacity.wait import WaitBaseT
 
 _TIMES_KEPT = 1000
 
@@ -26,6 +39,123 @@ REPLIES_PER_RETRY = 5
 """Replies without a retry that earn one retry."""
 
 _DIGEST_LENGTH = 16
+
+_JITTER = 0.1
+
+_MOST_JITTER_S = 1.0
+
+
+@dataclass(frozen=True)
+class RetryRule:
+    """What a client does about one class of error.
+
+    Attributes:
+        tries: the most tries of one provider in a call when it keeps failing like this; the
+            client's ``attempts`` is a limit too.
+        against: what the failure counts against, and so what gets a cooldown; None: nothing,
+            because the request or the caller caused it.
+    """
+
+    tries: float = inf
+    against: Part | None = "server"
+
+
+OUTCOMES: dict[type[LLMError], RetryRule] = {
+    errors.MissingAuthError: RetryRule(against=None),
+    errors.AuthenticationError: RetryRule(against="credential"),
+    errors.QuotaExceededError: RetryRule(against="credential"),
+    errors.RateLimitError: RetryRule(against="credential"),
+    errors.InvalidRequestError: RetryRule(against=None),
+    errors.ModelNotFoundError: RetryRule(tries=1, against=None),
+    errors.UnsupportedError: RetryRule(tries=1, against=None),
+    errors.ServerError: RetryRule(),
+    errors.BlockedError: RetryRule(),
+    errors.ConnectionFailed: RetryRule(),
+    errors.ProviderTimeout: RetryRule(),
+    errors.DeadlineExceeded: RetryRule(),
+    errors.StreamInterrupted: RetryRule(),
+    errors.ProtocolError: RetryRule(tries=2),
+    errors.EmptyReplyError: RetryRule(),
+    errors.RefusedError: RetryRule(against=None),
+    errors.RejectedReplyError: RetryRule(against=None),
+    errors.SchemaError: RetryRule(against=None),
+    errors.AllProvidersFailed: RetryRule(),
+    LLMError: RetryRule(),
+}
+"""Error class -> what a client does about it. A class that is not listed is treated as its base."""
+
+
+def outcome_of(error: LLMError) -> RetryRule:
+    """The rule for ``error``: its class's, else its nearest base's."""
+    return next(OUTCOMES[cls] for cls in type(error).__mro__ if cls in OUTCOMES)
+
+
+def counts_against(error: LLMError) -> Part | None:
+    """What ``error`` counts against; None for nothing."""
+    if error.limit is not None:
+        return None
+    if isinstance(error, errors.AllProvidersFailed):
+        inside = [a.error for a in error.attempts if a.error is not None and a.error is not error]
+        if inside and not any(map(counts_against, inside)):
+            return None
+    return outcome_of(error).against
+
+
+class TenacityBackoff:
+    """Asks tenacity's ``retry``, ``wait`` and ``stop`` about each failure.
+
+    Each is called with a ``RetryCallState``, as tenacity documents. tenacity's own loop is not
+    used, since it sleeps itself and keeps thread-local state.
+
+    Args:
+        wait: a tenacity wait, or None: exponential from 0.5 s, jittered, at most 8 s.
+        retry: a tenacity retry predicate over the error, or None: the ``retryable`` errors.
+        stop: a tenacity stop that ends the retries earlier, or None.
+    """
+
+    def __init__(
+        self, *, wait: WaitBaseT | None, retry: RetryBaseT | None, stop: StopBaseT | None
+    ) -> None:
+        # It takes 85 ms to import, and a program without a FailoverClient does not need it.
+        import tenacity
+
+        # Not wait_exponential_jitter: the name of its first argument differs between releases.
+        self._wait = wait or (
+            tenacity.wait_exponential(multiplier=0.5, max=7.5) + tenacity.wait_random(0, 0.5)
+        )
+        self._retry = retry or tenacity.retry_if_exception(_is_retryable)
+        self._stop = stop or tenacity.stop_never
+        retrying = tenacity.Retrying(wait=self._wait, retry=self._retry, stop=self._stop)
+        self._new_state = partial(tenacity.RetryCallState, retrying, None, (), {})
+
+    def __call__(
+        self, error: LLMError, *, made: int, began: float, now: float, slept: float
+    ) -> float | None:
+        """Seconds to wait before the next try; None if there should not be one.
+
+        Args:
+            error: the failure of the last try.
+            made: tries made so far, the last one included.
+            began: when the first one began, in seconds of a monotonic clock.
+            now: when the last one ended, by the same clock.
+            slept: seconds slept between them.
+        """
+        state = self._new_state()
+        state.attempt_number, state.idle_for = made, slept
+        state.set_exception((type(error), error, error.__traceback__))
+        state.start_time, state.outcome_timestamp = began, now
+        if not self._retry(state):
+            return None
+        wait = float(self._wait(state))
+        floor = error.retry_after or 0.0
+        wait = max(wait, floor + random() * min(floor * _JITTER, _MOST_JITTER_S))
+        # Read by stop_before_delay.
+        state.upcoming_sleep = wait
+        return None if self._stop(state) else wait
+
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, LLMError) and error.retryable
 
 
 class RetryBudget:

@@ -21,7 +21,7 @@ from llmproviders import (
     errors,
 )
 from llmproviders.failover import OUTCOMES
-from llmproviders.failover._outcomes import counts_against, outcome_of
+from llmproviders.failover._target import counts_against, outcome_of
 from tests.support.actors import Act, Actor, FakeClock
 
 GOOD = ["It scatters."]

@@ -24,9 +24,16 @@ from llmproviders import (
     ServerError,
     UnsupportedError,
 )
-from llmproviders._http.error_map import class_of_status, error_of, message_of, service_message
+from llmproviders._http.error_map import (
+    class_of_status,
+    error_of,
+    find_wait,
+    message_of,
+    parse_reset,
+    parse_wait,
+    service_message,
+)
 from llmproviders._http.error_rules import RULES, STATUS_OF_CODE, Rule
-from llmproviders._http.waits import find_wait, parse_reset, parse_wait
 from llmproviders._redact import MASK, conceal
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
