@@ -16,7 +16,7 @@ from ..client import BaseClient
 from ..config._settings import ConfigError, Configuration, failover_in_force
 from ..errors import LLMError
 from ..failover._client import FailoverClient
-from ..results import Completion, FinishReason, Restart, StreamText
+from ..results import Completion, FinishReason, StreamText
 from .exits import CommandError, Exit, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt, read_schema
 from .notes import Line, Notes, Trace, check_stdout, say, tell
@@ -155,18 +155,14 @@ def _stream(client: BaseClient, text: str, params: dict[str, Any], shown: Line) 
     with closing(client.stream(text, **params)) as stream, closing(shown) as line:
         for piece in stream:
             said.add(piece)
-            if piece:
-                try:
-                    line.write(piece)
-                except BrokenPipeError:
-                    raise
-                except OSError as error:
-                    for more in stream:
-                        said.add(more)
-                    raise _rescued(said.text, "standard output", error) from error
-            elif isinstance(piece, Restart):
-                line.close()
-                tell(f"{piece.provider} broke off; what came of its reply is void.")
+            try:
+                line.add(piece)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                for more in stream:
+                    said.add(more)
+                raise _rescued(said.text, "standard output", error) from error
     return said.completion.finish_reason
 
 

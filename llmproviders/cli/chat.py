@@ -15,7 +15,7 @@ from .._runtime.scope import SLICE_S
 from ..client import BaseClient
 from ..conversation import Conversation
 from ..errors import LLMError
-from ..results import FinishReason, Restart
+from ..results import FinishReason
 from .files import WholeFile
 from .notes import Line, Notes, check_stdout, put, say, tell
 from .options import Choices, call_options
@@ -117,15 +117,11 @@ class Chat:
                 closing(Line(markdown=not self._plain)) as line,
             ):
                 for piece in stream:
+                    line.add(piece)
                     if isinstance(piece, FinishReason):
                         line.close()
                         self._notes.reply(piece)
                         self._failed = None
-                    elif isinstance(piece, Restart):
-                        line.close()
-                        tell(f"{piece.provider} broke off; what came of its reply is void.")
-                    else:
-                        line.write(piece)
         except KeyboardInterrupt:
             tell("(stopped)")
             if self._conversation.messages[-2:-1] == [{"role": "user", "content": question}]:

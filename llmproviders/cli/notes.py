@@ -17,7 +17,7 @@ from .. import _environment as _environ
 from .._printable import one_line, printable
 from .._redact import redact
 from ..errors import Attempt
-from ..results import FinishReason, Usage
+from ..results import FinishReason, Restart, Usage
 from .exits import CommandError, Exit
 from .rendered import MarkdownPage
 
@@ -103,6 +103,14 @@ class Line:
         self._begun = False
         self._obeyed = sys.stdout.isatty()
         self._page = _page() if markdown and use_colour(sys.stdout) else None
+
+    def add(self, piece: str) -> None:
+        """Write an item of a stream; for a ``Restart``, say that what came before it is void."""
+        if isinstance(piece, Restart):
+            self.close()
+            tell(f"{piece.provider} broke off; what came of its reply is void.")
+        elif piece:
+            self.write(piece)
 
     def write(self, text: str) -> None:
         """Write text unbuffered, with control characters escaped for a terminal."""

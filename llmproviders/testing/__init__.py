@@ -10,8 +10,9 @@ sends exactly the bytes that a test wants.
 from __future__ import annotations
 
 from ._contract import check_provider
-from ._golden import FRAMINGS, Before, GoldenReply, check_cuts, check_golden, golden_replies
+from ._golden import Before, GoldenReply, check_cuts, check_golden, golden_replies
 from ._http_bytes import (
+    FRAMINGS,
     Body,
     chunked,
     close_delimited,

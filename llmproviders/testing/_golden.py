@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..provider import Provider
 from ..results import Usage
-from ._http_bytes import (
-    Body,
-    chunked,
-    close_delimited,
-    content_length,
-    gzip_stream,
-    http_response,
-)
+from ._http_bytes import FRAMINGS, http_response
 from ._promise import Reading, read_stream, require
 from ._raw_server import RawConnection, RawRequest, RawServer, Script
 
@@ -98,24 +91,6 @@ def golden_replies(folder: str | os.PathLike[str]) -> list[GoldenReply]:
     []
     """
     return [GoldenReply.load(path) for path in sorted(Path(folder).glob("*.body"))]
-
-
-def _gzipped(frame: Callable[[list[bytes]], Body]) -> Callable[[list[bytes]], Body]:
-    def framed(lines: list[bytes]) -> Body:
-        body = frame(gzip_stream(lines))
-        return replace(body, headers=(*body.headers, ("Content-Encoding", "gzip")))
-
-    return framed
-
-
-FRAMINGS: dict[str, Callable[[list[bytes]], Body]] = {
-    "chunked": chunked,
-    "length": content_length,
-    "close": close_delimited,
-    "gzip-chunked": _gzipped(chunked),
-    "gzip-close": _gzipped(close_delimited),
-}
-"""Every way in which a body can travel; each gets the body's lines, with their ends."""
 
 
 def check_golden(

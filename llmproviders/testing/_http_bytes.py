@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 Pieces = bytes | Iterable[bytes]
@@ -85,6 +85,24 @@ def gzip_stream(pieces: Iterable[bytes]) -> list[bytes]:
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     packed = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
     return [*packed, packer.flush(zlib.Z_FINISH)]
+
+
+def _gzipped(frame: Callable[[list[bytes]], Body]) -> Callable[[list[bytes]], Body]:
+    def framed(lines: list[bytes]) -> Body:
+        body = frame(gzip_stream(lines))
+        return replace(body, headers=(*body.headers, ("Content-Encoding", "gzip")))
+
+    return framed
+
+
+FRAMINGS: dict[str, Callable[[list[bytes]], Body]] = {
+    "chunked": chunked,
+    "length": content_length,
+    "close": close_delimited,
+    "gzip-chunked": _gzipped(chunked),
+    "gzip-close": _gzipped(close_delimited),
+}
+"""Every way in which a body can travel; each gets the body's lines, with their ends."""
 
 
 def http_response(

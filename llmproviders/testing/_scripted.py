@@ -75,16 +75,18 @@ class ScriptedProvider(Provider):
 
 
 class _NoTransport:
-    def open(self, call: HTTPRequest, scope: CancelScope, **_: Any) -> _NoReply:
+    def open(self, call: HTTPRequest, scope: CancelScope, **_: Any) -> NoReply:
         if scope.over:
             raise scope.error()
-        return _NoReply()
+        return NoReply()
 
     def close(self) -> None:
         pass
 
 
-class _NoReply:
+class NoReply:
+    """A reply without a body."""
+
     status = 200
     content_type = ""
     request_id: str | None = None

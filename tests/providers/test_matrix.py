@@ -75,21 +75,16 @@ def _picture(parts: list[Any]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": parts}]}
 
 
+UNCHANGED = ("tools", "tools, auto", "tools, none", "one tool, required", "two tools, required")
+
 OPENAI: dict[str, Any] = {
-    "tools": {"tools": [TOOL]},
-    "tools, auto": {"tools": [TOOL], "tool_choice": "auto"},
-    "tools, none": {"tools": [TOOL], "tool_choice": "none"},
-    "one tool, required": {"tools": [TOOL], "tool_choice": "required"},
-    "two tools, required": {"tools": [TOOL, CLOCK], "tool_choice": "required"},
-    "tools, named": {"tools": [TOOL, CLOCK], "tool_choice": NAMED},
+    **{name: ASKED[name] for name in (*UNCHANGED, "tools, named", "json_schema", "text")},
     "functions": {"tools": [TOOL]},
     "a function by name": {"tools": [TOOL], "tool_choice": NAMED},
     "json_object": {
         "messages": [{"role": "user", "content": "JSON?"}],
         "response_format": {"type": "json_object"},
     },
-    "json_schema": {"response_format": {"type": "json_schema", "json_schema": STRICT}},
-    "text": {"response_format": {"type": "text"}},
     "no tools": PLAIN,
     "schema": {
         "messages": [{"role": "user", "content": "JSON?"}],

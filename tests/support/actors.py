@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llmproviders._request import SAMPLING
@@ -12,6 +12,7 @@ from llmproviders._runtime.scope import CancelScope
 from llmproviders.errors import LLMError
 from llmproviders.provider import Call, Fetch, Provider, Reply, Request
 from llmproviders.results import FinishReason
+from llmproviders.testing._scripted import NoReply
 
 Step = str | float | LLMError | FinishReason | Callable[[], object]
 Act = Sequence[Step]
@@ -125,31 +126,14 @@ class _Theatre:
         pass
 
 
-class _Stage:
-    status = 200
-    content_type = ""
-    request_id: str | None = None
-
+class _Stage(NoReply):
     def __init__(self, actor: Actor, scope: CancelScope) -> None:
-        self.headers: Mapping[str, str] = {}
-        self.cookies: dict[str, str] = {}
+        super().__init__()
         self.scope = scope
         acts = actor.acts or ((),)
         self.act = acts[min(actor.tries, len(acts)) - 1]
         self._actor: Actor | None = actor
         actor.playing += 1
-
-    def lines(self) -> Iterator[bytes]:
-        return iter(())
-
-    def read(self, limit: int | None = None) -> bytes:
-        return b""
-
-    def json(self) -> Any:
-        return None
-
-    def finish(self) -> None:
-        pass
 
     def close(self) -> None:
         if self._actor is not None:
