@@ -344,8 +344,11 @@ def _pending(sock: Any) -> int:
     outer = _innermost(sock)
     if outer is sock:
         return 0
-    # urllib3 has no public API for this; without these attributes, the call ends in an error.
-    return int(sock.sslobj.pending() + sock.incoming.pending + _pending(outer))
+    # urllib3 has no public API for this.
+    try:
+        return int(sock.sslobj.pending() + sock.incoming.pending + _pending(outer))
+    except AttributeError as error:
+        raise _moved("urllib3", "keeps TLS inside the TLS of a proxy") from error
 
 
 def hold_back(raw: Any) -> Callable[[], None]:
@@ -588,11 +591,7 @@ class Adapter(HTTPAdapter):
         return direct
 
     def get_connection_with_tls_context(
-        self,
-        request: requests.PreparedRequest,
-        verify: Any,
-        proxies: Any = None,
-        cert: Any = None,
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
         """The pool for a request; the same one for the same host and proxy, since finding it
         costs as much as sending.
@@ -688,12 +687,14 @@ def leave_session_to_parent(session: requests.Session) -> None:
     """In a forked child: make a session open new connections, as it does when unpickled.
 
     A thread of the parent may hold the lock of its cookie jar, and there is no public way to
-    replace that lock. Without this, the child would block forever.
+    replace that lock. Without this, the child would block forever, or its call is an error.
     """
     if isinstance(session.cookies, CookieJar):
         session.cookies._cookies_lock = threading.RLock()  # type: ignore[attr-defined]
     for adapter in session.adapters.values():
         if isinstance(adapter, HTTPAdapter):
             keep_untouched((adapter.poolmanager, adapter.proxy_manager))
-            state = adapter.__getstate__()
-            adapter.__setstate__(state)  # type: ignore[attr-defined]
+            try:
+                adapter.__setstate__(adapter.__getstate__())  # type: ignore[attr-defined]
+            except AttributeError as error:
+                raise _moved("requests", "renews its connections") from error

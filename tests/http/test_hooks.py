@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import trustme
 import urllib3.connection
 import urllib3.connectionpool
 import urllib3.contrib
+import urllib3.exceptions
 import urllib3.poolmanager
 import urllib3.response
 import urllib3.util.ssltransport
+from requests.adapters import HTTPAdapter
 
 import llmproviders
 from llmproviders import ConnectionFailed, LLMError, OpenAICompatible
@@ -44,6 +47,21 @@ def ask(server: RawServer, **arguments: object) -> str:
 
 
 Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+class Renamed:
+    """An attribute that its own library still finds, and this package finds no more."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: object, kind: type) -> object:
+        if owner is None or sys._getframe(1).f_globals["__name__"] == connections.__name__:
+            raise AttributeError(self.name)
+        return owner.__dict__[self.name]
+
+    def __set__(self, owner: object, value: object) -> None:
+        owner.__dict__[self.name] = value
 
 
 def without_new_conn(patch: pytest.MonkeyPatch) -> None:
@@ -117,6 +135,40 @@ class TestOwnConnections:
         with pytest.raises(LLMError, match="this release of urllib3"):
             ask(server, proxy=https_proxy.url())
         assert server.requests == []
+
+    @pytest.mark.parametrize("name", ["sslobj", "incoming"])
+    def test_what_is_unread_inside_the_tls_of_a_proxy(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        ca_file: Path,
+        https_proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+    ) -> None:
+        """Where it cannot be seen whether a connection is clean, its call is an error."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+        transport = urllib3.util.ssltransport.SSLTransport
+        monkeypatch.setattr(transport, name, Renamed(name), raising=False)
+        server = raw_server(keep_alive([reply("a")], [reply("b")]), tls=ca)
+        with pytest.raises(LLMError, match="this release of urllib3"):
+            ask(server, proxy=https_proxy.url())
+
+    @pytest.mark.filterwarnings("ignore::llmproviders.providers.gigachat.UnverifiedTLSWarning")
+    def test_a_connection_whose_trust_cannot_be_told(
+        self,
+        raw_server: RawServerFactory,
+        ca: trustme.CA,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """urllib3 warns at each request without a check, and what is not trusted stays so."""
+        unseen = property(lambda _: False, lambda *_: None)
+        monkeypatch.setattr(connections._DialingTLS, "is_verified", unseen, raising=False)
+        server = raw_server(keep_alive([reply("a")]), keep_alive([reply("a")]), tls=ca)
+        with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+            assert ask(server, verify=False) == "a"
+        with pytest.raises(LLMError, match="not trusted"):
+            ask(server)
 
     def test_a_child_that_keeps_what_it_inherited(
         self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
@@ -245,17 +297,43 @@ class TestSessions:
             with pytest.raises(LLMError, match="not trusted"):
                 ask(server, session=session, ca_bundle=str(ca_file))
 
+    @pytest.mark.parametrize("name", ["__getstate__", "__setstate__"])
+    def test_a_session_that_cannot_be_renewed(
+        self, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """A child without the way to renew its session never uses its parent's connection."""
+        server = raw_server(keep_alive([reply("a")], [reply("b")]), keep_alive([reply("child")]))
+        with (
+            requests.Session() as session,
+            OpenAICompatible(base_url=f"{server.url}/v1", session=session) as provider,
+        ):
+
+            def once() -> str:
+                return "".join(provider.create_generator("m", "Why?", stream=False))
+
+            def of_the_child() -> None:
+                monkeypatch.delattr(HTTPAdapter, name)
+                # Python 3.11 and later have a __getstate__ for every object, which serves too.
+                with suppress(LLMError):
+                    assert once() == "child"
+
+            assert once() == "a"
+            in_child(of_the_child)
+            assert once() == "b"
+
 
 def test_hooks_stand_in_one_module() -> None:
-    """No other module of the wing uses a private name of requests, urllib3, http.client or ssl."""
-    root = Path(llmproviders.__file__).parent / "_http"
+    """No other module uses a private name of requests, urllib3, http.client or ssl."""
+    root = Path(llmproviders.__file__).parent
     private = (
         *("._new_conn", "._sslobj", "_tunnel", "._read_status", "ConnectionCls", "_ctx"),
-        *("release_conn", "pool_classes_by_scheme", "conn_kw", ".queue", "__getstate__"),
+        *("release_conn", "pool_classes_by_scheme", "conn_kw", ".queue", ".is_verified"),
+        *(".sslobj", ".incoming", "_cookies_lock", "sslsocket_class", "response_class"),
+        *(".__getstate__", ".__setstate__"),
     )
     found = {
         (path.name, name)
-        for path in root.glob("*.py")
+        for path in root.rglob("*.py")
         for name in private
         if path.name != "connections.py" and name in path.read_text(encoding="utf-8")
     }
