@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .. import _environment as _environ
@@ -95,6 +96,24 @@ class KeyVariable:
 
 
 Key = str | KeyFile | KeyVariable
+
+
+class Site(NamedTuple):
+    """One of several addresses of a service, each with keys of its own.
+
+    Attributes:
+        url: the address.
+        api_key: the environment variable for a key of this site.
+        base_url: the environment variable for another address of this site.
+    """
+
+    url: str
+    api_key: str
+    base_url: str
+
+    def addresses(self) -> list[str]:
+        """Where its keys may be sent."""
+        return [*filter(None, (self.url, _environ.lookup(self.base_url)))]
 
 
 def take(argument: str, key: Key | None) -> Key | None:

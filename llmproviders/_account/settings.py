@@ -36,7 +36,7 @@ from .arguments import (
     signature_of,
     spell_out,
 )
-from .keys import Key, belongs_to, find
+from .keys import Key, Site, belongs_to, find
 
 Made = TypeVar("Made", bound="ProviderBase")
 
@@ -76,6 +76,8 @@ class ProviderBase:
     environment: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: Argument for a key -> arguments for the addresses that it is sent to, if not base_url.
     key_goes_to: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: The sites of a service that has several, whose variables are also in ``environment``.
+    sites: ClassVar[tuple[Site, ...]] = ()
 
     __signature__: ClassVar[Signature]
     _given: _Arguments
@@ -166,8 +168,8 @@ class ProviderBase:
 
     @classmethod
     def default_base_url(cls) -> str:
-        """The service's own address."""
-        return cls.url
+        """The service's own address; with several sites, that of the key in the environment."""
+        return next((site.url for site in cls._sites_with_key()), cls.url)
 
     @classmethod
     def environment_of(cls, argument: str) -> tuple[str, ...]:
@@ -176,7 +178,22 @@ class ProviderBase:
             "base_url": (f"LLMPROVIDERS_{cls.__name__.upper()}_BASE_URL",),
             "proxy": ("LLMPROVIDERS_PROXY",),
         }
-        return everywhere.get(argument, ()) + tuple(cls.environment.get(argument, ()))
+        own = tuple(cls.environment.get(argument, ()))
+        if chosen := cls._sites_with_key()[:1]:
+            # Variables of another site would send the key to a stranger.
+            others = {name for site in cls.sites if site not in chosen for name in site}
+            own = tuple(name for name in own if name not in others)
+        return everywhere.get(argument, ()) + own
+
+    @classmethod
+    def _sites_with_key(cls) -> list[Site]:
+        """The sites that have a key in the environment."""
+        return [site for site in cls.sites if _environ.lookup(site.api_key)]
+
+    def _site(self) -> Site | None:
+        """The one of them that this provider's address belongs to."""
+        known = self._sites_with_key()
+        return next((one for one in known if belongs_to(self.base_url, one.addresses())), None)
 
     def _setting(self, argument: str, given: str | None) -> str | None:
         """An argument or its value in the environment, without surrounding white space.
@@ -235,7 +252,8 @@ class ProviderBase:
         Args:
             argument: the argument's name, such as ``"api_key"``.
         """
-        return self.environment_of(argument)
+        site = self._site() if argument == "api_key" else None
+        return self.environment_of(argument) if site is None else (site.api_key,)
 
     def held_back(self, argument: str) -> str | None:
         """The environment variable whose key is not sent because it belongs to another address.
@@ -277,6 +295,8 @@ class ProviderBase:
 
     def _homes(self, argument: str) -> list[str]:
         """The addresses that keys from the environment belong to."""
+        if argument == "base_url" and (site := self._site()):
+            return site.addresses()
         own = self.default_base_url() if argument == "base_url" else None
         default: str = own or getattr(self, f"default_{argument}")
         return [default, *filter(None, map(_environ.lookup, self.environment_of(argument)))]

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _environment as _environ
-from .._account.keys import belongs_to
+from .._account.keys import Site
 from .._request import ChatRequest
 from ..errors import UnsupportedError
 from ..provider import Catalogue
 from .openai_compatible import OpenAICompatible
 
-# Mainland China and other countries have separate keys and addresses.
-_SITES = {
-    "ZHIPUAI": "https://open.bigmodel.cn/api/paas/v4",
-    "ZAI": "https://api.z.ai/api/paas/v4",
-}
-
-_WARMEST = 0.99
-
-# The service does not accept a top_p of 0.
-_NARROWEST = 0.01
+_COLDEST, _WARMEST = 0.01, 0.99
 
 
 class GLM(OpenAICompatible):
@@ -38,7 +28,12 @@ class GLM(OpenAICompatible):
     'glm-5.3'
     """
 
-    url = _SITES["ZHIPUAI"]
+    # Mainland China and other countries have separate keys and addresses.
+    sites = (
+        Site("https://open.bigmodel.cn/api/paas/v4", "ZHIPUAI_API_KEY", "ZHIPUAI_BASE_URL"),
+        Site("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", "ZAI_BASE_URL"),
+    )
+    url = sites[0].url
     api_endpoint = f"{url}/chat/completions"
     needs_auth = True
     supports_schema = False
@@ -54,37 +49,9 @@ class GLM(OpenAICompatible):
         "n",
     }
     environment = {
-        "api_key": tuple(f"{site}_API_KEY" for site in _SITES),
-        "base_url": tuple(f"{site}_BASE_URL" for site in _SITES),
+        "api_key": tuple(site.api_key for site in sites),
+        "base_url": tuple(site.base_url for site in sites),
     }
-
-    @classmethod
-    def environment_of(cls, argument: str) -> tuple[str, ...]:
-        """The variables for ``argument``; a key and a base address belong together."""
-        names = super().environment_of(argument)
-        others = set(_SITES) - {_site()}
-        return tuple(n for n in names if not _site() or n.partition("_")[0] not in others)
-
-    @classmethod
-    def default_base_url(cls) -> str:
-        """The address that the key in the environment belongs to."""
-        return _SITES[_site() or "ZHIPUAI"]
-
-    def variables_for(self, argument: str) -> tuple[str, ...]:
-        """The same for an instance: with keys for both sites, the one for its address."""
-        site = self._site_of_address()
-        if argument == "api_key" and site is not None:
-            return (f"{site}_API_KEY",)
-        return super().variables_for(argument)
-
-    def _homes(self, argument: str) -> list[str]:
-        site = self._site_of_address()
-        return super()._homes(argument) if site is None else _homes_of(site)
-
-    def _site_of_address(self) -> str | None:
-        """The site whose key is in the environment and whose address this is."""
-        sites = (site for site in _SITES if _environ.lookup(f"{site}_API_KEY"))
-        return next((one for one in sites if belongs_to(self.base_url, _homes_of(one))), None)
 
     def chat_params(self, request: ChatRequest) -> dict[str, Any]:
         """Parameters within the ranges that the service accepts.
@@ -102,24 +69,13 @@ class GLM(OpenAICompatible):
             raise UnsupportedError(f'{self.name} only takes the tool_choice "auto"')
         if "tools" in params and request.stream:
             params["tool_stream"] = True
-        for name in params.keys() & {"temperature", "top_p"}:
-            params[name] = min(params[name], _WARMEST)
-        if params.get("top_p") == 0:
-            params["top_p"] = _NARROWEST
         if params.get("temperature") == 0:
             del params["temperature"]
             params["do_sample"] = False
+        for name in params.keys() & {"temperature", "top_p"}:
+            # The service does not accept a top_p of 0.
+            params[name] = min(params[name], _WARMEST) or _COLDEST
         if stop := params.get("stop"):
             # The service refuses more than one.
             params["stop"] = [stop] if isinstance(stop, str) else list(stop)[:1]
         return params
-
-
-def _homes_of(site: str) -> list[str]:
-    """The addresses that the key of a site belongs to."""
-    return [*filter(None, (_SITES[site], _environ.lookup(f"{site}_BASE_URL")))]
-
-
-def _site() -> str | None:
-    """The site whose key is in the environment."""
-    return next((site for site in _SITES if _environ.lookup(f"{site}_API_KEY")), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .._checks import boolean
@@ -10,10 +11,8 @@ from ..errors import MissingAuthError
 from ..provider import Catalogue
 from .openai_compatible import OpenAICompatible
 
-_MODELS = (
-    *("yandexgpt-5.1", "yandexgpt-5-pro", "yandexgpt-5-lite", "aliceai-llm", "aliceai-llm-flash"),
-    *("qwen3-235b-a22b-fp8", "gpt-oss-120b"),
-)
+# The list has models for vectors and speech too.
+_CHATS = re.compile(r"gpt://(?!.*(speech|realtime))")
 
 
 class YandexGPT(OpenAICompatible):
@@ -37,9 +36,12 @@ class YandexGPT(OpenAICompatible):
     url = "https://ai.api.cloud.yandex.net/v1"
     api_endpoint = f"{url}/chat/completions"
     needs_auth = True
-    default_model = _MODELS[0]
+    default_model = "yandexgpt-5.1"
     embedding_model = "text-search-doc"
-    models = Catalogue(*_MODELS)
+    models = Catalogue(
+        *("yandexgpt-5.1", "yandexgpt-5-pro", "yandexgpt-5-lite", "aliceai-llm"),
+        *("aliceai-llm-flash", "qwen3-235b-a22b-fp8", "gpt-oss-120b"),
+    )
     supported_params = OpenAICompatible.supported_params - {"stop", "seed"}
     environment = {
         "api_key": ("YC_API_KEY", "YANDEX_CLOUD_API_KEY"),
@@ -70,9 +72,9 @@ class YandexGPT(OpenAICompatible):
 
     def _in_folder(self, scheme: str, model: str) -> str:
         if self.folder_id is None:
+            variables = " or ".join(self.environment_of("folder_id"))
             raise MissingAuthError(
-                f"{self.name} needs the id of a folder: set "
-                f"{' or '.join(self.environment_of('folder_id'))} or pass folder_id="
+                f"{self.name} needs the id of a folder: set {variables} or pass folder_id="
             )
         version = "" if "/" in model else "/latest"
         return f"{scheme}://{self.folder_id}/{model}{version}"
@@ -88,11 +90,7 @@ class YandexGPT(OpenAICompatible):
 
     def list_models(self) -> list[str]:
         """The addresses of the models for chats."""
-        return [
-            name
-            for name in super().list_models()
-            if name.startswith("gpt://") and "speech" not in name and "realtime" not in name
-        ]
+        return [name for name in super().list_models() if _CHATS.match(name)]
 
     def _headers(self) -> dict[str, str]:
         headers = super()._headers()
