@@ -54,6 +54,30 @@ def is_nowhere(path: str | os.PathLike[str]) -> bool:
     return Path(os.devnull) in Path(path).parents
 
 
+def closed_folder(path: Path) -> Path | None:
+    """The folder that keeps a file from being written; None if nothing does.
+
+    Args:
+        path: the file; it and its folder may be missing.
+    """
+    folder = path.parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return None if os.access(folder, os.W_OK | os.X_OK) else folder
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Why a file in one of the user's folders cannot be written; None if it can."""
+    if is_nowhere(path):
+        return "there is no home folder"
+    return None if closed_folder(path) is None else f"{path.parent} cannot be written"
+
+
+def why_stateless() -> str | None:
+    """Why no tokens and no health can be kept between runs; None if they can."""
+    return why_unwritable(token_cache()) or why_unwritable(health_file())
+
+
 def config_folder() -> Path:
     """The user's configuration folder."""
     return _own(user_config_path)

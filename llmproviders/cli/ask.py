@@ -127,8 +127,9 @@ def command(
 
 def _cached(client: FailoverClient) -> BaseClient:
     path = _places.reply_cache()
-    if _places.is_nowhere(path):
-        say("there is no home folder, so no reply is kept; set HOME")
+    why = _places.why_unwritable(path)
+    if why is not None:
+        say(f"{why}, so no reply is kept; set HOME")
         return client
     # Only this option loads sqlite3.
     from ..cache import Cached  # type: ignore[import-not-found,unused-ignore]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import sys
@@ -240,11 +239,12 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         for settings in configuration.providers
         if (value := settings.given.get("token_cache")) is not None
     }
-    homeless = [path for path in caches if _places.is_nowhere(path)]
-    if homeless or _places.is_nowhere(_places.health_file()):
-        text = "there is no home folder, so nothing is kept between runs"
+    why = _places.why_stateless()
+    if why is not None:
+        text = f"{why}, so nothing is kept between runs"
         yield warn("state", text, "set HOME to a folder of your own")
-    for path in sorted(caches.difference(homeless)):
+        caches.discard(_places.token_cache())
+    for path in sorted(caches):
         try:
             TokenFile(path, "").read()
         except _files.Unusable as trouble:
@@ -326,7 +326,10 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield ok(topic, "the usual authorities, GigaChat's among them")
     elif trust.ca_bundle is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
-        yield fail(topic, text, f"{_root.COMMAND} --download")
+        remedy = f"{_root.COMMAND} --download"
+        if _places.why_unwritable(_root.folder() / "file"):
+            remedy = f"get it from {_root.PAGE_URL} and name the file as ca_bundle"
+        yield fail(topic, text, remedy)
 
 
 def check_bundle(topic: str, path: str) -> Iterator[Finding]:
@@ -480,11 +483,10 @@ def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
 
 
 def _check_folder(topic: str, path: Path) -> Iterator[Finding]:
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        yield fail(topic, f"{path} cannot be written: {folder} is closed", f"chmod u+w {folder}")
+    closed = _places.closed_folder(path)
+    if closed is not None:
+        text = f"{path} cannot be written: {closed} is closed"
+        yield fail(topic, text, f"chmod u+w {closed}, or name a file in a folder of your own")
     elif path.exists():
         yield ok(topic, f"{path} (mode {path.stat().st_mode & 0o777:04o})")
     else:

@@ -232,40 +232,24 @@ class Choices:
             settings.having(model=self.model, timeout=self.timeout, proxy=self.proxy)
             for settings in configuration.providers
         ]
-        stateless = self.stateless or not _can_keep_state()
-        if stateless:
+        why = None if self.stateless else _places.why_stateless()
+        if why is not None:
+            logger.warning("%s, so nothing is kept between runs; set HOME, or give --no-state", why)
+        if self.stateless:
             providers = [settings.without("token_cache") for settings in providers]
-        else:
+        elif why is None:
             providers = [settings.defaulting(token_cache=_USERS) for settings in providers]
         configuration = replace(configuration, providers=tuple(providers))
         if self.deadline is not None:
             configuration = configuration.having(deadline=self.deadline)
-        if stateless:
+        if self.stateless:
             return configuration.having(health=None)
-        return configuration.defaulting(health=str(_places.health_file()))
+        # A file that the configuration names may be in another place.
+        return configuration.defaulting(health=None if why else str(_places.health_file()))
 
     def client(self, **arguments: Any) -> FailoverClient:
         """The client that the options describe; ``arguments`` of its class win over them."""
         return self.configuration().having(**arguments).client()
-
-
-def _can_keep_state() -> bool:
-    """Whether files can be kept between runs; if not, print one line that says so."""
-    for path in (_places.token_cache(), _places.health_file()):
-        folder = path.parent
-        if _places.is_nowhere(path):
-            logger.warning("there is no home folder, so nothing is kept between runs; set HOME")
-            return False
-        while not os.path.lexists(folder) and folder != folder.parent:
-            folder = folder.parent
-        if not os.access(folder, os.W_OK | os.X_OK):
-            logger.warning(
-                "nothing is kept between runs, since %s cannot be written; set HOME to a folder "
-                "of your own, or give --no-state",
-                folder,
-            )
-            return False
-    return True
 
 
 def call_options(function: Function) -> Function:

@@ -62,8 +62,8 @@ def command(
     except OSError as error:
         if isinstance(error, ConnectionError):
             raise
-        reason = error.strerror or str(error)
-        raise CommandError(f"{error.filename or file}: {reason}", Exit.USAGE) from error
+        said = f"{error.filename or file}: {error.strerror}" if error.strerror else str(error)
+        raise CommandError(said, Exit.USAGE) from error
 
 
 def _downloaded(url: str, fingerprint: str | None, proxy: str | None) -> _root.Certificate:

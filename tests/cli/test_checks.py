@@ -516,6 +516,9 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         "set HOME to a folder of your own",
     )
     assert "/dev/null" not in repr(findings)
+    finding = check(GigaChat, **KEY)["GigaChat, certificates"]
+    assert "ca_bundle" in finding.remedy
+    assert "llmproviders trust" not in finding.remedy
 
 
 def test_the_system_store(monkeypatch: pytest.MonkeyPatch) -> None:

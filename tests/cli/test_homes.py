@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import ssl
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import trustme
 
 from llmproviders.cli.overview import COMMANDS
 from llmproviders.cli.run import run as run_command
@@ -20,7 +23,7 @@ pytestmark = as_root
 ASK = ["ask", "-p", "gigachat", "Why?"]
 
 
-def outcome(words: list[str], home: Path | None, folder: Path) -> tuple[int, str, str]:
+def outcome(words: list[str], home: Path | str | None, folder: Path) -> tuple[int, str, str]:
     """What a command of a user without a name ends with and writes."""
     streams = [folder / name for name in ("out", "err")]
     for stream in streams:
@@ -49,11 +52,17 @@ def let_in(folder: Path) -> None:
         folder = folder.parent
 
 
+def load() -> None:
+    """Load the commands and what they load late, since a stranger may not read their files."""
+    late = ("_strptime", "encodings.utf_8_sig", "llmproviders._http.certificates")
+    for name in (*(f"llmproviders.cli.{command}" for command in COMMANDS), *late):
+        importlib.import_module(name)
+
+
 @pytest.fixture
 def giga(at_sandbox: Sandbox) -> Sandbox:
     """A sandbox, and in memory all that the commands load, which a stranger may not read."""
-    for name in COMMANDS:
-        importlib.import_module(f"llmproviders.cli.{name}")
+    load()
     at_sandbox.client("gigachat").complete("Why?")
     return at_sandbox
 
@@ -102,6 +111,57 @@ def test_a_configuration_that_is_closed(giga: Sandbox, tmp_path: Path) -> None:
     code, out, _ = outcome(["doctor", "--offline"], home, tmp_path)
     assert code == 1
     assert "Permission denied" in out
+
+
+NO_HOMES = [None, "", "/dev/null", "/dev/full", "/dev/null/deep", "/nowhere", "relative", "~"]
+
+
+@pytest.mark.parametrize("home", NO_HOMES)
+def test_the_doctor_tells_that_nothing_is_kept(
+    giga: Sandbox, tmp_path: Path, home: str | None
+) -> None:
+    """Without a folder for them, the doctor warns once that no files are kept, and what to do."""
+    code, out, err = outcome(["doctor", "--offline", "-p", "gigachat"], home, tmp_path)
+    assert (code, err) == (0, "")
+    assert out.count("WARN") == out.count("nothing is kept between runs") == 1
+    assert "do: set HOME to a folder of your own" in out
+    assert "/dev/null/.c" not in out
+    assert "rm " not in out
+
+
+@pytest.mark.parametrize("home", NO_HOMES)
+def test_a_certificate_has_no_place(tmp_path: Path, home: str | None) -> None:
+    """Without a folder for it, a certificate is not taken in, and the way to use it is told."""
+    ca = trustme.CA()
+    der = ssl.PEM_cert_to_DER_cert(ca.cert_pem.bytes().decode())
+    path = tmp_path / "root.pem"
+    path.write_bytes(ca.cert_pem.bytes())
+    let_in(tmp_path)
+    load()
+    words = ["trust", "gigachat", "--file", str(path), "--fingerprint", sha256(der).hexdigest()]
+    code, out, err = outcome(words, home, tmp_path)
+    assert (code, out) == (2, ""), err
+    assert "cannot be kept; set HOME, or name it with ca_bundle" in err
+    assert "/dev/null/.c" not in err
+
+
+def test_files_that_have_another_place(giga: Sandbox, tmp_path: Path) -> None:
+    """Without a home folder the files that the configuration names are still used."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    kept.chmod(0o777)
+    let_in(tmp_path)
+    configuration = tmp_path / "config.toml"
+    configuration.write_text(
+        '[[provider]]\ntype = "gigachat"\ntoken_cache = "kept/tokens.json"\n'
+        '[failover]\nhealth = "kept/health.json"\n'
+    )
+    code, _, err = outcome([*ASK, "--config", str(configuration)], None, tmp_path)
+    assert (code, err) == (0, "")
+    assert (kept / "tokens.json").stat().st_size > 0
+    code, out, _ = outcome(["health", "--config", str(configuration)], None, tmp_path)
+    assert code == 0
+    assert str(kept) in out
 
 
 def test_a_configuration_has_no_place(giga: Sandbox, tmp_path: Path) -> None:

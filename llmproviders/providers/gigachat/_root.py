@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..._environment import config_folder
+from ..._environment import config_folder, why_unwritable
 from ..._http.types import HTTPRequest, Limits, Timeout, Trust
 from ..._log import logger
 from ..._runtime import files as _files
@@ -151,6 +151,9 @@ def install(
         )
     _check_authority(found[wanted])
     path = folder() / f"{wanted}.pem"
+    why = why_unwritable(path)
+    if why is not None:
+        raise OSError(f"{why}, so it cannot be kept; set HOME, or name it with ca_bundle")
     try:
         _files.replace_private(path, _certificates().as_pem(found[wanted]).encode(), _check_stored)
     except Unusable as trouble:
