@@ -556,17 +556,19 @@ class _Round:
             if model != named.model:
                 named = replace(named, model=model)
             call = self._call = provider.prepare(named, self._fetch)
+            if not isinstance(call, HTTPRequest):
+                raise TypeError(f"it returned {type(call).__name__}, not a Call")
         yield from self._reply(named, call)
 
     def _described(self, failure: LLMError) -> LLMError:
         """The error as callers see it."""
-        provider = self._provider
-        error = failure
+        provider, error = self._provider, failure
         if isinstance(failure, AuthenticationError):
             headers = self._request.extra_headers
             error = provider._describe_refusal(failure, self._fetch.call, headers)
         with _Step(provider, "describe_error"):
-            error = provider.describe_error(error, self._request)
+            told: object = provider.describe_error(error, self._request)
+            error = told if isinstance(told, LLMError) else error
         error.provider = error.provider or provider.name
         return error
 
@@ -665,8 +667,7 @@ class _Step:
 
     # Not contextlib.contextmanager: it lets a StopIteration through.
     def __init__(self, provider: Provider, name: str) -> None:
-        self._provider = provider
-        self._name = name
+        self._provider, self._name = provider, name
         self.translates = True
 
     def __enter__(self) -> Self:

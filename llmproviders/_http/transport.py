@@ -416,7 +416,9 @@ class Transport:
             own = _headers(call, body, kind)
             if self._session is not None:
                 return self._session.prepare(call.method, url, body, own, given)
-        except (RequestException, UnicodeError) as error:
+        except errors.LLMError:
+            raise
+        except (RequestException, TypeError, ValueError) as error:
             raise opening_error(error, CancelScope(), call.url) from error
         request = requests.PreparedRequest()
         request.method, request.url, request.body = call.method, url, body

@@ -44,11 +44,11 @@ from ..errors import (
 )
 from ..failover._health import FileStore, parts_of
 from ..provider import Provider
-from ..providers import REGISTRY, broken, every
+from ..providers import REGISTRY, broken, every, ignored
 from ..providers._local_servers import local_server_at
 from ..providers.gigachat import _root
 from ..providers.gigachat._provider import GigaChat
-from .providers import ask_one
+from .providers import ask_one, why_unusable
 
 _PATIENCE_S = 15.0
 
@@ -155,12 +155,23 @@ def check_configuration(configuration: Configuration) -> Iterator[Finding]:
 
 def check_plug_ins() -> Iterator[Finding]:
     """The providers of installed packages, including those that do not load."""
-    others = [name for name in every() if name not in REGISTRY]
-    if others:
-        yield ok("plug-ins", ", ".join(others))
+    others = {
+        name: why_unusable(ProviderSettings(kind, type=name))
+        for name, kind in every().items()
+        if name not in REGISTRY
+    }
+    usable = [name for name, why in others.items() if why is None]
+    if usable:
+        yield ok("plug-ins", ", ".join(usable))
+    for name, why in others.items():
+        if why is not None:
+            yield warn("plug-ins", f"{name}: {why}", "tell the author of this provider")
     for plug_in in broken().values():
         package = plug_in.package or "PACKAGE"
         remedy = f"pip install -U {package}, or remove it: pip uninstall {package}"
+        yield warn("plug-ins", plug_in.why, remedy)
+    for plug_in in ignored():
+        remedy = 'name its class as type = "module:Class", or ask its author for another name'
         yield warn("plug-ins", plug_in.why, remedy)
 
 

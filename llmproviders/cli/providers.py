@@ -79,22 +79,26 @@ def every_provider(
     listed = list(configuration.providers)
     unusable = {name: plug_in.why for name, plug_in in broken().items()}
     for name, kind in every().items():
-        settings = ProviderSettings(kind)
+        settings = ProviderSettings(kind, type=name)
         if kind in named:
             continue
-        if name not in REGISTRY:
-            try:
-                settings.in_force()
-            # A third-party class may raise anything.
-            except Exception as error:  # noqa: BLE001
-                let_through(error)
-                kind_of_error = (
-                    "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-                )
-                unusable[name] = f"{kind_of_error}{error}"
-                continue
-        listed.append(settings)
+        why = None if name in REGISTRY else why_unusable(settings)
+        if why is None:
+            listed.append(settings)
+        else:
+            unusable[name] = why
     return listed, unusable
+
+
+def why_unusable(settings: ProviderSettings) -> str | None:
+    """Why a provider from elsewhere cannot be made; None if it can."""
+    try:
+        settings.in_force()
+    # A third-party class may raise anything.
+    except Exception as error:  # noqa: BLE001
+        let_through(error)
+        return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return None
 
 
 @dataclass(frozen=True)

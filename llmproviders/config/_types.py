@@ -63,8 +63,10 @@ def _load(name: str) -> type[Provider]:
         found: object = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
+    except KeyboardInterrupt:
+        raise
     # A module may raise anything, or exit, while it is imported.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         let_through(error)
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         said = " ".join(f"{kind}{error}".split())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._signals import ignoring, let_through
 from ..provider import Provider
+from ._local_servers import LOCAL_SERVERS
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -46,6 +47,7 @@ REGISTRY: UserDict[str, type[Provider]] = _Registry(
 )
 ALIASES = {"openai": "openaicompatible"}
 
+_TAKEN = {*REGISTRY, *ALIASES, *LOCAL_SERVERS}
 
 GROUP = "llmproviders.providers"
 
@@ -83,10 +85,10 @@ def every() -> dict[str, type[Provider]]:
 
 
 class BrokenPlugIn(NamedTuple):
-    """A provider of an installed package that does not load.
+    """A provider of an installed package that does not load, or whose name is taken.
 
     Attributes:
-        why: a description of the provider and of the error.
+        why: a description of the provider and of the problem.
         package: the package that provides it; None if unknown.
     """
 
@@ -97,6 +99,11 @@ class BrokenPlugIn(NamedTuple):
 def broken() -> dict[str, BrokenPlugIn]:
     """The providers of installed packages that do not load, by name."""
     return dict(_installed().broken)
+
+
+def ignored() -> list[BrokenPlugIn]:
+    """The providers of installed packages whose names are taken."""
+    return list(_installed().ignored)
 
 
 def names() -> list[str]:
@@ -134,25 +141,33 @@ def _plain(name: str) -> str:
 
 
 class _Installed(NamedTuple):
-    """The providers of installed packages, by name."""
+    """The providers of installed packages; by name, if nothing else has that name."""
 
     kinds: dict[str, type[Provider]]
     broken: dict[str, BrokenPlugIn]
+    ignored: list[BrokenPlugIn]
 
 
 @cache
 def _installed() -> _Installed:
     """The providers of installed packages; warns once about each that does not load."""
-    found = _Installed({}, {})
+    found = _Installed({}, {}, [])
     for entry in _entries():
         name = _plain(entry.name)
-        if name in found.kinds or name in found.broken:
-            _warn(f"{_described(entry)} is ignored: another one has that name")
+        if name in _TAKEN or name in found.kinds or name in found.broken:
+            rival = "a built-in one" if name in _TAKEN else "another one"
+            why = f"{_described(entry)} is ignored: {rival} has that name"
+            found.ignored.append(BrokenPlugIn(why, _package(entry)))
+            if name not in _TAKEN:
+                _warn(why)
             continue
         try:
             found.kinds[name] = _load(entry)
-        # A third-party package may raise anything, or exit, while it is imported.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except KeyboardInterrupt:
+            raise
+        # A third-party package may raise anything, or exit, while it is imported; a panic in an
+        # extension written in Rust is a BaseException.
+        except BaseException as error:  # noqa: BLE001
             let_through(error)
             said = " ".join(f"{type(error).__name__}: {error}".split())
             found.broken[name] = BrokenPlugIn(

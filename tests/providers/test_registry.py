@@ -19,6 +19,7 @@ from llmproviders import (
     ProtocolError,
     providers,
 )
+from llmproviders.cli.checks import Level, check_plug_ins
 from llmproviders.config import ConfigError, load
 from llmproviders.testing import ScriptedProvider
 from tests.support.calls import Canned, canned
@@ -184,6 +185,50 @@ class TestBroken:
         with pytest.warns(RuntimeWarning, match="'broken'.*SystemExit: 3"):
             assert list(providers.every())[-1] == "whole"
         assert providers.broken()["broken"].package == "plugin-of-tests"
+
+    def test_one_that_panics_while_it_is_imported(self, installed: Any, tmp_path: Path) -> None:
+        """What is no ``Exception``, as a panic of an extension, is told in the same way."""
+        source = "class Panic(BaseException): ...\nraise Panic('in an extension')"
+        installed(
+            source, broken="plugin_of_tests:Mine", whole="llmproviders.testing:ScriptedProvider"
+        )
+        with pytest.warns(RuntimeWarning, match="'broken'.*Panic: in an extension"):
+            assert list(providers.every())[-1] == "whole"
+        sys.modules.pop("plugin_of_tests", None)
+        with pytest.raises(ConfigError, match="cannot be loaded: Panic: in an extension"):
+            load(configured(tmp_path, "plugin_of_tests:Mine"))
+
+    def test_an_interrupt_while_it_is_imported(self, installed: Any) -> None:
+        """Ctrl-C during an import is not taken for a fault of the package."""
+        installed("raise KeyboardInterrupt", broken="plugin_of_tests:Mine")
+        with pytest.raises(KeyboardInterrupt):
+            providers.every()
+
+    @pytest.mark.parametrize("name", ["gigachat", "OpenAI", "open-ai", "Ollama", "llama_cpp"])
+    def test_one_whose_name_is_built_in(self, installed: Any, name: str) -> None:
+        """It is not loaded, and the doctor tells that it is ignored and what can be done."""
+        installed("raise RuntimeError('loaded')", **{name: "plugin_of_tests:Mine"})
+        [finding] = check_plug_ins()
+        assert finding.level is Level.WARN
+        assert f"{name!r} (plugin_of_tests:Mine of plugin-of-tests) is ignored" in finding.text
+        assert 'type = "module:Class"' in finding.remedy
+
+    def test_what_the_doctor_tells(self, installed: Any) -> None:
+        """The doctor tells the usable from those that cannot be made and that do not load."""
+        source = """
+from llmproviders.testing import ScriptedProvider
+class Mine(ScriptedProvider): ...
+class Demanding(ScriptedProvider):
+    def __init__(self, thing, **arguments): ...
+"""
+        entries = {"mine": "Mine", "alias": "Mine", "demanding": "Demanding", "gone": "Gone"}
+        installed(source, **{name: f"plugin_of_tests:{to}" for name, to in entries.items()})
+        with pytest.warns(RuntimeWarning, match="'gone'"):
+            findings = list(check_plug_ins())
+        told = [(finding.level, finding.text.partition(":")[0]) for finding in findings]
+        gone = "the provider 'gone' (plugin_of_tests"
+        assert told == [(Level.OK, "mine, alias"), (Level.WARN, "demanding"), (Level.WARN, gone)]
+        assert "'thing'" in findings[1].text
 
     def test_metadata_that_cannot_be_read(self, installed: Any, tmp_path: Path) -> None:
         """Entry points that are no text hide those of no other package."""

@@ -16,6 +16,7 @@ from llmproviders import (
     FailoverClient,
     FinishReason,
     GigaChat,
+    InvalidRequestError,
     LLMError,
     OpenAICompatible,
     ProtocolError,
@@ -140,6 +141,31 @@ class TestForeignExceptions:
         assert [attempt.provider for attempt in caught.value.attempts] == ["Jamming"]
         client = FailoverClient([kind(), ScriptedProvider(["second"])], attempts=1)
         assert str(client.complete("Hi")) == "second"
+
+    @pytest.mark.parametrize("made", [None, {}, "https://careless.example", ("POST", "url")])
+    def test_a_call_that_is_none(self, made: Any) -> None:
+        """What ``prepare`` returns in place of a call is the provider's failure."""
+        kind = type("Forgetful", (Careless,), {"prepare": lambda *_: made})
+        with pytest.raises(ProtocolError, match=r"prepare of Forgetful failed.*not a Call"):
+            kind().complete("Hi")
+        client = FailoverClient([kind(), ScriptedProvider(["second"])], attempts=1)
+        assert str(client.complete("Hi")) == "second"
+
+    @pytest.mark.parametrize("told", [None, "down", ValueError("other")])
+    def test_an_error_that_is_described_by_none(self, told: Any) -> None:
+        """Where ``describe_error`` returns no error of ours, the failure itself is raised."""
+        kind = type("Silent", (Careless,), {"describe_error": lambda *_: told})
+        silent = kind(before=fail(ServerError("down")))
+        with pytest.raises(ServerError, match="down"):
+            silent.complete("Hi")
+
+    def test_headers_that_are_no_table(self) -> None:
+        """A call that cannot be sent for the types in it is an error of ours."""
+        call = Call("POST", "http://127.0.0.1:9/", headers=["odd"])  # type: ignore[arg-type]
+        own = {"prepare": lambda *_: call, "make_transport": Provider.make_transport}
+        kind = type("Odd", (Careless,), own)
+        with pytest.raises(InvalidRequestError, match="cannot be sent"):
+            kind().complete("Hi")
 
     def test_a_slot_that_is_none(self) -> None:
         """What is no context manager is the provider's failure."""
