@@ -1,4 +1,4 @@
-"""Sends a reply: head, framing, compression, pace, and faults of the transport."""
+"""Sends a reply: head, framing, compression, pace and transport faults."""
 
 from __future__ import annotations
 

@@ -64,9 +64,11 @@ class Fault:
             seconds("drip_s", self.drip_s, most=LONGEST_WAIT_S)
         whole("times", self.times)
         if self.before_head and not (self.stall or self.drip_s):
-            raise ValueError("before_head says where a stall or a drip begins: give one of them")
+            raise ValueError(
+                "before_head only says where a stall or a drip begins: give one of them"
+            )
         if self.html and self.body is not None:
-            raise ValueError("html brings a body of its own: give one of html and body")
+            raise ValueError("html already has a body: give one of html and body")
         modes = {
             "status or body": own_reply and not self.html,
             "stall": self.stall,
@@ -213,7 +215,7 @@ def parse_fault(spec: str) -> tuple[str, dict[str, Any]]:
         The service's name and the arguments of :meth:`Sandbox.fail`.
 
     Raises:
-        ValueError: it is not of that form; the message has the nearest known word.
+        ValueError: it does not have that form; the message names the nearest known word.
 
     >>> parse_fault("gigachat=429:2")
     ('gigachat', {'status': 429, 'headers': {'Retry-After': '2'}})

@@ -73,9 +73,9 @@ class Connection:
         self._unread = bytearray()
 
     def read_request(self) -> Incoming | None:
-        """Return the next request, or None when the client has no more.
+        """Return the next request, or None if the client sends no more.
 
-        Raises BadRequestError, and ConnectionOverError when the client leaves in mid-request.
+        Raises BadRequestError, and ConnectionOverError if the client leaves in the middle of one.
         """
         while (end := self._unread.find(b"\r\n\r\n")) < 0:
             if len(self._unread) > _MAX_HEAD:
@@ -203,7 +203,7 @@ class Connection:
 class Server:
     """Accepts connections on 127.0.0.1 and gives each one a thread.
 
-    `handle` is called in that thread with the connection and a request (or the error that it is),
+    `handle` is called in that thread with the connection and a request (or a ``BadRequestError``),
     sends the reply, and returns whether the connection can take another request.
     """
 

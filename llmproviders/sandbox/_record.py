@@ -62,16 +62,16 @@ class RecordedRequest:
 
     Attributes:
         service: ``"gigachat"``, ``"openai"``, ``"chatglm"``, ``"chatgptt"``, ``"flowgpt"``, or
-            ``""`` for a path that none of them has.
+            ``""`` for a path that belongs to none of them.
         kind: ``"chat"``, ``"token"``, ``"page"``, ``"models"``, ..., or ``"unknown"``.
         method: ``"POST"``, ...
-        path, query: the target, apart at the question mark.
+        path, query: the target, split at the question mark.
         headers: looked up by name in any case.
         body: the bytes; :attr:`json` and :attr:`form` read them.
-        at: ``time.monotonic`` of the moment when it had been read whole, in seconds.
-        connection: the number of the TCP connection, from 1; the same for reused ones.
-        progress: how the reply went, kept up to date; :attr:`status`, :attr:`pieces`,
-            :attr:`ended` and :attr:`aborted` tell it.
+        at: when the whole request had arrived, in seconds of ``time.monotonic``.
+        connection: the number of the TCP connection, from 1; a reused one keeps its number.
+        progress: how far the reply is, kept up to date; :attr:`status`, :attr:`pieces`,
+            :attr:`ended` and :attr:`aborted` read it.
 
     >>> from llmproviders.sandbox import Sandbox
     >>> with Sandbox() as sandbox:
@@ -110,12 +110,12 @@ class RecordedRequest:
 
     @property
     def status(self) -> int | None:
-        """The HTTP status that was sent, or None while none was."""
+        """The HTTP status that was sent, or None if none was sent yet."""
         return self.progress.status
 
     @property
     def pieces(self) -> int:
-        """How many pieces of text were sent."""
+        """The number of pieces of text sent so far."""
         return self.progress.pieces
 
     @property

@@ -39,7 +39,7 @@ class Whole:
 
 @dataclass
 class Stream:
-    """A reply in pieces: `frames`, made as they are sent, then `end`, which makes it a whole one.
+    """A reply in pieces: `frames`, made as they are sent, then `end`, which completes the reply.
 
     `release` is called before `end` is sent, or as soon as it is clear that it will not be.
     """

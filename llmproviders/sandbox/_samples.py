@@ -19,7 +19,7 @@ _TEXTS = {
 
 
 def sample(schema: Any, root: Any = None, *, depth: int = 0) -> Any:
-    """Return a value that satisfies a schema, as far as its usual keywords go.
+    """Return a value that satisfies the usual keywords of a schema.
 
     >>> sample({"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}})
     {'n': 3}
@@ -63,7 +63,7 @@ def sample(schema: Any, root: Any = None, *, depth: int = 0) -> Any:
 def _object(schema: Mapping[str, Any], root: Any, depth: int) -> dict[str, Any]:
     properties = schema.get("properties") or {}
     required = schema.get("required", ())
-    # Optional properties are left out at some depth, since a schema may contain itself.
+    # Optional properties are left out below a certain depth, since a schema may contain itself.
     names = [*properties] if depth < _DEEPEST // 2 else [n for n in properties if n in required]
     names += [name for name in required if name not in properties]
     return {name: sample(properties.get(name, {}), root, depth=depth + 1) for name in names}

@@ -54,7 +54,7 @@ class Sandbox:
 
     Args:
         port: port on 127.0.0.1; 0 for any free one.
-        reply: a text for every reply, or a function that makes one of the list of messages (each
+        reply: a text for every reply, or a function that makes one from the list of messages (each
             with ``role`` and ``content``); None: the sandbox's own words, the same for the same
             question.
         piece_delay_s: seconds that each piece of a reply takes; a reply that does not stream
@@ -167,7 +167,7 @@ class Sandbox:
         self.close()
 
     def wait(self) -> None:
-        """Wait until the sandbox is closed; what a signal's handler raises passes through."""
+        """Wait until the sandbox is closed; exceptions from signal handlers pass through."""
         # Not the event's own wait: an exception in it can leave its lock held, and close() sets it.
         while not self._closed.is_set():
             time.sleep(SLICE_S)
@@ -274,8 +274,8 @@ class Sandbox:
             headers: headers of that reply; alone, they are added to the usual one.
             body: the body of that reply, as bytes, text, or a value for JSON; default: the
                 service's own.
-            cut_after: the connection closes after that many pieces of text, 0: after the head,
-                without the end mark; of a reply that does not stream comes the first half.
+            cut_after: the connection closes after that many pieces of text (0: after the head),
+                without the end mark; a reply that does not stream is cut in half.
             stall: nothing more is sent after the head, or after ``cut_after`` pieces.
             drip_s: the body is sent one byte at a time, with this many seconds before each.
             reset: a TCP reset instead of the reply, or after ``cut_after`` pieces.
@@ -335,7 +335,7 @@ class Sandbox:
                 ``{"name": ..., "arguments": ...}``; the guest services have none.
             reasoning: the thoughts before the text, for services that have them.
             finish: ``"stop"``, ``"length"`` or ``"content_filter"``.
-            usage: the service's ``usage``, for services that count.
+            usage: the service's ``usage``, for services that report it.
             times: for how many chats.
 
         Raises:
@@ -381,11 +381,11 @@ class Sandbox:
         return self._log.snapshot()
 
     def count(self, provider: str | None = None, kind: str | None = None) -> int:
-        """Return how many requests came.
+        """Return how many requests arrived.
 
         Args:
-            provider: of this one; None: of all.
-            kind: of this kind, such as ``"chat"`` or ``"token"``; None: of every kind.
+            provider: count only this one's; None: those of all.
+            kind: count only this kind, such as ``"chat"`` or ``"token"``; None: every kind.
         """
         return self._log.count(provider if provider is None else service_name(provider), kind)
 
@@ -393,7 +393,7 @@ class Sandbox:
         """Wait until the predicate holds, and return whether it did in time.
 
         Args:
-            predicate: gets the sandbox; asked at once, and again at each change: a request comes,
+            predicate: gets the sandbox; called right away and after each change: a request arrives,
                 a piece is sent, a reply ends.
             timeout_s: how long to wait at most, in seconds.
         """

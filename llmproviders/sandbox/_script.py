@@ -2,7 +2,7 @@
 
 Some phrases in the last user message ask for more than text:
 
-- ``think``: a train of thought comes first, where the service has such a thing
+- ``think``: a train of thought comes first, if the service sends thoughts
 - ``call the tool``: a call of the first tool or function that the request offers
 - ``trip the filter``: the service's filter stops the reply after three pieces;
   ``trip the filter at once``: before the first

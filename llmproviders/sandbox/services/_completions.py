@@ -124,8 +124,8 @@ def offered_functions(body: Object) -> list[Object]:
 def calls_of(body: Object, script: Script, question: str) -> list[Object]:
     """Return the calls that a reply makes, each with `name` and `arguments`, an object.
 
-    They are the scripted ones, or else one of an offered function, if the last word is the user's
-    and they ask for it or the request demands it.
+    These are the scripted calls, or else one call of an offered function; see
+    :func:`called_function`.
     """
     if script.calls:
         return list(script.calls)
@@ -136,7 +136,7 @@ def calls_of(body: Object, script: Script, question: str) -> list[Object]:
 
 
 def answer_to_format(body: Object) -> str | None:
-    """Return the JSON that satisfies a request's `response_format`; None if it wants text."""
+    """Return the JSON that satisfies a request's `response_format`; None if that is text."""
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_object":
         return '{"sandbox": true}'
@@ -150,7 +150,8 @@ def answer_to_format(body: Object) -> str | None:
 def called_function(body: Object, question: str) -> Object | None:
     """Return the offered function that the reply calls, or None.
 
-    It does where the last word is the user's, and they ask for it or the request demands it.
+    It calls one if the last message is the user's and says "call the tool", or if the request
+    requires a call.
     """
     functions = offered_functions(body)
     choice = body.get("tool_choice", body.get("function_call"))

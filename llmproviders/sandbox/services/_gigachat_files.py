@@ -17,7 +17,7 @@ _IMAGES = ("jpeg", "png", "tiff", "bmp")
 
 
 class KeptFile(NamedTuple):
-    """One file, and the client to which it belongs."""
+    """One file, and the client that it belongs to."""
 
     about: dict[str, Any]
     media_type: str
@@ -26,7 +26,7 @@ class KeptFile(NamedTuple):
 
 
 class KeptFiles:
-    """Files by id; those of another client do not exist for one that asks.
+    """Files by id; each client only sees its own.
 
     Args:
         clock: Unix time in seconds.
@@ -38,7 +38,7 @@ class KeptFiles:
         self._lock = threading.Lock()
 
     def add(self, name: str, media_type: str, content: bytes, client: str) -> dict[str, Any]:
-        """Keep a file and return what the service says of it."""
+        """Keep a file and return the service's description of it."""
         about: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "object": "file",
@@ -70,7 +70,7 @@ class KeptFiles:
 
 
 def upload_problem(media_type: str, content: bytes) -> tuple[int, str] | None:
-    """Return the status and the words with which a file is refused, or None."""
+    """Return the status and the message that refuse a file, or None."""
     kind, _, form = media_type.partition("/")
     if kind not in ("image", "audio", "text", "application") or (
         kind == "image" and form not in _IMAGES

@@ -59,7 +59,7 @@ class ChatGLMService(Service):
         return _error(10001, problem) if problem else None
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
-        """Return a thought or some code first, then the text, each event with all of it so far.
+        """Return a thought or some code first, then the text; each event repeats all of it so far.
 
         The text of a long reply ends in the event that says ``finish``; a short one, before it.
         """

@@ -69,7 +69,7 @@ class ChatGpttService(Service):
             self._nonces.clear()
 
     def refuse(self, request: RecordedRequest) -> Whole | None:
-        """Return 403 and ``-1`` for a nonce that does not hold, as WordPress does."""
+        """Return 403 and ``-1`` for an invalid nonce, as WordPress does."""
         if request.kind == "page":
             return None
         form = request.form
@@ -86,7 +86,7 @@ class ChatGpttService(Service):
         return bool(own) and own == nonce and self.settings.clock() < expires_at
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
-        """Return the page, or the reply to the form: JSON, or events if so set."""
+        """Return the page, or the reply to the form: JSON, or events if the site streams."""
         if request.kind == "page":
             return self._page(_session(request), empty=empty)
         messages = [{"role": "user", "content": request.form["message"]}]

@@ -1,4 +1,4 @@
-"""DeepSeek: OpenAI's protocol; it requires thoughts back and sends empty lines while waiting."""
+"""DeepSeek: OpenAI's protocol; it needs thoughts sent back, and sends empty lines while waiting."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class DeepSeekService(OpenAICompatibleService):
         }
 
     def no_such_model(self, _model: str, /) -> Whole:
-        """Return the service's 400 for it."""
+        """Return the service's 400 for an unknown model."""
         return self.refusal(400, "Model Not Exist", code="invalid_request_error")
 
     def refuse_more(self, body: Object, /) -> Whole | None:
-        """Return the 400 for what the service does not take."""
+        """Return the 400 for a request that only this service refuses; None if it does not."""
         if any(
             message.get("tool_calls") and "reasoning_content" not in message
             for message in body["messages"]
@@ -53,7 +53,9 @@ class DeepSeekService(OpenAICompatibleService):
         if thinks and body.get("tool_choice", "auto") not in ("auto", "none"):
             return self.refusal(400, "Thinking mode does not support this tool_choice")
         if body.get("reasoning_effort", "high") not in ("low", "high", "max"):
-            return self.refusal(400, "unknown variant of reasoning_effort: low, high or max is due")
+            return self.refusal(
+                400, "unknown variant of reasoning_effort: expected low, high or max"
+            )
         form = (body.get("response_format") or {}).get("type", "text")
         if form == "json_schema":
             return self.refusal(400, "This response_format type is unavailable now")

@@ -198,7 +198,7 @@ class GigaChatService(Service):
         return asked if known else _OLDER_NAMES.get(asked, asked)
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
-        """Return a token, a completion, or what else the API has."""
+        """Return a token, a completion, or whatever else was asked for."""
         if request.kind == "token":
             issued = self._tokens.issue()
             if request.path == _LOGIN:
@@ -286,7 +286,7 @@ class GigaChatService(Service):
         )
 
     def _more_than_words(self, script: Script, request: RecordedRequest) -> Script:
-        """Return a script that answers a schema, draws what was asked for, and tells of files."""
+        """Return a script that satisfies a schema, draws a picture, or describes attachments."""
         body = request.json
         wanted = body.get("response_format")
         if wanted:
@@ -328,7 +328,7 @@ class GigaChatService(Service):
 
 
 class _Tokens:
-    """The tokens that were issued, and when each one dies."""
+    """The tokens that were issued, and when each one expires."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -360,8 +360,8 @@ class _Tokens:
 class _Places:
     """How many chat requests are answered at a time.
 
-    A client that drops one reply and asks at once for the next may be faster than the sandbox
-    notices the first: a short wait for a place keeps that from being refused.
+    A client that drops one reply and immediately asks for the next may do so before the sandbox
+    notices: a short wait for a free place keeps that request from being refused.
     """
 
     def __init__(self, places: int) -> None:

@@ -79,7 +79,7 @@ class OpenAICompatibleService(Service):
     api_key: ClassVar[str] = API_KEY
     dialect: ClassVar[Dialect] = _DIALECT
     counts_unasked: ClassVar[bool] = False
-    """Whether a stream has its usage without being asked for it."""
+    """Whether streams report their usage even if the request does not ask for it."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ class OpenAICompatibleService(Service):
 
 
 def _embeddings(body: Object) -> Object:
-    """Return vectors, the last one first: the order is that of the indexes."""
+    """Return vectors, the last one first, so that clients have to sort them by index."""
     data = [
         {
             "object": "embedding",
@@ -291,7 +291,7 @@ def _image_of(item: Any) -> str | None:
 
 
 def _told(content: Any) -> str:
-    """Return the text of a message, its images told by type and size."""
+    """Return the text of a message, with the type and size of each image in its place."""
     words = [plain_text(_without_images(content or "")) or ""]
     for item in content if isinstance(content, list) else ():
         url = _image_of(item)

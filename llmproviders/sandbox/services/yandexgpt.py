@@ -1,4 +1,4 @@
-"""YandexGPT: OpenAI's protocol with folders, addresses of models, and errors of gRPC."""
+"""YandexGPT: OpenAI's protocol with folders, model addresses and gRPC errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = ("yandexgpt-5.1", "yandexgpt-5-lite", "aliceai-llm")
 class YandexGPTService(OpenAICompatibleService):
     """Refuses a short model, ``stop``, ``seed`` and ``stream_options``.
 
-    A model of the name Alice gives no finish reason when it is offered tools, and the id of a call
+    A model named Alice gives no finish reason when it is offered tools, and the id of a call
     is its function's name.
     """
 
@@ -70,7 +70,7 @@ class YandexGPTService(OpenAICompatibleService):
         return None
 
     def answer(self, request: RecordedRequest, *, empty: bool) -> SandboxReply:
-        """Return what any such service returns, but for Alice's missing finish reason."""
+        """Return the usual reply, without a finish reason if the model is Alice."""
         reply = super().answer(request, empty=empty)
         if request.kind == "models" and isinstance(reply, Whole) and not empty:
             others = [f"emb://{FOLDER}/text-search-doc/latest", f"gpt://{FOLDER}/speech-realtime"]
@@ -87,7 +87,7 @@ class YandexGPTService(OpenAICompatibleService):
     def refusal(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> Whole:
-        """Return an error as a gateway of gRPC writes it."""
+        """Return an error in the form of a gRPC gateway."""
         error = {
             "grpcCode": _GRPC.get(status, 2),
             "httpCode": status,
