@@ -171,10 +171,10 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
 
 
 def give_context(connection: Any) -> None:
-    """Give urllib3's connection a context, where the one that urllib3 would make cannot work.
+    """Give urllib3's connection a context if the one that urllib3 would make cannot work.
 
-    gevent and eventlet replace ``ssl.SSLContext``. The class that urllib3 took before then calls
-    itself without end.
+    gevent and eventlet replace ``ssl.SSLContext``. The class that urllib3 imported before that
+    would then call itself endlessly.
     """
     replaced = ssl_.SSLContext is not ssl.SSLContext
     if replaced and getattr(connection, "ssl_context", connection) is None:
@@ -183,7 +183,7 @@ def give_context(connection: Any) -> None:
         connection.ssl_context.check_hostname = verified
 
 
-def believes(trust: Trust, fingerprint: str) -> bool:
+def trusts(trust: Trust, fingerprint: str) -> bool:
     """Whether a certificate is in one of the files of ``trust``.
 
     Args:

@@ -31,7 +31,7 @@ _SOON_S = 0.001
 )
 @click.argument("prompt", required=False, type=TEXT)
 @click.option("--no-stdin", is_flag=True, help="Add nothing from standard input to PROMPT.")
-@click.option("--no-stream", is_flag=True, help="Print the reply when it is whole.")
+@click.option("--no-stream", is_flag=True, help="Print the reply once it is complete.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, on failure too.")
 @click.option(
     "-o",
@@ -41,7 +41,7 @@ _SOON_S = 0.001
     help="Write the reply to FILE, whole or not at all.",
 )
 @click.option(
-    "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
+    "--lock", type=click.Path(), metavar="FILE", help="Exit with 75 if another run holds FILE."
 )
 @click.option("--allow-cut", is_flag=True, help="Accept a reply that --max-tokens cut.")
 @click.option(
@@ -58,7 +58,7 @@ _SOON_S = 0.001
     metavar="FILE",
     help="Let the model look at FILE; repeatable.",
 )
-@click.option("--usage", is_flag=True, help="Print on standard error how many tokens it took.")
+@click.option("--usage", is_flag=True, help="Print the number of tokens on standard error.")
 @click.option("--cache", is_flag=True, help="Reuse the reply of an earlier run if nothing changed.")
 @click.option("--plain", is_flag=True, help="Do not render Markdown at a terminal.")
 @click.option("--trace", is_flag=True, help="Draw the attempts over time on standard error.")

@@ -59,7 +59,7 @@ def _checked_address(
     help="Send the work to the Dask scheduler at tcp://HOST:PORT.",
 )
 @click.option(
-    "--lock", type=click.Path(), metavar="FILE", help="End with 75 where another run holds FILE."
+    "--lock", type=click.Path(), metavar="FILE", help="Exit with 75 if another run holds FILE."
 )
 @click.option(
     "--report", type=click.Path(), metavar="FILE", help="Write a report of OUT to FILE, as HTML."
@@ -77,12 +77,12 @@ def command(
 ) -> Exit:
     """Answer a file of prompts, one JSON object per line.
 
-    Each line of IN is {"id": ..., "prompt": ...} or {"id": ..., "messages": [...]}, with "model"
-    and sampling parameters where they differ. OUT gets a row for each as it finishes; a rerun does
+    Each line of IN is {"id": ..., "prompt": ...} or {"id": ..., "messages": [...]}, optionally with
+    its own "model" and sampling parameters. OUT gets a row for each as it finishes; a rerun does
     the rest. --deadline applies to each row.
     """
     if output == "-":
-        raise click.UsageError("standard output could not be read by a rerun; name a file with -o")
+        raise click.UsageError("a rerun could not read standard output; name a file with -o")
     check_place(output)
     page = None if report is None else WholeFile(report)
     notes = Notes(verbose=choices.verbose - 1, quiet=choices.verbose == 0)

@@ -34,7 +34,7 @@ Ctrl-C stops a reply and keeps the text so far. To ask a question that starts wi
 
 @click.command("chat", epilog='Example: llmproviders chat -p chatglm -s "Answer briefly."')
 @click.option(
-    "--load", type=click.Path(), metavar="FILE", help="Go on with a conversation saved as FILE."
+    "--load", type=click.Path(), metavar="FILE", help="Continue a conversation saved as FILE."
 )
 @click.option("--plain", is_flag=True, help="Do not render Markdown.")
 @call_options
@@ -83,7 +83,7 @@ class Chat:
         }
 
     def run(self, read: Callable[[], str]) -> None:
-        """Take lines from ``read`` until it raises ``EOFError``, or a line says so."""
+        """Take lines from ``read`` until it raises ``EOFError`` or one of them ends it."""
         while True:
             try:
                 line = read().strip()
@@ -198,7 +198,8 @@ def _typed() -> str:
 def _waking() -> Iterator[None]:
     """Let every signal be handled within a fifth of a second while a line is typed.
 
-    Python notices one that arrives just before readline begins to wait with the next key only.
+    Without this, Python handles one that arrives just before readline begins to wait only at the
+    next key.
     """
     if not hasattr(signal, "setitimer"):
         yield

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from .. import _environment as _places
 from .._account.tokens import TokenFile
 from .._http.certificates import (
-    believes,
     bundle,
     certificates_in,
     reading_context,
     tls_context,
+    trusts,
     unix_time,
 )
 from .._http.error_map import parse_http_date
@@ -142,7 +142,7 @@ def check_python() -> Iterator[Finding]:
 def check_configuration(configuration: Configuration) -> Iterator[Finding]:
     """Where the configuration is, and what should be fixed in it."""
     names = ", ".join(item.name for item in configuration.providers)
-    source = configuration.path or "none; the environment decides"
+    source = configuration.path or "none; the environment is used"
     if names:
         yield ok("configuration", f"{source}; providers: {names}")
     else:
@@ -176,7 +176,7 @@ def check_plug_ins() -> Iterator[Finding]:
 
 
 def check_provider(settings: ProviderSettings, *, offline: bool, live: bool) -> Iterator[Finding]:
-    """One provider: its key, its certificates, the way to it, and its clock."""
+    """One provider: its key, its certificates, its connection, and its clock."""
     try:
         yield from _check_provider(settings, offline=offline, live=live)
     # A third-party class may raise anything.
@@ -210,13 +210,11 @@ def _check_provider(settings: ProviderSettings, *, offline: bool, live: bool) ->
         if result.error is None:
             yield ok(f"{name}, reply", str(result))
         else:
-            yield fail(
-                f"{name}, reply", str(result), "see what this error means in the documentation"
-            )
+            yield fail(f"{name}, reply", str(result), "look this error up in the documentation")
 
 
 def check_proxies(providers: Iterable[ProviderSettings], *, offline: bool) -> Iterator[Finding]:
-    """The proxies in use, each once: whether they answer, and who resolves names."""
+    """The proxies in use, each once: whether they answer, and which side resolves names."""
     ways: dict[str, str] = {}
     refused: dict[str, None] = {}
     for settings in providers:
@@ -261,7 +259,7 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         except _files.Unusable as trouble:
             # The user may have named any file, even /dev/null.
             ours = path == _places.token_cache()
-            remedy = f"rm {path}" if ours else "name another file as token_cache"
+            remedy = f"rm {path}" if ours else "set token_cache to another file"
             yield fail("token cache", str(trouble), remedy)
         else:
             yield from _check_folder("token cache", path)
@@ -274,8 +272,8 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
         ]
         for key in resting:
             name, _, _, credential = parts_of(key)
-            whom = f" for the key {credential[:8]}" if credential else ""
-            text = f"{name} is put last for a while{whom}, since it failed"
+            of_key = f" for the key {credential[:8]}" if credential else ""
+            text = f"{name} is put last for a while{of_key}, since it failed"
             yield warn(
                 "health file", text, "llmproviders health shows it, health --reset forgets it"
             )
@@ -298,7 +296,7 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
 
 def _key_remedy(settings: ProviderSettings) -> str:
     if settings.why_held_back() is not None:
-        return "name its variable with api_key_env in the configuration if that server may have it"
+        return "if that server may have it, name its variable with api_key_env in the configuration"
     variable = next(iter(settings.kind.environment_of("api_key")), None)
     return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
 
@@ -306,9 +304,9 @@ def _key_remedy(settings: ProviderSettings) -> str:
 def _refused_key_remedy(settings: ProviderSettings, provider: Provider) -> str:
     held = provider.held_back("api_key")
     if settings.given.get("api_key") is None and held is not None:
-        return f'say in the configuration that it is meant: api_key_env = "{held}"'
+        return f'if it is the right key, name it in the configuration: api_key_env = "{held}"'
     source = settings.key_from()
-    return _key_remedy(settings) if source is None else f"put another key there: {source}"
+    return _key_remedy(settings) if source is None else f"replace the key there: {source}"
 
 
 def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
@@ -333,7 +331,7 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         yield ok(topic, "the usual authorities")
     elif trust.extra is not None:
         yield from check_expiry(topic, _root.installed())
-    elif believes(trust, _root.KNOWN_FINGERPRINT):
+    elif trusts(trust, _root.KNOWN_FINGERPRINT):
         yield ok(topic, "the usual authorities, GigaChat's among them")
     elif trust.ca_bundle is None:
         text = "GigaChat's authority, the Russian Trusted Root CA, is not trusted"
@@ -344,15 +342,15 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
 
 
 def check_bundle(topic: str, path: str) -> Iterator[Finding]:
-    """The authorities in a file that the settings name: whether it has any that is valid."""
+    """The authorities in a file that the settings name: whether any of them is valid."""
     known = reading_context(certificates_in(bundle(path).encode())).get_ca_certs()
     valid = [one for one in known if unix_time(str(one["notAfter"])) > time.time()]
     if valid:
         yield ok(topic, "those of ca_bundle")
     elif known:
-        yield fail(topic, f"{path}: it ended on {known[0]['notAfter']}", "name a newer bundle")
+        yield fail(topic, f"{path}: it expired on {known[0]['notAfter']}", "name a newer bundle")
     else:
-        text = f"{path} holds the certificate of a server and no authority"
+        text = f"{path} holds the certificate of a server, not of an authority"
         yield warn(topic, text, "name the file of the authority that issued it")
 
 
@@ -402,10 +400,10 @@ def _connection_remedy(error: LLMError, provider: Provider) -> str:
         return f"start it: {server.start}"
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
         if isinstance(provider, GigaChat):
-            return "as it says"
+            return "do what the message says"
         return (
-            "if that is right, name the file of its authority: ca_bundle, REQUESTS_CA_BUNDLE; "
-            'where the system knows it: trust = "system", and pip install '
+            "if that is expected, name the file of its authority: ca_bundle, REQUESTS_CA_BUNDLE; "
+            'or, if the system trusts it: trust = "system", and pip install '
             '"llmproviders[truststore]"'
         )
     if isinstance(error, (ConnectionFailed, ProviderTimeout)):
@@ -466,7 +464,7 @@ def _check_clock(topic: str, ahead_s: float) -> Iterator[Finding]:
     elif abs(ahead_s) > _CLOCK_WARN_S:
         yield warn(topic, text, remedy)
     else:
-        yield ok(topic, "as the service's")
+        yield ok(topic, "in step with the service's")
 
 
 def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
@@ -475,9 +473,11 @@ def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
     here = parts.scheme in _RESOLVING_HERE
     if here:
         text = f"{shown}: names are resolved on this machine"
-        yield warn("proxy", text, f"write {_RESOLVING_HERE[parts.scheme]}:// to leave that to it")
+        yield warn(
+            "proxy", text, f"write {_RESOLVING_HERE[parts.scheme]}:// to leave that to the proxy"
+        )
     else:
-        yield ok("proxy", f"{shown}: it resolves names itself")
+        yield ok("proxy", f"{shown}: the proxy resolves names")
     if offline:
         return
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme, _SOCKS_PORT)
@@ -496,7 +496,7 @@ def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
 def _check_folder(topic: str, path: Path) -> Iterator[Finding]:
     closed = _places.closed_folder(path)
     if closed is not None:
-        text = f"{path} cannot be written: {closed} is closed"
+        text = f"{path} cannot be written: {closed} is not writable"
         yield fail(topic, text, f"chmod u+w {closed}, or name a file in a folder of your own")
     elif path.exists():
         yield ok(topic, f"{path} (mode {path.stat().st_mode & 0o777:04o})")
@@ -505,7 +505,7 @@ def _check_folder(topic: str, path: Path) -> Iterator[Finding]:
 
 
 def _addresses(provider: Provider) -> list[str]:
-    """Where its requests go."""
+    """The addresses of its requests."""
     auth_url = getattr(provider, "auth_url", None)
     return [provider.base_url] + ([auth_url] if auth_url else [])
 

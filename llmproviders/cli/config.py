@@ -69,7 +69,7 @@ def command() -> None:
 
 
 @command.command("init", epilog="Example: llmproviders config init")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @config_option
 def init(choices: Choices, force: bool) -> None:
     """Make a configuration to start from, with every key commented out."""
@@ -82,7 +82,7 @@ def init(choices: Choices, force: bool) -> None:
             with open(path, "x", encoding="utf-8", newline="\n") as file:
                 file.write(TEMPLATE)
     except FileExistsError:
-        raise CommandError(f"{path} is there already; --force replaces it", Exit.USAGE) from None
+        raise CommandError(f"{path} already exists; --force replaces it", Exit.USAGE) from None
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}", Exit.USAGE) from None
     put(str(path))
@@ -108,9 +108,9 @@ def _path(choices: Choices) -> Path:
 @command.command("show", epilog="Example: llmproviders config show")
 @check_options
 def show(choices: Choices) -> None:
-    """Show what is in force and where each value comes from.
+    """Show the settings in force and where each value comes from.
 
-    It is TOML again. Keys are never shown, only where they are and whether they can be read.
+    The output is TOML. Keys are never shown, only where they are and whether they can be read.
     """
     for line in _lines(choices.configuration()):
         put(line)
@@ -140,7 +140,7 @@ def _assignment(name: str, value: Value) -> str:
     if value.value is None:
         return f"# {name}"
     pair = _toml_pair(name, value.value)
-    # In a file it would be sent.
+    # As a comment: from a configuration file it would be sent.
     return pair if value.held_back is None else f"# {pair}"
 
 

@@ -112,7 +112,7 @@ def _attempts(attempts: Iterable[Attempt]) -> None:
 
 
 def _in_short(attempt: Attempt) -> str:
-    """An attempt in a line, without the words of the libraries below."""
+    """An attempt in one line, without the messages of the underlying libraries."""
     return re.split(r": IncompleteRead| \(HTTP ", described(attempt))[0]
 
 

@@ -48,7 +48,7 @@ MEANING = {
     Exit.INCOMPLETE: (
         "an incomplete reply: cut, stopped by the deadline, or ended by max_tokens, after text"
     ),
-    Exit.FILTERED: "the service's filter stopped the reply, or accept said no",
+    Exit.FILTERED: "the service's filter stopped the reply, or accept rejected it",
     Exit.ROWS_FAILED: "a batch that ended with failed rows",
     Exit.FAILED: "every provider failed for good",
     Exit.TRY_LATER: "a provider failed in a way that may pass; a lock that another run holds",

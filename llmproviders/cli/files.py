@@ -115,7 +115,7 @@ def _names_no_script(arguments: list[bytes]) -> bool:
 
 def _has_input(descriptor: int, seconds: float) -> bool:
     """Whether a pipe has data or ends within the given seconds."""
-    if os.name == "nt":  # select() takes nothing but sockets there
+    if os.name == "nt":  # select() only takes sockets there
         return True
     return in_slices(lambda left: select.select([descriptor], [], [], left)[0], seconds)
 
@@ -173,7 +173,7 @@ def check_place(path: str) -> None:
 
 
 def _refuse_folder(path: str) -> None:
-    # The path that is looked at does not end in a slash any more.
+    # The path as given: pathlib drops a slash at the end.
     if path.endswith(("/", os.sep)) and not os.path.isdir(path):
         raise click.UsageError(f"{path} names a folder; name a file")
 

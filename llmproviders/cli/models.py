@@ -43,7 +43,7 @@ def command(choices: Choices, provider: str | None, as_json: bool) -> Exit:
 
 
 def _list_all(configuration: Configuration, *, as_json: bool) -> Exit:
-    """List the models of several providers; report the failures and go on."""
+    """List the models of several providers; report the failures and continue."""
     if not configuration.providers:
         raise NoProviderError(
             f"{configuration.nobody_to_ask()}\n"

@@ -91,10 +91,10 @@ def tell(text: str) -> None:
 
 
 class Line:
-    """The reply on standard output; a line break ends it where the text has none.
+    """The reply on standard output; a line break is added if the text does not end with one.
 
     Args:
-        markdown: whether to render it at a terminal, if rich is there.
+        markdown: whether to render it at a terminal, if rich is installed.
     """
 
     _open: Line | None = None
@@ -108,7 +108,7 @@ class Line:
         """Write an item of a stream; for a ``Restart``, say that what came before it is void."""
         if isinstance(piece, Restart):
             self.close()
-            tell(f"{piece.provider} broke off; what came of its reply is void.")
+            tell(f"{piece.provider} broke off; its text above is void.")
         elif piece:
             self.write(piece)
 

@@ -66,9 +66,9 @@ _USERS = "user"
 
 def providers_like(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
     """The names of providers that begin so, for the shell's completion."""
-    # An alias takes the place of the longer name of the same type.
+    # An alias replaces the longer name of the same type.
     types = {(found.kind, found.server): name for name, found in _types()}
-    # A configured provider that is called like its type is that type.
+    # A configured provider with the name of its type stands for that type.
     names = {name.lower(): name for name in (*types.values(), *(s.name for s in _configured()))}
     return _beginning(begun, names.values())
 

@@ -19,7 +19,7 @@ class MarkdownPage:
     """Text at a terminal: it appears as it arrives; each block is rendered once it is complete.
 
     Raises:
-        ImportError: rich is not there.
+        ImportError: rich is not installed.
     """
 
     def __init__(self) -> None:
@@ -63,14 +63,14 @@ class MarkdownPage:
 
 
 def _whole_blocks(text: str) -> int:
-    r"""The length of the blocks in ``text`` that nothing which follows can change.
+    r"""The length of the blocks in ``text`` that no later text can change.
 
     >>> _whole_blocks("One.\n\nTwo"), _whole_blocks("- One\n\n  Two")
     (6, 0)
     """
     fence, end, blank, at = "", 0, 0, 0
     for line in text.splitlines(keepends=True):
-        # What is indented goes on with the list before it.
+        # An indented block continues the list before it.
         if blank and not line[0].isspace():
             end, blank = blank, 0
         at += len(line)

@@ -35,7 +35,7 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
     metavar="PROVIDER=FAULT[xTIMES]",
     help="What goes wrong: a status (503, 429:2 with a Retry-After), cut:N, stall, drip, "
     "reset, garbage, html, empty, wrong-json (for a schema). TIMES is a number or always. "
-    "PROVIDER-token and chatgptt-page address the requests before.",
+    "PROVIDER-token and chatgptt-page apply to the requests before a chat.",
 )
 @click.option(
     "--delay",

@@ -52,13 +52,13 @@ def command(
             for path in removed:
                 put(f"removed {path}")
             if not removed:
-                say("no certificate was taken in, so there is nothing to remove")
+                say("no certificate is installed, so there is nothing to remove")
         else:
             certificates = _root.installed()
             for certificate in certificates:
                 _show(certificate)
             if not certificates:
-                say("no certificate was taken in yet")
+                say("no certificate is installed yet")
     except OSError as error:
         if isinstance(error, ConnectionError):
             raise
@@ -69,7 +69,7 @@ def command(
 def _downloaded(url: str, fingerprint: str | None, proxy: str | None) -> _root.Certificate:
     try:
         return _root.download(url, fingerprint=fingerprint, proxy=proxy)
-    except InvalidRequestError:  # it came, and is another one
+    except InvalidRequestError:  # it arrived, but is another certificate
         raise
     except LLMError as error:
         raise CommandError(

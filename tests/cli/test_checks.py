@@ -162,7 +162,7 @@ def test_a_certificate_that_ends_soon(days: int, level: Level) -> None:
     ("days", "is_ca", "level", "words"),
     [
         (400, False, Level.WARN, "no authority"),
-        (-3, True, Level.FAIL, "it ended on"),
+        (-3, True, Level.FAIL, "it expired on"),
         (400, True, Level.OK, "those of ca_bundle"),
     ],
 )
@@ -233,7 +233,7 @@ def test_an_authority_that_is_not_trusted(raw_server: RawServerFactory, ca: trus
 
 
 def test_what_is_no_web_server(raw_server: RawServerFactory) -> None:
-    """An address that answers something else than HTTP is a wrong one."""
+    """An address that answers something other than HTTP is a wrong one."""
     server = raw_server([b"SSH-2.0-OpenSSH_9.2\r\n"])
     finding = connect(ChatGLM, base_url=server.url)["ChatGLM, connection"]
     assert (finding.level, finding.remedy) == (Level.FAIL, "check base_url")
@@ -346,7 +346,7 @@ def test_a_folder_that_is_closed() -> None:
         return finding.level.name, finding.text
 
     level, text = forked(unprivileged)
-    assert (level, text.partition(":")[2]) == ("FAIL", " /proc is closed")
+    assert (level, text.partition(":")[2]) == ("FAIL", " /proc is not writable")
 
 
 def test_a_model_that_the_server_lacks(sandbox: Sandbox) -> None:

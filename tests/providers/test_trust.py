@@ -418,7 +418,7 @@ class TestStore:
         [
             ({"is_ca": False}, "a server, not of an authority"),
             ({"is_ca": None}, "a server, not of an authority"),
-            ({"days": (-30, -1)}, "not valid now: it ended on"),
+            ({"days": (-30, -1)}, "not valid now: it expired on"),
             ({"days": (1, 30)}, "it begins on .*clock"),
         ],
     )

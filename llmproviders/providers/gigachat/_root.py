@@ -92,17 +92,16 @@ def _check_authority(der: bytes) -> None:
     """Check that a certificate is an authority and valid now.
 
     Raises:
-        InvalidRequestError: it cannot.
+        InvalidRequestError: it is not.
     """
     known = next(iter(_certificates().reading_context([der]).get_ca_certs()), None)
     if known is None:
         raise InvalidRequestError(
-            "it is the certificate of a server, not of an authority, and vouches for nothing; "
-            "nothing was changed"
+            "it is the certificate of a server, not of an authority; nothing was changed"
         )
     begin, end = (_certificates().unix_time(known[name]) for name in ("notBefore", "notAfter"))
     if not begin <= time.time() <= end:
-        what = f"it ended on {known['notAfter']}"
+        what = f"it expired on {known['notAfter']}"
         if time.time() < begin:
             what = f"it begins on {known['notBefore']}: check this machine's clock"
         raise InvalidRequestError(f"it is not valid now: {what}; nothing was changed")
@@ -119,14 +118,14 @@ def install(
     """Install a certificate authority, from then on trusted only for GigaChat's hosts.
 
     Args:
-        source: the certificate's content, or a file's path; PEM or DER. Of several certificates
-            in one file the one with the right fingerprint is taken.
+        source: the certificate's content, or a file's path; PEM or DER. If a file has several
+            certificates, the one with the right fingerprint is used.
         fingerprint: its SHA-256, with or without colons; None: the known one.
 
     Raises:
         InvalidRequestError: it has no certificate with that fingerprint, or that one is not an
             authority or not valid now.
-        OSError: the file cannot be read, or the configuration folder not be written.
+        OSError: the file cannot be read, or the configuration folder cannot be written.
     """
     data = (
         source if isinstance(source, bytes) else _files.read(source, most=_certificates().LARGEST)
