@@ -100,7 +100,7 @@ _HOMES = {
         "results",
     ),
 }
-"""Public name -> its module, where that is not ``errors``."""
+"""Public name -> its module, if that is not ``errors``."""
 
 _FOR_USERS = ("batch", "conversation", "errors", "notebook", "providers", "sandbox", "testing")
 """The modules that users import from."""
@@ -109,12 +109,12 @@ _MODULES = (*_FOR_USERS, "failover", "messages", "provider", "results")
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for; none costs anything before that."""
+    """Load a public name when it is first used; none costs anything before that."""
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name in __all__:
         value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    elif name[:1].isupper():  # __path__ and the like are asked for before any provider is
+    elif name[:1].isupper():  # __path__ and the like are looked up before any provider
         value = import_module(f"{__name__}.providers").__getattr__(name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -127,7 +127,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Give an IPython the magics ``%%llm`` and ``%llm_config``; for ``%load_ext llmproviders``."""
+    """Register the magics ``%%llm`` and ``%llm_config``; IPython calls this for ``%load_ext``."""
     from .notebook._magic import load
 
     load(ipython)

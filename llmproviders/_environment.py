@@ -12,7 +12,7 @@ from ._signals import let_through
 
 
 def first_set(names: Iterable[str]) -> tuple[str, str] | None:
-    """The first of ``names`` that is set and not blank, with its value without space around."""
+    """The first of ``names`` that is set and not blank, with its value, stripped of white space."""
     for name in names:
         value = os.environ.get(name, "").strip()
         if value:
@@ -21,13 +21,13 @@ def first_set(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def lookup(*names: str) -> str | None:
-    """The value of the first of ``names`` that is set and not blank, without space around it."""
+    """The value of the first of ``names`` that is set and not blank, stripped of white space."""
     found = first_set(names)
     return None if found is None else found[1]
 
 
 def hide(names: Iterable[str]) -> None:
-    """Take ``names`` away from this process and those that it starts."""
+    """Remove ``names`` from the environment of this process and of those that it starts."""
     for name in names:
         os.environ.pop(name, None)
 
@@ -36,9 +36,9 @@ _NAME = "llmproviders"
 
 
 def _own(find: Callable[..., Path]) -> Path:
-    """A folder of the user's; where there is no home, one that cannot be, and so holds nothing.
+    """A folder of the user's; without a home folder, a path that cannot exist.
 
-    A folder for temporary files would not do: what lies there may be somebody else's.
+    A folder for temporary files would not do: files in it may belong to another user.
     """
     try:
         path = find(_NAME, appauthor=False)
@@ -50,7 +50,7 @@ def _own(find: Callable[..., Path]) -> Path:
 
 
 def is_nowhere(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of the user's has no place, since there is no home folder."""
+    """Whether a path has no place because there is no home folder."""
     return Path(os.devnull) in Path(path).parents
 
 

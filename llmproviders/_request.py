@@ -26,7 +26,7 @@ else:
 
 
 class SystemParam(TypedDict, total=False):
-    """The keyword that is an argument of its own where a conversation begins; see ``Params``."""
+    """The keyword that is a separate argument when a conversation begins; see ``Params``."""
 
     system: str | None
 
@@ -92,13 +92,13 @@ class Params(ParamsBesideTools, total=False):
 
 
 class ConversationParams(OtherParams, total=False):
-    """The keywords of every turn of a conversation, which has a ``system`` of its own."""
+    """The keywords of every turn of a conversation, which has its own ``system``."""
 
     tools: Sequence[Any] | None
 
 
 class CallParams(TypedDict, total=False):
-    """The keywords of every call that stand beside ``Params`` in the signatures of a client."""
+    """The keywords of every call that a client's signatures have in addition to ``Params``."""
 
     model: str | None
     timeout: Timeout | None
@@ -125,7 +125,7 @@ class CompleteParams(StreamParams, total=False):
 
 
 class RunParams(ParamsBesideTools, CallParams, total=False):
-    """The keywords of ``run`` beside those of the run itself."""
+    """The keywords of ``run`` in addition to those of the run itself."""
 
     deadline: float | None
     stream: Literal[False] | None
@@ -229,7 +229,9 @@ class ChatRequest:
         reasoning = bool(rest.pop("reasoning", False))
         schema = rest.pop("schema", None)
         if schema is not None and "response_format" in rest:
-            raise InvalidRequestError("schema and response_format say the same; give one")
+            raise InvalidRequestError(
+                "schema and response_format both set the format of the reply; give one"
+            )
         attach = _paths(rest.pop("attach", ()))
         headers = rest.pop("extra_headers", None)
         extra_headers = {} if headers is None else header_fields("extra_headers", headers)

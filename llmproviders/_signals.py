@@ -1,8 +1,8 @@
-"""Exceptions that a signal's handler raised: they are the caller's, and no failure of a call.
+"""Exceptions raised by a signal handler: they belong to the caller and are not failures of a call.
 
-A handler runs wherever the main thread happens to be, inside a ``try`` too, and may raise any
-class: Python's documentation shows one for ``SIGALRM`` that raises an ``OSError``. So whatever
-catches by class first asks here where an exception comes from.
+A handler runs wherever the main thread happens to be, even inside a ``try``, and may raise any
+class: Python's documentation shows one for ``SIGALRM`` that raises an ``OSError``. So code that
+catches exceptions by class first checks here where an exception comes from.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from types import TracebackType
 
 
 class Unstoppable(BaseException):
-    """Carries a handler's exception, its cause, through code of others that would swallow it."""
+    """Carries a handler's exception, its cause, through third-party code that would swallow it."""
 
 
 def from_handler(error: BaseException) -> BaseException | None:
-    """What a signal's handler raised, if ``error`` is that or was caused by it; else None."""
+    """The exception of a signal handler that ``error`` is or was caused by; else None."""
     found = None
     seen: set[int] = set()
     waiting = [error]
@@ -26,7 +26,8 @@ def from_handler(error: BaseException) -> BaseException | None:
             continue
         seen.add(id(error))
         if _left_a_handler(error.__traceback__):
-            # No reason to stop: urllib3 gives what it wraps an exception in that one's traceback.
+            # Not a reason to stop: urllib3 gives its wrapper the traceback of the wrapped
+            # exception.
             found = error
         inner = (
             *error.args,
@@ -38,14 +39,14 @@ def from_handler(error: BaseException) -> BaseException | None:
     return found
 
 
-# Where urllib3 and PySocks keep what they wrapped.
+# Where urllib3 and PySocks keep the wrapped exception.
 _INNER = ("reason", "socket_err")
 
 
 def _replaced_by(error: BaseException) -> BaseException | None:
-    """What was being handled when ``error`` was raised, if that was caught on the way of it.
+    """The exception being handled when ``error`` was raised, if it was caught during the call.
 
-    Else it is what the caller was handling when the call was made.
+    Otherwise it is one that the caller was already handling when the call was made.
     """
     context = error.__context__
     if context is None or context.__traceback__ is None:
@@ -60,7 +61,7 @@ def _replaced_by(error: BaseException) -> BaseException | None:
 
 
 def _left_a_handler(traceback: TracebackType | None) -> bool:
-    """Whether an exception came out of a function that was called as handlers are.
+    """Whether an exception came out of a function that was called the way signal handlers are.
 
     Python calls a handler with the frame that it interrupted, and nothing else is called so.
     """
@@ -75,7 +76,7 @@ def _left_a_handler(traceback: TracebackType | None) -> bool:
 
 
 def let_through(error: BaseException) -> None:
-    """Raise what a signal's handler raised, if ``error`` is that or was caused by it."""
+    """Raise the exception of a signal handler that ``error`` is or was caused by, if any."""
     found = from_handler(error)
     if found is not None:
         context = found.__context__
@@ -86,8 +87,8 @@ def let_through(error: BaseException) -> None:
             found.__context__ = context
 
 
-class ignoring(suppress):  # noqa: N801 - it is read as a verb, as ``suppress`` is
-    """Ignore exceptions of some classes, save what a signal's handler raised."""
+class ignoring(suppress):  # noqa: N801 - read as a verb, like ``suppress``
+    """Ignore exceptions of some classes, except those raised by a signal handler."""
 
     def __exit__(
         self,

@@ -59,7 +59,7 @@ class BaseClient(ABC):
 
         Args:
             request: what is asked, already checked.
-            scope: how long it may take; None: as long as it takes.
+            scope: how long it may take; None: no limit.
         """
 
     @abstractmethod
@@ -86,8 +86,8 @@ class BaseClient(ABC):
             timeout: seconds, or ``(connect, read)``; ``read`` limits each wait for data.
             proxy: the URL of a proxy for every request of this call.
             deadline: seconds for this call, counted from the first ``next()``.
-            accept: gets the whole reply and returns True, or False or a reason. On a refusal the
-                stream ends in a ``RejectedReplyError``; its text is already out.
+            accept: gets the whole reply and returns True, or False or a reason. If it rejects the
+                reply, the stream ends with a ``RejectedReplyError``, after its text.
             **params: sampling parameters, ``system``, ``tools``, ``extra_body``, and
                 ``reasoning=True`` to also get the model's thinking.
 
@@ -95,7 +95,7 @@ class BaseClient(ABC):
             A generator of non-empty ``str``, its last item a ``FinishReason``. With
             ``reasoning=True`` there are also ``Reasoning`` items, which are empty as ``str``.
             Nothing is sent before the first ``next()``; closing the generator closes the
-            connection. A forked child cannot read on in it.
+            connection. A forked child cannot continue it.
 
         Raises:
             TypeError: an unknown parameter, or ``schema``, which needs the whole reply.
@@ -230,7 +230,7 @@ class BaseClient(ABC):
 
         Args:
             request: what is asked, already checked.
-            scope: how long it may take; None: as long as it takes.
+            scope: how long it may take; None: no limit.
         """
         return collect(self.generate(request, scope))
 
@@ -252,8 +252,8 @@ class BaseClient(ABC):
     ) -> Completion:
         """Ask, call the functions that the model asks for, and ask again until it answers.
 
-        The model is told about unknown names, wrong arguments and exceptions. A call is never run
-        twice, even if another provider continues.
+        The model gets an error for an unknown name, wrong arguments or an exception. A call is
+        never run twice, even if another provider continues.
 
         Args:
             prompt: a text or a list of messages.
@@ -421,8 +421,8 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
                     f"process {os.getpid()}, forked from it: start a new stream here",
                     provider=name,
                 )
-            # CPython 3.12 and 3.13 leave out what stands in ``finally`` for an interrupt that comes
-            # where the jump of an ``if`` goes back to the beginning of a loop.
+            # CPython 3.12 and 3.13 skip a ``finally`` block if an interrupt arrives where the jump
+            # of an ``if`` goes back to the beginning of a loop.
             del piece
     finally:
         if process.this is owner:

@@ -1,4 +1,4 @@
-"""A conversation: what was said so far, sent again with each new turn."""
+"""A conversation: keeps the history and sends it again with each new turn."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _LARGEST = 256 * 1024 * 1024
 
 
 def _document(data: bytes) -> dict[str, Any]:
-    """What a saved conversation holds.
+    """Read a saved conversation.
 
     Raises:
-        ValueError: it is not one, or is of another version.
+        ValueError: it is not one, or has another version.
     """
     try:
         document = json.loads(data)
@@ -49,14 +49,14 @@ def _document(data: bytes) -> dict[str, Any]:
         let_through(error)
         document = None
     if not isinstance(document, dict) or not document.keys() >= {"version", "params", "messages"}:
-        raise ValueError("it holds something else than a conversation; name another file")
+        raise ValueError("it holds something other than a conversation; name another file")
     if document["version"] != _VERSION:
         raise ValueError("another version of llmproviders wrote it; name another file")
     return document
 
 
 class Answering(Protocol):
-    """What a conversation needs of a client."""
+    """The methods of a client that a conversation uses."""
 
     @property
     def stream(self) -> Callable[..., Generator[str, None, None]]:
@@ -68,41 +68,42 @@ class Answering(Protocol):
 
     @property
     def run(self) -> Callable[..., Completion]:
-        """Returns the reply to a prompt, once the functions that the model called were run."""
+        """Returns the final reply to a prompt, after running the functions that the model calls."""
 
 
 class Conversation:
     """Keeps the turns of a conversation with one client; usually ``client.conversation()``.
 
-    **What is kept.** A turn is the user's message and the reply. It is kept when the reply is
-    whole, and when the caller stopped a stream that had text: what came is what was read, and the
-    next message may refer to it. A turn whose reply failed is not kept: ask again. Calls of tools
-    are kept; answer them with messages of the role ``tool``. The model's thinking is not kept.
+    **What is kept.** A turn is the user's message and the reply. It is kept if the reply is whole,
+    or if the caller stopped a stream after some text: the user has read that text, and the next
+    message may refer to it. A turn whose reply failed is not kept: ask again. Tool calls are kept;
+    answer them with messages of the role ``tool``. The model's thinking is not kept.
 
-    **What is sent.** The system prompt, then the turns, then the new message. Where
-    ``max_messages`` or ``max_characters`` bounds that, the oldest turns are left out, whole ones,
-    until it fits; the system prompt and the new message are always sent. ``messages`` still has
-    all turns. Providers without history or system prompts (``supports_message_history``,
-    ``supports_system_message``) write what is sent as one text, ``Role: content`` in paragraphs.
+    **What is sent.** The system prompt, then the turns, then the new message. If that exceeds
+    ``max_messages`` or ``max_characters``, whole turns are left out, the oldest first, until it
+    fits; the system prompt and the new message are always sent. ``messages`` still has all turns.
+    Providers without history or system prompts (``supports_message_history``,
+    ``supports_system_message``) get all of it as one text, with a paragraph ``Role: content`` for
+    each message.
 
-    One conversation is held in one thread at a time; :meth:`fork` makes another one.
+    Use a conversation in one thread at a time; :meth:`fork` makes another one.
 
     Args:
         client: a provider or a ``FailoverClient``.
         system: the system prompt.
         model: a model or an alias; None for the default.
-        messages: turns to begin with, as ``messages`` has them; a system message that comes
-            first is taken for ``system``.
+        messages: turns to begin with, in the form of ``messages``; a system message at the start
+            becomes ``system``.
         max_messages: the most messages to send, the new one included, the system prompt not.
         max_characters: the most characters to send, the system prompt included.
         **params: sampling parameters for every turn.
 
     Attributes:
-        client, system, model, max_messages, max_characters, params: as given; they may be changed
-            between turns.
+        client, system, model, max_messages, max_characters, params: the arguments; they may be
+            changed between turns.
 
     Raises:
-        InvalidRequestError: messages of another shape.
+        InvalidRequestError: the messages have another shape.
         TypeError: a parameter that no service has.
         ValueError: ``max_messages`` or ``max_characters`` is below 1.
 
@@ -147,7 +148,7 @@ class Conversation:
 
     @spelled_out(CompleteParams)
     def ask(self, text: Prompt, **params: Unpack[CompleteParams]) -> Completion:
-        """Say ``text`` and return the reply.
+        """Send ``text`` and return the reply.
 
         Args:
             text: the user's message, or messages, such as results of tools.
@@ -172,20 +173,20 @@ class Conversation:
         on_tool: OnTool | None = None,
         **params: Unpack[RunParams],
     ) -> Completion:
-        """Say ``text``, call the functions that the model asks for, and return the reply.
+        """Send ``text``, run the functions that the model calls, and return the final reply.
 
-        The calls and their results are kept along with the turn.
+        The calls and their results are kept as part of the turn.
 
         Args:
             text: the user's message, or messages.
             tools: functions, as for a client's ``run``.
-            max_turns: questions to the model, at most.
-            on_tool: gets each call and the text that the model was told.
+            max_turns: the most questions to the model.
+            on_tool: gets each call and the text that is returned to the model.
             **params: as for a client's ``run``, for this turn alone.
 
         Raises:
-            LLMError: there is no whole reply; the turn is not kept, and ``steps`` has what was
-                run.
+            LLMError: there is no whole reply; the turn is not kept, and ``steps`` has the calls
+                that were run.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> def weather(city: str) -> str:
@@ -209,7 +210,7 @@ class Conversation:
 
     @spelled_out(StreamParams)
     def stream(self, text: Prompt, **params: Unpack[StreamParams]) -> Generator[str, None, None]:
-        """Say ``text`` and yield the reply as it comes, as a client's ``stream`` does.
+        """Send ``text`` and yield the reply as it arrives, as a client's ``stream`` does.
 
         A stream that is still open when the next turn begins is closed first.
 
@@ -228,8 +229,9 @@ class Conversation:
         self.end()
         said = normalize(text)
         turn = self._turn(said, self.client.stream(self._asking(said), **self._with(params)))
-        # The generator refers to its conversation: a plain reference back would keep one that is
-        # dropped in mid-reply, and its connection, until the next collection.
+        # The generator refers to its conversation. With a strong reference back, a conversation
+        # dropped in the middle of a reply would keep its connection until the next garbage
+        # collection.
         self._running = weakref.ref(turn)
         return turn
 
@@ -250,14 +252,14 @@ class Conversation:
             raise
 
     def end(self) -> None:
-        """Stop the reply that is still streaming, if there is one; what came of it is kept."""
+        """Stop the reply that is still streaming, if any; the text so far is kept."""
         running = self._running() if self._running is not None else None
         self._running = None
         if running is not None:
             running.close()
 
     def undo(self) -> str | None:
-        """Take the last turn back and return what the user said in it; None without a turn."""
+        """Remove the last turn and return what the user said in it; None if there is no turn."""
         self.end()
         for index in range(len(self._said) - 1, -1, -1):
             if self._said[index]["role"] == "user":
@@ -279,18 +281,18 @@ class Conversation:
         return type(self)(self.client, **self._settings(), messages=self.messages, **self.params)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file of JSON, whole or not at all, readable for this user alone.
+        """Write it to a JSON file that only this user can read, completely or not at all.
 
-        The client is not written: nothing secret is. An old file is replaced only if it is a
-        saved conversation, of a version that this one knows, this user's, closed to others
-        (``chmod 600``), and neither a link nor a device.
+        Neither the client nor anything secret is written. An existing file is replaced only if it
+        is a saved conversation of a known version, belongs to this user, is closed to others
+        (``chmod 600``), and is neither a link nor a device.
 
         Args:
             path: the file.
 
         Raises:
-            OSError: the file cannot be written, or is something else; it is as it was.
-            TypeError: a parameter that is not JSON.
+            OSError: the file cannot be written, or is something else; it is unchanged.
+            TypeError: a parameter cannot be written as JSON.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> client = ScriptedProvider(["Yes."])
@@ -315,11 +317,11 @@ class Conversation:
 
         Args:
             path: the file.
-            client: whom to go on with.
+            client: the client to continue with.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it holds no conversation.
+            ValueError: it is not a saved conversation.
         """
         try:
             document = _document(read(path, most=_LARGEST))
@@ -340,11 +342,11 @@ class Conversation:
         return {"model": self.model, **self.params, **params}
 
     def _asking(self, new: list[Message]) -> list[Message]:
-        """What is sent: the newest turns that fit, around them what is always sent."""
+        """The messages to send: the newest turns that fit, and what is always sent."""
         system = self._instruction()
         turns = list(self._said)
         if turns and calls_of(turns[-1]) and new[0]["role"] == "user":
-            # No service takes calls that nobody answered.
+            # No service accepts calls without their results.
             said = turns.pop()["content"]
             turns += [{"role": "assistant", "content": said}] if said else []
         while turns and not self._fits(turns + new, system):

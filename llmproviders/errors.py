@@ -1,4 +1,4 @@
-"""Every error that a caller can meet.
+"""Every error that a call can raise.
 
 ::
 
@@ -39,7 +39,7 @@ Error = TypeVar("Error", bound="LLMError")
 
 
 SLOWER = "another provider was faster"
-"""The message of what ends an attempt that lost to one running beside it."""
+"""The message of the error that ends an attempt which lost to a parallel one."""
 
 
 class LLMError(Exception):
@@ -49,14 +49,14 @@ class LLMError(Exception):
         message: what happened and what to do about it; secrets in it are masked, and control
             characters are shown as their escapes.
         provider: the provider's name.
-        status_code: the HTTP status, where there was one.
+        status_code: the HTTP status, if there was one.
         retry_after: seconds that the service asked to wait.
         request_id: the service's id for the request.
-        retryable: would the same request to the same provider later be worth trying; the
-            class decides where it is not given.
+        retryable: whether the same request to the same provider is worth trying again later;
+            default: what is usual for the class.
         partial_text: what had been received of the reply.
         attempts: the attempts made so far, this one included.
-        detail: the service's own reason, where it gave one.
+        detail: the service's own reason, if it gave one.
 
     >>> error = ServerError("upstream is down", provider="GigaChat", status_code=503)
     >>> str(error), error.provider, error.status_code, error.retryable
@@ -66,8 +66,8 @@ class LLMError(Exception):
     retryable_by_default: ClassVar[bool] = False
 
     limit: str | None = None
-    """The caller's own limit that kept the request from being sent, ``"per_day"`` for instance;
-    None where the service failed.
+    """The caller's own limit that kept the request from being sent, such as ``"per_day"``; None if
+    the service failed.
     """
     #: What a run with tools had done when it failed.
     steps: tuple[Any, ...] = ()
@@ -98,12 +98,12 @@ class LLMError(Exception):
 
     @staticmethod
     def _shown(message: str) -> str:
-        """A message as one line in which nothing acts on a terminal."""
+        """A message as one line, with control characters shown as their escapes."""
         return message if message.isprintable() else one_line(message)
 
     @property
     def message(self) -> str:
-        """What happened, as ``str(error)`` gives it."""
+        """The same as ``str(error)``."""
         return str(self)
 
     def __copy__(self: Error) -> Error:
@@ -117,7 +117,8 @@ class LLMError(Exception):
 
         # Dask has every error's causes pickled along with it.
         scrub(self)
-        # The attributes come as state, after the error itself: its attempts refer back to it.
+        # The attributes are restored as state, after the error itself, since its attempts refer to
+        # it.
         return type(self), self.args, self.__dict__
 
 
@@ -140,9 +141,9 @@ class RateLimitError(LLMError):
 
 
 class InvalidRequestError(LLMError, ValueError):
-    """The request is wrong: the service said so (400, 413, 422), or it was seen before sending.
+    """The request is wrong: the service said so (400, 413, 422), or it was found before sending.
 
-    ``status_code`` is None where nothing was sent.
+    ``status_code`` is None if nothing was sent.
     """
 
 
@@ -153,7 +154,7 @@ class ModelNotFoundError(InvalidRequestError):
 class UnsupportedError(InvalidRequestError):
     """This provider or model cannot do what was asked: tools, an image, a schema.
 
-    Found before sending, or told by the server.
+    Found before sending, or reported by the server.
     """
 
 
@@ -189,13 +190,13 @@ class DeadlineExceeded(ProviderTimeout):
 
 
 class StreamInterrupted(LLMError):  # noqa: N818 - the name is the contract's
-    """The reply was cut short; ``partial_text`` is what came of it."""
+    """The reply was cut short; ``partial_text`` is the text that arrived."""
 
     retryable_by_default = True
 
     @classmethod
     def of(cls: type[Error], error: LLMError) -> Error:
-        """What ``error`` means for a reply whose text has begun to come; to be raised from it."""
+        """The error to raise from ``error`` if text of the reply has already arrived."""
         return cls(
             f"the reply was cut short: {error}",
             provider=error.provider,
@@ -225,13 +226,13 @@ class RefusedError(EmptyReplyError):
 
 
 class RejectedReplyError(LLMError):
-    """The caller's own ``accept`` turned the reply down."""
+    """The caller's own ``accept`` rejected the reply."""
 
 
 class SchemaError(RejectedReplyError):
     """The reply does not satisfy the schema.
 
-    ``partial_text`` is the reply, ``detail`` what the validator said.
+    ``partial_text`` is the reply, ``detail`` the validator's message.
     """
 
 
@@ -240,7 +241,7 @@ class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
 
     @staticmethod
     def _shown(message: str) -> str:
-        """A message with a line for each failure, in which nothing acts on a terminal."""
+        """A message with a line for each failure; control characters become their escapes."""
         return printable(message)
 
 
@@ -283,10 +284,10 @@ _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Usage:
-    """Tokens of one reply, as the service counted them; None where it did not say.
+    """Tokens of one reply, as the service counted them; None if it did not say.
 
     Attributes:
-        prompt_tokens: tokens of what was sent.
+        prompt_tokens: tokens of the request.
         completion_tokens: tokens of the reply, its reasoning included.
         total_tokens: both.
         cached_tokens: how many of the prompt's tokens the service had in its cache.
@@ -345,7 +346,7 @@ def _first_count(value: Mapping[str, Any], places: tuple[tuple[str, ...], ...]) 
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens, also where a service writes it as a float or as digits."""
+    """A number of tokens, even if a service writes it as a float or as digits."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -360,14 +361,14 @@ class Attempt:
 
     Attributes:
         provider: its name.
-        model: the model asked for, in the service's own name.
+        model: the model asked for, by the service's own name.
         started_at: Unix time in seconds.
         first_chunk_after: seconds from the start to the first piece of text, or None.
         duration: seconds from the start to the end.
         error: what ended it, or None.
-        waited: seconds slept before it, for a retry or for a free place.
+        waited: seconds slept before it, for a retry or for a free slot.
         chunks: pieces of text received.
-        usage: the tokens, where the service told them, for a try that failed, too; else None.
+        usage: the tokens, if the service reported them (even for a failed try); else None.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> attempt = ScriptedProvider(["Yes", "."], name="first").complete("Hi").attempts[0]
@@ -387,7 +388,7 @@ class Attempt:
 
     @property
     def overtaken(self) -> bool:
-        """Whether it was ended because an attempt beside it was faster."""
+        """Whether it was ended because a parallel attempt was faster."""
         return self.error is not None and str(self.error) == SLOWER
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From what a caller passes as a prompt to messages that a provider can send; pure."""
+"""Turn a caller's prompt into messages that a provider can send."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _ALIASES = {"developer": "system"}
 def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
     """Turn a prompt into a list of messages in OpenAI's shape.
 
-    The content of each is one string, or a list of parts where there are images. Calls of tools
-    have their arguments as JSON text. What else a message has is kept.
+    The content of each is one string, or a list of parts if there are images. The arguments of tool
+    calls are JSON text. Other fields of a message are kept.
 
     Args:
         prompt: a text, or messages ``{"role": ..., "content": ...}`` where ``content`` is a text
             or a list of ``{"type": "text", "text": ...}`` and
-            ``{"type": "image_url", "image_url": {"url": ...}}``. The role ``developer`` is taken
-            as ``system``.
+            ``{"type": "image_url", "image_url": {"url": ...}}``. The role ``developer`` becomes
+            ``system``.
         system: a system prompt to put before them.
 
     Raises:
@@ -53,7 +53,7 @@ def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
             f"a prompt is a string or a list of messages, not {type(prompt).__name__}"
         )
     if not any(m["role"] != "system" and _says_something(m) for m in messages):
-        raise InvalidRequestError("the prompt is empty: there is not text to send")
+        raise InvalidRequestError("the prompt is empty: there is no text to send")
     if system is not None:
         messages.insert(0, _message({"role": "system", "content": system}, 0))
     return messages
@@ -76,9 +76,9 @@ def text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 def without_tools(messages: Iterable[Message]) -> list[Message]:
-    """The same turns as texts of ``system``, ``user`` and ``assistant``.
+    """The same turns with only the roles ``system``, ``user`` and ``assistant``.
 
-    For services that know no tools: a call and its result are written out.
+    For services without tools: calls and their results are written out as text.
 
     >>> call = {
     ...     "id": "1",
@@ -105,7 +105,7 @@ def without_tools(messages: Iterable[Message]) -> list[Message]:
 
 
 def _written_out(messages: Iterable[Message]) -> Iterator[tuple[Message, str, str]]:
-    """Each message with the function that it is a result of, and its text with its calls."""
+    """Each message with the function whose result it is, if any, and its text with its calls."""
     names: dict[str, str] = {}
     for message in messages:
         lines = [text_of(message["content"])]
@@ -122,7 +122,7 @@ def _written_out(messages: Iterable[Message]) -> Iterator[tuple[Message, str, st
 
 
 def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The calls of tools in an assistant's message; a ``function_call`` counts as one."""
+    """The tool calls in an assistant's message; a ``function_call`` counts as one."""
     calls: list[dict[str, Any]] = list(message.get("tool_calls") or ())
     if not calls and message.get("function_call"):
         function = message["function_call"]
@@ -132,14 +132,14 @@ def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def fold(messages: Sequence[Message]) -> str:
-    """Write a conversation as one text, for services that take no history.
+    """Write a conversation as one text, for services that do not accept a history.
 
-    One message alone is sent as it is; else each non-empty one becomes a paragraph
-    ``Role: content``, and a last line asks for the assistant's turn. Calls of tools and their
-    results are written out.
+    A single message is sent unchanged; otherwise each non-empty one becomes a paragraph
+    ``Role: content``, and a last line asks for the assistant's turn. Tool calls and their results
+    are written out.
 
     Args:
-        messages: as :func:`normalize` makes them, without images.
+        messages: as :func:`normalize` returns them, without images.
 
     >>> print(
     ...     fold(
@@ -186,16 +186,18 @@ def _message(item: object, index: int) -> Message:
 
 
 def _calls(calls: Any, index: int) -> list[dict[str, Any]]:
-    """Calls of tools, the arguments of each as JSON text."""
+    """Tool calls with their arguments as JSON text."""
     if not isinstance(calls, Sequence) or not _is_list(calls):
-        raise InvalidRequestError(f"message {index} has tool_calls that are no list")
+        raise InvalidRequestError(f"message {index} has tool_calls that are not a list")
     checked = []
     for call in calls:
         if not isinstance(call, Mapping):
-            raise InvalidRequestError(f"message {index} has a call that is no object in tool_calls")
+            raise InvalidRequestError(
+                f"message {index} has a call in tool_calls that is not an object"
+            )
         function: Any = call.get("function")
         if function is None:
-            # A call of another kind than a function's.
+            # A call of something other than a function.
             checked.append(dict(call))
             continue
         _check_function(function, f"a call in tool_calls of message {index}")
@@ -206,7 +208,7 @@ def _calls(calls: Any, index: int) -> list[dict[str, Any]]:
 
 def _check_function(function: object, what: str) -> None:
     if not isinstance(function, Mapping):
-        raise InvalidRequestError(f"{what} is no object with a name and arguments")
+        raise InvalidRequestError(f"{what} is not an object with a name and arguments")
     arguments = function.get("arguments")
     if not isinstance(arguments, (str, Mapping, type(None))):
         raise InvalidRequestError(f"{what} has arguments that are neither JSON text nor an object")
@@ -276,7 +278,7 @@ _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f]")
 
 
 def as_content(result: object) -> str:
-    """What a function returned, as the model is told it."""
+    """What a function returned, as text for the model."""
     if isinstance(result, str):
         return result
     try:
@@ -287,15 +289,16 @@ def as_content(result: object) -> str:
 
 
 def as_json(value: object, *, text_inside: bool = False) -> str:
-    """A Python value as JSON.
+    """Convert a Python value to JSON.
 
     Args:
-        value: what JSON has, and enums, dataclasses, sets, dates, models and numpy's numbers.
-        text_inside: whether anything else inside it becomes its text.
+        value: a JSON value, or an enum, dataclass, set, date, pydantic model, or number or array of
+            numpy.
+        text_inside: whether any other value inside it is converted with ``str()``.
 
     Raises:
-        TypeError: JSON has no such value.
-        ValueError: it holds itself, or a number that is none.
+        TypeError: it cannot be written as JSON.
+        ValueError: it contains itself, or NaN or infinity.
     """
     inside = _plain_or_text if text_inside else _plain_value
     return json.dumps(value, ensure_ascii=False, allow_nan=False, default=inside)
@@ -314,7 +317,7 @@ def _plain_value(value: Any) -> Any:
         return value.model_dump(mode="json")
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no value of JSON")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def _plain_or_text(value: Any) -> Any:

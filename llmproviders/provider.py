@@ -477,7 +477,7 @@ class _Round:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
             with _Step(provider, "slot") as step, provider.slot(self._scope) as waited:
-                # What a caller throws in passes as it is.
+                # An exception that the caller throws into the generator passes unchanged.
                 step.translates = False
                 self._start(waited)
                 while True:
@@ -663,7 +663,7 @@ def _redacted(text: str | None) -> str | None:
 
 
 class _Step:
-    """Wraps a provider's own code: any exception but ours becomes a ``ProtocolError``."""
+    """Wraps a provider's own code: any exception other than ours becomes a ``ProtocolError``."""
 
     # Not contextlib.contextmanager: it lets a StopIteration through.
     def __init__(self, provider: Provider, name: str) -> None:

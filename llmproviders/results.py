@@ -1,4 +1,4 @@
-"""What a call gives back: the end of a stream, a whole reply, and the record of each attempt."""
+"""The results of a call: the end of a stream, a whole reply, and the record of each attempt."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Attempts(tuple[Attempt, ...]):
     __slots__ = ()
 
     def to_svg(self) -> str:
-        """The timeline as an SVG file, readable on a light and on a dark page."""
+        """The timeline as an SVG file, readable on light and dark pages."""
         return _display.timeline.timeline_svg(self, standalone=True)
 
     def to_text(self, *, width: int = 100) -> str:
-        """The timeline in characters, ``width`` columns wide."""
+        """The timeline as text, ``width`` columns wide."""
         return _display.timeline.timeline_text(self, width=whole("width", width))
 
     def _repr_html_(self) -> str:
@@ -76,7 +76,7 @@ class Image:
 
     Args:
         id: the service's name for it, or its address.
-        fetch: gets its bytes where the service has to be asked for them.
+        fetch: gets its bytes, if they have to be requested from the service.
 
     >>> Image("data:image/png;base64,AAEC").bytes()
     b'\x00\x01\x02'
@@ -93,7 +93,8 @@ class Image:
 
         Raises:
             LLMError: the service did not give them.
-            ValueError: they cannot be had here: ``id`` is an address, or this is a pickle's copy.
+            ValueError: they are not available here: ``id`` is an address, or this came from a
+                pickle.
         """
         if self._fetch is not None:
             return self._fetch()
@@ -111,11 +112,11 @@ class Image:
             return _display.html.image(self.id, self.bytes())
         except (LLMError, ValueError) as error:
             let_through(error)
-            # An address of the model's is not opened by looking at its reply.
+            # Displaying a reply does not open an address that the model wrote.
             return _display.html.image(self.id, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What fetches it may hold a key.
+        # The function that fetches it may hold a key.
         return type(self), (self.id,)
 
     def __eq__(self, other: object) -> bool:
@@ -136,22 +137,22 @@ class FinishReason(str):
 
     Attributes:
         reason: ``"stop"``, ``"length"``, ``"content_filter"``, ``"function_call"``,
-            ``"tool_calls"``, or ``"other"`` for a word that is not known.
+            ``"tool_calls"``, or ``"other"`` for an unknown word.
         raw: the service's own word.
         provider: the provider's name.
         model: as the service named it, else as asked.
-        usage: a ``Usage``, or None where the service does not count.
-        detail: for instance why a filter stopped it.
-        reasoning: what the service sent as its thinking, apart from the text.
+        usage: a ``Usage``, or None if the service does not count.
+        detail: more about the reason, for example why a filter stopped the reply.
+        reasoning: the model's thinking, if the service sent it separately from the text.
         tool_calls: the calls that the model asks for, each ``{"id", "type": "function",
-            "function": {"name", "arguments": <JSON text>}}`` and whatever else the service
-            put there.
-        message: the assistant's message as it has to stand in the history of the next call.
-        images: what the service drew, each an :class:`Image`.
+            "function": {"name", "arguments": <JSON text>}}`` plus any other fields that the service
+            sent.
+        message: the assistant's message to put into the history of the next call.
+        images: the pictures that the service drew, each an :class:`Image`.
         request_id: the service's id for the request.
         attempts: every attempt of the call, the successful one last.
-        data: what a ``schema`` made of the reply.
-        cached: whether the reply came from a cache, and nothing was sent.
+        data: the reply as parsed by a ``schema``.
+        cached: whether the reply came from a cache, without sending anything.
 
     >>> "".join(["Hello", FinishReason("stop", provider="GigaChat")])
     'Hello'
@@ -207,9 +208,9 @@ class FinishReason(str):
         data: Any = None,
         cached: bool = False,
     ) -> FinishReason:
-        """Make one; all but ``reason`` by keyword.
+        """Create one; all arguments except ``reason`` are keywords.
 
-        ``message`` may be a function that makes it when it is first looked at.
+        ``message`` may be a function that makes it when it is first needed.
         """
         self = super().__new__(cls, "")
         self.reason = reason
@@ -230,7 +231,7 @@ class FinishReason(str):
 
     @property
     def message(self) -> dict[str, Any]:
-        """The assistant's message as it has to stand in the history of the next call."""
+        """The assistant's message to put into the history of the next call."""
         if callable(self._message):
             self._message = self._message()
         return self._message or {"role": "assistant", "content": ""}
@@ -239,7 +240,7 @@ class FinishReason(str):
         return {name.lstrip("_"): getattr(self, name) for name in self.__slots__}
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
-        # What makes a message may hold what does not travel.
+        # A function that makes the message may not be picklable.
         return (), {**self._arguments(), "message": self._message and self.message}
 
     def __getstate__(self) -> None:
@@ -264,12 +265,12 @@ Rejection = TypeVar("Rejection", bound=RejectedReplyError)
 def rejected(
     message: str, text: str, finish: FinishReason, *, detail: str | None, kind: type[Rejection]
 ) -> Rejection:
-    """The error that a whole reply becomes which was turned down.
+    """The error for a whole reply that was rejected.
 
     Args:
         message: what is wrong with it.
         text: the reply.
-        finish: what it ended with.
+        finish: how it ended.
         detail: the reason alone.
         kind: the error's class.
     """
@@ -286,7 +287,7 @@ def rejected(
 
 
 def without_text(finish: FinishReason) -> LLMError:
-    """The error that a reply becomes which ended without any text."""
+    """The error for a reply that ended without any text."""
     if finish.reason == "content_filter":
         return RefusedError(
             "a filter of the service stopped the reply before any text"
@@ -300,15 +301,15 @@ def without_text(finish: FinishReason) -> LLMError:
     return EmptyReplyError(
         f"the service ended its reply ({finish.raw}){alone} without any text{hint}",
         request_id=finish.request_id,
-        # The same request would end likewise, and be paid for once more.
+        # The same request would end the same way, and cost the same again.
         retryable=False if cut else None,
     )
 
 
 class Reasoning(str):
-    """A piece of a model's thinking, which a stream yields when asked with ``reasoning=True``.
+    """A piece of a model's thinking; a stream yields these with ``reasoning=True``.
 
-    Its value as a ``str`` is ``""``, so that joining and printing a stream gives the reply alone.
+    Its value as a ``str`` is ``""``, so joining or printing a stream gives only the reply.
 
     Attributes:
         text: the piece of thinking.
@@ -323,7 +324,7 @@ class Reasoning(str):
     text: str
 
     def __new__(cls, text: str = "") -> Reasoning:
-        """Make one from a piece of thinking."""
+        """Create one from a piece of thinking."""
         self = super().__new__(cls, "")
         self.text = text
         return self
@@ -339,12 +340,12 @@ class Reasoning(str):
 
 
 class Restart(str):
-    """Stands in a stream where a provider failed after text and the reply begins anew.
+    """Marks the point in a stream where a provider failed after text and the reply starts over.
 
-    Its value as a ``str`` is ``""``. What was yielded since the last one is void.
+    Its value as a ``str`` is ``""``. The text yielded since the last ``Restart`` is void.
 
     Attributes:
-        discarded_text: the text that does not count any more.
+        discarded_text: the text that is void.
         provider: the name of the provider that failed.
 
     >>> from llmproviders import FailoverClient, StreamInterrupted
@@ -367,7 +368,7 @@ class Restart(str):
     provider: str
 
     def __new__(cls, discarded_text: str = "", *, provider: str = "") -> Restart:
-        """Make one from the text that is void and the provider that failed."""
+        """Create one from the void text and the provider that failed."""
         self = super().__new__(cls, "")
         self.discarded_text = discarded_text
         self.provider = provider
@@ -390,12 +391,12 @@ class Completion:
     Attributes:
         text: the reply.
         finish_reason: why it ended.
-        provider: the name of the provider that gave it.
+        provider: the name of the provider that answered.
         model: as the service named it, else as asked.
         usage: a ``Usage``, or None.
         attempts: every attempt of the call, the successful one last.
-        data: what a ``schema`` made of the reply; None without one.
-        cached: whether it came from a cache, and nothing was sent.
+        data: the reply as parsed by a ``schema``; None without one.
+        cached: whether it came from a cache, without sending anything.
         steps: what a run with tools did, in order.
 
     >>> from llmproviders.testing import ScriptedProvider
@@ -432,7 +433,7 @@ class Completion:
 
     @property
     def reasoning(self) -> str | None:
-        """What the service sent as its thinking, apart from the text."""
+        """The model's thinking, if the service sent it separately from the text."""
         return self.finish_reason.reasoning
 
     @property
@@ -442,7 +443,7 @@ class Completion:
 
     @property
     def message(self) -> dict[str, Any]:
-        """The assistant's message as it has to stand in the history of the next call."""
+        """The assistant's message to put into the history of the next call."""
         return self.finish_reason.message
 
     @property
@@ -451,7 +452,7 @@ class Completion:
         return self.finish_reason.request_id
 
     def as_dict(self) -> dict[str, Any]:
-        """The completion as a JSON object; its ``data`` is left out, since the text says it.
+        """The completion as a JSON object, without ``data``, which the text contains.
 
         >>> from llmproviders.testing import ScriptedProvider
         >>> ScriptedProvider(["Because."]).complete("Why?").as_dict()["finish_reason"]
@@ -485,7 +486,7 @@ class Completion:
         )
 
     def _repr_html_(self) -> str | None:
-        """The text and the images; None, for the Markdown, where the service drew none."""
+        """The text and the images; None, so that the Markdown is shown, if there are none."""
         images = self.finish_reason.images
         return (
             _display.html.paragraphs(self.text, [one._repr_html_() for one in images])
@@ -498,10 +499,10 @@ class Completion:
 
 
 class StreamText:
-    """Gathers what a stream yields: the text that counts, the thinking, and the end.
+    """Collects what a stream yields: the valid text, the thinking, and the end.
 
     Attributes:
-        finish: the ``FinishReason``, once it has come.
+        finish: the ``FinishReason``, once it has arrived.
 
     >>> said = StreamText()
     >>> for piece in ["It sc", Restart("It sc"), "It scatters.", FinishReason("stop")]:
@@ -518,7 +519,7 @@ class StreamText:
         self._thoughts: list[str] = []
 
     def add(self, piece: str) -> None:
-        """Take an item of a stream; a ``Restart`` voids what came before it."""
+        """Add an item of a stream; a ``Restart`` discards the text before it."""
         if type(piece) is str:
             self._pieces.append(piece)
         elif isinstance(piece, Reasoning):
@@ -536,12 +537,12 @@ class StreamText:
 
     @property
     def reasoning(self) -> str:
-        """The thinking so far, of a stream with ``reasoning=True``."""
+        """The thinking so far, if the stream has ``reasoning=True``."""
         return "".join(self._thoughts)
 
     @property
     def completion(self) -> Completion:
-        """The whole reply; one that has no end yet is as it would be if it ended now."""
+        """The whole reply; if the stream has not ended yet, as if it ended now."""
         # Not "or": a FinishReason is an empty text.
         finish = FinishReason() if self.finish is None else self.finish
         return Completion.of(self.text, finish)
@@ -553,12 +554,12 @@ Accept = Callable[[Completion], "bool | str"]
 def accepted(
     stream: Generator[str, None, None], accept: Accept, *, holds: bool = False
 ) -> Generator[str, None, None]:
-    """The same stream, which fails at its end if ``accept`` turns the reply down.
+    """The same stream, which fails at its end if ``accept`` rejects the reply.
 
     Args:
         stream: a reply.
         accept: checks the whole reply.
-        holds: whether the text is kept back until then.
+        holds: whether the text is held back until then.
     """
     said = StreamText()
     with closing(stream):
@@ -599,10 +600,10 @@ _FOLD_AT = 256
 
 
 class Transcript:
-    """Collects the pieces of a stream, in case it breaks and its text so far is asked for.
+    """Collects the pieces of a stream, in case it breaks and its text so far is needed.
 
-    Only a broken stream needs the text again, so what is older than the last few hundred pieces is
-    kept compressed: a long stream that the caller does not keep must not fill the memory.
+    Only a broken stream needs the text again, so all but the last few hundred pieces are kept
+    compressed: a long stream must not fill the memory.
     """
 
     __slots__ = ("_folded", "_packed", "_packer", "_recent")
@@ -622,7 +623,8 @@ class Transcript:
 
     def _fold(self) -> None:
         if self._packer is None:
-            # This small window packs prose as well as the usual one, in 64 KiB instead of 256.
+            # This small window compresses prose as well as the default one, in 64 KiB instead of
+            # 256.
             self._packer = zlib.compressobj(level=1, wbits=13, memLevel=6)
         text = "".join(self._recent).encode("utf-8", "surrogatepass")
         self._packed.append(self._packer.compress(text))
@@ -639,5 +641,5 @@ class Transcript:
 
     @property
     def count(self) -> int:
-        """How many pieces there were."""
+        """The number of pieces."""
         return self._folded + len(self._recent)

@@ -1,4 +1,4 @@
-"""Typed answers: a schema from a Python type, sent with a request, and checked in the reply."""
+"""Typed answers: turn a Python type into a schema, send it, and check the reply against it."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ _REFUSING = (400, 422, 500)
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
-# What an object or an array begins with; a bracket in prose is seldom followed so.
+# The start of an object or an array; brackets in prose are seldom followed by these.
 _START = re.compile(r"\{\s*[\"}]|\[\s*[\"{\[\]0-9tfn-]")
 
 _WRAPPER = re.compile(r'\s*\{\s*"value"\s*:\s*')
 
 _MOST_VALUES = 100
-"""JSON values looked at in one reply; one that lists more does not answer with one."""
+"""The most JSON values to look at in one reply."""
 
 _MOST_BROKEN = 200
-"""Values that are begun and broken; telling where each one breaks takes time."""
+"""The most broken values to scan in one reply; finding where each one breaks takes time."""
 
 _MOST_WORDS = 1000
 
 _MOST_SHOWN = 100_000
-"""Characters of a bad reply that are shown to the model again."""
+"""The most characters of a bad reply that are sent back to the model."""
 
 _LARGEST_FLOAT = sys.float_info.max
 
 
 class SchemaRequest(Protocol):
-    """What this module needs of a ``ChatRequest``."""
+    """The parts of a ``ChatRequest`` that this module uses."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -74,13 +74,13 @@ Asked = TypeVar("Asked", bound=SchemaRequest)
 
 
 class Schema:
-    """A schema that a reply has to satisfy; made with :meth:`of`.
+    """A schema that a reply has to satisfy; create one with :meth:`of`.
 
     Attributes:
         json_schema: the JSON Schema.
         is_object: whether its root is an object; if not, the native form wraps it.
-        response_format: the schema in OpenAI's form, for servers that take it.
-        prompt: the schema as a sentence to a model, for servers that do not.
+        response_format: the schema in OpenAI's form, for servers that accept it.
+        prompt: the schema as an instruction to the model, for servers that do not.
 
     >>> Schema.of({"type": "object", "properties": {"name": {"type": "string"}}}).validate(
     ...     'Here it is: {"name": "Ada"}'
@@ -108,11 +108,12 @@ class Schema:
 
         Args:
             schema: a JSON Schema as a dict, or a type: a dataclass, a ``TypedDict``, ``list[...]``,
-                ``Literal``, an ``Enum``, a pydantic model, any type that pydantic takes.
+                ``Literal``, an ``Enum``, a pydantic model, or any other type that pydantic
+                supports.
 
         Raises:
             ImportError: the extra ``schema`` is not installed.
-            InvalidRequestError: it is not a JSON Schema, or a type that has none.
+            InvalidRequestError: it is not a JSON Schema, or a type without one.
         """
         if isinstance(schema, Schema):
             return schema
@@ -124,19 +125,19 @@ class Schema:
             return _of_type(schema)
         except TypeError as error:
             let_through(error)
-            # What cannot be hashed, such as Annotated with a list inside, is prepared each time.
+            # Unhashable types, such as Annotated with a list inside, are prepared each time.
             return _of_type.__wrapped__(schema)
 
     def validate(self, text: str, *, wrapped: bool = False) -> Any:
-        """The value of a reply.
+        """Parse and validate a reply.
 
         Args:
-            text: the reply: one JSON value, bare, in a fence or with prose around it.
-            wrapped: whether the model was asked for ``{"value": ...}`` where the root is not an
-                object. A reply with or without that wrapper is taken in either case.
+            text: the reply: one JSON value, alone, in a code fence or with prose around it.
+            wrapped: whether the model was asked for ``{"value": ...}`` because the root is not an
+                object. A reply with or without that wrapper is accepted in either case.
 
         Raises:
-            SchemaError: there is no such value, several satisfy the schema, or none does.
+            SchemaError: there is no JSON value, none satisfies the schema, or several do.
         """
         found: dict[str, Any] = {}
         faults: list[str] = []
@@ -178,13 +179,13 @@ class Schema:
     ) -> Generator[str, None, None]:
         """Ask one provider, and yield the reply that satisfies the schema, with its ``data``.
 
-        A reply that does not satisfy it is shown to the model once. A server that refuses the
-        native form gets the schema in the prompt, at once and from then on.
+        A reply that does not satisfy it is sent back to the model once, for correction. A server
+        that refuses the native form gets the schema in the prompt, immediately and from then on.
 
         Args:
             request: what is asked.
-            attempt: asks once.
-            native: whether the provider takes ``response_format``.
+            attempt: makes one attempt.
+            native: whether the provider supports ``response_format``.
             server: the address and the model, by which a refusal is remembered.
 
         Raises:
@@ -248,7 +249,7 @@ class Schema:
 def _read(
     stream: Generator[str, None, None], *, thoughts: bool
 ) -> Generator[str, None, tuple[str, FinishReason]]:
-    """Read a reply; where thoughts are wanted its first text is an empty one, a sign of life."""
+    """Read a reply; with ``thoughts``, an empty ``Reasoning`` marks its first text."""
     said = StreamText()
     with closing(stream):
         for piece in stream:
@@ -319,12 +320,12 @@ _DECODER = json.JSONDecoder(
 def _values(text: str) -> Iterator[tuple[Any, str]]:
     """The JSON values in a reply, each with its source.
 
-    A reply that is JSON has one. Else they are what stands in fences, and the objects and arrays
-    in the prose. Nothing is taken out of a value that is broken: what is scanned once is never
-    scanned again, which also keeps this linear in the length of the reply.
+    A reply that is JSON has one. Otherwise they are the contents of code fences, and the objects
+    and arrays in the prose. No value is taken from inside a broken one: nothing is scanned twice,
+    which also keeps the work linear in the length of the reply.
 
     Raises:
-        SchemaError: there are too many, or one that cannot be read.
+        SchemaError: there are too many, or one cannot be read.
     """
     text = text.strip().removeprefix("\ufeff").strip()
     try:
@@ -374,7 +375,7 @@ def _readable_fault(error: Exception) -> json.JSONDecodeError:
     """The error for a text that is not JSON.
 
     Raises:
-        SchemaError: it looks like JSON, and something is wrong with it.
+        SchemaError: it looks like JSON, but something is wrong with it.
     """
     if isinstance(error, json.JSONDecodeError):
         return error
@@ -386,7 +387,7 @@ def _readable_fault(error: Exception) -> json.JSONDecodeError:
 
 
 def _identity(value: Any) -> str:
-    """The same text for the same value, however it was written."""
+    """The value as a text that does not depend on how it was written."""
     try:
         text = json.dumps(value, ensure_ascii=False, sort_keys=True)
         text.encode()
@@ -489,7 +490,7 @@ def _dump_given(schema: Mapping[str, Any]) -> str:
 
 
 def _told(faults: Any) -> str:
-    """What a validator said, a fault after the other, short enough for a prompt and a message."""
+    """A validator's errors in one line, short enough for a prompt and an error message."""
     said = "; ".join(f"{_place(place)}{words[:300]}" for place, words in islice(faults, 10))
     return said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}..."
 
@@ -500,7 +501,7 @@ def _place(path: Any) -> str:
 
 
 def _with_typed_dicts(kind: Any) -> Any:
-    """``kind`` with typing's TypedDicts replaced by those that pydantic takes on old Pythons."""
+    """``kind`` with typing's TypedDicts replaced by ones that pydantic accepts on old Pythons."""
     if sys.version_info >= (3, 12):
         return kind
     if is_typed_dict(kind) and type(kind).__module__ == "typing":
@@ -564,7 +565,7 @@ def _subschemas(schema: Any) -> list[dict[str, Any]]:
 
 
 def _root_resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same where the root is a reference, as pydantic has it for a type that holds itself."""
+    """The schema without a reference as its root, which pydantic makes for a recursive type."""
     root = str(schema.get("$ref", "")).removeprefix("#/$defs/")
     definitions = schema.get("$defs", {})
     if root not in definitions:
@@ -573,9 +574,9 @@ def _root_resolved(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same where no object has other properties than those named.
+    """The schema with only the named properties allowed in each object.
 
-    The model is told so; a reply with more is still taken, where the type takes it.
+    This is what the model is asked for; a reply with more is still accepted if the type allows it.
     """
 
     def close(one: dict[str, Any]) -> dict[str, Any]:
@@ -602,7 +603,7 @@ _STRICT_FORMATS = frozenset(
 
 
 def _is_strict(schema: dict[str, Any]) -> bool:
-    """Whether a schema is within the subset that OpenAI takes with ``strict``."""
+    """Whether a schema is within the subset that OpenAI accepts with ``strict``."""
     for one in _subschemas(schema):
         if not one.keys() <= _STRICT or one.get("format", "date") not in _STRICT_FORMATS:
             return False
@@ -626,7 +627,7 @@ def _response_format(schema: dict[str, Any], name: str, *, wrap: bool) -> dict[s
 
 
 def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema as that of ``{"value": ...}``; its references stay right."""
+    """The schema of ``{"value": ...}``, with its references adjusted."""
 
     def moved(one: dict[str, Any]) -> dict[str, Any]:
         ref = one.get("$ref")

@@ -1,4 +1,4 @@
-"""Python functions as tools: their JSON form, the check of a call's arguments, and the run."""
+"""Python functions as tools: their JSON form, the checks of a call's arguments, and the run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_WORDS = 2000
 
 
-class _Mismatch(ValueError):  # noqa: N818 - it is told to the model and reaches no caller
-    """A value that is not of its parameter's type; the message is for the model."""
+class _Mismatch(ValueError):  # noqa: N818 - it goes to the model and reaches no caller
+    """A value of the wrong type for its parameter; the message is for the model."""
 
 
 class _Shape(NamedTuple):
-    """A type as a JSON Schema, and how to make a value of it from JSON.
+    """A type as a JSON Schema, and how to convert a JSON value to it.
 
-    ``read`` gets the JSON value and its place, and raises a ``_Mismatch``.
+    ``read`` gets the JSON value and its place for messages, and raises a ``_Mismatch``.
     """
 
     schema: dict[str, Any]
@@ -59,7 +59,7 @@ def typed_dict_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     fields = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         required = name in kind.__required_keys__
-        # The class does not know it where annotations are strings.
+        # The class does not know it if the annotations are strings.
         while (mark := getattr(get_origin(hint), "_name", "")) in ("Required", "NotRequired"):
             required = mark == "Required"
             hint = get_args(hint)[0]
@@ -90,11 +90,11 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
         TypeError: JSON has no such type.
     """
     if kind in within:
-        raise TypeError(f"{shown(kind)} holds itself; give the tool as a JSON form instead")
+        raise TypeError(f"{shown(kind)} contains itself; give the tool as a JSON form instead")
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any or kind is inspect.Parameter.empty:
         return _Shape({}, lambda value, _: value)
-    for name in ("__supertype__", "__value__"):  # of a NewType, and of what "type X = ..." makes
+    for name in ("__supertype__", "__value__"):  # of a NewType and of "type X = ..."
         if hasattr(kind, name):
             return _shape(getattr(kind, name), (*within, kind))
     if kind in _PLAIN:
@@ -160,16 +160,16 @@ def _date(kind: Any) -> _Shape:
         try:
             return parse(value)
         except (ValueError, TypeError, AttributeError):
-            raise _Mismatch(f"{place} is no {form} of ISO 8601") from None
+            raise _Mismatch(f"{place} is not a {form} of ISO 8601") from None
 
     return _Shape({"type": "string", "format": form}, read)
 
 
 def _annotated(kind: Any, args: tuple[Any, ...], within: tuple[Any, ...]) -> _Shape:
-    """The shape with its description, and with what pydantic makes of the rest of ``Annotated``."""
+    """The shape with its description, and with pydantic's checks for the rest of ``Annotated``."""
     schema, read = _shape(args[0], within)
     if not all(isinstance(extra, str) for extra in args[1:]):
-        # Without pydantic, and for a type that it does not take, only descriptions count.
+        # Without pydantic, and for types that it does not support, only descriptions count.
         try:
             from pydantic import PydanticUserError, TypeAdapter
 
@@ -185,7 +185,7 @@ def _annotated(kind: Any, args: tuple[Any, ...], within: tuple[Any, ...]) -> _Sh
 
 
 def _choice(values: dict[Any, Any]) -> _Shape:
-    """One of some values, each with what stands for it in Python."""
+    """A choice between values, each with its value in Python."""
     schema: dict[str, Any] = {"enum": list(values)}
     if len(values) == 1:
         schema = {"const": next(iter(values))}
@@ -194,7 +194,7 @@ def _choice(values: dict[Any, Any]) -> _Shape:
     if len(kinds) == len(names) == 1:
         schema["type"] = names.pop()
     if not all(kind in _PLAIN for kind in kinds):
-        raise TypeError(f"{shown(list(values))} are no values of JSON")
+        raise TypeError(f"{shown(list(values))} are not JSON values")
 
     def read(value: Any, place: str) -> Any:
         for one, made in values.items():
@@ -293,7 +293,7 @@ def _fields(
 
 
 def _validated(schema: dict[str, Any], validate: Callable[[Any], Any], read: Any) -> _Shape:
-    """A shape of pydantic's, which checks what ``read`` has made of the JSON value."""
+    """A shape that has pydantic check the value that ``read`` returns."""
 
     def checked(value: Any, place: str) -> Any:
         made = read(value, place)
@@ -307,7 +307,7 @@ def _validated(schema: dict[str, Any], validate: Callable[[Any], Any], read: Any
 
 
 def _with_default(shape: _Shape, default: Any) -> _Shape:
-    """The shape with its default, where that is something JSON can say."""
+    """The shape with its default, if that can be written as JSON."""
     if default is dataclasses.MISSING or default is inspect.Parameter.empty:
         return shape
     try:
@@ -337,7 +337,7 @@ _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
 
 
 def _described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """What a docstring says of a function and of its parameters, in Google's or Sphinx's style."""
+    """A docstring's description of a function and its parameters, in Google's or Sphinx's style."""
     about: list[str] = []
     parameters: dict[str, list[str]] = {}
     section = current = ""
@@ -382,7 +382,7 @@ class FunctionTool:
         form: OpenAI's JSON form of it.
 
     Raises:
-        TypeError: it has no name, or a parameter that JSON cannot say.
+        TypeError: it has no name, or a parameter that JSON cannot describe.
 
     >>> def weather(city: str, days: int = 1) -> str: ...
     >>> FunctionTool(weather).form["function"]["parameters"]["required"]
@@ -447,19 +447,19 @@ class FunctionTool:
             given = json.loads(text or "{}", parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             let_through(error)
-            raise _Mismatch(f"the arguments are no JSON object: {error}") from None
+            raise _Mismatch(f"the arguments are not a JSON object: {error}") from None
         arguments: dict[str, Any] = self._shape.read(given, "")
         return arguments
 
     def __call__(self, arguments: dict[str, Any]) -> Any:
-        """Call the function with what :meth:`arguments` returned."""
+        """Call the function with the result of :meth:`arguments`."""
         named = dict(arguments)
         positional = [named.pop(name) for name in self._positional if name in named]
         return self._function(*positional, **named)
 
 
 def _with_shared_definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same with the definitions of pydantic's models at the root, where references look."""
+    """The same with the definitions of pydantic's models at the root, where references point."""
     shared: dict[str, Any] = {}
 
     def without(one: Any) -> Any:
@@ -469,7 +469,7 @@ def _with_shared_definitions(schema: dict[str, Any]) -> dict[str, Any]:
             return one
         if "$defs" not in one:
             return {key: without(value) for key, value in one.items()}
-        # Another model may have other definitions by the same names.
+        # Another model may have other definitions with the same names.
         for number in count(1):
             suffix = f"_{number}" if number > 1 else ""
             text = _REFERENCE.sub(rf"\g<0>{suffix}", json.dumps(one))
@@ -490,7 +490,7 @@ def refuse_constant(word: str) -> Any:
 
 
 def tool_forms(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """OpenAI's JSON forms of tools; what is one already stays as it is."""
+    """OpenAI's JSON forms of tools; those that are JSON forms already are unchanged."""
     return [dict(t) if isinstance(t, Mapping) else FunctionTool(t).form for t in _listed(tools)]
 
 
@@ -511,7 +511,7 @@ class ToolStep:
         turn: which of the model's replies asked for it, from 1.
         name: the function's name, as the model gave it.
         arguments: the JSON text that the model gave.
-        result: what the model was told.
+        result: the text that was returned to the model.
         failed: whether that is an error: an unknown name, wrong arguments, an exception.
         duration: seconds that the function took.
     """
@@ -529,16 +529,16 @@ class ToolStep:
 
 
 class Steps(tuple[ToolStep, ...]):
-    """What a run did, in order: a tuple that a notebook shows as a table.
+    """The steps of a run, in order: a tuple that a notebook shows as a table.
 
     Attributes:
-        messages: what it added to the conversation before the reply that ended it.
+        messages: the messages added to the conversation before the final reply.
     """
 
     messages: tuple[Message, ...]
 
     def __new__(cls, steps: Iterable[ToolStep] = (), messages: Iterable[Message] = ()) -> Steps:
-        """Make them from the steps and the messages."""
+        """Create them from the steps and the messages."""
         self = super().__new__(cls, steps)
         self.messages = tuple(messages)
         return self
@@ -554,17 +554,17 @@ class Steps(tuple[ToolStep, ...]):
 
 
 class ToolRun:
-    """Asks, runs the functions that the model calls, and asks again until it answers.
+    """Asks, runs the functions that the model calls, and asks again until it replies without calls.
 
     Args:
         tools: functions, and JSON forms of tools that the service runs itself.
         ask: gets the messages, and whether it is the first question.
-        max_turns: questions to the model, at most.
-        on_tool: gets each call and what the model was told.
+        max_turns: the most questions to the model.
+        on_tool: gets each call and the text that is returned to the model.
         scope: how long all of it may take.
 
     Raises:
-        TypeError: a tool that nobody here could run, or two of one name.
+        TypeError: a function is given in JSON form, two have the same name, or there is none.
     """
 
     def __init__(
@@ -587,11 +587,11 @@ class ToolRun:
         self._ids: set[str] = set()
 
     def run(self, messages: tuple[Message, ...]) -> Completion:
-        """The reply that calls nothing any more.
+        """Return the first reply without calls.
 
         Raises:
             RejectedReplyError: the model still calls functions after ``max_turns`` questions.
-            LLMError: a question failed. ``steps`` of every error has what was run.
+            LLMError: a question failed. ``steps`` of every error has the calls that were run.
         """
         self._ids = {str(m["tool_call_id"]) for m in messages if m.get("tool_call_id")}
         try:
@@ -636,11 +636,11 @@ class ToolRun:
             results.append(
                 {"role": "tool", "tool_call_id": call["id"], "name": name, "content": result}
             )
-        # All at once: history never has a call without its result.
+        # All together: the history never has a call without its result.
         self._added += [{**message, "tool_calls": calls}, *results]
 
     def _with_own_id(self, call: ToolCall) -> ToolCall:
-        """The call with an id that no other call of this history has; servers repeat them."""
+        """The call with an id that is unique in this history; servers repeat ids."""
         own, number = str(call.get("id") or ""), len(self._ids)
         while not own or own in self._ids:
             number += 1
@@ -663,7 +663,7 @@ class ToolRun:
             try:
                 result = as_content(tool(tool.arguments(arguments)))
                 failed = False
-            except Exception as error:  # noqa: BLE001 - the model is told of it
+            except Exception as error:  # noqa: BLE001 - the error goes to the model
                 let_through(error)
                 kind = "wrong arguments" if type(error) is _Mismatch else type(error).__name__
                 result = redact(f"Error: {kind}: {error}")[:_MOST_WORDS]
@@ -675,7 +675,7 @@ class ToolRun:
                 self._on_tool(call, result)
             except Exception as error:
                 let_through(error)
-                logger.exception("on_tool failed; the run goes on")
+                logger.exception("on_tool failed; the run continues")
         return name, result
 
 

@@ -22,9 +22,9 @@ class DailyUsage:
         model: the model asked for.
         requests: requests that were sent.
         failures: requests without a complete reply.
-        prompt_tokens: as far as the service told.
-        completion_tokens: as far as the service told.
-        total_tokens: as far as the service told.
+        prompt_tokens: as far as the service reported them.
+        completion_tokens: as far as the service reported them.
+        total_tokens: as far as the service reported them.
     """
 
     day: date

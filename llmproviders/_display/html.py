@@ -1,4 +1,4 @@
-"""HTML: tables, the tables and timelines of attempts, what was used, and drawn images."""
+"""HTML: tables, the tables and timelines of attempts, charts of usage, and drawn images."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def table(
     *,
     numeric: Iterable[str] = (),
 ) -> str:
-    """A table as HTML, every cell escaped, in the colours of the page around it.
+    """A table as HTML, with every cell escaped, in the colours of the page around it.
 
     Args:
         caption: what it shows.
         columns: the headings.
-        rows: a cell for each column; None is an empty one, a tuple has several lines.
+        rows: a cell for each column; None is an empty cell, a tuple is a cell with several lines.
         numeric: the columns to align to the right.
     """
     right = {columns.index(name) for name in numeric}
@@ -96,16 +96,16 @@ def report(
 
 
 def image(name: str, content: bytes | None) -> str:
-    """A picture on the page, or its name where its content cannot be had."""
+    """A picture on the page, or its name if its content is not available."""
     if content is None:
         return f"<p>[image: {escape(shorten(name, 200))}]</p>"
-    # Browsers tell pictures by their content, whatever type they are given as.
+    # Browsers recognize the format of a picture by its content, whatever its media type says.
     source = f"data:image/png;base64,{b64encode(content).decode()}"
     return f'<img alt="{escape(shorten(name, 80))}" src="{source}" style="max-width:100%"/>'
 
 
 def paragraphs(text: str, below: Iterable[str]) -> str:
-    """A text, its lines kept, with elements below it."""
+    """A text with its line breaks, and elements below it."""
     return f"<div><p>{'<br/>'.join(map(escape, text.splitlines()))}</p>{''.join(below)}</div>"
 
 
@@ -117,10 +117,10 @@ def daily_usage(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
 ) -> str:
-    """What was used: charts of requests and of tokens by day, and the table below them.
+    """Usage: charts of requests and of tokens by day, and a table below them.
 
     Args:
-        days: each day's requests that did not fail, those that did, and tokens.
+        days: for each day the requests that did not fail, those that did, and the tokens.
         columns: the table's headings; all but the first three are numbers.
         rows: its rows.
     """

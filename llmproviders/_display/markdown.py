@@ -1,10 +1,9 @@
-"""The Markdown of a model, made safe to render on a page that trusts what it shows; pure.
+"""Make a model's Markdown safe to render on a page that trusts its content.
 
-A notebook runs the HTML and loads the pictures that stand in the Markdown it shows. What a model
-writes may come from whoever wrote the text that it was asked about, so neither may act here: tags
-and pictures are shown as they are written, and so are links that run something when clicked. Links
-to ``http``, ``https`` and ``mailto`` and relative ones stay links. Code and formulas stay what they
-are.
+A notebook runs HTML and loads pictures in the Markdown that it displays. A model's reply may be
+controlled by whoever wrote the text that it was asked about. So tags and pictures are shown as
+source text, and so are links that run something when clicked. Links to ``http``, ``https`` and
+``mailto`` and relative links stay links. Code and formulas are not changed.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from collections.abc import Iterator
 _NAME = r"(?:[^\x00-\x20\x7f-\xa0\u2028\u2029\ufeff:&\\<>%/?#)[\]]|%(?!3[Aa]|[01]))"
 
 _LINK = re.compile(
-    # What ends a link's text or the name of a link that is defined, no backslash before it,
+    # The end of a link's text, or of the name in a link definition, without a backslash before it,
     r"(?<!\\)((?:\\\\)*)\](?=[(:])"
-    # where this does not follow: a scheme that may be;
+    # not followed by an allowed scheme,
     r"(?!.[ \t\n]*(?:(?i:https?|mailto):"
-    # or no scheme, since what may be a colon does not stand before the end of the first name.
+    # nor by an address without a scheme: one whose first name ends before any colon.
     rf"|{_NAME}+[ \t\n]|{_NAME}*(?:[/?#)]|\Z)))"
 )
 
 _CUT = "\0"
-"""Stands for the bracket of a link that is none any more; Markdown has no such character."""
+"""Replaces the bracket of a disabled link for a moment; Markdown does not use this character."""
 
 
 _ACTIVE = re.compile(rf"<(?=[A-Za-z/!?])|!(?=\[)|{_CUT}")
@@ -52,7 +51,7 @@ _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 
 
 def harmless(text: str) -> str:
-    r"""Markdown that looks like ``text`` and does nothing; a block of code left open is closed.
+    r"""Return Markdown that looks like ``text`` and does nothing; an open code block is closed.
 
     >>> print(harmless("Bold **is** bold, <script>alert(1)</script> is not run."))
     Bold **is** bold, &lt;script>alert(1)&lt;/script> is not run.
@@ -129,7 +128,7 @@ def _in_line(found: re.Match[str]) -> str:
 
 
 def _spelled_out(code: str) -> str:
-    """Text in which no sign means anything to Markdown or HTML."""
+    """Text with every character escaped that means something to Markdown or HTML."""
     return _PUNCTUATION.sub(lambda sign: f"&#{ord(sign.group())};", _uncut(code))
 
 

@@ -1,4 +1,4 @@
-"""Elements of an SVG picture that takes the colours of the page around it."""
+"""Elements of SVG pictures that take the colours of the page around them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def picture(
         body: its elements.
         width: in pixels; a narrower page makes it smaller.
         height: in pixels.
-        standalone: whether it is a file of its own, which follows the reader's choice of light or
+        standalone: whether it is a separate file, which follows the reader's choice of light or
             dark.
     """
-    # Ids are shared by all pictures of a page, so they are made of the content.
+    # All pictures of a page share one set of ids, so an id is a hash of the content.
     key = sha256(f"{title}{story}{body}".encode()).hexdigest()[:8]
     hatch = f"<defs>{_HATCH.format(key=key)}</defs>" if HATCHED in body else ""
     return (

@@ -1,4 +1,4 @@
-"""What tables and pictures share: escaped text, widths, seconds in words, axes and colours."""
+"""Helpers for tables and pictures: escaped text, widths, durations, axes and colours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def escape(value: object) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most ``width`` characters of ``text``, an ellipsis for what was cut."""
+    """At most ``width`` characters of ``text``, with an ellipsis if it was cut."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
@@ -48,7 +48,7 @@ def columns(text: str) -> int:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds as people say them; nothing for None.
+    """Seconds in a readable form; an empty string for None.
 
     >>> seconds(0.0421), seconds(1.5), seconds(75.0)
     ('42 ms', '1.50 s', '75.0 s')
@@ -61,12 +61,12 @@ def seconds(value: float | None) -> str:
 
 
 def be_brief(error: BaseException, words: str) -> None:
-    """Have IPython print ``words`` in place of the error's traceback."""
+    """Make IPython print ``words`` instead of the error's traceback."""
     error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]
 
 
 def count(number: int, thing: str) -> str:
-    """A number and its thing, in the plural where it takes one.
+    """A number and its noun, in the plural if needed.
 
     >>> count(1, "piece"), count(2, "piece")
     ('1 piece', '2 pieces')

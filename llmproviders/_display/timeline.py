@@ -1,5 +1,5 @@
 """A timeline of attempts: one row each, with its wait, the time until its first text, the time
-while text came, and how it ended.
+while text arrived, and how it ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PAUSE_DRAWN = 0.04
 
 
 class Failure(Protocol):
-    """An attempt's error, as far as a timeline shows it."""
+    """The parts of an attempt's error that a timeline shows."""
 
     @property
     def retryable(self) -> bool: ...
@@ -30,7 +30,7 @@ class Failure(Protocol):
 
 
 class TimedAttempt(Protocol):
-    """What a timeline shows of an attempt: ``llmproviders.Attempt`` has it all."""
+    """The parts of an attempt that a timeline shows; ``llmproviders.Attempt`` has them."""
 
     @property
     def provider(self) -> str: ...
@@ -96,7 +96,7 @@ class Row:
         outcome: how it ended.
         wait: when the wait before it began.
         start: when it began.
-        first_text: when its first text came, or None.
+        first_text: when its first text arrived, or None.
         end: when it ended.
     """
 
@@ -109,7 +109,7 @@ class Row:
 
     @property
     def who(self) -> str:
-        """The provider, and the model where there is one."""
+        """The provider, and the model if there is one."""
         a = self.attempt
         return one_line(f"{a.provider} · {a.model}" if a.model else a.provider)
 
@@ -236,7 +236,7 @@ _WAIT, _PENDING, _TEXT, _FIRST, _AXIS, _TICK = "╱░█◆─├"
 def timeline_text(
     attempts: Sequence[TimedAttempt], *, width: int = 100, colour: bool = False
 ) -> str:
-    """Draw attempts with characters.
+    """Draw attempts as text.
 
     Args:
         attempts: of one call, in order.
@@ -330,8 +330,8 @@ def timeline_svg(
 
     Args:
         attempts: in order.
-        standalone: whether it is a file of its own, without a page around it; it then follows the
-            reader's choice of light or dark.
+        standalone: whether it is a separate file, not part of a page; it then follows the reader's
+            choice of light or dark.
         cut_pauses: whether to shorten the gaps between several calls.
     """
     timeline = Timeline.of(attempts, cut_pauses=cut_pauses)
@@ -371,7 +371,7 @@ def _svg_row(row: Row, top: float, scale: float) -> str:
     if row.attempt.waited > 0:
         wait = _LEFT + row.wait * scale
         parts.append(bar(wait, y, x - wait, _BAR, HATCHED))
-    # Paler as long as no text has come.
+    # Paler until the first text arrives.
     parts.append(bar(x, y, width, _BAR, colour, pale=True))
     if row.first_text is not None:
         first = _LEFT + row.first_text * scale

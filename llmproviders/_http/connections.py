@@ -518,12 +518,12 @@ _CONNECTIONS_KEPT = 64
 
 
 def host_of(url: str) -> tuple[str, str]:
-    """Scheme and host with port: the path is ever new where a service redirects to such."""
+    """Scheme and host with port; paths are left out, since redirects can lead to ever new ones."""
     return urlsplit(url)[:2]
 
 
 class _Answer:
-    """What the transport needs of a response; requests would make a jar for cookies each time."""
+    """What the transport needs of a response; requests would create a cookie jar for each one."""
 
     __slots__ = ("raw", "release", "request", "status_code")
 
@@ -580,7 +580,7 @@ class Adapter(HTTPAdapter):
                 proxy,
                 proxy_headers=self.proxy_headers(proxy),
                 proxy_ssl_context=context,
-                # Before urllib3 2.8, it is this one for what is not encrypted behind the proxy.
+                # Before urllib3 2.8, unencrypted requests through a proxy used this context.
                 ssl_context=context,
                 maxsize=_CONNECTIONS_KEPT,
             )

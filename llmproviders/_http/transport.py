@@ -82,7 +82,7 @@ class HTTPReply:
         headers: the headers.
         content_type: the media type of the body, without parameters, in lower case.
         texts: returns how many pieces of text the body has brought so far.
-        asked: what the caller asked for, where this answers a chat; else None.
+        asked: what the caller asked for, if this answers a chat; else None.
     """
 
     def __init__(self, response: requests.Response, exchange: Exchange, limits: Limits) -> None:

@@ -107,7 +107,7 @@ class HTTPResponse(Protocol):
     """A service's answer as a provider sees it; the body may still be arriving.
 
     Attributes:
-        asked: what the caller asked for, where this answers a chat; else None.
+        asked: what the caller asked for, if this answers a chat; else None.
     """
 
     status: int

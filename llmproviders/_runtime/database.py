@@ -1,4 +1,4 @@
-"""SQLite files of this package: opened if they are ours, and closed while this process forks."""
+"""The package's SQLite files: opened if they are ours, and closed while this process forks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _FORK_WAITS_S = 2.0
 
 _MAGIC = b"SQLite format 3\0"
 
-# What SQLite puts beside a file, and would read, whatever stands there.
+# Files that SQLite puts beside a database, and would read whoever wrote them.
 _COMPANIONS = ("-journal", "-wal", "-shm")
 
-# SQLite has locks of its own, and notes in memory of what it has locked in files. A child that is
-# forked while a thread is in SQLite, or while a file is open, could wait forever, or damage the
-# file. So there is one lock for all databases, which a fork takes before it closes them.
+# SQLite has its own locks, and remembers in memory which files it has locked. A child that is
+# forked while a thread is in SQLite, or while a file is open, could wait forever or damage the
+# file. So there is one lock for all databases; before a fork it is taken and the files are closed.
 _lock = threading.RLock()
 
 _databases: dict[int, ref[Database]] = {}
@@ -41,11 +41,11 @@ class Database:
     It is opened at its first use, and again at the next one after :meth:`close` or a fork.
 
     Args:
-        path: the file; it and its folder are made when it is first used. None: a database in
-            this process's memory.
-        kind: the number in a file's header by which it is known for ours.
-        version: the number beside it.
-        schema: the statements that make its tables, separated by semicolons.
+        path: the file; it and its folder are created on first use. None: a database in this
+            process's memory.
+        kind: the number in a file's header that identifies it as ours.
+        version: the version number in the header.
+        schema: the statements that create its tables, separated by semicolons.
     """
 
     def __init__(self, path: Path | None, *, kind: int, version: int, schema: str) -> None:
@@ -64,9 +64,8 @@ class Database:
         """Call ``function`` with the connection, while no other thread uses one.
 
         Raises:
-            Unusable: the file is none of ours, or something that SQLite would read stands beside
-                it that is none of its own.
-            sqlite3.Error: SQLite cannot use it.
+            Unusable: the file is not ours, or a file beside it that SQLite would read is not.
+                sqlite3.Error: SQLite cannot use it.
         """
         with _lock:
             outer = self._in_use
@@ -79,7 +78,7 @@ class Database:
                 self._in_use = outer
 
     def close(self) -> None:
-        """Close the connection, unless a use of it is under way in this thread."""
+        """Close the connection, unless this thread is using it."""
         with _lock:
             if self._opened is None or self._in_use:
                 return
@@ -114,7 +113,8 @@ class Database:
         )
         try:
             if self._is_new(db):
-                # Before the write-ahead log: from then on the header could stand there alone.
+                # Before the write-ahead log: with it, the file could have a header and no tables
+                # yet.
                 in_transaction(db, self._create)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
@@ -124,7 +124,7 @@ class Database:
             raise
 
     def _make(self, path: Path) -> None:
-        """Make the file, or see that it is ours."""
+        """Create the file, or check that it is ours."""
         make_private_file(path)
         for ending in _COMPANIONS:
             check_private(path.with_name(path.name + ending))
@@ -134,10 +134,10 @@ class Database:
         except OSError as error:
             raise Unusable(f"{path}: {error.strerror}") from error
         numbers = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
-        # An empty one was made a moment ago, here or in another process.
+        # An empty one was created a moment ago, here or in another process.
         if header and (header[:16] != _MAGIC or numbers[0] != self._kind):
             raise Unusable(
-                "it is another program's, or damaged; name another file, or move it away"
+                "it belongs to another program, or is damaged; name another file, or move it away"
             )
         if header and numbers[1] != self._version:
             raise Unusable("another version of llmproviders wrote it; move it away")
@@ -157,7 +157,7 @@ class Database:
 
 
 def in_transaction(db: sqlite3.Connection, alter: Callable[[sqlite3.Connection], T]) -> T:
-    """Call ``alter`` in a transaction, which is undone if it raises."""
+    """Call ``alter`` in a transaction, which is rolled back if it raises."""
     try:
         db.execute("BEGIN IMMEDIATE")
         result = alter(db)
@@ -185,7 +185,7 @@ def _close_for_fork() -> None:
 
 
 def _go_on() -> None:
-    # It is not held if that took too long, or a signal's handler raised meanwhile.
+    # It is not held if that took too long, or if a signal handler raised.
     with ignoring(RuntimeError):
         _lock.release()
 

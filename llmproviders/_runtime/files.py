@@ -160,8 +160,8 @@ def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO
     except BaseException:
         os.close(descriptor)
         raise
-    # An interrupt drops the file, which closes the descriptor; to close it once more would fail
-    # in the interrupt's place, or close what another thread has opened meanwhile.
+    # An interrupt drops the file, which closes the descriptor; closing it again would hide the
+    # interrupt behind an error, or close a file that another thread has opened meanwhile.
     return open(descriptor, "rb")
 
 
@@ -442,14 +442,14 @@ def make_private_folder(path: Path) -> None:
         Unusable: it cannot be created, or is a link that another user owns.
     """
     with _naming(path):
-        # Not with exist_ok: pathlib looks whether it is a folder, and swallows what is raised.
+        # Not with exist_ok: pathlib then checks whether it is a folder, and swallows exceptions.
         with ignoring(FileExistsError):
             try:
                 os.mkdir(path, 0o700)
             except FileNotFoundError:
                 path.mkdir(mode=0o700, parents=True)
         status = os.lstat(path)
-        # Links of the system, such as /tmp on some, belong to root.
+        # Links of the system, such as /tmp on some systems, belong to root.
         if stat.S_ISLNK(status.st_mode) and status.st_uid != 0:
             _check_owner(path, status)
 

@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 
 class Process:
-    """Stands for this process. In a forked child there is another one.
+    """Represents this process. In a forked child there is another one.
 
-    Comparing it costs a tenth of ``os.getpid()``, which is a call of the system.
+    Comparing it takes a tenth of the time of ``os.getpid()``, which is a system call.
     """
 
 
 this = Process()
-"""This process; it changes in a forked child, so that it is read through its module."""
+"""This process; it changes in a forked child, so read it through its module."""
 
 
-# What a child inherited and must not touch. Dropping it would run its clean-up, or take a lock
-# that a thread of the parent held.
+# Objects that a child inherited and must not touch. Dropping them would run their clean-up, or take
+# a lock that a thread of the parent held.
 _inherited: list[object] = []
 
 
@@ -28,12 +28,12 @@ def current() -> Process:
 
 
 def keep_untouched(inherited: object) -> None:
-    """Keep what belongs to the parent, so that nothing cleans it up here."""
+    """Keep an object of the parent, so that it is not cleaned up here."""
     _inherited.append(inherited)
 
 
 def in_each_child(function: Callable[[], object]) -> None:
-    """Have ``function`` called in every forked child, before anything else runs there."""
+    """Call ``function`` in every forked child, before anything else runs there."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
 
@@ -44,7 +44,7 @@ def around_forks(
     in_parent: Callable[[], object],
     in_child: Callable[[], object],
 ) -> None:
-    """Have ``before`` called when this process is about to fork, and one of the others after."""
+    """Call ``before`` when this process is about to fork, and one of the others afterwards."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 

@@ -92,7 +92,7 @@ class SystemClock:
 
     @staticmethod
     def sleep(seconds: float, wake: Waker | None = None) -> None:
-        """Wait for ``seconds``, or until ``wake`` is set; a signal's handler runs at once."""
+        """Wait for ``seconds``, or until ``wake`` is set; a signal handler runs without delay."""
         in_slices(time.sleep if wake is None else wake.wait, seconds)
 
 

@@ -52,8 +52,8 @@ def run_file(
     Args:
         client: a provider or a ``FailoverClient``.
         input: a file with a request on each line, as :func:`run` takes them. A broken line
-            becomes an error row, whose id is the line's number, from 1, or null where another
-            request has that id.
+            becomes an error row, whose id is the line's number, from 1, or null if another request
+            has that id.
         output: a file of rows, appended to. Only one run at a time may write it.
         workers: how many requests run at a time; with an ``executor``: how many it has.
         executor: where they run, any ``concurrent.futures.Executor``; default: threads.

@@ -68,7 +68,7 @@ def run(
     Returns:
         A generator of one ``BatchResult`` for each request, in the order in which they finish.
         Nothing is sent before its first ``next()``. It belongs to the process that made that
-        first ``next()``; a forked child cannot go on with it.
+        first ``next()``; a forked child cannot continue it.
 
     Raises:
         InvalidRequestError: two requests have the same id. In a list this is raised at once,

@@ -27,7 +27,7 @@ class Summary:
         skipped: rows that an earlier run had done.
         failed: rows whose ``error`` says why there is no reply.
         duration: seconds.
-        usage: the tokens of all replies of this run, summed; None where no service counted them.
+        usage: the tokens of all replies of this run, summed; None if no service counted them.
         stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
         reasons: why rows failed: each kind of error, described by the message of its first row,

@@ -31,8 +31,8 @@ class BatchResult:
     """The result of one request of a batch; one of ``completion`` and ``error`` is None.
 
     Attributes:
-        id: the request's own id, else its number, from 1; None where the id could not be read
-            and another request has that number as its id.
+        id: the request's own id, else its number, from 1; None if the id could not be read and
+            another request has that number as its id.
         index: its position in the input, from 0.
         completion: the reply.
         error: why there is none; an ``LLMError`` unless something unforeseen happened.

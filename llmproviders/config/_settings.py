@@ -160,7 +160,8 @@ class ProviderSettings:
         except ValueError as error:
             origin = _origin_of(error, self.given, self.origin)
             raise ConfigError(f"{origin}: {self.name}: {error}") from error
-        # A third-party class may raise anything; what one of ours raises so is a defect.
+        # A third-party class may raise anything; from a built-in one that is a defect, and is
+        # raised.
         except Exception as error:
             let_through(error)
             if self.kind in REGISTRY.values():
@@ -292,7 +293,7 @@ class Configuration:
             raise ConfigError(f"{origin}: [failover]: {error}") from error
 
     def nobody_to_ask(self) -> str:
-        """What to say where there is no provider: why, and the ways to go on."""
+        """The message for a missing provider: the reason, and what to do."""
         where = f"{self.path} names no provider" if self.path else "no configuration"
         keys = [
             kind.environment_of(secrets_of(kind)[0])[0]

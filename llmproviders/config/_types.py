@@ -65,7 +65,7 @@ def _load(name: str) -> type[Provider]:
             found = getattr(found, part)
     except KeyboardInterrupt:
         raise
-    # A module may raise anything, or exit, while it is imported.
+    # A third-party module may raise anything, or exit, while it is imported.
     except BaseException as error:
         let_through(error)
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "

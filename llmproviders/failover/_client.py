@@ -39,33 +39,33 @@ class FailoverClient(BaseClient):
         providers: each a ``Provider``, a pair ``(provider, model)``, or another client.
         attempts: tries of one provider before the next, the first included.
         wait: any tenacity wait; default exponential from 0.5 s, jittered, at most 8 s.
-        retry: any tenacity retry predicate over the error; default: the ``retryable`` ones.
+        retry: any tenacity retry predicate over the error; default: the ``retryable`` errors.
         stop: any tenacity stop, which may end the tries of a provider earlier.
         deadline: seconds for a whole call, waits and stream included.
         first_chunk_timeout: seconds a provider has for its first text or thought, each attempt.
         hedge_after: seconds after which the next provider is started beside a slow one.
-        cooldown: seconds for which a provider that failed is put last.
-        failure_threshold: failed calls in a row before that.
-        health: None: this client remembers; a path: all processes of the user do, in that file.
+        cooldown: seconds for which a provider that failed is tried last.
+        failure_threshold: failed calls in a row before a cooldown starts.
+        health: where failures are remembered: None, in this client; a path, in that file, shared by
+            all processes of the user.
         on_interrupt: ``"raise"`` or ``"restart"``, when a provider fails after text.
         fall_through: the errors after which the next provider is tried: classes, or a predicate;
-            default: all of them. A model that a provider does not have is always one.
-        on_length: what to do with a reply that ``max_tokens`` cut, as long as none of its text
-            was shown for good: ``"return"`` it, or ``"next"``: ask the next provider, and return
-            the longest one if all are cut.
+            default: all of them. A missing model is always among them.
+        on_length: what to do with a reply that ``max_tokens`` cut, unless its text was already
+            yielded for good: ``"return"`` it, or ask the ``"next"`` provider, and return the
+            longest one if all are cut.
         accept: for ``complete``: gets the ``Completion`` and returns True, or False or a reason.
         max_retry_after: the longest ``Retry-After``, in seconds, waited for while another
             provider is left; the last one is waited for up to 60 s.
         on_event: gets every ``Attempt`` as it ends, in the thread that made it.
-        name: how it is called where it stands in another client.
+        name: its name as a provider of another client.
 
     Raises:
-        ValueError: an argument out of its range, or no provider.
+        ValueError: an argument is out of range, or there is no provider.
 
-    ``stream`` and ``complete`` raise ``AllProvidersFailed`` where no provider gave a whole reply;
-    its ``attempts`` say what each did. ``complete`` has shown nothing yet: a reply that breaks in
-    the middle, or that ``accept`` turns down, is asked for again, from the same provider or the
-    next.
+    ``stream`` and ``complete`` raise ``AllProvidersFailed`` if no provider gave a whole reply; its
+    ``attempts`` show what each did. ``complete`` has not shown any text yet, so it asks again, the
+    same provider or the next one, if a reply breaks in the middle or ``accept`` rejects it.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> client = FailoverClient(
@@ -151,8 +151,8 @@ class FailoverClient(BaseClient):
         """A client of the providers and settings that a configuration names.
 
         Args:
-            path: the file; None: ``LLMPROVIDERS_CONFIG``, else ``llmproviders/config.toml`` in
-                the user's configuration folder, else what the environment gives.
+            path: the file; None: ``LLMPROVIDERS_CONFIG``, else ``llmproviders/config.toml`` in the
+                user's configuration folder, else the providers in the environment.
 
         Raises:
             llmproviders.config.ConfigError: a ``ValueError`` that names file, line and key.
@@ -167,12 +167,12 @@ class FailoverClient(BaseClient):
         return tuple(target.client for target in self._targets)
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
-        """The first whole reply that ``accept`` takes; a reply that breaks off is retried."""
+        """The first whole reply that ``accept`` accepts; a reply that breaks off is retried."""
         accept = request.accept or self.accept
         try:
             return collect(self._router.run(request, scope, restarts=True, accept=accept))
         except AllProvidersFailed as error:
-            # The frames of this package say nothing that the attempts do not say better.
+            # The attempts explain the failure better than the frames of this package do.
             raise error.with_traceback(None) from error.__cause__
 
     def generate(

@@ -49,14 +49,14 @@ FallThrough = type[LLMError] | tuple[type[LLMError], ...] | Callable[[LLMError],
 
 @dataclass(frozen=True)
 class FailoverSettings:
-    """The settings of a client that hold for every call.
+    """The settings of a client that apply to every call.
 
     Attributes:
         attempts: the most tries of one provider in a call, the first included.
         backoff: decides whether there is a next try, and after what wait.
         max_retry_after: the longest ``Retry-After``, in seconds, waited for while another
             provider is left.
-        health: what is known of the providers.
+        health: the condition of the providers.
         first_chunk_timeout: seconds a provider has for its first text or thought, or None.
         on_event: gets every attempt as it ends, or None.
         history: keeps the last attempts.
@@ -78,12 +78,12 @@ class Router:
     Attributes:
         name: the client's name.
         targets: its providers, in priority order.
-        settings: what holds for every call.
+        settings: the settings for every call.
         deadline: seconds for a whole call, or None.
-        clock: where time comes from.
+        clock: the source of time.
         hedge_after: seconds after which the next provider is started beside a slow one, or None.
         fall_through: the errors after which the next provider is tried, or None: all.
-        on_length: whether a reply that ``max_tokens`` cut is returned, or the next one asked for.
+        on_length: whether a reply that ``max_tokens`` cut is returned, or the next provider tried.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Router:
         Args:
             request: what is asked.
             parent: the scope that this call is part of, or None.
-            restarts: whether a reply that breaks after text may begin anew.
+            restarts: whether a reply that breaks after text may start over.
             accept: the check that a whole reply has to pass, or None.
         """
         deadline = self.deadline if request.deadline is None else request.deadline
@@ -256,18 +256,19 @@ class CallState:
         request: what is asked.
         scope: how long all of it may take.
         settings: the client's.
-        restarts: whether a reply that breaks after text may begin anew.
+        restarts: whether a reply that breaks after text may start over.
         accept: the check that a whole reply has to pass, or None.
-        on_length: whether a reply that ``max_tokens`` cut is returned, or the next one asked for.
+        on_length: whether a reply that ``max_tokens`` cut is returned, or the next provider tried.
         waiting: the providers not tried yet, in priority order.
         log: the attempts.
         tries: how often each provider was tried, by its number.
-        voided: the ``Restart`` to yield before the next text, where some of a broken reply is out.
-        broken: whether the call is over because text is out and it may not restart.
-        longest: the text and the end of the longest reply that ``max_tokens`` cut, while a whole
-            one is looked for.
-        cut: what the last try failed with, if it was cut so.
-        settle: waits until every attempt has ended; called before the call's end is told.
+        voided: the ``Restart`` to yield before the next text, if some of a broken reply was
+            yielded.
+        broken: whether the call is over because text was yielded and it may not restart.
+        longest: the text and the end of the longest reply that ``max_tokens`` cut, while other
+            providers are tried for a whole one.
+        cut: the error of the last try, if ``max_tokens`` cut it.
+        settle: waits until every attempt has ended; called before the call's end is reported.
     """
 
     request: ChatRequest
@@ -291,8 +292,8 @@ class CallState:
         """Choose the next provider, by priority and health.
 
         Args:
-            failure: what the one before failed with, for the log, or None.
-            beside: those that are slow, and still running.
+            failure: the error of the previous one, for the log, or None.
+            beside: the slow ones that are still running.
         """
         permit = self.settings.health.visit([target.health_key for target in self.waiting])
         target = self.waiting.pop(permit.index)
@@ -375,7 +376,7 @@ class AttemptLog:
             self._settings.on_event(attempt)
         except Exception as error:
             let_through(error)
-            logger.exception("on_event failed; the call goes on")
+            logger.exception("on_event failed; the call continues")
 
 
 class RetryLoop:
@@ -384,11 +385,11 @@ class RetryLoop:
     Args:
         call: the call.
         target: the provider.
-        permit: what its health said.
+        permit: the permit from its health.
         scope: how long this may take: the call's, or one inside it.
-        wins: called when the first item has come, in a race: whether this provider was the first
-            to have one. The first thought counts as an item, and is then yielded whether the
-            caller wants thoughts or not. None where there is no race.
+        wins: called in a race when the first item has arrived; returns whether this provider was
+            the first. A thought counts as an item, and is then yielded even if the caller did not
+            ask for thoughts. None: there is no race.
     """
 
     def __init__(
@@ -546,8 +547,8 @@ class _Try:
     Attributes:
         stream: its reply.
         claimed: whether it may be yielded: there is no race, or it has won.
-        delivered: whether text of it is out.
-        thought: whether thoughts of it are out.
+        delivered: whether some of its text was yielded.
+        thought: whether some of its thoughts were yielded.
     """
 
     def __init__(self, call: CallState, target: Target, parent: CancelScope) -> None:
@@ -561,7 +562,7 @@ class _Try:
         request = replace(
             call.request,
             model=self._model,
-            # Thoughts show that the provider answers, even if the caller does not want them.
+            # Thoughts show that the provider answers, even if the caller did not ask for them.
             reasoning=True,
             # Both apply to the whole call and are handled here.
             deadline=None,

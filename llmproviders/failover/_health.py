@@ -64,7 +64,7 @@ class HealthKey:
 
 @dataclass(frozen=True, slots=True)
 class FailureRecord:
-    """What is remembered about a server or a credential that failed; times by the store's clock.
+    """The record of a server or a credential that failed; times by the store's clock.
 
     Attributes:
         failures: failed calls in a row.
@@ -96,7 +96,7 @@ class Store(Protocol):
         """All records."""
 
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
-        """Call ``alter`` with all records; nobody else changes them meanwhile."""
+        """Call ``alter`` with all records, which nothing else changes meanwhile."""
 
 
 class MemoryStore:
@@ -112,7 +112,7 @@ class MemoryStore:
         return self._records
 
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
-        """Call ``alter`` with all records; nobody else changes them meanwhile."""
+        """Call ``alter`` with all records, which nothing else changes meanwhile."""
         with self._lock.mine:
             records = dict(self._records)
             result = alter(records)
@@ -320,7 +320,7 @@ _LOCK_PATIENCE_S = 0.1
 
 _LOCK_PAUSE_S = 5.0
 
-_FOREIGN = "it holds something else than cooldowns; name another file as health, or delete it"
+_FOREIGN = "it holds something other than cooldowns; name another file as health, or delete it"
 
 
 _Stamp = tuple[int, int, int] | None
@@ -360,7 +360,7 @@ class FileStore:
         return self._seen[1]
 
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
-        """Call ``alter`` with all records; nobody else changes them meanwhile."""
+        """Call ``alter`` with all records, which nothing else changes meanwhile."""
         scope = CancelScope()
         with self._lock.mine:
             try:

@@ -22,7 +22,7 @@ Start = Callable[[CancelScope, Callable[[], bool]], Generator[str, None, None]]
 
 
 class Runner:
-    """One stream of a race; a thread of its own waits for its first item.
+    """One stream of a race; a separate thread waits for its first item.
 
     Attributes:
         error: the error that ended it, or None.
@@ -43,7 +43,7 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="llmproviders hedge", daemon=True)
 
     def begin(self) -> None:
-        """Start its thread; where there is none, run to its first item in the caller's."""
+        """Start its thread; if that fails, run to its first item in the caller's thread."""
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -72,7 +72,7 @@ class Runner:
         """Yield the winner's items, including the first.
 
         Args:
-            reasoning: whether the caller wants thoughts; if not, a first one is dropped.
+            reasoning: whether the caller asked for thoughts; if not, a first one is dropped.
         """
         if reasoning or type(self._first) is not Reasoning:
             yield self._first

@@ -19,7 +19,7 @@ class ProviderReport:
     Attributes:
         provider: its name.
         model: the model that this client asks for; None: the call's, or the provider's default.
-        calls: calls that it took part in and that have ended.
+        calls: the calls that it took part in, without those still running.
         tries: requests to it, retries included.
         successes: tries that gave a whole reply.
         failures: tries that failed, by the name of the error's class.

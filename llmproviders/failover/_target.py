@@ -1,6 +1,6 @@
 """A provider as one client has it: when a failed try is repeated, and how its tries went.
 
-One table says what a client does about each class of error. tenacity decides about the wait, and a
+One table says how a client handles each class of error. tenacity decides about the wait, and a
 budget limits the retries over all calls.
 """
 
@@ -47,7 +47,7 @@ _MOST_JITTER_S = 1.0
 
 @dataclass(frozen=True)
 class RetryRule:
-    """What a client does about one class of error.
+    """How a client handles one class of error.
 
     Attributes:
         tries: the most tries of one provider in a call when it keeps failing like this; the
@@ -82,7 +82,7 @@ OUTCOMES: dict[type[LLMError], RetryRule] = {
     errors.AllProvidersFailed: RetryRule(),
     LLMError: RetryRule(),
 }
-"""Error class -> what a client does about it. A class that is not listed is treated as its base."""
+"""Error class -> how a client handles it. A class that is not listed is treated as its base."""
 
 
 def outcome_of(error: LLMError) -> RetryRule:

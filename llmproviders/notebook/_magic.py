@@ -32,7 +32,7 @@ _SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
 
 _HERE = {
     "verbose": "The same as --trace.",
-    "quiet": "Show the text alone.",
+    "quiet": "Show only the text.",
 }
 
 
@@ -61,7 +61,7 @@ class _Cell:
 @click.option("--trace", is_flag=True, help="Show a timeline of the attempts below the reply.")
 @call_options
 def _cell_line(choices: Choices, **options: Any) -> _Cell:
-    """Show the reply to the cell's text, as it grows.
+    """Show the reply to the cell's text as it grows.
 
     {name} in the text is replaced with the notebook's variable of that name; {{name}} gives the
     braces themselves. The client is the one that %llm_config chose, or else the one from the
@@ -76,7 +76,7 @@ def _cell_line(choices: Choices, **options: Any) -> _Cell:
 
 @click.command("%llm_config", context_settings=_SETTINGS)
 @click.argument("name", required=False)
-@click.option("--reset", is_flag=True, help="Go by the configuration again.")
+@click.option("--reset", is_flag=True, help="Use the configuration again.")
 @call_options
 def _config_line(
     choices: Choices, name: str | None, reset: bool
@@ -140,7 +140,7 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
     if not isinstance(asked, _Cell):
         return
     if asked.name is not None and not asked.name.isidentifier():
-        raise click.UsageError(f"--as {asked.name}: that is no name for a variable")
+        raise click.UsageError(f"--as {asked.name}: that is not a name for a variable")
     file = None if asked.output is None else WholeFile(asked.output)
     prompt = fill(text, shell.user_ns)
     choices = asked.choices
@@ -235,7 +235,7 @@ def _llm_config(shell: InteractiveShell, line: str) -> None:
 def _told() -> str:
     usual = chosen()
     if usual is None:
-        return f"by the configuration: {_names(Choices().client())}"
+        return f"from the configuration: {_names(Choices().client())}"
     client, params = usual
     also = "".join(f", {name}={value!r}" for name, value in params.items())
     return one_line(redact(f"{_names(client)}{also}"))

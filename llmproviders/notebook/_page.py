@@ -40,7 +40,7 @@ class DisplayPlace(Protocol):
         """The request is about to be sent."""
 
     def add(self, piece: str) -> None:
-        """More text has come."""
+        """More text has arrived."""
 
     def restart(self, provider: str) -> None:
         """``provider`` broke off, and the reply starts over: drop the text so far."""
@@ -120,11 +120,11 @@ class NotebookDisplay:
 
 
 class Terminal:
-    """Writes each piece to a text stream as it comes.
+    """Writes each piece to a text stream as it arrives.
 
     Args:
-        stream: the stream; on a terminal, control characters are escaped, and everywhere what
-            its encoding does not know.
+        stream: the stream; characters that its encoding does not have are escaped, and on a
+            terminal control characters too.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -141,7 +141,7 @@ class Terminal:
         self._ended = piece.endswith("\n")
 
     def restart(self, provider: str) -> None:
-        """Write a line that says so; what is written cannot be taken back."""
+        """Write a line that says so; written text cannot be removed."""
         self._line(f"[{one_line(provider)} broke off; the text above is void]")
 
     def end(self, note: str) -> None:
@@ -149,7 +149,7 @@ class Terminal:
         self._line(f"[{one_line(note)}]" if note else "")
 
     def draw(self, image: Image) -> None:
-        """Name it."""
+        """Write its name."""
         self._line(f"[image: {one_line(image.id)[:80]}]")
 
     def _line(self, words: str) -> None:

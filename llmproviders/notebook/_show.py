@@ -39,8 +39,8 @@ def show(
 
     Args:
         stream_or_prompt: what a client's ``stream`` returned, or a prompt: a text or messages.
-        client: a provider, a ``FailoverClient`` or a ``Conversation`` to ask the prompt. None for
-            the one that ``%llm_config`` chose, or else the one from the configuration.
+        client: a provider, a ``FailoverClient`` or a ``Conversation`` that the prompt is sent to.
+            None: the one that ``%llm_config`` chose, or else the one from the configuration.
         note: whether to show the small line.
         **params: parameters for the client's ``stream``; only with a prompt.
 
@@ -56,7 +56,7 @@ def show(
     'ScriptedProvider'
     """
     asked: dict[str, Any] = {**params}
-    # No keyword of its own: only tests pass one.
+    # Not a keyword of its own: only tests pass it.
     clock: Clock = asked.pop("clock", SYSTEM_CLOCK)
     with ExitStack() as stack:
         if isinstance(stream_or_prompt, Iterator):
