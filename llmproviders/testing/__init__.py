@@ -1,10 +1,10 @@
 """Tools for testing code that calls language models, and for testing your own providers.
 
-``ScriptedProvider`` replaces a provider, without any network. The rest is for authors
-of providers: ``check_provider`` holds a class against what it says of itself, ``check_golden`` and
-``check_cuts`` have it read recorded replies in every framing and cut at every byte,
-``read_stream`` is a reader that fails where the promise of a stream is broken, and ``RawServer``
-sends exactly the bytes that a test wants.
+``ScriptedProvider`` replaces a provider, without any network. The rest is for authors of providers:
+``check_provider`` checks that a class does what its attributes say, ``check_golden`` and
+``check_cuts`` have it read recorded replies in every framing and cut at every byte, ``read_stream``
+reads a stream and fails if it breaks the stream's contract, and ``RawServer`` sends exactly the
+bytes that a test specifies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a provider says of itself, checked against what it does."""
+"""Check that a provider does what its attributes say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._http_bytes import http_response
 from ._promise import require
 from ._raw_server import RawConnection, RawServer
 
-# Words that stand in no request by themselves, and that no encoding of a body changes.
+# Words that no request contains by itself, and that no encoding of a body changes.
 _TOOL, _FIELD, _IMAGE, _SYSTEM, _BEFORE = "kangaroo", "wallaby", b"QUOKKA", "wombat", "dingo"
 
 _PICTURE = b"\x89PNG\r\n\x1a\n" + _IMAGE
@@ -52,7 +52,7 @@ _ASKS: dict[str, tuple[dict[str, Any], tuple[bytes, ...]]] = {
         (_IMAGE, b64encode(_PICTURE).rstrip(b"=")),
     ),
 }
-"""Attribute -> what asks for it, and one of the words that then have to be sent."""
+"""Attribute -> arguments that use it, and one of the words that then have to be sent."""
 
 _TALK = [
     {"role": "system", "content": f"Be a {_SYSTEM}."},
@@ -74,7 +74,7 @@ _HOW: dict[str, Any] = {
     "reasoning_effort": "low",
     "profanity_check": True,
 }
-"""Parameters that say how to answer, with values that every service takes."""
+"""Sampling parameters, with values that every service accepts."""
 
 _ATTRIBUTES = {
     "url": str,
@@ -84,20 +84,20 @@ _ATTRIBUTES = {
 
 
 def check_provider(make: Callable[[str], Provider], *, before: Before | None = None) -> None:
-    """Fail unless a provider is what it says of itself.
+    """Fail unless a provider does what its attributes say.
 
-    It has the attributes and takes the arguments of every provider; it knows its own models; it
-    comes out of a pickle as it was, and its ``repr`` shows no key. What it says that it supports
-    is sent; what it does not is an ``UnsupportedError`` before anything is sent. A system prompt
-    and the turns before are sent, and parameters that it does not take are left out.
+    It has the attributes and accepts the arguments of every provider; it knows its own models;
+    pickling does not change it, and its ``repr`` shows no key. It sends what it claims to support,
+    and raises an ``UnsupportedError`` for anything else before sending. A system prompt and earlier
+    turns are sent, and parameters that it does not accept are left out.
 
     Args:
         make: makes the provider for a server at an address such as ``"http://127.0.0.1:8123"``;
-            with a key, if it needs one. Its class stands at the top of a module.
-        before: answers what the provider asks for before a chat; see ``check_golden``.
+            with a key, if it needs one. Its class has to be defined at the top level of a module.
+        before: answers the provider's requests before a chat; see ``check_golden``.
 
     Raises:
-        AssertionError: it is something else.
+        AssertionError: it does not.
 
     >>> from llmproviders import OpenAICompatible
     >>> check_provider(lambda url: OpenAICompatible(base_url=url, api_key="k"))
@@ -110,7 +110,7 @@ def check_provider(make: Callable[[str], Provider], *, before: Before | None = N
             _check_ability(provider, server, attribute, question, words)
         sent = _sent(provider, server, {"prompt": _TALK})[1]
         for word in (_SYSTEM, _BEFORE):
-            require(word.encode() in sent, f"a conversation was sent without {word!r} of it")
+            require(word.encode() in sent, f"a conversation was sent without its {word!r}")
         error, sent = _sent(provider, server, _HOW)
         require(bool(sent), f"parameters that it does not take are not left out: {error!r}")
 
@@ -130,32 +130,34 @@ def _refusing(before: Before | None) -> Callable[[RawConnection], None]:
 def _check_attributes(provider: Provider) -> None:
     for name, kind in _ATTRIBUTES.items():
         value = getattr(provider, name, None)
-        require(isinstance(value, kind), f"{name} is {value!r}, and no {kind.__name__}")
+        require(isinstance(value, kind), f"{name} is {value!r}, which is not a {kind.__name__}")
     common = inspect.signature(Provider).parameters
     own = inspect.signature(type(provider)).parameters
-    lacking = [n for n in common if n not in own]
-    require(not lacking, f"it takes no {', '.join(lacking)}: pass **arguments on")
+    missing = [n for n in common if n not in own]
+    require(not missing, f"it takes no {', '.join(missing)}: pass **arguments on")
 
 
 def _check_models(provider: Provider) -> None:
     for name in (None, *provider.models, *provider.model_aliases):
         try:
-            require(bool(provider.get_model(name)), f"get_model({name!r}) gives nothing")
+            require(bool(provider.get_model(name)), f"get_model({name!r}) returns nothing")
         except ModelNotFoundError as error:
-            raise AssertionError(f"it lacks a model that it names: {error}") from error
+            raise AssertionError(f"it does not have a model that it lists: {error}") from error
     if not provider.open_catalogue:
         try:
             found = provider.get_model("no-such-model")
         except ModelNotFoundError:
             return
-        raise AssertionError(f"a model that it lacks is {found!r}: set open_catalogue = True")
+        raise AssertionError(
+            f"get_model() accepts an unknown model, as {found!r}: set open_catalogue = True"
+        )
 
 
 def _check_pickle(provider: Provider) -> None:
-    copied = pickle.loads(pickle.dumps(provider))  # noqa: S301 - it was made here
+    copied = pickle.loads(pickle.dumps(provider))  # noqa: S301 - it was pickled here
     for name in ("name", "base_url", "model", "timeout", "headers"):
         value, other = getattr(provider, name), getattr(copied, name)
-        require(value == other, f"out of a pickle, its {name} is {other!r} and not {value!r}")
+        require(value == other, f"out of a pickle, its {name} is {other!r}, not {value!r}")
     require(type(copied) is type(provider), f"out of a pickle, it is a {type(copied).__name__}")
     for name, value in provider._given.kwargs.items():
         if is_telling(name) and isinstance(value, str):
@@ -172,16 +174,18 @@ def _check_ability(
     error, sent = _sent(provider, server, question)
     if not getattr(provider, attribute):
         refused = isinstance(error, UnsupportedError) and not sent
-        require(refused, f"{attribute} is False, and what asks for it is not refused: {error!r}")
+        require(
+            refused, f"{attribute} is False, but a request that needs it is not refused: {error!r}"
+        )
         return
     found = any(word in sent for word in words)
-    require(found, f"{attribute} is True, and what asks for it is not sent: {error!r}")
+    require(found, f"{attribute} is True, but a request that uses it is sent without it: {error!r}")
 
 
 def _sent(
     provider: Provider, server: RawServer, question: dict[str, Any]
 ) -> tuple[LLMError | None, bytes]:
-    """What a call ended with, and all that was sent for it."""
+    """The error that a call ended with, and the bodies sent for it."""
     seen = len(server.requests)
     error = None
     try:

@@ -1,4 +1,4 @@
-"""Golden replies: bodies as a service sends them, and what has to come out of each."""
+"""Golden replies: bodies as a service sends them, and the expected result of each."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ._raw_server import RawConnection, RawRequest, RawServer, Script
 QUESTION = "Why is the sky blue?"
 
 Before = Callable[[RawRequest], Script | None]
-"""The reply to a request that comes before a chat, for a page or a token; None: it is a chat."""
+"""Answers a request before a chat, such as one for a page or a token; None: it is the chat."""
 
 
 @dataclass(frozen=True)
 class GoldenReply:
-    r"""One reply, and what has to come out of it.
+    r"""One reply, and the expected result of reading it.
 
     Attributes:
-        name: how it is called in messages.
-        body: its bytes, without a framing.
-        content_type: its header.
-        text: the text that has to come, the one before an error too.
-        finish: attributes that the ``FinishReason`` has to have; None: an error has to come.
-        error: ``type``, the name of the class of that error, and attributes of it.
+        name: its name in messages.
+        body: its bytes, without framing.
+        content_type: its ``Content-Type`` header.
+        text: the expected text; with an error, the text before it.
+        finish: expected attributes of the ``FinishReason``; None: an error is expected.
+        error: the name of the expected error's class as ``type``, and expected attributes.
 
     >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
     >>> golden = GoldenReply(
@@ -48,7 +48,7 @@ class GoldenReply:
 
     @classmethod
     def load(cls, path: Path) -> GoldenReply:
-        """Read ``NAME.body`` and what ``NAME.json`` beside it says: the other attributes.
+        """Read ``NAME.body``, and the other attributes from ``NAME.json`` beside it.
 
         Args:
             path: the path of ``NAME.body``.
@@ -60,13 +60,13 @@ class GoldenReply:
         return self.name
 
     def agrees_with(self, reading: Reading) -> None:
-        """Fail unless what was read is what has to come out.
+        """Fail unless the result of reading it is the expected one.
 
         Args:
-            reading: what ``read_stream`` made of it.
+            reading: the result of ``read_stream``.
 
         Raises:
-            AssertionError: it is not.
+            AssertionError: it is another.
         """
         what = f"{self}: "
         require(reading.text == self.text, f"{what}the text is {reading.text!r}: {reading.error!r}")
@@ -82,7 +82,7 @@ class GoldenReply:
 
 
 def golden_replies(folder: str | os.PathLike[str]) -> list[GoldenReply]:
-    """The golden replies of a folder: each ``NAME.body`` with its ``NAME.json``.
+    """The golden replies in a folder: each ``NAME.body`` with its ``NAME.json``.
 
     Args:
         folder: its path.
@@ -96,17 +96,17 @@ def golden_replies(folder: str | os.PathLike[str]) -> list[GoldenReply]:
 def check_golden(
     golden: GoldenReply, make: Callable[[str], Provider], *, before: Before | None = None
 ) -> None:
-    r"""Fail unless a reply is read as it has to be, however it travels.
+    r"""Fail unless a reply is read correctly in every framing.
 
     It is sent in each of ``FRAMINGS`` line by line, and once in chunks of one byte.
 
     Args:
         golden: the reply.
         make: makes the provider for a server at an address such as ``"http://127.0.0.1:8123"``.
-        before: answers what the provider asks for before a chat.
+        before: answers the provider's requests before a chat.
 
     Raises:
-        AssertionError: what came is something else, or breaks the promise of a stream.
+        AssertionError: the result is another, or breaks the contract of a stream.
 
     >>> from llmproviders import OpenAICompatible
     >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
@@ -131,22 +131,22 @@ def check_cuts(
     before: Before | None = None,
     has_end_mark: bool = True,
 ) -> None:
-    r"""Fail unless a reply that is cut at any byte is noticed.
+    r"""Fail unless a cut of the reply at any byte is noticed.
 
-    Cut in its head it is an error. Cut in its body it is an error after a beginning of its text,
-    or, where only what follows the end mark is missing, the whole reply. It takes a connection for
-    each byte, so choose a short one.
+    A cut in its head has to be an error. A cut in its body has to be an error after the start of
+    its text, or, if only data after the end mark is missing, give the whole reply. This makes one
+    connection per byte, so choose a short reply.
 
     Args:
         golden: the reply.
         make: as for :func:`check_golden`.
         framing: one of ``FRAMINGS``.
         before: as for :func:`check_golden`.
-        has_end_mark: False for a protocol without one, whose reply cannot be told from a whole one
-            where the end of the connection alone frames it.
+        has_end_mark: False for a protocol without one: if only the end of the connection frames a
+            reply, a cut reply looks complete.
 
     Raises:
-        AssertionError: a cut was not noticed, or text came that is not the reply's.
+        AssertionError: a cut was not noticed, or the text is not the reply's.
 
     >>> from llmproviders import OpenAICompatible
     >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
@@ -162,7 +162,7 @@ def check_cuts(
         for place in range(len(head)):
             reading = server.read(provider, head[:place])
             cut = f"{golden}: cut after {place} bytes of its head"
-            require(reading.error is not None and not reading.text, f"{cut} it is no error")
+            require(reading.error is not None and not reading.text, f"{cut} there is no error")
         body = b"".join(pieces)
         for place in range(len(body)):
             reading = server.read(provider, head + body[:place])
@@ -177,7 +177,7 @@ def check_cuts(
 
 
 class _Server(RawServer):
-    """Answers each chat with the bytes that :meth:`read` was given last."""
+    """Answers each chat with the bytes last passed to :meth:`read`."""
 
     def __init__(self, golden: GoldenReply, before: Before | None) -> None:
         super().__init__(self._answer)

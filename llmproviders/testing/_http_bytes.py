@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 Pieces = bytes | Iterable[bytes]
-"""A body: at once, or in the pieces in which it shall be framed and sent."""
+"""A body: as one piece, or in the pieces that are framed and sent one by one."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """A framed body: the headers that announce it, and its pieces as they are on the wire."""
+    """A framed body: the headers that announce it, and its pieces as sent over the wire."""
 
     headers: tuple[tuple[str, str], ...]
     pieces: tuple[bytes, ...]
@@ -47,7 +47,7 @@ def content_length(body: Pieces, *, announced: int | None = None) -> Body:
 
     Args:
         body: what is framed.
-        announced: the bytes that the header tells, if not those that are sent.
+        announced: the length in the header, if it should differ from the real one.
 
     >>> content_length(b"Hello", announced=99).headers
     (('Content-Length', '99'),)
@@ -58,7 +58,7 @@ def content_length(body: Pieces, *, announced: int | None = None) -> Body:
 
 
 def close_delimited(body: Pieces) -> Body:
-    """Frame by nothing but the end of the connection.
+    """Frame only by the end of the connection.
 
     Args:
         body: what is framed.
@@ -70,13 +70,13 @@ def close_delimited(body: Pieces) -> Body:
 
 
 def gzip_stream(pieces: Iterable[bytes]) -> list[bytes]:
-    """Compress to one gzip stream, flushed after each piece so that each can be read at once.
+    """Compress to one gzip stream, flushed after each piece so that each can be read on arrival.
 
     Args:
         pieces: what is compressed.
 
     Returns:
-        The compressed pieces and, as one more, the end of the stream.
+        The compressed pieces, then the end of the stream as the last piece.
 
     >>> import gzip
     >>> gzip.decompress(b"".join(gzip_stream([b"Hel", b"lo"])))
@@ -113,12 +113,12 @@ def http_response(
     r"""Build a whole reply: first its head, then each piece of its body.
 
     Args:
-        status: as a number.
-        headers: headers beside those that announce the body.
-        body: framed already, or framed by its length here.
+        status: the status, as a number.
+        headers: other headers than those that announce the body.
+        body: already framed, or else framed by its length.
 
     Returns:
-        What a ``RawServer`` takes as a script.
+        A script for a ``RawServer``.
 
     >>> http_response(204)[0]
     b'HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n'

@@ -1,4 +1,4 @@
-"""What a stream promises, as a reader that fails where it is broken."""
+"""The contract of a stream, as a reader that fails if it is broken."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Reading:
 
 
 def read_stream(stream: Iterable[str]) -> Reading:
-    """Read a stream to its end, and fail where it breaks what every stream promises.
+    """Read a stream to its end, and fail if it breaks the contract of every stream.
 
-    The promise: pieces of text, none empty, then exactly one ``FinishReason`` as the last item; or
-    an ``LLMError``, which has the text so far. The first piece is not blank, and each can be
-    encoded. ``Reasoning`` items may stand between the pieces.
+    The contract: non-empty pieces of text, then exactly one ``FinishReason`` as the last item, or
+    an ``LLMError`` with the text so far. The first piece is not blank, and each piece can be
+    encoded. ``Reasoning`` items may come between the pieces.
 
     Args:
-        stream: what ``stream()`` or ``create_generator()`` returned.
+        stream: the generator that ``stream()`` or ``create_generator()`` returned.
 
     Raises:
-        AssertionError: the promise is broken.
+        AssertionError: the contract is broken.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> reading = read_stream(ScriptedProvider(["Hello", "!"]).stream("Hi"))
@@ -71,7 +71,7 @@ def read_stream(stream: Iterable[str]) -> Reading:
         require(pieces[0].strip() != "", "the first piece is white space alone")
     elif finish is not None:
         without = bool(finish.tool_calls or finish.images)
-        require(without, "a whole reply has no text, no call of a tool and no image")
+        require(without, "a whole reply has neither text nor a tool call nor an image")
     return Reading(tuple(pieces), finish, error)
 
 

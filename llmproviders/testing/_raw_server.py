@@ -1,4 +1,4 @@
-"""A loopback server that sends exactly the bytes a test wants, when it wants them.
+"""A loopback server that sends exactly the bytes that a test specifies, when it should.
 
 A test gives one behaviour for each connection, in turn; the last one also serves all further
 connections. A behaviour is a script or a function:
@@ -6,7 +6,7 @@ connections. A behaviour is a script or a function:
 - a script is a list of steps. The server first reads one request, then goes through the steps,
   then closes. Steps are bytes to send and the classes below: ``Read``, ``Wait``, ``Pause``,
   ``Stall``, ``Reset``, ``Close``. What ``http_response`` returns is a script.
-- a function gets the ``RawConnection`` and does everything itself, the reading too.
+- a function gets the ``RawConnection`` and does everything itself, including reading.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 PATIENCE_S = 10.0
-"""How long the server waits for what must come soon: a request's rest, a thread's end."""
+"""How long the server waits for what should be quick: a request's rest, a thread's end."""
 
 
-class ClientGone(Exception):  # noqa: N818 - it is an end, not an error
+class ClientGone(Exception):  # noqa: N818 - it marks an end, not an error
     """The client closed the connection, or the server is being stopped."""
 
 
@@ -44,7 +44,7 @@ class RawRequest:
     peer_port: int
 
     def header(self, name: str) -> str | None:
-        """Return the first header of that name, in whatever case it was sent."""
+        """Return the first header of that name, in any case."""
         return next((v for k, v in self.headers if k.lower() == name.lower()), None)
 
 
@@ -66,23 +66,23 @@ class Read:
 
 @dataclass(frozen=True)
 class Wait:
-    """Go on when the test sets the event."""
+    """Continue when the test sets the event."""
 
     event: threading.Event
 
     def run(self, conn: RawConnection) -> None:
-        """Wait for it, as long as there is a client."""
+        """Wait for it, while there is a client."""
         conn.wait(self.event)
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Go on after so many seconds."""
+    """Continue after that many seconds."""
 
     seconds: float
 
     def run(self, conn: RawConnection) -> None:
-        """Wait, as long as there is a client."""
+        """Wait, while there is a client."""
         conn.pause(self.seconds)
 
 
@@ -106,7 +106,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Close:
-    """End the connection in order, as the end of a script does."""
+    """Close the connection normally, as the end of a script does."""
 
     def run(self, conn: RawConnection) -> None:
         """Close it."""
@@ -119,7 +119,7 @@ Behaviour = Script | Handler
 
 
 def keep_alive(*replies: Script) -> Handler:
-    """Answer request after request on one connection, each with the next script, then the last.
+    """Answer several requests on one connection, each with the next script, then with the last one.
 
     Args:
         replies: a script for each request.
@@ -149,22 +149,22 @@ class RawConnection:
         self._received = b""
         self.peer_port = peer_port
         self.client_closed = threading.Event()
-        """Set as soon as the server has seen the client's end of the connection."""
+        """Set as soon as the server has seen the client close the connection."""
         self.closed = False
 
     def start_tls(self, context: ssl.SSLContext) -> None:
-        """Make the handshake; raises ``OSError`` when the client does not like it."""
+        """Do the TLS handshake; raises ``OSError`` if the client refuses it."""
         tls = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
         self._sock = tls
-        if self._server.stopping:  # its abort() may have met the socket that tls replaces
+        if self._server.stopping:  # abort() may have shut down the socket that TLS replaces
             raise ClientGone
         tls.do_handshake()
 
     def read_request(self) -> RawRequest:
-        """Read one request whole, and record it.
+        """Read one whole request, and record it.
 
         Raises:
-            ClientGone: there is none.
+            ClientGone: the client closed first.
         """
         head = self._read_until(b"\r\n\r\n").decode("latin-1")
         start, *lines = head.split("\r\n")
@@ -183,7 +183,7 @@ class RawConnection:
         """Send all of it.
 
         Raises:
-            ClientGone: the client no longer takes it.
+            ClientGone: the client no longer receives it.
         """
         try:
             self._sock.sendall(data)
@@ -191,7 +191,7 @@ class RawConnection:
             raise self._gone() from error
 
     def run(self, script: Script) -> None:
-        """Go through the steps until one of them ends the connection."""
+        """Run the steps until one of them ends the connection."""
         for step in script:
             if self.closed:
                 return
@@ -210,7 +210,7 @@ class RawConnection:
             self._watch_client(0)
 
     def pause(self, seconds: float) -> None:
-        """Do nothing for so long.
+        """Do nothing for that many seconds.
 
         Raises:
             ClientGone: the client closed meanwhile, or the server is being stopped.
@@ -242,23 +242,23 @@ class RawConnection:
                 self.send(data)
 
     def reset(self) -> None:
-        """Close with a TCP reset: what is not sent yet is dropped, the client gets ECONNRESET."""
+        """Close with a TCP reset: unsent data is dropped, and the client gets ECONNRESET."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
     def close(self) -> None:
-        """Close in order."""
+        """Close normally."""
         self.closed = True
         self._sock.close()
 
     def abort(self) -> None:
-        """Wake whoever reads from or writes to the connection; for ``RawServer.stop``."""
+        """Wake the thread that reads from or writes to the connection; for ``RawServer.stop``."""
         with contextlib.suppress(OSError):
-            # not SSLSocket's own, which takes the TLS state away from under a running read
+            # not SSLSocket's own, which drops the TLS state while another thread reads
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def _watch_client(self, timeout_s: float | None) -> None:
-        """Keep what the client sends; raise ``ClientGone`` when it has closed."""
+        """Keep the data that the client sends; raise ``ClientGone`` if it has closed."""
         if self._server.stopping:
             raise ClientGone
         readable, _, _ = select.select([self._sock, self._server.wake], [], [], timeout_s)
@@ -301,21 +301,21 @@ class RawConnection:
 
 
 class RawServer:
-    """A context manager that serves on a free port of 127.0.0.1, a thread for each connection.
+    """A context manager that serves on a free port of 127.0.0.1, with a thread for each connection.
 
     Args:
         behaviours: one for each connection, in turn; the last one for all further ones.
         tls: a server's context; None: plain HTTP.
 
-    On leaving, every connection is ended and every thread joined; what a behaviour raised (an
-    ``assert`` in a handler, say) is raised there.
+    On exit, it ends every connection and joins every thread, and raises an exception of a behaviour
+    (for example from an ``assert`` in a handler).
 
     Attributes:
         url: the address, without a slash at its end.
         port: the port.
-        requests: what was asked, in order.
+        requests: the requests, in order.
         connections: the connections, in order.
-        failed_handshakes: what went wrong with TLS.
+        failed_handshakes: the errors of TLS handshakes.
 
     Raises:
         TypeError: no behaviour is given.
@@ -367,13 +367,13 @@ class RawServer:
             raise self._failures[0]
 
     def wait_for(self, condition: Callable[[RawServer], bool]) -> None:
-        """Wait until a number of connections or requests, say, has been reached.
+        """Wait for a condition, such as a number of connections or requests.
 
         Args:
-            condition: gets the server, and tells whether it has been.
+            condition: gets the server, and returns whether it holds.
 
         Raises:
-            TimeoutError: it was not, within 10 seconds.
+            TimeoutError: it did not hold within 10 seconds.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), PATIENCE_S):
@@ -407,7 +407,7 @@ class RawServer:
         """Add a request to ``requests``; for ``RawConnection``.
 
         Args:
-            request: what was read.
+            request: the request.
         """
         self._note(self.requests, request)
 
@@ -421,7 +421,7 @@ class RawServer:
             readable, _, _ = select.select([self._listener, self.wake], [], [])
             if self.wake in readable:
                 return
-            # Not asked of the socket later: the client may have reset the connection by then.
+            # Not read from the socket later: the client may have reset the connection by then.
             sock, address = self._listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             behaviour = self._behaviours[min(len(self.connections), len(self._behaviours) - 1)]
@@ -448,7 +448,7 @@ class RawServer:
                 connection.run(behaviour)
         except ClientGone:
             pass
-        except BaseException as failure:  # noqa: BLE001 - raised again where the test stops the server
+        except BaseException as failure:  # noqa: BLE001 - raised again by stop()
             self._failures.append(failure)
         finally:
             connection.close()

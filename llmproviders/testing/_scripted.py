@@ -16,13 +16,13 @@ from ..results import FinishReason
 
 
 class ScriptedProvider(Provider):
-    """Gives the same reply to every call, and raises ``error`` after it if there is one.
+    """Gives the same reply to every call, and then raises ``error`` if there is one.
 
-    It takes every model and every parameter, and keeps what it was asked in ``requests``.
+    It accepts every model and every parameter, and keeps each request in ``requests``.
 
     Args:
         chunks: the pieces of the reply.
-        error: what to raise after them, instead of ending well.
+        error: the error to raise after them, instead of ending normally.
         **common: as for any provider; ``name`` is the useful one.
 
     >>> from llmproviders import FailoverClient, ServerError
@@ -63,14 +63,14 @@ class ScriptedProvider(Provider):
         return HTTPRequest("POST", self.base_url)
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """Recite the script."""
+        """Yield the chunks, then end or raise."""
         yield from self.chunks
         if self.error is not None:
             raise copy.copy(self.error)
         yield FinishReason("stop")
 
     def make_transport(self) -> _NoTransport:
-        """Nothing is sent."""
+        """Send nothing."""
         return _NoTransport()
 
 

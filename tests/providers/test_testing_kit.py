@@ -170,10 +170,10 @@ class TestProvider:
     @pytest.mark.parametrize(
         ("kind", "words"),
         [
-            (Blind, "supports_tools is True, and what asks for it is not sent"),
+            (Blind, "supports_tools is True, but a request that uses it is sent without it"),
             (Forgetful, "a conversation was sent without 'wombat'"),
             (Deaf, "takes no model, proxy, timeout"),
-            (Nameless, "lacks a model that it names.*good-3"),
+            (Nameless, "does not have a model that it lists.*good-3"),
             (Vague, "set open_catalogue = True"),
             (Picky, "parameters that it does not take are not left out"),
             (Sticky, "out of a pickle"),
