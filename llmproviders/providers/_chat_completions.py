@@ -215,7 +215,7 @@ class _State:
 
     Attributes:
         raw: the service's word for why the reply ends, or None.
-        whole: whether the reply is whole without such a word.
+        whole: whether the reply is complete without such a word.
         failed: whether the service reported an error.
         thought: the new part of the thoughts.
     """
@@ -373,7 +373,7 @@ class _State:
             return
         if self.raw is not None:
             known = reason_of(self.raw)
-            # A failed reply stays failed, and some gateways end every stream with a stop.
+            # A failed reply stays failed; some gateways end every stream with "stop".
             if known is None or (known != "other" and reason_of(word) == "stop"):
                 return
         self.raw = word

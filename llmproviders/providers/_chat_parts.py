@@ -62,7 +62,7 @@ class ThoughtDetails:
             written.setdefault(name, StringIO()).write(text)
 
     def joined(self) -> list[dict[str, Any]]:
-        """All of them."""
+        """All thoughts so far."""
         return [
             {**fields, **{name: text.getvalue() for name, text in written.items()}}
             for fields, written in self._entries
@@ -80,7 +80,7 @@ def _size(value: Any) -> int:
 
 
 class _Call:
-    """One call of a tool, as far as it has come."""
+    """One call of a tool, as far as it has arrived."""
 
     def __init__(self, index: int | None) -> None:
         self.index = index

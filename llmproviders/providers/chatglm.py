@@ -72,7 +72,7 @@ def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
 
 
 def _learn(frame: EventTemplate, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
-    """Teach ``frame`` where the text of the part that is growing stands in ``data``."""
+    """Teach ``frame`` the position in ``data`` of the text of the growing part."""
     speaking = said.speaking
     if speaking is None or speaking not in parts:
         return
@@ -109,7 +109,7 @@ class _Said:
         return pieces[0]
 
     def append(self, added: str) -> None:
-        """Add to the part that is growing."""
+        """Add to the growing part."""
         assert self.speaking is not None
         self._seen[self.speaking].append(added)
 

@@ -52,8 +52,8 @@ def read_page(body: bytes, cookies: Mapping[str, str], *, base_url: str) -> Widg
     missing = [name for name in _Widget.NEEDED if not widget.found.get(name)]
     if missing:
         raise ProtocolError(
-            f"the page of {base_url} has no {' and no '.join(missing)}; "
-            "the site has changed, or a challenge page was served"
+            f"the page of {base_url} has no {' and no '.join(missing)}; the site has changed, or a "
+            "challenge page was served"
         )
     nonce, post_id = (widget.found[name] for name in _Widget.NEEDED)
     for value in (nonce, *cookies.values()):

@@ -190,7 +190,7 @@ class OpenAICompatible(Provider):
                 message += f"`{local.pull.format(asked)}` fetches it; "
             # The caller did not ask for this default.
             message += "" if asked else "name one with model=; "
-            return retold(error, message + "list_models() tells its own")
+            return retold(error, message + "list_models() returns its models")
         if type(error) is ConnectionFailed and _is_refused(error):
             local = local_server_at(self.base_url, self.name)
             if local is None:

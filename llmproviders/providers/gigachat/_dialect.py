@@ -104,7 +104,7 @@ def _choice(choice: Any, names: Sequence[str]) -> Any:
         if len(names) != 1:
             raise UnsupportedError(
                 "GigaChat cannot be made to call any one of several functions: name it in "
-                "tool_choice, or give it alone"
+                "tool_choice, or pass only one function"
                 if names
                 else f"tool_choice is {choice!r} and there are no tools"
             )

@@ -204,7 +204,7 @@ class Uploads:
         if known is not None:
             return known
         try:
-            # A file for each content would stay forever.
+            # A lock file for each content would stay forever.
             lock = _files.locks_folder(self._path) / f"{key[:2]}.upload"
             held = _files.wait_for_lock(lock, scope, _UPLOAD_PATIENCE_S)
         except Unusable as trouble:

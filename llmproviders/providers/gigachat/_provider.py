@@ -335,7 +335,7 @@ class GigaChat(Provider):
             elif isinstance(piece, FinishReason):
                 if text := drawn.rest():
                     yield text
-                # Not in what authors made for tests before it was in the protocol.
+                # Test doubles of other packages may lack it: it was added to the protocol later.
                 asked = getattr(reply, "asked", None) or ChatRequest(())
                 images = [Image(i, fetch=partial(self._content, i, asked)) for i in drawn.ids]
                 yield piece.evolve(images=[*piece.images, *images]) if images else piece
@@ -379,7 +379,7 @@ class GigaChat(Provider):
         return self._credentials.refuse(refused, fetch.scope)
 
     def describe_error(self, error: LLMError, request: ChatRequest) -> LLMError:
-        """Say what to do, if this service's statuses mean more than its words."""
+        """Add what to do, if this service's status says more than its message."""
         if isinstance(error.__cause__, LLMError):
             return error
         if isinstance(error, ConnectionFailed) and error.detail == "certificate":
@@ -390,8 +390,8 @@ class GigaChat(Provider):
             advice = self._advice_on_refusal()
         elif isinstance(error, QuotaExceededError):
             advice = (
-                f"the tokens paid for {self.get_model(request.model)} are used up, which "
-                f"balance() tells for every model: buy more in {CABINET}, or ask another model"
+                f"the tokens paid for {self.get_model(request.model)} are used up; balance() shows "
+                f"those of every model: buy more in {CABINET}, or ask another model"
             )
         elif isinstance(error, RateLimitError):
             advice = (
@@ -408,8 +408,9 @@ class GigaChat(Provider):
     def _advice_on_refusal(self) -> str:
         if isinstance(self._credentials.find(), GivenToken):
             return (
-                "the access token that was given is not valid (any more; one lives 30 minutes): "
-                "give the authorization key instead, GIGACHAT_CREDENTIALS, and tokens are fetched"
+                "the access token that was given is not valid, or not any more (one lives 30 "
+                "minutes): give the authorization key instead (GIGACHAT_CREDENTIALS), and tokens "
+                "are fetched with it"
             )
         return f"{self.name} refused a token that it had just given; check the key in {CABINET}"
 
@@ -547,11 +548,11 @@ class GigaChat(Provider):
             path: an image (jpeg, png, tiff, bmp), a document or a recording.
 
         Returns:
-            What the service says of it; its ``id`` goes into a message's ``attachments``.
+            The service's description of it; its ``id`` goes into a message's ``attachments``.
 
         Raises:
-            InvalidRequestError: it cannot be read, is too large, or of a type that GigaChat does
-                not take.
+            InvalidRequestError: it cannot be read, is too large, or has a type that GigaChat does
+                not accept.
             LLMError: as for any call.
 
         >>> import tempfile
@@ -593,12 +594,12 @@ class GigaChat(Provider):
         return self._content(id, ChatRequest(()))
 
     def _content(self, id: str, asked: ChatRequest) -> bytes:
-        """The content of a file, fetched the way that the chat which drew it went."""
+        """The content of a drawn file, fetched by the same route as the chat that drew it."""
         path = f"/files/{quote(id, safe='')}/content"
 
         def make(fetch: Fetch) -> HTTPRequest:
             call = self._call(fetch, "GET", path, headers={"Accept": "*/*"})
-            # They may name the client to whom alone the file belongs.
+            # They may name a client, and only that client can read the file.
             return replace(call, extra_headers=asked.extra_headers)
 
         return self.ask(make, read_content, request=asked)

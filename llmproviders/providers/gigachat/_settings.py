@@ -68,6 +68,6 @@ def token_file(token_cache: str | os.PathLike[str] | None) -> Path | None:
     """The file in which processes share tokens; None: each process has its own."""
     if token_cache is None:
         return None
-    if token_cache == "user":  # noqa: S105 - it is a place
+    if token_cache == "user":  # noqa: S105 - the name of a place
         return _environ.token_cache()
     return Path(token_cache).expanduser().absolute()
