@@ -1,1 +1,1 @@
-"""Measurements of the library, side by side with what else there is; run by hand and by CI."""
+"""Measurements of the library beside others, run by hand and by CI."""

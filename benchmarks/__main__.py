@@ -1,6 +1,6 @@
 """Run every benchmark: ``python -m benchmarks [--short]``; arguments go to each of them.
 
-A benchmark is a package beside this file with a ``__main__`` of its own.
+A benchmark is a package beside this file with its own ``__main__``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def main(arguments: list[str]) -> int:
-    """Run the benchmarks one after another, each in a process of its own."""
+    """Run the benchmarks one after another, each in its own process."""
     failed = []
     for module in pkgutil.iter_modules([str(HERE)]):
         if not (HERE / module.name / "__main__.py").exists():

@@ -35,7 +35,7 @@ Figures = dict[str, float]
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[dict[str, str]]:
-    """Serve in a process of its own; the value of the block is the environment for clients."""
+    """Serve in a separate process; the value of the block is the environment for clients."""
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="of the comparison; default 5, short 3")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--restart", action="store_true", help="take up a half-done batch")
+    parser.add_argument("--restart", action="store_true", help="resume a half-done batch")
     options = parser.parse_args()
     if options.restart:
         return restart(options.rows or RESTART_ROWS)

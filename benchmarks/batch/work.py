@@ -1,7 +1,7 @@
 """One measurement in a fresh process: ``python -m benchmarks.batch.work KIND IN OUT WORKERS``,
 or ``... restart ROWS``.
 
-Prints its figures as JSON. Where the service is comes from the environment.
+Prints its figures as JSON. The environment has the address of the service.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Figures = dict[str, float]
 
 
 def memory_mb(field: str) -> float:
-    """The process's memory: ``VmRSS``, what it has, or ``VmHWM``, the most that it had."""
+    """The process's memory: ``VmRSS``, now, or ``VmHWM``, the maximum so far."""
     for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
@@ -39,7 +39,7 @@ def batch(source: str, output: str, workers: int) -> None:
 
 
 def loop(source: str, output: str, workers: int) -> None:
-    """What one writes by hand: a session for each thread, streamed replies, no retries."""
+    """The loop written by hand: a session for each thread, streamed replies, no retries."""
     import requests
 
     address = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
@@ -81,7 +81,7 @@ KINDS = {"batch": batch, "loop": loop}
 
 
 def restart(rows: int) -> Figures:
-    """Take up a batch of which every other row is done, up to its first new row."""
+    """Resume a batch with every other row done, up to its first new row."""
     from llmproviders.batch import BatchResult, run_file
     from llmproviders.testing import ScriptedProvider
 
@@ -115,7 +115,7 @@ def main(kind: str, source: str, output: str, workers: str) -> None:
     few = source + ".few"
     with open(source) as lines, open(few, "w") as first:
         first.writelines(line for line, _ in zip(lines, range(200), strict=False))
-    # Whatever loads when it is first used is loaded, and every thread has its connection.
+    # Now all lazy imports are done, and every thread has its connection.
     KINDS[kind](few, output + ".few", int(workers))
     before_mb = memory_mb("VmRSS")
     began, cpu_began = time.perf_counter(), time.process_time()

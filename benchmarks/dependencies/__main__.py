@@ -1,7 +1,7 @@
 """Test the wheel: ``python -m benchmarks.dependencies [lowest] [newest] [--short] [-- PYTEST...]``.
 
 Builds the wheel, installs it into a fresh environment with the lowest releases that ``setup.cfg``
-admits, or with the newest, and runs the tests from a folder that has no library beside them.
+allows, or with the newest, and runs the tests from a folder without the library's source.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("lowest", "newest")
-# These look at the checkout itself.
+# These tests read the checkout itself.
 OF_THE_CHECKOUT = ("test_architecture.py", "test_docs.py", "test_packaging.py", "test_typing.py")
 SHORT = (
     "tests/providers",
@@ -28,10 +28,10 @@ SHORT = (
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests with each kind of dependencies that is asked for."""
+    """Run the tests with each requested kind of dependencies."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dependencies")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=" or ".join(KINDS))
-    parser.add_argument("--short", action="store_true", help="some tests, the lowest alone")
+    parser.add_argument("--short", action="store_true", help="some tests, only with the lowest")
     end = arguments.index("--") if "--" in arguments else len(arguments)
     given, pytest_arguments = parser.parse_args(arguments[:end]), arguments[end + 1 :]
     wrong = [kind for kind in given.kinds if kind not in KINDS]
@@ -56,7 +56,7 @@ def _test(folder: Path, kind: str, wanted: list[str]) -> int:
     names = {re.split("[<>=]", pin)[0].lower() for pin in lowest()}
     print(*(pin for pin in listed.split() if pin.split("==")[0].lower() in names), flush=True)
     elsewhere = folder / "elsewhere"
-    for name in ("tests", "docs"):  # some tests try what a page says
+    for name in ("tests", "docs"):  # some tests try the commands of a page
         made = shutil.ignore_patterns("__pycache__", "_build")
         shutil.copytree(ROOT / name, elsewhere / name, ignore=made)
     for file in (ROOT / "setup.cfg", ROOT / "conftest.py", *ROOT.glob("*.md")):
@@ -67,7 +67,7 @@ def _test(folder: Path, kind: str, wanted: list[str]) -> int:
 
 
 def lowest() -> list[str]:
-    """The lower bounds of ``setup.cfg`` that hold for this Python, as exact pins."""
+    """The lower bounds in ``setup.cfg`` for this Python, as exact pins."""
     parser = ConfigParser()
     parser.read(ROOT / "setup.cfg")
     pins = []

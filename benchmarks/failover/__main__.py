@@ -13,7 +13,7 @@ DEAR_MS = 5.0
 
 
 def main() -> int:
-    """Play the faults, send the calls, and say where a call ended otherwise than it should."""
+    """Play the faults, send the calls, and report the calls that ended in the wrong way."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover", description=__doc__)
     parser.add_argument("--short", action="store_true", help="the quick half, for CI")
     options = parser.parse_args()

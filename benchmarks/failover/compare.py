@@ -1,4 +1,4 @@
-"""The same trouble for every client: ``python -m benchmarks.failover.compare``."""
+"""The same faults for every client: ``python -m benchmarks.failover.compare``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DISTRIBUTIONS = {
     "langchain_sdk": ("langchain-core", "langchain-openai"),
     "pydantic_ai_sdk": ("pydantic-ai-slim",),
 }
-"""What is installed under another name than the client's module has."""
+"""Packages whose name differs from the client's module."""
 
 WITH_TOKENS = ("own", "litellm_sdk", "gigachat_sdk")
 
@@ -48,15 +48,15 @@ WHOLE = {text_of("first").strip(), text_of("second").strip()}
 
 @dataclass(frozen=True)
 class Result:
-    """What one client made of one kind of trouble.
+    """How one client handled one kind of fault.
 
     Attributes:
-        verdict: ``"right"``; ``"cut"``, ``"empty"``, ``"repeated"`` or ``"mixed"`` where wrong
-            text was delivered as the reply, and the last two also where an error came after it;
-            ``"error"``; ``"hang"``; ``"none"`` where it cannot meet it.
-        seconds: from the call to its end; of all calls, where there are many.
+        verdict: ``"right"``; ``"cut"``, ``"empty"``, ``"repeated"`` or ``"mixed"`` if wrong text
+            was delivered as the reply, the last two even if an error followed; ``"error"``;
+            ``"hang"``; ``"none"`` if the fault does not apply.
+        seconds: from the call to its end, or the total of many calls.
         right: how many calls got the right text.
-        error: what it raised.
+        error: the error that it raised.
     """
 
     verdict: str
@@ -66,7 +66,7 @@ class Result:
 
 
 def verdict_on(text: str) -> str:
-    """What a text is that was taken for a reply."""
+    """The verdict about a text that was taken for a reply."""
     text = text.rpartition("\0")[2].strip()
     if text in WHOLE:
         return "right"
@@ -94,7 +94,7 @@ def run(scenario: Scenario, client: str, how: str, environments: Path | None) ->
 def played(
     words: Sequence[object], origins: Sequence[str], environments: Path | None
 ) -> list[dict[str, Any]]:
-    """What ``benchmarks.failover.sample`` prints for these words and addresses."""
+    """The output of ``benchmarks.failover.sample`` for these arguments and addresses."""
     interpreter = python(environments, str(words[0]))
     command = [interpreter, "-m", "benchmarks.failover.sample", *map(str, words), *origins]
     done = subprocess.run(
@@ -169,7 +169,7 @@ def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str
 
 
 def versions(environments: Path, clients: Iterable[str]) -> str:
-    """Which releases were compared."""
+    """The releases that were compared."""
     code = (
         "import importlib.metadata as m, sys\n"
         "found = []\n"
@@ -193,7 +193,7 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compare, print, and write what was asked for."""
+    """Compare, print, and write the requested files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover.compare")
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")
     parser.add_argument("--only", metavar="REGEX", help="scenarios to play")

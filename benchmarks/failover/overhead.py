@@ -1,8 +1,8 @@
-"""What a dead first provider costs the calls after the one that found out.
+"""The cost of a dead first provider for the calls after the one that discovered it.
 
 ``python -m benchmarks.failover.overhead`` compares calls of a client whose first provider is dead
 with calls of one that has only the healthy provider: in one process, and each in a new process,
-where the memory of what is dead is a file.
+with the memory of failures in a file.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def in_one_process(dead: str, alive: str) -> tuple[float, float]:
 def in_new_processes(dead: str, alive: str) -> tuple[float, float]:
     """The same, each in a process that has made another call with a third client.
 
-    Making the client counts: what it loads for its file is part of the price. Modules are found
-    compiled, as they are where a library is installed.
+    Creating the client counts: the modules that it loads for its file are part of the cost. Modules
+    are already compiled, as in an installed library.
     """
     with tempfile.TemporaryDirectory() as folder:
         health = str(Path(folder) / "health.json")
@@ -106,7 +106,7 @@ def table(found: dict[str, tuple[float, float]]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write the requested files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover.overhead")
     parser.add_argument("--docs", action="store_true", help="put the table into the docs")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)

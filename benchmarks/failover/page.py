@@ -1,4 +1,4 @@
-"""Puts what was measured into a page of the documentation."""
+"""Puts the figures into a page of the documentation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Draws the simulation: ``python -m benchmarks.failover.plots OUTCOMES.json PICTURE.svg``.
 
-Needs matplotlib and nothing of the library.
+Needs matplotlib, but not the library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLOURS = ("#7f7f7f", "#8c564b", "#1f77b4", "#2ca02c", "#d62728")
 
 
 def draw(outcomes: list[dict[str, Any]], path: Path) -> None:
-    """Draw how many calls fail, and how many wait for their first text for how long."""
+    """Draw the share of failed calls, and the distribution of the waits for the first text."""
     mpl.rcParams.update({"svg.hashsalt": "llmproviders", "svg.fonttype": "none", "font.size": 9})
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(2, 3))
     failed = [o["failed"] for o in outcomes]

@@ -1,4 +1,4 @@
-"""One client in one kind of trouble, in a process of its own; prints what became of each call.
+"""One client with one kind of fault, in its own process; prints how each call ended.
 
 ``python -m benchmarks.failover.sample CLIENT MAKE HOW CALLS LIMIT WARM FIRST SECOND``
 """
@@ -22,7 +22,7 @@ def main() -> None:
     client_of = getattr(importlib.import_module(f"benchmarks.failover.clients.{module}"), make)
     warm, first, second = origins
     signal.signal(signal.SIGALRM, _give_up)
-    # What a client loads with its first call is no answer to any trouble.
+    # Imports during the first call have nothing to do with the fault.
     signal.setitimer(signal.ITIMER_REAL, 60)
     _ask(client_of(warm, warm), how)
     client = client_of(first, second)
@@ -43,7 +43,7 @@ def _ask(client: Any, how: str) -> dict[str, Any]:
             pieces.extend(client.stream())
         else:
             pieces.append(str(getattr(client, how)() or ""))
-    except Exception as failure:  # noqa: BLE001 - whatever it raises is its answer
+    except Exception as failure:  # noqa: BLE001 - any exception is a result
         error = f"{type(failure).__name__}: {failure}"[:500]
     return {"text": "".join(pieces), "error": error, "seconds": time.monotonic() - start}
 

@@ -32,11 +32,11 @@ RIGHT = "item='bolt' count=3"
 
 @dataclass(frozen=True)
 class Scenario:
-    """How the first service goes wrong; the second one is well.
+    """How the first service fails; the second one works.
 
     Attributes:
-        name: what it is called in the table.
-        replies: what the first service answers, one after another, the last one from then on:
+        name: its name in the table.
+        replies: the replies of the first service, one after another, the last one repeated:
             ``"good"``, ``"prose"`` or ``"cut"``.
         refuses: fields of a request that it refuses with a 400.
     """
@@ -57,7 +57,7 @@ SCENARIOS = (
 
 
 class Service:
-    """Answers chat requests in the form that each asks for: a call of its tool, or a text.
+    """Answers chat requests in the requested form: a call of its tool, or a text.
 
     Attributes:
         paid: how many requests it has answered.
@@ -105,13 +105,13 @@ class Service:
 
 @dataclass(frozen=True)
 class Result:
-    """What one client made of one scenario.
+    """How one client handled one scenario.
 
     Attributes:
         verdict: ``"right"``, ``"error"`` or ``"wrong"``.
         paid: requests that the first and the second service answered.
         refused: requests that the first one refused.
-        error: what the client raised.
+        error: the error that the client raised.
     """
 
     verdict: str
@@ -152,7 +152,7 @@ def table(results: Mapping[str, Mapping[str, Result]]) -> str:
 
 
 def main() -> int:
-    """Compare, print, and write what was asked for."""
+    """Compare, print, and write the requested files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover.schemas")
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")
     parser.add_argument("--docs", action="store_true", help="put the table into the docs")

@@ -1,4 +1,4 @@
-"""Services on loopback that speak OpenAI's and GigaChat's protocol, and fail as they are told."""
+"""Services on loopback that speak OpenAI's and GigaChat's protocol, and fail on request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _END = [event({}, "stop"), b"data: [DONE]\n\n"]
 
 
 def whole(text: str | None, finish: str = "stop", **beside: Any) -> bytes:
-    """A whole reply, with what its message has beside the text."""
+    """A whole reply, with the fields of its message other than the text."""
     message = {"role": "assistant", "content": text, **beside}
     choice = {"index": 0, "message": message, "finish_reason": finish}
     usage = {"prompt_tokens": 1, "completion_tokens": 8, "total_tokens": 9}
@@ -54,7 +54,7 @@ def whole(text: str | None, finish: str = "stop", **beside: Any) -> bytes:
 
 
 Answer = Callable[[Connection, str, bool], None]
-"""Answers one chat request: the connection, the service's name, whether it asked for a stream."""
+"""Answers one chat request; gets the connection, the service's name, and whether to stream."""
 
 
 def _send(conn: Connection, pieces: Sequence[bytes], *, end: bool = True) -> None:
@@ -67,7 +67,7 @@ def _send(conn: Connection, pieces: Sequence[bytes], *, end: bool = True) -> Non
 
 
 def good(conn: Connection, name: str, streams: bool) -> None:
-    """The whole reply, which takes as long in one piece as in many."""
+    """The whole reply, which takes as long in one piece as in several."""
     events = [*_events(_words(name)), *_END]
     if streams:
         _send(conn, events)
@@ -92,7 +92,7 @@ def status(number: int, headers: dict[str, str] | None = None) -> Answer:
 
 
 def cut(conn: Connection, name: str, streams: bool) -> None:
-    """Three pieces, then the connection closes; half of it where it does not stream."""
+    """Three pieces, then the connection closes; half of the reply if it does not stream."""
     if streams:
         _send(conn, _events(_words(name)[:3]), end=False)
     else:
@@ -135,7 +135,7 @@ def drip(conn: Connection, name: str, streams: bool) -> None:
 
 
 def comments(conn: Connection, _name: str, streams: bool) -> None:
-    """What keeps a connection alive and says nothing, ten times a second, for ever."""
+    """Comments that keep a connection alive, ten times a second, forever."""
     filler = b": still here\n\n" if streams else b" "
     conn.run(http_response(200, SSE if streams else JSON, chunked([filler], end=False)))
     while True:
@@ -144,12 +144,12 @@ def comments(conn: Connection, _name: str, streams: bool) -> None:
 
 
 class Service:
-    """Answers chat requests with its faults in turn, then always with the last of them.
+    """Answers chat requests with its faults in turn, and repeats the last one.
 
     Args:
-        name: what its text is made of.
-        answers: what it answers, one after another.
-        tokens_last: chat requests for which an access token is good; None: for ever.
+        name: the source of its text.
+        answers: its answers, one after another.
+        tokens_last: chat requests for which an access token is valid; None: no limit.
     """
 
     def __init__(self, name: str, *answers: Answer, tokens_last: int | None = None) -> None:
@@ -198,13 +198,13 @@ class Service:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of trouble.
+    """One kind of fault.
 
     Attributes:
-        name: what it is called in the table.
+        name: its name in the table.
         first: the first service; ``"black hole"`` and ``"refused"`` for addresses without one.
         calls: how many calls are made.
-        needs_tokens: only clients that fetch access tokens can meet it.
+        needs_tokens: it only applies to clients that fetch access tokens.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Ten thousand calls over three services in trouble: ``python -m benchmarks.failover.simulate``.
 
 For a year a script runs every 35 hours and makes forty calls each time, one after another with a
-second of its own work in between. The client is the library's own, with nothing
-replaced but the clock and the services (see ``world``).
+second of its own work in between. The client is the library's own; only the clock and the services
+are replaced (see ``world``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STRATEGIES: dict[str, tuple[int, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the calls under one strategy; times to the first text in seconds.
+    """How the calls ended under one strategy; times to the first text in seconds.
 
     Attributes:
         strategy: its name.
@@ -69,7 +69,7 @@ class Outcome:
 
 
 def run(name: str, *, sessions: int = SESSIONS, seed: int = 1) -> Outcome:
-    """Play one strategy; the weather is the same for all, given the seed."""
+    """Play one strategy; with the same seed, all strategies meet the same failures."""
     count, arguments = STRATEGIES[name]
     random.seed(f"waits {seed}")  # the client's own jitter
     clock = SimulatedClock()
@@ -134,7 +134,7 @@ def plot(outcomes: Sequence[Outcome], path: Path, interpreter: str) -> None:
 
 
 def main() -> None:
-    """Simulate, print, and write what was asked for."""
+    """Simulate, print, and write the requested files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover.simulate")
     parser.add_argument("--sessions", type=int, default=SESSIONS, help="of 40 calls each")
     parser.add_argument("--seed", type=int, default=1)

@@ -1,22 +1,22 @@
-"""Three services as they behave in the world, with a source for every number.
+"""Three services as they behave in reality, with a source for every number.
 
-Nobody publishes all of it for one service, so each of the three takes what is published where:
+No service has all of these figures published, so each of the three combines published ones:
 
 - **Incidents.** Mean time to repair and mean time between failures of two large providers' APIs and
   a third service are those of Chu, Talluri, Lu and Iosup, "An Empirical Characterization of Outages
   and Incidents in Public Services for Large Language Models" (ICPE 2025, arXiv 2501.12469, their
   published data): 2.81 h and 5.22 days, 2.56 h and 5.64 days, 3.95 h and 8.74 days. Their
-  availability, 99.6 to 99.9 %, is far better than these times would make it if every incident
-  stopped everything, so one in ten of ours does, and the others make the service slow and every
-  seventh request fail.
+  availability, 99.6 to 99.9 %, is far better than these times imply if every incident stopped
+  everything. So one in ten of ours does; the others make the service slow and every seventh request
+  fail.
 - **Time to the first text.** Median, 95th and 99th percentile and maximum of a day's measurements
   every five minutes, as modelstats.ai published them in 2026 ("LLM API Latency Spikes: What Average
   TTFT Doesn't Tell You") for Claude Haiku 4.5, GPT-4o mini and Gemini 2.5 Flash.
-- **Rate limits.** Requests a minute that providers' documents give for free and first paid tiers:
+- **Rate limits.** Requests a minute in the providers' documentation for free and first paid tiers:
   20 (OpenRouter's free models), 50 (Anthropic, tier 1), 30 (Groq, free).
 
-Assumed, for want of a source: two of three requests to a service that is down are refused at once
-with 503, the third hangs; one reply in a thousand is cut in the middle.
+Assumptions without a source: two of three requests to a service that is down are refused
+immediately with 503, the third hangs; one reply in a thousand is cut in the middle.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ PIECE_S = 0.2
 
 @dataclass(frozen=True)
 class Service:
-    """What is known of a service.
+    """The figures of a service.
 
     Attributes:
-        name: what it is called here.
+        name: its name here.
         repair_s, between_s: mean seconds that an incident takes, and between two of them.
         first_text_s: median, 95th, 99th percentile and maximum of the time to the first text.
-        per_minute: requests that it takes in a minute.
+        per_minute: requests that it accepts in a minute.
     """
 
     name: str
@@ -81,7 +81,7 @@ SERVICES = (
 
 
 def quantile(points: tuple[float, float, float, float], share: float) -> float:
-    """The time that ``share`` of requests do not exceed, between the points that are known."""
+    """The time that ``share`` of requests do not exceed, interpolated between the known points."""
     shares = (0.0, 0.5, 0.95, 0.99, 1.0)
     values = (points[0] * 0.6, *points)
     at = min(bisect_right(shares, share), len(shares) - 1)
@@ -91,7 +91,7 @@ def quantile(points: tuple[float, float, float, float], share: float) -> float:
 
 
 class Weather:
-    """When a service is in trouble, for all clients alike."""
+    """The times of a service's incidents, the same for all clients."""
 
     def __init__(self, service: Service, lasting_s: float, chance: random.Random) -> None:
         self._begins: list[float] = []
@@ -114,7 +114,7 @@ class Weather:
 
 
 class Simulated(Provider):
-    """A service in its weather, on the simulation's clock."""
+    """A service with its incidents, on the simulation's clock."""
 
     url = "simulated://here"
     default_model = "simulated"
@@ -138,11 +138,11 @@ class Simulated(Provider):
         return Call("POST", self.base_url)
 
     def make_transport(self) -> Any:
-        """Nothing is sent."""
+        """Send nothing."""
         return _Road()
 
     def parse(self, reply: Reply) -> Iterator[str]:
-        """Behave as the weather has it."""
+        """Behave as the incidents require."""
         scope: CancelScope = reply.scope  # type: ignore[attr-defined]
         self._check_rate()
         weather, chance = self._weather.at(self._clock.monotonic()), self._chance

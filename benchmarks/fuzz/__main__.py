@@ -2,7 +2,7 @@
 
 Each target gets N inputs, a million, from atheris where it is installed (guided by the coverage of
 the library's code) and from hypothesis elsewhere; with ``--short``, five hundred from hypothesis.
-An input that lets anything but the library's own errors out is printed and kept; make a test of it.
+An input that raises anything but the library's own errors is printed and kept; make a test of it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _by_hypothesis(target: Target, inputs: int) -> tuple[int, str | None]:
 
     try:
         search()
-    except Exception as error:  # noqa: BLE001 - it is what is looked for
+    except Exception as error:  # noqa: BLE001 - such an exception is the finding
         return done, f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}"
     return done, None
 

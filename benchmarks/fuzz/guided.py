@@ -1,4 +1,4 @@
-"""One target under atheris, which steers by the coverage of the library's code."""
+"""One target under atheris, which is guided by the coverage of the library's code."""
 
 from __future__ import annotations
 

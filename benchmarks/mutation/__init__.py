@@ -1,1 +1,1 @@
-"""Mutants of the modules that decide, and whether their tests notice."""
+"""Mutants of the most important modules, and whether their tests notice."""

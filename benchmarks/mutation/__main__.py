@@ -1,13 +1,13 @@
 """Mutation testing: ``python -m benchmarks.mutation [OPTION ...] [MODULE ...]``.
 
 Needs mutmut beside the library. Each module is mutated in a copy of the checkout and tested with
-the tests that are its own; what survives is listed. Mutants of the wording of a message or of the
-log, and of the case of a header's name, are told apart and left out of the count.
+its own tests; survivors are listed. Mutants that only change the wording of a message or of the
+log, or the case of a header's name, are recognized and not counted.
 
-``--short`` takes the lines alone. ``--limit-s N`` ends a module's run after so many seconds and
-counts what was done until then. ``--folder F`` keeps the copy and the outcomes there: the next
-run makes the copy anew and tries only the mutants of functions that have changed since, and those
-that have not been killed yet.
+``--short`` only mutates the module of lines. ``--limit-s N`` ends a module's run after that many
+seconds and counts the mutants tried until then. ``--folder F`` keeps the copy and the outcomes
+there: the next run makes a new copy and only tries the mutants of changed functions, and those that
+have not been killed yet.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "providers/gigachat/_provider": _GIGACHAT,
     "providers/gigachat/_credentials": _GIGACHAT,
 }
-# These take a second and more, start processes, which run what is not mutated, or look at who
-# called, which here is mutmut.
+# These take a second or more, start processes, which run unmutated code, or check their caller,
+# which here is mutmut.
 SLOW = (
     "tests/providers/test_gigachat.py::TestOfficial",
     "tests/providers/test_gigachat.py::TestTokenRequests::test_16_processes",
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
     """Mutate the modules one after another and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=", ".join(TESTS))
-    parser.add_argument("--short", action="store_true", help="the lines alone")
+    parser.add_argument("--short", action="store_true", help="only the module of lines")
     parser.add_argument("--limit-s", type=float)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args(arguments)
@@ -128,8 +128,9 @@ class _Outcomes(NamedTuple):
 class _Run:
     """One module's mutants, in a new copy of the checkout.
 
-    Of an earlier one the outcomes stay. mutmut goes by the date of a file, and would take the
-    mutants of another checkout for those of this one; outcomes it keeps by a hash of the function.
+    The outcomes of an earlier copy are kept. mutmut goes by the date of a file, and would confuse
+    the mutants of another checkout with those of this one; it keeps outcomes by a hash of the
+    function.
     """
 
     def __init__(self, folder: Path, module: str) -> None:
@@ -148,10 +149,9 @@ class _Run:
             conftest.write(_PROFILE)
 
     def mutate(self, limit_s: float | None) -> None:
-        """Try every mutant that has not been killed, and those that took too long once more.
+        """Try every mutant that has not been killed, and retry those that took too long.
 
-        A mutant that waits for ever is noticed by the clock, but so is a machine that has more to
-        do than this.
+        A mutant that waits forever is detected by a timeout, but a busy machine can cause one, too.
         """
         self._forget(lambda code: code != _KILLED)
         self._mutmut(limit_s)
@@ -159,7 +159,7 @@ class _Run:
             self._mutmut(limit_s)
 
     def outcome(self) -> _Outcomes:
-        """How many were killed and how many not, and the changes of the latter."""
+        """The numbers of killed and surviving mutants, and the changes of the survivors."""
         from benchmarks.mutation._mutants import changes
 
         counts: Counter[str] = Counter()
@@ -179,14 +179,14 @@ class _Run:
         return _Outcomes(counts, alive)
 
     def _codes(self) -> dict[str, int | None]:
-        """The exit code of the tests for each mutant that there is, None where they did not run."""
+        """The exit code of the tests for each mutant; None if they did not run."""
         kept: dict[str, int | None] = json.loads(self._kept.read_text())["exit_code_by_key"]
         return kept
 
     def _forget(self, is_wrong: Callable[[int | None], bool]) -> int:
-        """Let mutants with such a code be tried again, and say how many there are.
+        """Mark mutants with one of these codes to be tried again, and return their number.
 
-        Which tests reach which function is found out anew, too: tests and library may be others.
+        Which tests reach which function is determined again, too: the code may have changed.
         """
         (self._folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
         if not self._kept.exists():
@@ -222,9 +222,9 @@ class _Run:
 _KILLED = 1
 _TOO_LONG = (24, -24, 36, 152, 255, -9)
 
-# mutmut runs the tests many times in one process, which hypothesis takes for a mistake, and in
-# which what a process says once has been said, and what it reads once has been read. No failure is
-# to be shrunk to its simplest form.
+# mutmut runs the tests many times in one process. hypothesis takes that for a mistake, and the
+# library has already given its once-per-process warnings and read its cached files. Failures need
+# not be shrunk to their simplest form.
 _PROFILE = """
 from hypothesis import HealthCheck, Phase
 

@@ -1,4 +1,4 @@
-"""What a mutant changed: told from the file in which mutmut keeps the mutants of a module."""
+"""Find out what a mutant changed, from the file in which mutmut keeps a module's mutants."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Change(NamedTuple):
     """How a function was changed.
 
     Attributes:
-        lines: what went, after a minus, and what came, after a plus.
-        words: whether it is but the wording of an error's message or of a line of the log, or
-            the case of a header's name, to which HTTP gives no meaning.
+        lines: removed lines after a minus, and added lines after a plus.
+        words: whether it only changes the wording of an error message or of a log line, or the case
+            of a header's name, which HTTP ignores.
     """
 
     lines: list[str]
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 
 def changes(path: Path) -> dict[str, Change]:
-    """The change of each mutant in a mutated module, by the name that mutmut gives its function."""
+    """The change of each mutant in a mutated module, by mutmut's name for its function."""
     functions = {
         node.name: node
         for node in ast.walk(ast.parse(path.read_text()))
@@ -59,7 +59,7 @@ def _change(before: _Function, after: _Function) -> Change:
 
 
 def _shortened(lines: list[str]) -> list[str]:
-    """The lines, cut to what stands around the first place in which they differ."""
+    """The lines, cut to the text around the first difference."""
     letters = zip(*(line[1:] for line in lines), strict=False)
     same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, letters))
     begin = max(0, same - _CONTEXT)
@@ -67,7 +67,7 @@ def _shortened(lines: list[str]) -> list[str]:
 
 
 def _way_to_difference(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
-    """What encloses the one difference of two trees, from the outside in, in both of them."""
+    """The nodes that enclose the only difference of two trees, from the outside in."""
     while True:
         yield before, after
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):

@@ -1,1 +1,1 @@
-"""Tens of thousands of calls from many threads, some of which go wrong, and what they leave."""
+"""Tens of thousands of calls from many threads, some with faults, and the resources left behind."""

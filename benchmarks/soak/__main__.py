@@ -1,10 +1,10 @@
 """Soak: ``python -m benchmarks.soak [--short] [--calls N] [--threads N] [--seed N]``.
 
-50,000 calls from 16 threads over three providers, a tenth of which meet a random fault. One in
-fifty goes to a server that sends a second reply behind each, which nobody asked for. The main
-thread calls meanwhile, and alarms whose handler raises end its calls at random moments. Every text
-must be right, every error one of the library's or the alarm's own, and at the end there must be as
-many open sockets, threads, file descriptors and as much memory as after the first thousand calls.
+50,000 calls from 16 threads over three providers, a tenth with a random fault. One in fifty goes to
+a server that sends an unrequested second reply after each reply. Meanwhile the main thread makes
+calls, and alarms whose handler raises end them at random moments. Every text must be right, every
+error one of the library's or the alarm's own, and at the end there must be as many open sockets,
+threads, file descriptors and as much memory as after the first thousand calls.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ TOKEN_FAULTS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class State:
-    """What the process holds."""
+    """The resources of the process."""
 
     calls: int
     seconds: float
@@ -85,7 +85,7 @@ class State:
 
 
 def state(calls: int, start: float) -> State:
-    """What the process holds now."""
+    """The current resources of the process."""
     gc.collect()
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
@@ -110,7 +110,7 @@ class Services:
         self.arguments: dict[str, dict[str, Any]] = json.loads(process.stdout.readline())
 
     def spoil(self, dice: random.Random) -> str:
-        """Let a coming request go wrong; what of it."""
+        """Make a coming request fail; return its fault."""
         chance = dice.random()
         order: Any
         if chance < 0.03:
@@ -138,7 +138,7 @@ def serving() -> Iterator[Services]:
 
 
 class Soak:
-    """The calls, and what came of them."""
+    """The calls and their outcomes."""
 
     def __init__(
         self, client: FailoverClient, poisoned: BaseClient, services: Services, seed: int
@@ -181,7 +181,7 @@ class Soak:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except TimeoutError:
-            # It came when the call was over.
+            # It arrived when the call was over.
             pass
         finally:
             signal.signal(signal.SIGALRM, before)
@@ -215,7 +215,7 @@ class Soak:
         except LLMError as error:
             right = not pieces or isinstance(pieces[-1], Restart)
             return type(error).__name__, "" if right else f"{error!r} after {pieces!r}"
-        except BaseException as error:  # noqa: BLE001 - nothing else may come out
+        except BaseException as error:  # noqa: BLE001 - no other exception is allowed
             if error is self._alarm:
                 return "alarm", ""
             return type(error).__name__, f"{error!r} is none of the library's errors"
@@ -244,7 +244,7 @@ def main(arguments: list[str]) -> int:
         start = time.monotonic()
         states = []
         for begin, end in _stretches(calls, step):
-            # A thousand at a time: what waits to be called takes memory, too.
+            # A thousand at a time: pending calls take memory, too.
             for first in range(begin, end, 1_000):
                 with ThreadPoolExecutor(options.threads) as pool:
                     done = pool.map(soak.one, range(first, min(first + 1_000, end)))

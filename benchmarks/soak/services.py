@@ -1,4 +1,4 @@
-"""The services of the soak, in a process of their own: a sandbox that is told what to spoil.
+"""The services of the soak, in a separate process: a sandbox that takes faults from stdin.
 
 Prints the arguments of the providers as a line of JSON, then reads lines of JSON: the arguments of
 ``Sandbox.fail``, or ``"expire"``. Ends with its standard input.
@@ -21,13 +21,13 @@ POISONED = "poisoned"
 
 
 def reply_to(messages: Sequence[Any]) -> str:
-    """The text that every service gives to a question; the soak knows it, too."""
+    """Every service's answer to a question, which the soak knows, too."""
     question = str(messages[-1]["content"])
     return " ".join(f"{question} → ответ {number} 回答" for number in range(3))
 
 
 def _poison(conn: Connection) -> None:
-    """Send a right reply and, in the same packet, a wrong one that nobody asked for."""
+    """Send a right reply and, in the same packet, an unrequested wrong one."""
     while True:
         right = reply_to(json.loads(conn.read_request().body)["messages"])
         conn.run([_whole(right) + _whole("the answer of another call")])

@@ -3,6 +3,6 @@
 - ``python -m benchmarks.speed.environments FOLDER`` makes the virtual environments of the peers.
 - ``python -m benchmarks.speed --environments FOLDER`` measures everything and writes the page of
   the documentation, its plots and the numbers as JSON.
-- ``python -m benchmarks.speed --short`` measures the library alone, quickly, and fails where a
-  ratio is worse than a generous bound.
+- ``python -m benchmarks.speed --short`` measures only the library, quickly, and fails if a ratio
+exceeds a generous limit.
 """

@@ -14,7 +14,7 @@ _DOCS = environments.ROOT / "docs"
 
 
 def main() -> int:
-    """Measure, print the goals, and write what was asked for."""
+    """Measure, print the goals, and write the requested files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--short", action="store_true", help="no peers, few rounds, for CI")
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")

@@ -1,7 +1,7 @@
 """Make the virtual environments that the clients are measured in.
 
 ``python -m benchmarks.speed.environments FOLDER`` makes one for each client and one for the plots;
-what is there already is kept, but for this library, which is installed again each time.
+existing ones are kept, except that this library is installed again each time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ NEEDS = {
     "pydantic_ai_sdk": ["pydantic-ai-slim[openai]"],
     "plots": ["matplotlib"],
 }
-"""Environment -> what is installed there. All but the last are named like their clients."""
+"""Environment -> the packages installed there. All but the last are named after their clients."""
 
 
 def make(folder: Path) -> None:
-    """Make those that are missing in ``folder``."""
+    """Make the missing ones in ``folder``."""
     for name, needs in NEEDS.items():
         home = folder / name
         finished = home / "finished"
@@ -62,7 +62,7 @@ def _copy_own(target: Path) -> None:
 
 
 def python(folder: Path | None, name: str) -> str:
-    """The interpreter of an environment; this one where there is no folder."""
+    """The interpreter of an environment; this one if there is no folder."""
     return sys.executable if folder is None else str(folder / name / "bin" / "python")
 
 

@@ -1,4 +1,4 @@
-"""What is measured, and what is hoped for: tables."""
+"""Tables of measurements and goals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FRAMINGS = ("single", "block", "cut", "close", "gzip")
 
 @dataclass(frozen=True)
 class Scenario:
-    """One thing that is measured, of several clients side by side.
+    """One measurement of several clients side by side.
 
     Attributes:
-        name: how results and goals call it.
+        name: its name in results and goals.
         measure: a function of :mod:`.sample`, or one of :mod:`.startup`.
-        clients: who takes part; what the environment lacks is left out.
-        service: what the server speaks.
-        framing: how it cuts its replies up; for ``calls`` the number of threads.
+        clients: the clients that take part; those not installed are left out.
+        service: the server's protocol.
+        framing: how it splits its replies; for ``calls`` the number of threads.
         pieces: of text in a reply.
         pace: ``"once"``, ``"each"`` or milliseconds between pieces; see :mod:`.server`.
         count: how often within a sample.
@@ -165,7 +165,7 @@ def _failover(count: int) -> Scenario:
 
 
 def startup() -> list[Scenario]:
-    """What happens before anything is asked."""
+    """Measurements of the time before the first request."""
     return [
         Scenario("import", "importing", ("own", "own.used", "plain.tenacity"), peers=True),
         Scenario("help", "helping", ("python", "own")),
@@ -173,7 +173,7 @@ def startup() -> list[Scenario]:
 
 
 def short() -> list[Scenario]:
-    """What CI has the time for; no peers."""
+    """The short plan for CI, without peers."""
     return [
         Scenario("cpu single", "cpu", ("floor", *_CHAT), pieces=4_000),
         Scenario("cpu block", "cpu", ("floor", *_CHAT), framing="block", pieces=4_000),
@@ -210,13 +210,12 @@ class Goal:
     """A number that must not be larger than ``most``, or not smaller than ``least``.
 
     Attributes:
-        said: what it is, for the table.
-        values: how it follows from what was measured, round by round; the median counts. A
-            ``KeyError`` where something was not measured.
+        said: its description in the table.
+        values: computes it from the measurements, round by round; the median counts. A ``KeyError``
+            means that something was not measured.
         most: its bound.
         least: its bound the other way round.
-        slack: the factor by which the short form lets it be missed: a machine that builds is
-            small, and busy with other things.
+        slack: the factor by which the short form may miss it: a CI machine is small and busy.
     """
 
     said: str
@@ -242,7 +241,7 @@ def _ratio(
 
 
 def _growth(of: Numbers) -> list[float]:
-    """By how much more the cost of an event grows than the bytes of the floor's do."""
+    """How much faster the cost of an event grows than that of the floor."""
     short, long = (_ratio(f"chatglm {n}", "own.chatglm", "floor")(of) for n in (1_000, 2_000))
     return [one / another for one, another in zip(long, short, strict=True)]
 

@@ -77,7 +77,7 @@ def bars(results: Any, scenario: str, number: str, unit: float, label: str) -> A
 
 
 def growth(results: Any) -> Any:
-    """What a piece costs in replies of all lengths."""
+    """The cost of a piece in replies of all lengths."""
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     lengths = sorted(int(name.split()[1]) for name in results if name.startswith("growth"))
     for client, said in NAMES.items():
@@ -98,7 +98,7 @@ def growth(results: Any) -> Any:
 
 
 def delay(results: Any) -> Any:
-    """How late pieces come, by framing."""
+    """The delay of pieces, by framing."""
     framings = {"single": "chunked", "close": "close-delimited", "gzip": "gzip"}
     figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.8), sharey=True, sharex=True)
     for axes, (framing, said) in zip(panels, framings.items(), strict=True):

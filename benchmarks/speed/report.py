@@ -22,7 +22,7 @@ _OVERVIEW = (
     ("growth over a stream, MiB", "memory stream", "mib", 1),
     ("calls per second, 16 threads", "calls 16", "per_s", 1),
 )
-"""Column -> scenario, number, and what it is divided by: another client's number, or a unit."""
+"""Column -> scenario, number, and its divisor: another client's number, or a unit."""
 
 _ROWS = {
     "llmproviders, GigaChat": ("own.gigachat", "own"),
@@ -36,11 +36,11 @@ _ROWS = {
     "`g4f`": ("g4f_sdk",),
     "`litellm`": ("litellm_sdk",),
 }
-"""Row of the overview -> what its client is called in the scenarios."""
+"""Row of the overview -> its client's name in the scenarios."""
 
 
 class Numbers:
-    """What was measured, by scenario, client and the name of the number."""
+    """The measurements by scenario, client and name of the number."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -70,7 +70,7 @@ def medians(results: Results) -> str:
 
 
 def goals(results: Results, *, short: bool = False) -> tuple[str, list[str]]:
-    """The table of goals, and those that were missed; what was not measured is left out."""
+    """The table of goals, and the missed ones; goals without a measurement are left out."""
     rows, missed = [], []
     for goal in GOALS:
         try:

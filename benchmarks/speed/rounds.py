@@ -103,6 +103,6 @@ class _Taker:
 
 
 def _environment_of(client: str) -> str:
-    """Where a client is installed; the floor needs nothing and runs beside this library."""
+    """The environment of a client; the floor needs nothing and runs in this library's."""
     name = client.partition(".")[0]
     return "own" if name in ("floor", "python") else name

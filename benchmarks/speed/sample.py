@@ -1,9 +1,9 @@
-"""One measurement, in a process of its own.
+"""One measurement, in its own process.
 
 ``python -m benchmarks.speed.sample MEASURE CLIENT BASE RUN SERVICE FRAMING PIECES PACE COUNT``
-prints a JSON object of numbers. Times are in microseconds where the name does not tell.
+prints a JSON object of numbers. Times are in microseconds unless the name says otherwise.
 
-Only what every client needs is imported here, so that a cold start is the client's own.
+Only modules that every client needs are imported here, so that a cold start is the client's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RSS_FROM, _RSS_EVERY = 1_000, 500
 
 
 class Case:
-    """What is measured: a client, and what the server sends it."""
+    """One case: a client, and the reply that the server sends it."""
 
     def __init__(self, client: str, base: str, run: str, *rest: str) -> None:
         self.client = client
@@ -36,13 +36,13 @@ class Case:
         return clients.make(self.client, base, self.service)
 
     def check(self, text: str, pieces: int | None = None) -> None:
-        """The text must be what the server sent."""
+        """Check that the text is the one that the server sent."""
         from .wire import whole
 
         assert text == whole(self.pieces if pieces is None else pieces), "a wrong text"
 
     def warmed(self) -> clients.Client:
-        """The client, once everything it needs has been loaded and has run."""
+        """The client, after everything that it needs has been loaded and has run."""
         few = min(self.pieces, _WARMING_PIECES)
         warming = self.make(few)
         for _ in range(3):
@@ -73,9 +73,9 @@ def cpu(case: Case) -> dict[str, float]:
 
 
 def beside(case: Case) -> dict[str, float]:
-    """What a client costs that stands before ``own.openai``, in processor time.
+    """The processor time that a client in front of ``own.openai`` adds.
 
-    Both run by turns in one process, ``count`` times each: two processes differ by more. A stream
+    Both run in turns in one process, ``count`` times each: two processes differ by more. A stream
     is compared by its ratio, a call of ``complete`` by its difference.
     """
     from copy import copy
@@ -101,7 +101,7 @@ def _by_turns(asks: list[Callable[[], Iterable[str]]], count: int) -> list[float
 
 
 def drain(case: Case) -> dict[str, float]:
-    """How fast the server is: wall time of a piece that nobody looks at."""
+    """The server's speed: wall time of a piece that is only read."""
     client = case.make()
     took = []
     for _ in range(3):
@@ -113,7 +113,7 @@ def drain(case: Case) -> dict[str, float]:
 
 
 def delay(case: Case) -> dict[str, float]:
-    """From the moment at which the server sends a piece to the one at which the caller has it."""
+    """The time from when the server sends a piece until the caller has it."""
     from .server import STAMP_DIGITS
 
     client = case.make()
@@ -129,7 +129,7 @@ def delay(case: Case) -> dict[str, float]:
 
 
 def first(case: Case) -> dict[str, float]:
-    """From the call to the first text, with everything warm and the connection there; medians."""
+    """The time from the call to the first text, warm and with an open connection; medians."""
     client = case.make()
     took, spent = [], []
     for _ in range(case.count):
@@ -147,7 +147,7 @@ def first(case: Case) -> dict[str, float]:
 
 
 def cold(case: Case) -> dict[str, float]:
-    """The moment of the first text of a new process, on the clock of whoever started it."""
+    """The time of the first text of a new process, by the clock of the parent process."""
     stream = iter(case.make().stream())
     pieces = [next(stream)]
     at = time.monotonic()
@@ -182,7 +182,7 @@ def connections(case: Case) -> dict[str, float]:
 
 
 def memory_stream(case: Case) -> dict[str, float]:
-    """How much the process grows in a long stream that nobody keeps, from its 1,000th piece on."""
+    """How much the process grows in a long stream that is not kept, from its 1,000th piece on."""
     from zlib import crc32
 
     from .wire import whole

@@ -1,10 +1,10 @@
-"""The services on loopback, in a process of their own; what they send is made beforehand.
+"""The services on loopback, in a separate process; their replies are made beforehand.
 
 The address of a client says what it gets: ``/RUN/SERVICE/FRAMING/PIECES/PACE/...``. ``RUN`` is any
-word, by which ``/stats/RUN`` counts connections. ``PACE`` is ``once`` for a reply sent as a whole,
-``each`` for its head and then each piece sent apart, as a service does that makes them up one
-after another, or the milliseconds between pieces, which then start with the moment, in
-nanoseconds of the machine's monotonic clock, at which they were sent.
+word; ``/stats/RUN`` has its number of connections. ``PACE`` is ``once`` for a reply sent as a
+whole; ``each`` for its head and each piece sent separately, as a real service does; or the
+milliseconds between pieces, which then start with the time when they were sent, in nanoseconds of
+the machine's monotonic clock.
 """
 
 from __future__ import annotations

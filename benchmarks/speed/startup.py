@@ -1,4 +1,4 @@
-"""What a process costs before it asks anything: imports and ``--help``, in bare interpreters."""
+"""The cost of a process before its first request: imports and ``--help``, in bare interpreters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ assert str(client.complete("Why?"))
 print([name for name in sys.modules if name not in before])
 """
 
-# Some modules, such as those that compiled ones make up, can be loaded but not imported.
+# Some modules, such as those that compiled ones create, can be loaded but not imported.
 _IMPORT_EACH = """
 for name in {names}:
     try:
@@ -43,7 +43,7 @@ for name in {names}:
 
 
 def importing(python: str, client: str, url: str, environment: dict[str, str]) -> dict[str, float]:
-    """Processor time of an import in a fresh interpreter; ``own.used`` imports all that a program
+    """Processor time of an import in a fresh interpreter; ``own.used`` imports everything that a program
     has loaded after its first call of one provider.
     """
     if client == "own.used":

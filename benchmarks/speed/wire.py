@@ -1,4 +1,4 @@
-"""What the server sends: the services' replies in every framing; pure."""
+"""The replies of the services in every framing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _WORDS = (
 
 
 def piece(index: int) -> str:
-    """The text of one piece: five words that can be packed as well as prose, and no better.
+    """The text of one piece: five words that compress as well as prose, and no better.
 
-    No space at its ends, which some clients strip.
+    Without spaces at its ends, which some clients strip.
     """
     bits = crc32(b"%d" % index)
     words = (_WORDS[(bits >> shift) % len(_WORDS)] for shift in (0, 6, 12, 18, 24))
@@ -44,7 +44,7 @@ def _dump(value: object) -> bytes:
 
 
 def chat_events(texts: Iterable[str]) -> Iterator[bytes]:
-    """OpenAI's shape, as GigaChat and most others speak it."""
+    """OpenAI's format, which GigaChat and most others use."""
     shared = {"created": 1760000000, "model": MODEL, "object": "chat.completion"}
     for text in texts:
         choice = {"delta": {"content": text, "role": "assistant"}, "index": 0}
@@ -181,5 +181,5 @@ def stream_body(service: str, framing: str, pieces: int) -> bytes:
 
 
 def with_length(body: bytes, kind: bytes) -> bytes:
-    """A whole reply with its length told."""
+    """A whole reply with a ``Content-Length``."""
     return head(b"Content-Length: %d\r\n" % len(body), kind) + body

@@ -1,9 +1,9 @@
-"""Count the files that a call walks through: ``python -m benchmarks.way``.
+"""Count the files that a call goes through: ``python -m benchmarks.way``.
 
 A tracer follows a call on the sandbox, over a connection that is already open, from ``stream()``
-to its first text, and again where the first try meets a 503. It counts the files of the package
-that the call enters, and the moves: calls of a function in another file than that of the call
-before. What the standard library and other packages do is not counted.
+to its first text, and again with a 503 for the first try. It counts the files of the package that
+the call enters, and the moves: calls of a function in another file than the previous call. The
+standard library and other packages are not counted.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ PROMPT = "Why is the sky blue?"
 
 
 class Tracer:
-    """Counts while it is in force, in the thread that it was started in.
+    """Counts while it is active, in the thread that started it.
 
     Attributes:
-        files: the files entered, in the order in which they were.
+        files: the files entered, in order.
         moves: calls from one of them into another.
     """
 
@@ -37,7 +37,7 @@ class Tracer:
         self._here = ""
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        """Take one event of ``sys.setprofile``."""
+        """Handle one event of ``sys.setprofile``."""
         if event != "call":
             return
         path = frame.f_code.co_filename
@@ -73,7 +73,7 @@ def first_text(client: FailoverClient) -> None:
 
 
 def ways(provider: str) -> tuple[Tracer, Tracer]:
-    """Follow a call of one provider, and one that meets a 503 first.
+    """Trace a call of one provider, and one that gets a 503 first.
 
     Args:
         provider: the provider's name in the sandbox.

@@ -1,10 +1,9 @@
 """A module for each client, named like its environment, with one class, ``make``.
 
 ``make(first, second)`` gets the origins of two services; ``stream()`` yields text and
-``complete()`` returns it, both for the prompt below; ``typed()`` returns an ``Order``, where the
-client has such a thing. Each is set up with what it offers for such
-trouble: two retries, a silence of three seconds at most, two for a connection, and the second
-service after the first where there is such a thing.
+``complete()`` returns it, both for the prompt below; ``typed()`` returns an ``Order``, if the
+client supports it. Each is configured with the features that it has for such faults: two retries,
+at most three seconds of silence, two for a connection, and the second service after the first.
 """
 
 from __future__ import annotations

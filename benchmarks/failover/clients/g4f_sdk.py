@@ -1,6 +1,6 @@
 """g4f's ``IterListProvider`` over two providers that speak OpenAI's protocol.
 
-It has no retries, and its blocking client hands no limit of time to such providers.
+It has no retries, and its blocking client passes no timeout to such providers.
 """
 
 from __future__ import annotations

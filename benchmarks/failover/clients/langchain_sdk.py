@@ -1,7 +1,7 @@
 """LangChain's ``with_fallbacks`` over two ``ChatOpenAI``.
 
-Its documents advise to switch retries off where there are fallbacks; that is ``make_impatient``.
-A typed reply that is no good is asked for once more, by ``with_retry``.
+Its documentation advises turning retries off if there are fallbacks; that is ``make_impatient``.
+``with_retry`` asks once more after an invalid typed reply.
 """
 
 from __future__ import annotations

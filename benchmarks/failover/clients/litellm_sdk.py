@@ -1,6 +1,6 @@
 """LiteLLM's Router: retries, cooldowns, and a fallback to the second service.
 
-A typed reply is checked where ``enable_json_schema_validation`` is on.
+A typed reply is checked if ``enable_json_schema_validation`` is on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every client is to make of a reply."""
+"""The value that every client should make of a reply."""
 
 from __future__ import annotations
 

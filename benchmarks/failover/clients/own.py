@@ -1,4 +1,4 @@
-"""This library. A deadline and a limit for the first text are among what it offers."""
+"""This library, with a deadline and a limit for the first text."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _BUFFER = 65536
 
 
 class make:  # noqa: N801 - what every client's module has
-    """Keeps one connection, and trusts whatever comes."""
+    """Keeps one connection, and trusts all data."""
 
     def __init__(self, base: str, service: str) -> None:
         parts = urlsplit(base)
@@ -103,7 +103,7 @@ _TEXT_IN: dict[str, Callable[[Any], Any]] = {
 
 
 class drain(make):  # noqa: N801
-    """Reads and throws away: how fast the server is."""
+    """Reads and discards, to measure the server's speed."""
 
     def stream(self) -> Iterator[str]:
         self._ask(True)

@@ -1,4 +1,4 @@
-"""What people write with requests alone."""
+"""The code that people write with requests alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _texts(lines: Iterable[bytes]) -> Iterator[str]:
 
 
 class lines:  # noqa: N801 - the name of a variant
-    """``iter_lines``, as every tutorial has it."""
+    """``iter_lines``, as in every tutorial."""
 
     def __init__(self, base: str, service: str) -> None:
         self._url = f"{base}/v1/chat/completions"
