@@ -26,21 +26,21 @@ extensions = [
     "sphinx_design",
 ]
 myst_enable_extensions = ["colon_fence"]
-# Only what follows a prompt is copied, where there is one.
+# If there is a prompt, only the text after it is copied.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"
 exclude_patterns = ["_build"]
-nb_execution_mode = "off"  # docs/run_notebooks.py does that, and a test looks whether it did
-smartquotes = False  # error messages and commands have straight ones
+nb_execution_mode = "off"  # docs/run_notebooks.py does that, and a test checks it
+smartquotes = False  # error messages and commands have straight quotes
 html_theme = "furo"
 html_title = f"llmproviders {release}"
 autodoc_typehints = "description"
 napoleon_use_ivar = True
 autodoc_typehints_description_target = "documented_params"
 nitpicky = True
-# References to other projects' documents would need the network, and annotations name types that
-# are described where they are used; what the text itself refers to has to exist.
+# References to other projects' documentation would need the network, and annotations name types
+# that are described where they are used. References in the text have to exist.
 nitpick_ignore_regex = [
     (
         "py:.*",
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 BY_HAND = {"Before", "Behaviour", "Handler", "Script", "FRAMINGS"}
 BY_HAND |= {"Read", "Wait", "Pause", "Stall", "Reset", "Close"}
-"""Names for annotations, and what is described by hand or by one line."""
+"""Names for annotations, and names that are described by hand or in one line."""
 
 PUBLIC: dict[ModuleType, list[str]] = {
     llmproviders: llmproviders.__all__,
@@ -68,20 +68,20 @@ PUBLIC: dict[ModuleType, list[str]] = {
 
 
 def setup(app: Sphinx) -> None:
-    """Have Sphinx look for what the reference leaves out, and say once what errors take."""
+    """Have Sphinx report names missing from the reference, and show errors' arguments once."""
     app.connect("env-check-consistency", check_reference)
     app.connect("autodoc-process-signature", shorten)
 
 
 def shorten(*event: Any) -> tuple[str, None] | None:
-    """Leave out the arguments of the errors that take those of ``LLMError``."""
+    """Leave out the arguments of errors that have the same ones as ``LLMError``."""
     _, what, _, value, *_ = event
     inherits = what == "exception" and value is not llmproviders.LLMError
     return ("", None) if inherits and value.__init__ is llmproviders.LLMError.__init__ else None
 
 
 def check_reference(_: Sphinx, env: BuildEnvironment) -> None:
-    """Warn of each public name, and each method that one has, which no page describes."""
+    """Warn about each public name or method that no page describes."""
     described = set(env.get_domain("py").objects)
     for module, names in PUBLIC.items():
         for name in names:
@@ -100,7 +100,7 @@ def _methods(value: Any) -> list[str]:
     return [
         f".{name}"
         for name, method in inspect.getmembers(value, inspect.isroutine)
-        # A method's other name is an old one, for providers that still have it.
+        # Another name of a method is an old one, for providers that still use it.
         if name == getattr(method, "__name__", None)
         and name[0] != "_"
         and name not in inner
@@ -109,14 +109,14 @@ def _methods(value: Any) -> list[str]:
 
 
 def _places(module: ModuleType, value: Any) -> list[str]:
-    """The names under which something, or what it inherits, may be described."""
+    """The names under which an object, or the one it inherits from, may be described."""
     classes = value.__mro__ if inspect.isclass(value) else (value,)
     homes = [f"{_public(each.__module__)}.{each.__qualname__}" for each in classes if _is_own(each)]
     return [f"{module.__name__}.{value.__name__}", *homes]
 
 
 def _public(module: str) -> str:
-    """The package that what stands in one of its private modules is imported from."""
+    """The public package from which a name in a private module is imported."""
     return ".".join(part for part in module.split(".") if not part.startswith("_"))
 
 

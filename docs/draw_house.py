@@ -18,7 +18,7 @@ PICTURE = DOCS / "_static" / "house.svg"
 WIDTH, ROW, BOX, GAP = 900, 62, 30, 14
 COLUMNS = (0.5, 0.24, 0.76)
 EVERYWHERE = {"errors", "_checks", "_environment", "_redact", "_log", "_signals", "_printable"}
-"""Imported by nearly all; a line for each of those would hide the others."""
+"""Imported by nearly all modules; lines to these would hide the others."""
 
 STYLE = """
   text { font: 13px system-ui, sans-serif; text-anchor: middle; fill: #1f2937; }

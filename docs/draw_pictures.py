@@ -1,6 +1,6 @@
-"""Makes the pictures of the documents: a timeline, a report, and what JupyterLab shows.
+"""Makes the pictures of the documentation: a timeline, a report, and screenshots of JupyterLab.
 
-``python -m docs.draw_pictures``, with the tests' requirements installed, writes them anew.
+Run ``python -m docs.draw_pictures`` with the tests' requirements installed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def draw_report() -> None:
 
 
 def look_at(sandbox: Sandbox, *, dark: bool) -> None:
-    """Run the cells in JupyterLab, and keep what they look like."""
+    """Run the cells in JupyterLab, and save screenshots."""
     shade = "dark" if dark else "light"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

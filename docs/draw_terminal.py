@@ -52,8 +52,8 @@ def main() -> None:
 
 
 def recorded() -> list[tuple[float, str]]:
-    """What the demo prints at a terminal, each piece with the second at which it came."""
-    # As wide as the picture; the shell's own folders and keys play no part.
+    """The demo's output at a terminal, each piece with the time in seconds when it was printed."""
+    # As wide as the picture; independent of the user's folders and keys.
     size = {"COLUMNS": str(COLUMNS), "LINES": str(ROWS), "TERM": "xterm-256color"}
     with tempfile.TemporaryDirectory() as home:
         child, terminal = pty.fork()
@@ -66,7 +66,7 @@ def recorded() -> list[tuple[float, str]]:
         while True:
             try:
                 read = os.read(terminal, 65536)
-            except OSError:  # Linux says so that the other end was closed
+            except OSError:  # on Linux: the other end was closed
                 read = b""
             if not read:
                 break
@@ -103,7 +103,7 @@ def screen(pieces: list[tuple[float, str]]) -> Iterator[Run]:
 
 
 def picture(runs: list[Run]) -> str:
-    """Draw what appeared when; without animation it is the last screen."""
+    """Draw each text at its time; without animation, the last screen."""
     moments = sorted({run.at_s for run in runs})
     lasts_s = moments[-1] + LAST_S
     shares = {at_s: f"{100 * at_s / lasts_s:.2f}%" for at_s in moments}

@@ -1,6 +1,6 @@
-"""Runs the notebooks on the sandbox, so that what they show is what the code does.
+"""Runs the notebooks on the sandbox, so that their outputs match the code.
 
-``python docs/run_notebooks.py`` writes their outputs anew.
+``python docs/run_notebooks.py`` updates their outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNIT = re.compile(r"0 m?s\b")
 
 
 def executed(path: Path) -> Any:
-    """Return the notebook of a file with the outputs that it has when it is run now.
+    """Run the notebook in a file and return it with its new outputs.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -42,7 +42,7 @@ def executed(path: Path) -> Any:
 
 
 def comparable(notebook: Any) -> list[list[str]]:
-    """Return what each cell shows, without what time decides: numbers and the length of bars."""
+    """Return the output of each cell, without times and the lengths of bars."""
     return [
         [_without_times(text) for output in cell.get("outputs", ()) for text in _texts(output)]
         for cell in notebook.cells

@@ -1,4 +1,4 @@
-"""Writes the tables in the documents that come from the code: ``python docs/tables.py``."""
+"""Writes the tables in the documentation that come from the code: ``python docs/tables.py``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOCS = Path(__file__).parent
 
 
 def providers() -> str:
-    """What there is to know of each provider at a glance."""
+    """The overview of all providers."""
     rows = [
         "| class | address | `working` | key | system | history | default model |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -84,13 +84,13 @@ def _helps(command: click.Command, name: str, parent: click.Context) -> list[str
 
 
 def exit_codes() -> str:
-    """Every exit code and what it says."""
+    """Every exit code and its meaning."""
     rows = [f"| {int(code)} | {meaning} |" for code, meaning in MEANING.items()]
     return "\n".join(["| code | when |", "| --- | --- |", *rows])
 
 
 def finish_words() -> str:
-    """What each reason is called by services, and by which words they say that a reply failed."""
+    """The services' words for each finish reason, and for a failed reply."""
     rows = ["| `reason` | words of services, in any case |", "| --- | --- |"]
     rows += [f"| `{reason}` | {_words(words)} |" for reason, words in FINISH_WORDS.items()]
     rows.append("| `other` | any other word; it is in `raw`, and is logged once |")
@@ -125,7 +125,7 @@ def failover() -> str:
 
 
 def shared_arguments() -> dict[str, Argument]:
-    """What every provider takes."""
+    """The arguments of every provider."""
     return {
         name: argument
         for name, argument in arguments_of(Provider).items()
@@ -147,19 +147,19 @@ def _keys(owner: type, arguments: Mapping[str, Argument]) -> str:
 
 
 def _meanings(owner: type) -> dict[str, str]:
-    """What the docstrings of a class and of those that it stands on say of each argument."""
+    """The descriptions of the arguments in the docstrings of a class and its bases."""
     meanings: dict[str, str] = {}
     for kind in reversed(owner.__mro__):
         text = inspect.cleandoc(vars(kind).get("__doc__") or "")
         section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
         lines = section[1] if section else ""
-        found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", lines, re.MULTILINE | re.DOTALL)
+        found = re.findall(r"^    (\w+): (.*?)(?=^    [\w*]|\Z)", lines, re.MULTILINE | re.DOTALL)
         meanings |= {name: " ".join(said.split()).replace("``", "`") for name, said in found}
     return meanings
 
 
 def error_words() -> str:
-    """What services say, and the class that it means."""
+    """Services' codes and messages, and the error class of each."""
     rows = ["| error | codes | words such as | message |", "| --- | --- | --- | --- |"]
     for rule in RULES:
         codes = ", ".join(f"`{code}`" for code in sorted(rule.codes))
@@ -169,7 +169,7 @@ def error_words() -> str:
 
 
 def error_statuses() -> str:
-    """The class that each status means where nothing else is said."""
+    """The error class of each status, if nothing else decides."""
     rows = ["| status | error | also by the code | message |", "| --- | --- | --- | --- |"]
     for status in sorted({*BY_STATUS, *STATUS_OF_CODE.values()}):
         codes = ", ".join(f"`{code}`" for code, n in sorted(STATUS_OF_CODE.items()) if n == status)
@@ -179,7 +179,7 @@ def error_statuses() -> str:
 
 
 def variables() -> str:
-    """Every variable that stands for a provider's argument."""
+    """Every environment variable for a provider's argument."""
     rows = ["| variable | provider | argument |", "| --- | --- | --- |"]
     for kind in REGISTRY.values():
         for argument, names in variables_of(kind).items():
@@ -210,7 +210,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
 
 
 def filled(page: str, text: str) -> str:
-    """``text`` of ``page`` with each of its tables as the code has it now."""
+    """``text`` of ``page`` with each of its tables updated from the code."""
     for (of_page, name), make in TABLES.items():
         if of_page == page:
             between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -227,7 +227,7 @@ READMES = {"README.md": ("no", "yes"), "README.ru.md": ("нет", "да")}
 def with_every_service(name: str, text: str) -> str:
     """``text`` of a README, with a row in its table of services for each provider that had none.
 
-    A row that is there stays: it says more than the code knows.
+    Existing rows are kept: they say more than the code knows.
     """
     no, yes = READMES[name]
     kinds = {cls.__name__: cls for cls in REGISTRY.values()}
