@@ -24,6 +24,9 @@ PAGES = [page for page in PAGES if not page.name.endswith(".ru.md")]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 """Every module: its docstrings, comments and messages."""
 
+SCRIPTS = [*sorted((ROOT / "benchmarks").rglob("*.py")), *sorted((ROOT / "docs").glob("*.py"))]
+"""Every benchmark and every script of the documentation."""
+
 BANNED = {
     r"(?<!all )(?<!most )(?<!some )(?<!each )(?<!none )(?<!both )\bof which\b": "that, whose",
     r"\bto be had\b": "available",
@@ -51,6 +54,24 @@ BANNED = {
     r"\b(?:said|say|says) else\b": "says otherwise",
     r"\bbe they\b|\bbe it\b": "even if",
     r"\bof somebody else's\b": "third-party",
+    r"\bbe had\b": "available",
+    r"\bmend(?:s|ed|ing)\b": "fix",
+    r"\bwhom\b": "who, or the name",
+    r"\bought to\b": "should",
+    r"\bsomebody else\b": "another user",
+    r"\b(?:begin|start|made|make|write|fetch)(?:s|ed)? anew\b": "start over, again",
+    r"\b(?:where|with) nobody\b|\bwhere there (?:is|are)\b": "if there is no ...",
+    r"\b(?:is|are|was|were) told\b": "gets, needs to know",
+    r"\bwhat came of\b|\bcomes? of (?:it|that)\b": "the part that arrived",
+    r"\bin good order\b": "properly",
+    r"\bsave (?:that|what|those|where|for)\b": "except",
+    r"\bpass(?:es|ed)? (?:it|them) (?:by|over)\b|\bpassed over\b": "skip",
+    r"\blets? go of\b": "release",
+    r"\bha(?:s|ve) to stand\b": "belongs",
+    r"\boftener\b|\bdearer\b": "more often, more expensive",
+    r"\b(?:script|function|process|program|client|class) of (?:yours|your own)\b": "your script",
+    r"\bare no (?:list|text|JSON|values?)\b": "are not",
+    r"\b(?:say|says|said) of (?:itself|themselves)\b": "claims, declares",
     r"\b(?:thereof|therein|wherein|whereby|heretofore)\b": "a plain word",
 }
 """Turns that sound translated, and what to say in their place."""
@@ -83,7 +104,7 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    "path", [*PAGES, *MODULES], ids=lambda path: path.relative_to(ROOT).as_posix()
+    "path", [*PAGES, *MODULES, *SCRIPTS], ids=lambda path: path.relative_to(ROOT).as_posix()
 )
 def test_no_banned_turn(path: Path) -> None:
     """No page, docstring, comment or message has a turn that sounds translated."""
