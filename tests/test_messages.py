@@ -119,7 +119,10 @@ class TestNormalize:
             ([user([{"type": "input_audio", "input_audio": {}}])], "part"),
             ([{**CALL, "tool_calls": "f"}], "tool_calls that are not a list"),
             ([{**CALL, "tool_calls": ["f"]}], "a call in tool_calls that is not an object"),
-            ([{**CALL, "tool_calls": [{"function": "f"}]}], "not an object with a name and arguments"),
+            (
+                [{**CALL, "tool_calls": [{"function": "f"}]}],
+                "not an object with a name and arguments",
+            ),
             ([{**OLD_CALL, "function_call": "f"}], "function_call of message 0 is not an object"),
             ([{**CALL, "tool_calls": [{"function": {"name": "f", "arguments": 7}}]}], "arguments"),
             ("half \ud83d", "lone surrogate at position 5"),
