@@ -13,7 +13,7 @@ from base64 import b64encode
 from functools import lru_cache
 from itertools import count
 from traceback import clear_frames
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -230,17 +230,17 @@ def scrub(error: BaseException) -> None:
                 setattr(link, name, None)
 
 
-def forget_locals(error: BaseException, *, but: BaseException | None) -> None:
+def forget_locals(error: BaseException) -> None:
     """Clear the local variables in the tracebacks of ``error`` and its causes.
 
     Those of the underlying libraries contain keys, prompts and proxy passwords, and error reporters
-    print them. The lines of the traceback stay. Functions that are still running are not changed.
+    print them. The lines of the traceback stay. Functions that are still running are not changed,
+    nor is what the caller was already handling.
 
     Args:
-        error: the error about to be raised.
-        but: the exception that the caller was already handling, which is left unchanged.
+        error: the error that was just caught.
     """
-    seen = {id(but)}
+    seen = {id(handled_outside(error))}
     chain: list[BaseException | None] = [error]
     while chain:
         link = chain.pop()
@@ -253,6 +253,31 @@ def forget_locals(error: BaseException, *, but: BaseException | None) -> None:
         traceback: TracebackType | None = link.__traceback__
         if traceback is not None:
             clear_frames(traceback)
+
+
+def handled_outside(error: BaseException) -> BaseException | None:
+    """What the callers of the function that just caught ``error`` are handling, or None.
+
+    A generator must not ask ``sys.exc_info`` for it when it starts: a variable that holds an
+    exception of the caller's would keep the generator from being closed when it is dropped.
+    """
+    running: set[FrameType] = set()
+    frame = error.__traceback__.tb_frame.f_back if error.__traceback__ else None
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error.__context__, error.__cause__]
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        # The first frame of its traceback is that of the function that caught it.
+        if link.__traceback__ is not None and link.__traceback__.tb_frame in running:
+            return link
+        chain += [link.__cause__, link.__context__]
+    return None
 
 
 def _shown(text: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from ._account.arguments import spelled_out
 from ._checks import whole
 from ._http.types import Timeout
-from ._redact import hidden
+from ._log import logger
+from ._redact import handled_outside, hidden
 from ._request import (
     Accept,
     ChatRequest,
@@ -24,9 +25,9 @@ from ._request import (
 )
 from ._runtime import process
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
-from ._signals import ignoring
+from ._signals import from_handler, ignoring
 from .conversation import Conversation
-from .errors import InvalidRequestError, LLMError
+from .errors import AllProvidersFailed, InvalidRequestError, LLMError
 from .messages import Message, Prompt
 from .results import Completion, StreamText
 from .tools import OnTool, Tool, ToolRun
@@ -212,18 +213,21 @@ class BaseClient(ABC):
             raise TypeError("complete() returns the whole reply; use stream()")
         if proxy is not None:
             proxy = hidden(proxy)
-        return self.answer(
-            ChatRequest.of(
-                prompt,
-                model=model,
-                timeout=timeout,
-                proxy=proxy,
-                stream=stream is None,
-                deadline=deadline,
-                accept=accept,
-                params=params,
-            )
+        request = ChatRequest.of(
+            prompt,
+            model=model,
+            timeout=timeout,
+            proxy=proxy,
+            stream=stream is None,
+            deadline=deadline,
+            accept=accept,
+            params=params,
         )
+        try:
+            return self.answer(request)
+        except LLMError as error:
+            shorten(error)
+            raise error
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The whole reply to a checked request; called by ``complete``.
@@ -314,6 +318,9 @@ class BaseClient(ABC):
         run = ToolRun(tools, ask, max_turns=max_turns, on_tool=on_tool, scope=scope)
         try:
             return run.run(request.messages)
+        except LLMError as error:
+            shorten(error)
+            raise error
         finally:
             scope.close()
 
@@ -424,8 +431,35 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
             # CPython 3.12 and 3.13 skip a ``finally`` block if an interrupt arrives where the jump
             # of an ``if`` goes back to the beginning of a loop.
             del piece
+    except LLMError as error:
+        shorten(error)
+        raise error
     finally:
         if process.this is owner:
             stream.close()
         else:
             process.keep_untouched(stream)
+
+
+def shorten(error: LLMError) -> None:
+    """Have Python print ``error`` in a few lines where nobody catches it.
+
+    Its causes lose their tracebacks, and the first one that is not ours hides what led to it, which
+    stays in its ``__context__``. The log has all of it at DEBUG. What a provider's own code raised
+    keeps its traceback, and what the caller was already handling is still printed.
+    """
+    if from_handler(error):
+        return
+    if error.__cause__ is not None and not isinstance(error, AllProvidersFailed):
+        logger.debug("%s failed", error.provider, exc_info=error)
+    handled = handled_outside(error)
+    error.__traceback__ = None
+    link: BaseException = error
+    while isinstance(link, LLMError) and link.__cause__ is not None:
+        if link.is_bug:
+            return
+        link = link.__cause__.with_traceback(None)
+    if link is not error:
+        link.__context__ = handled or link.__cause__ or link.__context__
+        link.__cause__ = None
+        link.__suppress_context__ = handled is None

@@ -71,6 +71,8 @@ class LLMError(Exception):
     """
     #: What a run with tools had done when it failed.
     steps: tuple[Any, ...] = ()
+    #: Whether a provider's own code failed, so that the cause's traceback is worth reading.
+    is_bug: bool = False
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -23,7 +22,7 @@ from ._redact import forget_locals, redact, scrub
 from ._request import ChatRequest, Self
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ._signals import from_handler, let_through
-from .client import BaseClient, T
+from .client import BaseClient, T, shorten
 from .errors import (
     Attempt,
     AuthenticationError,
@@ -472,7 +471,6 @@ class _Round:
     def stream(self) -> Generator[str, None, None]:
         """Yield text, then one ``FinishReason``; or raise an ``LLMError`` with its attempt."""
         provider, request = self._provider, self._request
-        handled = sys.exc_info()[1]
         try:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
@@ -494,7 +492,7 @@ class _Round:
         except BaseException as failure:
             if not isinstance(failure, LLMError) or from_handler(failure):
                 self._fetch.abandon()
-                forget_locals(failure, but=handled)
+                forget_locals(failure)
                 raise
             error = self._described(failure)
             partial_text = self._transcript.text()
@@ -502,14 +500,13 @@ class _Round:
                 error = StreamInterrupted.of(error)
             error.partial_text = partial_text
             error.attempts = Attempts((self._attempt(error),))
-            forget_locals(failure, but=handled)
+            forget_locals(failure)
             if error is failure:
                 raise
             raise error from failure
 
     def ask(self, make: Callable[[Fetch], HTTPRequest], read: Callable[[HTTPResponse], T]) -> T:
         """Send the call that ``make`` makes and return what ``read`` makes of its reply."""
-        handled = sys.exc_info()[1]
         try:
             provider = self._provider
             while True:
@@ -529,8 +526,10 @@ class _Round:
         except BaseException as failure:
             if not isinstance(failure, LLMError):
                 self._fetch.abandon()
-            forget_locals(failure, but=handled)
-            raise
+            forget_locals(failure)
+            if isinstance(failure, LLMError):
+                shorten(failure)
+            raise failure
 
     def _counted(self) -> Generator[str, None, None]:
         """The reply to one request, which is counted and limited if limits are set."""
@@ -686,9 +685,10 @@ def _own_failure(
 ) -> ProtocolError:
     scrub(error)
     said = " ".join(str(error).split())[:300]
-    return ProtocolError(
-        f"{step} of {provider.name} failed: {type(error).__name__}: {said}", request_id=request_id
-    )
+    failed = f"{step} of {provider.name} failed: {type(error).__name__}: {said}"
+    failure = ProtocolError(failed, request_id=request_id)
+    failure.is_bug = True
+    return failure
 
 
 def _with_text(beside: dict[str, Any], transcript: Transcript) -> dict[str, Any]:

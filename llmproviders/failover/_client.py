@@ -13,7 +13,7 @@ from .._request import Accept, ChatRequest, Self, check_accept
 from .._runtime.files import load_locks
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ..client import BaseClient, collect
-from ..errors import AllProvidersFailed, Attempt
+from ..errors import Attempt
 from ..results import Completion
 from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
@@ -169,11 +169,7 @@ class FailoverClient(BaseClient):
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The first whole reply that ``accept`` accepts; a reply that breaks off is retried."""
         accept = request.accept or self.accept
-        try:
-            return collect(self._router.run(request, scope, restarts=True, accept=accept))
-        except AllProvidersFailed as error:
-            # The attempts explain the failure better than the frames of this package do.
-            raise error.with_traceback(None) from error.__cause__
+        return collect(self._router.run(request, scope, restarts=True, accept=accept))
 
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None
