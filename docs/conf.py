@@ -50,6 +50,7 @@ nitpick_ignore_regex = [
 ]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 
 logger = logging.getLogger(__name__)
 
