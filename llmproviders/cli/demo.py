@@ -22,7 +22,7 @@ _QUESTION = "Why is the sky blue?"
 
 _PIECE_DELAY_S = 0.02
 
-_PROVIDERS = ("gigachat", "chatglm", "flowgpt")
+_PROVIDERS = ("gigachat", "deepseek", "chatglm")
 
 
 @click.command("demo", epilog="Example: llmproviders demo")
@@ -39,7 +39,7 @@ def command() -> None:
             "Stand-ins for the services now run on this machine and fail on request. The client "
             "asks three of them in this order:"
         )
-        _code("client = FailoverClient([GigaChat(), ChatGLM(), FlowGpt()])")
+        _code("client = FailoverClient([GigaChat(), DeepSeek(), ChatGLM()])")
         with sandbox.client(*_PROVIDERS, attempts=2) as client:
             _stream(client)
             _failover(client, sandbox)

@@ -388,7 +388,7 @@ class TestDemo:
         told = re.sub(r"\d+\.\d+ s", "N s", result.out)
         assert told.count("GigaChat (GigaChat-2): ServerError after N s") == 1
         assert told.count("GigaChat (GigaChat-2) after a wait of N s: ServerError") == 1
-        assert told.count("This is the ChatGLM sandbox") == 1
+        assert told.count("This is the DeepSeek sandbox") == 1
         assert told.count("closed the connection early; the text above is void") == 1
         assert told.count("StreamInterrupted") == 2
         assert "\x1b" not in told
