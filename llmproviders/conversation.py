@@ -74,17 +74,16 @@ class Answering(Protocol):
 class Conversation:
     """Keeps the turns of a conversation with one client; usually ``client.conversation()``.
 
-    **What is kept.** A turn is the user's message and the reply. It is kept if the reply is whole,
-    or if the caller stopped a stream after some text: the user has read that text, and the next
-    message may refer to it. A turn whose reply failed is not kept: ask again. Tool calls are kept;
-    answer them with messages of the role ``tool``. The model's thinking is not kept.
+    **What is kept.** A turn is the user's message and the reply. It is kept when the reply is
+    whole, or when the caller stopped a stream after some text, since the next message may refer to
+    that text. A turn whose reply failed is not kept: ask again. Tool calls are kept; answer them
+    with messages of the role ``tool``. The model's thinking is not kept.
 
     **What is sent.** The system prompt, then the turns, then the new message. If that exceeds
-    ``max_messages`` or ``max_characters``, whole turns are left out, the oldest first, until it
-    fits; the system prompt and the new message are always sent. ``messages`` still has all turns.
+    ``max_messages`` or ``max_characters``, the oldest turns are left out, one whole turn at a time;
+    the system prompt and the new message are always sent. ``messages`` still has all turns.
     Providers without history or system prompts (``supports_message_history``,
-    ``supports_system_message``) get all of it as one text, with a paragraph ``Role: content`` for
-    each message.
+    ``supports_system_message``) write all of it as one text, ``Role: content`` in paragraphs.
 
     Use a conversation in one thread at a time; :meth:`fork` makes another one.
 
@@ -281,10 +280,10 @@ class Conversation:
         return type(self)(self.client, **self._settings(), messages=self.messages, **self.params)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a JSON file that only this user can read, completely or not at all.
+        """Write the conversation to a JSON file, whole or not at all, that only this user can read.
 
-        Neither the client nor anything secret is written. An existing file is replaced only if it
-        is a saved conversation of a known version, belongs to this user, is closed to others
+        The client is not written, nor anything secret. An existing file is replaced only if it is
+        a saved conversation of a known version, belongs to this user, is closed to others
         (``chmod 600``), and is neither a link nor a device.
 
         Args:
@@ -313,11 +312,11 @@ class Conversation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: Answering) -> Self:
-        """Read one from a file that :meth:`save` wrote.
+        """Read a conversation from a file that :meth:`save` wrote.
 
         Args:
             path: the file.
-            client: the client to continue with.
+            client: the provider or client to continue with.
 
         Raises:
             OSError: the file cannot be read.

@@ -52,8 +52,8 @@ class LLMError(Exception):
         status_code: the HTTP status, if there was one.
         retry_after: seconds that the service asked to wait.
         request_id: the service's id for the request.
-        retryable: whether the same request to the same provider is worth trying again later;
-            default: what is usual for the class.
+        retryable: whether the same request to the same provider may succeed later; by default,
+            what is usual for the class.
         partial_text: what had been received of the reply.
         attempts: the attempts made so far, this one included.
         detail: the service's own reason, if it gave one.
@@ -192,7 +192,7 @@ class DeadlineExceeded(ProviderTimeout):
 
 
 class StreamInterrupted(LLMError):  # noqa: N818 - the name is the contract's
-    """The reply was cut short; ``partial_text`` is the text that arrived."""
+    """The reply was cut short; ``partial_text`` is what had arrived."""
 
     retryable_by_default = True
 

@@ -388,6 +388,8 @@ class Restart(str):
 class Completion:
     """A whole reply; ``str(completion)`` is its text.
 
+    ``reasoning``, ``tool_calls``, ``message`` and ``request_id`` are those of its finish reason.
+
     Attributes:
         text: the reply.
         finish_reason: why it ended.

@@ -35,37 +35,38 @@ Choice = BaseClient | tuple[BaseClient, str]
 class FailoverClient(BaseClient):
     """Tries providers in priority order until one gives a whole reply.
 
+    If none does, ``stream`` and ``complete`` raise ``AllProvidersFailed``, whose ``attempts`` say
+    what each did. ``complete`` has shown nothing yet: if a reply breaks off in the middle, or if
+    ``accept`` turns it down, it asks the same provider or the next one again.
+
     Args:
         providers: each a ``Provider``, a pair ``(provider, model)``, or another client.
         attempts: tries of one provider before the next, the first included.
         wait: any tenacity wait; default exponential from 0.5 s, jittered, at most 8 s.
-        retry: any tenacity retry predicate over the error; default: the ``retryable`` errors.
+        retry: any tenacity retry predicate over the error; default: ``retryable`` errors.
         stop: any tenacity stop, which may end the tries of a provider earlier.
         deadline: seconds for a whole call, waits and stream included.
         first_chunk_timeout: seconds a provider has for its first text or thought, each attempt.
         hedge_after: seconds after which the next provider is started beside a slow one.
-        cooldown: seconds for which a provider that failed is tried last.
-        failure_threshold: failed calls in a row before a cooldown starts.
-        health: where failures are remembered: None, in this client; a path, in that file, shared by
-            all processes of the user.
-        on_interrupt: ``"raise"`` or ``"restart"``, when a provider fails after text.
+        cooldown: seconds for which a provider that failed is put last.
+        failure_threshold: failed calls in a row before that.
+        health: where failures are remembered: None, in this client; a path, in a file that all
+            processes of the user share.
+        on_interrupt: what a stream does when a provider fails after text: ``"raise"`` the error,
+            or ``"restart"``: yield a ``Restart``, and the reply from its beginning.
         fall_through: the errors after which the next provider is tried: classes, or a predicate;
-            default: all of them. A missing model is always among them.
+            default: all of them. A missing model or ability always counts.
         on_length: what to do with a reply that ``max_tokens`` cut, unless its text was already
-            yielded for good: ``"return"`` it, or ask the ``"next"`` provider, and return the
-            longest one if all are cut.
+            yielded: ``"return"`` it, or ``"next"``: ask the next provider, and return the longest
+            one if all are cut.
         accept: for ``complete``: gets the ``Completion`` and returns True, or False or a reason.
         max_retry_after: the longest ``Retry-After``, in seconds, waited for while another
             provider is left; the last one is waited for up to 60 s.
         on_event: gets every ``Attempt`` as it ends, in the thread that made it.
-        name: its name as a provider of another client.
+        name: its name in errors, logs and reports.
 
     Raises:
         ValueError: an argument is out of range, or there is no provider.
-
-    ``stream`` and ``complete`` raise ``AllProvidersFailed`` if no provider gave a whole reply; its
-    ``attempts`` show what each did. ``complete`` has not shown any text yet, so it asks again, the
-    same provider or the next one, if a reply breaks in the middle or ``accept`` rejects it.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> client = FailoverClient(

@@ -52,13 +52,15 @@ _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": 
 
 
 class OpenAICompatible(Provider):
-    """A server with ``/chat/completions`` under its ``base_url``.
+    """OpenAI, or any server that speaks its protocol: ``/chat/completions`` under ``base_url``.
 
     Args:
         api_key: the key, if the server needs one, or where it is stored; ``OPENAI_API_KEY``.
         max_concurrency: the most requests at a time in this process for one key; None: no limit.
         think_tags: whether ``<think>...</think>`` at the start of a reply is reasoning, not text.
         base_url: the address with the path, which usually ends in ``/v1``; ``OPENAI_BASE_URL``.
+
+    Everything else is as in :class:`Provider`.
 
     >>> local = OpenAICompatible(base_url="http://localhost:11434/v1", model="llama3.2")
     >>> local.get_model(None)

@@ -1,10 +1,12 @@
 """Tools for testing code that calls language models, and for testing your own providers.
 
 ``ScriptedProvider`` replaces a provider, without any network. The rest is for authors of providers:
-``check_provider`` checks that a class does what its attributes say, ``check_golden`` and
-``check_cuts`` have it read recorded replies in every framing and cut at every byte, ``read_stream``
-reads a stream and fails if it breaks the stream's contract, and ``RawServer`` sends exactly the
-bytes that a test specifies.
+
+- ``check_provider`` checks that a class does what its attributes say,
+- ``check_golden`` and ``check_cuts`` feed it recorded replies, in every framing and cut at every
+  byte,
+- ``read_stream`` reads a stream and fails if it breaks the rules that every stream follows,
+- ``RawServer`` sends exactly the bytes that a test gives it.
 """
 
 from __future__ import annotations

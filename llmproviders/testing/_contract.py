@@ -1,4 +1,4 @@
-"""Check that a provider does what its attributes say."""
+"""Checks that a provider does what its attributes say."""
 
 from __future__ import annotations
 
@@ -86,18 +86,18 @@ _ATTRIBUTES = {
 def check_provider(make: Callable[[str], Provider], *, before: Before | None = None) -> None:
     """Fail unless a provider does what its attributes say.
 
-    It has the attributes and accepts the arguments of every provider; it knows its own models;
-    pickling does not change it, and its ``repr`` shows no key. It sends what it claims to support,
-    and raises an ``UnsupportedError`` for anything else before sending. A system prompt and earlier
-    turns are sent, and parameters that it does not accept are left out.
+    It must have the attributes and take the arguments of every provider, know its own models,
+    survive pickling, and show no key in its ``repr``. It must send what it claims to support, and
+    raise an ``UnsupportedError`` for the rest before sending anything. It must send a system
+    prompt and the earlier turns, and leave out parameters that it does not take.
 
     Args:
         make: makes the provider for a server at an address such as ``"http://127.0.0.1:8123"``;
-            with a key, if it needs one. Its class has to be defined at the top level of a module.
-        before: answers the provider's requests before a chat; see ``check_golden``.
+            with a key, if it needs one. Its class must be at the top of a module.
+        before: answers the requests that the provider sends before a chat; see ``check_golden``.
 
     Raises:
-        AssertionError: it does not.
+        AssertionError: one of these does not hold.
 
     >>> from llmproviders import OpenAICompatible
     >>> check_provider(lambda url: OpenAICompatible(base_url=url, api_key="k"))

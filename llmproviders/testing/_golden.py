@@ -1,4 +1,4 @@
-"""Golden replies: bodies as a service sends them, and the expected result of each."""
+"""Golden replies: bodies as a service sends them, and what a provider must read from each."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Before = Callable[[RawRequest], Script | None]
 
 @dataclass(frozen=True)
 class GoldenReply:
-    r"""One reply, and the expected result of reading it.
+    r"""One recorded reply, and what a provider must read from it.
 
     Attributes:
         name: its name in messages.
-        body: its bytes, without framing.
+        body: its bytes, without a framing.
         content_type: its ``Content-Type`` header.
-        text: the expected text; with an error, the text before it.
-        finish: expected attributes of the ``FinishReason``; None: an error is expected.
-        error: the name of the expected error's class as ``type``, and expected attributes.
+        text: the expected text; if an error is expected, the text before it.
+        finish: the expected attributes of the ``FinishReason``; None if an error is expected.
+        error: the expected error: ``type``, the name of its class, and its attributes.
 
     >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
     >>> golden = GoldenReply(
@@ -60,13 +60,13 @@ class GoldenReply:
         return self.name
 
     def agrees_with(self, reading: Reading) -> None:
-        """Fail unless the result of reading it is the expected one.
+        """Fail unless a provider read what it should.
 
         Args:
             reading: the result of ``read_stream``.
 
         Raises:
-            AssertionError: it is another.
+            AssertionError: the text, the end or the error is another one.
         """
         what = f"{self}: "
         require(reading.text == self.text, f"{what}the text is {reading.text!r}: {reading.error!r}")
@@ -96,17 +96,17 @@ def golden_replies(folder: str | os.PathLike[str]) -> list[GoldenReply]:
 def check_golden(
     golden: GoldenReply, make: Callable[[str], Provider], *, before: Before | None = None
 ) -> None:
-    r"""Fail unless a reply is read correctly in every framing.
+    r"""Fail unless a provider reads a reply correctly, however it is sent.
 
-    It is sent in each of ``FRAMINGS`` line by line, and once in chunks of one byte.
+    It is sent line by line in each of ``FRAMINGS``, and once in chunks of one byte.
 
     Args:
         golden: the reply.
         make: makes the provider for a server at an address such as ``"http://127.0.0.1:8123"``.
-        before: answers the provider's requests before a chat.
+        before: answers the requests that the provider sends before a chat.
 
     Raises:
-        AssertionError: the result is another, or breaks the contract of a stream.
+        AssertionError: the provider read something else, or its stream breaks the rules.
 
     >>> from llmproviders import OpenAICompatible
     >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
@@ -131,22 +131,22 @@ def check_cuts(
     before: Before | None = None,
     has_end_mark: bool = True,
 ) -> None:
-    r"""Fail unless a cut of the reply at any byte is noticed.
+    r"""Fail unless a provider notices a reply that is cut, at any byte.
 
-    A cut in its head has to be an error. A cut in its body has to be an error after the start of
-    its text, or, if only data after the end mark is missing, give the whole reply. This makes one
-    connection per byte, so choose a short reply.
+    A cut in the head must be an error. A cut in the body must be an error too, after the beginning
+    of the text; only if nothing but bytes after the end mark is missing, the reply is whole. Each
+    byte takes a connection, so choose a short reply.
 
     Args:
         golden: the reply.
         make: as for :func:`check_golden`.
         framing: one of ``FRAMINGS``.
         before: as for :func:`check_golden`.
-        has_end_mark: False for a protocol without one: if only the end of the connection frames a
-            reply, a cut reply looks complete.
+        has_end_mark: False for a protocol without one: if only the end of the connection frames
+            its reply, a cut reply looks like a whole one.
 
     Raises:
-        AssertionError: a cut was not noticed, or the text is not the reply's.
+        AssertionError: a cut was not noticed, or the text is not that of the reply.
 
     >>> from llmproviders import OpenAICompatible
     >>> body = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'

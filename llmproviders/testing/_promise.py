@@ -1,4 +1,4 @@
-"""The contract of a stream, as a reader that fails if it is broken."""
+"""A reader of streams that fails if one breaks the rules."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Reading:
 
 
 def read_stream(stream: Iterable[str]) -> Reading:
-    """Read a stream to its end, and fail if it breaks the contract of every stream.
+    """Read a stream to its end, and fail if it breaks the rules that every stream follows.
 
-    The contract: non-empty pieces of text, then exactly one ``FinishReason`` as the last item, or
-    an ``LLMError`` with the text so far. The first piece is not blank, and each piece can be
+    The rules: pieces of text, none of them empty, and then exactly one ``FinishReason`` as the last
+    item; or an ``LLMError`` with the text so far. The first piece is not blank, and each can be
     encoded. ``Reasoning`` items may come between the pieces.
 
     Args:
         stream: the generator that ``stream()`` or ``create_generator()`` returned.
 
     Raises:
-        AssertionError: the contract is broken.
+        AssertionError: a rule is broken.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> reading = read_stream(ScriptedProvider(["Hello", "!"]).stream("Hi"))

@@ -71,6 +71,8 @@ class GigaChat(Provider):
             ``GIGACHAT_API_PERS``, else 10. A stream counts until it ends or is closed.
         base_url: with the path that ends in ``/v1``; ``GIGACHAT_BASE_URL``.
 
+    Everything else is as in :class:`Provider`.
+
     >>> GigaChat().get_model("GigaChat-Pro")
     'GigaChat-2-Pro'
     """
