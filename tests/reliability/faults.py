@@ -23,18 +23,25 @@ from tests.support.http_bytes import (
 from tests.support.rawserver import Connection, Read, Reset, Script, Stall
 
 GOOD = "a whole reply"
-Outcome = type[errors.LLMError] | str
+Outcome = type[BaseException] | str
 KIB = 1024
 SMALL = Limits(line=64 * KIB, reply=256 * KIB, error_body=4 * KIB)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a fault answers: one service's chat request, or the request before it."""
+    """What a fault answers: one service's chat request, or the request before it.
+
+    ``scheme``, ``here`` and ``elsewhere`` are for redirects: how the request came, the port that it
+    came to, and the port of another server.
+    """
 
     service: Service
     stream: bool
     before: bool
+    scheme: str = "http"
+    here: str = ""
+    elsewhere: str = ""
 
     @property
     def content_type(self) -> str:
@@ -90,6 +97,10 @@ class Fault:
         unread: it strikes before the request is read.
         deadline_s: the call's deadline, for what only that ends.
         limits: how large a reply may be.
+        strays: another server runs, to which nobody may connect.
+        again: an innocent call of the same provider follows, which must get its own reply.
+        alarm: what a handler of ``SIGALRM`` raises, in the main thread.
+        tls: whether it is met over TLS as well.
     """
 
     name: str
@@ -99,6 +110,10 @@ class Fault:
     unread: bool = False
     deadline_s: float | None = None
     limits: Limits | None = field(default=None)
+    strays: bool = False
+    again: bool = False
+    alarm: type[BaseException] | None = None
+    tls: bool = False
 
     @property
     def silent(self) -> bool:

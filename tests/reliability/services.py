@@ -19,7 +19,7 @@ from llmproviders import (
     OpenAICompatible,
     YandexGPT,
 )
-from llmproviders.provider import Limits, Provider
+from llmproviders.provider import Provider
 from tests.support.http_bytes import Body, chunked, http_response
 
 TEXT = "Свет 天空 scatters"
@@ -106,13 +106,9 @@ class Service:
         return http_response(200, {"Content-Type": content_type}, framing(pieces))
 
 
-def _options(timeout: float, limits: Limits | None) -> dict[str, Any]:
-    return {"timeout": timeout, "limits": limits}
-
-
 def _guest(cls: type[Provider]) -> Callable[..., Provider]:
-    def make(origin: str, *, timeout: float = 2.0, limits: Limits | None = None) -> Provider:
-        return cls(base_url=origin, **_options(timeout, limits))
+    def make(origin: str, *, timeout: float = 2.0, **options: Any) -> Provider:
+        return cls(base_url=origin, timeout=timeout, **options)
 
     return make
 
@@ -120,21 +116,22 @@ def _guest(cls: type[Provider]) -> Callable[..., Provider]:
 _numbers = count()
 
 
-def _gigachat(origin: str, *, timeout: float = 2.0, limits: Limits | None = None) -> Provider:
+def _gigachat(origin: str, *, timeout: float = 2.0, **options: Any) -> Provider:
     # A key of its own for each, since the tokens and places of one key are shared.
     key = base64.b64encode(f"id-{next(_numbers)}:key-secret".encode()).decode()
     return GigaChat(
         base_url=f"{origin}/api/v1",
         auth_url=f"{origin}/api/v2/oauth",
         api_key=key,
-        **_options(timeout, limits),
+        timeout=timeout,
+        **options,
     )
 
 
 def _keyed(cls: type[Provider], **own: Any) -> Callable[..., Provider]:
-    def make(origin: str, *, timeout: float = 2.0, limits: Limits | None = None) -> Provider:
-        options = {**own, **_options(timeout, limits)}
-        return cls(base_url=f"{origin}/v1", api_key="sk-of-matrix-1", **options)
+    def make(origin: str, *, timeout: float = 2.0, **options: Any) -> Provider:
+        options = {**own, **options}
+        return cls(base_url=f"{origin}/v1", api_key="sk-of-matrix-1", timeout=timeout, **options)
 
     return make
 
