@@ -190,6 +190,32 @@ def redact(text: str) -> str:
     return _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
 
 
+# What a model says is shown as it is.
+_SAID = frozenset({"content", "text", "reasoning", "reasoning_content", "thinking", "arguments"})
+
+
+def redact_data(value: Any) -> Any:
+    """Redact the strings in JSON data, except those that a model said: text, thoughts, arguments.
+
+    >>> redact_data(
+    ...     {"id": "http://me:hunter22@localhost", "text": "http://me:hunter22@localhost"}
+    ... )
+    {'id': 'http://***@localhost', 'text': 'http://me:hunter22@localhost'}
+    """
+    whole = [value]
+    # A list of what is left to do, since data may be nested deeper than functions can call.
+    waiting: list[Any] = [whole]
+    while waiting:
+        part = waiting.pop()
+        for key, inner in list(part.items() if isinstance(part, dict) else enumerate(part)):
+            if isinstance(inner, str) and key not in _SAID:
+                part[key] = redact(inner)
+            elif isinstance(inner, (dict, list)) and key != "arguments":
+                part[key] = inner.copy()
+                waiting.append(part[key])
+    return whole[0]
+
+
 def redact_record(record: LogRecord) -> bool:
     """A logging filter for other libraries: redacts a record and lets it pass."""
     record.msg, record.args = redact(record.getMessage()), None

@@ -18,7 +18,7 @@ from ._checks import nearest
 from ._http.decoding import whole_characters
 from ._http.types import HTTPRequest, HTTPResponse, Limits, Sender, Timeout, Trust
 from ._log import logger
-from ._redact import forget_locals, redact, scrub
+from ._redact import forget_locals, redact_data, scrub
 from ._request import ChatRequest, Self
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ._signals import from_handler, let_through
@@ -632,19 +632,20 @@ class _Round:
                 raise without_text(finish)
             # A failing service may repeat a key anywhere in its message.
             yield finish.evolve(
-                raw=_redacted(finish.raw),
-                detail=_redacted(finish.detail),
+                raw=redact_data(finish.raw),
+                detail=redact_data(finish.detail),
                 provider=provider.name,
-                model=_redacted(finish.model) or request.model,
+                model=redact_data(finish.model) or request.model,
+                tool_calls=redact_data(finish.tool_calls),
                 # A long text is formatted only if the message is read.
                 message=partial(_with_text, finish.message, self._transcript),
-                request_id=_redacted(finish.request_id) or reply.request_id,
+                request_id=redact_data(finish.request_id) or reply.request_id,
                 attempts=(self._attempt(None),),
             )
             reply.finish()
         except LLMError as error:
             let_through(error)
-            error.request_id = _redacted(error.request_id or reply.request_id)
+            error.request_id = redact_data(error.request_id or reply.request_id)
             raise
         except Exception as error:
             # Only a parser that failed has ended; an exception thrown in by the caller finds it
@@ -655,10 +656,6 @@ class _Round:
             raise _own_failure(provider, "parse", error, request_id=reply.request_id) from error
         finally:
             self._fetch.close()
-
-
-def _redacted(text: str | None) -> str | None:
-    return None if text is None else redact(text)
 
 
 class _Step:
@@ -692,7 +689,7 @@ def _own_failure(
 
 
 def _with_text(beside: dict[str, Any], transcript: Transcript) -> dict[str, Any]:
-    return {**beside, "role": "assistant", "content": transcript.text()}
+    return {**redact_data(beside), "role": "assistant", "content": transcript.text()}
 
 
 def _broke_off(error: LLMError) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from . import _display
 from ._checks import whole
+from ._redact import redact
 from ._signals import let_through
 from .errors import Attempt as Attempt
 from .errors import EmptyReplyError, LLMError, RefusedError, RejectedReplyError
@@ -85,7 +86,8 @@ class Image:
     __slots__ = ("_fetch", "id")
 
     def __init__(self, id: str, *, fetch: Callable[[], bytes] | None = None) -> None:
-        self.id = id
+        # A key that an address echoes; the bytes of a picture hold none.
+        self.id = id if id.startswith("data:") else redact(id)
         self._fetch = fetch
 
     def bytes(self) -> bytes:

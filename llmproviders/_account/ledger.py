@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from .. import _environment
 from .._printable import one_line
+from .._redact import redact
 from .._runtime.database import Database, in_transaction, is_busy
 from .._runtime.files import Unusable, pause, tell_once
 from .._runtime.process import Process, current
@@ -217,4 +218,4 @@ def _bounded(tokens: int) -> int:
 
 def name_of(text: str) -> str:
     """A provider's or model's name as it is stored: one line of limited length."""
-    return one_line(text)[:_LONGEST_NAME]
+    return one_line(redact(text))[:_LONGEST_NAME]

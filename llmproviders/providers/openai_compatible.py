@@ -12,7 +12,7 @@ from .._account.keys import Key, digest, take
 from .._checks import boolean, whole
 from .._http.error_map import is_wrong_path
 from .._http.types import HTTPRequest, HTTPResponse
-from .._redact import Redacted, Secret, conceal
+from .._redact import Redacted, Secret, conceal, redact
 from .._request import SAMPLING, ChatRequest, Unpack
 from .._runtime.scope import CancelScope
 from ..errors import (
@@ -216,7 +216,7 @@ class OpenAICompatible(Provider):
         try:
             return self.ask(
                 lambda _: self._call("GET", "/models"),
-                lambda reply: [model["id"] for model in parse_models(reply.read())],
+                lambda reply: [redact(model["id"]) for model in parse_models(reply.read())],
             )
         except LLMError as error:
             if error.status_code not in _NO_LIST:

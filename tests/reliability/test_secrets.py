@@ -29,18 +29,20 @@ from llmproviders import (
     LLMError,
     OpenAICompatible,
     YandexGPT,
+    usage,
 )
 from llmproviders._account import tokens as token_module
 from llmproviders._account.keys import KeyFile, KeyVariable
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.batch import BatchReport, run_file
 from llmproviders.config import load
+from llmproviders.conversation import Conversation
 from llmproviders.notebook import show
 from llmproviders.provider import Provider, Request
 from llmproviders.results import Completion
 from tests.cli.process import run
 from tests.conftest import RawServerFactory
-from tests.reliability.services import JSON, PAGE, SERVICES, SSE, dumps, event
+from tests.reliability.services import JSON, PAGE, SERVICES, SSE, TEXT, dumps, event
 from tests.support.http_bytes import http_response
 from tests.support.kernel import kernel
 from tests.support.rawserver import Connection
@@ -97,6 +99,11 @@ class Observer:
             self._call(f"complete {index}", lambda asked=asked: asked.complete("Why?"))
             self._call(f"stream {index}", lambda asked=asked: list(asked.stream("Why?")))
         self._call("models", provider.list_models)
+        if isinstance(provider, (GigaChat, OpenAICompatible)):
+            self._call("vectors", lambda: provider.embed(["Why?"]))
+        if isinstance(provider, GigaChat):
+            self._files(provider)
+        self._conversation(client)
         cached = Cached(client, self._folder / "replies.db")
         self._call("cached", lambda: cached.complete("Why?"))
         self._call("found in the cache", lambda: cached.complete("Why?"))
@@ -113,9 +120,11 @@ class Observer:
         if pickles:
             both = (provider, FailoverClient([provider]))
             self._add("pickle", *(pickle.dumps(one).decode("latin-1") for one in both))
+        used = usage()
+        self._add("usage", str(used), repr(used), used._repr_html_(), json.dumps(used.as_dicts()))
         self._add("log", self._log.getvalue())
-        for path in self._folder.rglob("*"):
-            if path.is_file() and path.name not in ("in.jsonl", "the.key"):
+        for path in (*self._folder.rglob("*"), *Path.home().rglob("*")):
+            if path.is_file() and path.name not in ("in.jsonl", "the.key", "attached.txt"):
                 self._add(str(path.name), path.read_bytes().decode("latin-1"))
 
     def _call(self, name: str, call: Callable[[], Any]) -> None:
@@ -137,6 +146,21 @@ class Observer:
                 for method in ("_repr_markdown_", "_repr_html_"):
                     if hasattr(result, method):
                         self._add(f"{name} {method}", str(getattr(result, method)()))
+
+    def _files(self, provider: GigaChat) -> None:
+        attached = self._folder / "attached.txt"
+        attached.write_text("a text")
+        self._call("upload", lambda: provider.upload(attached))
+        self._call("files", provider.files)
+        self._call("balance", provider.balance)
+        self._call("count", lambda: provider.count_tokens("Why?"))
+        self._call("attached", lambda: provider.complete("Why?", attach=[attached]))
+
+    def _conversation(self, client: FailoverClient) -> None:
+        talk = Conversation(client)
+        self._call("conversation", lambda: talk.ask("Why?"))
+        talk.save(self._folder / "talk.json")
+        self._add("conversation", repr(talk), repr(talk.messages), str(talk._repr_markdown_()))
 
     def _show(self, client: FailoverClient) -> None:
         page = io.StringIO()
@@ -167,8 +191,9 @@ class Observer:
 
 
 @pytest.fixture
-def observer(tmp_path: Path) -> Iterator[Observer]:
-    """Return an observer with a folder of its own."""
+def observer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
+    """Return an observer with a folder of its own; what is used is counted."""
+    monkeypatch.setenv("LLMPROVIDERS_USAGE", "1")
     with Observer(tmp_path) as watching:
         yield watching
 
@@ -239,6 +264,36 @@ def _as_finish(said: str) -> list[bytes]:
     return http_response(200, {"Content-Type": SSE, "x-request-id": said[-300:]}, body)
 
 
+def _as_names(said: str) -> list[bytes]:
+    """A whole reply, in which all but the text is an echo."""
+    call = {"index": 0, "id": said, "type": said, "more": said}
+    message = {
+        "role": "assistant",
+        "content": TEXT,
+        "tool_calls": [{**call, "function": {"name": "f", "arguments": "{}"}}],
+        "images": [{"image_url": {"url": f"https://pictures.invalid/{said}"}}],
+        "reasoning_details": [{"type": said, "id": said, "signature": said}],
+        "functions_state_id": said,
+    }
+    choice = {"index": 0, "delta": message, "finish_reason": "stop", "native_finish_reason": said}
+    chunk = {
+        **dict.fromkeys(("id", "object", "model", "system_fingerprint", "provider"), said),
+        "choices": [choice],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "more": said},
+    }
+    names = ("x-request-id", "x-session-id", "openai-organization", "server", "set-cookie")
+    headers = {"Content-Type": SSE, **dict.fromkeys(names, said[-300:])}
+    return http_response(200, headers, event(chunk) + b"data: [DONE]\n\n")
+
+
+def _as_listing(said: str) -> list[bytes]:
+    """Models, files and a balance, whose names are an echo."""
+    entry = {**dict.fromkeys(("id", "filename", "purpose", "object", "usage"), said), "value": 1}
+    entry = {**entry, "bytes": 1, "created_at": 1, "embedding": [0.5], "index": 0}
+    listing = {**entry, "data": [entry], "balance": [entry]}
+    return http_response(200, {"Content-Type": JSON}, dumps(listing))
+
+
 REPLIES = (
     *(_as_message(status) for status in (400, 401, 403, 404, 500, 200)),
     _as_text,
@@ -252,6 +307,8 @@ REPLIES = (
     _as_json,
     _as_bad_json,
     _as_finish,
+    _as_names,
+    _as_listing,
 )
 
 
@@ -557,6 +614,7 @@ def test_a_good_reply_shows_no_secret_either(
     server = raw_server(SERVICES[4].reply(stream=True))
     provider = OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=SECRET)
     observer.watch(provider, pickles=False)
+    assert "OpenAICompatible" in observer.seen["usage"]
     observer.expect_nothing_of(SECRET)
 
 
@@ -570,6 +628,8 @@ COMMANDS = (
     ("providers", "--json"),
     ("doctor", "--live"),
     ("health",),
+    ("usage",),
+    ("usage", "--json"),
     ("config", "show"),
 )
 
@@ -601,7 +661,7 @@ def test_the_command_line_shows_no_secret(
     (tmp_path / "config.toml").write_text(
         f"[[provider]]\ntype = '{provider}'\n[failover]\nattempts = 2\n"
     )
-    env["LLMPROVIDERS_CONFIG"] = str(tmp_path / "config.toml")
+    env |= {"LLMPROVIDERS_CONFIG": str(tmp_path / "config.toml"), "LLMPROVIDERS_USAGE": "1"}
     seen = {}
     for words in COMMANDS:
         ran = run(*words, stdin="Why?\n", env=env, cwd=tmp_path)
@@ -609,7 +669,7 @@ def test_the_command_line_shows_no_secret(
     assert server.requests
     for path in (*tmp_path.rglob("*"), *home.rglob("*")):
         if path.is_file():
-            seen[path.name] = path.read_text()
+            seen[path.name] = path.read_bytes().decode("latin-1")
     assert {"health.json", "out.jsonl", "report.html"} <= seen.keys()
     secrets = {form for secret in (SECRET, GIGACHAT_KEY) for form in forms(secret)}
     assert [(f, words) for words, text in seen.items() for f in secrets if f in text] == []

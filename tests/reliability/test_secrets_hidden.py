@@ -588,6 +588,55 @@ def test_a_key_in_what_names_a_reply_is_masked(
     assert named[field] == "m ***"
 
 
+def test_a_key_beside_a_text_is_masked_and_what_a_model_says_is_not(
+    raw_server: RawServerFactory,
+) -> None:
+    """A key as id or signature is masked alike wherever it stands; arguments stay as they came."""
+    deep: Any = KEY
+    for _ in range(300):
+        deep = [deep]
+    arguments = json.dumps({"key": KEY})
+    function = {"name": "f", "arguments": arguments}
+    call = {"index": 0, "id": f"call-{KEY}", "type": "function", "function": function, "more": deep}
+    thought = {"type": "reasoning.text", "text": KEY, "id": KEY, "signature": KEY}
+    delta = {"content": KEY, "tool_calls": [call], "reasoning_details": [thought]}
+    chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]}
+    server = raw_server(
+        http_response(200, {"Content-Type": SSE}, chunked([event(chunk), b"data: [DONE]\n\n"]))
+    )
+    finish = _openai(server.url).complete("Why?").finish_reason
+    [called] = finish.tool_calls
+    assert (called["id"], called["function"]["arguments"]) == ("call-***", arguments)
+    assert finish.message["tool_calls"] == [called]
+    assert finish.message["content"] == KEY
+    [kept] = finish.message["reasoning_details"]
+    assert kept == {"type": "reasoning.text", "text": KEY, "id": "***", "signature": "***"}
+    assert "***" in str(called["more"])
+    assert KEY not in str(called["more"])
+
+
+def test_a_key_as_the_name_of_a_model_or_a_file_is_masked(
+    raw_server: RawServerFactory, tmp_path: Path
+) -> None:
+    """A key that a listing or an upload echoes is in no name, and in no file of ours."""
+    entry = {**dict.fromkeys(("id", "filename", "purpose", "usage"), KEY), "value": 1}
+    entry = {**entry, "bytes": 1, "created_at": 1}
+    body = dumps({**entry, "data": [entry], "balance": [entry]})
+    server = raw_server(http_response(200, {"Content-Type": JSON, "Connection": "close"}, body))
+    asked = _openai(server.url)
+    assert asked.list_models() == ["***"]
+    giga = GigaChat(base_url=f"{server.url}/v1", access_token=KEY)
+    (tmp_path / "a.txt").write_text("text")
+    names = [*giga.list_models(), giga.files()[0].id, giga.balance()[0].model]
+    uploaded = giga.upload(tmp_path / "a.txt")
+    names += [uploaded.id, uploaded.filename, uploaded.purpose]
+    assert names == ["***"] * 6
+    raised_by(lambda: giga.complete("Why?", attach=[tmp_path / "a.txt"]))
+    kept = [path.read_text() for path in Path.home().rglob("gigachat-files.json")]
+    assert len(kept) == 1
+    expect_nothing_of(*kept)
+
+
 def test_what_a_provider_of_somebody_else_says_is_masked(raw_server: RawServerFactory) -> None:
     """A reply's names are masked for every provider, and so is the detail of its end."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..._checks import is_count, is_finite
 from ..._http.decoding import Kind, decode_json, expect
 from ..._http.types import HTTPResponse
+from ..._redact import redact
 from ...errors import ProtocolError
 
 MAX_FILE = 40_000_000
@@ -24,7 +25,7 @@ class Balance:
     @classmethod
     def from_json(cls, entry: Any) -> Balance:
         """Read an entry of ``/balance``."""
-        return cls(_field(entry, "usage", str), int(_number(entry.get("value"), "value")))
+        return cls(_word(entry, "usage"), int(_number(entry.get("value"), "value")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,11 @@ class UploadedFile:
     def from_json(cls, entry: Any) -> UploadedFile:
         """Read an entry of ``/files``."""
         return cls(
-            id=_field(entry, "id", str),
-            filename=_field(entry, "filename", str),
+            id=_word(entry, "id"),
+            filename=_word(entry, "filename"),
             bytes=_count(entry, "bytes"),
             created_at=_count(entry, "created_at"),
-            purpose=_field(entry, "purpose", str),
+            purpose=_word(entry, "purpose"),
         )
 
     @classmethod
@@ -89,6 +90,10 @@ def read_content(reply: HTTPResponse) -> bytes:
 
 def _field(entry: Any, name: str, kind: type[Kind]) -> Kind:
     return expect(entry.get(name) if isinstance(entry, dict) else None, kind, name)
+
+
+def _word(entry: Any, name: str) -> str:
+    return redact(_field(entry, name, str))
 
 
 def _count(entry: Any, name: str) -> int:

@@ -20,7 +20,7 @@ from ..._http.decoding import decode_json
 from ..._http.types import HTTPRequest, HTTPResponse, Trust
 from ..._log import logger
 from ..._printable import one_line
-from ..._redact import Redacted, Secret
+from ..._redact import Redacted, Secret, redact
 from ..._request import ChatRequest, Unpack
 from ..._runtime.files import load_locks
 from ..._runtime.scope import CancelScope
@@ -436,7 +436,7 @@ class GigaChat(Provider):
         """
         return self.ask(
             lambda fetch: self._call(fetch, "GET", "/models"),
-            lambda reply: [model["id"] for model in parse_models(reply.read())],
+            lambda reply: [redact(model["id"]) for model in parse_models(reply.read())],
         )
 
     def balance(self) -> list[Balance]:
