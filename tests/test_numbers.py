@@ -190,6 +190,9 @@ class TestConfiguration:
         [
             ["ask", "--deadline", "nan"],
             ["ask", "--timeout", "nan"],
+            ["ask", "--deadline", "9" * 400],
+            ["ask", "--deadline", "1e400"],
+            ["ask", "--timeout", "9" * 400],
             ["ask", "--temperature", "nan"],
             ["ask", "--max-tokens", "9" * 5000],
             ["sandbox", "--delay", "nan"],

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
-from math import isnan
+from math import isinf, isnan
 from typing import Any, TypeVar
 
 import click
@@ -23,12 +23,18 @@ from .notes import Notes
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def _overflows(number: float, text: object) -> bool:
+    """Whether ``number`` is infinite, but ``text`` does not say so."""
+    return isinf(number) and "inf" not in str(text).lower()
+
+
 def _timeout(value: str) -> Timeout:
     try:
         parts = [float(part) for part in value.split(",")]
     except ValueError:
         parts = []
-    if len(parts) not in (1, 2) or not all(part > 0 for part in parts):
+    usable = all(part > 0 and not _overflows(part, value) for part in parts)
+    if len(parts) not in (1, 2) or not usable:
         raise click.BadParameter(f"{value!r} is neither seconds nor CONNECT,READ in seconds")
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
@@ -47,14 +53,14 @@ class Text(click.types.StringParamType):
 
 
 class Number(click.FloatRange):
-    """A number in a range; ``nan`` is never in range."""
+    """A number in a range; ``nan``, and digits that a float cannot hold, are never in range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """The number that ``value`` stands for."""
         number: float = super().convert(value, param, ctx)
-        if isnan(number):
+        if isnan(number) or _overflows(number, value):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
 
