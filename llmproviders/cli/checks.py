@@ -265,11 +265,15 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
             yield from _check_folder("token cache", path)
     health = configuration.failover.get("health")
     if health is not None and health.value is not None and not _places.is_nowhere(health.value):
-        path = Path(health.value)
-        yield from _check_folder("health file", path)
-        resting = [
-            key for key, trouble in FileStore(path).read().items() if trouble.until > time.time()
-        ]
+        store = FileStore(health.value)
+        wrong = store.trouble()
+        if wrong is not None:
+            ours = store.path == _places.health_file()
+            remedy = f"rm {store.path}" if ours else "name another file as health"
+            yield fail("health file", wrong, remedy)
+            return
+        yield from _check_folder("health file", store.path)
+        resting = [key for key, record in store.read().items() if record.until > time.time()]
         for key in resting:
             name, _, _, credential = parts_of(key)
             of_key = f" for the key {credential[:8]}" if credential else ""

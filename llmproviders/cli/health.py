@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import click
 
 from ..failover._health import FailureRecord, FileStore, parts_of
-from .notes import put
+from .notes import put, show_logs
 from .options import Choices, config_option
 from .table import print_table
 
@@ -25,6 +26,7 @@ def command(choices: Choices, reset: bool) -> None:
     if kept is None:
         put("No memory is kept between runs.")
         return
+    show_logs(logging.WARNING)
     store = FileStore(kept)
     if reset:
         store.clear()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import click
 
 from .._account.usage import usage
-from .notes import put, say
+from .notes import put, say, show_logs
 from .options import TEXT
 
 
@@ -20,6 +21,7 @@ def command(since: str | None, as_json: bool) -> None:
     They are counted on this machine, for all of your processes. Prompts, replies and keys are not
     kept.
     """
+    show_logs(logging.WARNING)
     table = usage(since=since)
     if as_json:
         put(json.dumps(table.as_dicts(), ensure_ascii=False, indent=2))

@@ -359,6 +359,15 @@ class FileStore:
             self._seen = (stamp, self._load(stamp))
         return self._seen[1]
 
+    def trouble(self) -> str | None:
+        """Why the file cannot be used; None if it can, or is not there yet."""
+        try:
+            _decode(read_private(self.path))
+        except (Unusable, ValueError) as error:
+            let_through(error)
+            return str(error)
+        return None
+
     def change(self, alter: Callable[[dict[str, FailureRecord]], T]) -> T:
         """Call ``alter`` with all records, which nothing else changes meanwhile."""
         scope = CancelScope()

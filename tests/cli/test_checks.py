@@ -319,6 +319,15 @@ def test_a_token_cache_that_is_something_else(tmp_path: Path) -> None:
     assert (finding.level, finding.remedy) == (Level.FAIL, "name another file as token_cache")
 
 
+def test_a_health_file_that_is_something_else(tmp_path: Path) -> None:
+    """A health file that no call can use is a problem, and what it is is told."""
+    pipe = tmp_path / "health.json"
+    os.mkfifo(pipe, 0o600)
+    finding = state("user", pipe)["health file"]
+    assert (finding.level, finding.remedy) == (Level.FAIL, "name another file as health")
+    assert "a pipe" in finding.text
+
+
 def test_a_provider_that_rests(tmp_path: Path) -> None:
     """A provider that other runs put last is named, and how to forget that."""
     path = tmp_path / "health.json"

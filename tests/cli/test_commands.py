@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from llmproviders import FailoverClient
+from llmproviders._environment import health_file, usage_file
 from llmproviders.config import ConfigError
 from llmproviders.notebook import show
 from llmproviders.providers import REGISTRY
@@ -344,6 +345,19 @@ class TestHealth:
         shown = run("health").out
         row = r"^OpenAICompatible +http://127\.0\.0\.1:\d+/v1 +\S+ +[0-9a-f]{8} +1 "
         assert re.search(row, shown, re.MULTILINE)
+
+    @pytest.mark.parametrize("words", [("health",), ("health", "--reset"), ("usage",)])
+    def test_a_file_that_is_something_else(self, words: tuple[str, ...]) -> None:
+        """A file that is none of ours is told in one line, and left alone."""
+        path = health_file() if words[0] == "health" else usage_file()
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.write_text("mine")
+        path.chmod(0o600)
+        result = run(*words)
+        assert result.code == 0
+        assert result.err.count(str(path)) >= 1
+        assert result.err.count("is not shared between processes") == 1
+        assert path.read_text() == "mine"
 
 
 class TestSandbox:
