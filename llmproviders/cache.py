@@ -39,6 +39,9 @@ _SCHEMA = (
 _TRIES = 10
 """How long SQLite waits for another process that writes; after that a reply is not kept."""
 
+_WAITS = 2
+"""How many others that fail a question waits for. In an outage, more would only add up."""
+
 _LARGEST = 256 * 1024 * 1024
 
 _EVICTED = 10
@@ -59,7 +62,7 @@ class Cached(BaseClient):
     warning, and every question is sent.
 
     If several threads ask the same question with ``complete`` at the same time, one sends it and
-    the others wait for its reply.
+    the others wait for its reply. If that fails, another one sends it.
 
     Args:
         client: a provider or a ``FailoverClient``.
@@ -137,15 +140,21 @@ class Cached(BaseClient):
         with closing(CancelScope.lasting(limit, clock=self.clock, parent=scope)) as bounded:
             flight, place = _Asking(), (os.getpid(), key)
             try:
-                other = self._flights.setdefault(place, flight)
-                # A question asked while it is being answered, for example from accept, would wait
-                # for itself.
-                if other.thread != threading.get_ident():
+                for _ in range(_WAITS):
+                    other = self._flights.setdefault(place, flight)
+                    # A question asked while it is being answered, for example from accept, would
+                    # wait for itself.
+                    if other.thread == threading.get_ident():
+                        break
                     other.wait(bounded)
                     found = self._found(key, request)
                     if found is not None:
                         return Completion.of(*found)
+                    if other.answered:
+                        # Its reply was not one to keep, nor will the next one be.
+                        break
                 completion = self._client.answer(request, bounded)
+                flight.answered = True
                 self._keep(key, completion.text, completion.finish_reason)
                 return completion
             finally:
@@ -195,7 +204,9 @@ class Cached(BaseClient):
         return text, finish
 
     def _keep(self, key: str | None, text: str, finish: FinishReason) -> None:
-        if key is None or finish.reason != "stop" or finish.cached or not text or finish.images:
+        if key is None or finish.reason != "stop" or finish.cached or not text:
+            return
+        if finish.images or finish.tool_calls:
             return
         kept = {name: getattr(finish, name) for name in _KEPT}
         usage = None if finish.usage is None else finish.usage.as_dict()
@@ -214,6 +225,10 @@ class Cached(BaseClient):
             OSError: the file is not one of ours, or cannot be written.
         """
         self._store.clear()
+
+    def report(self) -> Any:
+        """What was sent: the report of the ``FailoverClient`` that this cache is for."""
+        return self._client.report()  # type: ignore[attr-defined]
 
     def identity(self) -> list[Any]:
         """The client's identity: keeping replies does not change them."""
@@ -255,10 +270,16 @@ def _reply_of(document: str) -> tuple[str, FinishReason]:
 
 
 class _Asking:
-    """A question in progress that others wait for."""
+    """A question in progress that others wait for.
+
+    Attributes:
+        thread: the thread that asks it.
+        answered: whether there was a reply.
+    """
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
+        self.answered = False
         self._over = False
         self._waker = Waker()
 
@@ -291,7 +312,7 @@ class _Store:
         self._ttl = ttl
         self._max_bytes = max_bytes
         self._file = Database(path, kind=_APPLICATION, version=_VERSION, schema=_SCHEMA)
-        self._warned = self._given_up = False
+        self._warned = self._unreadable = self._unwritable = False
 
     def warn(self, trouble: object) -> None:
         """Warn once about a problem with the file."""
@@ -301,8 +322,11 @@ class _Store:
 
     def get(self, key: str, now: float) -> str | None:
         """The reply kept under ``key``, unless it is too old."""
+        if self._unreadable:
+            return None
         found = self._try("SELECT reply, made FROM replies WHERE key = ?", key)
         if not found:
+            self._unreadable = found is None
             return None
         document, made = found[0]
         if self._ttl is not None and not 0 <= now - made < self._ttl:
@@ -311,9 +335,12 @@ class _Store:
 
     def put(self, key: str, document: str, now: float) -> None:
         """Keep ``document`` under ``key``."""
-        if len(document) > self._max_bytes // _EVICTED:
+        if self._unwritable or len(document) > self._max_bytes // _EVICTED:
             return
-        self._try("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", key, now, document)
+        if self._try("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", key, now, document) is None:
+            # What it has can still be read, from a read-only folder for example.
+            self._unwritable = True
+            return
         if self._ttl is not None:
             self._try("DELETE FROM replies WHERE made <= ?", now - self._ttl)
         size = self._try(
@@ -343,7 +370,7 @@ class _Store:
     def close(self) -> None:
         """Close it."""
         self._file.close()
-        self._given_up = False
+        self._unreadable = self._unwritable = False
 
     def _run(self, statement: str, *values: object) -> list[Any]:
         """The result of a statement; waits only briefly for other processes."""
@@ -357,16 +384,14 @@ class _Store:
                 trouble = error
         raise trouble
 
-    def _try(self, statement: str, *values: object) -> list[Any]:
-        if self._given_up:
-            return []
+    def _try(self, statement: str, *values: object) -> list[Any] | None:
+        """The same; empty if others keep the file busy, None if it cannot be used so."""
         try:
             return self._run(statement, *values)
         except (Unusable, sqlite3.Error, OSError) as error:
             let_through(error)
             if is_busy(error):
                 logger.debug("the cache %s is busy", self._path)
-            else:
-                self._given_up = True
-                self.warn(f"{error}; it is left unchanged and not used")
-        return []
+                return []
+            self.warn(f"{error}; no reply is added to it")
+            return None

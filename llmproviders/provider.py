@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ._account.arguments import ProviderArguments
 from ._account.catalogue import Catalogue
-from ._account.keys import Key, digest
+from ._account.keys import Key
 from ._account.settings import ProviderBase
 from ._account.slots import Slot
 from ._checks import nearest
@@ -446,12 +446,14 @@ class _Round:
         self._first_text_at: float | None = None
         self.usage: Usage | None = None
         self.sent = False
-        self._start(0.0)
+        self._waited = 0.0
+        self.start(0.0)
 
-    def _start(self, waited: float) -> None:
-        """Begin the attempt, after ``waited`` seconds."""
+    def start(self, waited: float) -> None:
+        """Begin the attempt, after ``waited`` more seconds."""
         clock = self._scope.clock
-        self._waited, self._started_at, self._began = waited, clock.wall(), clock.monotonic()
+        self._waited += waited
+        self._started_at, self._began = clock.wall(), clock.monotonic()
 
     def _attempt(self, error: LLMError | None) -> Attempt:
         """The attempt, ending now."""
@@ -474,12 +476,15 @@ class _Round:
         try:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
+            if provider._quota is not None and provider.max_concurrency is not None:
+                # A spent day does not wait for a slot.
+                provider._quota.check_day(provider, self._scope)
             with _Step(provider, "slot") as step, provider.slot(self._scope) as waited:
                 # An exception that the caller throws into the generator passes unchanged.
                 step.translates = False
-                self._start(waited)
+                self.start(waited)
                 while True:
-                    self._call = None
+                    self._call, self.sent = None, False
                     try:
                         yield from self._counted()
                     except LLMError as trouble:
@@ -533,20 +538,10 @@ class _Round:
 
     def _counted(self) -> Generator[str, None, None]:
         """The reply to one request, which is counted and limited if limits are set."""
-        provider, request = self._provider, self._request
-        if provider._counted is None:
+        quota = self._provider._quota
+        if quota is None:
             return self._once()
-        model = request.model or provider.model or provider.default_model
-        return provider._counted(
-            self._once(),
-            credential=provider.credential_digest() or digest(provider.base_url),
-            provider=provider.name,
-            model=provider.model_aliases.get(model, model),
-            messages=request.messages,
-            params=request.params,
-            scope=self._scope,
-            attempt=self,
-        )
+        return quota.counted(self._once(), self._provider, self._request, self._scope, self)
 
     def _once(self) -> Generator[str, None, None]:
         provider, named = self._provider, self._request

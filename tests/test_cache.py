@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import resource
 import sqlite3
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,18 @@ from llmproviders import (
     DeadlineExceeded,
     FailoverClient,
     FinishReason,
+    ModelNotFoundError,
+    OpenAICompatible,
     Reasoning,
     ServerError,
     Usage,
+    YandexGPT,
 )
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import BaseClient, Call, Fetch, Request
+from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.support.processes import in_child
 
 
 @pytest.fixture
@@ -189,6 +196,32 @@ class TestHits:
             again = client.complete("Where?", schema=Point)
         assert (again.data, again.cached) == (Point(1), True)
 
+    def test_calls_of_tools_are_not_kept(self, path: Path) -> None:
+        """Whatever the service says about why the reply ended."""
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        provider = Ending(FinishReason("stop", tool_calls=[call]))
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            again = client.complete("Why?")
+        assert (again.cached, again.tool_calls) == (False, [call])
+
+    def test_settings_that_change_replies(self, path: Path) -> None:
+        """So do a provider's own settings, where the same question has another reply with them."""
+        with Sandbox() as sandbox:
+            local = sandbox.provider_arguments("openai_compatible")
+            at_yandex = sandbox.provider_arguments("yandexgpt")
+            for provider in (
+                OpenAICompatible(**local),
+                OpenAICompatible(**local, think_tags=False),
+                YandexGPT(**at_yandex),
+            ):
+                with Cached(provider, path) as client:
+                    assert [client.complete("Why?").cached for _ in range(2)] == [False, True]
+            other = YandexGPT(**{**at_yandex, "folder_id": "another"})
+            # The sandbox has models in one folder.
+            with Cached(other, path) as client, pytest.raises(ModelNotFoundError):
+                client.complete("Why?")
+
     def test_accept_is_asked(self, path: Path, provider: ScriptedProvider) -> None:
         """A kept reply that ``accept`` turns down is asked for again."""
         with Cached(provider, path) as client:
@@ -208,6 +241,10 @@ class TestHits:
         client.complete("Why?")
         assert client.complete("Why?").cached
         client.close()
+        with Cached(FailoverClient([provider]), path) as outer:
+            for _ in range(2):
+                outer.complete("Why?")
+            assert len(outer.report().recent) == 1
         with pickle.loads(pickle.dumps(Cached(provider, path, ttl=60))) as copy:
             assert copy.complete("Why?").cached
             assert copy.conversation().ask("Why?").cached
@@ -363,13 +400,37 @@ class TestFile:
             assert client.complete("Why?").cached
             assert client.complete("Of the child?").cached
 
+    def test_a_file_that_can_only_be_read(self, path: Path, provider: ScriptedProvider) -> None:
+        """It answers what it has; what it lacks is sent and not kept, after one warning."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+
+        def ask() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            with Cached(provider, path) as client:
+                assert client.complete("Why?").cached
+                assert [client.complete("How?").cached for _ in range(2)] == [False, False]
+                assert client.complete("Why?").cached
+
+        in_child(ask)
+
+    def test_a_file_that_is_deleted_meanwhile(self, path: Path, provider: ScriptedProvider) -> None:
+        """A process that has it open begins anew, in a file that others see."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            for file in list(path.parent.iterdir()):
+                file.unlink()
+            assert not client.complete("Why?").cached
+            with Cached(provider, path) as other:
+                assert other.complete("Why?").cached
+
 
 class Gated(BaseClient):
     """Answers when it is let, and counts."""
 
     name = "Gated"
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.asked = 0
         self.begun = threading.Event()
         self.gate = threading.Event()
@@ -428,6 +489,68 @@ class TestSingleFlight:
                 client.complete("Why?")
             first.join(10)
         assert gated.asked == 2
+
+    @pytest.mark.parametrize("error", [ServerError("down"), KeyboardInterrupt()])
+    def test_after_a_failure_one_of_those_that_waited_asks(
+        self, path: Path, error: BaseException
+    ) -> None:
+        """Where the first one fails or is interrupted, a second one asks for all the others."""
+
+        class Failing(Gated):
+            def generate(
+                self, request: Request, scope: CancelScope | None = None
+            ) -> Generator[str, None, None]:
+                """Fail the first time."""
+                self.error = None if self.asked else error
+                yield from super().generate(request, scope)
+
+        gated = Failing()
+        outcomes: list[object] = []
+
+        def ask() -> None:
+            try:
+                outcomes.append(client.complete("Why?").cached)
+            except BaseException as failure:  # noqa: BLE001 - looked at below
+                outcomes.append(failure)
+
+        with Cached(gated, path) as client:
+            threads = [threading.Thread(target=ask) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            assert gated.begun.wait(10)
+            time.sleep(0.1)
+            gated.gate.set()
+            for thread in threads:
+                thread.join(10)
+        assert gated.asked == 2
+        assert sorted(map(str, outcomes)) == sorted([str(error), "False", *["True"] * 4])
+
+    def test_replies_that_are_not_kept(self, path: Path) -> None:
+        """Those that waited for one ask at once, each for itself."""
+        together = threading.Barrier(4)
+
+        class Cut(Gated):
+            def generate(
+                self, request: Request, scope: CancelScope | None = None
+            ) -> Generator[str, None, None]:
+                """Answer, all but the first one at the same time."""
+                self.asked += 1
+                self.begun.set()
+                assert self.gate.wait(10)
+                if self.asked > 1:
+                    together.wait(10)
+                yield "Yes"
+                yield FinishReason("length")
+
+        gated = Cut()
+        with Cached(gated, path) as client, ThreadPoolExecutor(5) as pool:
+            first = pool.submit(client.complete, "Why?")
+            assert gated.begun.wait(10)
+            others = [pool.submit(client.complete, "Why?") for _ in range(4)]
+            time.sleep(0.1)
+            gated.gate.set()
+            assert [str(reply.result(10)) for reply in (first, *others)] == ["Yes"] * 5
+        assert gated.asked == 5
 
     def test_waiting_ends_with_the_deadline(self, path: Path) -> None:
         """Who waits for another's question waits no longer than its own deadline."""

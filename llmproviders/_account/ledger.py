@@ -19,7 +19,7 @@ from .._runtime.database import Database, in_transaction, is_busy
 from .._runtime.files import Unusable, pause, tell_once
 from .._runtime.process import Process, current
 from .._runtime.scope import CancelScope
-from .._signals import let_through
+from .._signals import ignoring, let_through
 from ..errors import Usage
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ T = TypeVar("T")
 KEPT_DAYS = 90
 
 DAY_S = 86400
+
+MINUTE_S = 60.0
 
 _MOST_NAMES_A_DAY = 500
 """Most pairs of provider and model in a day; all further ones are counted as one."""
@@ -72,14 +74,18 @@ class Ledger:
 
     Every change is one short transaction that other processes see once it returns, so counts
     survive if a process is killed. If the file cannot be used, there is one warning, and this
-    process counts in memory.
+    process goes on in memory, from the counts of the file if it can be read.
 
     Args:
         path: the file; it and its folder are created on the first count.
+
+    Attributes:
+        trouble: why the file cannot be used, once that was found.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.trouble: Exception | None = None
         self._file = _database(path)
         self._alone: tuple[Process, Database] | None = None
 
@@ -95,9 +101,21 @@ class Ledger:
         """
         return self._retried(lambda db: in_transaction(db, alter), scope)
 
+    def look(self, find: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
+        """Call ``find``, which changes nothing.
+
+        Args:
+            find: reads the tables; it may be called more than once.
+            scope: how long to wait for other processes.
+
+        Raises:
+            LLMError: the scope ended; see :meth:`CancelScope.error`.
+        """
+        return self._retried(find, scope)
+
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        return self._retried(lambda db: db.execute(statement, values).fetchall(), CancelScope())
+        return self.look(lambda db: db.execute(statement, values).fetchall(), CancelScope())
 
     def _retried(self, use: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
         """Use the file; try again while another process keeps it busy."""
@@ -114,12 +132,17 @@ class Ledger:
                     pause(scope)
                     continue
                 tell_once(self.path, trouble)
+                self.trouble = trouble
                 self._go_on_alone()
 
     def _go_on_alone(self) -> None:
+        memory = _database(None)
+        with ignoring(sqlite3.Error, Unusable):
+            counts = self._file.use(_all_counts)
+            memory.use(lambda db: in_transaction(db, lambda db: _add_counts(db, counts)))
         # Another thread may have just done the same and counted.
         if self._alone is None or self._alone[0] is not current():
-            self._alone = current(), _database(None)
+            self._alone = current(), memory
 
     def close(self) -> None:
         """Close this process's connection; the next use opens one."""
@@ -128,6 +151,22 @@ class Ledger:
 
 def _database(path: Path | None) -> Database:
     return Database(path, kind=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
+
+
+_COPIED = (
+    ("SELECT * FROM days", "INSERT INTO days VALUES (?, ?, ?, ?)"),
+    ("SELECT * FROM recent", "INSERT INTO recent VALUES (?, ?, ?, ?)"),
+    ("SELECT * FROM used", "INSERT INTO used VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
+)
+
+
+def _all_counts(db: sqlite3.Connection) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    return [(insert, db.execute(select).fetchall()) for select, insert in _COPIED]
+
+
+def _add_counts(db: sqlite3.Connection, counts: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
+    for insert, rows in counts:
+        db.executemany(insert, rows)
 
 
 _ledgers: dict[Path, Ledger] = {}
@@ -143,6 +182,54 @@ def ledger() -> Ledger:
     return found
 
 
+def counts_of(db: sqlite3.Connection, credential: str, day: int) -> tuple[int, int]:
+    """The requests and tokens that a credential has used on a day."""
+    # A damaged file may have values of other types.
+    of_the_day = (
+        "SELECT CAST(requests AS INTEGER), CAST(tokens AS INTEGER) FROM days"
+        " WHERE (credential, day) = (?, ?)"
+    )
+    return db.execute(of_the_day, (credential, day)).fetchone() or (0, 0)
+
+
+def count_day(db: sqlite3.Connection, credential: str, day: int, tokens: int) -> None:
+    """Count a request of a credential, with an estimate of its tokens."""
+    counted = (
+        "UPDATE days SET requests = requests + 1, tokens = tokens + ?"
+        " WHERE (credential, day) = (?, ?)"
+    )
+    if db.execute(counted, (tokens, credential, day)).rowcount:
+        return
+    # By number and not only by age, and never the latest day before this one: after a clock that
+    # was far ahead is set right, the counts of today are still there.
+    db.execute(
+        "DELETE FROM days WHERE (SELECT count(*) FROM days) > ?"
+        " AND day < (SELECT max(day) FROM days WHERE day < ?)",
+        (_MOST_DAY_COUNTS, day),
+    )
+    db.execute("INSERT INTO days VALUES (?, ?, 1, ?)", (credential, day, tokens))
+
+
+def last_minute(db: sqlite3.Connection, credential: str, now: float) -> list[tuple[float, int]]:
+    """The times and tokens of a credential's requests of the last minute, the oldest first."""
+    # A time in the future means that the clock was set back; the real time is unknown.
+    db.execute("UPDATE recent SET at = ? WHERE at > ?", (now, now))
+    db.execute("DELETE FROM recent WHERE at <= ?", (now - MINUTE_S,))
+    return db.execute(
+        "SELECT at, CAST(tokens AS INTEGER) FROM recent WHERE credential = ? ORDER BY at",
+        (credential,),
+    ).fetchall()
+
+
+def count_recent(
+    db: sqlite3.Connection, credential: str, now: float, tokens: int
+) -> tuple[int | None, float]:
+    """Count a request in the last minute; return the number and the time of its row."""
+    row = (credential, now, tokens)
+    added = db.execute("INSERT INTO recent (credential, at, tokens) VALUES (?, ?, ?)", row)
+    return added.lastrowid, now
+
+
 def count_request(
     db: sqlite3.Connection, day: int, provider: str, model: str
 ) -> tuple[int, str, str]:
@@ -150,7 +237,12 @@ def count_request(
     counted = "UPDATE used SET requests = requests + 1 WHERE (day, provider, model) = (?, ?, ?)"
     if db.execute(counted, (day, provider, model)).rowcount:
         return day, provider, model
-    db.execute("DELETE FROM used WHERE day <= ?", (day - KEPT_DAYS,))
+    # By the latest day before this one: a clock that is far ahead deletes nothing, unless it stays
+    # so for another day.
+    db.execute(
+        "DELETE FROM used WHERE day <= (SELECT max(day) FROM used WHERE day < ?) - ?",
+        (day, KEPT_DAYS - 1),
+    )
     ((names,),) = db.execute("SELECT count(*) FROM used WHERE day = ?", (day,))
     if names >= _MOST_NAMES_A_DAY:
         provider = model = _OTHERS
@@ -187,18 +279,6 @@ def uncount_request(db: sqlite3.Connection, where: tuple[int, str, str]) -> None
         "UPDATE used SET requests = requests - 1 WHERE (day, provider, model) = (?, ?, ?)", where
     )
     db.execute("DELETE FROM used WHERE requests <= 0 AND (day, provider, model) = (?, ?, ?)", where)
-
-
-def prune_days(db: sqlite3.Connection, day: int) -> None:
-    """Delete old counts of limits once there are many.
-
-    By number and not only by age: after a clock that was far ahead is corrected, today's counts are
-        still there.
-    """
-    db.execute(
-        "DELETE FROM days WHERE day < ? AND (SELECT count(*) FROM days) > ?",
-        (day - 1, _MOST_DAY_COUNTS),
-    )
 
 
 def total_of(usage: Usage | None) -> int | None:

@@ -7,13 +7,14 @@ in the reply. So a process that is killed in between has counted too much, never
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from .._checks import is_count, shown, whole
 from .._http.failures import never_sent
+from .._log import logger
 from .._runtime.scope import CancelScope
 from .._signals import let_through
 from ..errors import (
@@ -27,9 +28,8 @@ from ..errors import (
 from ..messages import Message
 from ..results import FinishReason
 from . import ledger as _ledger
-from .ledger import DAY_S, Ledger
-
-MINUTE_S = 60.0
+from .keys import digest
+from .ledger import DAY_S, MINUTE_S, Ledger
 
 DEFAULT_MAX_TOKENS = 1024
 """Tokens reserved for a reply if the request has no ``max_tokens``."""
@@ -37,6 +37,35 @@ DEFAULT_MAX_TOKENS = 1024
 _BYTES_PER_TOKEN = 3
 
 _MOST_TOKENS = 10**9
+
+
+class Asked(Protocol):
+    """A provider whose requests are counted."""
+
+    name: str
+    base_url: str
+    model: str | None
+    default_model: ClassVar[str]
+    model_aliases: ClassVar[Mapping[str, str]]
+
+    def credential_digest(self) -> str | None:
+        """The hash of the credential that the limits apply to; None: there is no credential."""
+
+
+class Question(Protocol):
+    """What is asked: the messages, the model or None for the provider's, the other parameters."""
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The messages to send."""
+
+    @property
+    def model(self) -> str | None:
+        """The model, or None for the provider's."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The other parameters, such as ``max_tokens``."""
 
 
 class Attempted(Protocol):
@@ -49,6 +78,9 @@ class Attempted(Protocol):
 
     sent: bool
     usage: Usage | None
+
+    def start(self, waited: float) -> None:
+        """Begin the attempt, after ``waited`` more seconds."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +129,13 @@ class Reservation:
         credential: the credential that it is counted for.
         used: the day, the provider and the model that it is counted under.
         tokens: the estimated tokens.
-        recent: its row among the requests of the last minute, or None.
+        recent: the number and the time of its row among the requests of the last minute.
     """
 
     credential: str
     used: tuple[int, str, str]
     tokens: int
-    recent: int | None
+    recent: tuple[int | None, float]
 
 
 class Quota:
@@ -124,12 +156,8 @@ class Quota:
     def counted(
         self,
         stream: Generator[str, None, None],
-        *,
-        credential: str,
-        provider: str,
-        model: str,
-        messages: Sequence[Message],
-        params: Mapping[str, Any],
+        provider: Asked,
+        question: Question,
         scope: CancelScope,
         attempt: Attempted,
     ) -> Generator[str, None, None]:
@@ -137,13 +165,10 @@ class Quota:
 
         Args:
             stream: prepares and sends the request when it is first read.
-            credential: the hash of the credential that the limits apply to.
-            provider: the provider's name.
-            model: the model that is asked.
-            messages: the messages to send.
-            params: the other parameters, such as ``max_tokens``.
+            provider: answers it.
+            question: what is asked.
             scope: how long to wait for the per-minute limit.
-            attempt: the state of the request, read when the stream fails.
+            attempt: the state of the request; it starts anew after a wait for the limit.
 
         Raises:
             QuotaExceededError: the daily limit is reached; nothing was sent.
@@ -151,25 +176,44 @@ class Quota:
         """
         ledger = _ledger.ledger()
         with closing(stream):
-            tokens = estimate(messages, params)
-            names = _ledger.name_of(provider), _ledger.name_of(model)
-            held = self._reserved(ledger, credential, names, tokens, scope)
+            tokens = estimate(question.messages, question.params)
+            model = question.model or provider.model or provider.default_model
+            model = provider.model_aliases.get(model, model)
+            names = _ledger.name_of(provider.name), _ledger.name_of(model)
+            held, waited = self._reserved(ledger, _credential_of(provider), names, tokens, scope)
+            if waited:
+                attempt.start(waited)
             is_whole = False
             try:
                 for piece in stream:
                     if isinstance(piece, FinishReason):
                         is_whole = True
-                        _settle(ledger, held, failed=False, usage=piece.usage)
+                        _settle(ledger, held, scope, failed=False, usage=piece.usage)
                     yield piece
             except LLMError as error:
                 let_through(error)
                 if is_whole:
                     raise
                 if attempt.sent and not never_sent(error):
-                    _settle(ledger, held, failed=True, usage=attempt.usage)
+                    _settle(ledger, held, scope, failed=True, usage=attempt.usage)
                 else:
-                    _give_back(ledger, held)
+                    _give_back(ledger, held, scope)
                 raise
+
+    def check_day(self, provider: Asked, scope: CancelScope) -> None:
+        """Check the daily limit, and count nothing.
+
+        Args:
+            provider: the provider to be asked.
+            scope: how long to wait for other processes that count.
+
+        Raises:
+            QuotaExceededError: the daily limit is reached.
+        """
+        if self._per_day is not None:
+            credential, now = _credential_of(provider), scope.clock.wall()
+            ledger = _ledger.ledger()
+            ledger.look(lambda db: self._check_day(db, credential, now), scope)
 
     def _reserved(
         self,
@@ -178,17 +222,27 @@ class Quota:
         names: tuple[str, str],
         tokens: int,
         scope: CancelScope,
-    ) -> Reservation:
-        """Reserve, waiting for the per-minute limit if necessary."""
+    ) -> tuple[Reservation, float]:
+        """Reserve, after a wait for the per-minute limit; return the seconds waited, too."""
+        waited = 0.0
         while True:
             found = ledger.change(
                 lambda db: self._try(db, credential, names, tokens, scope.clock.wall()), scope
             )
             if isinstance(found, Reservation):
-                return found
+                return found, waited
             if found >= scope.remaining():
                 raise _too_late(found, scope)
             scope.sleep(found)
+            waited += found
+
+    def _check_day(self, db: sqlite3.Connection, credential: str, now: float) -> None:
+        if self._per_day is None:
+            return
+        day = int(now // DAY_S)
+        so_far = _ledger.counts_of(db, credential, day)
+        if self._per_day.is_spent(*so_far):
+            raise _day_is_spent(self._per_day, so_far, (day + 1) * DAY_S - now)
 
     def _try(
         self,
@@ -203,38 +257,25 @@ class Quota:
         Raises:
             QuotaExceededError: the daily limit is reached.
         """
+        self._check_day(db, credential, now)
+        rows = _ledger.last_minute(db, credential, now)
+        wait = 0.0 if self._per_minute is None else _wait_for(self._per_minute, rows, now)
+        if wait > 0:
+            return wait
+        # Counted also where there is no such limit: another provider may have one for this key.
+        recent = _ledger.count_recent(db, credential, now, tokens)
         day = int(now // DAY_S)
-        if self._per_day is not None:
-            of_today = "SELECT requests, tokens FROM days WHERE (credential, day) = (?, ?)"
-            so_far = db.execute(of_today, (credential, day)).fetchone() or (0, 0)
-            if self._per_day.is_spent(*so_far):
-                raise _day_is_spent(self._per_day, so_far, (day + 1) * DAY_S - now)
-        recent = None
-        if self._per_minute is not None:
-            wait = _wait_for(db, self._per_minute, credential, now)
-            if wait > 0:
-                return wait
-            row = (credential, now, tokens)
-            added = db.execute("INSERT INTO recent (credential, at, tokens) VALUES (?, ?, ?)", row)
-            recent = added.lastrowid
-        _ledger.prune_days(db, day)
-        db.execute(
-            "INSERT INTO days (credential, day, requests, tokens) VALUES (?, ?, 1, ?) ON CONFLICT"
-            " DO UPDATE SET requests = requests + 1, tokens = tokens + excluded.tokens",
-            (credential, day, tokens),
-        )
+        _ledger.count_day(db, credential, day, tokens)
         used = _ledger.count_request(db, day, *names)
         return Reservation(credential, used, tokens, recent)
 
 
-def _wait_for(db: sqlite3.Connection, limit: Limit, credential: str, now: float) -> float:
+def _credential_of(provider: Asked) -> str:
+    return provider.credential_digest() or digest(provider.base_url)
+
+
+def _wait_for(limit: Limit, rows: Sequence[tuple[float, int]], now: float) -> float:
     """Seconds until the requests of the last minute leave room for one more."""
-    # A time in the future means that the clock was set back; the real time is unknown.
-    db.execute("UPDATE recent SET at = ? WHERE at > ?", (now, now))
-    db.execute("DELETE FROM recent WHERE at <= ?", (now - MINUTE_S,))
-    rows = db.execute(
-        "SELECT at, tokens FROM recent WHERE credential = ? ORDER BY at", (credential,)
-    ).fetchall()
     requests, tokens = len(rows), sum(row[1] for row in rows)
     wait = 0.0
     for at, its_tokens in rows:
@@ -244,7 +285,14 @@ def _wait_for(db: sqlite3.Connection, limit: Limit, credential: str, now: float)
     return wait
 
 
-def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | None) -> None:
+def _settle(
+    ledger: Ledger,
+    held: Reservation,
+    scope: CancelScope,
+    *,
+    failed: bool,
+    usage: Usage | None,
+) -> None:
     """Replace the estimate with the usage that the service reported."""
     total = _ledger.total_of(usage)
 
@@ -254,16 +302,17 @@ def _settle(ledger: Ledger, held: Reservation, *, failed: bool, usage: Usage | N
                 "UPDATE days SET tokens = tokens + ? WHERE (credential, day) = (?, ?)",
                 (total - held.tokens, held.credential, held.used[0]),
             )
-            db.execute("UPDATE recent SET tokens = ? WHERE id = ?", (total, held.recent))
+            db.execute(
+                "UPDATE recent SET tokens = ? WHERE (id, at) = (?, ?)", (total, *held.recent)
+            )
         if failed or usage is not None:
             _ledger.count_result(db, held.used, failed=failed, usage=usage)
 
     if failed or usage is not None:
-        # The reply has arrived: a deadline that has passed since must not lose the count.
-        ledger.change(settle, CancelScope())
+        _correct(ledger, settle, scope)
 
 
-def _give_back(ledger: Ledger, held: Reservation) -> None:
+def _give_back(ledger: Ledger, held: Reservation, scope: CancelScope) -> None:
     """Undo the counts of a request that was never sent."""
 
     def give_back(db: sqlite3.Connection) -> None:
@@ -272,10 +321,22 @@ def _give_back(ledger: Ledger, held: Reservation) -> None:
             " WHERE (credential, day) = (?, ?)",
             (held.tokens, held.credential, held.used[0]),
         )
-        db.execute("DELETE FROM recent WHERE id = ?", (held.recent,))
+        db.execute("DELETE FROM recent WHERE (id, at) = (?, ?)", held.recent)
         _ledger.uncount_request(db, held.used)
 
-    ledger.change(give_back, CancelScope())
+    _correct(ledger, give_back, scope)
+
+
+def _correct(
+    ledger: Ledger, alter: Callable[[sqlite3.Connection], None], scope: CancelScope
+) -> None:
+    """Correct what was counted before the request; it stays if others keep the file busy."""
+    try:
+        ledger.change(alter, scope)
+    except LLMError as error:
+        # Tried once, at least, whether or not the deadline has passed since.
+        let_through(error)
+        logger.debug("the estimate stays: %s", error)
 
 
 def estimate(messages: Sequence[Message], params: Mapping[str, Any]) -> int:

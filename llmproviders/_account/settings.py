@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from importlib import import_module
 from inspect import Signature
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from .. import _environment as _environ
@@ -26,6 +26,7 @@ from .._http.types import (
     warn_unverified,
 )
 from .._redact import Secret, hidden, is_telling, redact
+from .._runtime.scope import CancelScope
 from ..errors import InvalidRequestError, LLMError, MissingAuthError, retold
 from .arguments import (
     Cert,
@@ -39,6 +40,24 @@ from .arguments import (
 from .keys import Key, Site, belongs_to, find
 
 Made = TypeVar("Made", bound="ProviderBase")
+
+
+class Counter(Protocol):
+    """Counts a provider's requests, and holds its limits; see ``quotas.Quota``."""
+
+    def check_day(self, provider: Any, scope: CancelScope) -> None:
+        """Check the daily limit, and count nothing."""
+
+    def counted(
+        self,
+        stream: Generator[str, None, None],
+        provider: Any,
+        question: Any,
+        scope: CancelScope,
+        attempt: Any,
+    ) -> Generator[str, None, None]:
+        """Wrap a stream so that its request is counted, and sent once the limits allow it."""
+
 
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
@@ -153,10 +172,10 @@ class ProviderBase:
         self.system_trust = trust == "system"
         self.per_minute = per_minute
         self.per_day = per_day
-        self._counted = self._make_counter()
+        self._quota = self._make_quota()
         self._limits = instance("limits", limits, Limits) or Limits()
 
-    def _make_counter(self) -> Callable[..., Generator[str, None, None]] | None:
+    def _make_quota(self) -> Counter | None:
         """Counts requests and enforces the limits; None if there is nothing to count."""
         counts_all = _environ.lookup("LLMPROVIDERS_USAGE") not in (None, "0")
         if self.per_minute is None and self.per_day is None and not counts_all:
@@ -164,7 +183,7 @@ class ProviderBase:
         # Imported here because it loads sqlite3.
         from .quotas import Quota
 
-        return Quota(per_minute=self.per_minute, per_day=self.per_day).counted
+        return Quota(per_minute=self.per_minute, per_day=self.per_day)
 
     @classmethod
     def default_base_url(cls) -> str:

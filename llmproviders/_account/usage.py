@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from .. import _display
-from .._signals import let_through
+from .._signals import ignoring, let_through
 from ..errors import InvalidRequestError
 
 
@@ -112,12 +112,18 @@ def usage(since: date | datetime | str | None = None) -> UsageTable:
     today = int(time.time() // DAY_S)
     first = max(_day_number(since), today - KEPT_DAYS + 1)
     book = ledger()
-    if not book.path.exists():
-        return UsageTable()
+    with ignoring(PermissionError):
+        if not book.path.exists():
+            return UsageTable()
     rows = book.read(
-        "SELECT day, provider, model, requests, failures, prompt_tokens, completion_tokens,"
-        " total_tokens FROM used WHERE day >= ? ORDER BY day, provider, model",
+        # A damaged file may have values of other types.
+        "SELECT day, CAST(provider AS TEXT), CAST(model AS TEXT), CAST(requests AS INTEGER),"
+        " CAST(failures AS INTEGER), CAST(prompt_tokens AS INTEGER),"
+        " CAST(completion_tokens AS INTEGER), CAST(total_tokens AS INTEGER)"
+        " FROM used WHERE day BETWEEN ? AND ? AND typeof(day) = 'integer'"
+        " ORDER BY day, provider, model",
         first,
+        (date.max - _EPOCH).days,
     )
     return UsageTable(DailyUsage(_date_of(row[0]), *row[1:]) for row in rows)
 

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 from weakref import ref
 
-from .._signals import ignoring
+from .._signals import ignoring, let_through
 from .files import Unusable, check_private, make_private_file, open_plain
 from .process import Process, around_forks, current, keep_untouched
 
@@ -54,6 +55,7 @@ class Database:
         self._version = version
         self._schema = schema
         self._opened: tuple[Process, sqlite3.Connection] | None = None
+        self._place: tuple[int, int] | None = None
         self._in_use = False
         for key, other in _databases.copy().items():
             if other() is None:
@@ -70,6 +72,8 @@ class Database:
         with _lock:
             outer = self._in_use
             try:
+                if not outer and self._was_replaced():
+                    self.close()
                 self._in_use = True
                 return function(self._connection())
             except UnicodeDecodeError as error:
@@ -102,15 +106,29 @@ class Database:
             self._opened = current(), self._connect()
         return self._opened[1]
 
-    def _connect(self) -> sqlite3.Connection:
-        if self._path is not None:
-            self._make(self._path)
-        db = sqlite3.connect(
-            ":memory:" if self._path is None else os.fspath(self._path),
-            timeout=_BUSY_S,
-            isolation_level=None,
-            check_same_thread=False,
+    def _was_replaced(self) -> bool:
+        """Whether the file that is open was deleted, or another one stands in its place."""
+        return (
+            self._opened is not None
+            and self._path is not None
+            and _place_of(self._path) != self._place
         )
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._path is None:
+            return self._prepared(_connection_to(":memory:"))
+        self._make(self._path)
+        self._place = _place_of(self._path)
+        try:
+            return self._prepared(_connection_to(os.fspath(self._path)))
+        except sqlite3.OperationalError as error:
+            let_through(error)
+            if is_busy(error):
+                raise
+            # It, or its folder, cannot be written; its rows can still be read.
+            return _connection_to(f"file:{quote(self._path.as_posix())}?immutable=1", uri=True)
+
+    def _prepared(self, db: sqlite3.Connection) -> sqlite3.Connection:
         try:
             if self._is_new(db):
                 # Before the write-ahead log: with it, the file could have a header and no tables
@@ -154,6 +172,22 @@ class Database:
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {self._kind}")
         db.execute(f"PRAGMA user_version = {self._version}")
+
+
+def _connection_to(name: str, *, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(
+        name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=uri
+    )
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """What tells the file at ``path`` from another one; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        let_through(error)
+        return None
+    return status.st_dev, status.st_ino
 
 
 def in_transaction(db: sqlite3.Connection, alter: Callable[[sqlite3.Connection], T]) -> T:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import click
 
+from .._account.ledger import ledger
 from .._account.usage import usage
-from .notes import put, say, show_logs
+from .exits import CommandError, Exit
+from .notes import put, say
 from .options import TEXT
 
 
@@ -21,8 +22,11 @@ def command(since: str | None, as_json: bool) -> None:
     They are counted on this machine, for all of your processes. Prompts, replies and keys are not
     kept.
     """
-    show_logs(logging.WARNING)
     table = usage(since=since)
+    trouble = ledger().trouble
+    if trouble is not None and not table:
+        message = f"the counts in {ledger().path} cannot be read: {trouble}"
+        raise CommandError(message, Exit.UNEXPECTED) from trouble
     if as_json:
         put(json.dumps(table.as_dicts(), ensure_ascii=False, indent=2))
     elif table:

@@ -110,6 +110,10 @@ class OpenAICompatible(Provider):
         key = self.secret("api_key", self._api_key)
         return digest(key, self.base_url) if key else None
 
+    def identity(self) -> list[Any]:
+        """Also whether thoughts are part of the text."""
+        return [*super().identity(), self.think_tags]
+
     def check_supported(self, request: ChatRequest) -> None:
         """Refuse what the server does not support; all servers accept JSON without a schema."""
         kind = request.params.get("response_format", {}).get("type")

@@ -84,6 +84,10 @@ class YandexGPT(OpenAICompatible):
         name = super()._embedding_name(model)
         return name if "://" in name else self._in_folder("emb", name)
 
+    def identity(self) -> list[Any]:
+        """Also the folder, which may have models of its own."""
+        return [*super().identity(), self.folder_id]
+
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
         """Ask for a stream or the whole reply; a stream reports its usage unasked."""
         return {"stream": request.stream}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -45,6 +47,7 @@ ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 NOON = 1_700_000_000.0 // 86400 * 86400 + 12 * 3600
 GOOD: Act = ["It scatters."]
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +85,12 @@ def spent(client: FailoverClient) -> QuotaExceededError:
     error = failed.value.attempts[0].error
     assert isinstance(error, QuotaExceededError)
     return error
+
+
+class Narrow(Actor):
+    """A service that answers one request of a key at a time."""
+
+    max_concurrency = 1
 
 
 class TestADay:
@@ -207,6 +216,36 @@ class TestADay:
                 provider.complete("Why?")
             provider.close()
 
+    def test_only_chats_count(self) -> None:
+        """Lists of models and embeddings are not limited; a chat is."""
+        with Sandbox() as sandbox:
+            arguments = sandbox.provider_arguments("openai_compatible")
+            with OpenAICompatible(**arguments, per_day=1) as provider:
+                provider.list_models()
+                provider.embed(["sky"], model="small")
+                provider.complete("Why?")
+                provider.embed(["sea"], model="small")
+                with pytest.raises(QuotaExceededError):
+                    provider.complete("Why?")
+
+    @pytest.mark.parametrize("ask", ["complete", "stream"])
+    def test_it_does_not_wait_for_a_slot(self, clock: FakeClock, ask: str) -> None:
+        """A spent day is told at once, though all slots of the key are taken."""
+        provider = Narrow(GOOD, per_day=1)
+        client = client_of(provider, clock)
+        held = client.stream("Why?")
+        next(held)
+
+        def ask_elsewhere() -> None:
+            with pytest.raises(llmproviders.AllProvidersFailed) as failed:
+                "".join(getattr(client, ask)("Why?", deadline=5))
+            assert isinstance(failed.value.attempts[0].error, QuotaExceededError)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(ask_elsewhere).result()
+        assert clock.slept == []
+        held.close()
+
     def test_each_credential_has_its_own(self, clock: FakeClock) -> None:
         """Two keys of one service do not share a limit; two clients with one key do."""
         with Sandbox() as sandbox:
@@ -231,8 +270,29 @@ class TestAMinute:
         client.complete("Why?")
         clock.pass_(20)
         for _ in range(3):
-            client.complete("Why?")
+            reply = client.complete("Why?")
         assert clock.slept == pytest.approx([40.0, 20.0])
+        (attempt,) = reply.attempts
+        assert (attempt.waited, attempt.duration) == (pytest.approx(20.0), 0.0)
+
+    def test_providers_of_one_key_share_it(self, clock: FakeClock) -> None:
+        """Also the requests of one that has no limit by the minute, but another."""
+        client_of(Actor(GOOD, per_day=9), clock).complete("Why?")
+        client_of(Actor(GOOD, per_minute=1), clock).complete("Why?")
+        assert clock.slept == [60.0]
+
+    def test_a_reply_that_comes_late_settles_its_own_request(self, clock: FakeClock) -> None:
+        """After more than a minute, it leaves what was reserved for others as it is."""
+
+        def ask_meanwhile() -> None:
+            clock.pass_(70)
+            with pytest.raises(llmproviders.AllProvidersFailed):
+                client_of(Actor([ServerError("down")], per_minute=1), clock).complete("Why?")
+
+        slow = Actor([ask_meanwhile, "Hi", told(3)], per_minute={"tokens": 100})
+        client_of(slow, clock).complete("Why?")
+        client_of(Actor(GOOD, per_minute={"tokens": 100}), clock).complete("Why?")
+        assert clock.slept == [60.0]
 
     def test_within_the_deadline(self, clock: FakeClock) -> None:
         """A turn that comes too late is an error at once, before anything is sent."""
@@ -362,12 +422,22 @@ class TestUsage:
         """Older counts are not told, and are deleted when a new day is counted."""
         now = datetime.now(timezone.utc)
         client = client_of(Actor(GOOD, per_day=9), clock)
-        for days in (91, 90, 89, 0):
+        for days in (91, 90, 89, 1, 0):
             clock.set_wall((now - timedelta(days=days)).timestamp())
             client.complete("Why?")
-        assert [(now.date() - u.day).days for u in llmproviders.usage()] == [89, 0]
+        assert [(now.date() - u.day).days for u in llmproviders.usage()] == [89, 1, 0]
         rows = ledgers.ledger().read("SELECT count(*) FROM used")
-        assert rows == [(2,)]
+        assert rows == [(3,)]
+
+    def test_a_clock_that_was_far_ahead(self, clock: FakeClock) -> None:
+        """Counts outlive a day on which the clock was years ahead."""
+        now = datetime.now(timezone.utc)
+        client = client_of(Actor(GOOD, per_day=9), clock)
+        for days in (-30, 0, 4000, 0):
+            clock.set_wall((now + timedelta(days=days)).timestamp())
+            client.complete("Why?")
+        assert [(u.day - now.date()).days for u in llmproviders.usage()] == [-30, 0, 4000]
+        assert [u.requests for u in llmproviders.usage()] == [1, 2, 1]
 
     def test_it_is_bounded(self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
         """However many models are asked for in a day, the file does not grow without end."""
@@ -466,6 +536,86 @@ class TestTheFile:
         client.complete("Why?")
         spent(client)
         assert state.stat().st_size == 0
+
+    @pytest.mark.parametrize("spoil", ["full", "shut"])
+    def test_one_that_cannot_be_written(
+        self, monkeypatch: pytest.MonkeyPatch, clock: FakeClock, spoil: str
+    ) -> None:
+        """A process that can only read it goes on from its counts, and tells them."""
+        # Not in pytest's own folder, which other users cannot enter.
+        home = tempfile.TemporaryDirectory()
+        monkeypatch.setenv("XDG_STATE_HOME", home.name)
+        state = usage_file()
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(GOOD, per_day=3), clock)
+        client.complete("Why?")
+        client.complete("Why?")
+        ledgers.ledger().close()
+
+        def ask() -> None:
+            if spoil == "full":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            elif not os.geteuid():
+                os.setuid(NOBODY)
+            assert [u.requests for u in llmproviders.usage()] == [2]
+            client.complete("Why?")
+            spent(client)
+            assert [u.requests for u in llmproviders.usage()] == [3]
+
+        if spoil == "shut":
+            for path, mode in ((state, 0o400), (state.parent, 0o500), (state.parents[1], 0o500)):
+                os.chown(path, os.geteuid() or NOBODY, -1)
+                path.chmod(mode)
+        in_child(ask)
+        state.parent.chmod(0o700)
+        home.cleanup()
+
+    def test_one_that_is_deleted_meanwhile(self, state: Path, clock: FakeClock) -> None:
+        """A process that has it open begins anew in the file that others see."""
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        client.complete("Why?")
+        for path in list(state.parent.iterdir()):
+            path.unlink()
+        client.complete("Why?")
+        assert state.exists()
+        in_child(lambda: spent(client))
+
+    @pytest.mark.parametrize("value", ["much", b"\xff\xfe", 2**62, -5, 1.5])
+    @pytest.mark.parametrize("table", ["days", "recent", "used"])
+    def test_values_that_nobody_wrote(
+        self, state: Path, clock: FakeClock, table: str, value: object
+    ) -> None:
+        """Whatever stands in its columns, calls go on and usage can be told."""
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(["Hi", told(4)], per_day=9, per_minute=9), clock)
+        client.complete("Why?")
+        ledgers.ledger().close()
+        with sqlite3.connect(state) as db:
+            names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+            for name in set(names) - {"id"}:
+                with suppress(sqlite3.IntegrityError):
+                    db.execute(f"UPDATE {table} SET {name} = ?", (value,))
+        db.close()
+        for _ in range(2):
+            with suppress(llmproviders.AllProvidersFailed):
+                client.complete("Why?")
+        for row in llmproviders.usage():
+            assert isinstance(row.as_dict()["total_tokens"], int)
+
+    def test_one_that_another_process_keeps_busy(self, state: Path, clock: FakeClock) -> None:
+        """A reply does not wait beyond its deadline to be settled; the estimate stays."""
+        client_of(Actor(GOOD, per_day=9, base_url="http://there"), clock).complete("Why?")
+        other = sqlite3.connect(state, isolation_level=None)
+
+        def lock() -> None:
+            other.execute("BEGIN IMMEDIATE")
+
+        provider = Actor(["Hi", lock, told(4)], GOOD, per_day={"tokens": 100})
+        client = client_of(provider, clock)
+        assert client.complete("Why?", max_tokens=99, deadline=0.1).text == "Hi"
+        other.execute("ROLLBACK")
+        other.close()
+        assert "100 of 100 tokens" in str(spent(client))
 
     def test_a_forked_child_has_a_connection_of_its_own(self, clock: FakeClock) -> None:
         """Parent and child count on in the same file."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from llmproviders._environment import usage_file
 from llmproviders.batch import as_row
 from llmproviders.sandbox import Sandbox
 from tests.cli.conftest import Configure
@@ -500,6 +501,18 @@ def test_what_was_used(at_sandbox: Sandbox) -> None:
     assert "OpenAICompatible" in run("usage").out
     assert run("usage", "--since", "2999-01-01").out == ""
     assert run("usage", "--since", "yesterday").code == 2
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_counts_that_cannot_be_read(at_sandbox: Sandbox, options: tuple[str, ...]) -> None:
+    """usage says so, and does not say that nothing was counted."""
+    path = usage_file()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text("my notes")
+    path.chmod(0o600)
+    result = run("usage", *options)
+    assert (result.code, result.out) == (1, "")
+    assert f"the counts in {path} cannot be read" in result.err
 
 
 def test_a_file_to_look_at(echo: Sandbox, tmp_path: Path) -> None:

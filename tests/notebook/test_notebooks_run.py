@@ -102,9 +102,6 @@ def test_the_tour_again_with_a_cache_sends_nothing(
         notebook = nbformat.read(DOCS / "notebooks" / "tour.ipynb", as_version=4)
         first = next(cell for cell in notebook.cells if "Sandbox(" in cell.source)
         first.source = "from llmproviders import StreamInterrupted" + CACHED
-        for cell in notebook.cells:
-            # A cache has no providers of its own to report on.
-            cell.source = cell.source.replace("client.report()", "client")
         asked = len(sandbox.requests)
         resources = {"metadata": {"path": str(tmp_path)}}
         NotebookClient(
