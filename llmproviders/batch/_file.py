@@ -136,6 +136,7 @@ def answer_into(
         interrupts = Interrupts(
             lambda: flow.stop(within_s=grace_s, announce=lambda running: announce(running, bar)),
             lambda: flow.stop(within_s=0),
+            then=flow.stop_reading,
         )
         with (
             interrupts,

@@ -33,6 +33,10 @@ class _Stopped(NamedTuple):
     announce: Callable[[int], object] | None
 
 
+class _InputStopped(BaseException):
+    """Ends a read of the input, from a signal's handler."""
+
+
 class Flow:
     """Sends tasks to workers, and yields each one as it ends.
 
@@ -71,6 +75,7 @@ class Flow:
         )
         self._input_error: BaseException | None = None
         self._more = True
+        self._reading = False
         self._give_up_at = inf
 
     def stop(
@@ -87,6 +92,14 @@ class Flow:
         self._give_up_at = time.monotonic() + within_s
         self._ended.put(_Stopped(announce))
 
+    def stop_reading(self) -> None:
+        """End a read of the input that is under way, after :meth:`stop`; for a signal's handler.
+
+        Otherwise an input that waits, such as a terminal or a queue, would hold up the end.
+        """
+        if self._reading:
+            raise _InputStopped
+
     def outcomes(self) -> Generator[FinishedTask, None, None]:
         """Yield every task as it ends.
 
@@ -98,11 +111,14 @@ class Flow:
         while True:
             if self._more and self._under_way < self._room:
                 task = self._next_task()
-                if task is not None and task.request is not None:
-                    self._under_way += 1
-                    self._worker.send(task, task.request)
-                elif task is not None:
+                if task is None or not self._more:
+                    # Read to its end, or stopped meanwhile.
+                    continue
+                if task.request is None:
                     yield FinishedTask(task, None, task.error)
+                    continue
+                self._under_way += 1
+                self._worker.send(task, task.request)
                 continue
             if not self._under_way:
                 break
@@ -129,8 +145,12 @@ class Flow:
 
     def _next_task(self) -> Task | None:
         try:
-            return next(self._tasks)
-        except StopIteration:
+            try:
+                self._reading = True
+                return next(self._tasks)
+            finally:
+                self._reading = False
+        except (StopIteration, _InputStopped):
             self._more = False
         except Exception as error:  # noqa: BLE001 - raised at the end
             let_through(error)

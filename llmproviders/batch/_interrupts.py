@@ -24,6 +24,7 @@ class Interrupts:
     Args:
         stop: called from the signal handler.
         end: called from the signal handler.
+        then: called at the end of the signal handler; it may raise.
         signals: the signals to handle.
     """
 
@@ -32,9 +33,11 @@ class Interrupts:
         stop: Callable[[], object],
         end: Callable[[], object],
         *,
+        then: Callable[[], object] = lambda: None,
         signals: Iterable[signal.Signals] = ENDING,
     ) -> None:
         self._next = [stop, end]
+        self._then = then
         self._signals = tuple(signals)
         self._before: dict[int, Any] = {}
         self._pending: list[int] = []
@@ -68,6 +71,8 @@ class Interrupts:
                     self._take(self._pending.pop(0))
             finally:
                 self._handling = False
+        if not self._handling:
+            self._then()
 
     def _take(self, number: int) -> None:
         self.received = number

@@ -217,7 +217,8 @@ def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
 def label_id(label: object) -> str | int:
     """The id for a label of an index: itself if it can be an id, else its text."""
     if isinstance(label, str):
-        return label
+        # An id cannot have a lone surrogate.
+        return label.encode("utf-8", "backslashreplace").decode()
     try:
         return whole("label", label, least=-sys.maxsize)
     except ValueError as error:
@@ -239,6 +240,7 @@ def _results(
         interrupts = Interrupts(
             lambda: flow.stop(within_s=GRACE_S, announce=lambda running: announce(running, bar)),
             lambda: flow.stop(within_s=0),
+            then=flow.stop_reading,
             signals=(signal.SIGINT,),
         )
         outcomes = flow.outcomes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -45,6 +46,9 @@ def table(
 ) -> DataFrame:
     """Ask a prompt for each row of a DataFrame, and return the replies as a DataFrame.
 
+    A row with a missing value in a column that the template names is not asked; its ``error`` says
+    so.
+
     With ``output`` each reply is written to that file as it arrives, as in :func:`run_file`: after
     an interruption, or with more rows, call it again and only the missing rows are asked.
 
@@ -69,10 +73,11 @@ def table(
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
-        InvalidRequestError: the template names a column that the frame does not have, or
-            ``output`` cannot be used; nothing was sent.
+        InvalidRequestError: the template names a column that the frame does not have or has twice,
+            or ``output`` cannot be used; nothing was sent.
         BatchLocked: another run is writing the same output.
-        TypeError: not a DataFrame, or a parameter that no service has.
+        TypeError: not a DataFrame, not a string, or a parameter that no service has.
+        KeyboardInterrupt: without ``output``, its ``results`` are those that have arrived.
 
     >>> import pandas
     >>> from llmproviders.testing import ScriptedProvider
@@ -84,6 +89,8 @@ def table(
     pandas = _pandas()
     if not isinstance(frame, pandas.DataFrame):
         raise TypeError(f"frame must be a pandas DataFrame, not {type(frame).__name__}")
+    if not isinstance(template, str):
+        raise TypeError(f"template must be a string, not {type(template).__name__}")
     requests = _Requests(template, frame, params)
     columns = _columns(check_params(params))
     options: dict[str, Any] = {
@@ -95,7 +102,10 @@ def table(
     }
     found: list[dict[str, Any] | None] = [None] * len(frame)
     if output is None:
-        for result in run(client, list(requests), **options):
+        # Kept until the end, so that an interrupt finds them.
+        tasks: list[Any] = list(requests.tasks())
+        results = list(run(client, tasks, **options))
+        for result in results:
             found[result.index] = as_row(result.completion, result.error)
     else:
         answer_into(client, nullcontext(requests.tasks), output, **options)
@@ -126,6 +136,12 @@ class _Requests:
         self._params = params
         names = {found[1] for found in _FIELD.finditer(template) if found[1] is not None}
         by_name = {str(column): number for number, column in enumerate(frame.columns)}
+        if len(by_name) < len(frame.columns):
+            twice = names.intersection(
+                name for name, number in Counter(map(str, frame.columns)).items() if number > 1
+            )
+            if twice:
+                raise InvalidRequestError(f"the frame has two columns {min(twice)!r}; rename one")
         for name in sorted(names - by_name.keys()):
             near = nearest(name, by_name)
             hint = f"; did you mean {near!r}?" if near else f"; its columns are {list(by_name)}"
@@ -133,25 +149,31 @@ class _Requests:
                 f"the template names the column {name!r}, which the frame does not have{hint}"
             )
         self._values = {name: frame.iloc[:, by_name[name]] for name in names}
+        self._missing = {name: column.isna().tolist() for name, column in self._values.items()}
         self._ids: list[str | int] = [label_id(label) for label in frame.index]
         if len(set(self._ids)) < len(self._ids):
             self._ids = list(range(1, len(self._ids) + 1))
 
-    def __iter__(self) -> Iterator[Any]:
+    def tasks(self) -> Iterator[Task]:
+        """Make the tasks, from the start."""
         for number, own_id in enumerate(self._ids):
+            missing = [name for name, lacks in self._missing.items() if lacks[number]]
+            if missing:
+                error = InvalidRequestError(
+                    f"the row has no value in the column {missing[0]!r}, and was not asked; fill "
+                    'it, for example with frame.fillna("")'
+                )
+                yield Task(own_id, number, None, error)
+                continue
             values = {name: column.iloc[number] for name, column in self._values.items()}
-            yield with_params({"id": own_id, "prompt": self._filled(values)}, self._params)
+            request = {"id": own_id, "prompt": self._filled(values)}
+            yield task_of(with_params(request, self._params), number)
 
     def _filled(self, values: Mapping[str, Any]) -> str:
         return _FIELD.sub(
             lambda found: found[0][0] if found[1] is None else str(values[found[1]]),
             self._template,
         )
-
-    def tasks(self) -> Iterator[Task]:
-        """Read the tasks from the start."""
-        for index, request in enumerate(self):
-            yield task_of(request, index)
 
 
 def _columns(request: Any) -> list[str]:

@@ -203,7 +203,7 @@ def tasks_of(requests: Iterable[object], known: SeenIds | None = None) -> Iterat
     """Read the requests of a batch, each when it is asked for.
 
     Args:
-        requests: strings, lists of messages, or dicts.
+        requests: strings, lists of messages, or dicts; or tasks.
         known: the ids of all of them, if they were read before.
 
     Raises:
@@ -211,7 +211,7 @@ def tasks_of(requests: Iterable[object], known: SeenIds | None = None) -> Iterat
     """
     seen = SeenIds()
     for index, item in enumerate(requests):
-        task = task_of(item, index)
+        task = item if isinstance(item, Task) else task_of(item, index)
         if not task.id_known:
             number = index + 1
             taken = known.has(number, before=inf) if known else seen.has(number, before=number)

@@ -402,6 +402,38 @@ class TestEnd:
         assert process.returncode == -signal.SIGINT
         assert said.strip().endswith(b"KeyboardInterrupt")
 
+    def test_ctrl_c_while_the_input_waits(self) -> None:
+        """An input that has nothing yet does not hold up the end, and nothing more is sent."""
+        program = (
+            "import sys\n"
+            "from llmproviders.batch import run\n"
+            "from tests.support.batches import Echo\n"
+            "client = Echo()\n"
+            "def lines():\n"
+            "    yield from ('a', 'b')\n"
+            "    print('waits', flush=True)\n"
+            "    yield from sys.stdin\n"
+            "try:\n"
+            "    list(run(client, lines()))\n"
+            "except KeyboardInterrupt as stopped:\n"
+            "    print(len(stopped.results), len(client.asked))\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waits\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WAIT_S) == 0
+            assert process.stdout.read() == "2 2\n"
+        finally:
+            process.kill()
+            process.communicate()
+
 
 class Inline(Executor):
     """Does the work at once, in the thread that submits it."""

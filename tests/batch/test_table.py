@@ -187,6 +187,43 @@ class TestTable:
             assert replies["error"][1] == "ServerError: told to fail"
             assert replies["error"][2].startswith("InvalidRequestError")
 
+    @pytest.mark.parametrize("missing", [None, float("nan"), pandas.NA, pandas.NaT])
+    def test_missing_values(self, missing: Any, tmp_path: Path) -> None:
+        """A row without a value that its prompt needs is not asked, and says so."""
+        given = pandas.DataFrame({"c": ["a", missing, ""], "note": [missing, "b", "c"]})
+        for output in (None, tmp_path / "out.jsonl", tmp_path / "out.jsonl"):
+            client = Echo()
+            replies = table(client, "Mood of: {c}", given, output=output)
+            assert replies["text"].isna().tolist() == [False, True, False]
+            assert "the row has no value in the column 'c'" in replies["error"][1]
+            assert "Mood of: nan" not in client.asked
+            assert len(client.asked) in (0, 2)
+
+    def test_a_label_that_cannot_be_written(self, tmp_path: Path) -> None:
+        """A lone surrogate in a label, from a file that was read wrongly, costs no row."""
+        given = pandas.DataFrame({"c": ["a"]}, index=["\udcff"])
+        for output in (None, tmp_path / "out.jsonl"):
+            replies = table(Echo(), "{c}", given, output=output)
+            assert list(replies["text"]) == ["a"]
+            assert replies.index.equals(given.index)
+
+    def test_an_interrupt_keeps_what_has_arrived(self) -> None:
+        """Without an output, the results are with the interrupt."""
+
+        class Pressed(Echo):
+            def generate(self, request: Request, scope: Any = None) -> Generator[str, None, None]:
+                """Repeat the last message; at the fiftieth somebody presses Ctrl-C."""
+                if len(self.asked) == 49:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return super().generate(request, scope)
+
+        client = Pressed()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            table(client, "Mood of: {comment}", frame(10_000), workers=1)
+        results = caught.value.results  # type: ignore[attr-defined]
+        assert [result.index for result in results] == list(range(len(client.asked)))
+        assert 50 <= len(results) < 10_000
+
     def test_templates(self) -> None:
         """Columns stand in braces, several at a time and of any type; doubled braces are braces."""
         given = pandas.DataFrame({"a b": [1], "c": ["{c}"]})
@@ -199,6 +236,10 @@ class TestTable:
         with pytest.raises(InvalidRequestError, match=r"'coment'.*did you mean 'comment'"):
             table(client, "{coment}", frame(3))
         assert client.asked == []
+        twice = pandas.DataFrame([[1, 2]], columns=["c", "c"])
+        with pytest.raises(InvalidRequestError, match="two columns 'c'"):
+            table(client, "{c}", twice)
+        assert list(table(client, "Why?", twice)["text"]) == ["Why?"]
 
     def test_no_rows(self, tmp_path: Path) -> None:
         """An empty frame gives an empty table with the same columns."""
@@ -213,6 +254,8 @@ class TestTable:
             table(Echo(), "{c}", ["a"])
         with pytest.raises(TypeError, match="temprature"):
             table(Echo(), "{comment}", frame(2), temprature=1)
+        with pytest.raises(TypeError, match="template must be a string, not DataFrame"):
+            table(Echo(), frame(2), frame(2))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
