@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ from ._task import FinishedTask
 
 _LONGEST_REASON = 160
 
+_MOST_REASONS = 100
+"""Reasons that are told apart by their words; beyond these, by their class."""
+
+# What differs between messages that say the same.
+_VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -31,7 +38,8 @@ class Summary:
         stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
         reasons: why rows failed: each kind of error, described by the message of its first row,
-            with the number of rows, in order of appearance.
+            with the number of rows, in order of appearance. Errors of a service are told apart by
+            its name and their class, those of the input by what is wrong.
 
     >>> from pathlib import Path
     >>> from llmproviders.batch import run_file
@@ -60,7 +68,7 @@ class BatchStats:
         self.failed = 0
         self.cut = 0
         self._tokens: dict[str, int] = {}
-        self._reasons: dict[tuple[str | None, str], list[Any]] = {}
+        self._reasons: dict[tuple[str | None, str, str], list[Any]] = {}
 
     def add(self, outcome: FinishedTask) -> None:
         """Count one."""
@@ -82,11 +90,15 @@ class BatchStats:
             error = error.attempts[-1].error or error
         provider = getattr(error, "provider", None)
         kind = type(error).__name__
-        counted = self._reasons.get((provider, kind))
+        # A service may put anything into its messages; what is wrong with a line, we say.
+        pattern = "" if provider else _VARIABLE.sub("", str(error).partition(": ")[0])
+        if len(self._reasons) >= _MOST_REASONS:
+            pattern = ""
+        counted = self._reasons.get((provider, kind, pattern))
         if counted is None:
             message = shorten(one_line(redact(str(error))), _LONGEST_REASON)
             words = f"{provider}: {kind}: {message}" if provider else f"{kind}: {message}"
-            counted = self._reasons[provider, kind] = [words, 0]
+            counted = self._reasons[provider, kind, pattern] = [words, 0]
         counted[1] += 1
 
     @property

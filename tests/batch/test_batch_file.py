@@ -149,6 +149,32 @@ class TestRows:
         assert other.startswith("InvalidRequestError: ")
         assert count == 1
 
+    def test_reasons_of_the_input(self, files: Files) -> None:
+        """What is wrong with lines is told apart, however many are wrong in the same way."""
+        lines = [
+            '"a"',
+            "torn",
+            '{"id": 1.5, "prompt": "b"}',
+            '{"id": 5, "temprature": 1, "prompt": "c"}',
+        ]
+        files.input.write_text("\n".join([*lines, '{"id": 7.5, "prompt": "d"}', "{", '""']))
+        told = [(why.split(": ", 1)[1], count) for why, count in files.run(Echo()).reasons]
+        assert [count for _, count in told] == [2, 2, 1, 1]
+        assert told[0][0].startswith("line 2 of the input is not a JSON value")
+        assert told[1][0].startswith("an id must be a string or a whole number, not 1.5")
+        assert told[2][0].startswith("unknown parameter 'temprature'")
+        assert told[3][0].startswith("the prompt is empty")
+
+    def test_reasons_take_no_memory(self, files: Files) -> None:
+        """However many different things are wrong, their number is bounded, and all are counted."""
+        words = ("a" * n for n in range(1, 300))
+        files.ask(
+            *({"prompt": "x", word: 1} for word in words), {"prompt": "x", "temperature": "y"}
+        )
+        reasons = files.run(Echo()).reasons
+        assert len(reasons) <= 101
+        assert sum(count for _, count in reasons) == 300
+
     def test_no_tokens_counted(self, files: Files) -> None:
         """Where no service counts tokens, their number is unknown and not zero."""
         files.ask("a")
