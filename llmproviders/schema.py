@@ -139,18 +139,20 @@ class Schema:
         Raises:
             SchemaError: there is no JSON value, none satisfies the schema, or several do.
         """
-        found: dict[str, Any] = {}
+        found: list[tuple[Any, Any]] = []
         faults: list[str] = []
         for value, source in _values(text):
             try:
                 data = self._loaded(value, source, wrapped)
-                found.setdefault(_identity(value), data)
+                _check_characters(value, source)
+                found.append((value, data))
             except SchemaError as error:
                 faults.append(str(error))
-        if len(found) == 1:
-            return next(iter(found.values()))
+        different = len(found) if len(found) < 2 else len({_identity(value) for value, _ in found})
+        if different == 1:
+            return found[0][1]
         if found:
-            raise SchemaError(f"{len(found)} different JSON values in it satisfy the schema")
+            raise SchemaError(f"{different} different JSON values in it satisfy the schema")
         raise SchemaError(faults[0] if faults else "there is no JSON value in it")
 
     def _loaded(self, value: Any, source: str, wrapped: bool) -> Any:
@@ -384,6 +386,21 @@ def _readable_fault(error: Exception) -> json.JSONDecodeError:
     said = str(error)
     long = "Exceeds the limit" in said
     raise SchemaError("a number in it is too large" if long else said) from None
+
+
+def _check_characters(value: Any, source: str) -> None:
+    """Raise ``SchemaError`` if there is half a character in it (a lone surrogate)."""
+    # Only an escape can make one in a text that can be encoded; to write all of it takes longer.
+    if "\\ud" in source or "\\uD" in source or not (source.isascii() or _is_encodable(source)):
+        _identity(value)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _identity(value: Any) -> str:

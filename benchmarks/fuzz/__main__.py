@@ -1,7 +1,8 @@
-"""Fuzz: ``python -m benchmarks.fuzz [--short] [--inputs N] [--engine E] [TARGET ...]``.
+"""Fuzz: ``python -m benchmarks.fuzz [--short] [--inputs N] [--seconds S] [TARGET ...]``.
 
 Each target gets N inputs, a million, from atheris where it is installed (guided by the coverage of
 the library's code) and from hypothesis elsewhere; with ``--short``, five hundred from hypothesis.
+With ``--seconds`` atheris stops after that time instead, whatever the number of inputs.
 An input that raises anything but the library's own errors is printed and kept; make a test of it.
 """
 
@@ -30,17 +31,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(BY_NAME))
     parser.add_argument("--short", action="store_true", help="five hundred inputs each")
     parser.add_argument("--inputs", type=int)
+    parser.add_argument("--seconds", type=int, help="for each target, with atheris")
     parser.add_argument("--engine", choices=ENGINES)
     given_ = parser.parse_args(arguments)
     inputs = given_.inputs or (500 if given_.short else 1_000_000)
+    limit = f"-max_total_time={given_.seconds}" if given_.seconds else f"-runs={inputs}"
     guided = not given_.short and importlib.util.find_spec("atheris") is not None
     engine = given_.engine or ENGINES[0 if guided else 1]
-    run = _by_atheris if engine == "atheris" else _by_hypothesis
+    if given_.seconds and engine != "atheris":
+        parser.error("--seconds needs atheris")
     print(f"| target | inputs ({engine}) | seconds | result |\n| --- | --- | --- | --- |")
     failed = False
     for name in given_.targets or BY_NAME:
         start = time.monotonic()
-        done, trouble = run(BY_NAME[name], inputs)
+        target = BY_NAME[name]
+        done, trouble = (
+            _by_atheris(target, limit) if engine == "atheris" else _by_hypothesis(target, inputs)
+        )
         took = time.monotonic() - start
         print(f"| {name} | {done:,} | {took:.0f} | {trouble or 'nothing'} |", flush=True)
         failed |= trouble is not None
@@ -71,7 +78,7 @@ def _by_hypothesis(target: Target, inputs: int) -> tuple[int, str | None]:
     return done, None
 
 
-def _by_atheris(target: Target, inputs: int) -> tuple[int, str | None]:
+def _by_atheris(target: Target, limit: str) -> tuple[int, str | None]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = folder / "corpus"
@@ -82,7 +89,7 @@ def _by_atheris(target: Target, inputs: int) -> tuple[int, str | None]:
         words.write_text("\n".join(map(_quoted, target.words)))
         command = [sys.executable, "-m", "benchmarks.fuzz.guided", target.name]
         options = [
-            f"-runs={inputs}",
+            limit,
             f"-dict={words}",
             f"-max_len={target.longest}",
             "-rss_limit_mb=4096",

@@ -23,8 +23,9 @@ NEEDS = {
     "openai_sdk": ["openai"],
     "g4f_sdk": ["g4f"],
     "litellm_sdk": ["litellm"],
-    "langchain_sdk": ["langchain-openai"],
+    "langchain_sdk": ["langchain", "langchain-openai"],
     "instructor_sdk": ["instructor"],
+    "any_llm_sdk": ["any-llm-sdk[openai]"],
     "pydantic_ai_sdk": ["pydantic-ai-slim[openai]"],
     "plots": ["matplotlib"],
 }

@@ -25,6 +25,9 @@ NAMES = {
     "openai_sdk": "openai",
     "g4f_sdk": "g4f",
     "litellm_sdk": "litellm",
+    "langchain_sdk": "langchain",
+    "pydantic_ai_sdk": "pydantic-ai",
+    "any_llm_sdk": "any-llm",
 }
 OWN, OTHERS, GREY = "#2a7de1", "#c2703d", "#808080"
 STYLE = {
@@ -99,19 +102,21 @@ def growth(results: Any) -> Any:
 
 def delay(results: Any) -> Any:
     """The delay of pieces, by framing."""
-    framings = {"single": "chunked", "close": "close-delimited", "gzip": "gzip"}
-    figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.8), sharey=True, sharex=True)
+    framings = {"single": "chunked", "split": "split", "close": "close-delimited", "gzip": "gzip"}
+    figure, panels = plt.subplots(1, 4, figsize=(9.6, 3.2), sharey=True, sharex=True)
+    shown = [c for c in reversed(NAMES) if c in results["delay single"]]
     for axes, (framing, said) in zip(panels, framings.items(), strict=True):
         measured = results[f"delay {framing}"]
-        for place, client in enumerate(c for c in reversed(NAMES) if c in measured):
+        for place, client in enumerate(shown):
+            if client not in measured:
+                continue
             p50, p99 = (_median(measured[client], name) / 1000 for name in ("p50", "p99"))
             axes.plot([p50, p99], [place, place], color=_colour(client), linewidth=2)
             axes.plot([p99], [place], "o", color=_colour(client), markersize=4)
-        names = [NAMES[c] for c in reversed(NAMES) if c in measured]
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(shown)), [NAMES[c] for c in shown])
         _logarithmic(axes.xaxis)
         axes.set_title(said, fontsize=9)
-    panels[1].set_xlabel("median to 99th percentile of the delay of a piece, ms")
+    figure.supxlabel("median to 99th percentile of the delay of a piece, ms")
     return figure
 
 

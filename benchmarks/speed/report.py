@@ -35,6 +35,9 @@ _ROWS = {
     "`openai`": ("openai_sdk",),
     "`g4f`": ("g4f_sdk",),
     "`litellm`": ("litellm_sdk",),
+    "`langchain-openai`": ("langchain_sdk",),
+    "`pydantic-ai`": ("pydantic_ai_sdk",),
+    "`any-llm`": ("any_llm_sdk",),
 }
 """Row of the overview -> its client's name in the scenarios."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import startup
 from .environments import ROOT, python
-from .plan import PEERS, Scenario
+from .plan import Scenario
 from .server import Server
 
 Numbers = dict[str, float]
@@ -38,7 +38,7 @@ def run(scenarios: list[Scenario], environments: Path | None, rounds: int) -> Re
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for scenario in random.sample(scenarios, len(scenarios)):
-                clients = scenario.clients + (PEERS if scenario.peers and environments else ())
+                clients = scenario.clients + (scenario.peers if environments else ())
                 for client in random.sample(clients, len(clients)):
                     numbers = taker.take(scenario, client)
                     results[scenario.name].setdefault(client, []).append(numbers)
@@ -76,7 +76,8 @@ class _Taker:
         pieces = scenario.fewer.get(client, scenario.pieces)
         words = (scenario.measure, client, self._address, run, scenario.service, scenario.framing)
         started = time.monotonic()
-        numbers = self._sample(interpreter, *words, pieces, scenario.pace, scenario.count)
+        count = scenario.rarer.get(client, scenario.count)
+        numbers = self._sample(interpreter, *words, pieces, scenario.pace, count)
         if "at" in numbers:
             numbers = {"wall": (numbers["at"] - started) * 1e6}
         if scenario.measure == "connections":

@@ -29,10 +29,13 @@ class Case:
         self.service, self.framing, pieces, self.pace, count = rest
         self.pieces, self.count = int(pieces), int(count)
 
+    def base(self, pieces: int, framing: str) -> str:
+        """The address that sends ``pieces`` pieces in ``framing``."""
+        return f"{self._origin}/{self.service}/{framing}/{pieces}/{self.pace}"
+
     def make(self, pieces: int | None = None) -> clients.Client:
         """The client, asking for ``pieces`` pieces."""
-        many = self.pieces if pieces is None else pieces
-        base = f"{self._origin}/{self.service}/{self.framing}/{many}/{self.pace}"
+        base = self.base(self.pieces if pieces is None else pieces, self.framing)
         return clients.make(self.client, base, self.service)
 
     def check(self, text: str, pieces: int | None = None) -> None:
@@ -83,21 +86,102 @@ def beside(case: Case) -> dict[str, float]:
     inner = copy(case)
     inner.client = "own.openai"
     both = (case, inner)
-    stream, alone = _by_turns([one.warmed().stream for one in both], case.count)
-    call, call_alone = _by_turns([one.make(_CALL_PIECES).complete for one in both], case.count)
+    cpu = time.process_time
+    stream, alone = _by_turns([one.warmed().stream for one in both], case.count, cpu)
+    call, call_alone = _by_turns([one.make(_CALL_PIECES).complete for one in both], case.count, cpu)
     return {"stream": stream / alone, "call": (call - call_alone) * 1e6}
 
 
-def _by_turns(asks: list[Callable[[], Iterable[str]]], count: int) -> list[float]:
-    """The median processor time of each of ``asks``, after a few turns that do not count."""
+def _by_turns(
+    asks: list[Callable[[], Iterable[str]]],
+    count: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """The median time of each of ``asks``, after a few turns that do not count."""
     spent: list[list[float]] = [[] for _ in asks]
     for _ in range(_WARMING_TURNS + count):
         for ask, times in zip(asks, spent, strict=True):
-            start = time.process_time()
+            start = clock()
             for _ in ask():
                 pass
-            times.append(time.process_time() - start)
+            times.append(clock() - start)
     return [sorted(times[_WARMING_TURNS:])[count // 2] for times in spent]
+
+
+_WITHOUT = {"own.limited": "own.openai", "own.run": "own.by_hand"}
+
+
+def added(case: Case) -> dict[str, float]:
+    """What a call of ``complete`` takes longer than one without what is measured.
+
+    Both run by turns in one process. Of a run of functions it is the time for each turn.
+    """
+    from copy import copy
+
+    plain = copy(case)
+    plain.client = _WITHOUT[case.client]
+    took, alone = _by_turns([one.make().complete for one in (case, plain)], case.count)
+    turns = case.pieces if case.service == "tools" else 1
+    return {"wall": (took - alone) * 1e6 / turns}
+
+
+def call(case: Case) -> dict[str, float]:
+    """What a call of ``complete`` takes once it has been made before."""
+    client = case.make()
+    case.check(client.complete())
+    (took,) = _by_turns([client.complete], case.count)
+    return {"wall": took * 1e6}
+
+
+def validation(case: Case) -> dict[str, float]:
+    """What it takes to check a reply of ``pieces`` items against a type, beside pydantic alone."""
+    import json
+    from dataclasses import asdict, dataclass
+
+    from pydantic import TypeAdapter
+
+    from llmproviders.schema import Schema
+
+    from .wire import piece
+
+    @dataclass
+    class Item:
+        name: str
+        count: int
+        price: float
+        tags: list[str]
+
+    items = [Item(piece(n), n, n * 1.5, ["steel", "M8"]) for n in range(case.pieces)]
+    text = json.dumps([asdict(item) for item in items], ensure_ascii=False)
+    schema, alone = Schema.of(list[Item]), TypeAdapter(list[Item])
+    assert schema.validate(text) == alone.validate_json(text) == items
+    checks = (schema.validate, lambda text: alone.validate_json(text, strict=True))
+    took, least = _by_turns([lambda check=check: check(text) for check in checks], case.count)
+    return {"wall": took * 1e6, "ratio": took / least}
+
+
+def batch(case: Case) -> dict[str, float]:
+    """Rows a second of ``batch.map``, beside as many threads that call ``complete`` themselves."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from llmproviders import OpenAICompatible
+    from llmproviders.batch import map as batch_map
+
+    threads = int(case.framing)
+    base = case.base(_CALL_PIECES, "single")
+    client = OpenAICompatible(base_url=f"{base}/v1", api_key="1234567890")
+    prompts = [f"What is the answer to question {number}?" for number in range(case.count)]
+
+    def own() -> list[str]:
+        return [str(row.completion) for row in batch_map(client, prompts, workers=threads)]
+
+    def pool() -> list[str]:
+        with ThreadPoolExecutor(threads) as executor:
+            return [str(reply) for reply in executor.map(client.complete, prompts)]
+
+    assert own() == pool()
+    took, alone = _by_turns([own, pool], 5)
+    return {"per_s": case.count / took, "ratio": alone / took}
 
 
 def drain(case: Case) -> dict[str, float]:

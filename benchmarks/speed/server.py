@@ -1,10 +1,10 @@
 """The services on loopback, in a separate process; their replies are made beforehand.
 
 The address of a client says what it gets: ``/RUN/SERVICE/FRAMING/PIECES/PACE/...``. ``RUN`` is any
-word; ``/stats/RUN`` has its number of connections. ``PACE`` is ``once`` for a reply sent as a
-whole; ``each`` for its head and each piece sent separately, as a real service does; or the
-milliseconds between pieces, which then start with the time when they were sent, in nanoseconds of
-the machine's monotonic clock.
+word; ``/stats/RUN`` has its number of connections. The service ``tools`` calls a function PIECES
+times before it answers. ``PACE`` is ``once`` for a reply sent as a whole; ``each`` for its head and
+each piece sent separately, as a real service does; or the milliseconds between pieces, which then
+start with the time when they were sent, in nanoseconds of the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -105,6 +105,9 @@ class _Connection:
             self._sock.sendall(wire.with_length(wire.PAGE, b"text/html"))
             return True
         pieces = int(count)
+        if service == "tools":
+            self._sock.sendall(_turn(body, pieces))
+            return True
         if service == "chat" and b"true" not in body.partition(b'"stream"')[2][:8]:
             self._sock.sendall(wire.with_length(wire.completion(pieces), b"application/json"))
             return True
@@ -121,6 +124,13 @@ class _Connection:
 def _body_size(start: bytes) -> int:
     _, found, rest = start.lower().partition(b"\r\ncontent-length:")
     return int(rest.partition(b"\r\n")[0]) if found else 0
+
+
+def _turn(body: bytes, turns: int) -> bytes:
+    """A stream with the next call of a function, or with an answer once there were ``turns``."""
+    done = sum(message["role"] == "tool" for message in json.loads(body)["messages"])
+    events = wire.chat_events([wire.piece(0)]) if done == turns else wire.call_events(done)
+    return wire.stream_head("chat", "single") + b"".join(wire.FRAMINGS["single"][1](events))
 
 
 def _json(value: object) -> bytes:

@@ -15,6 +15,10 @@ _IMPORTS = {
     "openai_sdk": "from openai import OpenAI",
     "g4f_sdk": "from g4f.client import Client",
     "litellm_sdk": "from litellm import completion",
+    "langchain_sdk": "from langchain_openai import ChatOpenAI",
+    "pydantic_ai_sdk": "from pydantic_ai import Agent\n"
+    "from pydantic_ai.models.openai import OpenAIChatModel",
+    "any_llm_sdk": "from any_llm import AnyLLM",
 }
 _HELPED = {"python": ["-c", ""], "own": ["-m", "llmproviders", "--help"]}
 _TIMED = """

@@ -77,6 +77,17 @@ def _chatglm_event(text: str, status: str) -> bytes:
     return b"event:message\ndata: %b\n\n" % _dump(event)
 
 
+def call_events(number: int) -> Iterator[bytes]:
+    """A call of a function in OpenAI's shape, as the ``number``-th of a conversation."""
+    shared = {"created": 1760000000, "model": MODEL, "object": "chat.completion.chunk"}
+    function = {"name": "look_up", "arguments": _dump({"word": piece(number)}).decode()}
+    call = {"index": 0, "id": f"call_{number}", "type": "function", "function": function}
+    for delta, finish in (({"role": "assistant", "tool_calls": [call]}, None), ({}, "tool_calls")):
+        choice = {"delta": delta, "index": 0, "finish_reason": finish}
+        yield b"data: %b\n\n" % _dump({"choices": [choice], **shared})
+    yield b"data: [DONE]\n\n"
+
+
 def flowgpt_events(texts: Iterable[str]) -> Iterator[bytes]:
     """One JSON object a line."""
     for text in texts:
@@ -152,11 +163,21 @@ def _cut(events: Iterable[bytes]) -> Iterator[bytes]:
     yield chunk(b"")
 
 
+def _split(events: Iterable[bytes]) -> Iterator[bytes]:
+    random_place = random.Random(1)
+    for event in events:
+        place = random_place.randrange(1, len(event))
+        yield chunk(event[:place])
+        yield chunk(event[place:])
+    yield chunk(b"")
+
+
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 FRAMINGS: dict[str, tuple[bytes, Callable[[Iterable[bytes]], Iterator[bytes]]]] = {
     "single": (_CHUNKED, _single),
     "block": (_CHUNKED, _block),
     "cut": (_CHUNKED, _cut),
+    "split": (_CHUNKED, _split),
     "close": (b"Connection: close\r\n", _close),
     "gzip": (_CHUNKED + b"Content-Encoding: gzip\r\n", _gzip),
 }
