@@ -9,14 +9,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.failover import page
 from benchmarks.failover.services import SCENARIOS, Scenario, Service, good, serving, text_of
-from benchmarks.speed.environments import ROOT, python
+from benchmarks.speed.environments import ROOT, python, versions
 from tests.support.rawserver import RawServer
 
 LIMIT_S = 20.0
@@ -34,13 +34,6 @@ OTHERS = {
     "openai_sdk": "openai",
     "gigachat_sdk": "gigachat",
 }
-DISTRIBUTIONS = {
-    "own": ("llmproviders",),
-    "langchain_sdk": ("langchain-core", "langchain-openai"),
-    "pydantic_ai_sdk": ("pydantic-ai-slim",),
-}
-"""Packages whose name differs from the client's module."""
-
 WITH_TOKENS = ("own", "litellm_sdk", "gigachat_sdk")
 
 WHOLE = {text_of("first").strip(), text_of("second").strip()}
@@ -166,25 +159,6 @@ def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str
             cells = (cell(results[scenario.name][client], scenario) for client in clients)
             lines.append(f"| {scenario.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def versions(environments: Path, clients: Iterable[str]) -> str:
-    """The releases that were compared."""
-    code = (
-        "import importlib.metadata as m, sys\n"
-        "found = []\n"
-        "for name in sys.argv[1:]:\n"
-        "    try: found.append(f'{name} {m.version(name)}')\n"
-        "    except m.PackageNotFoundError: pass\n"
-        "print(', '.join(found))"
-    )
-    found: dict[str, None] = {}
-    for module in dict.fromkeys(client.partition(".")[0] for client in clients):
-        names = DISTRIBUTIONS.get(module, (module.removesuffix("_sdk"),))
-        command = [python(environments, module), "-c", code, *names]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[done.stdout.strip()] = None
-    return ", ".join(filter(None, found))
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.failover import compare, page
 from benchmarks.failover.services import JSON, SSE, event, whole
+from benchmarks.speed.environments import versions
 from tests.support.http_bytes import chunked, http_response
 from tests.support.rawserver import Connection, RawServer
 
@@ -170,7 +171,7 @@ def main() -> int:
     if options.docs:
         page.fill("explanation/comparison.md", "typed", table(results))
         if folder:
-            released = compare.versions(folder, clients)
+            released = versions(folder, clients)
             page.fill("explanation/comparison.md", "typed-versions", released)
     return 0
 

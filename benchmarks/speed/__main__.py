@@ -38,7 +38,9 @@ def main() -> int:
         print(again[0])
         missed = [said for said in missed if said in again[1]]
     if options.docs:
-        report.write(results, _DOCS, environments.python(folder, "plots"))
+        clients = ("own", "plain", *plan.PEERS, *plan.HEAVY)
+        released = environments.versions(folder, clients) if folder else ""
+        report.write(results, _DOCS, environments.python(folder, "plots"), released)
     return 1 if missed else 0
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,16 @@ NEEDS = {
     "plots": ["matplotlib"],
 }
 """Environment -> the packages installed there. All but the last are named after their clients."""
+
+
+DISTRIBUTIONS = {
+    "own": ("llmproviders",),
+    "plain": ("requests", "urllib3"),
+    "langchain_sdk": ("langchain-core", "langchain-openai"),
+    "pydantic_ai_sdk": ("pydantic-ai-slim",),
+    "any_llm_sdk": ("any-llm-sdk",),
+}
+"""What is installed under another name than the client's module has."""
 
 
 def make(folder: Path) -> None:
@@ -65,6 +76,25 @@ def _copy_own(target: Path) -> None:
 def python(folder: Path | None, name: str) -> str:
     """The interpreter of an environment; this one if there is no folder."""
     return sys.executable if folder is None else str(folder / name / "bin" / "python")
+
+
+def versions(environments: Path, clients: Iterable[str]) -> str:
+    """Which releases were compared."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "found = []\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: found.append(f'{name} {m.version(name)}')\n"
+        "    except m.PackageNotFoundError: pass\n"
+        "print(', '.join(found))"
+    )
+    found: dict[str, None] = {}
+    for module in dict.fromkeys(client.partition(".")[0] for client in clients):
+        names = DISTRIBUTIONS.get(module, (module.removesuffix("_sdk"),))
+        command = [python(environments, module), "-c", code, *names]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[done.stdout.strip()] = None
+    return ", ".join(filter(None, found))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Numbers:
         own = self.rounds(scenario, client, name)
         if not isinstance(by, str):
             return median(own) / by
-        pairs = zip(own, self.rounds(scenario, by, name), strict=True)
+        pairs = zip(own, self.rounds(scenario, by, name), strict=False)
         return median(one / other for one, other in pairs)
 
 
@@ -124,13 +124,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def write(results: Results, docs: Path, plotter: str) -> None:
+def write(results: Results, docs: Path, plotter: str, released: str) -> None:
     """Write the page, its plots and the numbers below ``docs``.
 
     Args:
         results: of the full form.
         docs: the documentation.
         plotter: an interpreter that has matplotlib.
+        released: the releases that were measured.
     """
     static = docs / "_static"
     static.mkdir(exist_ok=True)
@@ -142,6 +143,7 @@ def write(results: Results, docs: Path, plotter: str) -> None:
         ("overview", _overview(numbers)),
         ("goals", goals(results)[0]),
         ("framings", _framings(numbers)),
+        ("versions", released),
     ):
         page = page.replace(f"@{name}@", text)
     (docs / "explanation" / "speed.md").write_text(page)

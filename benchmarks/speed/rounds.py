@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import startup
 from .environments import ROOT, python
-from .plan import Scenario
+from .plan import HEAVY, HEAVY_ROUNDS, Scenario
 from .server import Server
 
 Numbers = dict[str, float]
@@ -38,7 +38,9 @@ def run(scenarios: list[Scenario], environments: Path | None, rounds: int) -> Re
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for scenario in random.sample(scenarios, len(scenarios)):
-                clients = scenario.clients + (scenario.peers if environments else ())
+                left_out = HEAVY if number >= HEAVY_ROUNDS else ()
+                peers = set(scenario.peers).difference(left_out) if environments else set()
+                clients = (*scenario.clients, *sorted(peers))
                 for client in random.sample(clients, len(clients)):
                     numbers = taker.take(scenario, client)
                     results[scenario.name].setdefault(client, []).append(numbers)

@@ -108,7 +108,7 @@ class _Connection:
         if service == "tools":
             self._sock.sendall(_turn(body, pieces))
             return True
-        if service == "chat" and b"true" not in body.partition(b'"stream"')[2][:8]:
+        if service in ("chat", "strict") and b"true" not in body.partition(b'"stream"')[2][:8]:
             self._sock.sendall(wire.with_length(wire.completion(pieces), b"application/json"))
             return True
         start = wire.stream_head(service, framing)

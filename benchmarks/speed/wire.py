@@ -43,9 +43,9 @@ def _dump(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def chat_events(texts: Iterable[str]) -> Iterator[bytes]:
+def chat_events(texts: Iterable[str], **beside: str) -> Iterator[bytes]:
     """OpenAI's format, which GigaChat and most others use."""
-    shared = {"created": 1760000000, "model": MODEL, "object": "chat.completion"}
+    shared = {"created": 1760000000, "model": MODEL, "object": "chat.completion", **beside}
     for text in texts:
         choice = {"delta": {"content": text, "role": "assistant"}, "index": 0}
         yield b"data: %b\n\n" % _dump({"choices": [choice], **shared})
@@ -77,6 +77,11 @@ def _chatglm_event(text: str, status: str) -> bytes:
     return b"event:message\ndata: %b\n\n" % _dump(event)
 
 
+def strict_events(texts: Iterable[str]) -> Iterator[bytes]:
+    """The same with an ``id``, which GigaChat leaves out and some clients insist on."""
+    return chat_events(texts, id="1", object="chat.completion.chunk")
+
+
 def call_events(number: int) -> Iterator[bytes]:
     """A call of a function in OpenAI's shape, as the ``number``-th of a conversation."""
     shared = {"created": 1760000000, "model": MODEL, "object": "chat.completion.chunk"}
@@ -96,6 +101,7 @@ def flowgpt_events(texts: Iterable[str]) -> Iterator[bytes]:
 
 EVENTS: dict[str, Callable[[Iterable[str]], Iterator[bytes]]] = {
     "chat": chat_events,
+    "strict": strict_events,
     "page": chat_events,
     "chatglm": chatglm_events,
     "flowgpt": flowgpt_events,

@@ -1,4 +1,4 @@
-"""any-llm, on an address that speaks OpenAI's protocol."""
+"""any-llm, on an address that speaks OpenAI's protocol, ids of replies included."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _ASKED = {"model": "bench-1", "messages": [{"role": "user", "content": PROMPT}]}
 
 class make:  # noqa: N801 - what every client's module has
     def __init__(self, base: str, service: str) -> None:
+        base = base.replace("/chat/", "/strict/")
         self._client = AnyLLM.create("openai", api_key="1234567890", api_base=f"{base}/v1")
 
     def stream(self) -> Iterator[str]:
