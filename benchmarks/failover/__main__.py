@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 
 from benchmarks.failover import compare, overhead, schemas, simulate
 from benchmarks.failover.services import SCENARIOS
 
-QUICK = ("empty 200", "HTML with 200", "cut after three pieces, always", "expired token")
+QUICK = (
+    "empty 200",
+    "HTML with 200",
+    "cut after three pieces, always",
+    'cut, each piece with `finish_reason: ""`',
+    "spent quota, as a 429",
+    "redirect to another host",
+    "a second reply behind the first, 10 calls",
+    "expired token",
+    "the connection is cut in a call",
+)
 DEAR_MS = 5.0
 
 
@@ -21,7 +32,13 @@ def main() -> int:
     for scenario in SCENARIOS:
         if options.short and scenario.name not in QUICK:
             continue
-        for client, how in (("own", "complete"), ("own.make_restarting", "stream")):
+        if scenario.mode == "gevent" and importlib.util.find_spec("gevent") is None:
+            print(f"{scenario.name}: gevent is not installed")
+            continue
+        asked = (("own", "complete"), ("own.make_restarting", "stream"), ("own", "tools"))
+        for client, how in asked:
+            if how not in scenario.hows:
+                continue
             result = compare.run(scenario, client, how, None)
             print(f"{how}, {scenario.name}: {compare.cell(result, scenario)}")
             if result.verdict != "right":

@@ -10,12 +10,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.failover import page
-from benchmarks.failover.services import SCENARIOS, Scenario, Service, good, serving, text_of
+from benchmarks.failover.services import (
+    SCENARIOS,
+    Scenario,
+    Service,
+    calling,
+    good,
+    serving,
+    text_of,
+)
 from benchmarks.speed.environments import ROOT, python, versions
 from tests.support.rawserver import RawServer
 
@@ -25,6 +33,7 @@ LIMIT_OF_MANY_S = 120.0
 OWN = {
     "stream": {"own": "llmproviders", "own.make_restarting": "llmproviders, restarting"},
     "complete": {"own": "llmproviders", "own.make_impatient": "llmproviders, one try each"},
+    "tools": {"own": "llmproviders"},
 }
 OTHERS = {
     "litellm_sdk": "LiteLLM Router",
@@ -33,7 +42,13 @@ OTHERS = {
     "g4f_sdk": "g4f `IterListProvider`",
     "openai_sdk": "openai",
     "gigachat_sdk": "gigachat",
+    "pydantic_ai_sdk": "PydanticAI `FallbackModel`",
+    "any_llm_sdk": "any-llm",
 }
+TOOLS = ("own", "litellm_sdk", "langchain_sdk", "g4f_sdk", "openai_sdk", "any_llm_sdk")
+"""Clients whose call of a tool is asked for; the others run tools themselves or call them apart."""
+
+CALL = 'look_up {"word": "sky"}'
 WITH_TOKENS = ("own", "litellm_sdk", "gigachat_sdk")
 
 WHOLE = {text_of("first").strip(), text_of("second").strip()}
@@ -45,8 +60,10 @@ class Result:
 
     Attributes:
         verdict: ``"right"``; ``"cut"``, ``"empty"``, ``"repeated"`` or ``"mixed"`` if wrong text
-            was delivered as the reply, the last two even if an error followed; ``"error"``;
-            ``"hang"``; ``"none"`` if the fault does not apply.
+            was delivered as the reply, the last two even if an error followed; ``"another's"`` for
+            the reply to another call; ``"told on"`` if the prompt or the key went to another host;
+            ``"lost"`` if the caller's alarm was swallowed; ``"error"``; ``"hang"``; ``"none"`` if
+            the fault does not apply.
         seconds: from the call to its end, or the total of many calls.
         right: how many calls got the right text.
         error: the error that it raised.
@@ -61,14 +78,22 @@ class Result:
 def verdict_on(text: str) -> str:
     """The verdict about a text that was taken for a reply."""
     text = text.rpartition("\0")[2].strip()
-    if text in WHOLE:
+    if text in WHOLE or text == CALL:
         return "right"
     if not text:
         return "empty"
+    if "another-" in text:
+        return "another's"
+    if text.startswith("look_up"):
+        return "cut"
     if any(whole.startswith(text) for whole in WHOLE):
         return "cut"
     names = {word.partition("-")[0] for word in text.split()}
     return "repeated" if len(names) == 1 else "mixed"
+
+
+Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
+"""How -> scenario -> client -> its ``Result`` as a JSON object."""
 
 
 def run(scenario: Scenario, client: str, how: str, environments: Path | None) -> Result:
@@ -79,9 +104,11 @@ def run(scenario: Scenario, client: str, how: str, environments: Path | None) ->
     if scenario.needs_tokens:
         make = "make_with_tokens"
     limit_s = LIMIT_S if scenario.calls == 1 else LIMIT_OF_MANY_S
-    words = (module, make or "make", how, scenario.calls, limit_s)
-    with serving(scenario) as (first, second), RawServer(Service("warm", good).handle) as warm:
-        return _judge(played(words, (warm.url, first, second), environments))
+    words = (module, make or "make", how, scenario.mode, scenario.calls, limit_s)
+    well = Service("warm", calling if how == "tools" else good)
+    with serving(scenario) as (first, second, told), RawServer(well.handle) as warm:
+        result = _judge(played(words, (warm.url, first, second), environments), scenario.mode)
+    return replace(result, verdict="told on") if told else result
 
 
 def played(
@@ -115,10 +142,11 @@ def _environment(environments: Path | None) -> dict[str, str]:
     return found if environments else {**found, "PYTHONPATH": str(ROOT)}
 
 
-def _judge(lines: list[dict[str, Any]]) -> Result:
+def _judge(lines: list[dict[str, Any]], mode: str) -> Result:
     calls = [line for line in lines if "seconds" in line]
-    seconds = sum(call["seconds"] for call in calls)
-    verdicts = [_verdict(call) for call in calls]
+    times = [call["seconds"] for call in calls]
+    seconds = max(times, default=0.0) if mode == "gevent" else sum(times)
+    verdicts = [_verdict_on_alarm(c) if mode == "alarm" else _verdict(c) for c in calls]
     right = verdicts.count("right")
     if any("hangs" in line for line in lines):
         return Result("hang", seconds, right)
@@ -127,9 +155,14 @@ def _judge(lines: list[dict[str, Any]]) -> Result:
     return Result(worst, seconds, right, error)
 
 
+def _verdict_on_alarm(call: dict[str, Any]) -> str:
+    """Whether the caller's own exception arrived."""
+    return "right" if (call["error"] or "").startswith("Alarm:") else "lost"
+
+
 def _verdict(call: dict[str, Any]) -> str:
     delivered = verdict_on(call["text"])
-    is_honest = delivered not in ("repeated", "mixed")
+    is_honest = delivered not in ("repeated", "mixed", "another's")
     return "error" if call["error"] and is_honest else delivered
 
 
@@ -155,7 +188,7 @@ def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str
         "| --- |" + " --- |" * len(clients),
     ]
     for scenario in SCENARIOS:
-        if scenario.name in results:
+        if clients.keys() <= results.get(scenario.name, {}).keys():
             cells = (cell(results[scenario.name][client], scenario) for client in clients)
             lines.append(f"| {scenario.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -172,31 +205,44 @@ def main() -> int:
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")
     parser.add_argument("--only", metavar="REGEX", help="scenarios to play")
     parser.add_argument("--clients", metavar="REGEX", help="clients to play them to")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all numbers; what is there is not played again",
+    )
     parser.add_argument("--docs", action="store_true", help="put the tables into the docs")
     options = parser.parse_args()
     folder = options.environments.resolve() if options.environments else None
     scenarios = [s for s in SCENARIOS if re.search(options.only or "", s.name)]
-    results: dict[str, dict[str, dict[str, Result]]] = {}
+    known = options.json and options.json.exists() and json.loads(options.json.read_text())
+    results: Results = known or {}
     tables = {}
     for how, own in OWN.items():
         everybody = {**own, **OTHERS} if folder else own
+        if how == "tools":
+            everybody = {k: v for k, v in everybody.items() if k in TOOLS}
         clients = {k: v for k, v in everybody.items() if re.search(options.clients or "", k)}
-        results[how] = {}
+        rows = results.setdefault(how, {})
         for scenario in scenarios:
-            found = results[how][scenario.name] = {}
+            if how not in scenario.hows:
+                continue
+            found = rows.setdefault(scenario.name, {})
             for client in clients:
-                found[client] = run(scenario, client, how, folder)
-                said = f"{how}, {scenario.name}, {client}: {cell(found[client], scenario)}"
-                print(f"{said} {found[client].error or ''}", file=sys.stderr, flush=True)
-        tables[how] = table(results[how], clients)
-        print(tables[how], end="\n\n")
-    if options.json:
-        plain = {
-            how: {s: {c: _plain(r) for c, r in row.items()} for s, row in rows.items()}
-            for how, rows in results.items()
+                if client in found:
+                    continue
+                result = run(scenario, client, how, folder)
+                found[client] = _plain(result)
+                said = f"{how}, {scenario.name}, {client}: {cell(result, scenario)}"
+                print(f"{said} {result.error or ''}", file=sys.stderr, flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(results, indent=1) + "\n")
+        made = {
+            name: {client: Result(**plain) for client, plain in row.items()}
+            for name, row in rows.items()
         }
-        options.json.write_text(json.dumps(plain, indent=1) + "\n")
+        tables[how] = table(made, clients)
+        print(tables[how], end="\n\n")
     if options.docs:
         for how, text in tables.items():
             page.fill("explanation/comparison.md", how, text)

@@ -131,7 +131,7 @@ def run(scenario: Scenario, client: str, environments: Path | None) -> Result:
     warm, first, second = services = (Service(), Service(scenario), Service())
     with ExitStack() as stack:
         origins = [stack.enter_context(RawServer(service.handle)).url for service in services]
-        words = (client, "make", "typed", 1, compare.LIMIT_S)
+        words = (client, "make", "typed", "plain", 1, compare.LIMIT_S)
         (told,) = compare.played(words, origins, environments)
     assert warm.paid, f"{client} did not get as far as its first call"
     error = told.get("error", "it hangs")

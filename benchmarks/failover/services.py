@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,9 @@ PIECES = 8
 PIECE_S = 0.003
 SSE = {"Content-Type": "text/event-stream"}
 JSON = {"Content-Type": "application/json"}
+THINKING_S, THOUGHT_S = 5.0, 0.25
+SLOW_S = 0.5
+ARGUMENTS = '{"word": "sky"}'
 _PAGE = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body></body></html>"
 _OVERLOADED = {"error": {"message": "overloaded", "type": "server_error", "code": 503}}
 
@@ -29,7 +32,7 @@ def _words(name: str) -> list[str]:
     return [f"{name}-{number} " for number in range(PIECES)]
 
 
-def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+def event(delta: Mapping[str, Any], finish: str | None = None) -> bytes:
     """An event of a stream."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     value = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -102,6 +105,92 @@ def cut(conn: Connection, name: str, streams: bool) -> None:
     conn.close()
 
 
+def cut_with_blank_reasons(conn: Connection, name: str, _streams: bool) -> None:
+    """Three pieces, each with a blank finish reason, and a well-formed end of the body."""
+    _send(conn, [event({"content": word}, "") for word in _words(name)[:3]])
+
+
+def cut_with_an_error_line(conn: Connection, name: str, _streams: bool) -> None:
+    """Three pieces, a line that says what went wrong, and a well-formed end of the body."""
+    _send(conn, [*_events(_words(name)[:3]), b'error: {"message": "overloaded"}\n\n'])
+
+
+def spent(conn: Connection, _name: str, _streams: bool) -> None:
+    """No tokens are left on the account, with the status of too many requests."""
+    about = {"message": "You exceeded your current quota, please check your plan and billing."}
+    value = {"error": {**about, "type": "insufficient_quota", "code": "insufficient_quota"}}
+    conn.run(http_response(429, JSON, json.dumps(value).encode()))
+
+
+def thinking(conn: Connection, name: str, streams: bool) -> None:
+    """Thoughts for longer than anybody waits for a first text, then the whole reply."""
+    if not streams:
+        conn.pause(THINKING_S)
+        conn.run(http_response(200, JSON, whole(text_of(name))))
+        return
+    conn.run(http_response(200, SSE, chunked([], end=False))[:1])
+    for _ in range(int(THINKING_S / THOUGHT_S)):
+        conn.run(chunked([event({"reasoning_content": "hm "})], end=False).pieces)
+        conn.pause(THOUGHT_S)
+    conn.run(chunked([*_events(_words(name)), *_END]).pieces)
+
+
+def poisoned(conn: Connection, name: str, streams: bool) -> None:
+    """The whole reply, and behind it in the same packet one that nobody has asked for."""
+    replies = []
+    for said in (name, "another"):
+        kind, body = (SSE, chunked([*_events(_words(said)), *_END])) if streams else (JSON, None)
+        replies += http_response(200, kind, body or whole(text_of(said)))
+    conn.run([b"".join(replies)])
+
+
+def silent(conn: Connection, _name: str, _streams: bool) -> None:
+    """Nothing, with the connection open."""
+    conn.pause(60)
+
+
+def slow(conn: Connection, name: str, streams: bool) -> None:
+    """The whole reply after half a second."""
+    conn.pause(SLOW_S)
+    good(conn, name, streams)
+
+
+def without_tools(conn: Connection, _name: str, _streams: bool) -> None:
+    """Tools are not supported."""
+    about = {"message": "tools is not supported", "type": "invalid_request_error"}
+    body = {"error": {**about, "param": "tools", "code": "unsupported_parameter"}}
+    conn.run(http_response(400, JSON, json.dumps(body).encode()))
+
+
+def calling(conn: Connection, _name: str, streams: bool) -> None:
+    """A call of the tool, its arguments in two parts where it streams."""
+    function = {"name": "look_up", "arguments": ARGUMENTS}
+    if streams:
+        _send(conn, [*_parts_of_a_call(ARGUMENTS), event({}, "tool_calls"), _END[1]])
+        return
+    call = {"id": "call_1", "type": "function", "function": function}
+    conn.run(http_response(200, JSON, whole(None, "tool_calls", tool_calls=[call])))
+
+
+def lost_in_a_call(conn: Connection, name: str, streams: bool) -> None:
+    """Half of a call's arguments, then the connection closes; half of the body without a stream."""
+    if streams:
+        _send(conn, _parts_of_a_call(ARGUMENTS[:-6]), end=False)
+        conn.close()
+    else:
+        cut(conn, name, streams)
+
+
+def _parts_of_a_call(arguments: str) -> list[bytes]:
+    first = {"name": "look_up", "arguments": ""}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": first}
+    halves = (arguments[:5], arguments[5:])
+    return [
+        event({"role": "assistant", "tool_calls": [call]}),
+        *(event({"tool_calls": [{"index": 0, "function": {"arguments": h}}]}) for h in halves),
+    ]
+
+
 def empty(conn: Connection, _name: str, streams: bool) -> None:
     """A well-formed reply without text."""
     if streams:
@@ -160,10 +249,13 @@ class Service:
         self._asked = 0
         self._tokens: list[int] = []
 
-    def handle(self, conn: Connection) -> None:
-        """Serve one connection, request after request."""
+    def handle(self, conn: Connection, told: list[str] | None = None) -> None:
+        """Serve one connection, request after request; note in ``told`` what each one says."""
         while not conn.closed:
             request = conn.read_request()
+            if told is not None:
+                told += ["prompt"] if request.body else []
+                told += ["key"] if request.header("Authorization") else []
             if request.target.endswith("/oauth"):
                 self._give_token(conn)
             elif request.target.endswith("/chat/completions"):
@@ -202,15 +294,23 @@ class Scenario:
 
     Attributes:
         name: its name in the table.
-        first: the first service; ``"black hole"`` and ``"refused"`` for addresses without one.
+        first: the first service; ``"black hole"`` and ``"refused"`` for addresses without one,
+            ``"redirect"`` for one that redirects every request to another host.
         calls: how many calls are made.
         needs_tokens: it only applies to clients that fetch access tokens.
+        mode: how they are made: ``"plain"``, one after another; ``"alarm"``, with a handler of
+            ``SIGALRM`` that raises; ``"gevent"``, all at once, in green threads.
+        hows: the ways to ask that the fault applies to.
+        second: the second service's answer.
     """
 
     name: str
     first: tuple[Answer, ...] | str
     calls: int = 1
     needs_tokens: bool = False
+    mode: str = "plain"
+    hows: tuple[str, ...] = ("stream", "complete")
+    second: Answer = good
 
 
 SCENARIOS = (
@@ -226,22 +326,45 @@ SCENARIOS = (
     Scenario("comments for ever", (comments,)),
     Scenario("expired token", (good,), needs_tokens=True),
     Scenario("dead first service, 100 calls", "refused", calls=100),
+    Scenario(
+        'cut, each piece with `finish_reason: ""`', (cut_with_blank_reasons,), hows=("stream",)
+    ),
+    Scenario("cut, with an `error:` line", (cut_with_an_error_line,), hows=("stream",)),
+    Scenario("spent quota, as a 429", (spent,)),
+    Scenario("thoughts for 5 s, then good", (thinking,)),
+    Scenario("redirect to another host", "redirect"),
+    Scenario("a second reply behind the first, 10 calls", (poisoned,), calls=10),
+    Scenario("silence, and an alarm after 1 s", (silent,), mode="alarm"),
+    Scenario("half a second, 10 calls under gevent", (slow,), calls=10, mode="gevent"),
+    Scenario("`tools` are refused", (without_tools,), hows=("tools",), second=calling),
+    Scenario("the connection is cut in a call", (lost_in_a_call,), hows=("tools",), second=calling),
 )
 
 
 @contextmanager
-def serving(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    """Run the two services of a scenario; yield their addresses."""
-    with RawServer(Service("second", good).handle) as second:
+def serving(scenario: Scenario) -> Iterator[tuple[str, str, list[str]]]:
+    """Run the two services of a scenario; yield their addresses, and what a third one was told.
+
+    The third one is where the first one redirects to.
+    """
+    told: list[str] = []
+    with RawServer(Service("second", scenario.second).handle) as second:
         if scenario.first == "black hole":
             with black_hole() as port:
-                yield f"http://127.0.0.1:{port}", second.url
+                yield f"http://127.0.0.1:{port}", second.url, told
         elif scenario.first == "refused":
             with refused_port() as port:
-                yield f"http://127.0.0.1:{port}", second.url
+                yield f"http://127.0.0.1:{port}", second.url, told
+        elif scenario.first == "redirect":
+            third = Service("first", good)
+            with RawServer(lambda conn: third.handle(conn, told)) as elsewhere:
+                place = elsewhere.url.replace("127.0.0.1", "localhost") + "/v1/chat/completions"
+                first = Service("first", status(307, {"Location": place}))
+                with RawServer(first.handle) as server:
+                    yield server.url, second.url, told
         else:
             assert not isinstance(scenario.first, str)
             tokens_last = 1 if scenario.needs_tokens else None
             first = Service("first", *scenario.first, tokens_last=tokens_last)
             with RawServer(first.handle) as server:
-                yield server.url, second.url
+                yield server.url, second.url, told

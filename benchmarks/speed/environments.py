@@ -18,16 +18,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 NEEDS = {
-    "own": ["./llmproviders[schema]"],
+    "own": ["./llmproviders[schema]", "gevent"],
     "plain": ["requests", "tenacity"],
-    "gigachat_sdk": ["gigachat"],
-    "openai_sdk": ["openai"],
-    "g4f_sdk": ["g4f"],
-    "litellm_sdk": ["litellm"],
-    "langchain_sdk": ["langchain", "langchain-openai"],
+    "gigachat_sdk": ["gigachat", "gevent"],
+    "openai_sdk": ["openai", "gevent"],
+    "g4f_sdk": ["g4f", "gevent"],
+    "litellm_sdk": ["litellm", "gevent"],
+    "langchain_sdk": ["langchain", "langchain-openai", "gevent"],
     "instructor_sdk": ["instructor"],
-    "any_llm_sdk": ["any-llm-sdk[openai]"],
-    "pydantic_ai_sdk": ["pydantic-ai-slim[openai]"],
+    "any_llm_sdk": ["any-llm-sdk[openai]", "gevent"],
+    "pydantic_ai_sdk": ["pydantic-ai-slim[openai]", "gevent"],
     "plots": ["matplotlib"],
 }
 """Environment -> the packages installed there. All but the last are named after their clients."""

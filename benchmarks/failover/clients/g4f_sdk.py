@@ -11,7 +11,7 @@ from g4f.client import Client
 from g4f.Provider.template import OpenaiTemplate
 from g4f.providers.retry_provider import IterListProvider
 
-from . import PROMPT, SILENCE_S
+from . import PROMPT, SILENCE_S, TOOL
 
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
@@ -46,3 +46,14 @@ class make:  # noqa: N801 - what every client's module has
             messages=MESSAGES, model="m", timeout=SILENCE_S, stream_timeout=SILENCE_S
         )
         return reply.choices[0].message.content
+
+    def tools(self) -> str:
+        reply = self._client.chat.completions.create(
+            messages=MESSAGES,
+            model="m",
+            tools=[TOOL],
+            timeout=SILENCE_S,
+            stream_timeout=SILENCE_S,
+        )
+        call = reply.choices[0].message.tool_calls[0].function
+        return f"{call.name} {call.arguments}"

@@ -6,6 +6,7 @@ Its documentation advises turning retries off if there are fallbacks; that is ``
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_openai import ChatOpenAI
 from pydantic import ValidationError
 
-from . import CONNECT_S, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
+from . import CONNECT_S, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S, TOOL
 from .order import Order
 
 NO_GOOD = (OutputParserException, ValidationError)
@@ -26,6 +27,8 @@ class make:  # noqa: N801 - what every client's module has
     def __init__(self, first: str, second: str) -> None:
         chats = [self._chat(origin) for origin in (first, second)]
         self._chain = chats[0].with_fallbacks(chats[1:])
+        calling = [chat.bind_tools([TOOL]) for chat in chats]
+        self._calling = calling[0].with_fallbacks(calling[1:])
         structured = [
             chat.with_structured_output(Order).with_retry(
                 retry_if_exception_type=NO_GOOD, stop_after_attempt=2, wait_exponential_jitter=False
@@ -50,6 +53,10 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return self._chain.invoke(PROMPT).content
+
+    def tools(self) -> str:
+        call = self._calling.invoke(PROMPT).tool_calls[0]
+        return f"{call['name']} {json.dumps(call['args'])}"
 
     def typed(self) -> Any:
         return self._typed.invoke(ORDER_PROMPT)

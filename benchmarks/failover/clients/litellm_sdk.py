@@ -11,7 +11,7 @@ from typing import Any
 
 import litellm
 
-from . import KEY, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
+from . import KEY, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S, TOOL
 from .order import Order
 
 MESSAGES = [{"role": "user", "content": PROMPT}]
@@ -50,6 +50,11 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return self._router.completion(model="first", messages=MESSAGES).choices[0].message.content
+
+    def tools(self) -> str:
+        reply = self._router.completion(model="first", messages=MESSAGES, tools=[TOOL])
+        call = reply.choices[0].message.tool_calls[0].function
+        return f"{call.name} {call.arguments}"
 
     def typed(self) -> Order:
         reply = self._router.completion(

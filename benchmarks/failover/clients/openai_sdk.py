@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import openai
 
-from . import CONNECT_S, PROMPT, RETRIES, SILENCE_S
+from . import CONNECT_S, PROMPT, RETRIES, SILENCE_S, TOOL
 
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
@@ -30,3 +30,8 @@ class make:  # noqa: N801 - what every client's module has
     def complete(self) -> str:
         reply = self._client.chat.completions.create(model="m", messages=MESSAGES)
         return reply.choices[0].message.content
+
+    def tools(self) -> str:
+        reply = self._client.chat.completions.create(model="m", messages=MESSAGES, tools=[TOOL])
+        call = reply.choices[0].message.tool_calls[0].function
+        return f"{call.name} {call.arguments}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmproviders import FailoverClient, GigaChat, OpenAICompatible, Restart
 
-from . import CONNECT_S, KEY, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
+from . import CONNECT_S, KEY, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S, TOOL
 from .order import Order
 
 TIMEOUT = (CONNECT_S, SILENCE_S)
@@ -34,6 +34,10 @@ class make:  # noqa: N801 - what every client's module has
 
     def complete(self) -> str:
         return str(self._client.complete(PROMPT))
+
+    def tools(self) -> str:
+        call = self._client.complete(PROMPT, tools=[TOOL]).tool_calls[0]["function"]
+        return f"{call['name']} {call['arguments']}"
 
     def typed(self) -> Order:
         return self._client.complete(ORDER_PROMPT, schema=Order).data

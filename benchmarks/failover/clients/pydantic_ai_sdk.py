@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import openai
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelAPIError, OutputTokenLimitExceeded
@@ -9,7 +11,7 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from . import CONNECT_S, ORDER_PROMPT, RETRIES, SILENCE_S
+from . import CONNECT_S, ORDER_PROMPT, PROMPT, RETRIES, SILENCE_S
 from .order import Order
 
 
@@ -20,7 +22,8 @@ class make:  # noqa: N801 - what every client's module has
             self._model(second),
             fallback_on=(ModelAPIError, OutputTokenLimitExceeded),
         )
-        self._agent = Agent(model, output_type=Order, retries=1)
+        self._agent = Agent(model)
+        self._typed = Agent(model, output_type=Order, retries=1)
 
     def _model(self, origin: str) -> OpenAIChatModel:
         client = openai.AsyncOpenAI(
@@ -31,5 +34,12 @@ class make:  # noqa: N801 - what every client's module has
         )
         return OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client))
 
+    def stream(self) -> Iterator[str]:
+        run = self._agent.run_stream_sync(PROMPT)
+        yield from run.stream_text(delta=True, debounce_by=None)
+
+    def complete(self) -> str:
+        return self._agent.run_sync(PROMPT).output
+
     def typed(self) -> Order:
-        return self._agent.run_sync(ORDER_PROMPT).output
+        return self._typed.run_sync(ORDER_PROMPT).output
