@@ -61,6 +61,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_account/tokens": ("tests/account/test_token.py",),
     "_http/decoding": ("tests/http/test_lines.py", "tests/reliability/test_limits.py", *_PARSERS),
     "_http/error_map": ("tests/http/test_error_map.py", "tests/http/test_retry_after.py"),
+    "_http/error_rules": ("tests/http/test_error_map.py", "tests/http/test_status.py"),
+    "_http/redirects": ("tests/http/test_redirects.py",),
+    "_account/quotas": ("tests/account/test_quotas.py",),
+    "_account/ledger": ("tests/account/test_quotas.py",),
+    "_account/usage": ("tests/account/test_quotas.py",),
+    "schema": ("tests/test_schema.py",),
+    "tools": ("tests/test_tools.py",),
+    "cache": ("tests/test_cache.py",),
     "providers/_chat_completions": (
         *_PARSERS,
         "tests/providers/test_replies.py",
@@ -73,6 +81,18 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_arguments.py",
         "tests/providers/test_openai_compatible.py",
     ),
+    "providers/_chat_parts": (*_PARSERS, "tests/providers/test_replies.py", "tests/test_tools.py"),
+    "providers/_chat_requests": (
+        "tests/providers/test_chat_requests.py",
+        "tests/providers/test_openai_compatible.py",
+        "tests/providers/test_arguments.py",
+    ),
+    "providers/_finish_words": ("tests/providers/test_replies.py", *_PARSERS),
+    "providers/glm": ("tests/providers/test_glm.py", "tests/providers/test_keys.py"),
+    "providers/yandexgpt": ("tests/providers/test_yandexgpt.py", "tests/providers/test_keys.py"),
+    "providers/deepseek": ("tests/providers/test_deepseek.py", "tests/providers/test_keys.py"),
+    "providers/gigachat/_dialect": ("tests/providers/test_gigachat_dialect.py",),
+    "providers/gigachat/_files": ("tests/providers/test_gigachat_files.py",),
     "providers/gigachat/_provider": _GIGACHAT,
     "providers/gigachat/_credentials": _GIGACHAT,
 }
@@ -88,6 +108,10 @@ SLOW = (
     "tests/failover/test_retry.py::test_tenacity_waits_for_a_failure",
     "tests/account/test_token.py::TestFile::test_lock_held_too_long[None-30.0]",
     "tests/providers/test_trust.py::TestUnverified::test_argument",
+    "tests/account/test_quotas.py::TestProcesses",
+    "tests/account/test_quotas.py::TestTheFile::test_a_forked_child_has_a_connection_of_its_own",
+    "tests/test_cache.py::TestFile::test_many_processes",
+    "tests/test_cache.py::TestFile::test_a_fork",
 )
 
 
