@@ -264,11 +264,17 @@ settings.load_profile("mutation")
 
 @pytest.fixture(autouse=True)
 def forget_what_was_told() -> None:
-    from llmproviders._http import certificates
+    import sys
+    from functools import _lru_cache_wrapper
+
     from llmproviders._runtime import files
 
     files._told.clear()
-    certificates._context.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("llmproviders"):
+            for value in list(vars(module).values()):
+                if isinstance(value, _lru_cache_wrapper):
+                    value.cache_clear()
 """
 
 
