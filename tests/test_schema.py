@@ -45,6 +45,11 @@ class Order:
     size: Size = Size.SMALL
 
 
+@dataclass
+class Wide:
+    items: list[Order] = field(default_factory=list)
+
+
 class Line(TypedDict):
     item: str
     count: int
@@ -287,6 +292,62 @@ class TestFindingJSON:
         with pytest.raises(SchemaError, match=r"day: '2023-02-29' is not a 'date'"):
             schema.validate('{"day": "2023-02-29"}')
 
+    def test_half_a_character(self) -> None:
+        """A lone surrogate is refused in a bare reply and in prose; both halves are a character."""
+        schema = Schema.of({"type": "object"})
+        for reply in (
+            r'{"a": "\ud800"}',
+            r'{"a": "\uD800"}',
+            '{"a": "\ud800"}',
+            r'So: {"\udfff": 1}',
+        ):
+            with pytest.raises(SchemaError, match="half a character"):
+                schema.validate(reply)
+        assert schema.validate(r'{"a": "\ud83d\ude00"}') == {"a": "\U0001f600"}
+
+    def test_nothing_is_taken_out_of_a_string_that_does_not_end(self) -> None:
+        """What stands in a broken value, in a string that was cut, is no reply of its own."""
+        with pytest.raises(SchemaError, match="no JSON value"):
+            Schema.of(list[int]).validate('{"text": "see [1, 2]')
+
+    def test_a_few_broken_values_do_no_harm(self) -> None:
+        """A hundred things that only begin like JSON are passed over; thousands are too many."""
+        assert Schema.of(Order).validate("{'a'} [x] {\"} " * 50 + '"' + GOOD) == Order("bolt", 3)
+        with pytest.raises(SchemaError, match="too many broken"):
+            Schema.of(Order).validate('{"a" ' * 201 + GOOD)
+        assert Schema.of(Order).validate('{"a" ' * 200 + GOOD) == Order("bolt", 3)
+
+    @pytest.mark.parametrize(
+        ("schema", "reply", "said"),
+        [
+            (
+                Wide,
+                '{"items": [{"item": "bolt", "count": "3"}, {"count": 1}]}',
+                "items[0].count: Input should be a valid integer; items[1].item: Field required",
+            ),
+            (int, '"3"', "Input should be a valid integer"),
+            (CITY, '{"city": 3}', "city: 3 is not of type 'string'"),
+            (CITY, "[]", "[] is not of type 'object'"),
+        ],
+    )
+    def test_what_the_model_is_told(self, schema: Any, reply: str, said: str) -> None:
+        """Each fault is told with its place, in the validator's words."""
+        with pytest.raises(SchemaError) as caught:
+            Schema.of(schema).validate(reply)
+        assert str(caught.value) == said
+
+    def test_many_faults_are_told_in_short(self) -> None:
+        """Ten faults at most, 300 characters of each, a thousand of all, and dots for more."""
+        with pytest.raises(SchemaError) as caught:
+            Schema.of(list[int]).validate(json.dumps(["x"] * 20))
+        assert str(caught.value).count("valid integer") == 10
+        assert not str(caught.value).endswith("...")
+        with pytest.raises(SchemaError) as caught:
+            Schema.of({"items": {"type": "integer"}}).validate(json.dumps(["x" * 500] * 20))
+        assert str(caught.value).startswith(f"[0]: '{'x' * 299}; [1]: '")
+        assert len(str(caught.value)) == 1003
+        assert str(caught.value).endswith("x...")
+
     def test_a_number_that_jsonschema_cannot_divide(self) -> None:
         """What the validator itself stumbles over is a reply that does not satisfy the schema."""
         with pytest.raises(SchemaError):
@@ -323,6 +384,32 @@ class TestNativeForm:
         own = Schema.of({"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}}]})
         value = own.response_format["json_schema"]["schema"]["properties"]["value"]
         assert value["anyOf"][1]["items"] == {"$ref": "#/properties/value"}
+        assert "$schema" not in own.response_format["json_schema"]["schema"]
+        old = Schema.of(
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "type": "array",
+                "items": {"$ref": "#/definitions/Line"},
+                "maxItems": 3,
+                "contains": {"$ref": "#/items"},
+                "definitions": {"Line": {"type": "object", "properties": {}}},
+            }
+        )
+        assert old.response_format["json_schema"]["schema"] == {
+            "type": "object",
+            "properties": {
+                "value": {
+                    "type": "array",
+                    "items": {"$ref": "#/definitions/Line"},
+                    "maxItems": 3,
+                    "contains": {"$ref": "#/properties/value/items"},
+                }
+            },
+            "required": ["value"],
+            "additionalProperties": False,
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "definitions": {"Line": {"type": "object", "properties": {}}},
+        }
         tree = Schema.of(Tree)
         assert tree.is_object
         assert "value" not in tree.response_format["json_schema"]["schema"]["properties"]
@@ -502,9 +589,21 @@ class TestRepair:
             assert client.complete("Order?", schema=Order).data == Order("bolt", 3)
 
 
-@dataclass
-class Wide:
-    items: list[Order] = field(default_factory=list)
+def test_the_schema_behind_other_messages() -> None:
+    """A part of text of its own is added to parts, and a message to what is not the user's."""
+    prompt = Schema.of(Wide).prompt
+    provider = Prompted(['{"items": []}'])
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    parts = [{"type": "text", "text": "Order?"}, image]
+    user = {"role": "user", "content": parts}
+    provider.complete([user], schema=Wide)
+    provider.complete([user, {"role": "assistant", "content": "Yes?"}], schema=Wide)
+    first, second = (request.messages for request in provider.requests)
+    assert list(first) == [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+    assert second[-2:] == (
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": prompt},
+    )
 
 
 def test_the_schema_goes_into_the_last_message_of_the_user() -> None:
