@@ -47,8 +47,9 @@ for name in {names}:
 
 
 def importing(python: str, client: str, url: str, environment: dict[str, str]) -> dict[str, float]:
-    """Processor time of an import in a fresh interpreter; ``own.used`` imports everything that a program
-    has loaded after its first call of one provider.
+    """Processor time of an import in a fresh interpreter.
+
+    ``own.used`` imports everything that a program has loaded after its first call of one provider.
     """
     if client == "own.used":
         code = _PUBLIC + _all_loaded(python, url, environment)
