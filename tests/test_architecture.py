@@ -277,7 +277,7 @@ def test_the_way_of_a_call_is_short() -> None:
 
 TESTS = Path(__file__).parent
 
-ABOUT_ALL = {"reliability", "fuzz", "support", "docs", "real", "conftest.py"}
+ABOUT_ALL = {"reliability", "fuzz", "support", "docs", "real", "conftest.py", "test_import.py"}
 """Tests, and help for them, that are about the package as a whole."""
 
 FOUNDATION = {"_runtime", *(name for name in TREES.keys() - PACKAGES if re.match("_[a-z]+$", name))}
@@ -295,19 +295,17 @@ BORROWED = {
 
 
 def _private(test: Path) -> Iterator[str]:
-    """The private modules of the package that a test imports."""
-    for node, _ in _statements(ast.parse(test.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmproviders"):
-            found = [_home(f"{node.module}.{a.name}".partition(".")[2]) for a in node.names]
+    """The private modules of the package that a test imports, or names for ``monkeypatch``."""
+    named = []
+    for node in ast.walk(ast.parse(test.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            named += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            found = [
-                _home(alias.name.partition(".")[2])
-                for alias in node.names
-                if alias.name.startswith("llmproviders.")
-            ]
-        else:
-            continue
-        yield from (name for name in found if re.search(r"(^|\.)_[a-z]", name))
+            named += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named += re.findall(r"(?:^|::?)(llmproviders\.[\w.]+)$", node.value)
+    found = (_home(name.partition(".")[2]) for name in named if name.startswith("llmproviders."))
+    yield from (name for name in found if re.search(r"(^|\.)_[a-z]", name))
 
 
 def test_tests_stay_in_their_wing() -> None:

@@ -13,7 +13,6 @@ from llmproviders import InvalidRequestError
 from llmproviders.batch import map, run_file, table
 from llmproviders.testing import ScriptedProvider
 
-pytest.importorskip("llmproviders.schema")
 pytest.importorskip("pydantic")
 pandas = pytest.importorskip("pandas")
 

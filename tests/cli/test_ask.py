@@ -474,7 +474,6 @@ def test_what_is_no_schema(
 
 def test_a_reply_that_satisfies_a_schema(echo: Sandbox, tmp_path: Path) -> None:
     """With --schema the reply is the JSON, without what stood around it."""
-    pytest.importorskip("llmproviders.schema")
     (tmp_path / "s.json").write_text(
         '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
     )
@@ -485,7 +484,6 @@ def test_a_reply_that_satisfies_a_schema(echo: Sandbox, tmp_path: Path) -> None:
 
 def test_a_reply_from_the_cache(at_sandbox: Sandbox) -> None:
     """With --cache a second run sends nothing."""
-    pytest.importorskip("llmproviders.cache")
     first, second = (run(*ASK, "Why?", "--cache") for _ in range(2))
     assert (first.code, first.out) == (second.code, second.out)
     assert at_sandbox.count("openai", "chat") == 1
@@ -493,7 +491,6 @@ def test_a_reply_from_the_cache(at_sandbox: Sandbox) -> None:
 
 def test_what_was_used(at_sandbox: Sandbox) -> None:
     """usage tells what earlier runs asked, as a table or as objects, and from which day on."""
-    pytest.importorskip("llmproviders._account.usage")
     counted = {"LLMPROVIDERS_USAGE": "1"}
     assert run(*ASK, "Why?", env=counted).code == 0
     [row] = json.loads(run("usage", "--json").out)
@@ -517,7 +514,6 @@ def test_counts_that_cannot_be_read(at_sandbox: Sandbox, options: tuple[str, ...
 
 def test_a_file_to_look_at(echo: Sandbox, tmp_path: Path) -> None:
     """--attach names files, in order, as the parameter attach does."""
-    pytest.importorskip("llmproviders.cache", reason="attachments come with it")
     result = run(*ASK, "Why?", "-a", str(tmp_path / "no.png"))
     assert (result.code, echo.count()) == (2, 0)
     assert "no.png" in result.err

@@ -120,7 +120,7 @@ def test_a_bundle_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (finding.level, "/no/such/ca.pem" in finding.text) == (Level.FAIL, True)
 
 
-@pytest.mark.filterwarnings("ignore::llmproviders._http.types.UnverifiedTLSWarning")
+@pytest.mark.filterwarnings("ignore::llmproviders.providers.gigachat.UnverifiedTLSWarning")
 def test_certificates_that_are_not_verified() -> None:
     """verify=False works, and should be seen to."""
     finding = check(GigaChat, **KEY, verify=False)["GigaChat, certificates"]
