@@ -25,42 +25,6 @@ from ..results import FinishReason
 from ._chat_completions import error_in_event
 
 
-def parse_cumulative(reply: HTTPResponse) -> Iterator[str]:
-    """Yield what each event adds to the text of the parts before it, then a ``FinishReason``.
-
-    A body that is one JSON object is read as one event, whatever its Content-Type.
-
-    Raises:
-        LLMError: the service reported an error.
-        ProtocolError: a field has the wrong type.
-    """
-    said = _Said()
-    frame = EventTemplate(grows=True)
-    for data in reply.events():
-        added = frame.text_in(data)
-        if added is not None:
-            said.append(added)
-            if added:
-                yield added
-            continue
-        event, refusal = _event(data)
-        if refusal is not None:
-            if said.speaking is None or isinstance(refusal, ProtocolError):
-                raise refusal
-            raise StreamInterrupted.of(refusal) from refusal
-        status = event["status"]
-        parts = _texts(event)
-        if new := said.update(parts, last=status == "finish"):
-            yield new
-        if status == "finish":
-            yield said.finish("stop", raw=status)
-            return
-        if status == "intervene":
-            yield said.finish("content_filter", raw=status, detail=_why(event))
-            return
-        _learn(frame, data, parts, said)
-
-
 def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
     """The object of an event, or of a body that is not a stream, and its error, if any."""
     if type(data) is ErrorEvent:
@@ -246,5 +210,36 @@ class ChatGLM(Provider):
         )
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
-        """Yield what each event adds to the text before it; see ``parse_cumulative``."""
-        return parse_cumulative(reply)
+        """Yield what each event adds to the text of the parts before it, then a ``FinishReason``.
+
+        A body that is one JSON object is read as one event, whatever its Content-Type.
+
+        Raises:
+            LLMError: the service reported an error.
+            ProtocolError: a field has the wrong type.
+        """
+        said = _Said()
+        frame = EventTemplate(grows=True)
+        for data in reply.events():
+            added = frame.text_in(data)
+            if added is not None:
+                said.append(added)
+                if added:
+                    yield added
+                continue
+            event, refusal = _event(data)
+            if refusal is not None:
+                if said.speaking is None or isinstance(refusal, ProtocolError):
+                    raise refusal
+                raise StreamInterrupted.of(refusal) from refusal
+            status = event["status"]
+            parts = _texts(event)
+            if new := said.update(parts, last=status == "finish"):
+                yield new
+            if status == "finish":
+                yield said.finish("stop", raw=status)
+                return
+            if status == "intervene":
+                yield said.finish("content_filter", raw=status, detail=_why(event))
+                return
+            _learn(frame, data, parts, said)
