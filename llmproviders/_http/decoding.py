@@ -10,6 +10,7 @@ from io import BytesIO
 from itertools import chain
 from typing import Any, TypeVar
 
+from .._checks import is_finite
 from .._signals import let_through
 from ..errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
 from .types import MAX_LINE
@@ -467,6 +468,17 @@ def expect(value: Any, kind: type[Kind], field: str, *, optional: bool = False) 
     if value is None and optional:
         return kind()
     raise ProtocolError(f"the reply has {type(value).__name__} where {field} was due")
+
+
+def expect_number(value: Any, field: str) -> float:
+    """The same for a number, which must be finite.
+
+    >>> expect_number(1, "value")
+    1.0
+    """
+    if not is_finite(value):
+        raise ProtocolError(f"the reply has {type(value).__name__} where {field} was due")
+    return float(value)
 
 
 def whole_characters(pieces: Iterable[str]) -> Iterator[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any, NoReturn
 
-from .._checks import is_finite
 from .._http.decoding import (
     AFTER_END_S,
     MAX_VALUES,
@@ -17,6 +16,7 @@ from .._http.decoding import (
     decode_object,
     encodable,
     expect,
+    expect_number,
 )
 from .._http.error_map import error_of, message_of, page_error
 from .._http.types import HTTPResponse
@@ -671,10 +671,7 @@ def parse_embeddings(entries: list[dict[str, Any]]) -> list[Embedding]:
 
 def _vector(entry: dict[str, Any]) -> list[float]:
     vector = expect(entry.get("embedding"), list, "embedding")
-    wrong = next((type(item).__name__ for item in vector if not is_finite(item)), None)
-    if wrong is not None:
-        raise ProtocolError(f"the reply has {wrong} where embedding was due")
-    return [float(number) for number in vector]
+    return [expect_number(number, "embedding") for number in vector]
 
 
 def _tokens_of(entry: dict[str, Any]) -> int | None:

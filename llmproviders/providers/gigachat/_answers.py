@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..._checks import is_count, is_finite
-from ..._http.decoding import Kind, decode_json, expect
+from ..._checks import is_count
+from ..._http.decoding import Kind, decode_json, expect, expect_number
 from ..._http.types import HTTPResponse
 from ..._redact import redact
 from ...errors import ProtocolError
@@ -25,7 +25,7 @@ class Balance:
     @classmethod
     def from_json(cls, entry: Any) -> Balance:
         """Read an entry of ``/balance``."""
-        return cls(_word(entry, "usage"), int(_number(entry.get("value"), "value")))
+        return cls(_word(entry, "usage"), int(expect_number(entry.get("value"), "value")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,3 @@ def _count(entry: Any, name: str) -> int:
     if not is_count(value):
         raise ProtocolError(f"the reply has a number where {name} was due that cannot be one")
     return value
-
-
-def _number(value: Any, name: str) -> float:
-    if not is_finite(value):
-        raise ProtocolError(f"the reply has {type(value).__name__} where {name} was due")
-    return float(value)
