@@ -9,17 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from llmproviders import (
-    GLM,
-    ChatGLM,
-    ChatGptt,
-    DeepSeek,
-    FlowGpt,
-    GigaChat,
-    OpenAICompatible,
-    YandexGPT,
-)
+from llmproviders import ChatGLM, ChatGptt, FlowGpt, GigaChat, OpenAICompatible, YandexGPT
 from llmproviders.provider import Provider
+from llmproviders.providers import REGISTRY
 from tests.support.http_bytes import Body, chunked, http_response
 
 TEXT = "Свет 天空 scatters"
@@ -128,9 +120,11 @@ def _gigachat(origin: str, *, timeout: float = 2.0, **options: Any) -> Provider:
     )
 
 
-def _keyed(cls: type[Provider], **own: Any) -> Callable[..., Provider]:
+def _keyed(cls: type[Provider]) -> Callable[..., Provider]:
+    own = {"folder_id": "b1g-folder"} if cls is YandexGPT else {}
+
     def make(origin: str, *, timeout: float = 2.0, **options: Any) -> Provider:
-        options = {**own, **options}
+        options = {**own, "max_concurrency": None, **options}
         return cls(base_url=f"{origin}/v1", api_key="sk-of-matrix-1", timeout=timeout, **options)
 
     return make
@@ -217,13 +211,9 @@ SERVICES = (
         _CHAT_EXAMPLES,
     ),
     *(
-        Service(name, make, SSE, _chat_events(), _CHAT_WHOLE, None, _CHAT_EXAMPLES)
-        for name, make in (
-            ("OpenAICompatible", _keyed(OpenAICompatible)),
-            ("GLM", _keyed(GLM)),
-            ("YandexGPT", _keyed(YandexGPT, folder_id="b1g-folder", max_concurrency=None)),
-            ("DeepSeek", _keyed(DeepSeek)),
-        )
+        Service(kind.__name__, _keyed(kind), SSE, _chat_events(), _CHAT_WHOLE, None, _CHAT_EXAMPLES)
+        for kind in REGISTRY.values()
+        if issubclass(kind, OpenAICompatible)
     ),
 )
 
