@@ -369,10 +369,10 @@ class Provider(ProviderBase, BaseClient):
     ) -> Generator[str, None, None]:
         """One reply, or up to two with a schema: the model may correct an invalid one."""
         if request.schema is None:
-            return _Round(self, request, scope).stream()
+            return _AttemptRun(self, request, scope).stream()
         return request.schema.replies(
             request,
-            lambda one: _Round(self, one, scope).stream(),
+            lambda one: _AttemptRun(self, one, scope).stream(),
             native=self.supports_schema,
             server=(self.name, self.base_url, request.model or self.model),
         )
@@ -402,7 +402,7 @@ class Provider(ProviderBase, BaseClient):
             request: the request that it is for, if that matters, for example for its model.
             scope: how long all of it may take; None: no limit.
         """
-        return _Round(self, request or ChatRequest(()), scope).ask(make, read)
+        return _AttemptRun(self, request or ChatRequest(()), scope).ask(make, read)
 
     def _send(self, call: HTTPRequest, scope: CancelScope, **how: Any) -> HTTPResponse:
         sender: Sender | None = self.__dict__.get("_made_transport")
@@ -419,7 +419,7 @@ class Provider(ProviderBase, BaseClient):
 _NO_TEXT = Transcript()
 
 
-class _Round:
+class _AttemptRun:
     """One attempt of one provider: its steps, its hooks, and its state.
 
     Attributes:

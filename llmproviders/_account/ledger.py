@@ -133,9 +133,9 @@ class Ledger:
                     continue
                 tell_once(self.path, trouble)
                 self.trouble = trouble
-                self._go_on_alone()
+                self._use_memory()
 
-    def _go_on_alone(self) -> None:
+    def _use_memory(self) -> None:
         memory = _database(None)
         with ignoring(sqlite3.Error, Unusable):
             counts = self._file.use(_all_counts)

@@ -214,7 +214,7 @@ class Slot:
                 standing = _files.wait_for_lock(door, self._scope)
             with standing:
                 while True:
-                    self._held = self._seat(stem)
+                    self._held = self._lock_free_file(stem)
                     if self._held is not None:
                         return waited
                     waited = True
@@ -223,7 +223,7 @@ class Slot:
             _files.tell_once(file, trouble)
             return False
 
-    def _seat(self, stem: Path) -> Held | None:
+    def _lock_free_file(self, stem: Path) -> Held | None:
         """Lock the first free one of the lock files, unless others hold as many as the limit.
 
         There are as many files as were ever locked at once; they are never deleted.

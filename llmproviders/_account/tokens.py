@@ -271,24 +271,24 @@ class TokenKeeper:
                 return token.value
             mine = flight = _Flight(route)
             # An interrupt may come between any two steps, even before ``finally`` runs.
-            scope.attach(mine, partial(self._land, mine))
+            scope.attach(mine, partial(self._end_flight, mine))
             try:
                 flight = self._flights.setdefault(os.getpid(), mine)
                 if flight is mine:
-                    return self._lead(mine, fetch, scope)
+                    return self._fetch_for_all(mine, fetch, scope)
             finally:
-                self._land(mine)
+                self._end_flight(mine)
                 scope.detach(mine)
             if token is not None:
                 return token.value
             flight.wait(scope)
-            self._land(flight)
+            self._end_flight(flight)
             if flight.error is not None and flight.route == route:
                 error = copy.copy(flight.error)
                 error.provider = None
                 raise error from flight.error
 
-    def _land(self, flight: _Flight) -> None:
+    def _end_flight(self, flight: _Flight) -> None:
         """End a flight and let the next one begin; calling it again does nothing."""
         if self._flights.get(os.getpid()) is flight:
             self._flights.pop(os.getpid(), None)
@@ -340,7 +340,9 @@ class TokenKeeper:
         assert self._file is not None
         _files.tell_once(self._file.path, trouble)
 
-    def _lead(self, flight: _Flight, fetch: Callable[[], Token], scope: CancelScope) -> Secret:
+    def _fetch_for_all(
+        self, flight: _Flight, fetch: Callable[[], Token], scope: CancelScope
+    ) -> Secret:
         try:
             token = self._known(scope)
             if token is None:

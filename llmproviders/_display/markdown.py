@@ -123,14 +123,14 @@ def _in_line(found: re.Match[str]) -> str:
     if not _ACTIVE.search(whole):
         return whole
     if found["formula"]:
-        return _ACTIVE.sub(lambda sign: _uncut(sign.group()) + " ", whole)
+        return _ACTIVE.sub(lambda sign: _with_brackets(sign.group()) + " ", whole)
     return f"<code>{_spelled_out(found['code'].strip())}</code>"
 
 
 def _spelled_out(code: str) -> str:
     """Text with every character escaped that means something to Markdown or HTML."""
-    return _PUNCTUATION.sub(lambda sign: f"&#{ord(sign.group())};", _uncut(code))
+    return _PUNCTUATION.sub(lambda sign: f"&#{ord(sign.group())};", _with_brackets(code))
 
 
-def _uncut(text: str) -> str:
+def _with_brackets(text: str) -> str:
     return text.replace(_CUT, "]")

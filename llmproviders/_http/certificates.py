@@ -233,7 +233,7 @@ def _context(
         if own or trust.extra:
             context.load_verify_locations(cadata=own + (trust.extra or ""))
     for path in usual:
-        _believe(context, path)
+        _load_authorities(context, path)
     if trust.cert:
         _present(context, _paths(trust.cert))
     return context
@@ -251,7 +251,7 @@ def _system_context() -> ssl.SSLContext:
     return context
 
 
-def _believe(context: ssl.SSLContext, path: str) -> None:
+def _load_authorities(context: ssl.SSLContext, path: str) -> None:
     try:
         if os.path.isdir(path):
             context.load_verify_locations(capath=path)

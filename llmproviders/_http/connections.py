@@ -246,7 +246,7 @@ class _Head(bytes):
         return repr(self.shown)
 
 
-def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def _split_secrets(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Split headers into public and secret ones."""
     seen: dict[str, str] = {}
     secrets: dict[str, str] = {}
@@ -255,7 +255,7 @@ def _apart(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     return seen, secrets
 
 
-class _Held(bytearray):
+class _HiddenBytes(bytearray):
     """Data to send; its ``repr`` hides the keys and the prompt."""
 
     def __repr__(self) -> str:
@@ -266,7 +266,7 @@ class Tracked(HTTPConnection):
     """A connection that registers its socket and reply with its exchange."""
 
     response_class = TrackedReply
-    _held: _Held | None = None
+    _held: _HiddenBytes | None = None
 
     def send(self, data: Any) -> None:
         if self._held is None:
@@ -312,7 +312,7 @@ class Tracked(HTTPConnection):
         try:
             # http.client sends head and body separately: two packets, two wake-ups of the server.
             # Not for a session: its caller may send files.
-            held = self._held = _Held() if isinstance(sock, Bounded) else None
+            held = self._held = _HiddenBytes() if isinstance(sock, Bounded) else None
             try:
                 super().request(*args, **kwargs)
             finally:
@@ -389,7 +389,7 @@ def refuse_mocks() -> None:
 
 
 @lru_cache
-def _warn_of(cls: type) -> None:
+def _warn_replaced_sockets(cls: type) -> None:
     warnings.warn(
         f"{cls.__module__}.{cls.__qualname__} replaces Python's sockets: it is used, "
         "and a deadline is less exact while a connection is being opened",
@@ -414,7 +414,7 @@ class _Dialing(Tracked):
     # notices if it was not called.
     def _new_conn(self) -> socket.socket:
         if foreign() and self.socks_proxy is None:
-            _warn_of(socket.socket)
+            _warn_replaced_sockets(socket.socket)
             return super()._new_conn()
         try:
             return dial(
@@ -437,7 +437,7 @@ class _Dialing(Tracked):
     ) -> None:
         if self.sock is None:
             self.connect()
-        seen, self._secrets = _apart(headers or {})
+        seen, self._secrets = _split_secrets(headers or {})
         super().request(method, url, body, seen, **kwargs)
 
     def send(self, data: Any) -> None:
@@ -459,7 +459,7 @@ class _DialingTLS(_Dialing, HTTPSConnection):
     # shows a proxy's login, or the login is sent masked and refused.
     def _tunnel(self) -> None:
         headers: dict[str, str] = self._tunnel_headers  # type: ignore[has-type]
-        self._tunnel_headers, self._secrets = _apart(headers)
+        self._tunnel_headers, self._secrets = _split_secrets(headers)
         try:
             super()._tunnel()
         except HTTPException as error:

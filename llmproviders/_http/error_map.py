@@ -112,7 +112,7 @@ def message_of(value: Any) -> str | None:
 
 def service_message(body: bytes) -> str | None:
     """The service's message in an error body: JSON, a stream of events, a page or plain text."""
-    return _Told.of(body).words
+    return _ErrorDetails.of(body).words
 
 
 def is_challenge(page: bytes) -> bool:
@@ -205,7 +205,7 @@ def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tup
             yield prefix + name, plain
 
 
-class _Told(NamedTuple):
+class _ErrorDetails(NamedTuple):
     """What an error body says: codes, words, a status, and how long to wait."""
 
     value: Any = None
@@ -213,7 +213,7 @@ class _Told(NamedTuple):
     is_page: bool = False
 
     @classmethod
-    def of(cls, body: bytes) -> _Told:
+    def of(cls, body: bytes) -> _ErrorDetails:
         """Read a body, whatever its Content-Type is."""
         start = body.lstrip()[:20].lower()
         if start.startswith(_PAGE_STARTS):
@@ -310,7 +310,7 @@ def error_of(value: Any, *, now: float = 0.0) -> errors.LLMError:
         value: the object, or the object that contains it.
         now: Unix time in seconds, for hints to wait until a given time.
     """
-    told = _Told(value, message_of(value))
+    told = _ErrorDetails(value, message_of(value))
     kind, status, said = told.look_up(None)
     return kind(
         ": ".join(filter(None, [said or "the service reports an error", told.words])),
@@ -361,7 +361,7 @@ def check_reply(reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int
     # Data after a reply without a body does not belong to it. It is not read, so that closing the
     # reply closes the connection.
     body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply, most)
-    told = _Told.of(body)
+    told = _ErrorDetails.of(body)
     is_page = told.is_page or (reply.content_type == "text/html" and b"<" in body)
     kind, _, message = told.look_up(reply.status)
     if is_page and (is_challenge(body) or reply.status == 403):

@@ -491,7 +491,7 @@ class Transport:
     def _sender(self) -> Callable[..., requests.Response]:
         if self._session is not None:
             return self._session.send
-        key = _world()
+        key = _owner()
         adapter = self._adapters.get(key)
         if adapter is None:
             # The parent's connections are dropped, never closed or used: they belong to the parent.
@@ -522,12 +522,12 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        adapter = self._adapters.pop(_world(), None)
+        adapter = self._adapters.pop(_owner(), None)
         if adapter is not None:
             adapter.close()
 
 
-def _world() -> object:
+def _owner() -> object:
     """The owner of connections: the process, and whether gevent or the like has patched it."""
     return os.getpid(), socket.socket, ssl.SSLContext
 

@@ -218,15 +218,15 @@ def _close_for_fork() -> None:
             database._close_for_fork()
 
 
-def _go_on() -> None:
+def _after_fork() -> None:
     # It is not held if that took too long, or if a signal handler raised.
     with ignoring(RuntimeError):
         _lock.release()
 
 
-def _go_on_in_child() -> None:
+def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
 
 
-around_forks(_close_for_fork, in_parent=_go_on, in_child=_go_on_in_child)
+around_forks(_close_for_fork, in_parent=_after_fork, in_child=_after_fork_in_child)

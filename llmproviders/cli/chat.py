@@ -24,7 +24,7 @@ _HELP = """\
 /retry        ask the last question again
 /system TEXT  set the system prompt; /system - removes it, /system shows it
 /model NAME   use this model; /model - resets it to the default, /model shows it
-/save FILE    write the conversation: as Markdown, or, where FILE ends in .json, for
+/save FILE    write the conversation: as Markdown, or, if FILE ends in .json, for
               Conversation.load
 /help         show this
 /quit         leave, as does Ctrl-D

@@ -300,7 +300,7 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
 
 def _key_remedy(settings: ProviderSettings) -> str:
     if settings.why_held_back() is not None:
-        return "if that server may have it, name its variable with api_key_env in the configuration"
+        return "name its variable with api_key_env in the configuration if that server may have it"
     variable = next(iter(settings.kind.environment_of("api_key")), None)
     return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
 

@@ -178,9 +178,9 @@ def _print(
         kind = settings.kind
         row = [
             _name(settings),
-            _yes(kind.working),
-            _yes(kind.needs_auth),
-            _yes(kind.supports_stream),
+            _yes_or_no(kind.working),
+            _yes_or_no(kind.needs_auth),
+            _yes_or_no(kind.supports_stream),
             settings.in_force()["model"].value,
             settings.key_from() or _missing(settings),
         ]
@@ -213,7 +213,7 @@ def _missing(settings: ProviderSettings) -> str:
     return f"set {settings.kind.environment_of(secrets[0])[0]}" if settings.kind.needs_auth else "-"
 
 
-def _yes(value: bool) -> str:
+def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
 

@@ -248,11 +248,11 @@ def as_argument(argument: Argument, value: Any, folder: Path) -> Any:
     """
     if isinstance(value, list):
         paths = f"pair[{_PATH}]" in argument.types
-        return tuple(_beside(folder, part) if paths else part for part in value)
+        return tuple(_in_folder(folder, part) if paths else part for part in value)
     if argument.is_path and isinstance(value, str) and value != "user":
-        return _beside(folder, value)
+        return _in_folder(folder, value)
     return value
 
 
-def _beside(folder: Path, name: str) -> str:
+def _in_folder(folder: Path, name: str) -> str:
     return str(folder / os.path.expanduser(name))

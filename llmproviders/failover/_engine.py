@@ -137,7 +137,7 @@ class Router:
                     failures.append(error)
                     if call.broken:
                         raise
-                    if not scope.over and self._moves_on(call, error):
+                    if not scope.over and self._tries_next(call, error):
                         continue
                     if call.longest is not None:
                         break
@@ -189,7 +189,7 @@ class Router:
                     self._take_back(call, racing.values())
                     yield from ended.stream(reasoning=call.request.reasoning)
                     return
-                if not self._moves_on(call, failure):
+                if not self._tries_next(call, failure):
                     if not racing:
                         raise failure
                     call.waiting.clear()
@@ -212,7 +212,7 @@ class Router:
             or (target in losers and call.tries.get(target.number, 0) < most)
         ]
 
-    def _moves_on(self, call: CallState, error: LLMError) -> bool:
+    def _tries_next(self, call: CallState, error: LLMError) -> bool:
         """Whether the next provider is tried after ``error``."""
         chosen = self.fall_through
         if chosen is None or error is call.cut:
@@ -573,7 +573,7 @@ class _Try:
             holds = not call.request.stream
             self.stream = accepted(self.stream, call.accept, holds=holds)
         if call.restarts and call.on_length == "next":
-            self.stream = _weighed(self.stream, call)
+            self.stream = _failing_if_cut(self.stream, call)
 
     def deliver(self) -> None:
         """Record that its first text is yielded."""
@@ -601,7 +601,9 @@ def _lost(attempt: Attempt) -> ProviderTimeout:
     return error
 
 
-def _weighed(stream: Generator[str, None, None], call: CallState) -> Generator[str, None, None]:
+def _failing_if_cut(
+    stream: Generator[str, None, None], call: CallState
+) -> Generator[str, None, None]:
     """The same stream; a reply that ``max_tokens`` cut fails if other providers are left."""
     said = StreamText()
     with closing(stream):

@@ -35,7 +35,7 @@ def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
     return event, None if isinstance(event.get("status"), str) else _refusal(event)
 
 
-def _learn(frame: EventTemplate, data: bytes, parts: Mapping[str, _Text], said: _Said) -> None:
+def _learn(frame: EventTemplate, data: bytes, parts: Mapping[str, _Text], said: _PartTexts) -> None:
     """Teach ``frame`` the position in ``data`` of the text of the growing part."""
     speaking = said.speaking
     if speaking is None or speaking not in parts:
@@ -56,7 +56,7 @@ class _Text(NamedTuple):
     thought: str
 
 
-class _Said:
+class _PartTexts:
     """The text of each part so far, and how much of it is new."""
 
     def __init__(self) -> None:
@@ -218,7 +218,7 @@ class ChatGLM(Provider):
             LLMError: the service reported an error.
             ProtocolError: a field has the wrong type.
         """
-        said = _Said()
+        said = _PartTexts()
         frame = EventTemplate(grows=True)
         for data in reply.events():
             added = frame.text_in(data)

@@ -110,7 +110,7 @@ def check_provider(make: Callable[[str], Provider], *, before: Before | None = N
             _check_ability(provider, server, attribute, question, words)
         sent = _sent(provider, server, {"prompt": _TALK})[1]
         for word in (_SYSTEM, _BEFORE):
-            require(word.encode() in sent, f"a conversation was sent without its {word!r}")
+            require(word.encode() in sent, f"a conversation was sent without {word!r} from it")
         error, sent = _sent(provider, server, _HOW)
         require(bool(sent), f"parameters that it does not take are not left out: {error!r}")
 
@@ -174,12 +174,10 @@ def _check_ability(
     error, sent = _sent(provider, server, question)
     if not getattr(provider, attribute):
         refused = isinstance(error, UnsupportedError) and not sent
-        require(
-            refused, f"{attribute} is False, but a request that needs it is not refused: {error!r}"
-        )
+        require(refused, f"{attribute} is False, but a request for it is not refused: {error!r}")
         return
     found = any(word in sent for word in words)
-    require(found, f"{attribute} is True, but a request that uses it is sent without it: {error!r}")
+    require(found, f"{attribute} is True, but a request for it is not sent: {error!r}")
 
 
 def _sent(

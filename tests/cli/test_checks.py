@@ -161,7 +161,7 @@ def test_a_certificate_that_ends_soon(days: int, level: Level) -> None:
 @pytest.mark.parametrize(
     ("days", "is_ca", "level", "words"),
     [
-        (400, False, Level.WARN, "no authority"),
+        (400, False, Level.WARN, "not of an authority"),
         (-3, True, Level.FAIL, "it expired on"),
         (400, True, Level.OK, "those of ca_bundle"),
     ],
@@ -281,7 +281,7 @@ def test_a_proxy_that_leaves_names_to_this_machine() -> None:
         first, last = proxies(proxy)
         assert (first.level, first.remedy) == (
             Level.WARN,
-            "write socks5h:// to leave that to it",
+            "write socks5h:// to leave that to the proxy",
         )
         assert (last.level, last.text) == (
             Level.FAIL,
@@ -316,7 +316,7 @@ def test_a_token_cache_that_is_something_else(tmp_path: Path) -> None:
     notes.write_text("precious")
     notes.chmod(0o600)
     finding = state(str(notes))["token cache"]
-    assert (finding.level, finding.remedy) == (Level.FAIL, "name another file as token_cache")
+    assert (finding.level, finding.remedy) == (Level.FAIL, "set token_cache to another file")
 
 
 def test_a_health_file_that_is_something_else(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_a_key_that_is_wrong_says_where_it_is(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-old-old-old")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     refused = connect(OpenAICompatible)["OpenAICompatible, models"]
-    assert refused.remedy == "put another key there: environment OPENAI_API_KEY"
+    assert refused.remedy == "replace the key there: environment OPENAI_API_KEY"
 
 
 def test_a_provider_without_a_network() -> None:

@@ -571,7 +571,7 @@ class TestDoctor:
         assert remedies["configuration"] == f"do: chmod 600 {home / 'key'}"
         assert remedies["GigaChat, key"].startswith("do: set GIGACHAT_CREDENTIALS")
         assert remedies["GigaChat, certificates"] == "do: llmproviders trust gigachat --download"
-        assert remedies["proxy"] == "do: write socks5h:// to leave that to it"
+        assert remedies["proxy"] == "do: write socks5h:// to leave that to the proxy"
         assert "ChatGptt" in remedies
         assert not [line for line in lines if line.startswith("FAIL") and "do: " not in result.out]
 

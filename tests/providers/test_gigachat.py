@@ -840,7 +840,7 @@ class TestRest:
     @pytest.mark.parametrize(
         ("status", "kind", "said"),
         [
-            (402, QuotaExceededError, "paid for GigaChat-2-Max are used up, which balance() tells"),
+            (402, QuotaExceededError, "paid for GigaChat-2-Max are used up; balance() shows"),
             (403, AuthenticationError, "denies access"),
             (413, InvalidRequestError, "shorten the prompt"),
             (422, InvalidRequestError, "Unprocessable"),

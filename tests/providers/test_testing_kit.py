@@ -170,7 +170,7 @@ class TestProvider:
     @pytest.mark.parametrize(
         ("kind", "words"),
         [
-            (Blind, "supports_tools is True, but a request that uses it is sent without it"),
+            (Blind, "supports_tools is True, but a request for it is not sent"),
             (Forgetful, "a conversation was sent without 'wombat'"),
             (Deaf, "takes no model, proxy, timeout"),
             (Nameless, "does not have a model that it lists.*good-3"),
@@ -254,7 +254,7 @@ class TestStream:
             (["a", FinishReason("stop"), "b"], "after the FinishReason"),
             (["a", FinishReason("stop"), FinishReason("stop")], "after the FinishReason"),
             ([b"a", FinishReason("stop")], "not bytes"),
-            ([FinishReason("stop")], "no text, no call of a tool"),
+            ([FinishReason("stop")], "neither text nor a tool call"),
         ],
     )
     def test_what_breaks_the_promise(self, items: list[Any], words: str) -> None:

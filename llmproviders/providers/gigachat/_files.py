@@ -292,7 +292,7 @@ class DrawnImages:
         """The text of one more piece, except what may be part of a tag."""
         text = _DRAWN.sub(self._note, self.held + piece)
         start = text.rfind("<")
-        if start >= 0 and _may_go_on(text[start:]):
+        if start >= 0 and _may_be_tag(text[start:]):
             text, self.held = text[:start], text[start:]
         else:
             self.held = ""
@@ -308,7 +308,7 @@ class DrawnImages:
         return ""
 
 
-def _may_go_on(text: str) -> bool:
+def _may_be_tag(text: str) -> bool:
     """Whether a text can be the start of a tag."""
     start = "<img "
     return (

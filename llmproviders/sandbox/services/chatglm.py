@@ -68,14 +68,14 @@ class ChatGLMService(Service):
             for message in request.json["messages"]
         ]
         script = write_script(self.next_reply(), self.title, messages, empty=empty)
-        return _Telling(script).stream()
+        return _ReplyEvents(script).stream()
 
     def error(self, status: int, _kind: str, /) -> Whole:
         """Return a JSON object with `status` and `message`."""
         return json_reply({"message": phrase(status), "status": status}, status=status)
 
 
-class _Telling:
+class _ReplyEvents:
     """The events of one reply."""
 
     def __init__(self, script: Script) -> None:
@@ -92,18 +92,18 @@ class _Telling:
             return Stream(self._frames(script.pieces), (self._intervention(),))
         ends_late = len(script.pieces) >= _LONG_REPLY
         frames = self._frames(script.pieces[:-1] if ends_late else script.pieces)
-        told = (self._aside(), *self._parts(script.text))
+        told = (self._first_part(), *self._parts(script.text))
         parts = [{**part, "status": "finish"} for part in told]
         return Stream(frames, (self._event("finish", parts, is_text=ends_late),))
 
     def _frames(self, pieces: list[str]) -> Iterator[ReplyPiece]:
-        aside = self._aside()
+        aside = self._first_part()
         yield self._event("init", [])
         yield self._event("init", [aside])
         for text in itertools.accumulate(pieces):
             yield self._event("init", [aside, *self._parts(text)], is_text=True)
 
-    def _aside(self) -> dict[str, Any]:
+    def _first_part(self) -> dict[str, Any]:
         thought = "".join(self._script.thought)
         item = (
             {"type": "think", "think": thought}

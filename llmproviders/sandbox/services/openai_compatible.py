@@ -208,10 +208,10 @@ class OpenAICompatibleService(Service):
         if call is None:
             return []
         if "function_call" in call:
-            return [{"function_call": part} for part in _in_three(call["function_call"])]
+            return [{"function_call": part} for part in _three_deltas(call["function_call"])]
         deltas = []
         for index, one in enumerate(call["tool_calls"]):
-            named, first, second = _in_three(one["function"])
+            named, first, second = _three_deltas(one["function"])
             pieces = ({**one, "function": named}, {"function": first}, {"function": second})
             deltas += [{"tool_calls": [{"index": index, **piece}]} for piece in pieces]
         return deltas
@@ -302,7 +302,7 @@ def _told(content: Any) -> str:
     return " ".join(filter(None, words))
 
 
-def _in_three(called: Object) -> tuple[Object, Object, Object]:
+def _three_deltas(called: Object) -> tuple[Object, Object, Object]:
     arguments = called["arguments"]
     middle = len(arguments) // 2
     return (
