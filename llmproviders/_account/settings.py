@@ -305,12 +305,29 @@ class ProviderBase:
     def _withheld(self, argument: str) -> tuple[str, str] | None:
         """The variable whose key is not sent, and the address where it does not belong."""
         found = _environ.first_set(self.variables_for(argument))
-        if found is None:
-            return None
-        for name in self.key_goes_to.get(argument, ("base_url",)):
-            if not belongs_to(getattr(self, name), self._homes(name)):
-                return found[0], getattr(self, name)
-        return None
+        address = None if found is None else self.foreign_address(argument)
+        return None if found is None or address is None else (found[0], address)
+
+    def foreign_address(self, argument: str) -> str | None:
+        """The address that no key from the environment is sent to; None if there is none.
+
+        Args:
+            argument: as for :meth:`held_back`.
+        """
+        addresses = self.key_goes_to.get(argument, ("base_url",))
+        foreign = (n for n in addresses if not belongs_to(getattr(self, n), self._homes(n)))
+        return next((getattr(self, name) for name in foreign), None)
+
+    def how_to_pass(self, argument: str) -> str:
+        """Advice for a missing key: the variables that would be sent, and the argument.
+
+        Args:
+            argument: as for :meth:`held_back`.
+        """
+        variables = " or ".join(self.variables_for(argument))
+        if self.foreign_address(argument) is not None:
+            return f"pass {argument}= (in a configuration, {argument}_env)"
+        return f"set {variables} or pass {argument}="
 
     def _homes(self, argument: str) -> list[str]:
         """The addresses that keys from the environment belong to."""
@@ -352,8 +369,7 @@ class ProviderBase:
             )
         if _REFUSED_KEY not in str(error):
             return error
-        variables = self.variables_for("api_key")
-        hint = f": set {variables[0]} or pass api_key=" if variables else ""
+        hint = f": {self.how_to_pass('api_key')}" if self.variables_for("api_key") else ""
         return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
 
     def _sends_key(self, call: HTTPRequest | None, headers: Mapping[str, str]) -> bool:

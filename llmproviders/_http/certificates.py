@@ -261,7 +261,11 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
             context.load_verify_locations(cafile=path)
     except (OSError, ssl.SSLError) as error:
         let_through(error)
-        problem = f"cannot be read: {_reason(error, 'it holds no certificate')}"
+        problem = f"cannot be read: {_reason(error, 'it holds no certificate in PEM')}"
+        if isinstance(error, ssl.SSLError) and (
+            convert := conversion_of(_files.read(path, most=LARGEST), path)
+        ):
+            problem += f"; {convert}"
         raise _unusable("bundle", path, problem, _USUAL) from error
 
 

@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
@@ -69,6 +69,10 @@ _MOST_MODELS = 8
 _NOT_THERE = (404, 405, 501)
 
 _VERSION = re.compile(r"/v\d+\w*$")
+
+# What OpenSSL says of a certificate that no authority makes valid.
+_OTHER_HOST = re.compile(r"[Hh]ostname|address mismatch|not valid for")
+_OTHER_TIME = re.compile(r"expired|not yet valid")
 
 _RESOLVING_HERE = {"socks4": "socks4a", "socks5": "socks5h"}
 
@@ -199,8 +203,8 @@ def _check_provider(settings: ProviderSettings, *, offline: bool, live: bool) ->
         return
     with provider:
         yield from _check_key(name, settings, provider)
-        yield from _check_certificates(name, provider)
-        if not offline:
+        usable = yield from _check_certificates(name, provider)
+        if usable and not offline:
             connections = list(_check_connections(settings, provider))
             yield from connections
             if all(finding.level is not Level.FAIL for finding in connections):
@@ -288,20 +292,22 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
     try:
         provider.check_credentials()
     except LLMError as error:
-        yield fail(topic, str(error), _key_remedy(settings))
+        yield fail(topic, str(error), _key_remedy(settings, provider))
         return
     source = settings.key_from()
     why = settings.why_held_back()
     if why is not None:
-        yield warn(topic, why, _key_remedy(settings))
+        yield warn(topic, why, _key_remedy(settings, provider))
     else:
         yield ok(topic, f"from {source}" if source is not None else "none needed")
 
 
-def _key_remedy(settings: ProviderSettings) -> str:
+def _key_remedy(settings: ProviderSettings, provider: Provider) -> str:
     if settings.why_held_back() is not None:
         return "name its variable with api_key_env in the configuration if that server may have it"
     variable = next(iter(settings.kind.environment_of("api_key")), None)
+    if variable is not None and provider.foreign_address("api_key") is not None:
+        return "name the variable of its key with api_key_env in the configuration"
     return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
 
 
@@ -310,23 +316,24 @@ def _refused_key_remedy(settings: ProviderSettings, provider: Provider) -> str:
     if settings.given.get("api_key") is None and held is not None:
         return f'if it is the right key, name it in the configuration: api_key_env = "{held}"'
     source = settings.key_from()
-    return _key_remedy(settings) if source is None else f"replace the key there: {source}"
+    return _key_remedy(settings, provider) if source is None else f"put another key there: {source}"
 
 
-def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
+def _check_certificates(name: str, provider: Provider) -> Generator[Finding, None, bool]:
+    """The certificates that are trusted; returns whether connections can be made with them."""
     topic = f"{name}, certificates"
     if not any(url.startswith("https:") for url in _addresses(provider)):
-        return
+        return True
     try:
         trust = provider.trust()
         tls_context(trust)
     except (LLMError, OSError) as error:
         convert = "convert it, " if "openssl" in str(error) else ""
         yield fail(topic, str(error), f"{convert}name another bundle, or remove the setting")
-        return
+        return False
     if not trust.verify:
         yield warn(topic, "not verified: anybody can pose as the service", "remove verify")
-        return
+        return True
     if trust.ca_bundle is not None:
         yield from check_bundle(topic, str(trust.ca_bundle))
     if trust.system:
@@ -343,6 +350,7 @@ def _check_certificates(name: str, provider: Provider) -> Iterator[Finding]:
         if _places.why_unwritable(_root.folder() / "file"):
             remedy = f"get it from {_root.PAGE_URL} and name the file as ca_bundle"
         yield fail(topic, text, remedy)
+    return True
 
 
 def check_bundle(topic: str, path: str) -> Iterator[Finding]:
@@ -405,6 +413,11 @@ def _connection_remedy(error: LLMError, provider: Provider) -> str:
     if isinstance(error, ConnectionFailed) and error.detail == "certificate":
         if isinstance(provider, GigaChat):
             return "do what the message says"
+        said = str(error)
+        if _OTHER_HOST.search(said):
+            return "check base_url: the certificate is that of another host"
+        if _OTHER_TIME.search(said):
+            return "check this machine's clock; if it is right, the server needs a new certificate"
         return (
             "if that is expected, name the file of its authority: ca_bundle, REQUESTS_CA_BUNDLE; "
             'or, if the system trusts it: trust = "system", and pip install '
@@ -441,14 +454,14 @@ def _check_models(settings: ProviderSettings, provider: Provider) -> Iterator[Fi
     model = settings.in_force()["model"].value
     server = local_server_at(provider.base_url, provider.name)
     shown = ", ".join(names[:_MOST_MODELS]) + (", ..." if len(names) > _MOST_MODELS else "")
+    pull = server.pull.format(provider.model or "MODEL") if server and server.pull else ""
     if not names:
-        yield warn(topic, "the server lists none", "load a model there")
+        yield warn(topic, "the server lists none", pull or "load a model there")
     elif _has(names, model, provider) or (server is not None and server.any_model):
         yield ok(topic, f"{len(names)}: {shown}")
     elif provider.model is None:
         yield fail(topic, f"no model is named; there are {shown}", "name one of these as model")
     else:
-        pull = server.pull.format(model) if server is not None and server.pull else ""
         text = f"there is no model {model}; there are {shown}"
         yield fail(topic, text, pull or "name one of these as model")
 

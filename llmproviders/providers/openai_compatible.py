@@ -317,13 +317,12 @@ class OpenAICompatible(Provider):
             # Keys in files and variables may be renewed at any time.
             self._checked_key = key
         if key is None and (self.needs_auth or self.base_url == self.url):
-            variables = " or ".join(self.environment_of("api_key"))
             local = (
                 ""
                 if self.needs_auth
                 else (f", or set {self.environment_of('base_url')[-1]} to a server that needs none")
             )
-            how = self.why_held_back("api_key") or f"set {variables} or pass api_key={local}"
+            how = self.why_held_back("api_key") or self.how_to_pass("api_key") + local
             raise MissingAuthError(f"{self.name} needs a key: {how}")
         return key
 

@@ -232,6 +232,58 @@ def test_an_authority_that_is_not_trusted(raw_server: RawServerFactory, ca: trus
     assert (finding.level, "REQUESTS_CA_BUNDLE" in finding.remedy) == (Level.FAIL, True)
 
 
+YESTERDAY = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("host", "end", "remedy"),
+    [("127.0.0.1", YESTERDAY, "clock"), ("other.example", None, "check base_url")],
+)
+def test_a_certificate_that_no_authority_mends(
+    raw_server: RawServerFactory,
+    ca: trustme.CA,
+    ca_file: Path,
+    host: str,
+    end: datetime.datetime | None,
+    remedy: str,
+) -> None:
+    """One that has ended, or is another host's, does not send for an authority that is known."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(host, not_after=end).configure_cert(context)
+    server = raw_server(http_response(200), tls=context)
+    arguments = {"base_url": f"{server.url}/v1", "ca_bundle": str(ca_file)}
+    finding = connect(OpenAICompatible, **arguments)["OpenAICompatible, connection"]
+    assert (finding.level, remedy in finding.remedy) == (Level.FAIL, True)
+    assert "ca_bundle" not in finding.remedy
+    assert "issued by 'Testing CA" in finding.text
+
+
+@pytest.mark.parametrize("variable", [None, "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_a_bad_bundle_is_told_once(
+    raw_server: RawServerFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str | None,
+) -> None:
+    """Where certificates cannot be read, no connection is tried, and none is blamed."""
+    path = tmp_path / "ca.p7b"
+    certificate = x509.load_pem_x509_certificate(authority(400))
+    path.write_bytes(pkcs7.serialize_certificates([certificate], serialization.Encoding.PEM))
+    if variable is not None:
+        monkeypatch.setenv(variable, str(path))
+    server = raw_server(http_response(200))
+    arguments = {"base_url": f"https://127.0.0.1:{server.port}/v1"}
+    arguments |= {"ca_bundle": str(path)} if variable is None else {}
+    findings = list(
+        check_provider(settings(OpenAICompatible, **arguments), offline=False, live=False)
+    )
+    [failed] = [finding for finding in findings if finding.level is not Level.OK]
+    assert failed.topic == "OpenAICompatible, certificates"
+    assert f"`openssl pkcs7 -print_certs -in {path}" in failed.text
+    assert "convert it" in failed.remedy
+    assert server.connections == []
+
+
 def test_what_is_no_web_server(raw_server: RawServerFactory) -> None:
     """An address that answers something other than HTTP is a wrong one."""
     server = raw_server([b"SSH-2.0-OpenSSH_9.2\r\n"])
@@ -443,6 +495,26 @@ def test_a_key_that_was_held_back(
     assert refused.level is Level.FAIL
     assert refused.remedy.endswith('api_key_env = "OPENAI_API_KEY"')
     assert server.requests[-1].header("Authorization") is None
+
+
+def test_a_key_that_is_missing_at_another_address(raw_server: RawServerFactory) -> None:
+    """Where a variable's key would not be sent, the way that sends it is told."""
+    server = raw_server(keep_alive(REFUSED))
+    findings = connect(OpenAICompatible, base_url=f"{server.url}/v1")
+    refused = findings["OpenAICompatible, models"]
+    assert (refused.level, "api_key_env" in refused.remedy) == (Level.FAIL, True)
+    assert "OPENAI_API_KEY" not in repr(findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("Ollama", "ollama pull llama9"), ("vLLM", "load a model there")]
+)
+def test_a_program_without_models(raw_server: RawServerFactory, name: str, remedy: str) -> None:
+    """A program that has no model yet is told how to fetch the one that is named."""
+    server = raw_server(keep_alive(http_response(200, JSON, b'{"data": []}')))
+    given = {"base_url": f"{server.url}/v1", "name": name, "model": "llama9"}
+    finding = connect(OpenAICompatible, **given)[f"{name}, models"]
+    assert (finding.level, finding.remedy) == (Level.WARN, remedy)
 
 
 def test_a_key_that_is_wrong_says_where_it_is(

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from llmproviders import (
+    GLM,
     AuthenticationError,
     ChatGLM,
+    DeepSeek,
     GigaChat,
     LLMError,
     MissingAuthError,
@@ -148,6 +150,18 @@ def test_no_key_is_blamed_where_none_was_sent(
         provider.complete("Hi")
     assert "refused the key" not in str(caught.value)
     assert "none was sent" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [OpenAICompatible, DeepSeek, GLM])
+def test_no_advice_that_would_be_held_back(server: RawServer, kind: Any) -> None:
+    """At another address than the service's own, nobody is told to set its variable."""
+    with kind(base_url=f"http://127.0.0.1:{server.port}/v1") as provider:
+        with pytest.raises(LLMError) as caught:
+            provider.complete("Hi")
+        assert "pass api_key= (in a configuration, api_key_env)" in str(caught.value)
+        assert "_API_KEY" not in str(caught.value)
+    with kind() as provider, pytest.raises(MissingAuthError, match="set .*_API_KEY or pass"):
+        provider.complete("Hi")
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,9 @@ class TestDefault:
         assert "ca_bundle" in str(caught.value)
         assert not caught.value.retryable
         assert front.sandbox.requests == []
+        assert "is issued by the Russian Trusted Root CA, so this certificate is not" in str(
+            caught.value
+        )
 
     def test_api_host(self, front: Front) -> None:
         """The same is said of the API's own host, where a token is at hand."""

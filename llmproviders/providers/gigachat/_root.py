@@ -222,16 +222,19 @@ def advice(error: LLMError, *, trusted: bool) -> str:
         return f"{said}; check base_url and auth_url"
     if "expired" in said or "not yet valid" in said:
         return f"{said}; check this machine's clock"
-    if trusted:
-        return (
-            f"{said}. The Russian Trusted Root CA is trusted already, so this certificate is not "
-            "GigaChat's: a proxy or a firewall on the way shows its own. Ask whoever runs it for "
-            "the file of its authority, and pass that with ca_bundle="
-        )
-    return (
-        f"{said}. GigaChat's hosts need the Russian Trusted Root CA: run "
-        f"`{COMMAND} --download` once (or --file FILE), or pass ca_bundle="
+    others = (
+        "so this certificate is not GigaChat's: a proxy or a firewall on the way shows its own. "
+        "Ask whoever runs it for the file of its authority, and pass that with ca_bundle="
     )
+    if trusted:
+        return f"{said}. The Russian Trusted Root CA is trusted already, {others}"
+    way = f"run `{COMMAND} --download` once (or --file FILE), or pass ca_bundle="
+    if "issued by" in said and "Russian Trusted" not in said:
+        return (
+            f"{said}. GigaChat's own is issued by the Russian Trusted Root CA, {others}. "
+            f"For GigaChat's own certificate, {way}"
+        )
+    return f"{said}. GigaChat's hosts need the Russian Trusted Root CA: {way}"
 
 
 def _plain(fingerprint: str) -> str:
