@@ -160,7 +160,7 @@ def test_no_advice_that_would_be_held_back(server: RawServer, kind: Any) -> None
             provider.complete("Hi")
         assert "pass api_key= (in a configuration, api_key_env)" in str(caught.value)
         assert "_API_KEY" not in str(caught.value)
-    with kind() as provider, pytest.raises(MissingAuthError, match="set .*_API_KEY or pass"):
+    with kind() as provider, pytest.raises(MissingAuthError, match=r"set .*_API_KEY or pass"):
         provider.complete("Hi")
 
 
