@@ -267,10 +267,12 @@ class _ErrorDetails(NamedTuple):
 
 def _is_named(rule: Rule, codes: Iterable[str], status: int | None) -> bool:
     """Whether one of a service's codes matches a rule."""
-    # The numbers for a refused key are Zhipu's; Mistral uses the same ones for its failures.
+    # The numbers for a refused key are Zhipu's; Mistral uses the same ones for its failures. Those
+    # for a locked account come with a 429, too.
     is_trouble = status is not None and (status >= 500 or status == 429)
     if is_trouble and rule.kind is errors.AuthenticationError:
-        codes = (code for code in codes if not code.isdigit())
+        locked = "11" if status == 429 else " "
+        codes = (code for code in codes if not code.isdigit() or code.startswith(locked))
     return any(code in rule.codes for code in codes)
 
 

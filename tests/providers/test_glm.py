@@ -230,6 +230,14 @@ def test_codes(kind: type[LLMError], code: str) -> None:
         assert told.error.retryable is (kind in (RateLimitError, ServerError))
 
 
+@pytest.mark.parametrize("code", ["1110", "1111", "1112", "1121"])
+def test_a_locked_account(code: str) -> None:
+    """It is not asked again, though its status says that there were too many requests."""
+    told = asked(429, json.dumps({"error": {"code": code, "message": "locked"}}).encode())
+    assert isinstance(told.error, AuthenticationError)
+    assert not told.error.retryable
+
+
 @pytest.mark.parametrize("code", ["1121", "1113"])
 def test_a_code_after_text(code: str) -> None:
     """An error after text means that the reply was cut, with the service's words."""
