@@ -295,7 +295,8 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
         yield fail(topic, str(error), _key_remedy(settings, provider))
         return
     source = settings.key_from()
-    why = settings.why_held_back()
+    # A program on this machine needs no key, so that nothing is missing if one is held back.
+    why = None if settings.server else settings.why_held_back()
     if why is not None:
         yield warn(topic, why, _key_remedy(settings, provider))
     else:

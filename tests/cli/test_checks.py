@@ -497,6 +497,20 @@ def test_a_key_that_was_held_back(
     assert server.requests[-1].header("Authorization") is None
 
 
+def test_a_program_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of another service is not missed by a program on this machine."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
+    kind = find_type("ollama")
+    assert kind is not None
+    findings = found(
+        check_provider(ProviderSettings.of(kind, {}, "argument"), offline=True, live=False)
+    )
+    assert (findings["Ollama, key"].level, findings["Ollama, key"].text) == (
+        Level.OK,
+        "none needed",
+    )
+
+
 def test_a_key_that_is_missing_at_another_address(raw_server: RawServerFactory) -> None:
     """Where a variable's key would not be sent, the way that sends it is told."""
     server = raw_server(keep_alive(REFUSED))
