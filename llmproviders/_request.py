@@ -232,12 +232,13 @@ class ChatRequest:
             raise InvalidRequestError(
                 "schema and response_format both set the format of the reply; give one"
             )
-        attach = _paths(rest.pop("attach", ()))
+        attach = _paths(rest.pop("attach")) if "attach" in rest else ()
         headers = rest.pop("extra_headers", None)
         extra_headers = {} if headers is None else header_fields("extra_headers", headers)
         if rest.get("tools"):
             rest["tools"] = tool_forms(rest["tools"])
-        _check_params(rest)
+        if rest:
+            _check_params(rest)
         if model is not None:
             model = text("model", model)
         if timeout is not None:
