@@ -83,7 +83,7 @@ class UsageTable(tuple[DailyUsage, ...]):
         days: dict[date, tuple[int, int, int]] = {}
         for row in self:
             other, failed, tokens = days.get(row.day, (0, 0, 0))
-            other += row.requests - row.failures
+            other += max(0, row.requests - row.failures)
             days[row.day] = other, failed + row.failures, tokens + row.total_tokens
         return _display.html.daily_usage(days, self._HEAD, self._cells())
 
@@ -117,9 +117,10 @@ def usage(since: date | datetime | str | None = None) -> UsageTable:
             return UsageTable()
     rows = book.read(
         # A damaged file may have values of other types.
-        "SELECT day, CAST(provider AS TEXT), CAST(model AS TEXT), CAST(requests AS INTEGER),"
-        " CAST(failures AS INTEGER), CAST(prompt_tokens AS INTEGER),"
-        " CAST(completion_tokens AS INTEGER), CAST(total_tokens AS INTEGER)"
+        "SELECT day, CAST(provider AS TEXT), CAST(model AS TEXT),"
+        " max(0, CAST(requests AS INTEGER)), max(0, CAST(failures AS INTEGER)),"
+        " max(0, CAST(prompt_tokens AS INTEGER)), max(0, CAST(completion_tokens AS INTEGER)),"
+        " max(0, CAST(total_tokens AS INTEGER))"
         " FROM used WHERE day BETWEEN ? AND ? AND typeof(day) = 'integer'"
         " ORDER BY day, provider, model",
         first,

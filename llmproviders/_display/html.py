@@ -111,6 +111,9 @@ def paragraphs(text: str, below: Iterable[str]) -> str:
 
 _DATES = 8
 
+_LONGEST = 366
+"""The most days that a chart shows with those on which nothing was used."""
+
 
 def daily_usage(
     days: Mapping[date, tuple[int, int, int]],
@@ -125,12 +128,14 @@ def daily_usage(
         rows: its rows.
     """
     listed = table(f"Usage ({count(len(rows), 'row')})", columns, rows, numeric=columns[3:])
-    if not days:
+    other, failed, tokens = (sum(counts[n] for counts in days.values()) for n in range(3))
+    if not other + failed:
         return listed
     span = (max(days) - min(days)).days + 1
-    every = [min(days) + timedelta(n) for n in range(span)]
+    # A day far off the others comes from a clock that was wrong.
+    every = [min(days) + timedelta(n) for n in range(span)] if span <= _LONGEST else sorted(days)
+    span = len(every)
     used = [days.get(day, (0, 0, 0)) for day in every]
-    other, failed, tokens = map(sum, zip(*used, strict=True))
     dates = [
         text(LEFT + CHART * (n + 0.5) / span, BOTTOM + 12, f"{day:%m-%d}", anchor="middle")
         for n, day in enumerate(every)

@@ -418,6 +418,15 @@ class TestUsage:
         untold = DailyUsage(date(2026, 5, 1), "first", "m", 1, 1, 0, 0, 0)
         assert UsageTable([untold])._repr_html_().count("<svg") == 1
 
+    def test_a_notebook_shows_days_that_are_far_apart(self) -> None:
+        """A day from a clock that was wrong leaves bars that can be seen."""
+        days = (date(2026, 5, 1), date(2026, 5, 31), date(2037, 1, 1), date(9999, 12, 31))
+        used = UsageTable(DailyUsage(day, "first", "m", 7, 2, 30, 10, 40) for day in days)
+        page = ElementTree.fromstring(used._repr_html_())
+        bars = page.findall(f"./{SVG}svg/{SVG}g/{SVG}rect")
+        assert len(bars) == 4 * 2 + 4
+        assert min(float(rect.attrib["width"]) for rect in bars) > 1
+
     def test_it_is_kept_for_90_days(self, clock: FakeClock) -> None:
         """Older counts are not told, and are deleted when a new day is counted."""
         now = datetime.now(timezone.utc)
@@ -599,8 +608,12 @@ class TestTheFile:
         for _ in range(2):
             with suppress(llmproviders.AllProvidersFailed):
                 client.complete("Why?")
-        for row in llmproviders.usage():
-            assert isinstance(row.as_dict()["total_tokens"], int)
+        used = llmproviders.usage()
+        assert str(used)
+        assert used._repr_html_()
+        for row in used:
+            assert isinstance(row.total_tokens, int)
+            assert row.requests >= 0
 
     def test_one_that_another_process_keeps_busy(self, state: Path, clock: FakeClock) -> None:
         """A reply does not wait beyond its deadline to be settled; the estimate stays."""
