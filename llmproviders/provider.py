@@ -476,9 +476,9 @@ class _AttemptRun:
         try:
             with _Step(provider, "check_supported"):
                 provider.check_supported(request)
-            if provider._quota is not None and provider.max_concurrency is not None:
-                # A spent day does not wait for a slot.
-                provider._quota.check_day(provider, self._scope)
+                if provider._quota is not None and provider.max_concurrency is not None:
+                    # A spent day does not wait for a slot.
+                    provider._quota.check_day(provider, self._scope)
             with _Step(provider, "slot") as step, provider.slot(self._scope) as waited:
                 # An exception that the caller throws into the generator passes unchanged.
                 step.translates = False
