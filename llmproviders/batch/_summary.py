@@ -19,7 +19,7 @@ from ._task import FinishedTask
 _LONGEST_REASON = 160
 
 _MOST_REASONS = 100
-"""Reasons that are told apart by their words; beyond these, by their class."""
+"""Reasons distinguished by their words; beyond these, only by their class."""
 
 # What differs between messages that say the same.
 _VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
@@ -38,7 +38,7 @@ class Summary:
         stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
         reasons: why rows failed: each kind of error, described by the message of its first row,
-            with the number of rows, in order of appearance. Errors of a service are told apart by
+            with the number of rows, in order of appearance. Errors of a service are distinguished by
             its name and their class, those of the input by what is wrong.
 
     >>> from pathlib import Path
