@@ -341,8 +341,6 @@ class _Store:
             # What it has can still be read, from a read-only folder for example.
             self._unwritable = True
             return
-        if self._ttl is not None:
-            self._try("DELETE FROM replies WHERE made <= ?", now - self._ttl)
         size = self._try(
             "SELECT (page_count - freelist_count) * page_size"
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"

@@ -266,6 +266,19 @@ class TestHits:
             assert not client.complete("Why?").cached
             assert client.complete("Why?").cached
 
+    def test_a_shorter_ttl_of_another(self, path: Path, provider: ScriptedProvider) -> None:
+        """What is too old for one client stays for those that have a longer ``ttl`` or none."""
+        clock = Clock()
+        with (
+            Cached(provider, path, clock=clock) as patient,
+            Cached(provider, path, ttl=60, clock=clock) as hasty,
+        ):
+            patient.complete("Why?")
+            clock.now += 100
+            hasty.complete("How?")
+            assert patient.complete("Why?").cached
+            assert not hasty.complete("Why?").cached
+
     def test_clear(self, path: Path, provider: ScriptedProvider) -> None:
         """``clear()`` deletes all, and the text is gone from the file."""
         with Cached(provider, path) as client:

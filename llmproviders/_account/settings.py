@@ -177,7 +177,7 @@ class ProviderBase:
 
     def _make_quota(self) -> Counter | None:
         """Counts requests and enforces the limits; None if there is nothing to count."""
-        counts_all = _environ.lookup("LLMPROVIDERS_USAGE") not in (None, "0")
+        counts_all = (_environ.lookup("LLMPROVIDERS_USAGE") or "no").lower() not in _FALSE
         if self.per_minute is None and self.per_day is None and not counts_all:
             return None
         # Imported here because it loads sqlite3.

@@ -236,29 +236,31 @@ def _results(
     # An interrupted list(run(...)) loses its list, but only after its items were collected here.
     in_use: WeakValueDictionary[int, BatchResult] = WeakValueDictionary()
     stats = BatchStats()
-    with flow, bar_if(progress, total=total) as bar:
-        interrupts = Interrupts(
-            lambda: flow.stop(within_s=GRACE_S, announce=lambda running: announce(running, bar)),
-            lambda: flow.stop(within_s=0),
-            then=flow.stop_reading,
-            signals=(signal.SIGINT,),
-        )
-        outcomes = flow.outcomes()
-        while True:
-            with interrupts:
-                outcome = next(outcomes, None)
-            if outcome is None:
-                break
-            result = outcome.result()
-            if bar is not None:
-                stats.add(outcome)
-                bar.show(stats)
-            if on_result is not None:
-                on_result(result)
-            in_use[result.index] = result
-            yield result
-            del result, outcome
     try:
+        with flow, bar_if(progress, total=total) as bar:
+            interrupts = Interrupts(
+                lambda: flow.stop(
+                    within_s=GRACE_S, announce=lambda running: announce(running, bar)
+                ),
+                lambda: flow.stop(within_s=0),
+                then=flow.stop_reading,
+                signals=(signal.SIGINT,),
+            )
+            outcomes = flow.outcomes()
+            while True:
+                with interrupts:
+                    outcome = next(outcomes, None)
+                if outcome is None:
+                    break
+                result = outcome.result()
+                in_use[result.index] = result
+                if bar is not None:
+                    stats.add(outcome)
+                    bar.show(stats)
+                if on_result is not None:
+                    on_result(result)
+                yield result
+                del result, outcome
         interrupts.pass_on()
     except KeyboardInterrupt as interrupt:
         found = sorted(in_use.values(), key=lambda result: result.index)

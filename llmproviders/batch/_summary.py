@@ -38,8 +38,8 @@ class Summary:
         stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
         reasons: why rows failed: each kind of error, described by the message of its first row,
-            with the number of rows, in order of appearance. Errors of a service are distinguished by
-            its name and their class, those of the input by what is wrong.
+            with the number of rows, in order of appearance. A service's errors are distinguished
+            by its name and their class, those of the input by what is wrong.
 
     >>> from pathlib import Path
     >>> from llmproviders.batch import run_file

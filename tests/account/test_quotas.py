@@ -475,6 +475,9 @@ class TestUsage:
     ) -> None:
         """A provider without limits is counted where the environment says so, else not."""
         client_of(Actor(GOOD), clock).complete("Why?")
+        for no in ("0", "", "false", "No"):
+            monkeypatch.setenv("LLMPROVIDERS_USAGE", no)
+            client_of(Actor(GOOD), clock).complete("Why?")
         assert not state.exists()
         monkeypatch.setenv("LLMPROVIDERS_USAGE", "1")
         clock.set_wall(datetime.now(timezone.utc).timestamp())

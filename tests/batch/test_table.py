@@ -259,6 +259,22 @@ class TestTable:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_an_interrupt_of_a_callback_loses_nothing() -> None:
+    """Ctrl-C during ``on_result`` keeps the results so far, and the one that it was called with."""
+    pressed = []
+
+    def press(result: BatchResult) -> None:
+        if result.index == 3:
+            pressed.append(result)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(run(Echo(), [f"question {n}" for n in range(50)], workers=1, on_result=press))
+    assert [result.index for result in caught.value.results] == [0, 1, 2, 3]  # type: ignore[attr-defined]
+    assert pressed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_an_interrupted_list_is_not_lost(tmp_path: Path) -> None:
     """Ctrl-C during ``list(run(...))`` finishes what is under way, and keeps all results."""
     program = (
