@@ -18,7 +18,7 @@ from ._input import Input, lines_of, pair_digest
 from ._interrupts import Interrupts
 from ._output import Finished, locked, target_of
 from ._rows import row_of
-from ._run import check_arguments
+from ._run import check_arguments, refuse_table
 from ._summary import BatchStats, Summary, announce, bar_if
 from ._task import BatchResult, Task, request_hash
 
@@ -84,6 +84,7 @@ def run_file(
     >>> run_file(client, folder / "in.jsonl", folder / "out.jsonl").skipped
     1
     """
+    refuse_table("input", input)
     check_path("input", input)
     return answer_into(
         client,

@@ -195,12 +195,8 @@ def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
     """
     if isinstance(requests, (str, bytes, Mapping)):
         raise TypeError("requests must be a list or another iterable; put a single one into a list")
+    refuse_table("requests", requests)
     pandas: Any = sys.modules.get("pandas")
-    if pandas is not None and isinstance(requests, pandas.DataFrame):
-        raise TypeError(
-            "requests is a DataFrame; pass one of its columns, such as frame['prompt'], or fill a "
-            "prompt from each row with llmproviders.batch.table(client, template, frame)"
-        )
     if pandas is not None and isinstance(requests, pandas.Series):
         if not requests.index.is_unique:
             twice = shown(label_id(requests.index[requests.index.duplicated()][0]))
@@ -212,6 +208,16 @@ def _listed(requests: Iterable[BatchRequest]) -> Iterable[BatchRequest]:
             with_params(request, {"id": label_id(label)}) for label, request in requests.items()
         ]
     return requests
+
+
+def refuse_table(argument: str, given: object) -> None:
+    """Raise a ``TypeError`` for a DataFrame of any library, which says what to pass instead."""
+    if any(base.__name__ == "DataFrame" for base in type(given).__mro__):
+        raise TypeError(
+            f"{argument} is a DataFrame; pass one of its columns, such as frame['prompt'], to "
+            "llmproviders.batch.map, or fill a prompt from each row with "
+            "llmproviders.batch.table(client, template, frame)"
+        )
 
 
 def label_id(label: object) -> str | int:

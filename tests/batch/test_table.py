@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmproviders import InvalidRequestError, OpenAICompatible
-from llmproviders.batch import BatchResult, map, run, table
+from llmproviders.batch import BatchResult, map, run, run_file, table
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from tests.support.batches import WAIT_S, Echo
@@ -130,6 +131,19 @@ class TestPandas:
         """A DataFrame in place of requests is refused at once, with what to pass."""
         with pytest.raises(TypeError, match=r"pass one of its columns.*batch\.table"):
             call(Echo(), frame(3))
+
+    @pytest.mark.parametrize("call", [map, run, partial(run_file, output="out.jsonl")])
+    def test_a_frame_of_another_library(self, call: Any) -> None:
+        """So is one of another library, and one in place of a file."""
+
+        class DataFrame:
+            columns = ("prompt",)
+
+            def __iter__(self) -> Any:
+                return iter(self.columns)
+
+        with pytest.raises(TypeError, match=r"is a DataFrame; pass one of its columns"):
+            call(Echo(), DataFrame())
 
 
 class TestTable:
