@@ -113,7 +113,7 @@ def usage(since: date | datetime | str | None = None) -> UsageTable:
     first = max(_day_number(since), today - KEPT_DAYS + 1)
     book = ledger()
     with ignoring(PermissionError):
-        if not book.path.exists():
+        if book.trouble is None and not book.path.exists():
             return UsageTable()
     rows = book.read(
         # A damaged file may have values of other types.

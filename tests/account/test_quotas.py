@@ -582,6 +582,19 @@ class TestTheFile:
         state.parent.chmod(0o700)
         home.cleanup()
 
+    def test_one_that_cannot_be_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+    ) -> None:
+        """Where there is no place for it, a process counts for itself, and tells that."""
+        (tmp_path / "plain").touch()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "plain" / "below"))
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        assert llmproviders.usage() == ()
+        client.complete("Why?")
+        spent(client)
+        assert [u.requests for u in llmproviders.usage()] == [1]
+
     def test_one_that_is_deleted_meanwhile(self, state: Path, clock: FakeClock) -> None:
         """A process that has it open begins anew in the file that others see."""
         client = client_of(Actor(GOOD, per_day=1), clock)
@@ -670,10 +683,13 @@ ASKING = """if True:
         if not child:
             ask()
             os._exit(0)
-        while os.fstat(sent).st_size < wanted and not os.waitpid(child, os.WNOHANG)[0]:
+        ended = 0
+        while os.fstat(sent).st_size < wanted and not ended:
             time.sleep(0.0005)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+            ended = os.waitpid(child, os.WNOHANG)[0]
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     ask()
 """
 
