@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
 
-from llmproviders import OpenAICompatible, ProtocolError
+from llmproviders import GigaChat, OpenAICompatible, ProtocolError
 from llmproviders._http.redirects import target_of
 from tests.conftest import RawServerFactory
 from tests.reliability.services import JSON, SERVICES, TEXT, Service
@@ -86,6 +86,21 @@ HOSTILE = (
     "http://",
     "http://[/x",
     "http://127.0.0.1:{here}]/x",
+    f"http:////{EVIL}/x",
+    f"http:\t//{EVIL}/x",
+    f"\x0c//{EVIL}/x",
+    f"http://{EVIL}%5c@{HERE}/x",
+    f"http://{HERE}%40{EVIL}/x",
+    "http://127.0.0.1:{evil}#:{here}",
+    "http://127.0.0.1:{evil}\\:{here}/x",
+    "http://127.0.0.1:+{here}/x",
+    "http://127.0.0.1: {here}/x",
+    "http://①27.0.0.1:{here}/x",
+    "http://0177.0.0.1:{here}/x",
+    "http://[127.0.0.1]:{here}/x",
+    "http://:{evil}/x",
+    f"http:/{EVIL}",
+    f"https:{EVIL}",
 )
 FRIENDLY = (
     "/x",
@@ -108,7 +123,9 @@ FRIENDLY = (
 )
 
 
-def moving(location: str, evil: int, *later: list[bytes]) -> Callable[[Connection], None]:
+def moving(
+    location: str, evil: int, *later: list[bytes], status: int = 307
+) -> Callable[[Connection], None]:
     """A server that redirects the first request, and answers the later ones."""
     scripts = iter(later)
 
@@ -116,7 +133,7 @@ def moving(location: str, evil: int, *later: list[bytes]) -> Callable[[Connectio
         request = conn.read_request()
         here = (request.header("Host") or "").rpartition(":")[2]
         place = location.format(here=here, evil=evil)
-        head = f"HTTP/1.1 307 Moved\r\nContent-Length: 0\r\nLocation: {place}\r\n\r\n"
+        head = f"HTTP/1.1 {status} Moved\r\nContent-Length: 0\r\nLocation: {place}\r\n\r\n"
         conn.run([head.encode()])
         for script in scripts:
             conn.read_request()
@@ -173,6 +190,38 @@ def test_the_requests_before_a_chat_are_not_led_away_either(
     ):
         provider.complete("Why?")
     assert len(server.requests) == 1
+    assert evil.connections == []
+
+
+CALLS: dict[str, Callable[[GigaChat, Path], object]] = {
+    "models": lambda giga, _: giga.list_models(),
+    "vectors": lambda giga, _: giga.embed(["Why?"]),
+    "count": lambda giga, _: giga.count_tokens("Why?"),
+    "balance": lambda giga, _: giga.balance(),
+    "files": lambda giga, _: giga.files(),
+    "download": lambda giga, _: giga.download("a-file"),
+    "upload": lambda giga, path: giga.upload(path),
+    "attached": lambda giga, path: giga.complete("Why?", attach=[path]),
+}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own connections", "a session"])
+@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("call", CALLS)
+def test_no_other_call_is_led_away(
+    call: str, status: int, own: bool, raw_server: RawServerFactory, tmp_path: Path
+) -> None:
+    """What lists, counts, uploads and downloads stays with its host, as a chat does."""
+    attached = tmp_path / "attached.txt"
+    attached.write_text(f"{call} {status} {own}")
+    evil = raw_server(http_response(200, {"Content-Type": JSON}, b"{}"))
+    for location in (f"http://{EVIL}\\@{HERE}/x", f"http://{HERE}@{EVIL}/x", f"/\t/{EVIL}/x"):
+        server = raw_server(moving(location, evil.port, status=status))
+        session = None if own else requests.Session()
+        giga = GigaChat(base_url=f"{server.url}/v1", access_token="t0ken-stays", session=session)
+        with giga, pytest.raises(ProtocolError, match="the service redirects to"):
+            CALLS[call](giga, attached)
+        assert len(server.requests) == 1
     assert evil.connections == []
 
 
