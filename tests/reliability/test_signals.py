@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import contextlib
 import functools
 import gc
 import json
@@ -27,10 +29,13 @@ from llmproviders import (
     DeadlineExceeded,
     FailoverClient,
     FlowGpt,
+    GigaChat,
+    LLMError,
     OpenAICompatible,
     ProviderTimeout,
     batch,
 )
+from llmproviders._environment import usage_file
 from llmproviders._http.decoding import decode_json
 from llmproviders._http.sockets import resolve
 from llmproviders._runtime.files import read_private, wait_for_lock
@@ -425,6 +430,118 @@ class TestWaits:
             alarm(error := cls("the alarm"), 30)
             scope = CancelScope(clock=Ringing())
             expect(error, lambda: wait_for_lock(tmp_path / "lock", scope))
+
+
+@pytest.mark.usefixtures("leak_guard")
+class TestBehindOthers:
+    """Waits for what another thread or process of the user's has."""
+
+    @pytest.fixture
+    def ask_first(self) -> Iterator[Callable[[BaseClient, RawServer, int], None]]:
+        """Return what makes a call in a thread, and waits until the server has had its requests."""
+        threads = []
+
+        def ask(client: BaseClient, server: RawServer, requests: int) -> None:
+            def call() -> None:
+                with contextlib.suppress(LLMError):
+                    client.complete("Why?")
+
+            thread = threading.Thread(target=call)
+            threads.append((thread, server))
+            thread.start()
+            server.wait_for(lambda server: len(server.requests) >= requests)
+
+        yield ask
+        for thread, server in threads:
+            server.stop()
+            thread.join(10)
+
+    @of_any_class
+    @pytest.mark.parametrize("shared", [False, True], ids=["this process", "a file"])
+    def test_a_place(
+        self,
+        raw_server: RawServerFactory,
+        alarm: Alarm,
+        ask_first: Callable[..., None],
+        tmp_path: Path,
+        shared: bool,
+        cls: type[BaseException],
+    ) -> None:
+        """A place among the requests of one key."""
+        server = raw_server([Stall()])
+        tokens = tmp_path / "tokens.json" if shared else None
+        with GigaChat(
+            base_url=f"{server.url}/v1",
+            access_token=f"t0ken-{cls.__name__}",
+            max_concurrency=1,
+            token_cache=tokens,
+        ) as giga:
+            client = FailoverClient([giga], attempts=3)
+            ask_first(giga, server, 1)
+            alarm(error := cls("the alarm"))
+            expect(error, lambda: client.complete("Why?"))
+            assert len(server.requests) == 1
+
+    @of_any_class
+    def test_a_token(
+        self,
+        raw_server: RawServerFactory,
+        alarm: Alarm,
+        ask_first: Callable[..., None],
+        cls: type[BaseException],
+    ) -> None:
+        """A token that another thread is fetching."""
+        server = raw_server([Stall()])
+        key = base64.b64encode(f"id:{cls.__name__}".encode()).decode()
+        auth_url = f"{server.url}/oauth"
+        with GigaChat(base_url=f"{server.url}/v1", auth_url=auth_url, api_key=key) as giga:
+            client = FailoverClient([giga], attempts=3)
+            ask_first(giga, server, 1)
+            alarm(error := cls("the alarm"))
+            expect(error, lambda: client.complete("Why?"))
+            assert len(server.requests) == 1
+
+    @of_any_class
+    def test_an_answer(
+        self,
+        raw_server: RawServerFactory,
+        alarm: Alarm,
+        ask_first: Callable[..., None],
+        tmp_path: Path,
+        cls: type[BaseException],
+    ) -> None:
+        """An answer that another thread has asked for, to be kept in a cache."""
+        server = raw_server([Stall()])
+        with OpenAICompatible(base_url=f"{server.url}/v1") as provider:
+            cached = Cached(provider, tmp_path / "replies.db")
+            ask_first(cached, server, 1)
+            alarm(error := cls("the alarm"))
+            expect(error, lambda: cached.complete("Why?"))
+            assert len(server.requests) == 1
+            cached.close()
+
+    @of_any_class
+    def test_a_limit(self, alarm: Alarm, cls: type[BaseException]) -> None:
+        """A turn under a limit by the minute."""
+        actor = Actor(["a"], ["b"], per_minute=1)
+        client = FailoverClient([actor], attempts=3)
+        client.complete("Why?")
+        alarm(error := cls("the alarm"))
+        expect(error, lambda: client.complete("Why?"))
+        assert actor.tries == 1
+
+    @of_any_class
+    def test_a_locked_database(self, alarm: Alarm, cls: type[BaseException]) -> None:
+        """A file of counts that another process holds."""
+        actor = Actor(["a"], ["b"], per_day=9)
+        client = FailoverClient([actor], attempts=3)
+        client.complete("Why?")
+        with contextlib.closing(sqlite3.connect(usage_file(), isolation_level=None)) as held:
+            held.execute("BEGIN EXCLUSIVE")
+            alarm(error := cls("the alarm"))
+            expect(error, lambda: client.complete("Why?"))
+            held.execute("ROLLBACK")
+        assert actor.tries == 1
 
 
 def rings(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
