@@ -167,24 +167,24 @@ class _ThinkTags:
     _OPEN, _CLOSE = "<think>", "</think>"
 
     def __init__(self) -> None:
-        self.passed = False
+        self.passed = self._inside = self._after = False
+        self._space: list[str] = []
         self._held = ""
-        self._inside = self._after = False
 
     def feed(self, piece: str) -> tuple[str, str]:
         """The thoughts and the text in one more piece, as far as they can be separated."""
-        thought = ""
-        text = self._held + piece
-        self._held = ""
+        thought, text = "", self._held + piece
         if not self._inside and not self._after:
-            start = text.lstrip()
-            if len(start) < len(self._OPEN) and self._OPEN.startswith(start):
-                self._held = text
+            self._held = text.lstrip()
+            self._space.append(text[: len(text) - len(self._held)])
+            if len(self._held) < len(self._OPEN) and self._OPEN.startswith(self._held):
                 return "", ""
-            if not start.startswith(self._OPEN):
+            if not self._held.startswith(self._OPEN):
                 self.passed = True
-                return "", text
-            self._inside, text = True, start[len(self._OPEN) :]
+                return self.flush()
+            self._inside, text = True, self._held[len(self._OPEN) :]
+            self._space.clear()
+        self._held = ""
         if self._inside:
             thought, closed, text = text.partition(self._CLOSE)
             if not closed:
@@ -199,7 +199,7 @@ class _ThinkTags:
     def flush(self) -> tuple[str, str]:
         """The text held back so far; called when the reply has ended."""
         held, self._held = self._held, ""
-        return (held, "") if self._inside else ("", held)
+        return (held, "") if self._inside else ("", "".join(self._space) + held)
 
 
 def _overlap(text: str, mark: str) -> int:

@@ -238,6 +238,16 @@ class TestLimits:
         assert json.loads(call["function"]["arguments"]) == {"a": "ab" * 50_000}
         assert time.thread_time() - began < GENEROUS_S
 
+    @pytest.mark.parametrize("opened", [False, True], ids=["text", "thoughts"])
+    def test_white_space_in_many_pieces(self, opened: bool) -> None:
+        """White space before a text or its thoughts costs no more where it comes in pieces."""
+        began = time.thread_time()
+        pieces = b"".join([_event({"content": "\n\n"})] * 1000)
+        last = _event({"content": "<think>hm</think>a" if opened else "a"})
+        finished = read(_of(*[pieces] * 240, last, _end("stop")))
+        assert finished.text == ("a" if opened else "\n" * 480_000 + "a")
+        assert time.thread_time() - began < GENEROUS_S
+
     def test_pieces_that_look_like_calls(self) -> None:
         """Pieces each of which could begin the next call of the same id cost no more."""
         began = time.thread_time()
