@@ -17,10 +17,11 @@ from ..config._settings import ConfigError, Configuration, failover_in_force
 from ..errors import LLMError
 from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, StreamText
+from .arguments import FILE, TEXT
 from .exits import CommandError, Exit, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt, read_schema
 from .notes import Line, Notes, Trace, check_stdout, say, tell
-from .options import TEXT, Choices, call_options
+from .options import Choices, call_options
 
 _SOON_S = 0.001
 
@@ -36,24 +37,22 @@ _SOON_S = 0.001
 @click.option(
     "-o",
     "--output",
-    type=click.Path(),
+    type=FILE,
     metavar="FILE",
     help="Write the reply to FILE, whole or not at all.",
 )
-@click.option(
-    "--lock", type=click.Path(), metavar="FILE", help="Exit with 75 if another run holds FILE."
-)
+@click.option("--lock", type=FILE, metavar="FILE", help="Exit with 75 if another run holds FILE.")
 @click.option("--allow-cut", is_flag=True, help="Accept a reply that --max-tokens cut.")
 @click.option(
     "--schema",
-    type=click.Path(),
+    type=FILE,
     metavar="FILE",
     help="Answer with JSON that satisfies the JSON Schema in FILE.",
 )
 @click.option(
     "-a",
     "--attach",
-    type=click.Path(),
+    type=FILE,
     multiple=True,
     metavar="FILE",
     help="Let the model look at FILE; repeatable.",

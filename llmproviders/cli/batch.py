@@ -12,6 +12,7 @@ import click
 
 from ..batch import BatchLocked, BatchReport, BatchResult, Summary, dask_executor, run_file
 from ..errors import LLMError
+from .arguments import FILE, File
 from .exits import CommandError, Exit
 from .files import WholeFile, check_place, locked
 from .notes import Notes, say
@@ -34,9 +35,9 @@ def _checked_address(
     "batch",
     epilog="Example: llmproviders batch prompts.jsonl -o replies.jsonl --workers 8",
 )
-@click.argument("input", type=click.Path(exists=True, dir_okay=False), metavar="IN")
+@click.argument("input", type=File(exists=True, dir_okay=False), metavar="IN")
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="OUT", required=True, help="File for the replies."
+    "-o", "--output", type=FILE, metavar="OUT", required=True, help="File for the replies."
 )
 @click.option(
     "--workers",
@@ -58,12 +59,8 @@ def _checked_address(
     callback=_checked_address,
     help="Send the work to the Dask scheduler at tcp://HOST:PORT.",
 )
-@click.option(
-    "--lock", type=click.Path(), metavar="FILE", help="Exit with 75 if another run holds FILE."
-)
-@click.option(
-    "--report", type=click.Path(), metavar="FILE", help="Write a report of OUT to FILE, as HTML."
-)
+@click.option("--lock", type=FILE, metavar="FILE", help="Exit with 75 if another run holds FILE.")
+@click.option("--report", type=FILE, metavar="FILE", help="Write a report of OUT to FILE, as HTML.")
 @batch_options
 def command(
     choices: Choices,

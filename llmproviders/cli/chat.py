@@ -16,6 +16,7 @@ from ..client import BaseClient
 from ..conversation import Conversation
 from ..errors import LLMError
 from ..results import FinishReason
+from .arguments import FILE, path_of
 from .files import WholeFile
 from .notes import Line, Notes, check_stdout, put, say, tell
 from .options import Choices, call_options
@@ -33,9 +34,7 @@ Ctrl-C stops a reply and keeps the text so far. To ask a question that starts wi
 
 
 @click.command("chat", epilog='Example: llmproviders chat -p chatglm -s "Answer briefly."')
-@click.option(
-    "--load", type=click.Path(), metavar="FILE", help="Continue a conversation saved as FILE."
-)
+@click.option("--load", type=FILE, metavar="FILE", help="Continue a conversation saved as FILE.")
 @click.option("--plain", is_flag=True, help="Do not render Markdown.")
 @call_options
 def command(choices: Choices, load: str | None, plain: bool) -> None:
@@ -150,7 +149,7 @@ class Chat:
         if not rest:
             tell("Name a file: /save FILE")
             return
-        path = Path(rest).expanduser()
+        path = Path(path_of(rest)).expanduser()
         try:
             if path.suffix == ".json":
                 self._conversation.save(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import stat
 import sys
@@ -40,7 +41,7 @@ def read_prompt(
 
     Raises:
         DeadlineExceeded: the deadline passed before standard input ended.
-        click.UsageError: standard input is not UTF-8.
+        click.UsageError: standard input cannot be read, or is not UTF-8.
     """
     if argument is None or argument == "-":
         if sys.stdin.isatty():
@@ -61,6 +62,7 @@ def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
     try:
         descriptor = sys.stdin.fileno()
         mode = os.fstat(descriptor).st_mode
+        os.read(descriptor, 0)  # fails where it was opened for writing, as nohup does
         if stat.S_ISREG(mode):
             if not os.lseek(descriptor, 0, os.SEEK_CUR):
                 return True
@@ -79,7 +81,7 @@ def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
     return False
 
 
-_SHELLS = (b"sh", b"bash", b"dash", b"ash", b"ksh", b"zsh")
+_SHELL = re.compile(rb"-?(?:.*/)?[a-z]*sh\d*")
 
 
 def _is_script(descriptor: int) -> bool:
@@ -91,7 +93,7 @@ def _is_script(descriptor: int) -> bool:
     try:
         while os.path.samestat(os.stat(f"/proc/{pid}/fd/0"), ours):
             name, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            if name.rpartition(b"/")[2].lstrip(b"-") in _SHELLS and _names_no_script(arguments):
+            if _SHELL.fullmatch(name) and _names_no_script(arguments):
                 return True
             pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
     except (OSError, ValueError):
@@ -127,7 +129,11 @@ def _read_stdin(scope: CancelScope) -> str:
         while not _has_input(descriptor, min(SLICE_S, scope.remaining())):
             if scope.over:
                 raise scope.error()
-        data = os.read(descriptor, _READ_SIZE)
+        try:
+            data = os.read(descriptor, _READ_SIZE)
+        except OSError as error:
+            reason = f"standard input cannot be read: {error.strerror}"
+            raise click.UsageError(reason) from error
         if not data:
             break
         parts.append(data)

@@ -10,6 +10,7 @@ import click
 
 from .._checks import nearest
 from .._version import __version__
+from .arguments import FILE
 from .overview import COMMANDS, OPTIONS, overview
 
 PROGRAM = "llmproviders"
@@ -66,7 +67,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
-@click.option("--config", type=click.Path(), metavar="FILE", help=OPTIONS["--config FILE"])
+@click.option("--config", type=FILE, metavar="FILE", help=OPTIONS["--config FILE"])
 @click.option(
     "--version",
     is_flag=True,

@@ -9,9 +9,10 @@ import click
 from .._printable import one_line
 from ..config._settings import ConfigError, Configuration, NoProviderError, ProviderSettings
 from ..errors import LLMError
+from .arguments import TEXT
 from .exits import Exit, exit_of_error
 from .notes import put, say
-from .options import TEXT, Choices, providers_like, setup_options
+from .options import Choices, providers_like, setup_options
 from .table import print_table
 
 

@@ -18,6 +18,7 @@ from .._printable import one_line, printable
 from .._redact import redact
 from ..errors import Attempt
 from ..results import FinishReason, Restart, Usage
+from .arguments import shown
 from .exits import CommandError, Exit
 from .rendered import MarkdownPage
 
@@ -60,14 +61,16 @@ def wrapped(text: str, *, indent: str = "", hanging: str | None = None) -> str:
 
 def put(text: str, *, end: str = "\n", **style: Any) -> None:
     """Print on standard output, unbuffered, with control characters escaped for a terminal."""
-    shown = printable(text) if sys.stdout.isatty() else text
-    print(_styled(shown, sys.stdout, style), end=end, flush=True)
+    text = shown(text)
+    if sys.stdout.isatty():
+        text = printable(text)
+    print(_styled(text, sys.stdout, style), end=end, flush=True)
 
 
 def note(text: str, **style: Any) -> None:
     """Print on standard error, on separate lines, with control characters escaped."""
     Line.make_room()
-    print(_styled(printable(redact(text)), sys.stderr, style), file=sys.stderr, flush=True)
+    print(_styled(printable(shown(redact(text))), sys.stderr, style), file=sys.stderr, flush=True)
 
 
 def say(message: str, **style: Any) -> None:

@@ -18,6 +18,7 @@ from ..config._reader import load
 from ..config._settings import ConfigError, Configuration, ProviderSettings
 from ..config._types import ProviderType, find_type, names_of_types
 from ..failover._client import FailoverClient
+from .arguments import FILE, TEXT
 from .notes import Notes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -39,19 +40,6 @@ def _timeout(value: str) -> Timeout:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
-class Text(click.types.StringParamType):
-    """A text in UTF-8, whatever the locale; paths stay as the system has them."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text."""
-        try:
-            return os.fsencode(value).decode("utf-8")
-        except UnicodeEncodeError:
-            return str(value)  # not an argument of this process
-        except UnicodeDecodeError as error:
-            self.fail(f"it is not UTF-8 (byte {error.start}).", param, ctx)
-
-
 class Number(click.FloatRange):
     """A number in a range; ``nan``, and digits that a float cannot hold, are never in range."""
 
@@ -64,8 +52,6 @@ class Number(click.FloatRange):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
 
-
-TEXT = Text()
 
 _USERS = "user"
 
@@ -108,7 +94,7 @@ def _beginning(begun: str, names: Iterable[str]) -> list[str]:
 SECONDS = Number(min=0, min_open=True)
 
 
-_CONFIG = click.option("--config", type=click.Path(), metavar="FILE", help="Configuration to use.")
+_CONFIG = click.option("--config", type=FILE, metavar="FILE", help="Configuration to use.")
 
 _PROVIDERS = click.option(
     "-p",

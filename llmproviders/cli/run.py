@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from .. import _environment as _environ
 from .._redact import redact, scrub
 from ..config._settings import ConfigError, NoProviderError
 from ..errors import LLMError
+from .arguments import decoded
 from .exits import CommandError, Exit, exit_of_error
 from .group import PROGRAM, group
 from .notes import NO_STDOUT, note, say, show_logs, usual_level
@@ -84,7 +86,7 @@ def _run(arguments: Sequence[str]) -> int:
 
         return shell_complete(group, {}, PROGRAM, _COMPLETE, instruction)
     try:
-        with group.make_context(PROGRAM, list(arguments)) as context:
+        with group.make_context(PROGRAM, [*map(decoded, arguments)]) as context:
             returned: Any = group.invoke(context)
     except click.exceptions.Exit as ending:
         return ending.exit_code
@@ -150,6 +152,10 @@ def speak_utf8() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        with suppress(OSError, AttributeError):
+            # A parent may have left its end of a pipe non-blocking. Python would take a pause of
+            # the writer for the end, and lose without an error what the reader is slow to take.
+            os.set_blocking(getattr(sys, name).fileno(), True)
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         stream.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
     unfailing = io.BufferedWriter(_Unfailing(sys.stderr))

@@ -7,6 +7,7 @@ import click
 from .._printable import one_line
 from ..errors import InvalidRequestError, LLMError
 from ..providers.gigachat import _root
+from .arguments import FILE
 from .exits import CommandError, Exit, exit_of_error
 from .notes import put, say
 
@@ -15,7 +16,7 @@ from .notes import put, say
     "trust", epilog="Example: llmproviders trust gigachat --file russian_trusted_root_ca.cer"
 )
 @click.argument("provider", type=click.Choice(["gigachat"], case_sensitive=False))
-@click.option("--file", type=click.Path(), metavar="FILE", help="Read it from FILE, PEM or DER.")
+@click.option("--file", type=FILE, metavar="FILE", help="Read it from FILE, PEM or DER.")
 @click.option("--download", is_flag=True, help="Fetch it.")
 @click.option("--url", metavar="URL", default=_root.DOWNLOAD_URL, help="Where to fetch it.")
 @click.option("--proxy", metavar="URL", help="Proxy for fetching it.")

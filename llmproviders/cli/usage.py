@@ -8,9 +8,9 @@ import click
 
 from .._account.ledger import ledger
 from .._account.usage import usage
+from .arguments import TEXT
 from .exits import CommandError, Exit
 from .notes import put, say
-from .options import TEXT
 
 
 @click.command("usage", epilog="Example: llmproviders usage --since 2026-05-01")

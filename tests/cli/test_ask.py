@@ -182,14 +182,22 @@ def test_a_script_on_standard_input(echo: Sandbox, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only /proc tells who reads a pipe")
 @pytest.mark.parametrize(
-    "shell", ["bash", "sh", "bash -eo pipefail", "bash -s word", "bash --norc"]
+    "shell",
+    [
+        "bash",
+        "sh",
+        "bash -eo pipefail",
+        "bash -s word",
+        "bash --norc",
+        "bash -c 'exec -a ksh93 bash'",
+    ],
 )
 @pytest.mark.parametrize("before", ["", "timeout 60 "])
 def test_a_script_that_is_piped_in(echo: Sandbox, shell: str, before: str) -> None:
     """A script that a shell reads from a pipe, as in a notebook's cell, is not swallowed."""
     line = before + shlex.join(command(*ASK))
     done = subprocess.run(
-        shell.split(),
+        shlex.split(shell),
         input=f"{line} one\n{line} two\nprintf data | {line} three\n".encode(),
         capture_output=True,
         env=environ(),
@@ -214,6 +222,36 @@ def test_a_pipe_that_a_script_was_given(echo: Sandbox, script: str, tmp_path: Pa
         assert done.stdout == b"one\n\ndata\n"
 
 
+def test_standard_input_that_cannot_be_read(echo: Sandbox) -> None:
+    """Opened for writing, as ``nohup`` leaves it, it is no prompt; without PROMPT that is told."""
+    for path in (os.devnull, os.fspath(Path.home() / "written")):
+        with open(path, "wb") as file:
+            with asking("one", stdin=file.fileno()) as process:
+                assert process.communicate(timeout=PATIENCE_S) == (b"one\n", b"")
+            with asking(stdin=file.fileno()) as process:
+                out, err = process.communicate(timeout=PATIENCE_S)
+            assert (process.returncode, out) == (2, b"")
+            assert b"standard input cannot be read: Bad file descriptor" in err
+    assert echo.count() == 2
+
+
+def test_pipes_that_do_not_block(echo: Sandbox) -> None:
+    """A reply is whole, though its pipe was non-blocking and the reader is late; so is a prompt."""
+    text = "a word " * 30_000
+    (prompt, asker), (reader, reply) = os.pipe(), os.pipe()
+    os.set_blocking(prompt, False)
+    os.set_blocking(reply, False)
+    with subprocess.Popen(command(*ASK), stdin=prompt, stdout=reply, env=environ()) as process:
+        os.close(prompt)
+        os.close(reply)
+        with open(asker, "wb") as pipe:
+            pipe.write(text.encode())
+        echo.wait_for(lambda box: box.count() == 1)
+        with open(reader, "rb") as file:
+            assert file.read().decode() == text + "\n"
+        assert process.wait(timeout=PATIENCE_S) == 0
+
+
 def test_what_is_no_prompt(echo: Sandbox) -> None:
     """No text, or none in UTF-8, is wrong usage, and nothing is sent."""
     for arguments, stdin, words in [
@@ -235,6 +273,26 @@ def test_every_argument_is_utf8(at_sandbox: Sandbox) -> None:
     assert request["messages"][0] == {"role": "system", "content": "Отвечай"}
     assert request["model"] == "модель"
     assert "модель" in result.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere arguments are text")
+def test_every_message_is_utf8(home: Path) -> None:
+    """What was wrong is told as it was typed in such a locale, and paths are as they were given."""
+    env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for words, said in (
+        (("почему небо синее?",), "llmproviders ask 'почему небо синее?'"),
+        (("ask", "--нет"), "No such option '--нет'"),
+        (("ask", "--deadline", "час", "x"), "'час' is not a valid"),
+        (("ask", "-o", "нет/reply", "x"), f"{home}/нет; make it first"),
+        (("batch", "нет", "-o", "x"), "'нет' does not exist"),
+        (("config", "show", "--config", "нет.toml"), "no configuration at нет.toml"),
+    ):
+        result = run(*words, env=env, cwd=home)
+        assert result.code == 2
+        assert said in result.err
+    place = home / "папка" / "config.toml"
+    assert run("config", "init", "--config", str(place), env=env).out == f"{place}\n"
+    assert place.is_file()
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "no_SUCH.KOI8-R"])
