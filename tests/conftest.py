@@ -27,8 +27,11 @@ pytest_plugins = ["tests.support.proxies"]
 # Read at import, since the tests' own environment has no such variable.
 _SKIPS_FAIL = "LLMPROVIDERS_TEST_NO_SKIPS" in os.environ
 
-# A shell that runs the tests in the background ignores Ctrl-C, and so would what they start.
+# A shell that runs the tests in the background ignores Ctrl-C, nohup the end of the terminal, and
+# so would what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile(
     "default", derandomize=True, database=None, deadline=None, max_examples=60, print_blob=True

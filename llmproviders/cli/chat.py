@@ -191,6 +191,12 @@ def _typed() -> str:
     except EOFError:
         put("")
         raise
+    except SystemError as error:
+        # input() runs the handlers of signals once more when one has raised. Python then takes the
+        # timer's for a function that broke its rules.
+        if isinstance(error.__cause__, (KeyboardInterrupt, SystemExit)):
+            raise error.__cause__ from None
+        raise
 
 
 @contextmanager

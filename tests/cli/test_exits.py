@@ -218,7 +218,7 @@ for _ in range(100):
             os.kill(child, signal.SIGKILL)
             sys.exit("a sandbox did not end")
     os.close(reading)
-    print(number, os.waitstatus_to_exitcode(ended[1]))
+    print(int(number), os.waitstatus_to_exitcode(ended[1]))
 """
 
 
