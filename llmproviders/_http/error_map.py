@@ -18,6 +18,9 @@ from .._signals import let_through
 from .error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, WRONG_PATH, Rule, names
 from .types import HTTPRequest, HTTPResponse
 
+NOTHING_LISTENS = "; nothing listens there: is the program still running?"
+"""The end of the message of a connection that this machine refused to itself."""
+
 
 def class_of_status(status: int) -> type[errors.LLMError]:
     """The error class for an HTTP status when nothing else is known."""

@@ -18,6 +18,7 @@ from .. import errors
 from .._redact import redact, scrub
 from .._runtime.scope import CancelScope
 from .._signals import let_through
+from .error_map import NOTHING_LISTENS
 
 BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
 """What reading a body may raise, in any layer."""
@@ -94,8 +95,14 @@ def opening_error(error: BaseException, scope: CancelScope, url: str = "") -> er
     )
     for cls, kind, said, retryable in _REQUESTS_TABLE:
         if isinstance(error, cls):
+            hint = ""
+            if any(isinstance(link, socks.ProxyConnectionError) for link in _wrapped(error)):
+                said = "the proxy failed"
+            elif said == "no connection" and isinstance(root, ConnectionRefusedError):
+                is_here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+                hint = NOTHING_LISTENS if is_here else ""
             return kind(
-                f"{said}: {_brief(root)}{_at(url)}",
+                f"{said}: {_brief(root)}{_at(url)}{hint}",
                 retryable=False if login_refused else retryable,
             )
     raise AssertionError(f"{type(error).__name__} has no place in the table") from error

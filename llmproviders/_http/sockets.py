@@ -31,7 +31,7 @@ from .._log import logger
 from .._redact import Secret
 from .._runtime.process import in_each_child
 from .._runtime.scope import SLICE_S, CancelScope, Waker, in_slices
-from .._signals import ignoring, let_through
+from .._signals import from_handler, ignoring, let_through
 from .native import Native, cooperative, is_socket, ready
 
 T = TypeVar("T")
@@ -404,6 +404,7 @@ def dial(
 
     Raises:
         OSError: the last address's error; ``TimeoutError`` and ``socket.gaierror`` among them.
+        socks.ProxyConnectionError: the proxy cannot be reached.
     """
     scope = exchange.scope
     patience = inf if timeout is None else timeout
@@ -417,10 +418,15 @@ def dial(
             old = [one for one in found if proxy.version == 4 and one[0] == socket.AF_INET]
             host = str((old or found)[0][4][0])
     left = end - time.monotonic()
-    found = resolve(near[0].strip("[]"), near[1], scope, timeout=left, look_up=look_up)
     opened: list[BoundedSocket] = []
     try:
-        sock = _connect_first(found, scope, end, options or (), opened)
+        try:
+            found = resolve(near[0].strip("[]"), near[1], scope, timeout=left, look_up=look_up)
+            sock = _connect_first(found, scope, end, options or (), opened)
+        except OSError as error:
+            if proxy is None or isinstance(error, TimeoutError) or from_handler(error):
+                raise
+            raise socks.ProxyConnectionError("no connection to the proxy", error) from error
         exchange.bind(sock)
         left = min(patience, scope.remaining())
         # A cut before it was connected had no effect on it.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from .._account.arguments import ProviderArguments, masked
 from .._account.keys import Key, digest, take
 from .._checks import boolean, whole
-from .._http.error_map import is_wrong_path
+from .._http.error_map import NOTHING_LISTENS, is_wrong_path
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import Redacted, Secret, conceal, redact
 from .._request import SAMPLING, ChatRequest, Unpack
@@ -202,7 +202,8 @@ class OpenAICompatible(Provider):
             if local is None:
                 return error
             origin = self.base_url.partition("?")[0].removesuffix("/v1")
-            message = f"nothing listens at {origin}; start it: `{local.start}` ({error})"
+            cause = str(error).removesuffix(NOTHING_LISTENS)
+            message = f"nothing listens at {origin}; start it: `{local.start}` ({cause})"
             return retold(error, message)
         if is_wrong_path(error):
             path = self.base_url.partition("?")[0]

@@ -317,10 +317,15 @@ class TestFailures:
     def test_a_dead_proxy_is_not_gone_around(
         self, server: Server, refused_port: int, scheme: str, tls: bool
     ) -> None:
-        """Where the proxy does not answer, the call fails: it never goes out by itself."""
+        """Where the proxy does not answer, the call fails: it never goes out by itself.
+
+        The message is about the proxy, whatever its kind.
+        """
         target = server(tls=tls)
         error = ask(target.url, proxy=f"{scheme}://me:hunter22@127.0.0.1:{refused_port}").error
         assert type(error) is ConnectionFailed
+        assert str(error).startswith("the proxy failed: ")
+        assert "listens" not in str(error)
         assert error.retryable
         assert "hunter22" not in shown(error)
         assert target.connections == []

@@ -234,6 +234,7 @@ class TestConnecting:
         """A refused connection is ``ConnectionFailed``, which Python's own name catches."""
         error = ask(f"http://127.0.0.1:{refused_port}").error
         assert type(error) is ConnectionFailed
+        assert f"(at 127.0.0.1:{refused_port}); nothing listens there" in str(error)
         assert isinstance(error, ConnectionError)
         assert not isinstance(error, TimeoutError)
         assert error.retryable
