@@ -126,6 +126,13 @@ READ = {"ini", "sh", "text"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=PAGE_IDS)
+def test_a_link_is_one_wherever_the_page_is_read(path: Path) -> None:
+    """Readers of the README open the pages as files, where Sphinx's roles are not rendered."""
+    if path != DOCS / "index.md":
+        assert "{doc}" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=PAGE_IDS)
 def test_every_block_is_run_or_looked_at(path: Path) -> None:
     """No block is in a language that nothing runs or checks."""
     text = path.read_text(encoding="utf-8")
