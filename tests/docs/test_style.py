@@ -53,6 +53,7 @@ BANNED = {
     r"(?<!there )\bis no (?:text|date|list|number|JSON|function|provider|type|key)\b": "is not a",
     r"\b(?:said|say|says) else\b": "says otherwise",
     r"\bbe they\b|\bbe it\b": "even if",
+    r"\bcabinet\b": "your account",
     r"\bof somebody else's\b": "third-party",
     r"\bbe had\b": "available",
     r"\bmend(?:s|ed|ing)\b": "fix",

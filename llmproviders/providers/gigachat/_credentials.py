@@ -36,12 +36,12 @@ SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
 
 INDIVIDUAL, PREPAID, POSTPAID = SCOPES
 
-CABINET = "https://developers.sber.ru/studio"
+STUDIO = "https://developers.sber.ru/studio"
 
 
 NOT_A_KEY = (
-    "the authorization key has to be base64 of client_id:client_secret, in one line, as the "
-    "cabinet shows it"
+    "the authorization key has to be base64 of client_id:client_secret, in one line, as "
+    "your account shows it"
 )
 
 _SCOPES_ARE = f"it is {INDIVIDUAL} for individuals, {PREPAID} prepaid, {POSTPAID} postpaid"
@@ -49,8 +49,8 @@ _SCOPES_ARE = f"it is {INDIVIDUAL} for individuals, {PREPAID} prepaid, {POSTPAID
 _SCOPE_ADVICE = {
     "is empty": "no scope was given; set GIGACHAT_SCOPE or pass scope=",
     "format invalid": "{scope!r} is not a scope; set GIGACHAT_SCOPE or pass scope=",
-    "not fully includes": "this key is not for the scope {scope!r}; take the one that the cabinet "
-    "shows beside the key",
+    "not fully includes": "this key is not for the scope {scope!r}; take the one that your "
+    "account shows beside the key",
 }
 
 
@@ -204,7 +204,7 @@ class KeyAccount(Account):
         return (
             "the token service refused the authorization key: check that GIGACHAT_CREDENTIALS, "
             "or api_key=, is the whole key of this project, or make a new one in "
-            f"{CABINET} ({said})"
+            f"{STUDIO} ({said})"
         )
 
     def _advice(self, error: LLMError, url: str) -> str | None:
@@ -325,7 +325,7 @@ class Credentials:
             login = self.find()
             if login is None:
                 how = self._held_back() or (
-                    "set GIGACHAT_CREDENTIALS or pass api_key=; the cabinet shows it: " + CABINET
+                    "set GIGACHAT_CREDENTIALS or pass api_key=; your account shows it: " + STUDIO
                 )
                 raise MissingAuthError(f"{self._name} needs an authorization key: {how}")
             self._found[scope] = login
@@ -358,7 +358,7 @@ class Credentials:
         try:
             key = self._secret("api_key")
         except AuthenticationError as error:
-            said = f"{NOT_A_KEY}; it is not base64: take it from {CABINET} ({error})"
+            said = f"{NOT_A_KEY}; it is not base64: take it from {STUDIO} ({error})"
             raise retold(error, said) from error
         if key is None:
             return None
@@ -393,7 +393,7 @@ def check_key(key: Secret) -> None:
     """Raise an ``AuthenticationError`` with the reason if it cannot be an authorization key."""
     fault = _fault_of(key)
     if fault is not None:
-        raise AuthenticationError(f"{NOT_A_KEY}; {fault}: take it from {CABINET}{_guess(key)}")
+        raise AuthenticationError(f"{NOT_A_KEY}; {fault}: take it from {STUDIO}{_guess(key)}")
 
 
 def _fault_of(key: str) -> str | None:
@@ -431,7 +431,7 @@ def _guess(key: str) -> str:
     if hint := pasted_with(key):
         return f". {hint}"
     if b":" in _pair(key + "=" * (-len(key) % 4)):
-        return ". Its end is missing: it ends with = or == in the cabinet"
+        return ". Its end is missing: it ends with = or == in your account"
     return ""
 
 

@@ -42,7 +42,7 @@ from ...results import Embedding, FinishReason, Image
 from .._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
 from . import _dialect, _root, _settings
 from ._answers import Balance, TokenCount, UploadedFile, read_content
-from ._credentials import CABINET, INDIVIDUAL, Credentials, GivenToken
+from ._credentials import INDIVIDUAL, STUDIO, Credentials, GivenToken
 from ._files import Attachment, DrawnImages, Uploads
 from ._models import home_of, stand_in
 
@@ -53,8 +53,8 @@ class GigaChat(Provider):
     """Sber's GigaChat.
 
     Args:
-        api_key: the authorization key as the cabinet shows it, base64 of ``id:secret``, or where it
-            is stored; ``GIGACHAT_CREDENTIALS``.
+        api_key: the authorization key as your account shows it, base64 of ``id:secret``, or where
+            it is stored; ``GIGACHAT_CREDENTIALS``.
         scope: ``"GIGACHAT_API_PERS"`` (individuals, the default), ``"GIGACHAT_API_B2B"`` (prepaid)
             or ``"GIGACHAT_API_CORP"`` (postpaid); ``GIGACHAT_SCOPE``.
         auth_url: the full address of the token service; ``GIGACHAT_AUTH_URL``.
@@ -393,7 +393,7 @@ class GigaChat(Provider):
         elif isinstance(error, QuotaExceededError):
             advice = (
                 f"the tokens paid for {self.get_model(request.model)} are used up; balance() shows "
-                f"those of every model: buy more in {CABINET}, or ask another model"
+                f"those of every model: buy more in {STUDIO}, or ask another model"
             )
         elif isinstance(error, RateLimitError):
             advice = (
@@ -414,7 +414,7 @@ class GigaChat(Provider):
                 "minutes): give the authorization key instead (GIGACHAT_CREDENTIALS), and tokens "
                 "are fetched with it"
             )
-        return f"{self.name} refused a token that it had just given; check the key in {CABINET}"
+        return f"{self.name} refused a token that it had just given; check the key in {STUDIO}"
 
     def _advice_on_address(self, error: LLMError, request: ChatRequest) -> str:
         asked = self.get_model(request.model)
