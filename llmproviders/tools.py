@@ -416,11 +416,12 @@ class FunctionTool:
         about, told = _described(plain)
         try:
             hints = get_type_hints(inspect.unwrap(hinted), include_extras=True)
-        except NameError as error:
-            raise TypeError(f"an annotation of the tool {self.name}: {error}") from error
+            parameters = inspect.signature(function).parameters
+        except (NameError, ValueError) as error:
+            raise TypeError(f"the signature of the tool {self.name}: {error}") from error
         self._positional: list[str] = []
         fields: dict[str, tuple[_Shape, bool]] = {}
-        for name, parameter in inspect.signature(function).parameters.items():
+        for name, parameter in parameters.items():
             if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             try:
@@ -434,12 +435,11 @@ class FunctionTool:
                 self._positional.append(name)
             fields[name] = shape, parameter.default is parameter.empty
         self._shape = _fields(fields, dict, closed=True)
-        described = {"description": about} if about else {}
         self.form: dict[str, Any] = {
             "type": "function",
             "function": {
                 "name": self.name,
-                **described,
+                **({"description": about} if about else {}),
                 "parameters": _with_shared_definitions(self._shape.schema),
             },
         }

@@ -260,6 +260,11 @@ class TestForm:
         ours = FunctionTool(function).form["function"]["parameters"]
         assert simple(ours) == simple(pydantic.TypeAdapter(function).json_schema())
 
+    def test_a_function_without_a_signature(self) -> None:
+        """A builtin whose signature Python does not know is refused with its name."""
+        with pytest.raises(TypeError, match="the signature of the tool max: "):
+            FunctionTool(max)
+
     def test_definitions_stand_at_the_root(self) -> None:
         """Each reference has its definition there, and every definition has but one."""
 

@@ -75,6 +75,7 @@ def test_the_log_has_all_of_it(refused_port: int, caplog: pytest.LogCaptureFixtu
 
 ONE = """\
 from llmproviders import GigaChat, OpenAICompatible
+def weather(city: str) -> str: "Tell the weather."
 openai = OpenAICompatible(base_url=f"http://127.0.0.1:{port}/v1", model="m")
 giga = GigaChat(base_url=openai.base_url, auth_url=openai.base_url, api_key="YTpi")
 {call}
@@ -88,7 +89,7 @@ giga = GigaChat(base_url=openai.base_url, auth_url=openai.base_url, api_key="YTp
         "openai.complete('Hi', stream=False)",
         "print(*openai.stream('Hi'))",
         "print(*openai.create_generator(None, 'Hi'))",
-        "openai.run('Hi', tools=[print])",
+        "openai.run('Hi', tools=[weather])",
         "openai.conversation().ask('Hi')",
         "openai.list_models()",
         "openai.embed(['Hi'])",
@@ -114,7 +115,7 @@ def test_so_is_that_of_a_single_provider(call: str, refused_port: int, tmp_path:
     assert done.returncode == 1
     assert len(told) <= 24, done.stderr
     assert done.stderr.count("Traceback") == 1
-    assert f'"{script}", line 4' in done.stderr
+    assert f'"{script}", line 5' in done.stderr
     assert "site-packages" not in done.stderr
     assert told[-1].startswith("llmproviders.errors.")
     assert str(refused_port) in told[-1]
