@@ -6,6 +6,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -72,6 +73,7 @@ def setup(app: Sphinx) -> None:
     """Have Sphinx report names missing from the reference, and show errors' arguments once."""
     app.connect("env-check-consistency", check_reference)
     app.connect("autodoc-process-signature", shorten)
+    app.connect("doctree-read", draw_dashes)
 
 
 def shorten(*event: Any) -> tuple[str, None] | None:
@@ -79,6 +81,12 @@ def shorten(*event: Any) -> tuple[str, None] | None:
     _, what, _, value, *_ = event
     inherits = what == "exception" and value is not llmproviders.LLMError
     return ("", None) if inherits and value.__init__ is llmproviders.LLMError.__init__ else None
+
+
+def draw_dashes(_: Sphinx, document: nodes.document) -> None:
+    """Put a dash between an argument and its description, where Sphinx puts two hyphens."""
+    for text in [text for text in document.findall(nodes.Text) if text == " -- "]:
+        text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
 
 
 def check_reference(_: Sphinx, env: BuildEnvironment) -> None:
