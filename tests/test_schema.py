@@ -413,6 +413,19 @@ class TestNativeForm:
         tree = Schema.of(Tree)
         assert tree.is_object
         assert "value" not in tree.response_format["json_schema"]["schema"]["properties"]
+        assert tree.json_schema["$defs"]["Tree"]["properties"]["children"]["items"] == {
+            "$ref": "#/$defs/Tree"
+        }
+
+    def test_an_open_type_stays_open(self) -> None:
+        """A type that takes more fields is sent as it is; every other one is closed."""
+
+        class Open(pydantic.BaseModel, extra="allow"):
+            item: str
+
+        assert Schema.of(Open).json_schema["additionalProperties"] is True
+        assert Schema.of(Model).json_schema["additionalProperties"] is False
+        assert "strict" not in Schema.of(Open).response_format["json_schema"]
 
     @pytest.mark.parametrize(
         ("status", "error"),

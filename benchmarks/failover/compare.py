@@ -204,6 +204,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover.compare")
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")
     parser.add_argument("--only", metavar="REGEX", help="scenarios to play")
+    parser.add_argument("--how", choices=OWN, action="append", help="tables to make; default all")
     parser.add_argument("--clients", metavar="REGEX", help="clients to play them to")
     parser.add_argument(
         "--json",
@@ -218,7 +219,8 @@ def main() -> int:
     known = options.json and options.json.exists() and json.loads(options.json.read_text())
     results: Results = known or {}
     tables = {}
-    for how, own in OWN.items():
+    for how in options.how or OWN:
+        own = OWN[how]
         everybody = {**own, **OTHERS} if folder else own
         if how == "tools":
             everybody = {k: v for k, v in everybody.items() if k in TOOLS}
