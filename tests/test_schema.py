@@ -9,7 +9,7 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Optional, TypedDict, Union
 
 import pydantic
 import pytest
@@ -130,6 +130,10 @@ class TestTypes:
             (list[Line], f"[{GOOD}]", [{"item": "bolt", "count": 3}]),
             (list[Order], f"[{GOOD}]", [Order("bolt", 3)]),
             (Line | None, "null", None),
+            (Optional[Line], "null", None),  # noqa: UP045 - typing's own form is another one
+            (Union[list[Line], int], f"[{GOOD}]", [{"item": "bolt", "count": 3}]),  # noqa: UP007
+            (Annotated[list[Line], "lines"], f"[{GOOD}]", [{"item": "bolt", "count": 3}]),
+            (Annotated[Line, ["of no hash"]], GOOD, {"item": "bolt", "count": 3}),
             (Literal["yes", "no"], '"yes"', "yes"),
             (Size, '"large"', Size.LARGE),
             (int, "42", 42),
@@ -167,6 +171,7 @@ class TestTypes:
             {"$ref": "https://example.com/schema.json"},
             {"$ref": "#/$defs/None"},
             {"type": {1, 2}},
+            {"maximum": float("nan")},
             Callable[[int], int],
             "object",
             5,
@@ -284,6 +289,20 @@ class TestFindingJSON:
     def test_with_or_without_the_wrapper(self, reply: str, wrapped: bool) -> None:
         """Where the root is no object, a reply with the wrapper and one without it are taken."""
         assert Schema.of(list[Order]).validate(reply, wrapped=wrapped) == [Order("bolt", 3)]
+
+    def test_the_wrapper_is_the_models_where_it_was_asked_for(
+        self, raw_server: RawServerFactory
+    ) -> None:
+        """Where both fit, the inside is the reply if the wrapper was asked for, else the whole."""
+        anything = Schema.of({})
+        assert anything.validate('{"value": 1}', wrapped=True) == 1
+        assert anything.validate('{"value": 1}') == {"value": 1}
+        field = Schema.of({"type": "object", "properties": {"value": {}}})
+        assert field.validate('{"value": {"value": 1}}', wrapped=True) == {"value": {"value": 1}}
+        server = raw_server(keep_alive(said('{"value": 1}')))
+        with native(server) as provider:
+            assert provider.complete("What?", schema={}).data == 1
+        assert Prompted(['{"value": 1}']).complete("What?", schema={}).data == {"value": 1}
 
     def test_a_dict_is_checked_by_jsonschema(self) -> None:
         """A JSON Schema given as a dict holds in all it says, formats too."""
