@@ -531,6 +531,8 @@ def _with_typed_dicts(kind: Any) -> Any:
         }
         return TypedDict(kind.__name__, fields)  # type: ignore[operator]
     origin, args = get_origin(kind), get_args(kind)
+    if hasattr(kind, "__metadata__"):
+        return kind.copy_with((_with_typed_dicts(args[0]),))
     if not args or origin is Literal or not all(isinstance(a, Hashable) for a in args):
         return kind
     new = tuple(_with_typed_dicts(arg) for arg in args)
@@ -538,8 +540,6 @@ def _with_typed_dicts(kind: Any) -> Any:
         return kind
     if origin in (Union, UnionType):
         return reduce(or_, new)
-    if hasattr(kind, "__metadata__"):
-        return kind.copy_with(new[:1])
     return kind.copy_with(new) if hasattr(kind, "copy_with") else origin[new]
 
 
