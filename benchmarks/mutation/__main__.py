@@ -2,7 +2,7 @@
 
 Needs mutmut beside the library. Each module is mutated in a copy of the checkout and tested with
 its own tests; survivors are listed. Mutants that only change the wording of a message or of the
-log, or the case of a header's name, are recognized and not counted.
+log, or the case of a header's name or of SQL, are recognized and not counted.
 
 ``--short`` only mutates the module of lines. ``--limit-s N`` ends a module's run after that many
 seconds and counts the mutants tried until then. ``--folder F`` keeps the copy and the outcomes

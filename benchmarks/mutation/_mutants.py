@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
+import re
 from collections.abc import Iterator
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -19,6 +20,7 @@ _ERRORS = {
     if isinstance(value, type) and issubclass(value, Exception)
 }
 _CONTEXT = 60
+_SQL = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE) ")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -28,7 +30,7 @@ class Change(NamedTuple):
     Attributes:
         lines: removed lines after a minus, and added lines after a plus.
         words: whether it only changes the wording of an error message or of a log line, or the case
-            of a header's name, which HTTP ignores.
+            of a header's name or of an SQL statement, which HTTP and SQLite ignore.
     """
 
     lines: list[str]
@@ -55,7 +57,7 @@ def _change(before: _Function, after: _Function) -> Change:
     compared = difflib.unified_diff(old, new, lineterm="", n=0)
     lines = [line for line in compared if not line.startswith(("---", "+++", "@@"))]
     way = list(_way_to_difference(before, after))
-    return Change(_shortened(lines), _is_words(way) or _is_case_of_header(way))
+    return Change(_shortened(lines), _is_words(way) or _is_case(way))
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -104,6 +106,14 @@ def _is_words(way: list[tuple[Any, Any]]) -> bool:
         return any(old is message for message in messages)
     within = any(message is before for message in messages for before, _ in nodes)
     return within and _is_text(old) and _is_text(new)
+
+
+def _is_case(way: list[tuple[Any, Any]]) -> bool:
+    """Whether the difference is the case of a header's name or of an SQL statement."""
+    old, new = way[-1]
+    if isinstance(old, str) and isinstance(new, str) and _SQL.match(old):
+        return old.lower() == new.lower()
+    return _is_case_of_header(way)
 
 
 def _is_case_of_header(way: list[tuple[Any, Any]]) -> bool:

@@ -102,6 +102,7 @@ class TestADay:
             client.complete("Why?")
         error = spent(client)
         assert (provider.tries, error.retry_after, error.retryable) == (3, 12 * 3600, False)
+        assert error.limit == "per_day"
         assert "3 of 3 requests" in str(error)
         assert "12 h 00 min" in str(error)
 
@@ -304,6 +305,8 @@ class TestAMinute:
         error = failed.value.attempts[0].error
         assert isinstance(error, DeadlineExceeded)
         assert (provider.tries, clock.slept, error.retry_after) == (1, [], 60.0)
+        assert (error.retryable, error.limit) == (False, "per_minute")
+        assert "in 60.0 s, but only 30.0 s are left; nothing was sent" in str(error)
 
     def test_a_client_moves_on(self, clock: FakeClock) -> None:
         """Where the turn comes too late, the next provider is asked at once."""
@@ -318,6 +321,25 @@ class TestAMinute:
         for _ in range(3):
             client.complete("Why?")
         assert clock.slept == [60.0]
+
+    def test_tokens_of_several_requests(self, clock: FakeClock) -> None:
+        """The wait ends with the first request without whose tokens there is room."""
+        client = client_of(Actor(["Hi", told(60)], per_minute={"tokens": 100}), clock)
+        client.complete("Why?")
+        clock.pass_(10)
+        client.complete("Why?")
+        clock.pass_(10)
+        client.complete("Why?")
+        assert clock.slept == pytest.approx([40.0])
+
+    def test_a_limit_that_is_lower_than_what_was_sent(self, clock: FakeClock) -> None:
+        """Another limit of the same credential waits until so many of its requests are old."""
+        many = client_of(Actor(GOOD, per_minute=9), clock)
+        for _ in range(3):
+            many.complete("Why?")
+            clock.pass_(10)
+        client_of(Actor(GOOD, per_minute=2), clock).complete("Why?")
+        assert clock.slept == pytest.approx([40.0])
 
     @pytest.mark.parametrize("jump", [-86400.0, -3600.0, -1.0])
     def test_a_clock_that_is_set_back(self, clock: FakeClock, jump: float) -> None:
