@@ -30,6 +30,7 @@ from llmproviders import (
     FinishReason,
     InvalidRequestError,
     OpenAICompatible,
+    ProviderTimeout,
     QuotaExceededError,
     ServerError,
     Usage,
@@ -321,6 +322,16 @@ class TestAMinute:
         for _ in range(3):
             client.complete("Why?")
         assert clock.slept == [60.0]
+
+    def test_within_the_time_for_a_first_text(self, clock: FakeClock) -> None:
+        """A turn that comes after ``first_chunk_timeout`` is a timeout, not the call's deadline."""
+        client = client_of(Actor(GOOD, per_minute=1), clock, first_chunk_timeout=30.0)
+        client.complete("Why?")
+        with pytest.raises(llmproviders.AllProvidersFailed) as failed:
+            client.complete("Why?")
+        error = failed.value.attempts[0].error
+        assert type(error) is ProviderTimeout
+        assert (clock.slept, error.limit) == ([], "per_minute")
 
     def test_tokens_of_several_requests(self, clock: FakeClock) -> None:
         """The wait ends with the first request without whose tokens there is room."""
