@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import BaseClient, Call, Fetch, Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.conftest import RawServerFactory
 from tests.support.processes import in_child
+from tests.support.rawserver import Read, Stall
 
 
 @pytest.fixture
@@ -120,6 +124,10 @@ class TestHits:
             thought, *_ = client.stream("Why?", reasoning=True)
             assert isinstance(thought, Reasoning)
             assert thought.text == "Hm."
+            assert [type(item) for item in client.stream("Why?")] == [str, FinishReason]
+        with Cached(provider, path) as client:
+            kept = [type(item) for item in client.stream("Why?", reasoning=True)]
+        assert kept == [str, FinishReason]
 
     @pytest.mark.parametrize(
         "other",
@@ -255,6 +263,28 @@ class TestHits:
             assert not copy.run("Why?", tools=[nothing]).cached
             assert copy.run("Why?", tools=[nothing]).cached
 
+    def test_it_hands_the_deadline_on(self, path: Path, raw_server: RawServerFactory) -> None:
+        """The deadline of who asks a cached client ends a stream that is not in the cache."""
+        server = raw_server([Read(), Stall()])
+        provider = OpenAICompatible(base_url=f"{server.url}/v1", api_key="k", model="m")
+        with FailoverClient([Cached(provider, path)], attempts=1, deadline=0.3) as client:
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                list(client.stream("Why?"))
+            with pytest.raises(DeadlineExceeded):
+                client.complete("Why?")
+        assert time.monotonic() - began < 20
+
+    def test_what_it_is_called(self, path: Path, provider: ScriptedProvider) -> None:
+        """Its ``repr`` tells the client and the file; its pickle keeps its arguments."""
+        clock = Clock()
+        made = Cached(provider, path, ttl=60, max_bytes=2**20, clock=clock)
+        assert repr(made) == f"Cached({provider!r}, {str(path)!r})"
+        with pickle.loads(pickle.dumps(made)) as copy:
+            copy.complete("Why?")
+            copy.clock.now += 61
+            assert not copy.complete("Why?").cached
+
     def test_ttl(self, path: Path, provider: ScriptedProvider) -> None:
         """After ``ttl`` seconds a reply is asked for again."""
         clock = Clock()
@@ -367,19 +397,23 @@ class TestFile:
                 assert client.complete(f"{number}?").text == "Because."
         assert len(caplog.records) <= 1
 
-    @pytest.mark.parametrize("reply", ["no JSON", "{}", '{"text": 1}', "[1]"])
+    @pytest.mark.parametrize("reply", ["no JSON", "{}", '{"text": 1}', "[1]", "EMPTY", "NUMBER"])
     def test_a_damaged_row(
         self, path: Path, provider: ScriptedProvider, reply: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A row that cannot be read is a miss and one warning, and is written anew."""
         with Cached(provider, path) as client:
             client.complete("Why?")
-        with sqlite3.connect(path) as connection:
+            client.complete("How?")
+        with closing(sqlite3.connect(path)) as connection, connection:
+            (whole,) = connection.execute("SELECT reply FROM replies").fetchone()
+            for name, text in (("EMPTY", ""), ("NUMBER", 1)):
+                reply = reply.replace(name, json.dumps({**json.loads(whole), "text": text}))
             connection.execute("UPDATE replies SET reply = ?", (reply,))
-        connection.close()
         with Cached(provider, path) as client, caplog.at_level(logging.WARNING):
             assert not client.complete("Why?").cached
             assert client.complete("Why?").cached
+            assert not client.complete("How?").cached
         assert len(caplog.records) == 1
 
     def test_many_processes(self, path: Path) -> None:
