@@ -182,14 +182,15 @@ def cell(result: Result, scenario: Scenario) -> str:
 
 
 def table(results: Mapping[str, Mapping[str, Result]], clients: Mapping[str, str]) -> str:
-    """Results by scenario and client, as Markdown."""
+    """Results by scenario and client, as Markdown; what was not played is left empty."""
     lines = [
         "| the first service | " + " | ".join(clients.values()) + " |",
         "| --- |" + " --- |" * len(clients),
     ]
     for scenario in SCENARIOS:
-        if clients.keys() <= results.get(scenario.name, {}).keys():
-            cells = (cell(results[scenario.name][client], scenario) for client in clients)
+        row = results.get(scenario.name)
+        if row is not None:
+            cells = (cell(row[client], scenario) if client in row else "" for client in clients)
             lines.append(f"| {scenario.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
