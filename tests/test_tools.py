@@ -10,7 +10,7 @@ import re
 import signal
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from datetime import time as clock
@@ -21,7 +21,7 @@ import annotated_types
 import numpy
 import pydantic
 import pytest
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired, Required, TypedDict
 
 from llmproviders import (
     DeadlineExceeded,
@@ -72,6 +72,10 @@ def collections(
     tags: list[str], counts: dict[str, int], seen: set[int], more: list[list[int]]
 ) -> None:
     """Take collections."""
+
+
+def bare(some: dict, all_: list, seen: set = frozenset()) -> None:  # type: ignore[assignment, type-arg]
+    """Take collections of whatever there is."""
 
 
 def objects(place: Place, span: Span, spans: list[Span]) -> None:
@@ -172,6 +176,15 @@ class Pair(typing.TypedDict):
     left: int
 
 
+class Loose(TypedDict, total=False):
+    city: Required[str]
+    country: str
+
+
+def loose(place: Loose, always: Literal["yes"], counts: Mapping[str, list[int]]) -> None:
+    """Take fields that are required and others, and one value only."""
+
+
 @dataclass
 class Window:
     width: Annotated[float, pydantic.Field(ge=0.5, multiple_of=0.5)] = 1.0
@@ -233,7 +246,7 @@ def sphinx_odd(city: str, days: int = 1) -> str:
 
 FUNCTIONS = [
     *(plain, choices, unions, collections, objects, anything, dated, google, sphinx),
-    *(models, named, constrained),
+    *(models, named, constrained, loose),
 ]
 
 
@@ -382,9 +395,24 @@ class TestForm:
         async def later(x: int) -> None:
             pass
 
+        def keys(counts: dict[int, str]) -> None:
+            pass
+
+        def pair(place: tuple[float, float]) -> None:
+            pass
+
+        def values(size: Literal[b"small"]) -> None:
+            pass
+
         provider = ScriptedProvider(["Hi"])
-        for wrong in (bad, later):
-            with pytest.raises(TypeError):
+        for wrong, words in (
+            (bad, "complex.* is not a type that JSON has"),
+            (later, None),
+            (keys, r"dict\[int, str\].*: the keys of a JSON object are strings"),
+            (pair, r"tuple\[float, float\].*: give a dataclass or a list instead"),
+            (values, "small.* are no values of JSON"),
+        ):
+            with pytest.raises(TypeError, match=words):
                 provider.complete("Hi", tools=[wrong])
         if not hasattr(tool, "__qualname__") or "<lambda>" in tool.__qualname__:
             with pytest.raises(TypeError):
@@ -425,6 +453,12 @@ class TestArguments:
             ),
             (dated, '{"day": "2024-02-29"}', {"day": date(2024, 2, 29)}),
             (named, '{"width": 2, "widths": [3.0]}', {"width": 2, "widths": [3]}),
+            (
+                loose,
+                '{"place": {"city": "Omsk"}, "always": "yes", "counts": {"a": [1]}}',
+                {"place": {"city": "Omsk"}, "always": "yes", "counts": {"a": [1]}},
+            ),
+            (bare, '{"some": {"a": 1}, "all_": ["b", 2]}', {"some": {"a": 1}, "all_": ["b", 2]}),
         ],
     )
     def test_values(self, function: Any, arguments: str, value: Any) -> None:
@@ -453,7 +487,26 @@ class TestArguments:
                 '{"place": {"city": "O"}, "span": {"start": 1}, "spans": [{"start": "1"}]}',
                 r"spans\[0\].start is string",
             ),
-            (dated, '{"day": "2023-02-29"}', "day is not a date"),
+            (dated, '{"day": "2023-02-29"}', "day is no date"),
+            (
+                loose,
+                '{"place": {"country": "R"}, "always": "yes", "counts": {}}',
+                "place.city is miss",
+            ),
+            (
+                loose,
+                '{"place": {"city": "O"}, "always": "no", "counts": {}}',
+                'always is not one of "y',
+            ),
+            (
+                loose,
+                '{"place": {"city": "O"}, "always": "yes", "counts": {"a": [1, "2"]}}',
+                r"counts.a\[1\] is string, not integer",
+            ),
+            (bare, '{"some": [1], "all_": []}', "some is array, not object"),
+            (bare, '{"some": {}, "all_": {}}', "all_ is object, not array"),
+            (bare, '{"some": {}, "all_": [], "seen": [[]]}', "seen has items that no set can hold"),
+            (choices, '{"unit": "kelvin"}', "^unit is not one of .celsius., .fahrenheit.$"),
         ],
     )
     def test_what_does_not_fit(self, function: Any, arguments: str, words: str) -> None:
@@ -679,6 +732,8 @@ class TestRun:
         assert tools.calls == ["Omsk"]
         assert [step.name for step in caught.value.steps] == ["weather"]
         assert len(caught.value.attempts) == 2
+        assert (caught.value.detail, caught.value.partial_text) == ("max_turns", "")
+        assert caught.value.provider == "Turns"
         again = pickle.loads(pickle.dumps(caught.value))
         assert again.steps == caught.value.steps
 
@@ -777,7 +832,12 @@ class TestRun:
         )
         assert isinstance(steps, Steps)
         assert "&lt;b&gt;" in steps._repr_html_()
-        assert "<b>" not in steps._repr_html_()
+        shown = steps._repr_html_()
+        assert "<b>" not in shown
+        assert "Steps (1)" in shown
+        assert [name for name in re.findall(r"<th[^>]*>([^<]*)", shown) if name] == [
+            *("turn", "function", "arguments", "result", "duration")
+        ]
         again = pickle.loads(pickle.dumps(steps))
         assert (again, again.messages) == (steps, steps.messages)
         assert json.loads(json.dumps(steps[0].as_dict()))["name"] == "weather"

@@ -60,7 +60,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "failover/_hedging": ("tests/failover/test_hedge.py",),
     "_account/tokens": ("tests/account/test_token.py",),
     "_http/decoding": ("tests/http/test_lines.py", "tests/reliability/test_limits.py", *_PARSERS),
-    "_http/error_map": ("tests/http/test_error_map.py", "tests/http/test_retry_after.py"),
+    "_http/error_map": (
+        "tests/http/test_error_map.py",
+        "tests/http/test_status.py",
+        "tests/http/test_retry_after.py",
+    ),
     "_http/redirects": ("tests/http/test_redirects.py",),
     "_account/quotas": ("tests/account/test_quotas.py",),
     "_account/ledger": ("tests/account/test_quotas.py",),

@@ -28,7 +28,9 @@ from llmproviders._http.error_map import (
     class_of_status,
     error_of,
     find_wait,
+    is_wrong_path,
     message_of,
+    page_error,
     parse_reset,
     parse_wait,
     service_message,
@@ -253,6 +255,84 @@ class TestInside:
     def test_it_asks_to_wait(self) -> None:
         """A hint to wait counts inside a reply, too."""
         assert error_of(openai("Please try again in 7.66s.", code=429)).retry_after == 7.66
+
+    def test_it_tells_the_words(self) -> None:
+        """The service's words are in the message and in ``detail``; without any it says so."""
+        error = error_of(openai("Something odd"))
+        assert (str(error), error.detail) == (
+            "the service reports an error: Something odd",
+            "Something odd",
+        )
+        assert str(error_of({"error": {}})) == "the service reports an error"
+
+    def test_it_asks_to_wait_until_a_moment(self) -> None:
+        """A moment to wait for counts from the time that it is now."""
+        value = {**openai("Slow down", code=429), "reset_at": NOW + 30}
+        assert error_of(value, now=NOW).retry_after == 30.0
+        assert error_of(value, now=NOW + 10).retry_after == 20.0
+
+
+class TestPages:
+    @pytest.mark.parametrize(
+        ("page", "title"),
+        [
+            (b"<html><head><title>Sign in &amp; go</title></head></html>", "Sign in & go"),
+            (b"<HTML><TITLE lang=en>\n Sign\n in </TITLE></HTML>", "Sign in"),
+            (b"<html><title> </title><h1>Sign in</h1></html>", "Sign in"),
+            (b"<error><message>No such host</message></error>", "No such host"),
+            (b"<html><title>\xff</title></html>", "\ufffd"),
+        ],
+    )
+    def test_its_title_is_told(self, page: bytes, title: str) -> None:
+        """A web page with 200 is a protocol error with its title, whatever the title stands in."""
+        error = page_error(page)
+        assert (type(error), error.status_code, error.detail) == (ProtocolError, 200, title)
+        assert str(error).endswith(f"check base_url (HTTP 200: {title})")
+
+    def test_one_without_a_title(self) -> None:
+        """Where there is none, nothing is told of it; a long one is told in short."""
+        error = page_error(b"<html><body>Hi</body></html>")
+        assert (error.detail, str(error)[-10:]) == (None, "(HTTP 200)")
+        long = page_error(b"<title>" + b"x" * 1000 + b"</title>").detail
+        assert long is not None
+        assert long.startswith("x" * 250)
+        assert len(long) <= 303
+
+    def test_a_challenge(self) -> None:
+        """A page that wants a browser is a block, with the status that it came with."""
+        error = page_error(b"<html><head><TITLE>Just a moment...</TITLE></head></html>")
+        assert (type(error), error.status_code) == (BlockedError, 200)
+        assert "access-denied page" in str(error)
+
+    @pytest.mark.parametrize(
+        ("error", "is_wrong"),
+        [
+            (InvalidRequestError("no", status_code=404), True),
+            (InvalidRequestError("no", status_code=405), True),
+            (InvalidRequestError("no", status_code=404, detail="Not Found"), True),
+            (InvalidRequestError("no", status_code=404, detail="no such prompt"), False),
+            (InvalidRequestError("no", status_code=400), False),
+            (ModelNotFoundError("no", status_code=404), False),
+        ],
+    )
+    def test_an_address_where_nothing_is(self, error: LLMError, is_wrong: bool) -> None:
+        """A 404 or 405 that speaks of nothing else says that the address is wrong."""
+        assert is_wrong_path(error) is is_wrong
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (418, InvalidRequestError),
+            (499, InvalidRequestError),
+            (500, ServerError),
+            (599, ServerError),
+            (600, ProtocolError),
+            (399, ProtocolError),
+        ],
+    )
+    def test_statuses_that_nobody_registered(self, status: int, kind: type[LLMError]) -> None:
+        """What stands in no table goes by its hundred."""
+        assert issubclass(class_of_status(status), kind)
 
 
 class TestWords:
