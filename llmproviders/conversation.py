@@ -49,7 +49,7 @@ def _document(data: bytes) -> dict[str, Any]:
         let_through(error)
         document = None
     if not isinstance(document, dict) or not document.keys() >= {"version", "params", "messages"}:
-        raise ValueError("it holds something other than a conversation; name another file")
+        raise ValueError("it holds something else than a conversation; name another file")
     if document["version"] != _VERSION:
         raise ValueError("another version of llmproviders wrote it; name another file")
     return document

@@ -167,7 +167,7 @@ def _date(kind: Any) -> _Shape:
         try:
             return parse(value)
         except (ValueError, TypeError, AttributeError):
-            raise _Mismatch(f"{place} is not a {form} of ISO 8601") from None
+            raise _Mismatch(f"{place} is no {form} of ISO 8601") from None
 
     return _Shape({"type": "string", "format": form}, read)
 
@@ -454,7 +454,7 @@ class FunctionTool:
             given = json.loads(text or "{}", parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             let_through(error)
-            raise _Mismatch(f"the arguments are not a JSON object: {error}") from None
+            raise _Mismatch(f"the arguments are no JSON object: {error}") from None
         arguments: dict[str, Any] = self._shape.read(given, "")
         return arguments
 

@@ -385,8 +385,8 @@ class TestFile:
     @pytest.mark.parametrize(
         ("content", "mode", "why"),
         [
-            (b"Notes of mine.\n", 0o600, "something other than a conversation"),
-            (b'{"version": 1, "providers": {}}', 0o600, "something other than a conversation"),
+            (b"Notes of mine.\n", 0o600, "something else than a conversation"),
+            (b'{"version": 1, "providers": {}}', 0o600, "something else than a conversation"),
             (b'{"version": 2, "params": {}, "messages": []}', 0o600, "another version"),
             (b'{"version": 1, "params": {}, "messages": []}', 0o644, "open to other users"),
         ],

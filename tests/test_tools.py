@@ -475,9 +475,9 @@ class TestArguments:
             (plain, '{"city": "Omsk", "days": 1.5}', "days is number, not integer"),
             (plain, '{"city": "Omsk", "days": 1, "exact": ' + "9" * 400 + "}", "too large"),
             (plain, "[1]", "the value is array, not object"),
-            (plain, '{"city": "Om', "not a JSON object"),
+            (plain, '{"city": "Om', "no JSON object"),
             (plain, '{"city": NaN}', "NaN"),
-            (plain, "[" * 100_000, "not a JSON object"),
+            (plain, "[" * 100_000, "no JSON object"),
             (choices, '{"unit": "kelvin"}', 'unit is not one of "celsius", "fahrenheit"'),
             (choices, '{"unit": "celsius", "level": true}', "level is not one of 1, 2"),
             (unions, '{"a": "x"}', "a is string, not integer and a is string, not null"),
@@ -632,7 +632,7 @@ class TestRun:
         [
             (("wether", "{}"), "there is no function 'wether'; there are: weather"),
             (("weather", '{"town": "Omsk"}'), "wrong arguments: city is missing"),
-            (("weather", '{"city": '), "wrong arguments: the arguments are not a JSON"),
+            (("weather", '{"city": '), "wrong arguments: the arguments are no JSON"),
             (("weather", '{"city": "Nowhere"}'), "KeyError: 'no such place'"),
         ],
     )

@@ -514,7 +514,7 @@ def _check_proxy(proxy: str, host: str, *, offline: bool) -> Iterator[Finding]:
 def _check_folder(topic: str, path: Path) -> Iterator[Finding]:
     closed = _places.closed_folder(path)
     if closed is not None:
-        text = f"{path} cannot be written: {closed} is not writable"
+        text = f"{path} cannot be written: {closed} is closed"
         yield fail(topic, text, f"chmod u+w {closed}, or name a file in a folder of your own")
     elif path.exists():
         yield ok(topic, f"{path} (mode {path.stat().st_mode & 0o777:04o})")

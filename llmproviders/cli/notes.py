@@ -111,7 +111,7 @@ class Line:
         """Write an item of a stream; for a ``Restart``, say that what came before it is void."""
         if isinstance(piece, Restart):
             self.close()
-            tell(f"{piece.provider} broke off; its text above is void.")
+            tell(f"{piece.provider} broke off; what came of its reply is void.")
         elif piece:
             self.write(piece)
 

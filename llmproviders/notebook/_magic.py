@@ -140,7 +140,7 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
     if not isinstance(asked, _Cell):
         return
     if asked.name is not None and not asked.name.isidentifier():
-        raise click.UsageError(f"--as {asked.name}: that is not a name for a variable")
+        raise click.UsageError(f"--as {asked.name}: that is no name for a variable")
     file = None if asked.output is None else WholeFile(asked.output)
     prompt = fill(text, shell.user_ns)
     choices = asked.choices
@@ -235,7 +235,7 @@ def _llm_config(shell: InteractiveShell, line: str) -> None:
 def _told() -> str:
     usual = chosen()
     if usual is None:
-        return f"from the configuration: {_names(Choices().client())}"
+        return f"by the configuration: {_names(Choices().client())}"
     client, params = usual
     also = "".join(f", {name}={value!r}" for name, value in params.items())
     return one_line(redact(f"{_names(client)}{also}"))

@@ -407,7 +407,7 @@ def test_a_folder_that_is_closed() -> None:
         return finding.level.name, finding.text
 
     level, text = forked(unprivileged)
-    assert (level, text.partition(":")[2]) == ("FAIL", " /proc is not writable")
+    assert (level, text.partition(":")[2]) == ("FAIL", " /proc is closed")
 
 
 def test_a_model_that_the_server_lacks(sandbox: Sandbox) -> None:

@@ -155,7 +155,7 @@ def test_a_reply_that_begins_anew(at_sandbox: Sandbox, configure: Configure) -> 
     at_sandbox.fail("chatglm", cut_after=3)
     result = run("chat", "-p", "chatglm", "--no-state", stdin="Why?\n")
     assert (result.code, result.out.partition("\n")[0]) == (0, "This is the")
-    assert "ChatGLM broke off; its text above is void." in result.err
+    assert "ChatGLM broke off; what came of its reply is void." in result.err
 
 
 def test_what_a_conversation_shows(at_sandbox: Sandbox) -> None:

@@ -533,7 +533,7 @@ class TestMagics:
             assert notebook.value(roles) == "['system', 'user']"
             assert notebook.run("%%llm -p chatglm\nWhy?").markdown.startswith("This is the ChatGLM")
             assert notebook.run("%llm_config").stdout.startswith("Mine, ")
-            assert "from the configuration: " in notebook.run("%llm_config --reset").stdout
+            assert "by the configuration: " in notebook.run("%llm_config --reset").stdout
         finally:
             told = notebook.run("%llm_config -p openai -p chatglm --proxy http://u:s3cret@h:1")
             assert told.stdout == "OpenAICompatible, then ChatGLM\n"
@@ -545,7 +545,7 @@ class TestMagics:
             ("%%llm\nWhy is {typo}?", "there is no variable typo"),
             ("%%llm --modle x\nWhy?", "--modle"),
             ("%%llm -p gigachap\nWhy?", "'gigachap'"),
-            ("%%llm --as 1x\nWhy?", "not a name for a variable"),
+            ("%%llm --as 1x\nWhy?", "no name for a variable"),
             ("%%llm --client nobody\nWhy?", "there is no client nobody"),
             ("%%llm --client print\nWhy?", "there is no client print"),
             ("%%llm -s 'open\nWhy?", "quotation mark"),
