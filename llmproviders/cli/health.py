@@ -8,9 +8,8 @@ import time
 import click
 
 from ..failover._health import FailureRecord, FileStore, parts_of
-from .notes import put, show_logs
+from .notes import print_table, put, show_logs
 from .options import Choices, config_option
-from .table import print_table
 
 
 @click.command("health", epilog="Example: llmproviders health --reset")

@@ -11,9 +11,8 @@ from ..config._settings import ConfigError, Configuration, NoProviderError, Prov
 from ..errors import LLMError
 from .arguments import TEXT
 from .exits import Exit, exit_of_error
-from .notes import put, say
+from .notes import print_table, put, say
 from .options import Choices, providers_like, setup_options
-from .table import print_table
 
 
 @click.command("models", epilog="Example: llmproviders models gigachat")

@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 
 from .. import _display
 from .. import _environment as _environ
+from .._display.text import columns
 from .._printable import one_line, printable
 from .._redact import redact
 from ..errors import Attempt
@@ -65,6 +66,18 @@ def put(text: str, *, end: str = "\n", **style: Any) -> None:
     if sys.stdout.isatty():
         text = printable(text)
     print(_styled(text, sys.stdout, style), end=end, flush=True)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a header, each column as wide as its widest cell."""
+    lines = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
+    for number, row in enumerate(lines):
+        cells = (
+            cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        style: dict[str, Any] = {"bold": True} if number == 0 else {}
+        put("  ".join(cells).rstrip(), **style)
 
 
 def note(text: str, **style: Any) -> None:

@@ -22,9 +22,8 @@ from ..config._settings import ConfigError, Configuration, ProviderSettings, sec
 from ..errors import AllProvidersFailed, LLMError
 from ..providers import REGISTRY, broken, every, find
 from .exits import Exit, exit_of_error
-from .notes import NOTHING, put, say, show_logs
+from .notes import NOTHING, print_table, put, say, show_logs
 from .options import Choices, setup_options
-from .table import print_table
 
 TINY_PROMPT = "Answer with one word: ready?"
 

@@ -6,7 +6,6 @@ where it is already running.
 
 from __future__ import annotations
 
-from ._chosen import use
-from ._show import show
+from ._show import show, use
 
 __all__ = ["show", "use"]

@@ -23,10 +23,9 @@ from ..conversation import Conversation
 from ..errors import LLMError
 from ..failover._client import FailoverClient
 from ..results import Attempts
-from ._chosen import chosen, use
 from ._page import put
 from ._prompt import MissingVariableError, fill
-from ._show import show
+from ._show import chosen, show, use
 
 _SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,45 @@ from .._account.arguments import spelled_out
 from .._display.text import be_brief, count, seconds
 from .._request import StreamParams, Unpack
 from .._runtime.scope import SYSTEM_CLOCK, Clock
+from ..cli.options import Choices
 from ..client import BaseClient
 from ..conversation import Conversation
 from ..messages import Prompt
 from ..results import Completion, FinishReason, Restart, StreamText
-from ._chosen import in_use
 from ._page import DisplayPlace, display_place, shell
+
+_chosen: tuple[BaseClient, dict[str, Any]] | None = None
+
+
+@spelled_out(StreamParams)
+def use(client: BaseClient | None, **params: Unpack[StreamParams]) -> None:
+    """Choose the client that ``show`` and ``%%llm`` use from now on, as ``%llm_config`` does.
+
+    Args:
+        client: a provider or a ``FailoverClient``; None to go by the configuration again.
+        **params: defaults for every call: ``model``, ``system``, sampling parameters.
+
+    >>> from llmproviders.testing import ScriptedProvider
+    >>> use(ScriptedProvider(["Yes."]), system="Be brief.")
+    >>> use(None)
+    """
+    global _chosen
+    _chosen = None if client is None else (client, {**params})
+
+
+def chosen() -> tuple[BaseClient, dict[str, Any]] | None:
+    """The client in use and its parameters; None if the configuration decides."""
+    return _chosen
+
+
+@contextmanager
+def in_use() -> Generator[tuple[BaseClient, dict[str, Any]], None, None]:
+    """The client in use and its parameters; one made from the configuration is closed."""
+    if _chosen is not None:
+        yield _chosen
+        return
+    with Choices().client() as client:
+        yield client, {}
 
 
 @spelled_out(StreamParams)
