@@ -9,10 +9,13 @@ import atexit
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .. import _environment
+from .._log import logger
 from .._printable import one_line
 from .._redact import redact
 from .._runtime.database import Database, in_transaction, is_busy
@@ -44,6 +47,9 @@ _LONGEST_NAME = 120
 
 _PATIENCE_S = 10.0
 
+_AGAIN_S = 60.0
+"""After how long a process that counts in memory tries the file again."""
+
 # "LLMu". SQLite stores it in the file's header, which identifies the file as ours.
 _APPLICATION_ID = 0x4C4C4D75
 
@@ -74,7 +80,8 @@ class Ledger:
 
     Every change is one short transaction that other processes see once it returns, so counts
     survive if a process is killed. If the file cannot be used, there is one warning, and this
-    process goes on in memory, from the counts of the file if it can be read.
+    process goes on in memory, from the counts of the file if it can be read. It tries the file
+    again after a minute, and adds what it has counted meanwhile.
 
     Args:
         path: the file; it and its folder are created on the first count.
@@ -87,7 +94,7 @@ class Ledger:
         self.path = path
         self.trouble: Exception | None = None
         self._file = _database(path)
-        self._alone: tuple[Process, Database] | None = None
+        self._alone: _Memory | None = None
 
     def change(self, alter: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
         """Call ``alter`` in a transaction, which is rolled back if it raises.
@@ -120,10 +127,19 @@ class Ledger:
     def _retried(self, use: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
         """Use the file; try again while another process keeps it busy."""
         end = time.monotonic() + _PATIENCE_S
+        tries_again = True
         while True:
             alone = self._alone
-            if alone is not None and alone[0] is current():
-                return alone[1].use(use)
+            if alone is not None and alone.process is current():
+                if tries_again and time.monotonic() >= alone.again_at:
+                    tries_again = False
+                    if self._rejoins(alone):
+                        continue
+                done = alone.database.use(partial(self._use_of, alone, use))
+                if done is None:
+                    # Another thread has just added its counts to the file.
+                    continue
+                return done[0]
             try:
                 return self._file.use(use)
             except (sqlite3.Error, Unusable) as trouble:
@@ -135,14 +151,41 @@ class Ledger:
                 self.trouble = trouble
                 self._use_memory()
 
+    def _use_of(
+        self, alone: _Memory, use: Callable[[sqlite3.Connection], T], db: sqlite3.Connection
+    ) -> tuple[T] | None:
+        return (use(db),) if self._alone is alone else None
+
     def _use_memory(self) -> None:
-        memory = _database(None)
+        again_at = time.monotonic() + _AGAIN_S
+        memory = _Memory(current(), _database(None), again_at, _Counts([], [], []))
         with ignoring(sqlite3.Error, Unusable):
             counts = self._file.use(_all_counts)
-            memory.use(lambda db: in_transaction(db, lambda db: _add_counts(db, counts)))
+            memory.database.use(lambda db: in_transaction(db, lambda db: _add(db, counts)))
+            memory.start = counts
         # Another thread may have just done the same and counted.
-        if self._alone is None or self._alone[0] is not current():
-            self._alone = current(), memory
+        if self._alone is None or self._alone.process is not current():
+            self._alone = memory
+
+    def _rejoins(self, alone: _Memory) -> bool:
+        """Add to the file what was counted in memory; return whether that can be done."""
+        alone.again_at = time.monotonic() + _AGAIN_S
+        # It may have been opened for reading only.
+        self._file.close()
+        try:
+            self._file.use(lambda db: self._add_counts_of(alone, db))
+        except (sqlite3.Error, Unusable) as trouble:
+            let_through(trouble)
+            return False
+        return True
+
+    def _add_counts_of(self, alone: _Memory, db: sqlite3.Connection) -> None:
+        # No other thread uses a database meanwhile.
+        if self._alone is alone:
+            counts = _gained(alone.start, alone.database.use(_all_counts))
+            in_transaction(db, lambda db: _add(db, counts))
+            self._alone = self.trouble = None
+            logger.info("%s is shared between processes again", self.path)
 
     def close(self) -> None:
         """Close this process's connection; the next use opens one."""
@@ -153,20 +196,86 @@ def _database(path: Path | None) -> Database:
     return Database(path, kind=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
 
 
-_COPIED = (
-    ("SELECT * FROM days", "INSERT INTO days VALUES (?, ?, ?, ?)"),
-    ("SELECT * FROM recent", "INSERT INTO recent VALUES (?, ?, ?, ?)"),
-    ("SELECT * FROM used", "INSERT INTO used VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
-)
+class _Counts(NamedTuple):
+    """All rows of the tables."""
+
+    days: list[tuple[Any, ...]]
+    recent: list[tuple[Any, ...]]
+    used: list[tuple[Any, ...]]
 
 
-def _all_counts(db: sqlite3.Connection) -> list[tuple[str, list[tuple[Any, ...]]]]:
-    return [(insert, db.execute(select).fetchall()) for select, insert in _COPIED]
+@dataclass
+class _Memory:
+    """Where a process counts that cannot use the file.
+
+    Attributes:
+        process: the process.
+        database: its counts, and those of the file at the start.
+        again_at: when to try the file again, in seconds of ``time.monotonic()``.
+        start: the counts of the file at the start.
+    """
+
+    process: Process
+    database: Database
+    again_at: float
+    start: _Counts
 
 
-def _add_counts(db: sqlite3.Connection, counts: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
-    for insert, rows in counts:
-        db.executemany(insert, rows)
+def _all_counts(db: sqlite3.Connection) -> _Counts:
+    # A damaged file may have values of other types.
+    return _Counts(
+        db.execute(
+            "SELECT credential, day, CAST(requests AS INTEGER), CAST(tokens AS INTEGER) FROM days"
+        ).fetchall(),
+        db.execute("SELECT credential, at, CAST(tokens AS INTEGER) FROM recent").fetchall(),
+        db.execute(
+            "SELECT day, provider, model, CAST(requests AS INTEGER), CAST(failures AS INTEGER),"
+            " CAST(prompt_tokens AS INTEGER), CAST(completion_tokens AS INTEGER),"
+            " CAST(total_tokens AS INTEGER) FROM used"
+        ).fetchall(),
+    )
+
+
+def _gained(before: _Counts, after: _Counts) -> _Counts:
+    """What has been added to ``before``."""
+    return _Counts(
+        _increases(before.days, after.days, 2),
+        [row for row in after.recent if row not in before.recent],
+        _increases(before.used, after.used, 3),
+    )
+
+
+def _increases(
+    before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], names: int
+) -> list[tuple[Any, ...]]:
+    """The rows whose numbers, which stand behind so many names, have grown, and by how much."""
+    old = {row[:names]: row[names:] for row in before}
+    grown = []
+    for row in after:
+        name, numbers = row[:names], row[names:]
+        earlier = old.get(name, (0,) * len(numbers))
+        if numbers != earlier:
+            gains = (max(0, n - o) for n, o in zip(numbers, earlier, strict=True))
+            grown.append((*name, *gains))
+    return grown
+
+
+def _add(db: sqlite3.Connection, counts: _Counts) -> None:
+    """Add counts to the tables."""
+    db.executemany(
+        "INSERT INTO days VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
+        counts.days,
+    )
+    db.executemany("INSERT INTO recent (credential, at, tokens) VALUES (?, ?, ?)", counts.recent)
+    db.executemany(
+        "INSERT INTO used VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET requests = requests + excluded.requests, failures = failures + excluded.failures,"
+        " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+        " completion_tokens = completion_tokens + excluded.completion_tokens,"
+        " total_tokens = total_tokens + excluded.total_tokens",
+        counts.used,
+    )
 
 
 _ledgers: dict[Path, Ledger] = {}

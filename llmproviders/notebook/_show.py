@@ -26,7 +26,7 @@ def use(client: BaseClient | None, **params: Unpack[StreamParams]) -> None:
     """Choose the client that ``show`` and ``%%llm`` use from now on, as ``%llm_config`` does.
 
     Args:
-        client: a provider or a ``FailoverClient``; None to go by the configuration again.
+        client: a provider or a ``FailoverClient``; None to use the configuration again.
         **params: defaults for every call: ``model``, ``system``, sampling parameters.
 
     >>> from llmproviders.testing import ScriptedProvider
@@ -38,7 +38,7 @@ def use(client: BaseClient | None, **params: Unpack[StreamParams]) -> None:
 
 
 def chosen() -> tuple[BaseClient, dict[str, Any]] | None:
-    """The client in use and its parameters; None if the configuration decides."""
+    """The client in use and its parameters; None if it comes from the configuration."""
     return _chosen
 
 

@@ -615,6 +615,33 @@ class TestTheFile:
         state.parent.chmod(0o700)
         home.cleanup()
 
+    def test_one_that_can_be_written_again(
+        self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process adds what it counted for itself, and nothing twice, once the disk has room."""
+        monkeypatch.setattr(ledgers, "_AGAIN_S", 0.0)
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(["Hi", told(4)], per_day=6, per_minute=9), clock)
+        client.complete("Why?")
+        client.complete("Why?")
+        ledgers.ledger().close()
+
+        def ask() -> None:
+            unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))
+            client.complete("Why?")
+            client.complete("Why?", model="large")
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            client.complete("Why?")
+
+        in_child(ask)
+        client.complete("Why?")
+        spent(client)
+        assert [(u.model, u.requests, u.total_tokens) for u in llmproviders.usage()] == [
+            ("actor", 5, 20),
+            ("large", 1, 4),
+        ]
+
     def test_one_that_cannot_be_made(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
     ) -> None:
