@@ -116,20 +116,30 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         if self._path is None:
-            return self._prepared(_connection_to(":memory:"))
+            return self._connection_to(":memory:")
         self._make(self._path)
         self._place = _place_of(self._path)
         try:
-            return self._prepared(_connection_to(os.fspath(self._path)))
+            return self._connection_to(os.fspath(self._path))
         except sqlite3.OperationalError as error:
             let_through(error)
             if is_busy(error):
                 raise
             # It, or its folder, cannot be written; its rows can still be read.
-            return _connection_to(f"file:{quote(self._path.as_posix())}?immutable=1", uri=True)
+            name = f"file:{quote(self._path.as_posix())}?immutable=1"
+            return self._connection_to(name, only_reads=True)
 
-    def _prepared(self, db: sqlite3.Connection) -> sqlite3.Connection:
+    def _connection_to(self, name: str, *, only_reads: bool = False) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            name,
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=only_reads,
+        )
         try:
+            if only_reads:
+                return db
             if self._is_new(db):
                 # Before the write-ahead log: with it, the file could have a header and no tables
                 # yet.
@@ -172,12 +182,6 @@ class Database:
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {self._kind}")
         db.execute(f"PRAGMA user_version = {self._version}")
-
-
-def _connection_to(name: str, *, uri: bool = False) -> sqlite3.Connection:
-    return sqlite3.connect(
-        name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=uri
-    )
 
 
 def _place_of(path: Path) -> tuple[int, int] | None:
