@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import redirect_stdout
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from io import StringIO
@@ -25,6 +26,22 @@ _PRINTED = "_printed"
 _TIME = re.compile(r"\d[\d.]* m?s\b")
 _BARS = re.compile(r"[╱░█◆]+|^.*├.*$", re.MULTILINE)
 _evaluate = PythonEvaluator()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is collected out of the garbage collector.
+
+    It would look through all of it again and again: some hundred thousand objects in each worker,
+    and in each process that is forked from one.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

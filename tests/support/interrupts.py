@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import dis
-import gc
 import os
 import signal
 import sys
@@ -104,14 +103,19 @@ def _steps(code: CodeType) -> frozenset[int]:
 
 @cache
 def _properties() -> frozenset[str]:
-    classes = (found for found in gc.get_objects() if isinstance(found, type))
     return frozenset(
         name
-        for cls in classes
+        for cls in _subclasses(object)
         if str(cls.__module__).startswith("llmproviders")
         for name, value in list(vars(cls).items())
         if isinstance(value, property)
     )
+
+
+def _subclasses(cls: type) -> set[type]:
+    """All classes below one; the collector does not list those that were frozen."""
+    direct = set(type.__subclasses__(cls))
+    return direct.union(*map(_subclasses, direct))
 
 
 def interrupted(call: Callable[[], str], interrupter: Interrupter) -> str | BaseException:
