@@ -7,6 +7,7 @@ import os
 import ssl
 import sys
 import tempfile
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def outcome(words: list[str], home: Path | str | None, folder: Path) -> tuple[in
 
     code = forked(child)
     return code, streams[0].read_text(), streams[1].read_text()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder outside pytest's own, which each new run of pytest closes to other users."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 def let_in(folder: Path) -> None:
