@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from math import inf
 from numbers import Real
 from operator import index
-from sys import float_info
 from typing import TypeGuard
 
 from ._redact import Secret, conceal_words, hidden, is_telling
 from ._signals import let_through
 from .errors import InvalidRequestError
 
-FINITE = float_info.max
+if sys.version_info >= (3, 11):
+    from typing import get_type_hints as get_type_hints
+else:
+    # Python 3.10's own makes every parameter whose default is None optional.
+    from typing_extensions import get_type_hints as get_type_hints
+
+FINITE = sys.float_info.max
 """The largest number of seconds where the time must be finite."""
 
 

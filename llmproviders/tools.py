@@ -7,7 +7,6 @@ import enum
 import inspect
 import json
 import re
-import sys
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from . import _display
-from ._checks import shown
+from ._checks import get_type_hints, shown
 from ._log import logger
 from ._redact import redact
 from ._runtime.scope import CancelScope
@@ -27,12 +26,6 @@ from ._signals import from_handler, let_through
 from .errors import Attempt, LLMError, RejectedReplyError
 from .messages import Message, as_content, as_json
 from .results import Attempts, Completion, rejected
-
-if sys.version_info >= (3, 11):
-    from typing import get_type_hints
-else:
-    # Python 3.10's own makes every parameter whose default is None optional.
-    from typing_extensions import get_type_hints
 
 Tool = Callable[..., Any] | Mapping[str, Any]
 ToolCall = dict[str, Any]

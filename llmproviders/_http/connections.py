@@ -38,7 +38,7 @@ from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
 from ..errors import InvalidRequestError, ProtocolError
 from .certificates import full_name_in, give_context, tls_context
-from .native import cooperative, foreign, is_socket, ready, receive
+from .native import closing_unfinished, cooperative, foreign, is_socket, ready, receive
 from .sockets import GONE, Bounded, Exchange, SocksProxy, dial, serving
 from .types import Trust
 
@@ -298,7 +298,8 @@ class Tracked(HTTPConnection):
         if exchange is not None:
             exchange.opened = True
         give_context(self)
-        super().connect()
+        with closing_unfinished():
+            super().connect()
         if exchange is not None:
             exchange.bind(_innermost(self.sock))
 

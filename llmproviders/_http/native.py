@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import isbuiltin
 from math import ceil, inf
+from traceback import walk_tb
 from typing import Any
 
 from .._runtime.scope import SLICE_S, CancelScope
@@ -70,6 +73,19 @@ def ready(reading: Sequence[Any], writing: Sequence[Any], seconds: float) -> lis
         poll.register(sock, select.POLLOUT)
     found = {descriptor for descriptor, _ in poll.poll(ceil(seconds * 1000))}
     return [sock for sock in (*reading, *writing) if sock.fileno() in found]
+
+
+@contextmanager
+def closing_unfinished() -> Iterator[None]:
+    """Close the TLS socket of a handshake that fails; eventlet leaves it to the collector."""
+    try:
+        yield
+    except BaseException as error:
+        for frame, _ in walk_tb(error.__traceback__):
+            sock = frame.f_locals.get("self")
+            if isinstance(sock, ssl.SSLSocket):
+                sock.close()
+        raise
 
 
 def receive(sock: Any, scope: CancelScope, buffer: Any) -> int:

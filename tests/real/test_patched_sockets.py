@@ -90,8 +90,7 @@ def test_cooperative_sockets(
     assert found["again"] == ["hello", "hello"]
     # Were they to hold the others up, there would be one turn after each.
     assert found["turns"] > len(urls) + 1
-    # On a session, eventlet leaves the socket of a handshake that is broken off to the collector.
-    assert [said for said in found["said"] if "GreenSSLSocket" not in said] == []
+    assert found["said"] == []
 
 
 @pytest.mark.real_programs
