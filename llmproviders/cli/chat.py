@@ -173,7 +173,7 @@ def _as_markdown(conversation: Conversation) -> str:
 def _questions() -> Callable[[], str]:
     """Return a function that reads a line, with editing at a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return lambda: _line_of(sys.stdin.readline())
+        return _piped
     with suppress(ImportError):
         # Gives input() editing and history.
         import readline
@@ -217,7 +217,12 @@ def _waking() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _line_of(line: str) -> str:
+def _piped() -> str:
+    try:
+        line = sys.stdin.readline()
+    except OSError as error:
+        reason = f"standard input cannot be read: {error.strerror or error}"
+        raise click.UsageError(reason) from error
     if not line:
         raise EOFError
     return line

@@ -232,6 +232,11 @@ def test_standard_input_that_cannot_be_read(echo: Sandbox) -> None:
                 out, err = process.communicate(timeout=PATIENCE_S)
             assert (process.returncode, out) == (2, b"")
             assert b"standard input cannot be read: Bad file descriptor" in err
+            done = subprocess.run(
+                command("chat", "-p", "openai"), stdin=file, capture_output=True, env=environ()
+            )
+            assert done.returncode == 2
+            assert b"standard input cannot be read" in done.stderr
     assert echo.count() == 2
 
 
