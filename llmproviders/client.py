@@ -442,7 +442,7 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
 
 
 def shorten(error: LLMError) -> None:
-    """Have Python print ``error`` in a few lines where nobody catches it.
+    """Have Python print ``error`` in a few lines if it is not caught.
 
     Its causes lose their tracebacks, and the first one that is not ours hides what led to it, which
     stays in its ``__context__``. The log has all of it at DEBUG. What a provider's own code raised

@@ -343,7 +343,7 @@ SCENARIOS = (
 
 @contextmanager
 def serving(scenario: Scenario) -> Iterator[tuple[str, str, list[str]]]:
-    """Run the two services of a scenario; yield their addresses, and what a third one was told.
+    """Run the two services of a scenario; yield their addresses, and the requests of a third one.
 
     The third one is where the first one redirects to.
     """

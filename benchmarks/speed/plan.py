@@ -38,7 +38,7 @@ class Scenario:
         count: how often within a sample.
         fewer: client -> pieces, for those that would take minutes.
         rarer: client -> count, for the same reason.
-        peers: those that take part where there are environments for them.
+        peers: the clients that take part if their environments exist.
     """
 
     name: str

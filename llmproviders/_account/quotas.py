@@ -168,7 +168,7 @@ class Quota:
             provider: answers it.
             question: what is asked.
             scope: how long to wait for the per-minute limit.
-            attempt: the state of the request; it starts anew after a wait for the limit.
+            attempt: the state of the request; it starts over after a wait for the limit.
 
         Raises:
             QuotaExceededError: the daily limit is reached; nothing was sent.
@@ -262,7 +262,7 @@ class Quota:
         wait = 0.0 if self._per_minute is None else _wait_for(self._per_minute, rows, now)
         if wait > 0:
             return wait
-        # Counted also where there is no such limit: another provider may have one for this key.
+        # Also counted without such a limit: another provider may have one for this key.
         recent = _ledger.count_recent(db, credential, now, tokens)
         day = int(now // DAY_S)
         _ledger.count_day(db, credential, day, tokens)

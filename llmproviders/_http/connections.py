@@ -687,8 +687,7 @@ def track(pool: Any, extra: str | None) -> None:
 def leave_session_to_parent(session: requests.Session) -> None:
     """In a forked child: make a session open new connections, as it does when unpickled.
 
-    A thread of the parent may hold the lock of its cookie jar, and there is no public way to
-    replace that lock. Without this, the child would block forever, or its call is an error.
+    A thread of the parent may hold the lock of its cookie jar, which has no public replacement.
     """
     if isinstance(session.cookies, CookieJar):
         session.cookies._cookies_lock = threading.RLock()  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ BANNED = {
     r"\b(?:begin|start|made|make|write|fetch)(?:s|ed)? anew\b": "start over, again",
     r"\b(?:where|with) nobody\b|\bwhere there (?:is|are)\b": "if there is no ...",
     r"\b(?:is|are|was|were) told\b": "gets, needs to know",
-    r"\bwhat came of\b|\bcomes? of (?:it|that)\b": "the part that arrived",
+    r"\bcomes? of (?:it|that)\b": "the part that arrived",
     r"\bin good order\b": "properly",
     r"\bsave (?:that|what|those|where|for)\b": "except",
     r"\bpass(?:es|ed)? (?:it|them) (?:by|over)\b|\bpassed over\b": "skip",
@@ -71,7 +71,7 @@ BANNED = {
     r"\bha(?:s|ve) to stand\b": "belongs",
     r"\boftener\b|\bdearer\b": "more often, more expensive",
     r"\b(?:script|function|process|program|client|class) of (?:yours|your own)\b": "your script",
-    r"\bare no (?:list|text|JSON|values?)\b": "are not",
+    r"\bare no (?:list|text|values?)\b": "are not",
     r"\b(?:say|says|said) of (?:itself|themselves)\b": "claims, declares",
     r"\b(?:thereof|therein|wherein|whereby|heretofore)\b": "a plain word",
 }
