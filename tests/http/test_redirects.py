@@ -155,6 +155,7 @@ def test_a_redirect_that_may_lead_elsewhere_is_refused(
     with provider, pytest.raises(ProtocolError, match="the service redirects to") as caught:
         provider.complete("Why?")
     assert str(caught.value).isprintable()
+    assert (caught.value.status_code, caught.value.retryable) == (307, False)
     assert len(server.requests) == 1
     assert evil.connections == []
 

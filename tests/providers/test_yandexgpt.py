@@ -63,6 +63,8 @@ class TestRequest:
         """``data_logging=False`` says so with every request."""
         headers = call_of(arguments={"data_logging": False}).headers
         assert headers["x-data-logging-enabled"] == "false"
+        with pytest.raises(InvalidRequestError, match="data_logging"):
+            call_of(arguments={"data_logging": "maybe"})
 
     def test_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Key and folder are read by either of their names."""
@@ -87,6 +89,14 @@ class TestRequest:
         with pytest.raises(MissingAuthError, match=words):
             provider.complete("Hi")
         assert sender.calls == []
+
+
+def test_models_that_chat() -> None:
+    """Of the folder's models those are listed that answer prompts: no speech, no vectors."""
+    names = ["gpt://f/yandexgpt/latest", "gpt://f/speech-x", "gpt://f/realtime-x", "emb://f/doc"]
+    body = json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode()
+    provider = with_sender(YandexGPT, Sender(Canned(body=body)), api_key="k", folder_id="f")
+    assert provider.list_models() == names[:1]
 
 
 class TestSandbox:
