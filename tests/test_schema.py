@@ -568,6 +568,13 @@ class TestRepair:
             provider.complete("Order?", schema=Order)
         assert len(server.requests) == 1
 
+    def test_no_repair_of_a_filtered_reply(self, raw_server: RawServerFactory) -> None:
+        """Nor is one that a filter ended: the same question would end likewise."""
+        server = raw_server(keep_alive(said('{"item": "bo', "content_filter")))
+        with native(server) as provider, pytest.raises(SchemaError):
+            provider.complete("Order?", schema=Order)
+        assert len(server.requests) == 1
+
     def test_one_deadline_over_the_repair(self, raw_server: RawServerFactory) -> None:
         """The deadline of a call holds over both requests."""
         server = raw_server(keep_alive(said(PROSE), [Pause(5.0), *said(GOOD)]))
