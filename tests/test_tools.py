@@ -410,7 +410,7 @@ class TestForm:
             (later, None),
             (keys, r"dict\[int, str\].*: the keys of a JSON object are strings"),
             (pair, r"tuple\[float, float\].*: give a dataclass or a list instead"),
-            (values, "small.* are no values of JSON"),
+            (values, "small.* are not JSON values"),
         ):
             with pytest.raises(TypeError, match=words):
                 provider.complete("Hi", tools=[wrong])

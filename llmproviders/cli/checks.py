@@ -317,7 +317,7 @@ def _refused_key_remedy(settings: ProviderSettings, provider: Provider) -> str:
     if settings.given.get("api_key") is None and held is not None:
         return f'if it is the right key, name it in the configuration: api_key_env = "{held}"'
     source = settings.key_from()
-    return _key_remedy(settings, provider) if source is None else f"put another key there: {source}"
+    return _key_remedy(settings, provider) if source is None else f"replace the key there: {source}"
 
 
 def _check_certificates(name: str, provider: Provider) -> Generator[Finding, None, bool]:

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from llmproviders import FailoverClient
-from llmproviders._environment import health_file, usage_file
+from llmproviders._environment import health_file
 from llmproviders.config import ConfigError
 from llmproviders.notebook import show
 from llmproviders.providers import REGISTRY
@@ -346,10 +346,10 @@ class TestHealth:
         row = r"^OpenAICompatible +http://127\.0\.0\.1:\d+/v1 +\S+ +[0-9a-f]{8} +1 "
         assert re.search(row, shown, re.MULTILINE)
 
-    @pytest.mark.parametrize("words", [("health",), ("health", "--reset"), ("usage",)])
+    @pytest.mark.parametrize("words", [("health",), ("health", "--reset")])
     def test_a_file_that_is_something_else(self, words: tuple[str, ...]) -> None:
         """A file that is none of ours is told in one line, and left alone."""
-        path = health_file() if words[0] == "health" else usage_file()
+        path = health_file()
         path.parent.mkdir(parents=True, mode=0o700)
         path.write_text("mine")
         path.chmod(0o600)
