@@ -96,7 +96,7 @@ def _steps(code: CodeType) -> frozenset[int]:
     return frozenset(
         step.offset
         for step in dis.get_instructions(code)
-        if step.opname.startswith(_SIGNALS_ARE_SEEN)
+        if (step.opname.startswith(_SIGNALS_ARE_SEEN) and "INTRINSIC" not in step.opname)
         or (step.opname in _MAY_BE_PROPERTIES and step.argval in _properties())
     )
 
@@ -121,6 +121,8 @@ def _subclasses(cls: type) -> set[type]:
 def interrupted(call: Callable[[], str], interrupter: Interrupter) -> str | BaseException:
     """What a call returns or raises."""
     before = sys.gettrace()
+    # Python 3.12 looks for this when a trace function is set, not when it is called.
+    sys._getframe().f_trace_opcodes = True
     try:
         sys.settrace(interrupter)
         result = call()
