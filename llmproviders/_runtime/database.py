@@ -67,7 +67,7 @@ class Database:
 
         Raises:
             Unusable: the file is not ours, or a file beside it that SQLite would read is not.
-                sqlite3.Error: SQLite cannot use it.
+            sqlite3.Error: SQLite cannot use it.
         """
         with _lock:
             outer = self._in_use
