@@ -198,8 +198,9 @@ class _ThinkTags:
 
     def flush(self) -> tuple[str, str]:
         """The text held back so far; called when the reply has ended."""
-        held, self._held = self._held, ""
-        return (held, "") if self._inside else ("", "".join(self._space) + held)
+        held, self._held = "".join((*self._space, self._held)), ""
+        self._space.clear()
+        return (held, "") if self._inside else ("", held)
 
 
 def _overlap(text: str, mark: str) -> int:

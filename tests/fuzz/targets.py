@@ -375,7 +375,7 @@ def _usage_file(data: bytes) -> None:
             QuotaExceededError,
         )
         if isinstance(held, Reservation):
-            _settle(book, held, failed=False, usage=Usage(total_tokens=5))
+            _settle(book, held, CancelScope(), failed=False, usage=Usage(total_tokens=5))
         rows = book.read("SELECT * FROM used")
         str(UsageTable(DailyUsage(_date_of(row[0]), *row[1:]) for row in rows))
     _check_unharmed(path, before, b"LLMu")

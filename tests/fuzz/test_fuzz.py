@@ -13,8 +13,9 @@ FOUND = (
     ("before-chatgptt", b"\xff<html><![nce-of-page]><div data-nonce=1 data-post-id=2></div>"),
     ("proxy", b"so://u:\xff\xff:\xff\xff@0:1080"),
     ("usage-file", b"\xff~\xffnotes"),
+    ("think-tags", b"\x00 \x00"),
 )
-"""Inputs that once let another error out."""
+"""Inputs that once let another error out, or gave a wrong text."""
 
 NAMES = [target.name for target in TARGETS]
 
