@@ -154,15 +154,20 @@ def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO
         # Opening some devices has side effects.
         _check_plain(path, status)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
+    file = _opened(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0), "rb")
     try:
-        _check_plain(path, os.fstat(descriptor))
+        _check_plain(path, os.fstat(file.fileno()))
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
-    # An interrupt drops the file, which closes the descriptor; closing it again would hide the
-    # interrupt behind an error, or close a file that another thread has opened meanwhile.
-    return open(descriptor, "rb")
+    return file
+
+
+def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> BinaryIO:
+    """Open a file with the flags of ``os.open``; a new one belongs to this user alone."""
+    # In C from one end to the other: an interrupt between two steps of Python's would lose the
+    # descriptor.
+    return next(map(open, map(os.open, (path,), (flags,), (0o600,)), (mode,)))  # type: ignore[return-value]
 
 
 def read(path: str | os.PathLike[str], *, most: int = _LARGEST) -> bytes:
@@ -239,9 +244,9 @@ def replace(
             unchanged, unless it was written in place.
     """
     own = _check_old(path, check, most, in_place=in_place)
-    descriptor, temporary = _made(path, scratch)
+    new, temporary = _made(path, scratch)
     try:
-        with open(descriptor, "wb") as file:
+        with new as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -278,7 +283,7 @@ def _check_old(
     return True
 
 
-def _made(path: Path, scratch: Path | None) -> tuple[int, Path]:
+def _made(path: Path, scratch: Path | None) -> tuple[BinaryIO, Path]:
     if scratch is None:
         # The whole name plus a unique part could be too long for a file name. Not by tempfile,
         # whose lock a forked child may find held.
@@ -286,7 +291,7 @@ def _made(path: Path, scratch: Path | None) -> tuple[int, Path]:
     else:
         scratch.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    return os.open(scratch, flags, 0o600), scratch
+    return _opened(scratch, flags, "wb"), scratch
 
 
 def _moved(temporary: Path, path: Path, mode: int, *, in_place: bool) -> bool:
@@ -475,7 +480,7 @@ def make_private_file(path: Path) -> None:
     with _naming(path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with ignoring(FileExistsError):
-            os.close(os.open(path, flags, 0o600))
+            _opened(path, flags, "wb").close()
         _check_private(path, _look(path, follow=False))
 
 

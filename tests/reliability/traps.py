@@ -144,7 +144,8 @@ LEFT = (
     Fault(
         "a reply to nobody in a packet of its own",
         GOOD,
-        lambda a: [*_whole(a), _stale(a)],
+        # Before a chat, which follows at once, it could arrive after that has been sent.
+        lambda a: [b"".join([*_whole(a), _stale(a)])] if a.before else [*_whole(a), _stale(a)],
         again=True,
         tls=True,
     ),
