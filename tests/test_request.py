@@ -248,11 +248,15 @@ def _public() -> list[Any]:
     return sorted(found, key=lambda member: (member.__module__, member.__qualname__))
 
 
+def _is_function(member: object) -> bool:
+    return inspect.isfunction(member) or inspect.ismethod(member)
+
+
 @pytest.mark.parametrize("kind", _public(), ids=lambda kind: kind.__qualname__)
 def test_type_hints(kind: Any) -> None:
     """``get_type_hints`` works on every public class and function, without the extras too."""
     get_type_hints(kind)
-    for name, member in inspect.getmembers(kind, inspect.isroutine):
+    for name, member in inspect.getmembers(kind, _is_function):
         ours = (getattr(member, "__module__", None) or "").startswith("llmproviders")
         if ours and (name == "__init__" or not name.startswith("_")):
             get_type_hints(member)

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -752,6 +753,10 @@ class TestSignals:
             signal.signal(signal.SIGTERM, before)
         assert steps == ["stop", "stopped", "end", "passed on"]
 
+    @pytest.mark.skipif(
+        sys.version_info >= (3, 13),
+        reason="Python traces not every call of a handler",
+    )
     def test_a_signal_anywhere_in_the_handler(self) -> None:
         """A second signal counts wherever in the handler of the first one it comes."""
         for step in itertools.count(1):

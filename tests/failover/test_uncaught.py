@@ -113,7 +113,8 @@ def test_so_is_that_of_a_single_provider(call: str, refused_port: int, tmp_path:
     )
     told = done.stderr.splitlines()
     assert done.returncode == 1
-    assert len(told) <= 24, done.stderr
+    # Newer Pythons mark more of each line of a traceback.
+    assert len(told) <= 30, done.stderr
     assert done.stderr.count("Traceback") == 1
     assert f'"{script}", line 5' in done.stderr
     assert "site-packages" not in done.stderr
