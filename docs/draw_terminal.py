@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 PICTURE = Path(__file__).parent / "_static" / "demo.svg"
 
-COLUMNS, ROWS = 92, 14
+COLUMNS, ROWS = 92, 10
 CELL, LINE, EDGE, BAR = 7.8, 18, 16, 30
 TYPED_S, LAST_S = 0.7, 6.0
 FRAMES_A_SECOND = 20

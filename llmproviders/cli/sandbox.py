@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..sandbox import Sandbox, parse_fault
+from ..sandbox._names import CLASS_NAMES
 from .notes import put, say
 from .options import Number
 
@@ -18,6 +19,11 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
         return parse_fault(spec)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _services_like(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """The services that can fail, each with the sign that comes before its fault."""
+    return [f"{name}=" for name in CLASS_NAMES if name.startswith(begun.lower())]
 
 
 @click.command(
@@ -32,6 +38,7 @@ def _fault(spec: str) -> tuple[str, dict[str, Any]]:
     "faults",
     type=_fault,
     multiple=True,
+    shell_complete=_services_like,
     metavar="PROVIDER=FAULT[xTIMES]",
     help="What goes wrong: a status (503, 429:2 with a Retry-After), cut:N, stall, drip, "
     "reset, garbage, html, empty, wrong-json (for a schema). TIMES is a number or always. "

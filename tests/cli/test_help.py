@@ -83,11 +83,12 @@ def test_a_prompt_that_begins_with_a_dash() -> None:
         ("llmproviders models olla", {"ollama"}),
         ("llmproviders models open", {"openai"}),
         ("llmproviders ask -p gigachat -m GigaChat-2-P", {"GigaChat-2-Pro"}),
+        ("llmproviders sandbox --fail Giga", {"gigachat="}),
         ("llmproviders chat -p glm -p gigachat -m gigachat-2-m", {"GigaChat-2-Max"}),
     ],
 )
 def test_completion(line: str, expected: set[str]) -> None:
-    """The shell's completion offers commands, options, providers, each once, and their models."""
+    """The shell's completion offers commands, options, models, services, and each provider once."""
     words = line.split()
     env = {
         "_LLMPROVIDERS_COMPLETE": "bash_complete",
