@@ -18,18 +18,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--short", action="store_true", help="no peers, few rounds, for CI")
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="made beforehand")
+    parser.add_argument(
+        "--before", action="store_true", help="compare with the earlier commit made beforehand"
+    )
     parser.add_argument("--rounds", type=int, help="default 7, short 3")
     parser.add_argument("--only", metavar="REGEX", help="scenarios to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--docs", action="store_true", help="write the page and its plots")
     options = parser.parse_args()
     scenarios = plan.short() if options.short else plan.full()
+    if options.before:
+        scenarios = plan.comparable()
     scenarios = [s for s in scenarios if not options.only or re.search(options.only, s.name)]
     folder = options.environments.resolve() if options.environments else None
-    results = rounds.run(scenarios, folder, options.rounds or (3 if options.short else 7))
+    number = options.rounds or (3 if options.short else 7)
+    results = rounds.run(scenarios, folder, number, before=options.before)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     print(report.medians(results))
+    if options.before:
+        print(report.changes(results))
+        return 0
     table, missed = report.goals(results, short=options.short)
     print(table)
     if missed and options.short:

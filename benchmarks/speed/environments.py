@@ -1,7 +1,8 @@
 """Make the virtual environments that the clients are measured in.
 
 ``python -m benchmarks.speed.environments FOLDER`` makes one for each client and one for the plots;
-existing ones are kept, except that this library is installed again each time.
+existing ones are kept, except that this library is installed again each time. ``--before COMMIT``
+adds one with this library as it was.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ DISTRIBUTIONS = {
 }
 """What is installed under another name than the client's module has."""
 
+BEFORE = "before"
+"""The environment of this library at an earlier commit."""
+
 
 def make(folder: Path) -> None:
     """Make the missing ones in ``folder``."""
@@ -60,6 +64,18 @@ def make(folder: Path) -> None:
             _copy_own(Path(copies) / "llmproviders")
             subprocess.run(command, check=True, cwd=copies)
         finished.write_text(" ".join(needs))
+
+
+def make_before(folder: Path, commit: str) -> None:
+    """Make the environment of this library at ``commit``, anew if there is one."""
+    home = folder / BEFORE
+    venv.create(home, with_pip=True, clear=True)
+    with tempfile.TemporaryDirectory() as copy:
+        git = ["git", "-C", str(ROOT), "archive", commit]
+        archive = subprocess.run(git, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "-C", copy], check=True, input=archive)
+        command = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", copy]
+        subprocess.run(command, check=True)
 
 
 def _copy_own(target: Path) -> None:
@@ -100,4 +116,8 @@ def versions(environments: Path, clients: Iterable[str]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    make(parser.parse_args().folder.resolve())
+    parser.add_argument("--before", metavar="COMMIT", help="to compare this library with")
+    options = parser.parse_args()
+    make(options.folder.resolve())
+    if options.before:
+        make_before(options.folder.resolve(), options.before)

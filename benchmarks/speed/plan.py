@@ -22,6 +22,21 @@ DELAYED = {
 }
 """Framings in which a piece is sent as soon as there is one, and how goals call them."""
 
+COMPARABLE = frozenset(
+    f"own{variant}"
+    for variant in (
+        "",
+        ".used",
+        ".openai",
+        ".gigachat",
+        ".failover",
+        ".chatglm",
+        ".chatgptt",
+        ".flowgpt",
+    )
+)
+"""What earlier releases of this library have, too."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -198,6 +213,12 @@ def beside(share: int = 1) -> list[Scenario]:
         Scenario("schema", "validation", ("own",), pieces=30, count=300 // share),
         Scenario("batch", "batch", ("own",), framing="8", count=400 // share),
     ]
+
+
+def comparable() -> list[Scenario]:
+    """What can be measured at an earlier commit of this library, too, and is never zero."""
+    new = ("validation", "batch", "added", "call", "beside", "memory_stream")
+    return [s for s in full() if COMPARABLE & {*s.clients} and s.measure not in new]
 
 
 def startup() -> list[Scenario]:

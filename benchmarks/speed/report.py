@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 from statistics import median
 
+from .environments import BEFORE
 from .plan import FRAMINGS, GOALS
 from .rounds import Results
 
@@ -86,6 +87,21 @@ def goals(results: Results, *, short: bool = False) -> tuple[str, list[str]]:
         bound = f"at least {goal.least:g}" if goal.least > -inf else f"at most {goal.most:g}"
         rows.append((goal.said, bound, _said(value), "" if met else "missed"))
     return _table(("", "goal", "measured", ""), rows), missed
+
+
+def changes(results: Results) -> str:
+    """Each number of this library over that of its earlier commit."""
+    numbers = Numbers(results)
+    rows = []
+    for scenario, clients in results.items():
+        for client in sorted(clients):
+            other = client.replace("own", BEFORE)
+            if other == client or other not in clients:
+                continue
+            for name in clients[client][0]:
+                value = _said(numbers.ratio(scenario, client, name, other))
+                rows.append((scenario, client, name, value))
+    return _table(("", "client", "number", "x before"), rows)
 
 
 def _overview(numbers: Numbers) -> str:

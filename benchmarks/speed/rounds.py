@@ -13,8 +13,8 @@ import urllib.request
 from pathlib import Path
 
 from . import startup
-from .environments import ROOT, python
-from .plan import HEAVY, HEAVY_ROUNDS, Scenario
+from .environments import BEFORE, ROOT, python
+from .plan import COMPARABLE, HEAVY, HEAVY_ROUNDS, Scenario
 from .server import Server
 
 Numbers = dict[str, float]
@@ -24,13 +24,16 @@ Results = dict[str, dict[str, list[Numbers]]]
 _LONGEST_SAMPLE_S = 300
 
 
-def run(scenarios: list[Scenario], environments: Path | None, rounds: int) -> Results:
+def run(
+    scenarios: list[Scenario], environments: Path | None, rounds: int, *, before: bool = False
+) -> Results:
     """Take every sample of ``scenarios``, ``rounds`` times.
 
     Args:
         scenarios: the plan.
         environments: the folder of virtual environments; None: this interpreter, and no peers.
         rounds: how often each sample is taken.
+        before: whether this library at an earlier commit takes part, and the peers do not.
     """
     results: Results = {scenario.name: {} for scenario in scenarios}
     with Server() as address, tempfile.TemporaryDirectory() as elsewhere:
@@ -41,6 +44,8 @@ def run(scenarios: list[Scenario], environments: Path | None, rounds: int) -> Re
                 left_out = HEAVY if number >= HEAVY_ROUNDS else ()
                 peers = set(scenario.peers).difference(left_out) if environments else set()
                 clients = (*scenario.clients, *sorted(peers))
+                if before:
+                    clients = (*scenario.clients, *map(_earlier, COMPARABLE & {*scenario.clients}))
                 for client in random.sample(clients, len(clients)):
                     numbers = taker.take(scenario, client)
                     results[scenario.name].setdefault(client, []).append(numbers)
@@ -65,6 +70,7 @@ class _Taker:
     def take(self, scenario: Scenario, client: str) -> Numbers:
         """One sample."""
         interpreter = python(self._environments, _environment_of(client))
+        client = client.replace(BEFORE, "own")
         if hasattr(startup, scenario.measure):
             environment = dict(self._environment)
             if self._environments is None:
@@ -103,6 +109,11 @@ class _Taker:
             raise SystemExit(f"failed: {' '.join(command)}")
         numbers: Numbers = json.loads(done.stdout.splitlines()[-1])
         return numbers
+
+
+def _earlier(client: str) -> str:
+    """The same client of this library, at an earlier commit."""
+    return client.replace("own", BEFORE)
 
 
 def _environment_of(client: str) -> str:

@@ -33,7 +33,7 @@ def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | N
     """The target of a redirect; None if the reply is not one.
 
     A prompt or a key must not go to an unexpected server: only redirects to the same scheme, host
-        and port are followed, or to the same host over TLS if both use the default ports.
+    and port are followed, or to the same host over TLS if both use the default ports.
     """
     location = reply.headers.get("location")
     if not 300 <= reply.status < 400 or not location:

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import llmproviders
 from llmproviders import (
-    Cached,
     ChatGLM,
     ChatGptt,
     FailoverClient,
@@ -54,7 +54,7 @@ def limited(base: str, _service: str) -> _Own:
 def cached(base: str, _service: str) -> _Own:
     """With a file of replies, in which the first call's is found from the second call on."""
     path = Path(tempfile.mkdtemp()) / "replies.sqlite3"
-    return _Own(Cached(_openai(base), path))
+    return _Own(llmproviders.Cached(_openai(base), path))
 
 
 def look_up(word: str) -> str:
