@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from ..._account.arguments import ProviderArguments, file_path, masked
@@ -321,9 +321,9 @@ class GigaChat(Provider):
                 ]
         session_id = params.get("session_id")
         headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
-        call = self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
+        path = "/chat/completions"
         # A gateway may label a stream as text/html; the parser recognizes a web page itself.
-        return replace(call, accept="html")
+        return self._call(fetch, "POST", path, json=body, headers=headers, accept="html")
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``. Drawn images are removed."""
@@ -662,12 +662,14 @@ class GigaChat(Provider):
         *,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
+        accept: Literal["any", "html"] = "any",
     ) -> HTTPRequest:
         return HTTPRequest(
             method,
             self._address_of(path),
             headers={**HEADERS, "X-Request-ID": str(uuid.uuid4()), **(headers or {})},
             json=json,
+            accept=accept,
             authorization=self._authorization(fetch),
         )
 
