@@ -56,6 +56,8 @@ def fields(params: Mapping[str, Any]) -> Fields:
     >>> fields({"temperature": 0, "response_format": {"type": "text"}})
     {'top_p': 0}
     """
+    if not params:
+        return {}
     found = {name: params[name] for name in SAME if params.get(name) is not None}
     if found.get("temperature") == 0:
         # The temperature must be above zero; top_p 0 also selects the most likely token.
