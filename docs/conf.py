@@ -45,7 +45,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|ssl|tenacity|threading)\..*",
+        r"(collections|concurrent|contextlib|datetime|os|pathlib|requests|ssl|tenacity|threading|typing_extensions)\..*",
     ),
     ("py:class", r"\w+|llmproviders\..*"),
 ]

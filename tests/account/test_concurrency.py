@@ -514,7 +514,7 @@ class TestAcrossProcesses:
         other = occupy()
         with pytest.raises(DeadlineExceeded):
             Slot(credential, 1, within(0.1), file=file).__enter__()
-        timer = threading.Timer(0.05, other.end)
+        timer = threading.Timer(1.0, other.end)
         timer.start()
         with Slot(credential, 1, within(), file=file) as waited:
             assert waited > 0
