@@ -59,11 +59,27 @@ class TestRequest:
         """A name is put into the folder, a version and a full address stay."""
         assert call_of(model=model).json["model"] == address
 
+    @pytest.mark.parametrize(
+        ("model", "address"),
+        [
+            (None, "emb://b1g/text-search-doc/latest"),
+            ("text-search-query", "emb://b1g/text-search-query/latest"),
+            ("text-search-query/rc", "emb://b1g/text-search-query/rc"),
+            ("emb://other/mine/latest", "emb://other/mine/latest"),
+        ],
+    )
+    def test_so_does_a_model_for_vectors(self, model: str | None, address: str) -> None:
+        """Its address has another scheme than that of a model for chats."""
+        reply = Canned(b'{"data": [{"index": 0, "embedding": [1]}]}', "application/json")
+        provider = with_sender(YandexGPT, sender := Sender(reply), api_key="k", folder_id="b1g")
+        provider.embed("sky", model=model)
+        assert sender.calls[0].json["model"] == address
+
     def test_prompts_can_be_kept_out_of_the_logs(self) -> None:
         """``data_logging=False`` says so with every request."""
         headers = call_of(arguments={"data_logging": False}).headers
         assert headers["x-data-logging-enabled"] == "false"
-        with pytest.raises(InvalidRequestError, match="data_logging"):
+        with pytest.raises(InvalidRequestError, match=r"^data_logging "):
             call_of(arguments={"data_logging": "maybe"})
 
     def test_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +97,10 @@ class TestRequest:
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
-        [({"api_key": "k"}, "YC_FOLDER_ID.*folder_id="), ({"folder_id": "b1g"}, "YC_API_KEY")],
+        [
+            ({"api_key": "k"}, "YC_FOLDER_ID or YANDEX_CLOUD_FOLDER or pass folder_id="),
+            ({"folder_id": "b1g"}, "YC_API_KEY or YANDEX_CLOUD_API_KEY"),
+        ],
     )
     def test_what_is_missing(self, arguments: dict[str, Any], words: str) -> None:
         """Without a key or a folder the call says what to set, and sends nothing."""
