@@ -250,8 +250,9 @@ _KILLED = 1
 _TOO_LONG = (24, -24, 36, 152, 255, -9)
 
 # mutmut runs the tests many times in one process. hypothesis takes that for a mistake, and the
-# library has already given its once-per-process warnings and read its cached files. Failures need
-# not be shrunk to their simplest form.
+# library has already given its once-per-process warnings, read its cached files, and counted in the
+# file of a test's folder, whose name comes again in the next run. Failures need not be shrunk to
+# their simplest form.
 _PROFILE = """
 from hypothesis import HealthCheck, Phase
 
@@ -270,9 +271,11 @@ def forget_what_was_told() -> None:
     import sys
     from functools import _lru_cache_wrapper
 
+    from llmproviders._account import ledger
     from llmproviders._runtime import files
 
     files._told.clear()
+    ledger._ledgers.clear()
     for name, module in list(sys.modules.items()):
         if name.startswith("llmproviders"):
             for value in list(vars(module).values()):
