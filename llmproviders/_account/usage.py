@@ -73,9 +73,9 @@ class UsageTable(tuple[DailyUsage, ...]):
         widths = [max(len(row[column]) for row in rows) for column in range(len(self._HEAD))]
         return "\n".join(
             "  ".join(
-                cell.ljust(width) if column < 3 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
+                cell.ljust(widths[column]) if column < 3 else cell.rjust(widths[column])
+                for column, cell in enumerate(row)
+            )
             for row in rows
         )
 
@@ -109,8 +109,9 @@ def usage(since: date | datetime | str | None = None) -> UsageTable:
     # Imported here because it loads sqlite3.
     from .ledger import DAY_S, KEPT_DAYS, ledger
 
-    today = int(time.time() // DAY_S)
-    first = max(_day_number(since), today - KEPT_DAYS + 1)
+    first = int(time.time()) // DAY_S - KEPT_DAYS + 1
+    if since is not None:
+        first = max(first, _day_number(since))
     book = ledger()
     with ignoring(PermissionError):
         if book.trouble is None and not book.path.exists():
@@ -136,9 +137,7 @@ def _date_of(day: int) -> date:
     return _EPOCH + timedelta(days=day)
 
 
-def _day_number(since: date | datetime | str | None) -> int:
-    if since is None:
-        return 0
+def _day_number(since: date | datetime | str) -> int:
     if isinstance(since, str):
         try:
             since = date.fromisoformat(since.strip())

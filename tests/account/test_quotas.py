@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -422,9 +424,24 @@ class TestUsage:
         assert llmproviders.usage(since=today.date()) == used[1:]
         assert llmproviders.usage(since=today.date().isoformat()) == used[1:]
         assert used.as_dicts()[0]["day"] == (today.date() - timedelta(days=1)).isoformat()
-        assert str(used).splitlines()[0].split() == [
-            *("day", "provider", "model", "requests", "failures", "tokens"),
+
+    def test_it_prints_as_a_table(self) -> None:
+        """Names stand at the left of their columns, numbers at the right, in groups of three."""
+        used = UsageTable(
+            [
+                DailyUsage(date(2026, 5, 1), "first", "m", 1234567, 2, 30, 10, 40),
+                DailyUsage(date(2026, 5, 31), "a second one", "model-2", 1, 0, 0, 0, 1234),
+            ]
+        )
+        table = [
+            "day         provider      model     requests  failures  tokens",
+            "2026-05-01  first         m        1,234,567         2      40",
+            "2026-05-31  a second one  model-2          1         0   1,234",
         ]
+        shown: list[str] = []
+        used._repr_pretty_(SimpleNamespace(text=shown.append), False)
+        assert str(used).splitlines() == table
+        assert shown == [str(used)]
 
     def test_a_notebook_shows_it(self) -> None:
         """A chart of requests, one of tokens, a bar for each day that was used, and the table."""
@@ -449,7 +466,9 @@ class TestUsage:
         """Before anything was used there is no chart; without tokens there is none of them."""
         assert "<svg" not in UsageTable()._repr_html_()
         untold = DailyUsage(date(2026, 5, 1), "first", "m", 1, 1, 0, 0, 0)
-        assert UsageTable([untold])._repr_html_().count("<svg") == 1
+        page = ElementTree.fromstring(UsageTable([untold])._repr_html_())
+        (chart,) = page.findall(f"./{SVG}svg")
+        assert chart.findtext(f"{SVG}desc") == "0 not failed, 1 failed"
 
     def test_a_notebook_shows_days_that_are_far_apart(self) -> None:
         """A day from a clock that was wrong leaves bars that can be seen."""
@@ -517,10 +536,45 @@ class TestUsage:
         client_of(Actor(GOOD), clock).complete("Why?")
         assert [u.requests for u in llmproviders.usage()] == [1]
 
-    @pytest.mark.parametrize("since", ["yesterday", 5, "2026-13-01"])
-    def test_a_day_that_is_none(self, since: Any) -> None:
-        """What is no date is an error that names the argument."""
-        with pytest.raises(InvalidRequestError, match="since"):
+    def test_nothing_was_counted_for_long(self, clock: FakeClock) -> None:
+        """What is older than 90 days is not told, though it has not been deleted yet."""
+        now = datetime.now(timezone.utc)
+        client = client_of(Actor(GOOD, per_day=9), clock)
+        for days in (90, 88):
+            clock.set_wall((now - timedelta(days=days)).timestamp())
+            client.complete("Why?")
+        assert [(now.date() - u.day).days for u in llmproviders.usage()] == [88]
+
+    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone cannot be set here")
+    def test_a_moment_in_any_zone(self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first day is that of the moment in UTC; without a zone, the one that is written."""
+        yesterday = datetime.now(timezone.utc).date() - timedelta(days=1)
+        midnight = datetime.combine(yesterday, datetime.min.time(), timezone.utc)
+        client = client_of(Actor(GOOD, per_day=9), clock)
+        for days in (0, 1):
+            clock.set_wall((midnight + timedelta(days=days)).timestamp())
+            client.complete("Why?")
+        east, west = (timezone(timedelta(hours=hours)) for hours in (9, -9))
+        moments = (
+            (midnight + timedelta(hours=23)).astimezone(east),
+            (midnight + timedelta(hours=25)).astimezone(west),
+            datetime.combine(yesterday, datetime.max.time()),
+            (midnight + timedelta(days=1)).replace(tzinfo=None),
+        )
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "XXX-9")
+            time.tzset()
+            told = [len(llmproviders.usage(since=since)) for since in moments]
+        time.tzset()
+        assert told == [2, 1, 2, 1]
+
+    @pytest.mark.parametrize(
+        ("since", "words"),
+        [("yesterday", "not 'yesterday'"), (5, "not int"), ("2026-13-01", "not '2026-13-01'")],
+    )
+    def test_a_day_that_is_none(self, since: Any, words: str) -> None:
+        """What is no date is an error that names the argument, and what was given."""
+        with pytest.raises(InvalidRequestError, match=f"^since .*{words}"):
             llmproviders.usage(since=since)
 
     def test_before_anything_was_counted(self, state: Path) -> None:
@@ -654,6 +708,19 @@ class TestTheFile:
         client.complete("Why?")
         spent(client)
         assert [u.requests for u in llmproviders.usage()] == [1]
+
+    def test_one_that_cannot_be_reached(self, state: Path) -> None:
+        """Where its folder is closed to this user, usage is told all the same: there is none."""
+        state.parent.mkdir(parents=True)
+        state.parent.chmod(0)
+
+        def ask() -> None:
+            if not os.geteuid():
+                os.setuid(NOBODY)
+            assert llmproviders.usage() == ()
+
+        in_child(ask)
+        state.parent.chmod(0o700)
 
     def test_one_that_is_deleted_meanwhile(self, state: Path, clock: FakeClock) -> None:
         """A process that has it open begins anew in the file that others see."""
