@@ -46,6 +46,13 @@ _PARSERS = (
     "tests/providers/test_flowgpt.py",
     "tests/providers/test_openai_compatible.py",
 )
+_REPLIES = (
+    "tests/providers/test_replies.py::test_a_reply_in_single_bytes",
+    "tests/providers/test_replies.py::test_an_unknown_word_is_told_once",
+    "tests/providers/test_replies.py::test_every_word_has_one_reason",
+    "tests/providers/test_replies.py::TestLimits::test_a_thousand_calls_are_taken",
+    "tests/providers/test_replies.py::TestLimits::test_more_calls_are_not",
+)
 _GIGACHAT = (
     "tests/providers/test_arguments.py",
     "tests/providers/test_gigachat.py",
@@ -84,13 +91,14 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_arguments.py",
         "tests/providers/test_openai_compatible.py",
     ),
-    "providers/_chat_parts": (*_PARSERS, "tests/providers/test_replies.py", "tests/test_tools.py"),
+    "providers/_chat_parts": (*_PARSERS, *_REPLIES, "tests/test_tools.py"),
     "providers/_chat_requests": (
         "tests/providers/test_chat_requests.py",
         "tests/providers/test_openai_compatible.py",
         "tests/providers/test_arguments.py",
+        "tests/providers/test_embed_and_images.py",
     ),
-    "providers/_finish_words": ("tests/providers/test_replies.py", *_PARSERS),
+    "providers/_finish_words": (*_REPLIES, *_PARSERS),
     "providers/glm": ("tests/providers/test_glm.py", "tests/providers/test_keys.py"),
     "providers/yandexgpt": ("tests/providers/test_yandexgpt.py", "tests/providers/test_keys.py"),
     "providers/deepseek": ("tests/providers/test_deepseek.py", "tests/providers/test_keys.py"),
@@ -273,9 +281,11 @@ def forget_what_was_told() -> None:
 
     from llmproviders._account import ledger
     from llmproviders._runtime import files
+    from llmproviders.providers import _finish_words
 
     files._told.clear()
     ledger._ledgers.clear()
+    _finish_words._unknown_words.clear()
     for name, module in list(sys.modules.items()):
         if name.startswith("llmproviders"):
             for value in list(vars(module).values()):

@@ -118,9 +118,10 @@ def test_a_reply_cut_at_every_byte(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CHATS if case.status == 200], ids=str)
 def test_a_reply_in_single_bytes(case: Case) -> None:
-    """A reply that comes byte by byte is read as one that comes at once."""
+    """A reply that comes byte by byte gives what its case says, as one that comes at once."""
     blocks = [bytes([byte]) for byte in case.raw]
     whole, drip = read(_stream(case.raw, case)), read(_stream(blocks, case))
+    case.agrees_with(drip)
     assert drip.pieces == whole.pieces
     assert type(drip.error) is type(whole.error)
     if whole.finish is not None and drip.finish is not None:
