@@ -98,7 +98,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_arguments.py",
         "tests/providers/test_embed_and_images.py",
     ),
-    "providers/_finish_words": (*_REPLIES, *_PARSERS),
+    "providers/_finish_words": (
+        *_REPLIES,
+        "tests/providers/test_replies.py::test_ways_to_write_a_word",
+        "tests/providers/test_replies.py::test_a_word_that_says_nothing",
+        "tests/providers/test_replies.py::test_unknown_words_without_end",
+    ),
     "providers/glm": ("tests/providers/test_glm.py", "tests/providers/test_keys.py"),
     "providers/yandexgpt": ("tests/providers/test_yandexgpt.py", "tests/providers/test_keys.py"),
     "providers/deepseek": ("tests/providers/test_deepseek.py", "tests/providers/test_keys.py"),

@@ -80,13 +80,10 @@ def reason_of(word: str) -> str | None:
     >>> reason_of("MAX_TOKENS"), reason_of("endTurn"), reason_of("abort"), reason_of("hm")
     ('length', 'stop', None, 'other')
     """
-    known = _normal(word)
-    if known not in _REASON_OF and ":" in known:
-        # Gemini adds details after a colon: "content_filter: RECITATION".
-        known = known.partition(":")[0].strip("_")
-    reason = _REASON_OF.get(known, "other")
-    failed = known in FAILED_WORDS or (reason == "other" and known.endswith("error"))
-    return None if failed else reason
+    # Gemini adds details after a colon: "content_filter: RECITATION".
+    known = _normal(word).partition(":")[0].strip("_")
+    failed = known in FAILED_WORDS or known.endswith("error")
+    return None if failed else _REASON_OF.get(known, "other")
 
 
 def _normal(word: str) -> str:

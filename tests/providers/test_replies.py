@@ -16,6 +16,7 @@ import tenacity
 from urllib3 import HTTPResponse
 
 from llmproviders import FailoverClient, FinishReason, LLMError, OpenAICompatible, ProtocolError
+from llmproviders.providers import _finish_words
 from llmproviders.providers._chat_completions import MAX_SILENT_EVENTS
 from llmproviders.providers._chat_parts import MAX_TOOL_CALLS
 from llmproviders.providers._finish_words import FAILED_WORDS, FINISH_WORDS, NO_WORDS, reason_of
@@ -344,6 +345,48 @@ def test_every_word_has_one_reason() -> None:
         assert {reason_of(word) for word in known} == {reason}
         assert {reason_of(word.upper()) for word in known} == {reason}
     assert {reason_of(word) for word in FAILED_WORDS} == {None}
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("endTurn", "stop"),
+        (" End-of Turn ", "stop"),
+        ("<|endoftext|>", "stop"),
+        ("FinishReason.STOP", "stop"),
+        ("stop_reason.end_turn", "stop"),
+        ("ALTERNATIVE_STATUS_FINAL", "stop"),
+        ("content_filter: RECITATION", "content_filter"),
+        ("MAX TOKENS : 5 : of 5", "length"),
+        ("FinishReason.ABORT", None),
+        ("abort: by the user", None),
+        ("brandNewError", None),
+        ("error of the third kind", "other"),
+        ("unstoppable", "other"),
+        ("non-stop", "other"),
+    ],
+)
+def test_ways_to_write_a_word(word: str, reason: str | None) -> None:
+    """A word is known in any case and spelling, behind its type's name and before details."""
+    assert reason_of(word) == reason
+
+
+@pytest.mark.parametrize("word", ["", " ", "NULL", "inProgress", "FINISH_REASON_UNSPECIFIED"])
+def test_a_word_that_says_nothing(word: str) -> None:
+    """A reply goes on after a word that means that there is none, however it is written."""
+    first, last = (_event({"content": text}, word) for text in ("a", "b"))
+    assert read(_of(first, last, _end("stop"))).text == "ab"
+
+
+def test_unknown_words_without_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that makes up a new word for each reply does not fill the log."""
+    monkeypatch.setattr(_finish_words, "_unknown_words", set())
+    with caplog.at_level(logging.WARNING, "llmproviders"):
+        for number in range(150):
+            assert read(_of(_event({"content": "a"}), _end(f"made up {number}"))).text == "a"
+    assert len(caplog.messages) == 100
 
 
 def test_images() -> None:
