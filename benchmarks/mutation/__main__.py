@@ -110,7 +110,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "providers/gigachat/_dialect": ("tests/providers/test_gigachat_dialect.py",),
     "providers/gigachat/_files": ("tests/providers/test_gigachat_files.py",),
     "providers/gigachat/_provider": _GIGACHAT,
-    "providers/gigachat/_credentials": _GIGACHAT,
+    "providers/gigachat/_credentials": (
+        "tests/providers/test_gigachat_ways.py",
+        "tests/providers/test_gigachat.py::TestRequest",
+        "tests/providers/test_gigachat.py::TestKey",
+        "tests/providers/test_gigachat.py::TestTokenService",
+        "tests/providers/test_gigachat.py::TestRefusedToken",
+        "tests/providers/test_gigachat.py::TestTokenRequests",
+        "tests/providers/test_keys.py",
+    ),
 }
 # These take a second or more, start processes, which run unmutated code, or check their caller,
 # which here is mutmut.
@@ -119,6 +127,9 @@ SLOW = (
     "tests/providers/test_gigachat.py::TestTokenRequests::test_16_processes",
     "tests/providers/test_gigachat.py::TestTokenRequests::test_a_day_of_cron",
     "tests/providers/test_gigachat.py::TestTokenRequests::test_revoked_between_processes",
+    "tests/providers/test_gigachat_files.py::TestAttach::test_once_from_two_processes",
+    "tests/providers/test_gigachat_files.py::TestCalls::test_a_large_file",
+    "tests/providers/test_gigachat_ways.py::TestCredentials::test_importing_it_is_cheap",
     "tests/failover/test_health.py::TestFile::test_a_new_process_knows",
     "tests/failover/test_health.py::TestFileTrouble::test_many_processes",
     "tests/failover/test_retry.py::test_tenacity_waits_for_a_failure",
