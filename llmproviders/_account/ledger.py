@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -255,8 +256,7 @@ def _increases(
         name, numbers = row[:names], row[names:]
         earlier = old.get(name, (0,) * len(numbers))
         if numbers != earlier:
-            gains = (max(0, n - o) for n, o in zip(numbers, earlier, strict=True))
-            grown.append((*name, *gains))
+            grown.append((*name, *(max(0, gain) for gain in map(sub, numbers, earlier))))
     return grown
 
 

@@ -14,7 +14,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,10 +41,11 @@ from llmproviders._account import ledger as ledgers
 from llmproviders._account.quotas import DEFAULT_MAX_TOKENS, Limit, estimate
 from llmproviders._account.usage import DailyUsage, UsageTable
 from llmproviders._environment import usage_file
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import Call, Fetch, Request
 from llmproviders.sandbox import Sandbox
 from tests.support.actors import Act, Actor, FakeClock
-from tests.support.processes import in_child
+from tests.support.processes import Child, in_child
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -144,12 +145,52 @@ class TestADay:
             client.complete("Why?")
         assert "120 of 100 tokens" in str(spent(client))
 
+    @pytest.mark.parametrize(
+        ("usage", "counted"),
+        [
+            (Usage(3, 4, 9), (3, 4, 9)),
+            (Usage(3, 4), (3, 4, 7)),
+            (Usage(total_tokens=9), (0, 0, 9)),
+            (Usage(0, 0), (0, 0, 0)),
+        ],
+    )
+    def test_a_service_that_tells_a_part_of_it(
+        self, clock: FakeClock, usage: Usage, counted: tuple[int, int, int]
+    ) -> None:
+        """Without a total, the tokens of prompt and reply are added up."""
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        total = counted[2]
+        client = client_of(Actor(["Hi", FinishReason(usage=usage)], per_day={"tokens": 18}), clock)
+        client.complete("Why?")
+        (row,) = llmproviders.usage()
+        assert (row.prompt_tokens, row.completion_tokens, row.total_tokens) == counted
+        client_of(Actor(GOOD, per_day={"tokens": total + 1}), clock).complete("Why?")
+        spent(client)
+
+    @pytest.mark.parametrize("usage", [Usage(3), Usage(None, 4), Usage(cached_tokens=1)])
+    def test_a_service_that_tells_too_little(self, clock: FakeClock, usage: Usage) -> None:
+        """What does not make a total leaves what was reserved."""
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(["Hi", FinishReason(usage=usage)], per_day={"tokens": 10}), clock)
+        client.complete("Why?", max_tokens=9)
+        assert "10 of 10 tokens" in str(spent(client))
+        (row,) = llmproviders.usage()
+        assert row.prompt_tokens == (usage.prompt_tokens or 0)
+        assert row.completion_tokens == (usage.completion_tokens or 0)
+        assert row.total_tokens == 0
+
     def test_a_reply_without_usage_settles_at_what_was_reserved(self, clock: FakeClock) -> None:
         """The prompt's bytes / 3 and max_tokens are what such a reply counts for."""
         client = client_of(Actor(GOOD, per_day={"tokens": 100}), clock)
         client.complete("Q" * 60, max_tokens=79)
         client.complete("Q" * 3, max_tokens=1)
         assert "101 of 100 tokens" in str(spent(client))
+
+    def test_a_day_begins_with_all_its_tokens(self, clock: FakeClock) -> None:
+        """Any limit of tokens leaves room for a first request."""
+        client = client_of(Actor(GOOD, per_day={"tokens": 1}), clock)
+        client.complete("Why?")
+        spent(client)
 
     def test_tokens_are_passed_by_one_reply_at_most(self, clock: FakeClock) -> None:
         """Requests under way count with their reservation, so that only one passes the limit."""
@@ -780,6 +821,146 @@ class TestTheFile:
         in_child(lambda: client.complete("Why?"))
         client.complete("Why?")
         spent(client)
+
+
+@contextmanager
+def held(state: Path, mode: str = "NORMAL") -> Iterator[sqlite3.Connection]:
+    """Let another program change the file for as long as it takes."""
+    ledgers.ledger().close()
+    with closing(sqlite3.connect(state, isolation_level=None)) as other:
+        other.execute(f"PRAGMA locking_mode = {mode}")
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+class TestAlone:
+    """A process that cannot use the file counts for itself for a minute, then tries again."""
+
+    @pytest.fixture
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """The only moment that the ledger knows, in seconds; it has no patience with others."""
+        moments = [1000.0]
+        monkeypatch.setattr(ledgers, "time", SimpleNamespace(monotonic=lambda: moments[-1]))
+        monkeypatch.setattr(ledgers, "_PATIENCE_S", 0.0)
+        return moments
+
+    def test_what_it_counts_is_added(
+        self, state: Path, clock: FakeClock, now: list[float], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It goes on from the file's counts, and adds what it counted, once, when it can."""
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client = client_of(Actor(["Hi", told(4)], per_day=9, per_minute=99), clock)
+        keys = ("model", "requests", "failures", "prompt_tokens", "completion_tokens")
+
+        def ask(*models: str) -> None:
+            for model in models:
+                clock.pass_(1)
+                client.complete("Why?", model=model)
+
+        def usage() -> list[tuple[Any, ...]]:
+            return [tuple(row.as_dict()[key] for key in keys) for row in llmproviders.usage()]
+
+        ask("small", "small")
+        with held(state) as other:
+            ask("small", "small", "large")
+            now.append(now[-1] + 60)
+            # Tried once more, in vain; and not again for a minute.
+            ask("large")
+            assert usage() == [("large", 2, 0, 4, 4), ("small", 4, 0, 8, 8)]
+            other.execute("ROLLBACK")
+            now.append(now[-1] + 59)
+            ask("large")
+            assert other.execute("SELECT sum(requests) FROM used").fetchall() == [(2,)]
+        now.append(now[-1] + 1)
+        ask("small")
+        with closing(sqlite3.connect(state)) as other:
+            assert other.execute("SELECT sum(requests) FROM used").fetchall() == [(8,)]
+            assert other.execute("SELECT requests, tokens FROM days").fetchall() == [(8, 32)]
+        assert usage() == [("large", 3, 0, 6, 6), ("small", 5, 0, 10, 10)]
+        # Those of the last minute, too.
+        client_of(Actor(GOOD, per_minute=8), clock).complete("Why?")
+        assert clock.slept == pytest.approx([53.0])
+        spent(client)
+        assert len([told for told in caplog.messages if "not shared between" in told]) == 1
+
+    def test_a_file_that_is_put_right(
+        self, state: Path, clock: FakeClock, now: list[float]
+    ) -> None:
+        """So does one that could not read the file at all."""
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        state.parent.mkdir(parents=True, mode=0o700)
+        state.touch(mode=0o644)
+        client = client_of(Actor(GOOD, per_day=3), clock)
+        client.complete("Why?")
+        state.chmod(0o600)
+        client.complete("Why?")
+        assert state.stat().st_size == 0
+        now.append(now[-1] + 60)
+        client.complete("Why?")
+        with closing(sqlite3.connect(state)) as other:
+            assert other.execute("SELECT requests FROM days").fetchall() == [(3,)]
+        assert [u.requests for u in llmproviders.usage()] == [3]
+
+    def test_a_file_without_tables(
+        self, state: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A file that has lost its tables is no reason for a call to fail."""
+        client_of(Actor(GOOD, per_day=1), clock).complete("Why?")
+        ledgers.ledger().close()
+        with closing(sqlite3.connect(state)) as other:
+            for table in ("days", "recent", "used"):
+                other.execute(f"DROP TABLE {table}")
+        client = client_of(Actor(GOOD, per_day=1), clock)
+        client.complete("Why?")
+        spent(client)
+        assert "no such table" in caplog.text
+
+    def test_a_fork(self, state: Path, clock: FakeClock, now: list[float]) -> None:
+        """A child of it begins with the file, and not with what its parent has counted."""
+        client = client_of(Actor(GOOD, per_day=3), clock)
+        client.complete("Why?")
+        with held(state):
+            client.complete("Why?")
+
+            def ask() -> None:
+                client.complete("Why?")
+                client.complete("Why?")
+                spent(client)
+
+            Child(ask).end_within(30)
+            client.complete("Why?")
+            spent(client)
+
+    @pytest.mark.parametrize("mode", ["NORMAL", "EXCLUSIVE"])
+    def test_patience(self, state: Path, clock: FakeClock, mode: str) -> None:
+        """It waits for others that are busy with the file, and counts nothing for itself."""
+        client_of(Actor(GOOD, per_day=9), clock).complete("Why?")
+        provider = Actor(GOOD, per_day=2)
+        with held(state, mode) as other:
+
+            class Releasing(FakeClock):
+                def sleep(self, *_: Any) -> None:
+                    other.close()
+
+            client_of(provider, Releasing(wall=NOON)).complete("Why?")
+        in_child(lambda: spent(client_of(Actor(GOOD, per_day=2), clock)))
+
+    def test_the_patience_of_usage(
+        self, state: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who asks for usage waits for them, too."""
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        client_of(Actor(GOOD, per_day=9), clock).complete("Why?")
+        with held(state, "EXCLUSIVE") as other:
+            pause = ledgers.pause
+
+            def release(scope: CancelScope) -> None:
+                other.close()
+                pause(scope)
+
+            monkeypatch.setattr(ledgers, "pause", release)
+            assert [u.requests for u in llmproviders.usage()] == [1]
+        assert ledgers.ledger().trouble is None
 
 
 ASKING = """if True:
