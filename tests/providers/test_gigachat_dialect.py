@@ -10,6 +10,9 @@ import pytest
 
 from llmproviders import FailoverClient, FinishReason, GigaChat, InvalidRequestError
 from llmproviders.errors import UnsupportedError
+from llmproviders.messages import normalize
+from llmproviders.providers.gigachat._dialect import fields, messages
+from llmproviders.providers.gigachat._files import Attachment
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.sandbox.test_sandbox_official import gigachat_client
@@ -18,6 +21,7 @@ QUESTION = {"role": "user", "content": "Какая погода?"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"name": "weather", "description": "Погода", "parameters": PARAMETERS}
 TIME = {"name": "time", "parameters": {"type": "object", "properties": {}}}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
@@ -143,12 +147,69 @@ def test_tools_choices_and_formats(tools: str, choice: str, form: str) -> None:
         ({"tools": [tool({"name": "погода"})]}, "Latin letter"),
         ({"functions": [{"name": "2nd"}]}, "Latin letter"),
         ({"response_format": {"type": "json_object"}}, "json_object"),
+        ({"response_format": {"type": "yaml", "schema": SCHEMA}}, "'yaml'"),
         ({"tools": [tool(WEATHER)], "tool_choice": {"type": "allowed_tools"}}, "allowed_tools"),
+        ({"tools": [tool(WEATHER)], "tool_choice": {**NAMED, "type": "custom"}}, "custom"),
+        ({"tools": [tool(WEATHER)], "tool_choice": {**NAMED, "function": "x"}}, "'x'"),
+        ({"tool_choice": "any"}, "'any' and there are no tools"),
+        ({"tools": [{**tool(WEATHER), "type": "custom"}]}, "'custom'"),
+        ({"tools": [{"type": "function", "function": "weather"}]}, "'function' only"),
+        ({"functions": [{"name": 7}]}, "name 7"),
     ],
 )
 def test_what_cannot_be_translated(sandbox: Sandbox, params: dict[str, Any], words: str) -> None:
     """What GigaChat has not is not sent, and the next provider is asked at once."""
     assert words in refused(sandbox, **params)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"tools": [tool(WEATHER)], "tool_choice": "often"}, "cannot be 'often'"),
+        ({"tools": [tool(WEATHER)], "function_call": {"name": "time"}}, "'time', which is none"),
+        ({"response_format": {"type": "json_schema"}}, "no schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": "N"}}, "no schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}, "no schema"),
+    ],
+)
+def test_what_nobody_could_do(params: dict[str, Any], words: str) -> None:
+    """What no service could make sense of is told so, and no other provider is asked."""
+    with pytest.raises(InvalidRequestError, match=words) as caught:
+        fields(params)
+    assert type(caught.value) is InvalidRequestError
+
+
+@pytest.mark.parametrize(
+    ("choices", "sent"),
+    [
+        ({"tool_choice": "any"}, {"name": "weather"}),
+        ({"tool_choice": {"name": "weather"}}, {"name": "weather"}),
+        ({"tool_choice": NAMED, "function_call": "none"}, "none"),
+        (
+            {"function_call": {"name": "weather", "partial_arguments": {"city": "A"}, "more": 1}},
+            {"name": "weather", "partial_arguments": {"city": "A"}},
+        ),
+    ],
+)
+def test_forms_of_a_choice(choices: dict[str, Any], sent: Any) -> None:
+    """A function is named in either dialect; GigaChat's own goes first."""
+    assert fields({"tools": [tool(WEATHER)], **choices})["function_call"] == sent
+
+
+def test_fields_of_tools() -> None:
+    """A tool keeps what GigaChat has, but no None; a format keeps that it is not strict."""
+    given = {**TIME, "description": None, "strict": True, "return_parameters": SCHEMA}
+    found = fields(
+        {
+            "tools": [{"type": "function", "function": given}],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": SCHEMA, "strict": False},
+            },
+        }
+    )
+    assert found["functions"] == [{**TIME, "return_parameters": SCHEMA}]
+    assert found["response_format"] == {"type": "json_schema", "schema": SCHEMA, "strict": False}
 
 
 def test_functions_are_sent_as_they_are(sandbox: Sandbox) -> None:
@@ -238,6 +299,63 @@ HISTORIES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{"role": "assistant", "content": "Warm.", "refusal": None, "annotations": []}],
         [{"role": "assistant", "content": "Warm."}],
     ),
+    "texts in parts": (
+        [
+            {
+                "role": "assistant",
+                "content": [{"type": "text", "text": "Wa"}, {"type": "text", "text": "rm."}],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "So"}, {"type": "text", "text": "?"}],
+            },
+        ],
+        [{"role": "assistant", "content": "Warm."}, {"role": "user", "content": "So?"}],
+    ),
+    "ids in its form of two calls": (
+        [said(called(OWN_ID, "{}"), called(OWN_ID[::-1], "{}", "time"))],
+        [turn({}), turn({}, "time")],
+    ),
+    "results of nothing, with names": (
+        [
+            {"role": "tool", "name": "time", "content": '"12:00"'},
+            {"role": "assistant", "content": "Noon."},
+            {"role": "function", "name": "weather", "content": "20"},
+        ],
+        [
+            answer('"12:00"', "time"),
+            {"role": "assistant", "content": "Noon."},
+            answer("20"),
+        ],
+    ),
+    "an id that is known before one that is not": (
+        [
+            said(called("a", "{}"), called("b", "{}", "time")),
+            result("c", "2"),
+            result("a", "1"),
+        ],
+        [turn({}), answer("1"), turn({}, "time"), answer("2", "time")],
+    ),
+    "arguments and results of any depth and kind": (
+        [
+            said(called("a", " \n"), called("b", '{"n": null}'), called("c", "{}")),
+            result("a", "[" * 100_000),
+            result("b", "Infinity"),
+            result("c", "null"),
+        ],
+        [
+            *(turn({}), answer(json.dumps({"result": "[" * 100_000}))),
+            *(turn({"n": None}), answer('{"result": "Infinity"}')),
+            *(turn({}), answer("null")),
+        ],
+    ),
+    "arguments that are missing": (
+        [
+            {"role": "assistant", "content": "", "function_call": {"name": "weather"}},
+            {"role": "function", "name": "other", "content": "тепло"},
+        ],
+        [turn({}), answer('{"result": "тепло"}')],
+    ),
     "a call without a result": (
         [said(called("x", "{}"), called("y", "{}", "time")), result("y", "1")],
         [turn({}), turn({}, "time"), answer("1", "time")],
@@ -279,6 +397,9 @@ def test_its_own_state_id_goes_back(sandbox: Sandbox, stream: bool) -> None:
         ([QUESTION, said(called("a", "{")), result("a", "1")], "not JSON"),
         ([QUESTION, said(called("a", "[1]")), result("a", "1")], "JSON object"),
         ([QUESTION, said({"id": "a", "type": "custom", "custom": {}})], "calls of functions"),
+        ([QUESTION, said(called("a", "[" * 100_000)), result("a", "1")], "not JSON"),
+        ([{"role": "system", "content": [PICTURE]}], "not of 'system'"),
+        ([QUESTION, {"role": "assistant", "content": [PICTURE]}], "not of 'assistant'"),
     ],
 )
 def test_history_that_cannot_be_translated(
@@ -286,6 +407,72 @@ def test_history_that_cannot_be_translated(
 ) -> None:
     """History that GigaChat cannot take is not sent, and the next provider is asked at once."""
     assert words in refused(sandbox, [*messages, QUESTION])
+
+
+def test_a_state_id_of_several_calls() -> None:
+    """The id of a turn goes with its first call; one that is no text is left out."""
+    calls = {**said(called("a", "{}"), called("b", "{}", "time")), "content": ""}
+    warm = {"role": "assistant", "content": "Warm."}
+    for state_id, sent in ((OWN_ID, {"functions_state_id": OWN_ID}), (7, {}), (None, {})):
+        told = {"functions_state_id": state_id}
+        assert messages([{**calls, **told}, result("a", "1"), {**warm, **told}]) == [
+            turn({}, **sent),
+            answer("1"),
+            turn({}, "time"),
+            {**warm, **sent},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ([QUESTION, said({"id": "a", "function": {"arguments": "{}"}})], "has no name"),
+        ([QUESTION, {"role": "tool", "name": "", "content": "1"}], "belongs to no call"),
+        ([QUESTION, {"role": "tool", "name": 7, "content": "1"}], "belongs to no call"),
+        ([QUESTION, said(called("a", "{}")), result("a", "1"), result("a", "2")], "to no call"),
+    ],
+)
+def test_history_that_nobody_could_send(history: list[Any], words: str) -> None:
+    """A call or a result that belongs to no function is told before anything is sent."""
+    with pytest.raises(InvalidRequestError, match=words) as caught:
+        messages(normalize(history))
+    assert type(caught.value) is InvalidRequestError
+
+
+class TestAttachments:
+    def test_they_go_with_the_last_question(self) -> None:
+        """Files are added to what the last message of the user has already."""
+        own = {**QUESTION, "attachments": ["1"]}
+        note = Attachment("note.txt", None, b"A note.")
+        said_so = {"role": "assistant", "content": "Warm."}
+        assert messages([own, own, said_so], [note]) == [
+            own,
+            {**QUESTION, "attachments": ["1", note]},
+            said_so,
+        ]
+        assert own["attachments"] == ["1"]
+        assert messages([QUESTION], [note, note])[0]["attachments"] == [note, note]
+        with pytest.raises(InvalidRequestError, match="no user message"):
+            messages([said_so], [note])
+
+    def test_pictures_in_parts(self) -> None:
+        """A picture leaves the text and stands behind the ids that the message has."""
+        parts = [{"type": "text", "text": "What "}, PICTURE, {"type": "text", "text": "is it?"}]
+        (message,) = messages([{"role": "user", "content": parts, "attachments": ["1"]}])
+        own_id, picture = message["attachments"]
+        assert (message["content"], own_id) == ("What is it?", "1")
+        assert isinstance(picture, Attachment)
+        assert (picture.media_type, picture.content) == ("image/png", bytes(3))
+
+    def test_how_many(self) -> None:
+        """Ten pictures a request and one a message are taken; ids and texts are not counted."""
+        note = Attachment("note.txt", None, b"A note.")
+        asked = [{"role": "user", "content": [PICTURE], "attachments": ["1", "2"]}] * 10
+        assert len(messages(asked, [note, note])) == 10
+        with pytest.raises(UnsupportedError, match="10 images"):
+            messages([*asked, asked[0]])
+        with pytest.raises(UnsupportedError, match="one image a message"):
+            messages(asked, [Attachment("a.png", None, b"a")])
 
 
 def test_an_alias_is_not_looked_up_for_what_is_refused(sandbox: Sandbox) -> None:

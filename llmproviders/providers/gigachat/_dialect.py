@@ -16,7 +16,7 @@ from typing import Any
 from ..._checks import shown
 from ..._signals import let_through
 from ...errors import InvalidRequestError, UnsupportedError
-from ...messages import Message
+from ...messages import Message, text_of
 from ._files import Attachment
 
 Fields = dict[str, Any]
@@ -73,7 +73,7 @@ def fields(params: Mapping[str, Any]) -> Fields:
 def _functions(params: Mapping[str, Any]) -> Fields:
     functions = [*(params.get("functions") or ()), *map(_function, params.get("tools") or ())]
     for function in functions:
-        name = function.get("name") if isinstance(function, Mapping) else None
+        name = function.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UnsupportedError(
                 f"GigaChat refuses the function name {shown(name)}: a name is a Latin letter, then "
@@ -86,10 +86,9 @@ def _functions(params: Mapping[str, Any]) -> Fields:
     return {"functions": functions, "function_call": called} if functions else {}
 
 
-def _function(tool: Any) -> Fields:
+def _function(tool: Mapping[str, Any]) -> Fields:
     """A tool in OpenAI's form as a function."""
-    kind = tool.get("type") if isinstance(tool, Mapping) else None
-    function = tool.get("function") if isinstance(tool, Mapping) else None
+    kind, function = tool.get("type"), tool.get("function")
     if kind != "function" or not isinstance(function, Mapping):
         raise UnsupportedError(
             f"GigaChat takes tools of the type 'function' only, not {shown(kind)}"
@@ -122,10 +121,10 @@ def _choice(choice: Any, names: Sequence[str]) -> Any:
     return {key: value for key, value in named.items() if key in ("name", "partial_arguments")}
 
 
-def _response_format(wanted: Any) -> Fields:
+def _response_format(wanted: Mapping[str, Any] | None) -> Fields:
     if wanted is None:
         return {}
-    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    kind = wanted.get("type")
     if kind == "text":
         return {}
     if kind != "json_schema":
@@ -145,7 +144,7 @@ def messages(history: Sequence[Message], attach: Iterable[Attachment] = ()) -> l
     """Convert a conversation from OpenAI's format to GigaChat's.
 
     Args:
-        history: messages that any provider or caller wrote.
+        history: messages that any provider or caller wrote, normalized.
         attach: files to add to the last user message.
 
     Returns:
@@ -289,13 +288,11 @@ def _refuse_constant(word: str) -> None:
 def _text(message: Message) -> str:
     """The text of a message that may only have text."""
     content = message["content"]
-    if isinstance(content, str):
-        return content
-    if any(part.get("type") != "text" for part in content):
+    if not isinstance(content, str):
         raise UnsupportedError(
             f"GigaChat takes images in messages of the user only, not of {message['role']!r}"
         )
-    return "".join(part["text"] for part in content)
+    return content
 
 
 def _user(message: Message) -> Message:
@@ -303,9 +300,9 @@ def _user(message: Message) -> Message:
     content = message["content"]
     attachments = list(message.get("attachments") or ())
     if not isinstance(content, str):
-        images = [part for part in content if part.get("type") == "image_url"]
+        images = [part for part in content if part["type"] == "image_url"]
         attachments += [Attachment.of_url(part["image_url"]["url"]) for part in images]
-        content = "".join(part["text"] for part in content if part.get("type") == "text")
+        content = text_of(content)
     found: Message = {"role": "user", "content": content}
     return {**found, "attachments": attachments} if attachments else found
 
