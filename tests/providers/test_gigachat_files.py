@@ -15,7 +15,8 @@ import requests
 from llmproviders import FailoverClient, GigaChat, InvalidRequestError, LLMError
 from llmproviders._environment import uploads_file
 from llmproviders.errors import UnsupportedError
-from llmproviders.providers.gigachat import UploadedFile
+from llmproviders.providers.gigachat import UploadedFile, _files
+from llmproviders.providers.gigachat._files import Attachment, DrawnImages
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
@@ -123,6 +124,69 @@ class TestCalls:
             assert f"image/png of {len(PNG)} bytes" in reply
             theirs = official.upload_file(("note.txt", b"A note.", "text/plain"))
             assert giga.download(theirs.id_) == b"A note."
+
+
+class TestAttachment:
+    @pytest.mark.parametrize(
+        ("url", "name", "media_type", "content"),
+        [
+            ("data:image/jpeg;base64,AAEC", "attachment.jpg", "image/jpeg", b"\0\1\2"),
+            ("data: Image/TIFF ;x=y;BASE64,AAEC", "attachment.tif", "image/tiff", b"\0\1\2"),
+            ("data:audio/mp4;base64,AAEC", "attachment.mp4", "audio/mp4", b"\0\1\2"),
+            ("data:text/plain;charset=utf-8,%D0%96,%0A;", "attachment.txt", "text/plain", b"Z"),
+            ("data:,Hi\n", "attachment.txt", "text/plain", b"Hi\n"),
+            ("data:;base64;x,AAEC", "attachment.txt", "text/plain", b"AAEC"),
+            ("data:image/png,AAEC", "attachment.png", "image/png", b"AAEC"),
+            ("data:image/bmp;base64,QUI%3D", "attachment.bmp", "image/bmp", b"AB"),
+        ],
+    )
+    def test_of_a_data_url(self, url: str, name: str, media_type: str, content: bytes) -> None:
+        """Any form of such a URL gives its bytes, with a name from which the type is told."""
+        found = Attachment.of_url(url)
+        due = content if content != b"Z" else "Ж,\n;".encode()
+        assert (found.name, found.media_type, found.read()) == (name, media_type, due)
+        assert found.is_image is media_type.startswith("image/")
+
+    def test_one_that_is_too_large(self) -> None:
+        """The limit is that of its kind, in bytes."""
+        with pytest.raises(InvalidRequestError, match=r"15000001 bytes.* 15 MB of image"):
+            Attachment.of_url("data:image/png," + "a" * 15_000_001)
+        assert len(Attachment.of_url("data:image/png," + "a" * 15_000_000).read()) == 15_000_000
+
+    @pytest.mark.parametrize("name", ["a.PNG", "archive.tar.png", ".png"])
+    def test_the_last_extension_counts(self, tmp_path: Path, name: str) -> None:
+        """Its type is told by what follows the last dot, in any case."""
+        (tmp_path / name).write_bytes(PNG)
+        found = Attachment.of_path(tmp_path / name)
+        assert (found.name, found.media_type, found.read()) == (name, "image/png", PNG)
+
+    def test_in_the_home_folder(self, home: Path) -> None:
+        """A tilde is the user's home."""
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "note.txt").write_text("A note.")
+        found = Attachment.of_path("~/note.txt")
+        assert (found.name, found.read(), found.is_image) == ("note.txt", b"A note.", False)
+
+    def test_gone_or_grown_meanwhile(self, tmp_path: Path) -> None:
+        """What can no longer be read, or is too large by now, is told with its path."""
+        path = tmp_path / "note.png"
+        path.write_bytes(PNG)
+        found = Attachment.of_path(path)
+        with path.open("r+b") as file:
+            file.truncate(15_000_000)
+        assert len(found.read()) == 15_000_000
+        with path.open("r+b") as file:
+            file.truncate(15_000_001)
+        with pytest.raises(InvalidRequestError, match=f"{path}.* cannot be read: "):
+            found.read()
+        path.unlink()
+        with pytest.raises(InvalidRequestError, match=f"{path}.* cannot be read: No such file"):
+            found.read()
+
+    def test_no_path(self) -> None:
+        """A path that no file can have is told as the argument that it is."""
+        with pytest.raises(InvalidRequestError, match="cannot be read: attach: no file"):
+            Attachment.of_path("a\0b.png")
 
 
 class TestAttach:
@@ -259,6 +323,72 @@ class TestAttach:
         assert path.read_bytes() == content
         assert kinds(sandbox).count("files") == 2
 
+    def test_an_id_that_is_none(self, sandbox: Sandbox, picture: Path) -> None:
+        """What stands in the memory in place of an id is not sent."""
+        with giga_of(sandbox) as giga:
+            giga.complete(QUESTION, attach=[picture])
+            content = json.loads(uploads_file().read_bytes())
+            content["files"] = dict.fromkeys(content["files"], 7)
+            uploads_file().write_text(json.dumps(content))
+            for _ in range(2):
+                assert giga.complete(QUESTION, attach=[picture]).text
+        assert kinds(sandbox) == ["files", "chat", "files", "chat", "chat"]
+
+    def test_one_content_of_two_types(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """The same bytes as another type of file are another file."""
+        for name in ("a.txt", "a.pdf", "b.txt"):
+            (tmp_path / name).write_bytes(b"%PDF-1.7")
+        with giga_of(sandbox) as giga:
+            for name in ("a.txt", "a.pdf", "b.txt"):
+                giga.complete(QUESTION, attach=[tmp_path / name])
+        assert kinds(sandbox) == ["files", "chat", "files", "chat", "chat"]
+
+    def test_the_memory_is_bounded(
+        self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of many files the latest are remembered."""
+        monkeypatch.setattr(_files, "_MOST_REMEMBERED", 2)
+        paths = [tmp_path / f"{number}.txt" for number in range(3)]
+        with giga_of(sandbox) as giga:
+            for path in paths:
+                path.write_text(path.name)
+                giga.complete(QUESTION, attach=[path])
+            before = sandbox.count("gigachat", "files")
+            giga.complete(QUESTION, attach=paths[1:])
+            assert sandbox.count("gigachat", "files") == before
+            giga.complete(QUESTION, attach=paths[::-1])
+            assert sandbox.count("gigachat", "files") == before + 1
+
+    def test_no_place_for_the_memory(
+        self,
+        sandbox: Sandbox,
+        picture: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Where nothing can be remembered, a file is uploaded each time, and that is told once."""
+        (tmp_path / "plain").touch()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "plain" / "below"))
+        with giga_of(sandbox) as giga:
+            for _ in range(2):
+                assert giga.complete(QUESTION, attach=[picture]).text
+            giga.delete(giga.files()[0].id)
+        assert kinds(sandbox)[:4] == ["files", "chat", "files", "chat"]
+        assert len([m for m in caplog.messages if str(uploads_file()) in m]) == 1
+
+    def test_what_is_forgotten(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """A file that is deleted is forgotten, and no other."""
+        paths = [tmp_path / f"{number}.txt" for number in range(2)]
+        with giga_of(sandbox) as giga:
+            for path in paths:
+                path.write_text(path.name)
+                giga.complete(QUESTION, attach=[path])
+            giga.delete(next(one.id for one in giga.files() if one.filename == "0.txt"))
+            for path in reversed(paths):
+                giga.complete(QUESTION, attach=[path])
+        assert kinds(sandbox)[-3:] == ["chat", "files", "chat"]
+
     def test_the_memory_is_private(self, sandbox: Sandbox, picture: Path) -> None:
         """The memory is open to its user alone, and holds neither a name nor a key."""
         with giga_of(sandbox) as giga:
@@ -296,7 +426,7 @@ class TestAttach:
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
         with giga_of(sandbox) as giga:
             with pytest.raises(UnsupportedError, match="one image a message"):
-                giga.complete(QUESTION, attach=paths)
+                giga.complete(QUESTION, attach=paths[::-1])
             with pytest.raises(UnsupportedError, match="10 images a request"):
                 giga.complete([{"role": "user", "content": [image]}] * 11)
             assert sandbox.requests == []
@@ -368,6 +498,28 @@ class TestDrawn:
             reading = read(giga.stream(QUESTION))
             assert reading.text == '1 < 2 <b>  <imgs> <img src="x"> end <im'
             assert [image.id for image in reading.finish.images] == [DRAWN]
+
+    def test_what_may_become_a_tag(self) -> None:
+        """Only the start of a tag waits for its end, and not for ever."""
+        drawn = DrawnImages()
+        tag = f"<IMG  SRC='{DRAWN}' fuse='true' />"
+        for piece, text in [
+            ("a <", "a "),
+            ("b", "<b"),
+            (" <im", " "),
+            ("age>", "<image>"),
+            ("<img", ""),
+            (" src=", ""),
+            (">", "<img src=>"),
+            (tag[:3], ""),
+            (tag[3:20], ""),
+            (tag[20:] + "c", "c"),
+            ("<img " + "x" * 154, ""),
+            ("x", "<img " + "x" * 155),
+            ("<i <im", "<i "),
+        ]:
+            assert drawn.feed(piece) == text
+        assert (drawn.rest(), drawn.rest(), drawn.ids) == ("<im", "", [DRAWN])
 
     def test_nothing_but_an_image(self) -> None:
         """A reply that is one image is no empty reply."""
