@@ -91,7 +91,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_arguments.py",
         "tests/providers/test_openai_compatible.py",
     ),
-    "providers/_chat_parts": (*_PARSERS, *_REPLIES, "tests/test_tools.py"),
+    "providers/_chat_parts": ("tests/providers/test_chat_parts.py", *_REPLIES),
     "providers/_chat_requests": (
         "tests/providers/test_chat_requests.py",
         "tests/providers/test_openai_compatible.py",

@@ -48,11 +48,10 @@ class ThoughtDetails:
     def _add(self, detail: dict[str, Any]) -> None:
         texts = {n: v for n, v in detail.items() if n in self._TEXTS and isinstance(v, str)}
         fields = {n: v for n, v in detail.items() if n not in texts and v is not None}
-        last, written = self._entries[-1] if self._entries else ({}, {})
-        if not texts or any(last.get(name) != fields.get(name) for name in ("type", "index")):
-            last, written = {}, {}
-            self._entries.append((last, written))
+        if not texts or not self._continues(fields):
+            self._entries.append(({}, {}))
             self._keep(_OVERHEAD)
+        last, written = self._entries[-1]
         for name, value in fields.items():
             if last.get(name) != value:
                 self._keep(_size(value))
@@ -60,6 +59,13 @@ class ThoughtDetails:
         for name, text in texts.items():
             self._keep(len(text.encode("utf-8", "surrogatepass")))
             written.setdefault(name, StringIO()).write(text)
+
+    def _continues(self, fields: dict[str, Any]) -> bool:
+        """Whether a text with these fields beside it belongs to the latest thought."""
+        if not self._entries:
+            return False
+        last, _ = self._entries[-1]
+        return all(last.get(name) == fields.get(name) for name in ("type", "index"))
 
     def joined(self) -> list[dict[str, Any]]:
         """All thoughts so far."""
@@ -158,7 +164,7 @@ class ToolCalls:
         name, known = function.get("name"), call.function.get("name")
         if own_id and call.id and own_id != call.id:
             # Some versions of vLLM give each piece its own id.
-            return None if name or index is None or call.is_whole() else call
+            return None if name or call.is_whole() else call
         if not name or not known:
             return call
         # A repeated name: the same call or the next one. In JSON, an object never directly follows
