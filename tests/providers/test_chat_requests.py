@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from llmproviders import InvalidRequestError, OpenAICompatible, UnsupportedError
+from llmproviders import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    OpenAICompatible,
+    RateLimitError,
+    UnsupportedError,
+)
 from llmproviders.errors import LLMError
+from llmproviders.providers._chat_requests import refused_field
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, Sender, with_sender
 from tests.support.golden import goldens, on_the_wire
@@ -24,6 +31,9 @@ WHOLE = http_response(
 )
 FUNCTION = {"name": "weather", "parameters": {"type": "object"}}
 TOOL = {"type": "function", "function": FUNCTION}
+
+
+UNSUPPORTED = "'tools' with top_p is not supported, nor is seed."
 
 
 def sent_by(prompt: Any = "Hi", **params: Any) -> dict[str, Any]:
@@ -76,6 +86,19 @@ class TestTools:
             (
                 {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
                 {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+            ),
+            (
+                {"functions": [FUNCTION], "function_call": "none", "tool_choice": "required"},
+                {"tools": [TOOL], "tool_choice": "required"},
+            ),
+            (
+                {"functions": [FUNCTION], "parallel_tool_calls": True},
+                {"tools": [TOOL], "parallel_tool_calls": True},
+            ),
+            ({"tool_choice": "required"}, {"tool_choice": "required"}),
+            (
+                {"function_call": {"name": "weather"}},
+                {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
             ),
             ({"tools": [], "tool_choice": "auto"}, {}),
             ({"functions": [], "function_call": "none", "parallel_tool_calls": True}, {}),
@@ -443,6 +466,23 @@ class TestRefusals:
             error = read(provider.stream("Hi", **params)).error
         assert isinstance(error, LLMError)
         assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("error", "field"),
+        [
+            (InvalidRequestError("", status_code=400, detail=UNSUPPORTED), "top_p"),
+            (InvalidRequestError("", status_code=422, detail=UNSUPPORTED.upper()), "top_p"),
+            (InvalidRequestError("", status_code=404, detail=UNSUPPORTED), None),
+            (InvalidRequestError("", status_code=400, detail="top_p, seed"), None),
+            (InvalidRequestError("", status_code=400, detail="Unsupported: top_pp"), None),
+            (InvalidRequestError("", status_code=400), None),
+            (ModelNotFoundError("", status_code=400, detail=UNSUPPORTED), None),
+            (RateLimitError("", status_code=400, detail=UNSUPPORTED), None),
+        ],
+    )
+    def test_which_field_is_refused(self, error: LLMError, field: str | None) -> None:
+        """The first that is named, where the request is refused as such, and for that reason."""
+        assert refused_field(error, {"seed": 1, "top_p": 1, "tools": []}) == field
 
     def test_a_field_that_the_caller_put_there(self, raw_server: RawServerFactory) -> None:
         """What stands in ``extra_body`` is the caller's word: it is not left out unasked."""

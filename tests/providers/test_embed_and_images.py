@@ -19,6 +19,7 @@ from llmproviders import (
     Provider,
     YandexGPT,
 )
+from llmproviders.providers._chat_requests import is_batch_too_large, with_images
 from llmproviders.sandbox import Sandbox
 from llmproviders.sandbox.services.openai_compatible import MOST_INPUTS
 from tests.support.calls import Canned, Sender, canned, with_sender
@@ -33,6 +34,7 @@ IMAGES = {
     "photo.txt": (PNG, "image/png"),
     "a.jpg": (b"\xff\xd8\xff\xe0" + bytes(9), "image/jpeg"),
     "b": (b"GIF89a" + bytes(9), "image/gif"),
+    "old": (b"GIF87a" + bytes(9), "image/gif"),
     "c.webp": (b"RIFF\x04\x00\x00\x00WEBPVP8 ", "image/webp"),
 }
 
@@ -73,6 +75,24 @@ class TestEmbed:
         with pytest.raises(InvalidRequestError, match="no"):
             provider.embed(["a", "b"])
         assert len(sender.calls) == 1
+
+    @pytest.mark.parametrize(
+        ("status", "words", "too_large"),
+        [
+            (400, "input array has at most 16 items", True),
+            (422, "Too many texts", True),
+            (413, "the batch is too large", True),
+            (500, "the batch is too large", False),
+            (400, "the text is too long", False),
+            (413, None, False),
+        ],
+    )
+    def test_which_refusal_is_about_the_batch(
+        self, status: int, words: str | None, too_large: bool
+    ) -> None:
+        """It is one that speaks of the number of texts, with a status that means the request."""
+        error = InvalidRequestError("no", status_code=status, detail=words)
+        assert is_batch_too_large(error) is too_large
 
     @pytest.mark.parametrize(
         "data",
@@ -140,9 +160,41 @@ class TestImages:
             assert start == f"data:{kind};base64"
             assert b64decode(content) == data
 
+    def test_they_go_with_the_last_question(self, tmp_path: Path) -> None:
+        """Files stand behind the parts of the last message of the user, which keeps the rest."""
+        (tmp_path / "a.png").write_bytes(PNG)
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAEC"}}
+        first = {"role": "user", "content": "First?"}
+        last = {"role": "user", "content": [picture], "name": "me"}
+        said = {"role": "assistant", "content": "Yes."}
+        for before in ([first, said, last, said], [last, said]):
+            sender = Sender(Canned(SHORT.body))
+            provider = with_sender(OpenAICompatible, sender, base_url=LOCAL)
+            assert read(provider.stream(before, attach=[tmp_path / "a.png"])).text
+            *others, asked, after = sender.calls[0].json["messages"]
+            assert [*others, after] == [m for m in before if m is not last]
+            assert (asked["name"], asked["content"][0]) == ("me", picture)
+            assert len(asked["content"]) == 2
+        sender = Sender(Canned())
+        provider = with_sender(OpenAICompatible, sender, base_url=LOCAL)
+        error = read(provider.stream([said], attach=[tmp_path / "a.png"])).error
+        assert isinstance(error, InvalidRequestError)
+        assert "user message" in str(error)
+        assert sender.calls == []
+
+    def test_one_that_is_just_small_enough(self, tmp_path: Path) -> None:
+        """A picture of 20 MiB is read."""
+        path = tmp_path / "a.png"
+        path.write_bytes(PNG)
+        os.truncate(path, 20 * 1024 * 1024)
+        (message,) = with_images([{"role": "user", "content": "Hi"}], [str(path)])
+        assert len(message["content"]) == 2
+
     def test_what_cannot_be_attached(self, tmp_path: Path) -> None:
         """A missing file, a folder, a pipe, another type and too large a file are not sent."""
         (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
+        (tmp_path / "sound.webp").write_bytes(b"RIFF\x04\x00\x00\x00WAVEfmt ")
+        (tmp_path / "no.webp").write_bytes(b"FFIR\x04\x00\x00\x00WEBPVP8 ")
         (tmp_path / "folder").mkdir()
         os.mkfifo(tmp_path / "pipe")
         with (tmp_path / "huge.png").open("wb") as huge:
@@ -152,7 +204,7 @@ class TestImages:
             ("folder", "cannot be read"),
             ("pipe", "cannot be read"),
             ("huge.png", "larger than 20 MiB"),
-            ("page.pdf", "not a JPEG, PNG, GIF or WebP"),
+            *((name, "not a JPEG") for name in ("page.pdf", "sound.webp", "no.webp")),
         ):
             with pytest.raises(InvalidRequestError, match=words) as caught:
                 parts_of(tmp_path, name)
