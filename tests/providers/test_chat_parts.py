@@ -137,6 +137,8 @@ class TestOneCall:
             [piece('{"a": ', "f", id="x"), piece("1", id="y"), piece("}", id="z")],
             [piece("{}", "f", id="x"), piece('{"a": '), piece("1}")],
             [piece("{}", "f", id="x"), piece("\n"), piece(None), piece([])],
+            [piece("{}", "f", id="x"), piece(' {"a": 1}')],
+            [piece('{"a": 1}', "f", id="x"), piece("", "f", id="x")],
             [piece({}, "f", id="x"), piece({"a": 1})],
             [piece('{"a": 1}', "f", id="x", index=None)],
         ],
@@ -151,7 +153,14 @@ class TestOneCall:
 
     @pytest.mark.parametrize(
         "cut",
-        [('{"a": "}', '"}'), ('{"a": {}', "}"), ("[1]", "2"), ("1", "2"), ('{"a": "', '{"}')],
+        [
+            ('{"a": "}', '"}'),
+            ('{"a": {}', "}"),
+            ("[1]", "2"),
+            ("1", "2"),
+            ('{"', '{": 1}'),
+            ('{"a": "', '{"}'),
+        ],
     )
     @pytest.mark.parametrize("marks", [{"id": "x"}, {"id": "y"}])
     def test_an_end_that_is_none(self, cut: tuple[str, str], marks: dict[str, str]) -> None:
@@ -221,7 +230,8 @@ class TestOneCall:
     def test_one_that_says_nothing(self, kind: str | None) -> None:
         """Neither a name nor arguments make no call."""
         assert called(piece(" ", id="x", type=kind), piece("", "")) == []
-        assert told(called(piece("{}", id="x", name="", type=kind))) == [("", "{}")]
+        (call,) = called(piece("{}", id="x", type=kind))
+        assert call == {"id": "x", "type": "function", "function": {"arguments": "{}"}}
 
     @pytest.mark.parametrize("wrong", [{"function": "f"}, piece(7, "f"), piece(["a"], "f")])
     def test_what_is_no_call(self, wrong: dict[str, Any]) -> None:
@@ -265,6 +275,10 @@ class TestSeveral:
             ("f", "{}"),
             ("g", '{"a": 1}'),
         ]
+        assert told(called(piece('{"a": 1', "f", id="x"), piece("2", "g"))) == [
+            ("f", '{"a": 1'),
+            ("g", "2"),
+        ]
 
     def test_pieces_that_take_turns(self) -> None:
         """Each piece goes to the call of its index or its id, whenever it comes."""
@@ -290,7 +304,7 @@ class TestSeveral:
 
     def test_ids_that_repeat(self) -> None:
         """Repeated and missing ids are made distinct from all others, the first one stays."""
-        ids = ["x", "x", "x_1", "call_4", "", "x", ""]
+        ids = ["x", "x", "x_1", "call_4", "", "x", 7]
         calls = called(*(piece("{}", "f", index=n, id=i) for n, i in enumerate(ids)))
         found = [call["id"] for call in calls]
         assert found == ["x", "x_1", "x_1_2", "call_4", "call_5", "x_5", "call_6"]
