@@ -224,6 +224,37 @@ class TestRefusals:
         assert caught.value.status_code == 400
         assert "Can't decode" in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("words", "advice"),
+        [
+            ("scope is empty", "no scope was given; set GIGACHAT_SCOPE or pass scope=: it is"),
+            ("scope data format invalid", "'GIGACHAT_API_PERS' is not a scope; set"),
+            ("scope from db not fully includes consumed scope", "not for the scope 'GIGACHAT_API_"),
+            ("something else", "no access token from "),
+            (None, "no access token from "),
+        ],
+    )
+    def test_a_400_about_the_scope(self, words: str | None, advice: str) -> None:
+        """Its words decide what is advised; they stand behind the advice."""
+        with Sandbox() as sandbox:
+            body = {"code": 5, "message": words} if words else b""
+            sandbox.fail("gigachat", status=400, body=body, on="token")
+            giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+            with giga, pytest.raises(InvalidRequestError) as caught:
+                giga.complete(QUESTION)
+        assert advice in str(caught.value)
+        assert f"HTTP 400: {words or ''}" in str(caught.value) or not words
+        assert ("for individuals" in str(caught.value)) is ("scope" in (words or ""))
+
+    def test_a_refusal_without_a_word(self) -> None:
+        """Where the token service says nothing, that is said."""
+        with Sandbox() as sandbox:
+            sandbox.fail("gigachat", status=401, body=b"", on="token")
+            giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+            with giga, pytest.raises(AuthenticationError) as caught:
+                giga.complete(QUESTION)
+        assert "(HTTP 401: without a word)" in str(caught.value)
+
     def test_a_token_refused_with_400(self) -> None:
         """A token that the API calls expired with 400 is renewed once, like one with 401."""
         with Sandbox() as sandbox:
@@ -297,6 +328,83 @@ class TestCredentials:
         assert loaded.isdisjoint({"ssl", "requests", "urllib3"})
 
 
+TOKEN, USER = {"access_token": "made-elsewhere"}, {"user": "me", "password": "hunter22"}
+VARIABLES = {
+    "GIGACHAT_ACCESS_TOKEN": "made-elsewhere",
+    "GIGACHAT_CREDENTIALS": KEY,
+    "GIGACHAT_USER": "me",
+    "GIGACHAT_PASSWORD": "hunter22",
+    "GIGACHAT_CERT_FILE": "me.crt",
+}
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("given", "variables", "way"),
+        [
+            ({}, VARIABLES, TOKEN),
+            ({"api_key": KEY}, VARIABLES, {"api_key": KEY}),
+            (USER, VARIABLES, USER),
+            ({"api_key": KEY, **USER}, VARIABLES, {"api_key": KEY}),
+            ({"api_key": KEY, **TOKEN}, {}, TOKEN),
+            ({**USER, **TOKEN}, {}, TOKEN),
+            ({"cert": "me.crt"}, {"GIGACHAT_CREDENTIALS": KEY}, {"api_key": KEY}),
+            ({}, {"GIGACHAT_CERT_FILE": "me.crt"}, {"cert": "me.crt"}),
+        ],
+    )
+    def test_which_goes_first(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        given: dict[str, str],
+        variables: dict[str, str],
+        way: dict[str, str],
+    ) -> None:
+        """What is given goes before the environment; then a token, a key, a user, a certificate."""
+        alone = GigaChat(**way).credential_digest()
+        assert alone is not None
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert GigaChat(**given).credential_digest() == alone
+
+    def test_each_has_slots_tokens_and_files_of_its_own(self) -> None:
+        """Whatever tells two logins apart tells their counts and tokens apart, too."""
+        ways: list[dict[str, Any]] = [
+            *({"api_key": KEY}, {"api_key": KEY, "scope": "GIGACHAT_API_B2B"}),
+            *({"api_key": KEY, "auth_url": "https://x/oauth"}, {"access_token": KEY}, TOKEN),
+            *(USER, {**USER, "user": "you"}, {**USER, "password": "hunter23"}),
+            *({**USER, "base_url": "https://x/v1"}, {"cert": "me.crt"}, {"cert": "you.crt"}),
+            {"cert": ("me.crt", "me.key")},
+        ]
+        assert len({GigaChat(**way).credential_digest() for way in ways}) == len(ways)
+
+    @pytest.mark.parametrize("beside", [{"cert": "me.pem"}, {}])
+    def test_a_refused_token_without_another_login(self, beside: dict[str, str]) -> None:
+        """A certificate beside it is no other login: the token that was given is at fault."""
+        refused = AuthenticationError("no", status_code=401)
+        giga, sender = asking(refused, Canned(SHORT), **beside)
+        error = read(giga.stream(QUESTION)).error
+        assert isinstance(error, AuthenticationError)
+        assert "access token that was given" in str(error)
+        assert len(sender.calls) == 1
+
+    def test_a_refused_token_beside_a_user(self, raw_server: RawServerFactory) -> None:
+        """It is replaced by one for the user, then and in later calls, and only for its value."""
+        answer = json.dumps({"tok": "user-token", "exp": int(time.time()) + 1800}).encode()
+        fine = http_response(200, {"Content-Type": "text/event-stream"}, SHORT)
+        server = raw_server(
+            http_response(401, {"Content-Type": JSON}, b"{}"),
+            http_response(200, {"Content-Type": JSON}, answer),
+            *(fine, fine),
+        )
+        with GigaChat(base_url=f"{server.url}/v1", **TOKEN, **USER) as giga:
+            for _ in range(2):
+                assert giga.complete(QUESTION).text
+        assert [request.header("authorization").split()[-1] for request in server.requests] == [
+            *("made-elsewhere", base64.b64encode(b"me:hunter22").decode()),
+            *("user-token", "user-token"),
+        ]
+
+
 class TestUser:
     def test_a_token_for_a_user(self, raw_server: RawServerFactory) -> None:
         """A user and a password are sent once, by HTTP Basic, for a token in the older form."""
@@ -328,7 +436,10 @@ class TestUser:
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
-        [({"user": "me"}, "GIGACHAT_PASSWORD"), ({"password": "x"}, "GIGACHAT_USER")],
+        [
+            ({"user": "me"}, "has a user and no password: set GIGACHAT_PASSWORD or pass password="),
+            ({"password": "x"}, "has a password and no user: set GIGACHAT_USER or pass user="),
+        ],
     )
     def test_half_of_it(self, arguments: dict[str, Any], said: str) -> None:
         """A user without a password, or the other way round, says what is missing."""
@@ -340,12 +451,31 @@ class TestUser:
 
     def test_refused(self, raw_server: RawServerFactory) -> None:
         """A refused password says which variables to look at, and shows nothing of it."""
-        said = json.dumps({"status": 401, "message": "Unauthorized"}).encode()
+        pair = base64.b64encode(b"me:hunter22").decode()
+        said = json.dumps({"status": 401, "message": f"no hunter22 in {pair}"}).encode()
         server = raw_server(http_response(401, {"Content-Type": JSON}, said))
         giga = GigaChat(base_url=f"{server.url}/v1", user="me", password="hunter22")
         with giga, pytest.raises(AuthenticationError, match="GIGACHAT_PASSWORD") as caught:
             giga.complete(QUESTION)
-        assert "hunter22" not in str(caught.value)
+        assert f"{server.url}/v1/token refused the user 'me'" in str(caught.value)
+        assert "(HTTP 401: no *** in ***)" in str(caught.value)
+
+    def test_a_name_with_a_colon(self) -> None:
+        """It would be another name and another password: nothing is sent."""
+        giga, sender = asking(Canned(SHORT), access_token=None, user="m:e", password="hunter22")
+        error = read(giga.stream(QUESTION)).error
+        assert isinstance(error, InvalidRequestError)
+        assert "colon" in str(error)
+        assert sender.calls == []
+
+    def test_an_address_without_tokens(self, raw_server: RawServerFactory) -> None:
+        """Where a user's tokens are not given, the argument for the address is named."""
+        server = raw_server(http_response(404, {"Content-Type": JSON}, b"{}"))
+        giga = GigaChat(base_url=f"{server.url}/v1", **USER)
+        with giga, pytest.raises(InvalidRequestError) as caught:
+            giga.complete(QUESTION)
+        assert f"there is no token service at {server.url}/v1/token" in str(caught.value)
+        assert "check base_url" in str(caught.value)
 
 
 class TestCertificate:
@@ -390,6 +520,13 @@ class TestCertificate:
         assert server.requests[0].header("authorization") is None
 
 
+def refusal(key: str) -> AuthenticationError:
+    """Why a key cannot be one."""
+    with pytest.raises(AuthenticationError) as caught:
+        GigaChat(api_key=key).check_credentials()
+    return caught.value
+
+
 class TestPastedKeys:
     @pytest.mark.parametrize(
         ("key", "hint"),
@@ -416,12 +553,18 @@ class TestPastedKeys:
     )
     def test_a_hint_for_each(self, key: str, hint: str) -> None:
         """What was pasted in place of the key is told, without a letter of it."""
-        with pytest.raises(AuthenticationError) as caught:
-            GigaChat(api_key=key).check_credentials()
-        said = str(caught.value)
+        said = str(refusal(key))
         assert hint in said
         for secret in (KEY[:12], KEY[-14:-2], SECRET[:12], ID[:12], "eyJ"):
             assert secret not in said
+
+    @pytest.mark.parametrize("length", [28, 29])
+    @pytest.mark.parametrize("start", ["client:", ""])
+    def test_an_end_that_is_missing(self, start: str, length: int) -> None:
+        """One or two signs at the end are missed, where the rest would be a pair with them."""
+        key = base64.b64encode(start.ljust(length, "s").encode()).decode()
+        assert key.endswith("=")
+        assert ("Its end is missing" in str(refusal(key.rstrip("=")))) is bool(start)
 
     def test_the_key_itself(self) -> None:
         """A good key passes, with or without white space around it."""
