@@ -502,7 +502,7 @@ class TestDrawn:
     def test_what_may_become_a_tag(self) -> None:
         """Only the start of a tag waits for its end, and not for ever."""
         drawn = DrawnImages()
-        tag = f"<IMG  SRC='{DRAWN}' fuse='true' />"
+        tag = f"<IMG\n SRC='{DRAWN}' fuse='true' />"
         for piece, text in [
             ("a <", "a "),
             ("b", "<b"),
@@ -512,7 +512,8 @@ class TestDrawn:
             (" src=", ""),
             (">", "<img src=>"),
             (tag[:3], ""),
-            (tag[3:20], ""),
+            (tag[3:5], ""),
+            (tag[5:20], ""),
             (tag[20:] + "c", "c"),
             ("<img " + "x" * 154, ""),
             ("x", "<img " + "x" * 155),

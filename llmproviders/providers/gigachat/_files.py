@@ -273,7 +273,8 @@ _DRAWN = re.compile(
     r"""<img\s+src=["'](?P<id>[0-9A-Za-z-]{8,64})["']\s+fuse=["']true["']\s*/?>""", re.IGNORECASE
 )
 
-_LONGEST_TAG = 160
+# The start of such a tag at the end of a text; a longer one is none.
+_BEGUN = re.compile(r"<(i|im|img|img\s[^<>]{0,154})?\Z", re.IGNORECASE)
 
 
 class DrawnImages:
@@ -291,12 +292,9 @@ class DrawnImages:
     def feed(self, piece: str) -> str:
         """The text of one more piece, except what may be part of a tag."""
         text = _DRAWN.sub(self._note, self.held + piece)
-        start = text.rfind("<")
-        if start >= 0 and _may_be_tag(text[start:]):
-            text, self.held = text[:start], text[start:]
-        else:
-            self.held = ""
-        return text
+        begun = _BEGUN.search(text)
+        self.held = begun[0] if begun else ""
+        return text.removesuffix(self.held)
 
     def rest(self) -> str:
         """The text held back so far; called when the reply has ended."""
@@ -306,13 +304,3 @@ class DrawnImages:
     def _note(self, tag: re.Match[str]) -> str:
         self.ids.append(tag["id"])
         return ""
-
-
-def _may_be_tag(text: str) -> bool:
-    """Whether a text can be the start of a tag."""
-    start = "<img "
-    return (
-        len(text) < _LONGEST_TAG
-        and ">" not in text
-        and (start.startswith(text.lower()) or text.lower().startswith(start))
-    )
