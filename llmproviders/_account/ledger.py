@@ -134,11 +134,10 @@ class Ledger:
             if alone is not None and alone.process is current():
                 if tries_again and time.monotonic() >= alone.again_at:
                     tries_again = False
-                    if self._rejoins(alone):
-                        continue
+                    self._try_file_again(alone)
                 done = alone.database.use(partial(self._use_of, alone, use))
                 if done is None:
-                    # Another thread has just added its counts to the file.
+                    # Its counts have just been added to the file, here or by another thread.
                     continue
                 return done[0]
             try:
@@ -168,17 +167,13 @@ class Ledger:
         if self._alone is None or self._alone.process is not current():
             self._alone = memory
 
-    def _rejoins(self, alone: _Memory) -> bool:
-        """Add to the file what was counted in memory; return whether that can be done."""
+    def _try_file_again(self, alone: _Memory) -> None:
+        """Add to the file what was counted in memory, if that can be done."""
         alone.again_at = time.monotonic() + _AGAIN_S
         # It may have been opened for reading only.
         self._file.close()
-        try:
+        with ignoring(sqlite3.Error, Unusable):
             self._file.use(lambda db: self._add_counts_of(alone, db))
-        except (sqlite3.Error, Unusable) as trouble:
-            let_through(trouble)
-            return False
-        return True
 
     def _add_counts_of(self, alone: _Memory, db: sqlite3.Connection) -> None:
         # No other thread uses a database meanwhile.

@@ -891,15 +891,15 @@ class TestAlone:
         state.parent.mkdir(parents=True, mode=0o700)
         state.touch(mode=0o644)
         client = client_of(Actor(GOOD, per_day=3), clock)
-        client.complete("Why?")
+        assert llmproviders.usage() == ()
         state.chmod(0o600)
         client.complete("Why?")
         assert state.stat().st_size == 0
         now.append(now[-1] + 60)
         client.complete("Why?")
         with closing(sqlite3.connect(state)) as other:
-            assert other.execute("SELECT requests FROM days").fetchall() == [(3,)]
-        assert [u.requests for u in llmproviders.usage()] == [3]
+            assert other.execute("SELECT requests FROM days").fetchall() == [(2,)]
+        assert [u.requests for u in llmproviders.usage()] == [2]
 
     def test_a_file_without_tables(
         self, state: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
