@@ -427,7 +427,7 @@ class TestTokenService:
         arguments = {**sandbox.provider_arguments("gigachat"), "api_key": key}
         with GigaChat(**arguments) as client, pytest.raises(AuthenticationError) as caught:
             client.complete(QUESTION)
-        assert "GIGACHAT_CREDENTIALS" in str(caught.value)
+        assert "GIGACHAT_CREDENTIALS, or api_key=, is the whole key" in str(caught.value)
         assert "developers.sber.ru" in str(caught.value)
         assert "credentials doesn't match" in str(caught.value)
         assert "credentials doesn't match" in str(caught.value.detail)

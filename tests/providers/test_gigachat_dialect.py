@@ -395,7 +395,7 @@ def test_its_own_state_id_goes_back(sandbox: Sandbox, stream: bool) -> None:
         ([{"role": "system", "content": "a"}, {"role": "system", "content": "b"}], "two or more"),
         ([QUESTION, {"role": "system", "content": "b"}], "it is message 1"),
         ([QUESTION, said(called("a", "{")), result("a", "1")], "not JSON"),
-        ([QUESTION, said(called("a", "[1]")), result("a", "1")], "JSON object"),
+        ([QUESTION, said(called("a", "[1]")), result("a", "1")], "JSON object, not list"),
         ([QUESTION, said({"id": "a", "type": "custom", "custom": {}})], "calls of functions"),
         ([QUESTION, said(called("a", "[" * 100_000)), result("a", "1")], "not JSON"),
         ([{"role": "system", "content": [PICTURE]}], "not of 'system'"),

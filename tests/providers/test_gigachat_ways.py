@@ -20,11 +20,13 @@ import trustme
 from llmproviders import (
     AuthenticationError,
     BlockedError,
+    ConnectionFailed,
     FailoverClient,
     GigaChat,
     InvalidRequestError,
     MissingAuthError,
     ModelNotFoundError,
+    ServerError,
 )
 from llmproviders._account.keys import KeyFile
 from llmproviders._runtime import files
@@ -246,6 +248,27 @@ class TestRefusals:
         assert f"HTTP 400: {words or ''}" in str(caught.value) or not words
         assert ("for individuals" in str(caught.value)) is ("scope" in (words or ""))
 
+    def test_words_about_the_scope_in_another_error(self) -> None:
+        """An error that is not about the request is told as what it is."""
+        with Sandbox() as sandbox:
+            body = {"code": 5, "message": "scope is empty"}
+            sandbox.fail("gigachat", status=503, body=body, on="token")
+            giga = GigaChat(**sandbox.provider_arguments("gigachat"))
+            with giga, pytest.raises(ServerError, match="no access token from "):
+                giga.complete(QUESTION)
+
+    def test_a_certificate_of_a_stranger(
+        self, ca: trustme.CA, raw_server: RawServerFactory
+    ) -> None:
+        """A token service that cannot be trusted is the certificate's matter, not the token's."""
+        server = raw_server(b"", tls=ca)
+        address = f"https://127.0.0.1:{server.port}/oauth"
+        giga = GigaChat(api_key=KEY, auth_url=address)
+        with giga, pytest.raises(ConnectionFailed) as caught:
+            giga.complete(QUESTION)
+        assert caught.value.detail == "certificate"
+        assert "no access token" not in str(caught.value)
+
     def test_a_refusal_without_a_word(self) -> None:
         """Where the token service says nothing, that is said."""
         with Sandbox() as sandbox:
@@ -377,6 +400,13 @@ class TestOrder:
         ]
         assert len({GigaChat(**way).credential_digest() for way in ways}) == len(ways)
 
+    def test_a_refused_certificate(self) -> None:
+        """Where there is nothing but a certificate, a refusal is not tried again."""
+        refused = AuthenticationError("no", status_code=401)
+        giga, sender = asking(refused, Canned(SHORT), access_token=None, cert="me.pem")
+        assert isinstance(read(giga.stream(QUESTION)).error, AuthenticationError)
+        assert len(sender.calls) == 1
+
     @pytest.mark.parametrize("beside", [{"cert": "me.pem"}, {}])
     def test_a_refused_token_without_another_login(self, beside: dict[str, str]) -> None:
         """A certificate beside it is no other login: the token that was given is at fault."""
@@ -420,8 +450,23 @@ class TestUser:
         token, *chats = server.requests
         pair = base64.b64encode("Пётр:hunter22".encode()).decode()
         assert (token.method, token.target, token.body) == ("POST", "/v1/token", b"")
+        assert token.header("accept") == "application/json"
         assert token.header("authorization") == f"Basic {pair}"
         assert [chat.header("authorization") for chat in chats] == ["Bearer user-token"] * 2
+
+    def test_a_token_for_several_processes(
+        self, raw_server: RawServerFactory, tmp_path: Path
+    ) -> None:
+        """A user's token is kept in the file that processes share, too."""
+        answer = json.dumps({"tok": "user-token", "exp": int(time.time()) + 1800}).encode()
+        server = raw_server(
+            http_response(200, {"Content-Type": JSON}, answer),
+            http_response(200, {"Content-Type": "text/event-stream"}, SHORT),
+        )
+        cache = tmp_path / "tokens.json"
+        with GigaChat(base_url=f"{server.url}/v1", token_cache=cache, **USER) as giga:
+            assert giga.complete(QUESTION).text
+        assert "user-token" in cache.read_text()
 
     def test_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The official client's variables are read; a key goes before a user."""
@@ -558,13 +603,15 @@ class TestPastedKeys:
         for secret in (KEY[:12], KEY[-14:-2], SECRET[:12], ID[:12], "eyJ"):
             assert secret not in said
 
-    @pytest.mark.parametrize("length", [28, 29])
+    @pytest.mark.parametrize("length", [31, 32])
     @pytest.mark.parametrize("start", ["client:", ""])
     def test_an_end_that_is_missing(self, start: str, length: int) -> None:
         """One or two signs at the end are missed, where the rest would be a pair with them."""
         key = base64.b64encode(start.ljust(length, "s").encode()).decode()
         assert key.endswith("=")
-        assert ("Its end is missing" in str(refusal(key.rstrip("=")))) is bool(start)
+        said = str(refusal(key.rstrip("=")))
+        assert (". Its end is missing" in said) is bool(start)
+        assert said.endswith("/studio") is not bool(start)
 
     def test_the_key_itself(self) -> None:
         """A good key passes, with or without white space around it."""

@@ -362,7 +362,7 @@ class Credentials:
             raise retold(error, said) from error
         if key is None:
             return None
-        conceal_key(key)
+        conceal_client_secret(key)
         check_key(key)
         return KeyAccount(self.file, key, self._scope, self._auth_url)
 
@@ -381,9 +381,8 @@ class Credentials:
         return UserAccount(self.file, self._user, password, self._login_url)
 
 
-def conceal_key(key: str) -> None:
-    """Mask an authorization key and the client secret in it, wherever they appear."""
-    conceal(key)
+def conceal_client_secret(key: str) -> None:
+    """Mask the client secret in an authorization key, wherever it appears by itself."""
     identity, _, secret = _pair(key).partition(b":")
     if identity:
         conceal(secret.decode(errors="replace"))

@@ -246,10 +246,10 @@ def _result_of(call_id: str, results: list[Message], ids: set[str]) -> Message |
     """
     known = [result for result in results if result.get("tool_call_id") == call_id]
     strange = [result for result in results if result.get("tool_call_id") not in ids]
-    for result in (known + strange)[:1]:
-        results.remove(result)
-        return result
-    return None
+    found = next(iter(known + strange), None)
+    if found is not None:
+        results.remove(found)
+    return found
 
 
 def _result(message: Message, called: str | None) -> Message:
