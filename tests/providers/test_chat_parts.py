@@ -72,6 +72,7 @@ class TestThoughts:
             [{"type": "reasoning.text", "index": 0, "text": "h", "signature": None}],
             [{"type": "reasoning.text", "index": 0, "text": "m", "signature": "A"}],
             [{"type": "reasoning.text", "index": 0, "text": "", "signature": "B", "id": "x"}],
+            [{"type": "reasoning.text", "index": 0, "text": "", "signature": None, "id": None}],
         ) == [
             {"type": "reasoning.text", "index": 0, "text": "hm", "signature": "B", "id": "x"},
         ]

@@ -318,7 +318,7 @@ def _add_attachments(found: list[Message], attach: list[Attachment]) -> None:
         sum(isinstance(one, Attachment) and one.is_image for one in message.get("attachments", ()))
         for message in found
     ]
-    if max(images, default=0) > 1:
+    if any(count > 1 for count in images):
         raise UnsupportedError("GigaChat takes one image a message; send them in several messages")
     if sum(images) > _MOST_IMAGES:
         raise UnsupportedError(f"GigaChat takes {_MOST_IMAGES} images a request at most")
