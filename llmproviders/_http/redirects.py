@@ -30,27 +30,27 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | None:
-    """The target of a redirect; None if the reply is not one.
+    """The target of a reply with a status of 3xx; None if it names none.
 
     A prompt or a key must not go to an unexpected server: only redirects to the same scheme, host
     and port are followed, or to the same host over TLS if both use the default ports.
     """
     location = reply.headers.get("location")
-    if not 300 <= reply.status < 400 or not location:
+    if not location:
         return None
     conceal_user_info(location)
     conceal_query(location)
-    target = None
-    if _PLAIN_PLACE.fullmatch(location.strip(" \t")):
-        target = _joined(str(request.url), location.strip(" \t"))
-    if target is None:
+    place = location.strip(" \t")
+    found = _joined(str(request.url), place) if _PLAIN_PLACE.fullmatch(place) else None
+    if found is None:
         raise errors.ProtocolError(
             "the service redirects to an address that is invalid, or that programs read in "
             "different ways; it is not followed",
             status_code=reply.status,
             retryable=False,
         )
-    here, there = _origin(str(request.url)), _origin(target)
+    target, there = found
+    here = _origin(str(request.url))
     if (request.method == "GET" or reply.status in (307, 308)) and (
         there == here or there == _encrypted(here)
     ):
@@ -63,16 +63,16 @@ def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | N
     )
 
 
-def _joined(url: str, place: str) -> str | None:
+def _joined(url: str, place: str) -> tuple[str, _Origin] | None:
     """A reply's location resolved against ``url``, as requests does; None if it is invalid."""
     request = requests.PreparedRequest()
     try:
         request.prepare_url(urljoin(url, place), None)
-        _origin(str(request.url))
+        target = str(request.url)
+        return target, _origin(target)
     except (RequestException, HTTPError, ValueError) as error:
         let_through(error)
         return None
-    return request.url
 
 
 class _Origin(NamedTuple):

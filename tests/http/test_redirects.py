@@ -15,6 +15,7 @@ from urllib3 import PoolManager
 
 from llmproviders import GigaChat, OpenAICompatible, ProtocolError
 from llmproviders._http.redirects import target_of
+from llmproviders._redact import MASK, redact
 from tests.conftest import RawServerFactory
 from tests.reliability.services import JSON, SERVICES, TEXT, Service
 from tests.support.http_bytes import http_response
@@ -89,6 +90,7 @@ HOSTILE = (
     f"http:////{EVIL}/x",
     f"http:\t//{EVIL}/x",
     f"\x0c//{EVIL}/x",
+    "\x0c/x",
     f"http://{EVIL}%5c@{HERE}/x",
     f"http://{HERE}%40{EVIL}/x",
     "http://127.0.0.1:{evil}#:{here}",
@@ -254,6 +256,61 @@ PIECES = (
 )
 
 
+@pytest.mark.parametrize(
+    ("url", "location", "target"),
+    [
+        (f"{ORIGIN}/v1/chat", "X", f"{ORIGIN}/v1/X"),
+        (f"{ORIGIN}/v1/chat", "?x=1", f"{ORIGIN}/v1/chat?x=1"),
+        (f"{ORIGIN}/v1/chat", " /x\t", f"{ORIGIN}/x"),
+        ("http://good.example/v1", "http://good.example:80/x", "http://good.example:80/x"),
+        ("http://good.example/v1", "https://good.example/x", "https://good.example/x"),
+        ("http://good.example:80/v1", "https://good.example:443/x", "https://good.example:443/x"),
+        ("https://good.example/v1", "https://good.example:443/x", "https://good.example:443/x"),
+        ("http://good.example/v1", "https://good.example:80/x", None),
+        ("http://good.example/v1", "https://evil.example/x", None),
+        ("http://good.example/v1", "http://good.example:443/x", None),
+        ("https://good.example/v1", "http://good.example/x", None),
+        ("https://good.example:80/v1", "https://good.example/x", None),
+        (f"{ORIGIN}/v1", "https://good.example/x", None),
+        (f"{ORIGIN}/v1", "https://good.example:8080/x", None),
+        (f"{ORIGIN}/v1", f"http://good.example:{'9' * 6}/x", None),
+    ],
+)
+def test_where_a_place_leads(url: str, location: str, target: str | None) -> None:
+    """A place leads where a browser would go: to the same origin, or from http to https where both
+    have their usual port. Any other is refused."""
+    request = requests.Request("POST", url).prepare()
+    if target is not None:
+        assert target_of(Moved(location), request) == target  # type: ignore[arg-type]
+        return
+    with pytest.raises(ProtocolError) as caught:
+        target_of(Moved(location), request)  # type: ignore[arg-type]
+    assert (caught.value.status_code, caught.value.retryable) == (307, False)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308, 399])
+def test_which_statuses_move_a_request(status: int) -> None:
+    """A GET follows each 3xx that names a place; a POST only those that keep it a POST."""
+    get, post = (requests.Request(method, ORIGIN).prepare() for method in ("GET", "POST"))
+    moved = Moved("/x", status)
+    assert target_of(Moved("", status), get) is None  # type: ignore[arg-type]
+    assert target_of(moved, get) == f"{ORIGIN}/x"  # type: ignore[arg-type]
+    if status in (307, 308):
+        assert target_of(moved, post) == f"{ORIGIN}/x"  # type: ignore[arg-type]
+        return
+    with pytest.raises(ProtocolError, match=r"redirects to http://good\.example,") as caught:
+        target_of(moved, post)  # type: ignore[arg-type]
+    assert (caught.value.status_code, caught.value.retryable) == (status, False)
+
+
+def test_a_credential_in_a_place_is_masked() -> None:
+    """A password, or a key in the query, of a place is masked wherever it is said later."""
+    request = requests.Request("POST", ORIGIN).prepare()
+    with pytest.raises(ProtocolError):
+        target_of(Moved("//me:w0rd-moved@good.example/?key=k3y-moved"), request)  # type: ignore[arg-type]
+    assert redact("w0rd-moved and k3y-moved") == f"{MASK} and {MASK}"
+
+
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=30))
 @example("http://evil.example:8080\\@good.example:8080/x")
 @example("//good.example:8080@evil.example/x")
@@ -279,7 +336,6 @@ def test_a_place_that_is_followed_is_where_urllib3_connects(location: str) -> No
 class Moved:
     """What is looked at of a reply that redirects."""
 
-    status = 307
-
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, status: int = 307) -> None:
+        self.status = status
         self.headers = {"location": location}
