@@ -24,19 +24,24 @@ NOTHING_LISTENS = "; nothing listens there: is the program still running?"
 
 def class_of_status(status: int) -> type[errors.LLMError]:
     """The error class for an HTTP status when nothing else is known."""
-    known = BY_STATUS.get(status)
-    if known is not None:
-        return known
-    if 400 <= status < 500:
-        return errors.InvalidRequestError
-    if 500 <= status < 600:
-        return errors.ServerError
-    return errors.ProtocolError
+    return BY_STATUS.get(status) or _BY_HUNDRED.get(status // 100) or errors.ProtocolError
+
+
+_BY_HUNDRED: dict[int, type[errors.LLMError]] = {
+    4: errors.InvalidRequestError,
+    5: errors.ServerError,
+}
 
 
 # -- what a body says
 
 _MOST_WORDS = 500
+
+_MOST_WORDS_OF_A_PAGE = 300
+
+_MOST_OF_A_CODE = 100
+
+_MOST_OF_A_PAGE = 65536
 
 _MOST_LOOKED_THROUGH = 4000
 
@@ -120,13 +125,23 @@ def service_message(body: bytes) -> str | None:
 
 def is_challenge(page: bytes) -> bool:
     """Whether a page is a browser challenge that only a person can pass."""
-    head = page[:8192].lower()
+    head = page[:_HEAD].lower()
     return any(mark in head for mark in _CHALLENGES)
 
 
+_HEAD = 8192
+
 _CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")
 
+_CHALLENGED = "a challenge or access-denied page stands before the service"
+
+_PAGE_INSTEAD = "the service answered with a web page where a reply was due; check base_url"
+
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+_LONGEST_START = 20
+
+_TITLES = ("title", "h1", "message")
 
 
 def _said(value: Any, depth: int) -> str | None:
@@ -218,7 +233,7 @@ class _ErrorDetails(NamedTuple):
     @classmethod
     def of(cls, body: bytes) -> _ErrorDetails:
         """Read a body, whatever its Content-Type is."""
-        start = body.lstrip()[:20].lower()
+        start = body.lstrip()[:_LONGEST_START].lower()
         if start.startswith(_PAGE_STARTS):
             return cls(words=_title(body), is_page=True)
         value = _parsed(body)
@@ -227,7 +242,7 @@ class _ErrorDetails(NamedTuple):
             value = next((found for line in lines if (found := _parsed(line))), None)
         if value is None:
             said = _title(body) or body[: _DEEPEST * _MOST_WORDS].decode(errors="replace")
-            return cls(words=_one_line(said, 300))
+            return cls(words=_one_line(said, _MOST_WORDS_OF_A_PAGE))
         return cls(value, message_of(value))
 
     def look_up(self, status: int | None) -> tuple[type[errors.LLMError], int | None, str | None]:
@@ -235,8 +250,7 @@ class _ErrorDetails(NamedTuple):
         if status == 407:
             # The words are the proxy's and about its own login.
             return class_of_status(status), status, SAID_BY_STATUS[status]
-        fields = list(islice(_fields(self.value), _MOST_FIELDS))
-        codes = [_code(name, value) for name, value in fields if _is_code(name)]
+        codes = [_code(name, value) for name, value in self.plain() if _is_code(name)]
         number = next((int(c) for c in codes if re.fullmatch("[45][0-9]{2}", c)), None)
         text = "\n".join(filter(None, [self.words, *codes]))[:_MOST_LOOKED_THROUGH]
         # A request that exceeds a per-minute limit does not fit into the next minute either.
@@ -256,16 +270,20 @@ class _ErrorDetails(NamedTuple):
 
     def wait(self, now: float) -> float | None:
         """How many seconds the body asks to wait."""
-        fields = dict(islice(_fields(self.value), _MOST_FIELDS))
+        fields = {name: str(value) for name, value in self.plain()}
         for name, unit in _WAIT_FIELDS.items():
-            wait = parse_wait(str(fields.get(name, "")), now=now)
+            wait = parse_wait(fields.get(name), now=now)
             if wait is not None:
                 return wait * unit
         wait = find_wait(self.words or "", now=now)
         if wait is None:
-            wait = parse_wait(str(fields.get("estimated_time", "")), now=now)
-        headers = {name.replace("_", "-"): str(value) for name, value in fields.items()}
+            wait = parse_wait(fields.get("estimated_time"), now=now)
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
         return parse_reset(headers, now=now) if wait is None else wait
+
+    def plain(self) -> Iterator[tuple[str, Any]]:
+        """The names and plain values in it, from the inside out."""
+        return islice(_fields(self.value), _MOST_FIELDS)
 
 
 def _is_named(rule: Rule, codes: Iterable[str], status: int | None) -> bool:
@@ -292,16 +310,16 @@ def _is_code(name: str) -> bool:
 
 def _code(name: str, value: Any) -> str:
     owner = name if name == "grpc" else name.rpartition(".")[0]
-    return f"{owner}.{value}".lower() if owner else str(value).lower()[:100]
+    return f"{owner}.{value}".lower() if owner else str(value).lower()[:_MOST_OF_A_CODE]
 
 
 def _title(page: bytes) -> str | None:
     # The table of entities takes longer to load than this module.
-    text = page[:65536].decode(errors="replace")
-    for name in ("title", "h1", "message"):
+    text = page[:_MOST_OF_A_PAGE].decode(errors="replace")
+    for name in _TITLES:
         found = re.search(rf"<{name}\b[^>]*>([^<]*)", text, re.IGNORECASE)
         if found is not None and found[1].strip():
-            return _one_line(html.unescape(found[1]), 300)
+            return _one_line(html.unescape(found[1]), _MOST_WORDS_OF_A_PAGE)
     return None
 
 
@@ -335,13 +353,10 @@ def is_wrong_path(error: errors.LLMError) -> bool:
 def page_error(page: bytes) -> errors.LLMError:
     """The error for a web page that came with status 200 instead of a reply."""
     if is_challenge(page):
-        return errors.BlockedError(
-            "a challenge or access-denied page stands before the service", status_code=200
-        )
+        return errors.BlockedError(_CHALLENGED, status_code=200)
     title = _title(page)
     return errors.ProtocolError(
-        "the service answered with a web page where a reply was due; check base_url "
-        f"(HTTP 200{': ' + title if title else ''})",
+        f"{_PAGE_INSTEAD} (HTTP 200{': ' + title if title else ''})",
         status_code=200,
         detail=title,
     )
@@ -370,13 +385,11 @@ def check_reply(reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int
     is_page = told.is_page or (reply.content_type == "text/html" and b"<" in body)
     kind, _, message = told.look_up(reply.status)
     if is_page and (is_challenge(body) or reply.status == 403):
-        kind = errors.BlockedError
-        message = "a challenge or access-denied page stands before the service"
+        kind, message = errors.BlockedError, _CHALLENGED
     elif reply.status in (204, 205):
         kind, message = errors.EmptyReplyError, "the service answered without content"
     elif reply.status == 200:
-        kind = errors.ProtocolError
-        message = "the service answered with a web page where a reply was due; check base_url"
+        kind, message = errors.ProtocolError, _PAGE_INSTEAD
     message = message or f"the service answered {reply.status}"
     wait = parse_retry_after(reply.headers, now=now)
     if wait is None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from email.utils import formatdate
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from llmproviders import (
     AuthenticationError,
     BlockedError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    EmptyReplyError,
     FailoverClient,
     InvalidRequestError,
     LLMError,
@@ -22,9 +25,11 @@ from llmproviders import (
     RateLimitError,
     RefusedError,
     ServerError,
+    StreamInterrupted,
     UnsupportedError,
 )
 from llmproviders._http.error_map import (
+    check_reply,
     class_of_status,
     error_of,
     find_wait,
@@ -36,6 +41,7 @@ from llmproviders._http.error_map import (
     service_message,
 )
 from llmproviders._http.error_rules import RULES, STATUS_OF_CODE, Rule
+from llmproviders._http.types import HTTPRequest
 from llmproviders._redact import MASK, conceal
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
@@ -110,6 +116,7 @@ FROM_THE_WIRE: list[tuple[int, Any, type[LLMError], str]] = [
     # A limit by the minute, in a quota's words.
     (429, openai("Quota exceeded for requests per minute", status="RESOURCE_EXHAUSTED"),
      RateLimitError, "per minute"),
+    (429, openai("QUOTA EXCEEDED FOR REQUESTS PER MINUTE"), RateLimitError, "PER MINUTE"),
     (429, {"error": {"grpcCode": 8, "message": "quota limit exceeded: allowed 10 requests"}},
      RateLimitError, "allowed 10"),
     (429, openai("Rate limit reached on tokens per min (TPM): Limit 9, Used 9. Visit /billing",
@@ -380,9 +387,12 @@ class TestWords:
             (b"<html><head><TITLE>\n502 Bad\nGateway</TITLE></head>", "502 Bad Gateway"),
             (b"<!doctype html><body><h1>Sorry &amp; bye</h1>", "Sorry & bye"),
             (b"<html><body>nothing</body>", None),
+            (b"\n <html><body>nothing</body>", None),
             (b"<?xml version='1.0'?><Error><Message>no</Message></Error>", "no"),
             (b'data: {"error": {"message": "m"}}\n\n', "m"),
             (b'event: error\ndata: {"message": "m"}\n\n', "m"),
+            (b'error: {"message": "m"}\n\n', "m"),
+            (b"data: no object\n\n", "data: no object"),
             (b'\n\n{"error": "m"}', "m"),
             (b"\xef\xbb\xbf" + b'{"error": "m"}', "m"),
         ],
@@ -419,6 +429,7 @@ class TestWaits:
             ("6m0s", 360.0),
             ("1h2m3s", 3723.0),
             ("500ms", 0.5),
+            ("20 milliseconds", 0.02),
             ("34.074824224s", 34.074824224),
             ("20 seconds", 20.0),
             ("PT1M30S", 90.0),
@@ -459,6 +470,8 @@ class TestWaits:
             ("Your limit will reset at 2026-01-01 08:00:00", 10.0),
             ("您的限额将在 2026-01-01 08:00:00 重置。", 10.0),
             ("Please try again at 2026-01-01T00:00:00Z.", 10.0),
+            ("RETRY IN 5 SECONDS", 5.0),
+            ("TRY AGAIN AT 2026-01-01 00:00:00 UTC", 10.0),
             ("请在 30 秒后重试", 30.0),
             ("请 2 分钟后再试", 120.0),
             ("Try again later, 5 models are busy", None),
@@ -488,7 +501,17 @@ class TestWaits:
                 7.66,
             ),
             ({"anthropic-ratelimit-tokens-reset": "2025-12-31T23:59:55Z"}, 5.0),
+            ({"x-rate-limit-reset": "6"}, 6.0),
+            ({"x-cache-reset": "6"}, None),
             ({"x-ratelimit-limit": "30"}, None),
+            (
+                {
+                    "ratelimit": "limit=10, remaining=3, reset=50",
+                    "x-ratelimit-reset-tokens": "9",
+                    "x-ratelimit-remaining-tokens": " 0",
+                },
+                9.0,
+            ),
         ],
     )
     def test_limits_that_are_reset(self, headers: dict[str, str], seconds: float | None) -> None:
@@ -545,6 +568,138 @@ class TestWaits:
             )
         )
         assert (type(error), error.retry_after) == (cls, 34.0)
+
+
+class Answered:
+    """What is looked at of a reply; counts how often its body is read."""
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes | LLMError = b"",
+        content_type: str = JSON,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+        self.headers = headers or {}
+        self.request_id = "r-1"
+        self.read_up_to: list[int | None] = []
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The beginning of the body."""
+        self.read_up_to.append(limit)
+        if isinstance(self.body, LLMError):
+            raise self.body
+        return self.body[:limit]
+
+
+def check(reply: Answered, accept: Literal["any", "html"] = "any") -> LLMError | None:
+    """The error for a reply, or None."""
+    call = HTTPRequest("GET", "http://service.invalid", accept=accept)
+    try:
+        check_reply(reply, call, now=NOW, most=2000)  # type: ignore[arg-type]
+    except LLMError as error:
+        return error
+    return None
+
+
+HTML = "text/html"
+PAGE = b"<html><title>Hello</title></html>"
+
+
+class TestReplies:
+    @pytest.mark.parametrize(
+        ("status", "content_type", "accept"),
+        [
+            (200, JSON, "any"),
+            (200, "", "any"),
+            (200, HTML, "html"),
+            *((status, kind, "any") for status in (201, 202, 206, 299) for kind in (JSON, HTML)),
+        ],
+    )
+    def test_a_success(
+        self, status: int, content_type: str, accept: Literal["any", "html"]
+    ) -> None:
+        """A success is no error, but for a page that nobody asked for; its body is left alone."""
+        reply = Answered(status, PAGE, content_type)
+        assert check(reply, accept) is None
+        assert reply.read_up_to == []
+
+    @pytest.mark.parametrize(
+        ("status", "content_type", "body", "cls", "words"),
+        [
+            (200, HTML, PAGE, ProtocolError, "check base_url (HTTP 200: Hello)"),
+            (200, HTML, b"<p>Hello</p>", ProtocolError, "check base_url (HTTP 200: <p>Hello</p>)"),
+            (200, HTML, b"<title>Just a moment...", BlockedError, "access-denied page"),
+            (503, JSON, b"<html><title>Just a moment...", BlockedError, "access-denied page"),
+            (503, HTML, PAGE, ServerError, "the service answered 503 (HTTP 503: Hello)"),
+            (403, JSON, PAGE, BlockedError, "access-denied page"),
+            (403, HTML, b"<p>no</p>", BlockedError, "access-denied page"),
+            (403, HTML, b"no", AuthenticationError, "(HTTP 403: no)"),
+            (403, JSON, b'{"error": "<p>no</p>"}', AuthenticationError, "(HTTP 403: <p>no</p>)"),
+            (404, HTML, b"a < b", InvalidRequestError, "(HTTP 404: a < b)"),
+            (300, JSON, b"", ProtocolError, "(HTTP 300)"),
+            (400, JSON, b'{"error": "m"}', InvalidRequestError, "(HTTP 400: m)"),
+            (400, JSON, b"", InvalidRequestError, "(HTTP 400)"),
+            (408, JSON, b"", ProviderTimeout, "(HTTP 408)"),
+        ],
+    )
+    def test_a_failure(
+        self, status: int, content_type: str, body: bytes, cls: type[LLMError], words: str
+    ) -> None:
+        """The error has the reply's status, words and id; a page counts as one whatever it is
+        called, and no more of the body is read than is allowed."""
+        reply = Answered(status, body, content_type)
+        error = check(reply)
+        assert type(error) is cls
+        assert words in str(error)
+        assert str(error).endswith(")")
+        assert (error.status_code, error.request_id) == (status, "r-1")
+        assert error.retryable is cls("m").retryable
+        assert reply.read_up_to == [2000]
+
+    @pytest.mark.parametrize("status", [101, 199, 204, 205, 304])
+    def test_a_reply_that_has_no_body(self, status: int) -> None:
+        """What comes after it is another's: it is not read, and not told."""
+        reply = Answered(status, b"m")
+        error = check(reply)
+        assert type(error) is (EmptyReplyError if status in (204, 205) else ProtocolError)
+        assert (str(error)[-11:], error.detail) == (f" (HTTP {status})", None)
+        assert reply.read_up_to == []
+
+    def test_a_proxy_that_wants_a_password(self) -> None:
+        """Another try would not bring one."""
+        error = check(Answered(407, b"m"))
+        assert type(error) is ConnectionFailed
+        assert not error.retryable
+
+    def test_a_body_that_breaks_off(self) -> None:
+        """An error whose body cannot be read has the class of its status; a deadline is over."""
+        error = check(Answered(429, StreamInterrupted("cut")))
+        assert (type(error), error.detail) == (RateLimitError, None)
+        assert type(check(Answered(429, DeadlineExceeded("late")))) is DeadlineExceeded
+
+    @pytest.mark.parametrize(
+        ("status", "headers", "body", "seconds"),
+        [
+            (429, {"retry-after": formatdate(NOW + 9, usegmt=True)}, b"", 9.0),
+            (429, {"x-ratelimit-reset": str(int(NOW) + 9)}, b"", 9.0),
+            (429, {}, b'{"reset_at": %d}' % (NOW + 9), 9.0),
+            (429, {"x-ratelimit-reset": "7"}, b"again in 9s", 9.0),
+            (429, {"retry-after": "5", "x-ratelimit-reset": "7"}, b"again in 9s", 5.0),
+            (500, {"retry-after": "5"}, b"", 5.0),
+            (500, {"x-ratelimit-reset": "7"}, b"", None),
+        ],
+    )
+    def test_moments_count_from_now(
+        self, status: int, headers: dict[str, str], body: bytes, seconds: float | None
+    ) -> None:
+        """A moment to wait for, in a header or in the body, counts from the time that it is."""
+        error = check(Answered(status, body, headers=headers))
+        assert error is not None
+        assert error.retry_after == seconds
 
 
 def test_a_web_page_with_200_is_told_apart(raw_server: RawServerFactory) -> None:
