@@ -30,7 +30,7 @@ from .conversation import Conversation
 from .errors import AllProvidersFailed, InvalidRequestError, LLMError
 from .messages import Message, Prompt
 from .results import Completion, StreamText
-from .tools import OnTool, Tool, ToolRun
+from .tools import OnTool, Tool, ToolRun, listed
 
 T = TypeVar("T")
 
@@ -290,7 +290,7 @@ class BaseClient(ABC):
         """
         if stream:
             raise TypeError("run() returns the whole reply")
-        proxy, tools = hidden(proxy), list(tools)
+        proxy, tools = hidden(proxy), listed(tools)
         max_turns = whole("max_turns", max_turns)
         request = ChatRequest.of(
             prompt,

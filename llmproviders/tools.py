@@ -104,11 +104,11 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
     if origin is typing.Annotated:
         return _annotated(kind, args, within)
     if origin is Literal:
-        return _choice({value: value for value in args})
+        return _choice([(value, value) for value in args])
     if origin in (Union, UnionType):
         return _union([_shape(arg, within) for arg in args])
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return _choice({member.value: member for member in kind})
+        return _choice([(member.value, member) for member in kind])
     if is_typed_dict(kind):
         fields = {
             name: (_shape(hint, (*within, kind)), required)
@@ -184,20 +184,19 @@ def _annotated(kind: Any, args: tuple[Any, ...], within: tuple[Any, ...]) -> _Sh
     return _Shape({**schema, "description": text} if text else schema, read)
 
 
-def _choice(values: dict[Any, Any]) -> _Shape:
-    """A choice between values, each with its value in Python."""
-    schema: dict[str, Any] = {"enum": list(values)}
-    if len(values) == 1:
-        schema = {"const": next(iter(values))}
+def _choice(pairs: list[tuple[Any, Any]]) -> _Shape:
+    """A choice between JSON values, each with its value in Python; 1 and True are two."""
+    values = [value for value, _ in pairs]
+    schema: dict[str, Any] = {"enum": values} if len(values) > 1 else {"const": values[0]}
     kinds = {type(value) for value in values}
     names = {_PLAIN[kind][0] for kind in kinds if kind in _PLAIN}
     if len(kinds) == len(names) == 1:
         schema["type"] = names.pop()
     if not all(kind in _PLAIN for kind in kinds):
-        raise TypeError(f"{shown(list(values))} are not JSON values")
+        raise TypeError(f"{shown(values)} are not JSON values")
 
     def read(value: Any, place: str) -> Any:
-        for one, made in values.items():
+        for one, made in pairs:
             if type(one) is type(value) and one == value:
                 return made
         choices = ", ".join(json.dumps(one, ensure_ascii=False) for one in values)
@@ -350,7 +349,9 @@ def _described(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
         elif found := _SPHINX.match(line):
             section, current = "Sphinx", found[1]
             parameters[current] = [found[2]]
-        elif text.startswith((":", ">>>")) and not depth:
+        elif text.startswith(">>>") or section == "Doctest":  # until a blank line
+            section, current = "Doctest" if text else "", ""
+        elif text.startswith(":") and not depth:
             section, current = "Other", ""
         elif section and text and not depth and section != "Sphinx":
             section = ""
@@ -491,10 +492,11 @@ def refuse_constant(word: str) -> Any:
 
 def tool_forms(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     """OpenAI's JSON forms of tools; those that are JSON forms already are unchanged."""
-    return [dict(t) if isinstance(t, Mapping) else FunctionTool(t).form for t in _listed(tools)]
+    return [dict(t) if isinstance(t, Mapping) else FunctionTool(t).form for t in listed(tools)]
 
 
-def _listed(tools: Any) -> list[Any]:
+def listed(tools: Any) -> list[Any]:
+    """The tools as a list; a ``TypeError`` if they are one tool, or no tools at all."""
     if isinstance(tools, (Mapping, str)) or callable(tools) or not isinstance(tools, Iterable):
         raise TypeError(f"tools is a list of functions or of dicts, not {shown(tools)}")
     return list(tools)
@@ -654,8 +656,7 @@ class ToolRun:
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         began = time.perf_counter()
-        failed = True
-        tool = self._functions.get(name)
+        failed, tool = True, self._functions.get(name)
         if tool is None:
             known = ", ".join(self._functions)
             result = f"Error: there is no function {name!r}; there are: {known}"
@@ -682,7 +683,7 @@ class ToolRun:
 def runnable(tools: Iterable[Tool]) -> dict[str, FunctionTool]:
     """The functions among tools by their names."""
     functions: dict[str, FunctionTool] = {}
-    for tool in _listed(tools):
+    for tool in listed(tools):
         if isinstance(tool, Mapping):
             if tool.get("type") == "function":
                 raise TypeError(

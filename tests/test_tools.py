@@ -11,9 +11,9 @@ import signal
 import sys
 import time
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timezone
 from datetime import time as clock
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NewType, Optional, Union
@@ -34,10 +34,12 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
+from llmproviders._redact import MASK, conceal
 from llmproviders.provider import Call, Fetch, Reply, Request
 from llmproviders.results import Completion
 from llmproviders.testing import ScriptedProvider
 from llmproviders.tools import FunctionTool, Steps, tool_forms
+from tests.support.actors import FakeClock
 
 
 class Unit(enum.Enum):
@@ -92,6 +94,42 @@ def dated(day: date) -> str:
     return repr(day)
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Mixed(enum.Enum):
+    WORD = "a"
+    NUMBER = 2
+    NOTHING = None
+
+
+def moments(at: datetime, day: date | None = None) -> None:
+    """Take points in time."""
+
+
+def sequences(
+    points: tuple[int, ...],
+    names: frozenset[str],
+    some: Sequence[int],
+    each: Iterable[str] = ("a",),
+    pair: tuple = (),  # type: ignore[type-arg]
+) -> None:
+    """Take other collections."""
+
+
+def mixed(
+    word: Literal["a", 1],
+    flag: Literal[1, True],
+    level: Level = Level.LOW,
+    value: Mixed = Mixed.WORD,
+    limit: Literal["auto"] | float = "auto",
+    nothing: None = None,
+) -> None:
+    """Take choices of several kinds."""
+
+
 def google(city: str, days: int = 1) -> str:
     """Tell the weather.
 
@@ -144,6 +182,15 @@ class Elsewhere(pydantic.BaseModel):
         street: int
 
     where: Where
+
+
+@dataclass
+class Node:
+    others: list[Node]
+
+
+class Branch(TypedDict):
+    twigs: NotRequired[dict[str, Branch]]
 
 
 class Chain(pydantic.BaseModel):
@@ -245,9 +292,27 @@ def sphinx_odd(city: str, days: int = 1) -> str:
     return f"{city}: rain for {days}"
 
 
+@dataclass
+class Ordered:
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError("it ends before it begins")
+
+
+def ordered(span: Ordered) -> None:
+    """Take what checks itself."""
+
+
+def placed(where: Where, by_name: dict[str, Where] | None = None) -> None:
+    """Take models."""
+
+
 FUNCTIONS = [
     *(plain, choices, unions, collections, objects, anything, dated, google, sphinx),
-    *(models, named, constrained, loose),
+    *(models, named, constrained, loose, moments, sequences, mixed),
 ]
 
 
@@ -322,6 +387,66 @@ class TestForm:
         about = {name: one["description"] for name, one in form["parameters"]["properties"].items()}
         assert about == {"city": "where, by its usual name.", "days": "how many."}
 
+    @pytest.mark.parametrize(
+        ("text", "description", "about"),
+        [
+            (
+                "Tell.\n\nArgs:\n    city: where:\n        on: earth.\n\nIt rains.\n\nIt snows.",
+                "Tell.\n\nIt rains.\n\nIt snows.",
+                {"city": "where: on: earth."},
+            ),
+            (
+                "Tell.\n\nParameters:\n city: where.\n **days: how many.\nRaises:\n city: never.",
+                "Tell.",
+                {"city": "where.", "days": "how many."},
+            ),
+            (
+                "Tell.\n\nOther Parameters:\n    on earth\n    city (a (b)): where,\n    on earth.",
+                "Tell.",
+                {"city": "where, on earth."},
+            ),
+            (
+                "Tell.\n\nArgs:\n    city: where.\n\nExample:\n    It rains.\n",
+                "Tell.",
+                {"city": "where."},
+            ),
+            (
+                "Tell.\n:param str city: where.\n:returns: w\n c\n:parameter days: how\n many.\nA",
+                "Tell.",
+                {"city": "where.", "days": "how many."},
+            ),
+            (
+                "Tell.\n\nIn short:\n    Args:\n    city: where.",
+                "Tell.\n\nIn short:\nArgs:\ncity: where.",
+                {},
+            ),
+            (
+                "Tell.\n\n>>> tell('O')\n'rain'\n\nIt rains.\n\n    >>> tell('T')\n    'snow'\n",
+                "Tell.\n\nIt rains.",
+                {},
+            ),
+            (
+                "Tell.\n\nArgs:\n    city: where.\n\n    >>> 1\n    days: 1\n",
+                "Tell.",
+                {"city": "where."},
+            ),
+            ("Tell.\n\nArgs: city: where.", "Tell.\n\nArgs: city: where.", {}),
+        ],
+    )
+    def test_where_a_docstring_speaks_of_what(
+        self, text: str, description: str, about: dict[str, str]
+    ) -> None:
+        """Sections, fields and examples end where the text goes on; only parameters get words."""
+
+        def tell(city: str, days: int) -> None:
+            pass
+
+        tell.__doc__ = text
+        form = FunctionTool(tell).form["function"]
+        found = form["parameters"]["properties"]
+        assert form["description"] == description
+        assert {n: one["description"] for n, one in found.items() if "description" in one} == about
+
     def test_annotated(self) -> None:
         """A text in ``Annotated`` describes a parameter; pydantic's models are taken, too."""
 
@@ -371,6 +496,89 @@ class TestForm:
         assert about["properties"]["left"]["type"] == "integer"
         assert tool.arguments('{"pair": {"left": 1}}') == {"pair": {"left": 1}}
 
+    def test_what_contains_itself(self) -> None:
+        """A type that is inside of itself has no form without references, and is refused."""
+
+        def spread(node: Node) -> None:
+            pass
+
+        def typed(branch: list[Branch]) -> None:
+            pass
+
+        for function, words in ((spread, "Node.* contains itself"), (typed, "Branch.* contains")):
+            with pytest.raises(TypeError, match=f"the tool {function.__name__}: .*{words}"):
+                FunctionTool(function)
+
+    def test_what_it_is_made_of(self) -> None:
+        """The form of an instance comes from its ``__call__``, of a wrapper from what it wraps;
+        parameters that take whatever comes are left out."""
+
+        class Desk:
+            """A desk."""
+
+            def __call__(self, item: str, count: int = 2) -> str:
+                return item * count
+
+        def order(item: str, count: int = 2, *more: int, **rest: int) -> str:
+            """A desk."""
+            return item * count
+
+        @functools.wraps(order)
+        def wrapper(*args: Any, **kwargs: Any) -> str:
+            return order(*args, **kwargs)
+
+        for tool, name in ((Desk(), "Desk"), (order, "order"), (wrapper, "order")):
+            made = FunctionTool(tool)
+            assert made.form == {
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "description": "A desk.",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {
+                            "item": {"type": "string"},
+                            "count": {"type": "integer", "default": 2},
+                        },
+                        "required": ["item"],
+                        "additionalProperties": False,
+                    },
+                },
+            }
+            assert made(made.arguments('{"item": "a"}')) == "aa"
+
+    def test_a_partial_of_a_partial(self) -> None:
+        """What either of them gives is not the model's to choose."""
+        inner = functools.partial(plain, exact=0.25)
+        tool = FunctionTool(functools.partial(inner, live=False))
+        assert list(tool.form["function"]["parameters"]["properties"]) == ["city", "days"]
+        assert tool(tool.arguments('{"city": "Omsk", "days": 1}')) == "Omsk 1 0.25 False"
+
+    def test_without_words(self) -> None:
+        """A function without a docstring has no description, nor have its parameters."""
+
+        def silent(x: int) -> int:
+            return x
+
+        assert FunctionTool(silent).form["function"] == {
+            "name": "silent",
+            "parameters": {
+                "type": "object",
+                "properties": {"x": {"type": "integer"}},
+                "required": ["x"],
+                "additionalProperties": False,
+            },
+        }
+
+    def test_positions_that_a_call_leaves_out(self) -> None:
+        """A parameter that is given by position keeps its default if the model leaves it out."""
+
+        def order(item: str, count: int = 2, /) -> str:
+            return item * count
+
+        tool = FunctionTool(order)
+        assert tool(tool.arguments('{"item": "a"}')) == "aa"
+
     def test_methods_partials_and_instances(self) -> None:
         """A bound method has no ``self``; what a partial gives is not the model's to choose."""
 
@@ -411,7 +619,7 @@ class TestForm:
         provider = ScriptedProvider(["Hi"])
         for wrong, words in (
             (bad, "complex.* is not a type that JSON has"),
-            (later, None),
+            (later, "the tool later is a coroutine"),
             (keys, r"dict\[int, str\].*: the keys of a JSON object are strings"),
             (pair, r"tuple\[float, float\].*: give a dataclass or a list instead"),
             (values, "small.* are not JSON values"),
@@ -463,11 +671,41 @@ class TestArguments:
                 {"place": {"city": "Omsk"}, "always": "yes", "counts": {"a": [1]}},
             ),
             (bare, '{"some": {"a": 1}, "all_": ["b", 2]}', {"some": {"a": 1}, "all_": ["b", 2]}),
+            (
+                moments,
+                '{"at": "2024-02-29T10:00:00Z", "day": null}',
+                {"at": datetime(2024, 2, 29, 10, tzinfo=timezone.utc), "day": None},
+            ),
+            (
+                sequences,
+                '{"points": [1, 2], "names": ["a"], "some": [3], "each": ["b"], "pair": [1, "c"]}',
+                {
+                    "points": (1, 2),
+                    "names": frozenset("a"),
+                    "some": [3],
+                    "each": ["b"],
+                    "pair": (1, "c"),
+                },
+            ),
+            (
+                mixed,
+                '{"word": 1, "flag": 1, "level": 2, "value": null, "limit": 1, "nothing": null}',
+                {
+                    "word": 1,
+                    "flag": 1,
+                    "level": Level.HIGH,
+                    "value": Mixed.NOTHING,
+                    "limit": 1.0,
+                    "nothing": None,
+                },
+            ),
+            (mixed, '{"word": "a", "flag": true}', {"word": "a", "flag": True}),
         ],
     )
     def test_values(self, function: Any, arguments: str, value: Any) -> None:
         """Arguments become values of the types of their parameters."""
-        assert FunctionTool(function).arguments(arguments) == value
+        found = FunctionTool(function).arguments(arguments)
+        assert (found, repr(found)) == (value, repr(value))
 
     @pytest.mark.parametrize(
         ("function", "arguments", "words"),
@@ -511,6 +749,45 @@ class TestArguments:
             (bare, '{"some": {}, "all_": {}}', "all_ is object, not array"),
             (bare, '{"some": {}, "all_": [], "seen": [[]]}', "seen has items that no set can hold"),
             (choices, '{"unit": "kelvin"}', "^unit is not one of .celsius., .fahrenheit.$"),
+            (plain, "{}", "^city, days is missing$"),
+            (plain, '{"city": "O", "days": 1, "a": 1, "b": 2}', "^a, b is unknown$"),
+            (plain, '{"city": null, "days": 1}', "^city is null, not string$"),
+            (plain, '{"city": {}, "days": 1}', "^city is object, not string$"),
+            (plain, '{"city": "O", "days": []}', "^days is array, not integer$"),
+            (plain, '{"city": "O", "days": 1, "live": 1}', "^live is integer, not boolean$"),
+            (plain, '{"city": "O", "days": 1, "exact": "1"}', "^exact is string, not number$"),
+            (objects, '{"place": [], "span": {}, "spans": []}', "^place is array, not object$"),
+            (
+                objects,
+                '{"place": {"city": "O"}, "span": {"end": 1, "x": 2}, "spans": []}',
+                "^span.start is missing$",
+            ),
+            (
+                objects,
+                '{"place": {"city": "O"}, "span": {"start": 1, "x": 2, "y": 3}, "spans": []}',
+                "^span.x, span.y is unknown$",
+            ),
+            (moments, '{"at": 5}', "^at is no date-time of ISO 8601$"),
+            (moments, '{"at": "today"}', "^at is no date-time of ISO 8601$"),
+            (mixed, '{"word": "ä", "flag": 1}', '^word is not one of "a", 1$'),
+            (
+                mixed,
+                '{"word": 1, "flag": 1, "value": "ü"}',
+                '^value is not one of "a", 2, null$',
+            ),
+            (
+                sequences,
+                '{"points": {}, "names": [], "some": []}',
+                "^points is object, not array$",
+            ),
+            (ordered, '{"span": {"start": 2, "end": 1}}', "^span: it ends before it begins$"),
+            (
+                models,
+                '{"routes": [{"start": 1}]}',
+                r"(?s)^by_name, where, trip, elsewhere is missing$",
+            ),
+            (placed, '{"where": {"city": 1}}', "(?s)^where: .*city"),
+            (placed, '{"where": {"city": "O"}, "by_name": {"a": {}}}', "(?s)^by_name.a: .*city"),
         ],
     )
     def test_what_does_not_fit(self, function: Any, arguments: str, words: str) -> None:
@@ -522,7 +799,7 @@ class TestArguments:
 class Turns(Provider):
     """Answers one request after another, and keeps the requests.
 
-    A turn is a text, or calls ``(name, arguments)``, or an error to raise.
+    A turn is a text, or texts and calls ``(name, arguments)``, or an error to raise.
     """
 
     url = "turns://here"
@@ -551,12 +828,15 @@ class Turns(Provider):
             yield turn
             yield FinishReason("stop")
             return
+        yield from (said for said in turn if isinstance(said, str))
         calls = [
-            {"type": "function", "function": {"name": n, "arguments": a}}
+            {"type": "function", "function": {"name": call[0], "arguments": call[1]}}
             | ({"id": self.ids} if self.ids else {})
-            for n, a in turn
+            for call in turn
+            if not isinstance(call, str)
         ]
-        yield FinishReason("tool_calls", tool_calls=calls, message={"tool_calls": calls, "own": 1})
+        message = {"tool_calls": calls, "own": 1, "function_call": "in an old form"}
+        yield FinishReason("tool_calls", tool_calls=calls, message=message)
 
     def make_transport(self) -> Any:
         """Nothing is sent."""
@@ -620,7 +900,84 @@ class TestRun:
         calls = [call["id"] for m in messages for call in m.get("tool_calls", ())]
         assert calls == [m["tool_call_id"] for m in messages if m["role"] == "tool"]
         assert len(set(calls)) == 3
+        assert calls[0] == "same"
         assert messages[1]["own"] == 1
+        assert "function_call" not in messages[1]
+        assert reply.steps.messages == messages[1:]
+
+    def test_a_later_run_repeats_no_id(self) -> None:
+        """An id that an earlier run of the conversation used is not used again."""
+        chat = Turns([OMSK], "Yes.", [OMSK], "Sure.").conversation()
+        for _ in range(2):
+            chat.run("Umbrella?", tools=[Weather().weather])
+        calls = [call["id"] for m in chat.messages for call in m.get("tool_calls", ())]
+        assert calls == [m["tool_call_id"] for m in chat.messages if m["role"] == "tool"]
+        assert len(set(calls)) == 2
+
+    def test_on_tool_gets_the_call(self) -> None:
+        """``on_tool`` gets each call as it stands in the history, and its result."""
+        seen: list[Any] = []
+        provider = Turns([OMSK, TOMSK], "Yes.")
+        provider.run("Hi", tools=[Weather().weather], on_tool=lambda *given: seen.append(given))
+        history = provider.requests[-1].messages
+        assert seen == [
+            (call, message["content"])
+            for call, message in zip(history[1]["tool_calls"], history[2:], strict=True)
+        ]
+
+    def test_how_long_a_function_takes(self) -> None:
+        """Each step has the time of its function alone."""
+        began = time.perf_counter()
+        reply = Turns([OMSK, TOMSK], "Yes.").run("Hi", tools=[Weather().weather])
+        whole = time.perf_counter() - began
+        assert all(0 <= step.duration < whole for step in reply.steps)
+
+    def test_tools_that_the_service_runs(self) -> None:
+        """A form that is no function's is sent along, and nothing here has to run it."""
+        search = {"type": "web_search"}
+        provider = Turns([OMSK], "Yes.")
+        provider.run("Hi", tools=[search, Weather().weather])
+        assert [tool["type"] for tool in provider.requests[0].params["tools"]] == [
+            "web_search",
+            "function",
+        ]
+
+    @pytest.mark.parametrize(
+        ("call", "arguments", "result"),
+        [
+            (("weather", {"city": "Омск"}), '{"city": "Омск"}', "rain in Омск"),
+            (("weather", ""), "", "Error: wrong arguments: city is missing"),
+            (("weather", None), "", "Error: wrong arguments: city is missing"),
+            ((None, None), "", "Error: there is no function ''; there are: weather, plain"),
+        ],
+    )
+    def test_odd_calls(self, call: Any, arguments: str, result: str) -> None:
+        """Arguments that are no text are taken as JSON, and a call without any as an empty one."""
+        reply = Turns([call], "Yes.").run("Hi", tools=[Weather().weather, plain])
+        assert [(s.arguments, s.result) for s in reply.steps] == [(arguments, result)]
+
+    def test_an_error_that_says_too_much(self) -> None:
+        """What a function's error says is cut, and a secret in it is masked."""
+        conceal("s3cret-of-a-tool")
+
+        def fail() -> None:
+            raise ValueError("s3cret-of-a-tool" + "x" * 9000)
+
+        result = Turns([("fail", "{}")], "Yes.").run("Hi", tools=[fail]).steps[0].result
+        assert result.startswith(f"Error: ValueError: {MASK}xxx")
+        assert len(result) == 2000
+
+    def test_no_call_after_the_deadline(self) -> None:
+        """Of several calls in one reply, those that are left when the time is over are not run."""
+        clock = FakeClock()
+
+        def slow() -> None:
+            clock.pass_(2)
+
+        client = FailoverClient([Turns([("slow", "{}")] * 2)], deadline=1, clock=clock)
+        with pytest.raises(DeadlineExceeded) as caught:
+            client.run("Hi", tools=[slow])
+        assert (len(caught.value.steps), caught.value.steps.messages) == (1, ())
 
     @pytest.mark.parametrize("ids", ["same", ""])
     def test_ids_that_repeat_or_lack(self, ids: str) -> None:
@@ -732,11 +1089,11 @@ class TestRun:
         """Beyond ``max_turns`` questions it ends; the calls of the last reply are not run."""
         tools = Weather()
         with pytest.raises(RejectedReplyError, match="2 questions") as caught:
-            Turns([OMSK], [TOMSK], "Yes.").run("Umbrella?", tools=[tools.weather], max_turns=2)
+            Turns([OMSK], ["Well.", TOMSK]).run("Umbrella?", tools=[tools.weather], max_turns=2)
         assert tools.calls == ["Omsk"]
         assert [step.name for step in caught.value.steps] == ["weather"]
         assert len(caught.value.attempts) == 2
-        assert (caught.value.detail, caught.value.partial_text) == ("max_turns", "")
+        assert (caught.value.detail, caught.value.partial_text) == ("max_turns", "Well.")
         assert caught.value.provider == "Turns"
         again = pickle.loads(pickle.dumps(caught.value))
         assert again.steps == caught.value.steps
@@ -752,17 +1109,17 @@ class TestRun:
     def test_one_deadline_over_all(self, own: bool) -> None:
         """A deadline, of the call or of the client, covers the functions and all questions."""
 
+        clock = FakeClock()
+
         def slow() -> str:
-            time.sleep(0.2)
+            clock.pass_(2)
             return "done"
 
         provider = Turns(*[[("slow", "{}")]] * 20)
-        client = FailoverClient([provider], deadline=None if own else 0.5)
-        began = time.monotonic()
+        client = FailoverClient([provider], deadline=None if own else 5, clock=clock)
         with pytest.raises(DeadlineExceeded) as caught:
-            client.run("Hi", tools=[slow], max_turns=20, **({"deadline": 0.5} if own else {}))
-        assert time.monotonic() - began < 3
-        assert 1 <= len(caught.value.steps) <= 4
+            client.run("Hi", tools=[slow], max_turns=20, **({"deadline": 5} if own else {}))
+        assert len(caught.value.steps) == 3
 
     def test_a_forced_choice_holds_once(self) -> None:
         """A ``tool_choice`` is for the first question: else no run with it could ever end."""
@@ -789,12 +1146,23 @@ class TestRun:
         assert provider.run("Hi", tools=[Weather().weather], schema=Span).data == Span(1)
 
     @pytest.mark.parametrize(
-        "tools", [[], [{"type": "function", "function": {"name": "f"}}], [plain, plain], plain]
+        ("tools", "words"),
+        [
+            ([], "needs a function"),
+            ([{"type": "web_search"}], "needs a function"),
+            ([{"type": "function", "function": {"name": "f"}}, plain], "not their JSON form"),
+            ([plain, plain], "two tools have the name plain"),
+            (plain, "tools is a list of functions"),
+            ("plain", "tools is a list of functions"),
+            ({"type": "web_search"}, "tools is a list of functions"),
+            (5, "tools is a list of functions"),
+            ([5], "a tool is a function or a dict"),
+        ],
     )
-    def test_tools_that_nobody_could_run(self, tools: Any) -> None:
+    def test_tools_that_nobody_could_run(self, tools: Any, words: str) -> None:
         """No function, a form without one, and two of one name are a ``TypeError`` at once."""
         provider = Turns("Yes.")
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=words):
             provider.run("Hi", tools=tools)
         assert provider.requests == []
 
