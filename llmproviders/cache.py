@@ -170,11 +170,8 @@ class Cached(BaseClient):
             if field.name not in _NOT_IN_THE_KEY
         }
         try:
-            if asked.get("attach"):
-                # The file at this path may change.
-                asked["attach"] = [
-                    sha256(Path(p).read_bytes()).hexdigest() for p in asked["attach"]
-                ]
+            # The files at these paths may change.
+            asked["attach"] = [sha256(Path(p).read_bytes()).hexdigest() for p in request.attach]
             told = json.dumps([self.identity(), asked], sort_keys=True, default=_schema_alone)
         except (TypeError, ValueError, OSError, RecursionError) as error:
             let_through(error)

@@ -36,6 +36,7 @@ from llmproviders import (
 )
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import BaseClient, Call, Fetch, Request
+from llmproviders.results import Image
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
@@ -341,7 +342,205 @@ class TestHits:
         assert path.stat().st_size < 512 * 1024
 
 
+class Plain(BaseClient):
+    """Answers whatever it is asked, and counts."""
+
+    name = "Plain"
+
+    def __init__(self, *finish: FinishReason, text: str = "Yes.") -> None:
+        self.finish = list(finish)
+        self.text = text
+        self.asked = 0
+        self.closed = 0
+
+    def generate(
+        self, request: Request, scope: CancelScope | None = None
+    ) -> Generator[str, None, None]:
+        """Answer."""
+        self.asked += 1
+        yield self.text
+        yield self.finish[0] if self.finish else FinishReason("stop")
+
+    def credential_digest(self) -> str | None:
+        """A digest."""
+        return "digest"
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+class TestWhatItIs:
+    def test_it_has_what_its_client_has(self, path: Path) -> None:
+        """Name, deadline, clock, ``accept``, identity and digest are those of its client."""
+        clock = Clock()
+        first = ScriptedProvider(["Yes."], name="first")
+        client = FailoverClient([first], deadline=9, accept=lambda _: True, clock=clock)
+        cached = Cached(client, path)
+        for name in ("name", "deadline", "clock", "accept"):
+            assert getattr(cached, name) == getattr(client, name)
+        assert cached.identity() == client.identity()
+        assert Cached(Plain(), path).credential_digest() == "digest"
+
+    def test_closing_closes_its_client(self, path: Path) -> None:
+        """``close()`` closes the client, and the file, so that it can be moved; a call opens both
+        again."""
+        plain = Plain()
+        client = Cached(plain, path)
+        client.complete("Why?")
+        client.close()
+        assert plain.closed == 1
+        assert list(path.parent.iterdir()) == [path]
+        assert client.complete("Why?").cached
+        client.close()
+
+    def test_after_trouble_with_the_file(self, path: Path) -> None:
+        """After ``close()`` a file that could not be used is tried again."""
+        path.mkdir()
+        client = Cached(Plain(), path)
+        assert [client.complete("Why?").cached for _ in range(2)] == [False, False]
+        path.rmdir()
+        assert [client.complete("Why?").cached for _ in range(2)] == [False, False]
+        client.close()
+        assert [client.complete("Why?").cached for _ in range(2)] == [False, True]
+        client.close()
+
+    def test_a_relative_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It stays where it was meant when the working directory changes."""
+        other = tmp_path / "other"
+        other.mkdir()
+        monkeypatch.chdir(tmp_path)
+        with Cached(Plain(), "replies.db") as client:
+            monkeypatch.chdir(other)
+            client.complete("Why?")
+        assert (tmp_path / "replies.db").exists()
+        assert list(other.iterdir()) == []
+
+    @pytest.mark.parametrize(("most", "is_taken"), [(64 * 1024, True), (64 * 1024 - 1, False)])
+    def test_the_smallest_bound(self, path: Path, most: int, is_taken: bool) -> None:
+        """A file of less than 64 KiB cannot hold a useful number of replies."""
+        if is_taken:
+            Cached(Plain(), path, max_bytes=most)
+            return
+        with pytest.raises(ValueError, match="max_bytes"):
+            Cached(Plain(), path, max_bytes=most)
+
+
+class TestWhatIsKept:
+    def test_the_order_of_parameters(self, path: Path, provider: ScriptedProvider) -> None:
+        """It does not matter."""
+        with Cached(provider, path) as client:
+            client.complete("Why?", temperature=0.5, seed=1)
+            assert client.complete("Why?", seed=1, temperature=0.5).cached
+
+    def test_attached_files(self, path: Path, tmp_path: Path) -> None:
+        """A file counts by what is in it: another name is the same question, another content is
+        not. What cannot be read is the client's to tell."""
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.write_bytes(b"1")
+        two.write_bytes(b"1")
+        with Cached(Plain(), path) as client:
+            assert not client.complete("What?").cached
+            assert not client.complete("What?", attach=one).cached
+            assert client.complete("What?", attach=two).cached
+            two.write_bytes(b"2")
+            assert not client.complete("What?", attach=two).cached
+            assert client.complete("What?", attach=one).cached
+            one.unlink()
+            assert [client.complete("What?", attach=one).cached for _ in range(2)] == [False] * 2
+            text, _ = client.stream("What?", attach=one)
+            assert text == "Yes."
+
+    def test_what_is_cached_already(self, path: Path) -> None:
+        """A reply from a cache inside is not kept once more: it is as old as it is there."""
+        plain = Plain()
+        with Cached(Cached(plain, path), path.with_name("outer.db")) as client:
+            client.complete("Why?")
+            client.clear()
+            assert client.complete("Why?").cached
+            path.unlink()
+            assert not client.complete("Why?").cached
+        assert plain.asked == 2
+
+    @pytest.mark.parametrize(
+        ("finish", "text"),
+        [
+            (FinishReason("stop", message={"role": "assistant", "content": object()}), "Yes."),
+            (FinishReason("stop"), ""),
+            (FinishReason("stop", images=[Image("data:image/png;base64,AAEC")]), "Yes."),
+        ],
+    )
+    def test_what_is_not_kept(self, path: Path, finish: FinishReason, text: str) -> None:
+        """No text, pictures, and what JSON has no word for is not kept, and no error."""
+        plain = Plain(finish, text=text)
+        with Cached(plain, path) as client:
+            for _ in range(2):
+                list(client.stream("Why?"))
+        assert plain.asked == 2
+
+    def test_a_reply_that_is_too_large(self, path: Path) -> None:
+        """One reply takes a tenth of the file at most; a larger one is not kept."""
+        for length, is_kept in ((5000, True), (7000, False)):
+            with Cached(Plain(text="x" * length), path, max_bytes=64 * 1024) as client:
+                assert [client.complete(str(length)).cached for _ in range(2)] == [False, is_kept]
+
+    def test_how_old_it_may_be(self, path: Path) -> None:
+        """A reply is as old as ``ttl`` says at most; one from the future is not taken."""
+        clock = Clock()
+        with Cached(Plain(), path, ttl=60, clock=clock) as client:
+            client.complete("Why?")
+            assert client.complete("Why?").cached
+            clock.now += 60
+            assert not client.complete("Why?").cached
+            clock.now -= 1
+            assert not client.complete("Why?").cached
+
+    def test_the_verdict_on_a_kept_reply(self, path: Path) -> None:
+        """``accept`` of the call or the client may say no, or why not; the call's comes first."""
+        with Cached(Plain(), path) as client:
+            client.complete("Why?")
+            for verdict, is_cached in ((True, True), (False, False), ("no", False), ("", False)):
+
+                def accept(completion: Any, verdict: Any = verdict) -> Any:
+                    return verdict if completion.cached else True
+
+                assert client.complete("Why?", accept=accept).cached is is_cached
+        turning_down = FailoverClient([ScriptedProvider(["Yes."])], accept=lambda c: not c.cached)
+        with Cached(turning_down, path) as client:
+            assert [client.complete("Why?").cached for _ in range(2)] == [False, False]
+            assert client.complete("Why?", accept=lambda _: True).cached
+
+    def test_a_kept_reply_that_no_longer_fits(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where the schema refuses a kept reply, it is asked for again, without a warning."""
+        with Cached(ScriptedProvider(['{"x": 1}']), path) as client:
+            client.complete("Where?", schema=Point)
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute("UPDATE replies SET reply = replace(reply, '1}', 'null}')")
+            again = client.complete("Where?", schema=Point)
+        assert (again.data, again.cached) == (Point(1), False)
+        assert caplog.records == []
+
+
 class TestFile:
+    def test_another_one_that_writes(
+        self, path: Path, provider: ScriptedProvider, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """While another process holds the file for long, replies are sent and not kept; that is
+        no trouble to warn of, and is over when it is over."""
+        with Cached(provider, path) as client:
+            client.complete("Why?")
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                assert client.complete("Why?").cached
+                assert not client.complete("How?").cached
+                with pytest.raises(OSError, match="cannot be cleared"):
+                    client.clear()
+                other.execute("ROLLBACK")
+            assert [client.complete("How?").cached for _ in range(2)] == [False, True]
+        assert caplog.records == []
+
     def test_it_is_for_this_user_alone(self, path: Path, provider: ScriptedProvider) -> None:
         """The file and what stands beside it are 0600, and hold no prompt."""
         with Cached(provider, path) as client:
