@@ -667,6 +667,28 @@ class TestReplies:
         assert error.retryable is cls("m").retryable
         assert reply.read_up_to == [2000]
 
+    @pytest.mark.parametrize(
+        ("status", "code", "cls"),
+        [
+            (401, "1000", AuthenticationError),
+            (400, "1000", AuthenticationError),
+            (500, "1000", ServerError),
+            (502, "1110", ServerError),
+            (500, "invalid_api_key", AuthenticationError),
+            (429, "1000", RateLimitError),
+            (429, "1112", AuthenticationError),
+            (429, "1308", QuotaExceededError),
+            (500, "1308", QuotaExceededError),
+        ],
+    )
+    def test_numbers_that_two_services_use(
+        self, status: int, code: str, cls: type[LLMError]
+    ) -> None:
+        """With a server's failure or a rate limit, a number of one service for a refused key is
+        another's for its trouble; that of a locked account, and what is no key's, is not."""
+        body = json.dumps(openai("m", code=code)).encode()
+        assert type(check(Answered(status, body))) is cls
+
     @pytest.mark.parametrize("status", [101, 199, 204, 205, 304])
     def test_a_reply_that_has_no_body(self, status: int) -> None:
         """What comes after it is another's: it is not read, and not told."""
@@ -694,6 +716,9 @@ class TestReplies:
             (429, {"retry-after": formatdate(NOW + 9, usegmt=True)}, b"", 9.0),
             (429, {"x-ratelimit-reset": str(int(NOW) + 9)}, b"", 9.0),
             (429, {}, b'{"reset_at": %d}' % (NOW + 9), 9.0),
+            (429, {}, b"Try again at 2026-01-01T00:00:00Z", 10.0),
+            (503, {}, b'{"estimated_time": %d}' % (NOW + 9), 9.0),
+            (429, {}, b'{"headers": {"X-Rate-Limit-Reset": "%d"}}' % (NOW + 9), 9.0),
             (429, {"x-ratelimit-reset": "7"}, b"again in 9s", 9.0),
             (429, {"retry-after": "5", "x-ratelimit-reset": "7"}, b"again in 9s", 5.0),
             (500, {"retry-after": "5"}, b"", 5.0),
