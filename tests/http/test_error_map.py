@@ -40,7 +40,7 @@ from llmproviders._http.error_map import (
     parse_wait,
     service_message,
 )
-from llmproviders._http.error_rules import RULES, STATUS_OF_CODE, Rule
+from llmproviders._http.error_rules import RULES, STATUS_OF_CODE, Rule, names
 from llmproviders._http.types import HTTPRequest
 from llmproviders._redact import MASK, conceal
 from llmproviders.testing import ScriptedProvider
@@ -95,6 +95,10 @@ class TestRules:
             value = {"base_resp": {"status_code": int(number), "status_msg": "m"}}
         error = error_of(value)
         assert (type(error), error.status_code) == (class_of_status(status), status)
+
+    def test_codes_stand_apart(self) -> None:
+        """White space of any kind, a line's end too, parts one code from the next."""
+        assert names(" a_b\n  c.1 d ") == {"a_b", "c.1", "d"}
 
     def test_no_code_stands_twice(self) -> None:
         """A code means one row only."""
