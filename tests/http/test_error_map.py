@@ -263,6 +263,46 @@ class TestInside:
         error = error_of(value)
         assert (type(error), error.status_code) == (cls, status)
 
+    @pytest.mark.parametrize(
+        ("value", "cls"),
+        [
+            ({"message": '{"code": "1308"}'}, QuotaExceededError),
+            ({"message": '[{"code": "1308"}]'}, QuotaExceededError),
+            ({"message": '"code 1308"'}, ServerError),
+            ({"raw": '{"code": "1308"}'}, QuotaExceededError),
+            ({"raw": {"code": "1308"}}, ServerError),
+            (openai("m", metadata={"raw": '{"code": "1308"}'}), QuotaExceededError),
+            ({"error": [{"message": "m"}, {"code": "1308"}]}, QuotaExceededError),
+            ({"error": {"base_resp": {"status_code": 1008}}}, QuotaExceededError),
+            ({"base_resp": [{"status_code": 1008}]}, QuotaExceededError),
+            ({"base_resp": '{"status_code": 1008}'}, QuotaExceededError),
+            ({"base_resp": {"error": {"status_code": 1008}}}, QuotaExceededError),
+            ({"base_resp": {"raw": '{"status_code": 1008}'}}, QuotaExceededError),
+            ({"error": {"status_code": 1008}}, ServerError),
+            ({"code": 16, "details": []}, AuthenticationError),
+            ({"grpcCode": 16, "code": 3, "details": []}, AuthenticationError),
+            ({"code": 16}, ServerError),
+            ({"code": 16.0, "details": []}, ServerError),
+            ({"code": 17, "details": []}, ServerError),
+            ({"code": "4290"}, ServerError),
+            ({"code": "1429"}, ServerError),
+            ({"code": "x" * 100}, ServerError),
+        ],
+    )
+    def test_where_a_code_stands(self, value: Any, cls: type[LLMError]) -> None:
+        """A code counts in lists, in strings of JSON and in what a gateway passes on; a number of
+        gRPC or of base_resp is none of another's."""
+        assert type(error_of(value)) is cls
+
+    def test_how_deep_a_code_may_stand(self) -> None:
+        """A code inside of eight objects is found, deeper ones are not looked for."""
+        value: dict[str, Any] = {"code": "1308"}
+        found = []
+        for _ in range(10):
+            found.append(type(error_of(value)))
+            value = {"error": value}
+        assert found == [QuotaExceededError] * 8 + [ServerError] * 2
+
     def test_it_asks_to_wait(self) -> None:
         """A hint to wait counts inside a reply, too."""
         assert error_of(openai("Please try again in 7.66s.", code=429)).retry_after == 7.66
@@ -421,6 +461,17 @@ class TestWords:
             assert said is not None
             assert "sk-echoed" not in said
             assert MASK in said or len(said) == 500
+
+    def test_errors_in_strings(self) -> None:
+        """What gateways wrapped into strings is unwrapped a few times; then it is told as it is."""
+        said, behind = [], []
+        text = "m"
+        for _ in range(6):
+            said.append(message_of(text) == "m")
+            behind.append(message_of(openai("P", metadata={"raw": text})) == "P: m")
+            text = json.dumps([text])
+        assert said == [True] * 5 + [False]
+        assert behind == [True] * 4 + [False] * 2
 
     def test_deep_and_wide_bodies(self) -> None:
         """A body that nests or repeats without end costs no more than its beginning."""
@@ -651,6 +702,10 @@ class TestReplies:
             (403, HTML, b"no", AuthenticationError, "(HTTP 403: no)"),
             (403, JSON, b'{"error": "<p>no</p>"}', AuthenticationError, "(HTTP 403: <p>no</p>)"),
             (404, HTML, b"a < b", InvalidRequestError, "(HTTP 404: a < b)"),
+            (404, HTML, PAGE, InvalidRequestError, "check base_url (HTTP 404: Hello)"),
+            (405, JSON, b"", InvalidRequestError, "check base_url (HTTP 405)"),
+            (404, JSON, b'{"error": "m"}', InvalidRequestError, "base_url (HTTP 404: m)"),
+            (406, HTML, PAGE, InvalidRequestError, "answered 406 (HTTP 406: Hello)"),
             (300, JSON, b"", ProtocolError, "(HTTP 300)"),
             (400, JSON, b'{"error": "m"}', InvalidRequestError, "(HTTP 400: m)"),
             (400, JSON, b"", InvalidRequestError, "(HTTP 400)"),
@@ -690,6 +745,25 @@ class TestReplies:
     ) -> None:
         """With a server's failure or a rate limit, a number of one service for a refused key is
         another's for its trouble; that of a locked account, and what is no key's, is not."""
+        body = json.dumps(openai("m", code=code)).encode()
+        assert type(check(Answered(status, body))) is cls
+
+    @pytest.mark.parametrize(
+        ("status", "code", "cls"),
+        [
+            (500, "not_found", InvalidRequestError),
+            (500, "permission_denied", AuthenticationError),
+            (422, "permission_denied", InvalidRequestError),
+            (499, "permission_denied", InvalidRequestError),
+            (422, "overloaded", InvalidRequestError),
+            (500, "429", RateLimitError),
+            (422, "429", RateLimitError),
+        ],
+    )
+    def test_a_general_code_beside_a_status(
+        self, status: int, code: str, cls: type[LLMError]
+    ) -> None:
+        """A general code counts where the status is only a server's failure, a number always."""
         body = json.dumps(openai("m", code=code)).encode()
         assert type(check(Answered(status, body))) is cls
 
