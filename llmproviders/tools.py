@@ -60,7 +60,7 @@ def typed_dict_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     for name, hint in get_type_hints(kind, include_extras=True).items():
         required = name in kind.__required_keys__
         # The class does not know it if the annotations are strings.
-        while (mark := getattr(get_origin(hint), "_name", "")) in ("Required", "NotRequired"):
+        while (mark := getattr(get_origin(hint), "_name", None)) in ("Required", "NotRequired"):
             required = mark == "Required"
             hint = get_args(hint)[0]
         fields[name] = hint, required

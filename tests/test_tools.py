@@ -38,7 +38,7 @@ from llmproviders._redact import MASK, conceal
 from llmproviders.provider import Call, Fetch, Reply, Request
 from llmproviders.results import Completion
 from llmproviders.testing import ScriptedProvider
-from llmproviders.tools import FunctionTool, Steps, tool_forms
+from llmproviders.tools import FunctionTool, Steps, ToolStep, tool_forms
 from tests.support.actors import FakeClock
 
 
@@ -187,6 +187,11 @@ class Elsewhere(pydantic.BaseModel):
 @dataclass
 class Node:
     others: list[Node]
+
+
+@dataclass
+class Noted:
+    other: Annotated[Noted | None, "another"] = None
 
 
 class Branch(TypedDict):
@@ -464,6 +469,7 @@ class TestForm:
         about = tool.form["function"]["parameters"]["properties"]
         assert about["days"] == {"type": "integer", "minimum": 3, "description": "how many"}
         assert about["word"]["description"] == "a word"
+        assert about["marked"] == {"type": "integer", "default": 1}
         given = {"days": 3, "code": "OMS", "order": {"count": 1}, "window": {}}
         found = tool.arguments(json.dumps({**given, "word": " a ", "day": "2024-03-01"}))
         assert (found["days"], found["word"], found["day"]) == (3, "a", date(2024, 3, 1))
@@ -505,7 +511,14 @@ class TestForm:
         def typed(branch: list[Branch]) -> None:
             pass
 
-        for function, words in ((spread, "Node.* contains itself"), (typed, "Branch.* contains")):
+        def noted(node: Annotated[Noted, "a node"]) -> None:
+            pass
+
+        for function, words in (
+            (spread, "Node.* contains itself"),
+            (typed, "Branch.* contains itself"),
+            (noted, "Noted.* contains itself"),
+        ):
             with pytest.raises(TypeError, match=f"the tool {function.__name__}: .*{words}"):
                 FunctionTool(function)
 
@@ -1103,6 +1116,7 @@ class TestRun:
         with pytest.raises(ServerError) as caught:
             Turns([OMSK], ServerError("down")).run("Umbrella?", tools=[Weather().weather])
         assert caught.value.steps[0].result == "rain in Omsk"
+        assert [m["role"] for m in caught.value.steps.messages] == ["assistant", "tool"]
         assert len(caught.value.attempts) == 2
 
     @pytest.mark.parametrize("own", [True, False])
@@ -1213,3 +1227,14 @@ class TestRun:
         again = pickle.loads(pickle.dumps(steps))
         assert (again, again.messages) == (steps, steps.messages)
         assert json.loads(json.dumps(steps[0].as_dict()))["name"] == "weather"
+
+    def test_numbers_stand_at_the_right(self) -> None:
+        """In the table of the steps the turn and the seconds do, the texts at the left."""
+        shown = Steps([ToolStep(1, "f", "{}", "r", failed=False, duration=1.25)])._repr_html_()
+        assert re.findall(r'align:(\w+)">([^<]*)</td>', shown) == [
+            ("right", "1"),
+            ("left", "f"),
+            ("left", "{}"),
+            ("left", "r"),
+            ("right", "1.25 s"),
+        ]
