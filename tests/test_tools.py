@@ -914,6 +914,7 @@ class TestRun:
         assert calls == [m["tool_call_id"] for m in messages if m["role"] == "tool"]
         assert len(set(calls)) == 3
         assert calls[0] == "same"
+        assert {m["name"] for m in messages if m["role"] == "tool"} == {"weather"}
         assert messages[1]["own"] == 1
         assert "function_call" not in messages[1]
         assert reply.steps.messages == messages[1:]
