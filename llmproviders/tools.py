@@ -286,7 +286,7 @@ def _fields(
             return make(given)
         except (ValueError, TypeError) as error:
             let_through(error)
-            raise _Mismatch(f"{place or 'the value'}: {error}") from error
+            raise _Mismatch(f"{place}: {error}") from error
 
     return _Shape(schema, read)
 
@@ -497,7 +497,7 @@ def tool_forms(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 
 def listed(tools: Any) -> list[Any]:
     """The tools as a list; a ``TypeError`` if they are one tool, or no tools at all."""
-    if isinstance(tools, (Mapping, str)) or callable(tools) or not isinstance(tools, Iterable):
+    if isinstance(tools, (Mapping, str)) or not isinstance(tools, Iterable):
         raise TypeError(f"tools is a list of functions or of dicts, not {shown(tools)}")
     return list(tools)
 

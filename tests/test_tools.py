@@ -119,8 +119,12 @@ def sequences(
     """Take other collections."""
 
 
+def tables(some: dict, more: Mapping, words: dict[str, str]) -> None:  # type: ignore[type-arg]
+    """Take objects with fields of any name."""
+
+
 def mixed(
-    word: Literal["a", 1],
+    word: Literal["ä", 1],
     flag: Literal[1, True],
     level: Level = Level.LOW,
     value: Mixed = Mixed.WORD,
@@ -317,7 +321,7 @@ def placed(where: Where, by_name: dict[str, Where] | None = None) -> None:
 
 FUNCTIONS = [
     *(plain, choices, unions, collections, objects, anything, dated, google, sphinx),
-    *(models, named, constrained, loose, moments, sequences, mixed),
+    *(models, named, constrained, loose, moments, sequences, mixed, tables),
 ]
 
 
@@ -626,6 +630,9 @@ class TestForm:
         def pair(place: tuple[float, float]) -> None:
             pass
 
+        def one(place: tuple[int]) -> None:
+            pass
+
         def values(size: Literal[b"small"]) -> None:
             pass
 
@@ -634,6 +641,7 @@ class TestForm:
             (bad, "complex.* is not a type that JSON has"),
             (later, "the tool later is a coroutine"),
             (keys, r"dict\[int, str\].*: the keys of a JSON object are strings"),
+            (one, r"tuple\[int\].*: give a dataclass or a list instead"),
             (pair, r"tuple\[float, float\].*: give a dataclass or a list instead"),
             (values, "small.* are not JSON values"),
         ):
@@ -712,7 +720,7 @@ class TestArguments:
                     "nothing": None,
                 },
             ),
-            (mixed, '{"word": "a", "flag": true}', {"word": "a", "flag": True}),
+            (mixed, '{"word": "ä", "flag": true}', {"word": "ä", "flag": True}),
         ],
     )
     def test_values(self, function: Any, arguments: str, value: Any) -> None:
@@ -782,7 +790,7 @@ class TestArguments:
             ),
             (moments, '{"at": 5}', "^at is no date-time of ISO 8601$"),
             (moments, '{"at": "today"}', "^at is no date-time of ISO 8601$"),
-            (mixed, '{"word": "ä", "flag": 1}', '^word is not one of "a", 1$'),
+            (mixed, '{"word": "a", "flag": 1}', '^word is not one of "ä", 1$'),
             (
                 mixed,
                 '{"word": 1, "flag": 1, "value": "ü"}',
@@ -1167,7 +1175,7 @@ class TestRun:
             ([{"type": "web_search"}], "needs a function"),
             ([{"type": "function", "function": {"name": "f"}}, plain], "not their JSON form"),
             ([plain, plain], "two tools have the name plain"),
-            (plain, "tools is a list of functions"),
+            (plain, "tools is a list of functions or of dicts, not <function plain"),
             ("plain", "tools is a list of functions"),
             ({"type": "web_search"}, "tools is a list of functions"),
             (5, "tools is a list of functions"),
