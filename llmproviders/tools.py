@@ -114,7 +114,7 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
             name: (_shape(hint, (*within, kind)), required)
             for name, (hint, required) in typed_dict_fields(kind).items()
         }
-        return _fields(fields, dict, closed=False)
+        return _fields(fields, dict)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         return _fields(
@@ -128,7 +128,6 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
                 if field.init
             },
             lambda values: kind(**values),
-            closed=False,
         )
     if hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate"):
         return _validated(kind.model_json_schema(), kind.model_validate, _shape(Any).read)
@@ -258,7 +257,7 @@ def _fields(
     fields: Mapping[str, tuple[_Shape, bool]],
     make: Callable[[dict[str, Any]], Any],
     *,
-    closed: bool,
+    closed: bool = False,
 ) -> _Shape:
     """An object with named fields, each with its shape and whether it is required."""
     schema: dict[str, Any] = {

@@ -22,7 +22,7 @@ import annotated_types
 import numpy
 import pydantic
 import pytest
-from typing_extensions import NotRequired, Required, TypedDict
+from typing_extensions import NotRequired, Required, TypeAliasType, TypedDict
 
 from llmproviders import (
     DeadlineExceeded,
@@ -194,6 +194,14 @@ class Node:
 
 
 @dataclass
+class Linked:
+    after: Link | None = None
+
+
+Link = NewType("Link", Linked)
+
+
+@dataclass
 class Noted:
     other: Annotated[Noted | None, "another"] = None
 
@@ -207,6 +215,7 @@ class Chain(pydantic.BaseModel):
 
 
 Metres = NewType("Metres", int)
+Height = TypeAliasType("Height", float)
 
 
 def models(
@@ -220,7 +229,7 @@ def models(
     """Take models inside of other types, some with parts of the same name."""
 
 
-def named(width: Metres, widths: list[Metres]) -> None:
+def named(width: Metres, widths: list[Metres], height: Height = 1.5) -> None:
     """Take a type with a name of its own."""
 
 
@@ -515,6 +524,9 @@ class TestForm:
         def typed(branch: list[Branch]) -> None:
             pass
 
+        def linked(link: Link) -> None:
+            pass
+
         def noted(node: Annotated[Noted, "a node"]) -> None:
             pass
 
@@ -522,6 +534,7 @@ class TestForm:
             (spread, "Node.* contains itself"),
             (typed, "Branch.* contains itself"),
             (noted, "Noted.* contains itself"),
+            (linked, "Link.* contains itself"),
         ):
             with pytest.raises(TypeError, match=f"the tool {function.__name__}: .*{words}"):
                 FunctionTool(function)
