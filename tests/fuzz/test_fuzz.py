@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from tests.fuzz.inputs import inputs_for
 from tests.fuzz.targets import BY_NAME, TARGETS, Target
 
+_DRAWN = b'<img src="b29f-4a9b" fuse="true"/>'
+
 FOUND = (
     ("before-chatgptt", b"\xff<html><![nce-of-page]><div data-nonce=1 data-post-id=2></div>"),
     ("proxy", b"so://u:\xff\xff:\xff\xff@0:1080"),
     ("usage-file", b"\xff~\xffnotes"),
     ("think-tags", b"\x00 \x00"),
+    ("drawn-images", b'2<img src="b2' + _DRAWN + b'9f-4a9b" fuse="true"/>'),
 )
 """Inputs that once let another error out, or gave a wrong text."""
 

@@ -270,7 +270,8 @@ def _remembered(data: bytes) -> Mapping[str, str]:
 
 
 _DRAWN = re.compile(
-    r"""<img\s+src=["'](?P<id>[0-9A-Za-z-]{8,64})["']\s+fuse=["']true["']\s*/?>""", re.IGNORECASE
+    r"""<img\s{1,8}src=["'](?P<id>[0-9A-Za-z-]{8,64})["']\s{1,8}fuse=["']true["']\s{0,8}/?>""",
+    re.IGNORECASE,
 )
 
 # The start of such a tag at the end of a text; a longer one is none.
@@ -291,16 +292,16 @@ class DrawnImages:
 
     def feed(self, piece: str) -> str:
         """The text of one more piece, except what may be part of a tag."""
-        text = _DRAWN.sub(self._note, self.held + piece)
-        begun = _BEGUN.search(text)
+        text, end = self.held + piece, 0
+        for tag in _DRAWN.finditer(text):
+            self.ids.append(tag["id"])
+            end = tag.end()
+        # What stands on both sides of a tag never makes another one.
+        begun = _BEGUN.search(text, end)
         self.held = begun[0] if begun else ""
-        return text.removesuffix(self.held)
+        return _DRAWN.sub("", text.removesuffix(self.held))
 
     def rest(self) -> str:
         """The text held back so far; called when the reply has ended."""
         rest, self.held = self.held, ""
         return rest
-
-    def _note(self, tag: re.Match[str]) -> str:
-        self.ids.append(tag["id"])
-        return ""
