@@ -106,6 +106,13 @@ def alarm() -> Iterator[Alarm]:
     signal.signal(signal.SIGALRM, before)
 
 
+def silent(conn: Connection) -> None:
+    """Take a request, have the alarm ring in a moment, and answer nothing."""
+    conn.read_request()
+    signal.setitimer(signal.ITIMER_REAL, SOON_S)
+    conn.run([Stall()])
+
+
 def ring_now(cls: type[BaseException] = OSError) -> BaseException:
     """Have a handler raise an exception here and now, and return it; it stays unraised."""
     error = cls("the alarm")
@@ -233,9 +240,9 @@ class TestInACall:
         self, raw_server: RawServerFactory, alarm: Alarm, cls: type[BaseException]
     ) -> None:
         """Whatever its class, it ends the call: nothing is asked again, and nothing stays open."""
-        server = raw_server([Stall()])
+        server = raw_server(silent)
         with providers(server) as client:
-            alarm(error := cls("the alarm"))
+            alarm(error := cls("the alarm"), 30)
             expect(error, lambda: client.complete("Why?"))
             assert server.connections[0].client_closed.wait(10)
             assert len(server.requests) == 1
@@ -306,9 +313,9 @@ class TestInACall:
         self, raw_server: RawServerFactory, alarm: Alarm, cls: type[BaseException]
     ) -> None:
         """On a caller's session it is no other."""
-        server = raw_server([Stall()])
+        server = raw_server(silent)
         with requests.Session() as session, providers(server, session=session) as client:
-            alarm(error := cls("the alarm"))
+            alarm(error := cls("the alarm"), 30)
             expect(error, lambda: client.complete("Why?"))
             assert len(server.requests) == 1
 
