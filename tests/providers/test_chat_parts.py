@@ -131,6 +131,7 @@ class TestOneCall:
             [piece('{"a": ', "f", id="x"), piece("1}", "", id="")],
             [piece('{"a": ', id="x"), piece("1}", "f")],
             [piece(None, "f"), piece('{"a": '), piece("1}", id="x")],
+            [piece(None, "f"), piece('{"a": 1}', "f", id="x")],
             [piece('{"a": ', "f", index=None, id="x"), piece("1}", index=None)],
             [piece('{"a": ', "f", index=None, id="x"), piece("1}", index=None, id="x")],
             [piece('{"a": ', "f", index=None, id="x"), piece("1}", id="x")],
@@ -205,14 +206,15 @@ class TestOneCall:
     def test_what_comes_beside_it(self) -> None:
         """Other fields are kept, and nothing blank takes the place of what was there."""
         (call,) = called(
-            piece('{"a": ', "f", id="x", type="function", extra={"sign": "A"}, note=""),
-            piece("1}", "", id="", type="", extra=None, note="later", index=None),
+            piece('{"a": ', "f", id="x", type="function", extra={"sign": "A"}, note="", n=1),
+            piece("1}", "", id="", type="", extra=None, note="later", n=2, index=None),
         )
         assert call == {
             "id": "x",
             "type": "function",
             "extra": {"sign": "A"},
             "note": "later",
+            "n": 2,
             "function": {"name": "f", "arguments": '{"a": 1}'},
         }
 

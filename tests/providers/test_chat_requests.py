@@ -394,6 +394,17 @@ class TestRefusals:
         assert "seed" not in last
         assert last["messages"][0] == {"role": "assistant", "content": "No."}
 
+    def test_thoughts_beside_a_parameter_that_is_refused(
+        self, raw_server: RawServerFactory
+    ) -> None:
+        """A field of the request that is refused takes nothing out of the history."""
+        server = raw_server(keep_alive(refusal(REFUSED["mistral"][2], 422), FINE))
+        said = {"role": "assistant", "content": "No.", "reasoning_content": "Dry."}
+        history = [said, {"role": "user", "content": "So?"}]
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            assert provider.complete(history, seed=1).text
+        assert [body["messages"] for body in bodies(server)] == [history, history]
+
     def test_a_model_in_extra_body(self, raw_server: RawServerFactory) -> None:
         """A refusal is remembered also where ``extra_body`` names another model, or none."""
         for model in ("another", None):

@@ -157,7 +157,7 @@ class TestImages:
         assert text == {"type": "text", "text": "What is this?"}
         for image, (data, kind) in zip(images, IMAGES.values(), strict=True):
             start, _, content = image["image_url"]["url"].partition(",")
-            assert start == f"data:{kind};base64"
+            assert (image["type"], start) == ("image_url", f"data:{kind};base64")
             assert b64decode(content) == data
 
     def test_they_go_with_the_last_question(self, tmp_path: Path) -> None:
