@@ -409,6 +409,12 @@ def test_history_that_cannot_be_translated(
     assert words in refused(sandbox, [*messages, QUESTION])
 
 
+def test_a_system_message_stays_first(sandbox: Sandbox) -> None:
+    """It is sent once, as it is, before all others."""
+    history = [{"role": "system", "content": "Be brief."}, QUESTION]
+    assert body_of(sandbox, history)["messages"] == history
+
+
 def test_a_state_id_of_several_calls() -> None:
     """The id of a turn goes with its first call; one that is no text is left out."""
     calls = {**said(called("a", "{}"), called("b", "{}", "time")), "content": ""}
