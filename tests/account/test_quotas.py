@@ -892,14 +892,16 @@ class TestAlone:
         state.touch(mode=0o644)
         client = client_of(Actor(GOOD, per_day=3), clock)
         assert llmproviders.usage() == ()
+        now.append(now[-1] + 60)
+        client.complete("Why?")
         state.chmod(0o600)
         client.complete("Why?")
         assert state.stat().st_size == 0
         now.append(now[-1] + 60)
         client.complete("Why?")
         with closing(sqlite3.connect(state)) as other:
-            assert other.execute("SELECT requests FROM days").fetchall() == [(2,)]
-        assert [u.requests for u in llmproviders.usage()] == [2]
+            assert other.execute("SELECT requests FROM days").fetchall() == [(3,)]
+        assert [u.requests for u in llmproviders.usage()] == [3]
 
     def test_a_file_without_tables(
         self, state: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
