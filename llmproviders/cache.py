@@ -254,7 +254,7 @@ def _remake(cls: type[Cached], client: BaseClient, path: Path, given: dict[str, 
 def _schema_alone(value: Any) -> Any:
     if isinstance(value, Schema):
         return value.json_schema
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError("a value that JSON has no word for")
 
 
 def _reply_of(document: str) -> tuple[str, FinishReason]:
