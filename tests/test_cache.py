@@ -352,12 +352,14 @@ class Plain(BaseClient):
         self.text = text
         self.asked = 0
         self.closed = 0
+        self.last: tuple[Request, CancelScope | None] | None = None
 
     def generate(
         self, request: Request, scope: CancelScope | None = None
     ) -> Generator[str, None, None]:
         """Answer."""
         self.asked += 1
+        self.last = request, scope
         yield self.text
         yield self.finish[0] if self.finish else FinishReason("stop")
 
@@ -450,6 +452,21 @@ class TestWhatIsKept:
             assert [client.complete("What?", attach=one).cached for _ in range(2)] == [False] * 2
             text, _ = client.stream("What?", attach=one)
             assert text == "Yes."
+
+    def test_a_question_without_a_key(self, path: Path, tmp_path: Path) -> None:
+        """One that cannot be told from others is passed on as it is, with its deadline."""
+        plain = Plain()
+        client = FailoverClient([Cached(plain, path)], deadline=9)
+        assert client.complete("What?", attach=tmp_path / "gone").text == "Yes."
+        assert plain.last is not None
+        request, scope = plain.last
+        assert (request.messages[0]["content"], request.attach) == (
+            "What?",
+            (str(tmp_path / "gone"),),
+        )
+        assert scope is not None
+        assert 0 < scope.remaining() <= 9
+        client.close()
 
     def test_what_is_cached_already(self, path: Path) -> None:
         """A reply from a cache inside is not kept once more: it is as old as it is there."""
@@ -798,15 +815,20 @@ class TestSingleFlight:
             assert [str(reply.result(10)) for reply in (first, *others)] == ["Yes"] * 5
         assert gated.asked == 5
 
-    def test_waiting_ends_with_the_deadline(self, path: Path) -> None:
-        """Who waits for another's question waits no longer than its own deadline."""
+    @pytest.mark.parametrize("own", [True, False])
+    def test_waiting_ends_with_the_deadline(self, path: Path, own: bool) -> None:
+        """Who waits for another's question waits no longer than its own or the client's deadline
+        allows."""
         gated = Gated()
+        gated.deadline = None if own else 0.1
         with Cached(gated, path) as client:
-            first = threading.Thread(target=client.complete, args=("Why?",))
+            first = threading.Thread(
+                target=client.complete, args=("Why?",), kwargs={"deadline": 60}
+            )
             first.start()
             assert gated.begun.wait(10)
             with pytest.raises(DeadlineExceeded):
-                client.complete("Why?", deadline=0.1)
+                client.complete("Why?", **({"deadline": 0.1} if own else {}))
             gated.gate.set()
             first.join(10)
 
