@@ -453,17 +453,15 @@ class TestWhatIsKept:
             text, _ = client.stream("What?", attach=one)
             assert text == "Yes."
 
-    def test_a_question_without_a_key(self, path: Path, tmp_path: Path) -> None:
-        """One that cannot be told from others is passed on as it is, with its deadline."""
+    @pytest.mark.parametrize("attach", [(), ("no-such-file",)])
+    def test_what_is_passed_on(self, path: Path, attach: tuple[str, ...]) -> None:
+        """The question as it is and the asker's deadline, even if it cannot be told from others."""
         plain = Plain()
         client = FailoverClient([Cached(plain, path)], deadline=9)
-        assert client.complete("What?", attach=tmp_path / "gone").text == "Yes."
+        assert client.complete("What?", attach=attach).text == "Yes."
         assert plain.last is not None
         request, scope = plain.last
-        assert (request.messages[0]["content"], request.attach) == (
-            "What?",
-            (str(tmp_path / "gone"),),
-        )
+        assert (request.messages[0]["content"], request.attach) == ("What?", attach)
         assert scope is not None
         assert 0 < scope.remaining() <= 9
         client.close()
