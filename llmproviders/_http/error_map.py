@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
@@ -326,13 +327,14 @@ def _title(page: bytes) -> str | None:
 # -- errors made of it
 
 
-def error_of(value: Any, *, now: float = 0.0) -> errors.LLMError:
+def error_of(value: Any, *, now: float | None = None) -> errors.LLMError:
     """The error for an error object inside a successful reply.
 
     Args:
         value: the object, or the object that contains it.
-        now: Unix time in seconds, for hints to wait until a given time.
+        now: Unix time in seconds, for hints to wait until a given time; None: this machine's.
     """
+    now = time.time() if now is None else now
     told = _ErrorDetails(value, message_of(value))
     kind, status, said = told.look_up(None)
     return kind(

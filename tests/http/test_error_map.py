@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from email.utils import formatdate
 from typing import Any, Literal
 
@@ -262,6 +263,13 @@ class TestInside:
         """An error inside a reply with 200 has the class of its words, and a status to go by."""
         error = error_of(value)
         assert (type(error), error.status_code) == (cls, status)
+
+    def test_a_moment_inside_a_reply(self) -> None:
+        """The moment that such an error names is one of this machine's clock."""
+        moment = time.time() + 600
+        error = error_of({"error": {"message": "slow down", "code": 429, "reset_at": moment}})
+        assert error.retry_after is not None
+        assert 0 < error.retry_after <= 600
 
     @pytest.mark.parametrize(
         ("value", "cls"),
