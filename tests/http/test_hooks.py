@@ -232,17 +232,16 @@ class TestOwnConnections:
     ) -> None:
         """Without the hook that hides the login for a tunnel, it is sent, or the call fails.
 
-        From Python 3.13 on, headers are formatted, which masks a login.
+        Some releases of Python and urllib3 format headers, which masks a login.
         """
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
         monkeypatch.delattr(connections._DialingTLS, "_tunnel")
         server = raw_server(keep_alive([reply("a")]), tls=ca)
         proxy = http_proxy_with_password.url()
-        if sys.version_info < (3, 13):
+        try:
             assert ask(server, proxy=proxy) == "a"
-        else:
-            with pytest.raises(ConnectionFailed, match="407"):
-                ask(server, proxy=proxy)
+        except ConnectionFailed as refused:
+            assert "407" in str(refused)  # noqa: PT017 - it need not be refused
 
     def test_an_issuer_that_cannot_be_seen(
         self, raw_server: RawServerFactory, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
