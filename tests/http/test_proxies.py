@@ -106,7 +106,8 @@ class TestKinds:
         )
         with FlowGpt(base_url=at(target, "localhost"), **constructor) as provider:
             for _ in range(2):
-                assert read(provider.stream("Hi", **call)).text == "carried"
+                reading = read(provider.stream("Hi", **call))
+                assert (reading.text, reading.error) == ("carried", None)
         host = "127.0.0.1" if scheme == "socks5" else "localhost"
         place = f"{host}:{target.port}"
         if scheme == "http" and not tls:
