@@ -41,6 +41,7 @@ from tests.support.rawserver import (
     Reset,
     Stall,
     Wait,
+    free_port,
     keep_alive,
 )
 
@@ -191,6 +192,15 @@ def test_a_black_hole_takes_for_ever(black_hole: int) -> None:
     for _ in range(2):
         with pytest.raises(TimeoutError):
             socket.create_connection(("127.0.0.1", black_hole), timeout=0.2)
+
+
+def test_a_free_port_is_for_whoever_asks_for_it() -> None:
+    """Another program can listen there; a server that takes any port does not get it."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        for _ in range(100):
+            with socket.create_server(("127.0.0.1", 0)) as other:
+                assert other.getsockname()[1] >= 32_000 > port
 
 
 def test_a_refused_port_refuses(refused_port: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.rawserver import free_port
 
 SERVE = Path(__file__).with_name("serve_llama.py")
 START_S = 60.0
@@ -36,9 +37,7 @@ class Llama:
     """
 
     def __init__(self, model: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._model = model
         self._process: subprocess.Popen[str] | None = None

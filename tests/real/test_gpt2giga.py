@@ -21,6 +21,7 @@ import pytest
 from llmproviders import OpenAICompatible, RateLimitError, StreamInterrupted
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import read_stream
+from tests.support.rawserver import free_port
 
 pytestmark = pytest.mark.real_programs
 
@@ -61,9 +62,7 @@ def gateway(box: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "GIGACHAT_CREDENTIALS": arguments["api_key"],
         "GIGACHAT_SCOPE": "GIGACHAT_API_PERS",
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--proxy.host", "127.0.0.1", "--proxy.port", str(port)]
     options += ["--proxy.gigachat-api-mode", "v1"]
     log = folder / "log"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from selenium.webdriver import ActionChains, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.support.rawserver import free_port
 
 START_S = 120.0
 PATIENCE_S = 30.0
@@ -73,9 +74,7 @@ def jupyterlab(folder: Path, env: Mapping[str, str], *, dark: bool = False) -> I
     """
     home = folder / ".home"
     home.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {
         "ServerApp": {
             "ip": "127.0.0.1",

@@ -25,7 +25,7 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from tests.support.rawserver import PATIENCE_S, Connection, RawServer
+from tests.support.rawserver import PATIENCE_S, Connection, RawServer, free_port
 
 USER = "user"
 HTTP_PASSWORD = "s3cret-word"
@@ -88,12 +88,6 @@ class Proxy:
         self._forgotten = len(self.log.read_text())
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
     """Wait until the process takes connections (True) or has ended (False)."""
     for _ in range(int(PATIENCE_S / 0.02)):
@@ -122,7 +116,7 @@ def find_program(name: str) -> str:
 def _running(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
     """Run what ``command`` makes of a free port, until the block ends; yield the port."""
     for _ in range(5):  # somebody else may take the port before the program does
-        port = _free_port()
+        port = free_port()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command(port), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={}

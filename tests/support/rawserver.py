@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import select
 import socket
 import ssl
@@ -42,6 +43,7 @@ __all__ = [
     "Stall",
     "Wait",
     "black_hole",
+    "free_port",
     "keep_alive",
     "refused_port",
     "server_context",
@@ -71,6 +73,18 @@ class RawServer(PlainServer):
     def __enter__(self) -> RawServer:
         super().__enter__()
         return self
+
+
+def free_port() -> int:
+    """Return a port for another program, which may take seconds to listen there.
+
+    No system hands it out for port 0, so no server of a test that runs meanwhile gets it: who waits
+    for the program would take that server for it.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager
