@@ -12,8 +12,22 @@ from httpx_sse._decoders import SSEDecoder
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmproviders import ProtocolError, StreamInterrupted
-from llmproviders._http.decoding import Tail, decode_json, decode_object, iter_events, iter_lines
+from llmproviders import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
+from llmproviders._http.decoding import (
+    AFTER_END_S,
+    COMPRESSION,
+    MOST_IDLE,
+    Document,
+    ErrorEvent,
+    Tail,
+    decode_json,
+    decode_object,
+    expect,
+    expect_number,
+    iter_events,
+    iter_lines,
+    whole_characters,
+)
 
 MIB = 1024 * 1024
 GENEROUS_S = 10.0
@@ -180,6 +194,261 @@ class TestEvents:
         assert isinstance(event, Tail) is is_tail
 
 
+def typed(*blocks: bytes) -> list[tuple[type[bytes], bytes]]:
+    """The events of some blocks, each with its type."""
+    return [(type(event), bytes(event)) for event in iter_events(blocks)]
+
+
+class TestNamedEvents:
+    @pytest.mark.parametrize("name", ["ping", "heartbeat", "keepalive", "keep-alive", "PING"])
+    @pytest.mark.parametrize("colon", [":", ": "])
+    def test_signs_of_life_are_skipped(self, name: str, colon: str) -> None:
+        """What is named as a sign of life is no event, whatever its data; what follows is one."""
+        for data in ("", "data: {}\n", "data: x\ndata: y\n"):
+            ping = f"event{colon}{name}\n{data}\n".encode()
+            assert typed(ping + b"data: a\n\n" + ping) == [(bytes, b"a")]
+            assert typed(b"data: a\n\n" + ping[:-1]) == [(bytes, b"a")]
+
+    def test_the_last_name_counts(self) -> None:
+        """An event that was named as a sign of life and then otherwise is an event."""
+        assert typed(b"event: ping\nevent: message\ndata: a\n\n") == [(bytes, b"a")]
+        assert typed(b"event: message\nevent: ping\ndata: a\n\n") == []
+
+    @pytest.mark.parametrize(
+        ("body", "data"),
+        [
+            (b"event: error\ndata: a\n", b"a"),
+            (b"event:ERROR \ndata: a\n", b"a"),
+            (b"data: a\nevent: error\n", b"a"),
+            (b"event: error\nevent: message\ndata: a\n", b"a"),
+            (b"event: error\ndata: a\ndata: b\n", b"a\nb"),
+            (b"event: error\ndata\ndata: b\n", b"\nb"),
+            (b"event: error\n", b""),
+        ],
+    )
+    def test_an_event_named_error(self, body: bytes, data: bytes) -> None:
+        """It is told apart from others, also without data and cut off; the next one is none."""
+        assert typed(body) == [(ErrorEvent, data)]
+        assert typed(body + b"\ndata: c\n\n") == [(ErrorEvent, data), (bytes, b"c")]
+
+    @pytest.mark.parametrize(
+        ("before", "events"),
+        [
+            (b"", []),
+            (b"data: a\n", [(bytes, b"a")]),
+            (b"data: a\ndata: b\n", [(bytes, b"a\nb")]),
+            (b"event: error\n", [(ErrorEvent, b"")]),
+            (b"event: error\ndata: a\n", [(ErrorEvent, b"a")]),
+        ],
+    )
+    @pytest.mark.parametrize("after", [b"", b"\n", b"\ndata: c\n\n", b"data: c\n\n"])
+    def test_a_field_named_error(
+        self, before: bytes, events: list[tuple[type[bytes], bytes]], after: bytes
+    ) -> None:
+        """It is an event of its own, also amid another, which ends with it."""
+        later = [(bytes, b"c")] if b"c" in after else []
+        for said in (b"error: busy \n", b"error:busy\n"):
+            found = typed(before + said + after)
+            assert found == [*events, (ErrorEvent, b"busy"), *later]
+
+    def test_a_field_named_error_that_says_nothing(self) -> None:
+        """An empty one is none."""
+        assert typed(b"data: a\nerror: \ndata: b\n\n") == [(bytes, b"a\nb")]
+
+    @pytest.mark.parametrize(
+        ("line", "is_one"),
+        [
+            (b'{"error": "busy"}', True),
+            (b'{"error": "busy"} ', True),
+            (b'{"note": "busy"}', False),
+            (b'{"error": "bu', False),
+            (b'x{"error": "busy"}', False),
+        ],
+    )
+    def test_an_error_without_a_field(self, line: bytes, is_one: bool) -> None:
+        """A line of JSON that tells an error counts, though it is no event; no other line does."""
+        found = typed(b"data: a\n\n" + line + b"\ndata: b\n\n")
+        assert found == [(bytes, b"a"), *[(bytes, line.strip())] * is_one, (bytes, b"b")]
+
+
+class TestMissingBlankLines:
+    @pytest.mark.parametrize(
+        ("body", "events"),
+        [
+            (b"data: {}\ndata: {}\n\n", [b"{}", b"{}"]),
+            (b"data: {}\ndata:  [1]\ndata: {}\n\n", [b"{}", b" [1]\n{}"]),
+            (b"data: {}\ndata: x\n\n", [b"{}\nx"]),
+            (b"data: x\ndata: {}\n\n", [b"x\n{}"]),
+            (b'data: {"a":\ndata: {}}\n\n', [b'{"a":\n{}}']),
+            (b"data: [{\ndata: }\ndata: ,{}]\n\n", [b"[{\n}\n,{}]"]),
+            (b"data: x\ndata: {}\ndata: {}\n\n", [b"x\n{}\n{}"]),
+        ],
+    )
+    def test_an_object_after_an_object(self, body: bytes, events: list[bytes]) -> None:
+        """A line of data after a whole object begins another event; any other line goes on."""
+        assert list(iter_events([body])) == events
+
+    def test_after_an_error(self) -> None:
+        """The object before it has the name of the event, the one after it has none."""
+        found = typed(b"event: error\ndata: {}\ndata: {}\n\n")
+        assert found == [(ErrorEvent, b"{}"), (bytes, b"{}")]
+
+
+def breaking(*blocks: bytes, error: LLMError) -> Iterable[bytes]:
+    """Blocks after which the connection breaks."""
+    yield from blocks
+    raise error
+
+
+class TestDocuments:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"a": 1}',
+            b'[{"a": 1},\n{"b": 2}]',
+            b"<html>\ndata: a\n\n</html>",
+            b"-1",
+            b"0",
+            b"7\n",
+            b'{"a": {\n}\n}',
+            b'{\n"a": {},\n"b": {}\n}',
+            b"{} {}",
+            b"{}\n",
+            b"{}\nx",
+            b"{",
+            b" {}",
+        ],
+    )
+    @pytest.mark.parametrize("before", [b"", b"\n\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
+    def test_what_is_no_stream(self, body: bytes, before: bytes) -> None:
+        """A body that begins as JSON or a page is one document, however it is cut."""
+        for blocks in ([before + body], cut(before + body, range(len(before + body)))):
+            (document,) = iter_events(blocks)
+            assert (type(document), document) == (Document, body)
+
+    @pytest.mark.parametrize(
+        ("body", "events"),
+        [
+            (b'{"a": 1}\n{"b": 2}\n{"c": 3}\n', [b'{"a": 1}', b'{"b": 2}', b'{"c": 3}']),
+            (b"{}\r\n\r\ndata: x\r\n", [b"{}", b"x"]),
+            (b'{} \t\n \n{"a": {}}\ndata:{}', [b"{}", b'{"a": {}}', b"{}"]),
+            (b"{}\ndata: {}\ndata: [DONE]", [b"{}", b"{}\ndata: [DONE]"]),
+        ],
+    )
+    def test_objects_in_lines(self, body: bytes, events: list[bytes]) -> None:
+        """What goes on with a line of its own after an object is a stream; its end may be cut."""
+        found = list(iter_events([body]))
+        assert len(found) >= len(events)
+        assert found[: len(events) - 1] == events[:-1]
+        assert [type(event) for event in found] == [bytes] * (len(found) - 1) + [Tail]
+
+    def test_the_limit_of_its_size(self) -> None:
+        """A document as long as a line may be is taken; a byte more is an error."""
+        for blocks in ([b'{"a": 12}'], [b'{"a"', b": 12}"]):
+            assert list(iter_events(blocks, max_line=9)) == [b'{"a": 12}']
+            with pytest.raises(ProtocolError, match=r"larger than 8 bytes.*Limits\.line"):
+                list(iter_events(blocks, max_line=8))
+
+    def test_blanks_before_it(self) -> None:
+        """White space before the reply has the limit of a line; empty lines have none."""
+        assert list(iter_events([b" " * 8, b"data: a\n\n"], max_line=50)) == []
+        assert list(iter_events([b"\n" * 90, b"{}"], max_line=8)) == [b"{}"]
+        assert list(iter_events([b" " * 6, b"{}"], max_line=8)) == [b" " * 6 + b"{}"]
+        assert list(iter_events([b" " * 8], max_line=8)) == []
+        with pytest.raises(ProtocolError, match="begins with more than 8 blanks"):
+            list(iter_events([b" " * 5, b" " * 4, b"{}"], max_line=8))
+
+    @pytest.mark.parametrize(
+        "error", [StreamInterrupted("cut"), ProviderTimeout("silence")], ids=str
+    )
+    def test_one_that_is_whole_before_its_connection_breaks(self, error: LLMError) -> None:
+        """JSON that is whole is taken, however its connection ends; a part of it is not."""
+        for whole in ([b'{"a": {}}'], [b'{"a": {}', b"}"], [b"[]"], [b"{}", b"\n"], [b"-1"]):
+            assert list(iter_events(breaking(*whole, error=error))) == [b"".join(whole)]
+        for part in ([b'{"a": {}'], [b"<html>"], [b"[", b"]]"]):
+            with pytest.raises(type(error)) as caught:
+                list(iter_events(breaking(*part, error=error)))
+            assert caught.value is error
+
+    def test_one_whose_checksum_is_missing(self) -> None:
+        """Compressed JSON that was cut is not taken, though it looks whole."""
+        error = StreamInterrupted("cut", detail=COMPRESSION)
+        with pytest.raises(StreamInterrupted):
+            list(iter_events(breaking(b"{}", error=error)))
+
+    @pytest.mark.parametrize(
+        ("blocks", "is_whole"),
+        [
+            ([b'{"a": {}}'], True),
+            ([b'{"a": {}', b', "b": {}}'], True),
+            ([b"[1]\n"], True),
+            ([b'{"a"', b": {}}", b"\n", b"\n"], True),
+            ([b'{"a": {}'], False),
+            ([b"<html>"], False),
+        ],
+    )
+    def test_the_rest_is_not_waited_for_long(self, blocks: list[bytes], is_whole: bool) -> None:
+        """Once a document is whole JSON, its sender has a moment to end it; told once."""
+        waits: list[float] = []
+        assert list(iter_events(blocks, hasten=waits.append)) == [b"".join(blocks)]
+        assert waits == [AFTER_END_S] * is_whole
+
+
+class TestIdle:
+    """A reply has a limit for what brings no text."""
+
+    @staticmethod
+    def blocks(line: bytes, count: int) -> Iterable[bytes]:
+        """A line so many times, the last one in a block of its own."""
+        yield line * (count - 1)
+        yield line
+
+    @pytest.mark.parametrize(
+        ("line", "each"), [(b"data: x\n\n", 1), (b": hi\n", 1), (b"event: x\n\n", 2)]
+    )
+    def test_events(self, line: bytes, each: int) -> None:
+        """A quarter of a million events, or lines that are none, are taken, one more is not."""
+        most = MOST_IDLE // each
+
+        def read(count: int, texts: int | None = 0) -> int:
+            said = None if texts is None else lambda: texts
+            return sum(1 for _ in iter_events(self.blocks(line, count), texts=said))
+
+        events = line.startswith(b"data")
+        assert read(most) == most * events
+        with pytest.raises(ProtocolError, match=f"{MOST_IDLE} events of the reply"):
+            read(most + 1)
+        assert read(most + 1, None) == (most + 1) * events
+        if events:
+            assert read(most + 7, 7) == most + 7
+            with pytest.raises(ProtocolError, match="no text"):
+                read(most + 8, 7)
+
+    def test_lines_beside_the_data(self) -> None:
+        """An event may have four lines that are not its data, and no more for ever."""
+        for others, taken in ((4, True), (5, False)):
+            event = b": hi\n" * others + b"data: x\n\n"
+            events = iter_events([b": hi\n" * MOST_IDLE, event, event], texts=lambda: 7)
+            if taken:
+                assert list(events) == [b"x", b"x"]
+            else:
+                with pytest.raises(ProtocolError, match="no text"):
+                    list(events)
+
+    def test_lines(self) -> None:
+        """So are a quarter of a million lines."""
+
+        def read(count: int, texts: int | None = 0) -> int:
+            said = None if texts is None else lambda: texts
+            return sum(1 for _ in iter_lines(self.blocks(b"x\n", count), texts=said))
+
+        assert read(MOST_IDLE) == MOST_IDLE
+        assert read(MOST_IDLE + 1, None) == read(MOST_IDLE + 1, 1) == MOST_IDLE + 1
+        for texts in (0, 1):
+            with pytest.raises(ProtocolError, match=f"{MOST_IDLE} lines of the reply"):
+                read(MOST_IDLE + 1 + texts, texts)
+
+
 def oracle(body: bytes) -> list[bytes]:
     """The events' data as httpx-sse's decoder reads our lines."""
     decoder, found = SSEDecoder(), []
@@ -260,3 +529,87 @@ class TestJson:
         with pytest.raises(ProtocolError, match=f"holds a {kind} where an object was due"):
             decode_object(data)
         assert decode_object(b'{"a": 1}') == {"a": 1}
+
+    @pytest.mark.parametrize(
+        ("data", "values"),
+        [
+            (b"[1, 2, 3]", 3),
+            (b'{"a": {"b": [[], {}]}}', 6),
+            (rb'["a,b", "[{", "\",,", "\\", "c"]', 5),
+            (rb'[",,\\", ",,", 1]', 3),
+            (b'["[[[[[["]', 1),
+            (b"[[[[]]]]", 4),
+        ],
+    )
+    def test_the_limit_of_values(self, data: bytes, values: int) -> None:
+        """Values are counted by the marks before them, those inside of strings left out."""
+        assert decode_json(data, max_values=values) == json.loads(data)
+        with pytest.raises(ProtocolError, match=f"holds more than {values - 1} values"):
+            decode_json(data, max_values=values - 1)
+
+    def test_a_string_without_end_among_values(self) -> None:
+        """Marks after a quote that is never closed are no values; the data is no JSON."""
+        with pytest.raises(ProtocolError, match="not JSON"):
+            decode_json(b'[1, "' + b"," * 100, max_values=10)
+
+
+class TestExpected:
+    @pytest.mark.parametrize(("value", "kind"), [([1], list), ("", str), ({}, dict), (7, int)])
+    def test_the_type_that_was_due(self, value: Any, kind: type) -> None:
+        """A value of the type is given back; null stands for an empty one where it may."""
+        assert expect(value, kind, "it") is value
+        assert expect(value, kind, "it", optional=True) is value
+        assert expect(None, kind, "it", optional=True) == kind()
+
+    @pytest.mark.parametrize(
+        ("value", "kind", "found"),
+        [(None, str, "NoneType"), (True, int, "bool"), ([], dict, "list"), ("1", int, "str")],
+    )
+    def test_any_other_type(self, value: Any, kind: type, found: str) -> None:
+        """Any other is an error that names it and the field."""
+        with pytest.raises(ProtocolError, match=f"has {found} where it was due"):
+            expect(value, kind, "it")
+        if value is not None:
+            with pytest.raises(ProtocolError, match=f"has {found} where it was due"):
+                expect(value, kind, "it", optional=True)
+
+    def test_numbers(self) -> None:
+        """A finite number is given as a float; anything else is an error that names the field."""
+        found = [expect_number(value, "it") for value in (1, 0.5, -2)]
+        assert found == [1.0, 0.5, -2.0]
+        assert {type(number) for number in found} == {float}
+        for value, kind in (("1", "str"), (None, "NoneType"), (True, "bool"), (1e999, "float")):
+            with pytest.raises(ProtocolError, match=f"has {kind} where it was due"):
+                expect_number(value, "it")
+
+
+class TestCharacters:
+    @pytest.mark.parametrize(
+        ("pieces", "whole"),
+        [
+            (["a", "é", "😀"], ["a", "é", "😀"]),
+            (["a\ud83d", "\ude00b", "c"], ["a", "😀b", "c"]),
+            (["\ud83d", "", "\ude00"], ["", "", "😀"]),
+            (["\ud83d", "b", "c"], ["", "\ufffdb", "c"]),
+            (["\ud83d\ud83d", "\ude00"], ["\ufffd", "😀"]),
+            (["\ude00", "c"], ["\ufffd", "c"]),
+            (["\ud800", "\udc00"], ["", "\U00010000"]),
+            (["\udbff", "\udfff"], ["", "\U0010ffff"]),
+            (["\ud7ff\ue000"], ["\ud7ff\ue000"]),
+            (["a\ude00b"], ["a\ufffdb"]),
+        ],
+    )
+    def test_halves(self, pieces: list[str], whole: list[str]) -> None:
+        """Halves of a character that meet are one; one that stays alone is U+FFFD."""
+        assert list(whole_characters(pieces)) == whole
+
+    def test_the_end_of_the_text(self) -> None:
+        """A half that waits when the text ends comes before the end, once."""
+
+        class End(str):
+            __slots__ = ()
+
+        end = End("stop")
+        assert list(whole_characters(["a\ud83d", end])) == ["a", "\ufffd", end]
+        assert list(whole_characters(["a", end, "b"])) == ["a", end, "b"]
+        assert next(iter(whole_characters([end]))) is end
