@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from llmproviders import FailoverClient, GigaChat, InvalidRequestError, LLMError
+from llmproviders import FailoverClient, GigaChat, InvalidRequestError, LLMError, ProtocolError
 from llmproviders._environment import uploads_file
 from llmproviders.errors import UnsupportedError
 from llmproviders.providers.gigachat import UploadedFile, _files
@@ -29,6 +29,14 @@ from tests.support.promise import read
 PNG = b"\x89PNG\r\n\x1a\n--boundary\r\n\r\n\x00\xff not really a picture"
 QUESTION = "What is in it?"
 DRAWN = "9f3c6f2f-0c5b-4d4e-8d0a-4f436ad8a4b1"
+LISTED = {
+    "id": DRAWN,
+    "object": "file",
+    "filename": "a.png",
+    "bytes": 120,
+    "created_at": 1_760_000_000,
+    "purpose": "general",
+}
 
 
 @pytest.fixture
@@ -112,6 +120,47 @@ class TestCalls:
             with pytest.raises(InvalidRequestError, match=words):
                 giga.complete(QUESTION, attach=[path])
         assert sandbox.requests == []
+
+    def test_what_is_told_of_one(self) -> None:
+        """Each field comes as the service has it, but for what looks like a key."""
+        entry = {**LISTED, "filename": "https://me:hunter22@x.example/a.png"}
+        for answer in ({"data": [entry]}, [entry]):
+            reply = Canned(json.dumps(answer).encode(), "application/json")
+            (found,) = with_sender(GigaChat, Sender(reply), access_token="some-token").files()
+            assert found == UploadedFile(
+                id=DRAWN,
+                filename="https://***@x.example/a.png",
+                bytes=120,
+                created_at=1_760_000_000,
+                purpose="general",
+            )
+
+    @pytest.mark.parametrize("field", ["id", "filename", "bytes", "created_at", "purpose"])
+    def test_a_field_that_is_none(self, field: str) -> None:
+        """An entry without one of its fields, or with one of another type, is an error."""
+        whole = type(LISTED[field]) is int
+        for value, words in (
+            (None, f"has NoneType where {field} was due"),
+            ([], f"has list where {field} was due"),
+            (-1, f"where {field} was due that cannot be one" if whole else f"int where {field}"),
+        ):
+            answer = json.dumps([{**LISTED, field: value}]).encode()
+            client = with_sender(
+                GigaChat, Sender(Canned(answer, "application/json")), access_token="some-token"
+            )
+            with pytest.raises(ProtocolError, match=words):
+                client.files()
+
+    @pytest.mark.parametrize("size", [40_000_000, 40_000_001])
+    def test_the_largest_content(self, size: int) -> None:
+        """What is larger than any file that the service keeps is an error, not a part of it."""
+        reply = Canned(bytes(size), "application/octet-stream")
+        client = with_sender(GigaChat, Sender(reply), access_token="some-token")
+        if size == 40_000_000:
+            assert len(client.download(DRAWN)) == size
+        else:
+            with pytest.raises(ProtocolError, match="larger than 40000000 bytes"):
+                client.download(DRAWN)
 
     def test_the_official_client_reads_them(self, sandbox: Sandbox, picture: Path) -> None:
         """The official client lists, fetches and asks about what was uploaded here."""

@@ -19,8 +19,10 @@ from llmproviders import (
     ProtocolError,
     providers,
 )
+from llmproviders._request import ChatRequest
 from llmproviders.cli.checks import Level, check_plug_ins
 from llmproviders.config import ConfigError, load
+from llmproviders.providers._local_servers import local_server_at
 from llmproviders.testing import ScriptedProvider
 from tests.support.calls import Canned, canned
 from tests.support.promise import read
@@ -109,9 +111,45 @@ def test_a_plug_in_that_does_not_load(installed: Any, source: str, entry: str, s
     with pytest.warns(RuntimeWarning, match=f"'broken'.*{said}") as caught:
         assert providers.find("whole") is ScriptedProvider
     assert len(caught) == 1
+    assert caught[0].filename == __file__
+    ((name, (why, package)),) = providers.broken().items()
+    assert (name, package) == ("broken", "plugin-of-tests")
+    assert why.startswith(f"the provider 'broken' ({entry} of plugin-of-tests) does not load: ")
+    assert why == str(caught[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert providers.find("broken") is None
+
+
+def test_the_classes_are_there_by_name() -> None:
+    """A built-in class is an attribute of the module, loaded when it is asked for; no other is."""
+    assert providers.OpenAICompatible is OpenAICompatible
+    assert providers.GigaChat is providers.REGISTRY["gigachat"] is GigaChat
+    for name in ("Chat", "Gigachat", "OpenAI", ""):
+        with pytest.raises(AttributeError, match=f"'llmproviders.providers'.*'{name}'"):
+            getattr(providers, name)
+
+
+def test_names_in_their_order(installed: Any) -> None:
+    """Built-in names come first, then those of the program, then those of packages, each once.
+
+    Of a program's class and a package's with one name, the program's has it.
+    """
+    installed(PLUGIN, zeta="plugin_of_tests:Mine", Alpha="plugin_of_tests:Mine")
+    providers.register(ScriptedProvider, name="Z-eta")
+    providers.register(ScriptedProvider, name="beta")
+    names = providers.names()
+    assert names == [*providers.REGISTRY, "zeta", "beta", "alpha"]
+    every = providers.every()
+    assert list(every) == names
+    assert every["zeta"] is every["beta"] is providers.find("zeta") is ScriptedProvider
+    assert every["alpha"] is not ScriptedProvider
+
+
+def test_nothing_is_found_under_a_strange_name() -> None:
+    """A name that nobody has gives nothing, and so does an empty one."""
+    assert providers.find("nowhere") is providers.find("") is None
+    assert providers.find("openai") is providers.find("Open_AI") is OpenAICompatible
 
 
 def test_built_in_names_read_no_entry_points(installed: Any) -> None:
@@ -165,6 +203,78 @@ class TestLocalServers:
         assert "name one with model=" in said
         assert "pull" not in said
 
+    def test_one_that_really_is_not_running(self, refused_port: int) -> None:
+        """The error of the connection stands beside it, without its own advice."""
+        url = f"http://127.0.0.1:{refused_port}/v1?key=1"
+        with OpenAICompatible(base_url=url, name="vLLM") as provider:
+            error = read(provider.stream("Hi")).error
+        assert type(error) is ConnectionFailed
+        said = str(error)
+        assert said.startswith(
+            f"nothing listens at http://127.0.0.1:{refused_port}; start it: `vllm serve MODEL` ("
+        )
+        assert said.endswith(f"(at 127.0.0.1:{refused_port}))")
+        assert (error.provider, error.retryable) == ("vLLM", True)
+
+    @pytest.mark.parametrize("deep", [1, 2])
+    def test_a_refusal_among_the_causes(self, deep: int) -> None:
+        """That a connection was refused is also told by what the error came from."""
+        cause: BaseException = ConnectionRefusedError(111, "nobody there")
+        for number in range(deep):
+            outer = OSError("outer") if number < deep - 1 else ConnectionFailed("no connection")
+            if number % 2:
+                outer.__context__ = cause
+            else:
+                outer.__cause__ = cause
+            cause = outer
+        provider = OpenAICompatible(base_url="http://localhost:1234/v1")
+        assert isinstance(cause, ConnectionFailed)
+        told = provider.describe_error(cause, ChatRequest((), None))
+        assert "start it: `lms server start`" in str(told)
+
+    def test_one_that_did_not_answer(self) -> None:
+        """A connection that failed in another way is no sign that the program does not run."""
+        gone = ConnectionFailed("no connection: the network is unreachable")
+        provider = canned(OpenAICompatible, gone, base_url="http://localhost:8080/v1")
+        assert "start it" not in str(read(provider.stream("Hi")).error)
+
+    def test_a_model_of_a_program_that_fetches_none(self) -> None:
+        """Where there is no command that fetches it, the names that there are help."""
+        body = b'{"error": {"message": "model \'m\' not found"}}'
+        provider = canned(
+            OpenAICompatible,
+            Canned(body, "application/json"),
+            base_url="http://[::1]:8000/v1",
+            model="m",
+        )
+        error = read(provider.stream("Hi")).error
+        assert isinstance(error, ModelNotFoundError)
+        said = str(error)
+        assert said.startswith("OpenAICompatible has no model 'm': ")
+        assert said.endswith("; list_models() returns its models")
+        assert "fetches" not in said
+        assert "name one" not in said
+        assert "model 'm' not found" in str(error.detail)
+
+    @pytest.mark.parametrize(
+        ("url", "name", "start"),
+        [
+            ("http://localhost:11434/v1", "", "ollama serve"),
+            ("http://127.0.0.1:1234", "mine", "lms server start"),
+            ("http://[::1]:8080/v1", "", "llama-server -m MODEL.gguf"),
+            ("http://LOCALHOST:8000/v1", "", "vllm serve MODEL"),
+            ("http://localhost:11434/v1", "vLLM", "vllm serve MODEL"),
+            ("https://far.example/v1", "LM Studio", "lms server start"),
+            ("http://localhost:1235/v1", "", None),
+            ("http://localhost/v1", "", None),
+            ("http://far.example:11434/v1", "ollama", None),
+        ],
+    )
+    def test_which_one_it_is(self, url: str, name: str, start: str | None) -> None:
+        """A program is told by its name, or on this machine by its usual port."""
+        found = local_server_at(url, name) if name else local_server_at(url)
+        assert (found and found.start) == start
+
     def test_other_servers_are_not_taken_for_one(self) -> None:
         """The same port on another machine, and another port, get no such hint."""
         gone = ConnectionFailed("no connection: Connection refused")
@@ -198,6 +308,12 @@ class TestBroken:
         with pytest.raises(ConfigError, match="cannot be loaded: Panic: in an extension"):
             load(configured(tmp_path, "plugin_of_tests:Mine"))
 
+    def test_a_reason_of_several_lines(self, installed: Any) -> None:
+        """Why it does not load is told on one line."""
+        installed("raise ImportError('no libfoo:\\n  not found')", mine="plugin_of_tests:Mine")
+        with pytest.warns(RuntimeWarning, match="does not load: ImportError: no libfoo: not found"):
+            assert "mine" not in providers.every()
+
     def test_an_interrupt_while_it_is_imported(self, installed: Any) -> None:
         """Ctrl-C during an import is not taken for a fault of the package."""
         installed("raise KeyboardInterrupt", broken="plugin_of_tests:Mine")
@@ -212,6 +328,12 @@ class TestBroken:
         assert finding.level is Level.WARN
         assert f"{name!r} (plugin_of_tests:Mine of plugin-of-tests) is ignored" in finding.text
         assert 'type = "module:Class"' in finding.remedy
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ((why, package),) = providers.ignored()
+        assert (why, package) == (finding.text, "plugin-of-tests")
+        assert why.endswith("a built-in one has that name")
+        assert providers.broken() == {}
 
     def test_what_the_doctor_tells(self, installed: Any) -> None:
         """The doctor tells the usable from those that cannot be made and that do not load."""
@@ -240,6 +362,7 @@ class Demanding(ScriptedProvider):
         kind = providers.find("mine")
         assert kind is not None
         assert kind.__name__ == "Mine"
+        assert providers.names() == [*providers.REGISTRY, "mine"]
 
     def test_two_of_one_name(self, installed: Any) -> None:
         """The first one has the name, and a warning tells of the other."""
@@ -248,10 +371,21 @@ class Demanding(ScriptedProvider):
             "My_Own": "llmproviders.testing:ScriptedProvider",
         }
         installed(PLUGIN, **entries)
-        with pytest.warns(RuntimeWarning, match="ScriptedProvider.* ignored"):
+        with pytest.warns(RuntimeWarning, match="ScriptedProvider.* ignored: another one") as told:
             kind = providers.find("myown")
         assert kind is not None
         assert kind.__name__ == "Mine"
+        assert [warning.filename for warning in told] == [__file__]
+        assert [one.why for one in providers.ignored()] == [str(told[0].message)]
+
+    def test_two_of_one_name_of_which_the_first_is_broken(self, installed: Any) -> None:
+        """The name stays the broken one's, so that it does not depend on what else is there."""
+        installed(PLUGIN, mine="plugin_of_tests:Gone", Mine="plugin_of_tests:Mine")
+        with pytest.warns(RuntimeWarning, match="(?i)'mine'") as told:
+            assert providers.find("mine") is None
+        assert len(told) == 2
+        assert list(providers.broken()) == ["mine"]
+        assert len(providers.ignored()) == 1
 
     def test_one_without_a_default_model(self, installed: Any, tmp_path: Path) -> None:
         """A class that lacks what every provider has is listed, and fails where it is asked."""
