@@ -185,8 +185,73 @@ class TestHistory:
 
     def test_files_of_gigachat_cannot_go_elsewhere(self) -> None:
         """A message with its attachments is refused before anything is sent."""
-        with pytest.raises(UnsupportedError, match="attachments"):
-            sent_by([{"role": "user", "content": "What is this?", "attachments": ["1"]}])
+        picture = {"role": "user", "content": "What is this?", "attachments": ["1"]}
+        said = {"role": "assistant", "content": "A cat."}
+        with pytest.raises(UnsupportedError, match="message 2 has attachments"):
+            sent_by([{"role": "user", "content": "Hi", "attachments": []}, said, picture])
+
+    @pytest.mark.parametrize(
+        ("result", "called"),
+        [
+            ({"name": "x"}, "a"),
+            ({"name": "y"}, "b"),
+            ({}, "a"),
+            ({"name": "z"}, "call_z"),
+            ({"tool_call_id": "b", "name": "x"}, "b"),
+            ({"tool_call_id": "c"}, "c"),
+            ({"tool_call_id": ""}, "a"),
+        ],
+    )
+    def test_which_call_a_result_belongs_to(self, result: dict[str, Any], called: str) -> None:
+        """It is the one that it names, else the first of its function without one, else none."""
+        calls = [{"id": c, "function": {"name": f, "arguments": "{}"}} for c, f in ("ax", "by")]
+        messages = [
+            {"role": "user", "content": "Go"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "1", **result},
+            {"role": "function", "content": "2"},
+        ]
+        told = sent_by(messages)["messages"]
+        assert [message["role"] for message in told[2:]] == ["tool", "tool"]
+        assert told[2]["tool_call_id"] == called
+        assert told[3]["tool_call_id"] == ("b" if called == "a" else "a")
+
+    def test_results_of_no_call(self) -> None:
+        """One before any call, and one too many, still name a call, as servers want it."""
+        call = {"function": {"name": "f"}}
+        messages = [
+            {"role": "tool", "content": "0"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "1"},
+            {"role": "tool", "content": "2", "name": "f"},
+            {"role": "assistant", "content": "", "tool_calls": [call, call]},
+            {"role": "user", "content": "So?"},
+            {"role": "tool", "content": "3"},
+        ]
+        told = sent_by(messages)["messages"]
+        ids = [message["tool_call_id"] for message in told if message["role"] == "tool"]
+        assert ids == ["call_unknown", "call_1_0", "call_f", "call_4_0"]
+        assert [c["id"] for c in told[4]["tool_calls"]] == ["call_4_0", "call_4_1"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "sent"),
+        [
+            ({"city": "Омск"}, '{"city": "Омск"}'),
+            ('{"a":1}', '{"a":1}'),
+            ("", ""),
+            (None, "{}"),
+            ({}, "{}"),
+        ],
+    )
+    def test_arguments_are_text(self, arguments: Any, sent: str) -> None:
+        """Arguments that are no text are written as JSON; none at all are an empty object."""
+        call = {"id": "", "type": "custom", "function": {"name": "f", "arguments": arguments}}
+        turn = {"role": "assistant", "content": "", "tool_calls": [call, {"id": "x"}]}
+        told = sent_by([turn, {"role": "user", "content": "So?"}])["messages"][0]
+        assert told["tool_calls"] == [
+            {"id": "call_0_0", "type": "custom", "function": {"name": "f", "arguments": sent}},
+            {"id": "x", "type": "function"},
+        ]
 
 
 class TestFields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmproviders import (
     OpenAICompatible,
     ProtocolError,
     Provider,
+    RateLimitError,
     YandexGPT,
 )
 from llmproviders.providers._chat_requests import is_batch_too_large, with_images
@@ -37,6 +39,12 @@ IMAGES = {
     "old": (b"GIF87a" + bytes(9), "image/gif"),
     "c.webp": (b"RIFF\x04\x00\x00\x00WEBPVP8 ", "image/webp"),
 }
+
+
+def vectors(count: int) -> bytes:
+    """A reply with so many vectors, each of which says its number."""
+    data = [{"index": number, "embedding": [number, 0.5]} for number in range(count)]
+    return json.dumps({"data": data}).encode()
 
 
 class TestEmbed:
@@ -65,6 +73,38 @@ class TestEmbed:
             with pytest.raises(InvalidRequestError, match="texts must be"):
                 provider.embed(texts, model="m")  # type: ignore[arg-type]
         assert sender.calls == []
+
+    def test_how_many_at_a_time(self) -> None:
+        """256 texts go in one request; a server that takes fewer gets half of them, and so on."""
+        too_many = InvalidRequestError("no", status_code=413, detail="the batch is too large")
+        sizes = [128, 128, 128, 88]
+        sender = Sender(too_many, *(Canned(vectors(size), JSON) for size in sizes))
+        provider = with_sender(OpenAICompatible, sender, base_url=LOCAL, model="m")
+        texts = [f"text {number}" for number in range(sum(sizes))]
+        found = provider.embed(iter(texts))
+        refused, *sent = (call.json["input"] for call in sender.calls)
+        assert [len(batch) for batch in (refused, *sent)] == [256, *sizes]
+        assert [text for batch in sent for text in batch] == texts
+        assert [one.vector[0] for one in found] == [float(n) for size in sizes for n in range(size)]
+
+    def test_one_that_is_too_large_alone(self) -> None:
+        """A single text that is refused is the error, whatever it says."""
+        too_many = InvalidRequestError("no", status_code=413, detail="the batch is too large")
+        sender = Sender(too_many, too_many)
+        provider = with_sender(OpenAICompatible, sender, base_url=LOCAL, model="m")
+        with pytest.raises(InvalidRequestError, match="no"):
+            provider.embed(["a", "b", "c"])
+        assert [len(call.json["input"]) for call in sender.calls] == [3, 1]
+
+    def test_it_takes_a_place(self) -> None:
+        """Vectors are one of the requests that may run at a time."""
+        replies = [Canned(SHORT.body), Canned(vectors(1), JSON)]
+        provider = canned(OpenAICompatible, *replies, base_url=LOCAL, model="m", max_concurrency=1)
+        with closing(provider.stream("Hi")) as stream:
+            next(stream)
+            with pytest.raises(RateLimitError, match="holds open itself"):
+                provider.embed("a")
+        assert len(provider.embed("a")) == 1
 
     def test_another_refusal_is_not_asked_again(self) -> None:
         """A 400 that is not about the size of the batch is the error."""
@@ -106,9 +146,11 @@ class TestEmbed:
     def test_what_is_no_vector(self, data: Any) -> None:
         """Another shape, and fewer vectors than texts, are errors, never wrong vectors."""
         reply = Canned(json.dumps({"data": data}).encode(), JSON)
-        provider = canned(OpenAICompatible, reply, base_url=LOCAL, model="m")
-        with pytest.raises(ProtocolError):
+        provider = canned(OpenAICompatible, reply, base_url=LOCAL, model="m", name="mine")
+        with pytest.raises(ProtocolError) as caught:
             provider.embed("a")
+        assert caught.value.provider == "mine"
+        assert data or "the reply has 0 vectors for 1 texts" in str(caught.value)
 
     @pytest.mark.parametrize(
         ("kind", "arguments", "sent"),
@@ -131,8 +173,19 @@ class TestEmbed:
     def test_no_usual_model(self) -> None:
         """Without one, the call says to name one."""
         for provider in (DeepSeek(api_key="k"), OpenAICompatible(base_url=LOCAL)):
-            with pytest.raises(InvalidRequestError, match="model="):
+            with pytest.raises(InvalidRequestError, match="model=") as caught:
                 provider.embed("a")
+            assert caught.value.provider == provider.name
+
+    def test_a_model_that_is_named(self) -> None:
+        """It is asked for in place of the usual one."""
+        for kind in (OpenAICompatible, GLM):
+            sender = Sender(Canned(vectors(1), JSON))
+            provider = with_sender(kind, sender, api_key="k", model="chat")
+            provider.embed("a", model="mine")
+            assert sender.calls[0].json["model"] == "mine"
+            assert sender.calls[0].url == f"{kind.url}/embeddings"
+            assert sender.calls[0].authorization == "Bearer k"
 
 
 def parts_of(tmp_path: Path, *names: str) -> list[dict[str, Any]]:

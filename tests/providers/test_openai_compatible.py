@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from llmproviders import (
     AuthenticationError,
     DeadlineExceeded,
+    DeepSeek,
     EmptyReplyError,
     FailoverClient,
     InvalidRequestError,
@@ -28,8 +30,10 @@ from llmproviders import (
     RefusedError,
     ServerError,
     StreamInterrupted,
+    UnsupportedError,
     Usage,
 )
+from llmproviders._account.keys import KeyFile
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, Sender, canned, with_sender
 from tests.support.golden import goldens, on_the_wire
@@ -145,6 +149,45 @@ class TestRequest:
         assert not body.keys() & {"top_p", "profanity_check"}
         assert "OpenAICompatible takes no profanity_check; left out" in caplog.messages
 
+    def test_a_stream_with_another_label(self, raw_server: RawServerFactory) -> None:
+        """A chat that comes with the label of a web page is read all the same; a page is none."""
+        html = {"Content-Type": "text/html"}
+        page = b"<html><title>Welcome</title></html>"
+        server = raw_server(
+            keep_alive(http_response(200, html, SHORT.body), http_response(200, html, page))
+        )
+        with OpenAICompatible(base_url=f"{server.url}/v1") as provider:
+            assert str(provider.complete("Why?")) == SHORT.text
+            for call in (lambda: provider.complete("Why?"), provider.list_models):
+                with pytest.raises(ProtocolError, match="web page"):
+                    call()
+
+    def test_formats_of_a_reply(self) -> None:
+        """A server without schemas takes JSON; a schema, and tools beside it, are refused unsent.
+
+        The error names what the server cannot do.
+        """
+
+        class Plain(OpenAICompatible):
+            supports_schema = False
+            supports_tools = False
+
+        some, schema = {"type": "json_object"}, {"type": "json_schema", "json_schema": {}}
+        sender = Sender(Canned(SHORT.body))
+        plain = with_sender(Plain, sender, base_url=LOCAL, name="plain")
+        assert read(plain.stream("Hi", response_format=some, seed=1)).error is None
+        body = sender.calls[0].json
+        assert (body["response_format"], body["seed"]) == (some, 1)
+        for params, words in (
+            ({"response_format": schema}, "plain has no json_schema, only json_object"),
+            ({"response_format": {"type": "regex"}}, "plain cannot answer in a response_format"),
+            ({"response_format": some, "tools": [{}]}, "plain cannot call functions"),
+        ):
+            with pytest.raises(UnsupportedError, match=words):
+                next(plain.stream("Hi", **params))
+        assert len(sender.calls) == 1
+        assert call_of(response_format=schema)["response_format"] == schema
+
     def test_extra_body_is_merged_as_it_is(self) -> None:
         """It adds fields, wins over what is there, and takes out what is None."""
         body = call_of(extra_body={"top_k": 5, "stream_options": None}, model="any-name")
@@ -165,9 +208,45 @@ class TestKey:
         provider = with_sender(OpenAICompatible, sender := Sender(Canned()))
         stream = provider.stream("Hi")
         for ask_for in (lambda: next(stream), provider.list_models):
-            with pytest.raises(MissingAuthError, match=r"OPENAI_API_KEY.*api_key="):
+            with pytest.raises(MissingAuthError, match=r"OPENAI_API_KEY.*api_key=") as caught:
                 ask_for()
+            said = str(caught.value)
+            assert said.startswith("OpenAICompatible needs a key: ")
+            assert said.endswith(", or set OPENAI_BASE_URL to a server that needs none")
         assert sender.calls == []
+
+    def test_whether_there_is_one(self) -> None:
+        """It is checked without asking anybody; a service that always needs one says just that."""
+        OpenAICompatible(base_url=LOCAL).check_credentials()
+        OpenAICompatible(api_key=KEY).check_credentials()
+        for provider in (OpenAICompatible(), DeepSeek(), DeepSeek(base_url=LOCAL)):
+            with pytest.raises(MissingAuthError) as caught:
+                provider.check_credentials()
+            assert ("OPENAI_BASE_URL" in str(caught.value)) is (type(provider) is OpenAICompatible)
+
+    def test_a_file_is_read_again_and_again(self, tmp_path: Path) -> None:
+        """A key that was renewed in its file goes with the next call; one that was given stays."""
+        path = tmp_path / "key"
+        sender = Sender(Canned(SHORT.body))
+        provider = with_sender(OpenAICompatible, sender, base_url=LOCAL, api_key=KeyFile(str(path)))
+        for key in ("one", "two"):
+            path.write_text(key)
+            path.chmod(0o600)
+            read(provider.stream("Hi"))
+        assert [call.authorization for call in sender.calls] == ["Bearer one", "Bearer two"]
+
+    def test_what_tells_providers_apart(self) -> None:
+        """Keys have digests by their address; whether thoughts are text makes another provider."""
+        one, other = (OpenAICompatible(base_url=LOCAL, api_key=key) for key in (KEY, "other"))
+        moved = OpenAICompatible(base_url="http://x/v1", api_key=KEY)
+        digests = {provider.credential_digest() for provider in (one, other, moved)}
+        assert len(digests) == 3
+        assert None not in digests
+        assert KEY not in str(digests)
+        assert OpenAICompatible(base_url=LOCAL).credential_digest() is None
+        assert one.identity() == other.identity() != moved.identity()
+        tags = OpenAICompatible(base_url=LOCAL, think_tags=False)
+        assert tags.identity() != one.identity()
 
     def test_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Key, address and model come from the environment unless an argument says otherwise."""
@@ -212,6 +291,27 @@ class TestKey:
         shown = [repr(provider), caplog.text, str(error), repr(error), str(echo.detail)]
         assert KEY not in "".join(shown)
         assert KEY.encode() not in pickle.dumps(error)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"max_concurrency": 0}, "max_concurrency must be a whole number of at least 1"),
+            ({"max_concurrency": "2"}, "max_concurrency must be"),
+            ({"think_tags": "no"}, "think_tags must be"),
+            ({"api_key": 7}, "api_key"),
+        ],
+    )
+    def test_arguments_that_are_none(self, arguments: dict[str, Any], words: str) -> None:
+        """An argument of another type, or out of its range, is refused by its name."""
+        with pytest.raises(InvalidRequestError, match=words):
+            OpenAICompatible(base_url=LOCAL, **arguments)
+
+    def test_thoughts_in_tags(self) -> None:
+        """What stands in tags before the text is reasoning, unless it is asked for as text."""
+        body = events(chunk("<think>hm</think>a"), stop())
+        for tags, text in ((True, "a"), (False, "<think>hm</think>a")):
+            provider = canned(OpenAICompatible, Canned(body), base_url=LOCAL, think_tags=tags)
+            assert read(provider.stream("Hi")).text == text
 
 
 class TestPlaces:
@@ -671,7 +771,8 @@ class TestModels:
         self, raw_server: RawServerFactory, status: int
     ) -> None:
         """A server without a list of models says so, and that chats may work."""
-        reply = http_response(status, {"Content-Type": JSON}, b'{"detail": "Not Found"}')
+        headers = {"Content-Type": JSON, "X-Request-ID": "r7"}
+        reply = http_response(status, headers, b'{"detail": "Not Found"}')
         with (
             OpenAICompatible(base_url=f"{raw_server(reply).url}/v1") as provider,
             pytest.raises(InvalidRequestError, match="does not list its models") as caught,
@@ -679,7 +780,27 @@ class TestModels:
             provider.list_models()
         assert "chats may work" in str(caught.value)
         assert "Not Found" in str(caught.value)
-        assert caught.value.status_code == status
+        error = caught.value
+        assert (error.status_code, error.request_id, error.detail) == (status, "r7", "Not Found")
+        assert error.provider == provider.name
+        assert f"{provider.base_url}/models" in str(error)
+
+    def test_a_listing_that_is_denied(self, raw_server: RawServerFactory) -> None:
+        """Another refusal is told as it is: it does not mean that there is no list."""
+        reply = http_response(403, {"Content-Type": JSON}, b'{"detail": "no"}')
+        with (
+            OpenAICompatible(base_url=f"{raw_server(reply).url}/v1") as provider,
+            pytest.raises(LLMError) as caught,
+        ):
+            provider.list_models()
+        assert caught.value.status_code == 403
+        assert "does not list" not in str(caught.value)
+
+    def test_a_name_that_holds_a_key(self) -> None:
+        """What looks like a credential in a listing is not shown."""
+        reply = Canned(b'{"data": [{"id": "https://me:hunter22@x.example/m"}]}', JSON)
+        provider = canned(OpenAICompatible, reply, base_url=LOCAL)
+        assert provider.list_models() == ["https://***@x.example/m"]
 
     @pytest.mark.parametrize(
         ("listing", "found", "field"),
