@@ -12,7 +12,7 @@ from functools import lru_cache, reduce
 from itertools import islice
 from operator import or_
 from types import UnionType
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin
 
 from ._checks import shown
 from ._signals import let_through
@@ -162,14 +162,13 @@ class Schema:
             if start is not None:
                 inside = source[start.end() : source.rindex("}")]
                 sources = [inside, source] if wrapped else [source, inside]
-        first: SchemaError | None = None
+        faults: list[SchemaError] = []
         for one in sources:
             try:
                 return self._load(one)
             except SchemaError as error:
-                first = first or error
-        assert first is not None
-        raise first
+                faults.append(error)
+        raise faults[0]
 
     def replies(
         self,
@@ -368,7 +367,7 @@ def _sources(text: str) -> Iterator[str]:
             broken_values += 1
             if broken_values > _MOST_BROKEN:
                 raise SchemaError("there are too many broken JSON values in it") from None
-            at = max(broken.pos, begin + 1)
+            at = broken.pos  # behind its first bracket, at least
         else:
             yield text[begin:at]
 
@@ -390,26 +389,24 @@ def _readable_fault(error: Exception) -> json.JSONDecodeError:
 
 def _check_characters(value: Any, source: str) -> None:
     """Raise ``SchemaError`` if there is half a character in it (a lone surrogate)."""
+    _check_encodable(source)
     # Only an escape can make one in a text that can be encoded; to write all of it takes longer.
-    if "\\ud" in source or "\\uD" in source or not (source.isascii() or _is_encodable(source)):
+    if "\\ud" in source or "\\uD" in source:
         _identity(value)
 
 
-def _is_encodable(text: str) -> bool:
+def _check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise SchemaError("there is half a character in it (a lone surrogate)") from None
 
 
 def _identity(value: Any) -> str:
     """The value as a text that does not depend on how it was written."""
     try:
         text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-        text.encode()
-    except UnicodeEncodeError:
-        raise SchemaError("there is half a character in it (a lone surrogate)") from None
+        _check_encodable(text)
     except RecursionError as error:
         let_through(error)
         raise SchemaError("its JSON is nested too deeply") from None
@@ -500,7 +497,7 @@ def _of_json(document: str) -> Schema:
 
 def _dump_given(schema: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        return json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         let_through(error)
         raise InvalidRequestError(f"schema is not JSON: {error}") from error
@@ -514,7 +511,7 @@ def _told(faults: Any) -> str:
 
 def _place(path: Any) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return f"{place.lstrip('.')}: " if place else ""
+    return f"{place.removeprefix('.')}: " if place else ""
 
 
 def _with_typed_dicts(kind: Any) -> Any:
@@ -533,14 +530,12 @@ def _with_typed_dicts(kind: Any) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if hasattr(kind, "__metadata__"):
         return kind.copy_with((_with_typed_dicts(args[0]),))
-    if not args or origin is Literal or not all(isinstance(a, Hashable) for a in args):
-        return kind
     new = tuple(_with_typed_dicts(arg) for arg in args)
     if new == args:
         return kind
     if origin in (Union, UnionType):
         return reduce(or_, new)
-    return kind.copy_with(new) if hasattr(kind, "copy_with") else origin[new]
+    return origin[new]
 
 
 _MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
@@ -583,11 +578,11 @@ def _subschemas(schema: Any) -> list[dict[str, Any]]:
 
 def _root_resolved(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without a reference as its root, which pydantic makes for a recursive type."""
-    root = str(schema.get("$ref", "")).removeprefix("#/$defs/")
     definitions = schema.get("$defs", {})
-    if root not in definitions:
-        return schema
-    return {**definitions[root], "$defs": definitions}
+    for name, one in definitions.items():
+        if schema.get("$ref") == f"#/$defs/{name}":
+            return {**one, "$defs": definitions}
+    return schema
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:

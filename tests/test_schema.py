@@ -6,10 +6,11 @@ import builtins
 import enum
 import json
 import pickle
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Optional, TypedDict, Union
+from typing import Annotated, Any, Dict, List, Literal, Optional, TypedDict, Union  # noqa: UP035
 
 import pydantic
 import pytest
@@ -23,8 +24,11 @@ from llmproviders import (
     OpenAICompatible,
     SchemaError,
     ServerError,
+    StreamInterrupted,
+    UnsupportedError,
 )
 from llmproviders._request import ChatRequest
+from llmproviders.results import Reasoning
 from llmproviders.sandbox import Sandbox
 from llmproviders.schema import Schema
 from llmproviders.testing import ScriptedProvider
@@ -137,6 +141,11 @@ class TestTypes:
             (Literal["yes", "no"], '"yes"', "yes"),
             (Size, '"large"', Size.LARGE),
             (int, "42", 42),
+            (int, "\ufeff 42\n", 42),
+            (list[float], "[1.7976931348623157e308]", [sys.float_info.max]),
+            (List[Line], f"[{GOOD}]", [{"item": "bolt", "count": 3}]),  # noqa: UP006
+            (Dict[str, Line], f'{{"a": {GOOD}}}', {"a": {"item": "bolt", "count": 3}}),  # noqa: UP006
+            (tuple[Line, Literal[3]], f"[{GOOD}, 3]", ({"item": "bolt", "count": 3}, 3)),
             (dict[str, int], '{"a": 1}', {"a": 1}),
             (Model, GOOD, Model(item="bolt", count=3)),
             (
@@ -183,6 +192,18 @@ class TestTypes:
         with pytest.raises(InvalidRequestError, match="schema"):
             provider.complete("Order?", schema=schema)
         assert provider.requests == []
+
+    def test_how_it_is_shown(self) -> None:
+        """A schema shows what it was made of, cut short if that is long."""
+        assert repr(Schema.of(Size)) == f"Schema.of({Size!r})"
+        assert len(repr(Schema.of({"enum": list(range(1000))}))) < 200
+        assert Schema.of(Schema.of(Size)) is Schema.of(Size)
+
+    def test_the_prompt_has_it_as_it_is(self) -> None:
+        """Letters of any script stand in the prompt as they are, which takes fewer tokens."""
+        prompt = Schema.of({**CITY, "description": "Город"}).prompt
+        assert '"Город"' in prompt
+        assert json.loads(prompt.splitlines()[-1])["properties"] == CITY["properties"]
 
     def test_one_form_of_the_reply(self) -> None:
         """A schema and a ``response_format`` of the caller's own contradict one another."""
@@ -355,6 +376,29 @@ class TestFindingJSON:
             Schema.of(schema).validate(reply)
         assert str(caught.value) == said
 
+    def test_a_hundred_values(self) -> None:
+        """A hundred different values are looked at, however often each is there; no more are."""
+        others = " ".join(f"[{number}]" for number in range(99))
+        assert Schema.of(Order).validate(f"{others} {others} {GOOD}") == Order("bolt", 3)
+        with pytest.raises(SchemaError, match="more than 100"):
+            Schema.of(Order).validate(f"{others} [99] {GOOD}")
+
+    @pytest.mark.parametrize("name", ["X", "a.b", ".hidden", "город"])
+    def test_the_place_of_a_fault(self, name: str) -> None:
+        """Names stand in it as they are, whatever letters they have."""
+        schema = {"properties": {name: {"items": {"type": "null"}}}}
+        with pytest.raises(SchemaError) as caught:
+            Schema.of(schema).validate(json.dumps({name: [None, 1]}))
+        assert str(caught.value).startswith(f"{name}[1]: 1 is not of type")
+
+    def test_a_thousand_characters_of_faults(self) -> None:
+        """What is just as long is told whole."""
+        for length, end in ((47, "'integer'"), (48, "'integer...")):
+            reply = json.dumps(["x" * 500] * 3 + ["x" * length])
+            with pytest.raises(SchemaError) as caught:
+                Schema.of({"items": {"type": "integer"}}).validate(reply)
+            assert str(caught.value).endswith(end)
+
     def test_many_faults_are_told_in_short(self) -> None:
         """Ten faults at most, 300 characters of each, a thousand of all, and dots for more."""
         with pytest.raises(SchemaError) as caught:
@@ -436,6 +480,103 @@ class TestNativeForm:
             "$ref": "#/$defs/Tree"
         }
 
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            CITY,
+            {"type": "object", "properties": {}, "additionalProperties": False},
+            {"type": "string", "format": "date"},
+            {"enum": [1, 2]},
+            {"const": 1},
+            {"anyOf": [{"type": "null"}, {"type": "string"}]},
+            {"$ref": "#/$defs/A", "$defs": {"A": {"type": "string"}}},
+            {"type": "array", "items": CITY},
+        ],
+    )
+    def test_what_is_strict(self, schema: dict[str, Any]) -> None:
+        """A schema within the subset that OpenAI takes with ``strict`` is sent so."""
+        form = Schema.of(schema).response_format["json_schema"]
+        assert form["strict"] is True
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {},
+            {"title": "anything"},
+            {"type": "string", "minLength": 1},
+            {"type": "string", "format": "uri"},
+            {"type": "array"},
+            {"type": "object"},
+            {"type": "object", "additionalProperties": True},
+            {"type": "object", "additionalProperties": {"type": "string"}},
+            {**CITY, "required": []},
+            {**CITY, "required": ["city", "street"]},
+            {"type": "object", "required": ["city"], "additionalProperties": False},
+            {"enum": [{}], "properties": {}},
+            {"type": "array", "items": {"type": "object"}},
+            {**CITY, "properties": {"city": {"type": "string", "format": "uri"}}},
+            {"anyOf": [{"type": "null"}, {}]},
+            {"$ref": "#/$defs/A", "$defs": {"A": {"type": "array"}}},
+        ],
+    )
+    def test_what_is_not_strict(self, schema: dict[str, Any]) -> None:
+        """Anything else, at any depth, is sent without it, which servers refuse otherwise."""
+        assert "strict" not in Schema.of(schema).response_format["json_schema"]
+
+    @pytest.mark.parametrize(
+        ("title", "name"),
+        [
+            ("An order!", "An_order"),
+            ("Заказ", "reply"),
+            ("", "reply"),
+            ("a-b_C9", "a-b_C9"),
+            ("__x__", "x"),
+            ("x" * 70, "x" * 64),
+            ("x" * 63 + " y", "x" * 63),
+        ],
+    )
+    def test_its_name(self, title: str, name: str) -> None:
+        """The schema is called by its title, of which only what OpenAI takes is left."""
+        form = Schema.of({**CITY, "title": title}).response_format["json_schema"]
+        assert form["name"] == name
+        assert Schema.of(list[int]).response_format["json_schema"]["name"] == "list"
+
+    @pytest.mark.parametrize(
+        ("field", "inside"),
+        [
+            *((name, {"a": {"$ref": "#/x"}}) for name in ("properties", "patternProperties")),
+            ("dependentSchemas", {"a": {"$ref": "#/x"}}),
+            *((name, [{"$ref": "#/x"}]) for name in ("anyOf", "allOf", "oneOf", "prefixItems")),
+            *((name, {"$ref": "#/x"}) for name in ("items", "additionalProperties", "not", "if")),
+            *((name, {"$ref": "#/x"}) for name in ("then", "else", "contains", "propertyNames")),
+            *((name, {"$ref": "#/x"}) for name in ("unevaluatedItems", "unevaluatedProperties")),
+        ],
+    )
+    def test_references_at_any_depth(self, field: str, inside: Any) -> None:
+        """Wherever a schema may stand, a reference in it is right within the wrapper."""
+        given = {"x": {"type": "null"}, field: inside, "const": {"$ref": "#/x"}}
+        before = json.dumps(given)
+        sent = Schema.of(given).response_format["json_schema"]["schema"]["properties"]["value"]
+        moved = json.dumps(inside).replace("#/x", "#/properties/value/x")
+        assert sent == {**given, field: json.loads(moved)}
+        assert json.dumps(given) == before
+
+    @pytest.mark.parametrize("field", ["$defs", "definitions"])
+    def test_references_to_definitions(self, field: str) -> None:
+        """Definitions stay at the root, where references to them still are right."""
+        given = {
+            "anyOf": [{"$ref": f"#/{field}/A"}, {"type": "null"}, True],
+            field: {"A": {"items": {"$ref": "#"}}, "B": {"$ref": f"#/{field}/A"}},
+        }
+        sent = Schema.of(given).response_format["json_schema"]["schema"]
+        assert sent == {
+            "type": "object",
+            "properties": {"value": {"anyOf": given["anyOf"]}},
+            "required": ["value"],
+            "additionalProperties": False,
+            field: {"A": {"items": {"$ref": "#/properties/value"}}, "B": given[field]["B"]},  # type: ignore[call-overload]
+        }
+
     def test_an_open_type_stays_open(self) -> None:
         """A type that takes more fields is sent as it is; every other one is closed."""
 
@@ -474,6 +615,32 @@ class TestNativeForm:
         for body in others:
             assert "response_format" not in body
             assert '"count"' in body["messages"][-1]["content"]
+
+    def test_a_refusal_after_text_is_none(self, raw_server: RawServerFactory) -> None:
+        """A reply that was begun is not asked for again, whatever broke it."""
+        event = b'data: {"choices": [{"delta": {"content": "{"}}]}\n\n'
+        error = b'data: {"error": {"message": "json_schema: no grammar", "code": 500}}\n\n'
+        head = {"Content-Type": "text/event-stream"}
+        server = raw_server(keep_alive(http_response(200, head, event + error)))
+        with native(server) as provider, pytest.raises(StreamInterrupted):
+            provider.complete("Order?", schema=Order)
+        assert len(server.requests) == 1
+
+    def test_a_provider_that_refuses_it_itself(self) -> None:
+        """What the provider refuses before it sends anything is the error that it is."""
+        provider = ScriptedProvider(error=UnsupportedError("no response_format here"))
+        with pytest.raises(UnsupportedError, match="no response_format here"):
+            provider.complete("Order?", schema=Order)
+        assert len(provider.requests) == 1
+
+    def test_it_is_asked_for_once(self) -> None:
+        """A provider that has the native form gets it in place of the schema, and no prompt."""
+        provider = ScriptedProvider([GOOD])
+        provider.complete("Order?", schema=Order)
+        (request,) = provider.requests
+        assert request.schema is None
+        assert request.params["response_format"] == Schema.of(Order).response_format
+        assert [message["content"] for message in request.messages] == ["Order?"]
 
     def test_another_error_is_no_refusal(self, raw_server: RawServerFactory) -> None:
         """A 400 or 500 that does not name the form is the error that it is, after one request."""
@@ -538,6 +705,21 @@ class TestRepair:
         assert "no JSON value" in str(completion.attempts[0].error)
         assert len(second.requests[0].messages) == 1
         assert len(first.requests[1].messages) == 3
+
+    def test_the_error_ends_with_the_fault(self) -> None:
+        """A reply that was not cut is told to be wrong, and nothing is said of ``max_tokens``."""
+        with pytest.raises(SchemaError, match=r"schema: there is no JSON value in it$"):
+            ScriptedProvider([PROSE]).complete("Order?", schema=Order)
+
+    def test_thoughts_come_at_once(self) -> None:
+        """With ``reasoning``, thoughts come as they are, and one empty one marks the first text."""
+        said = [Reasoning("Hm, "), Reasoning("three."), GOOD[:5], GOOD[5:9], GOOD[9:]]
+        request = ChatRequest.of("Order?", params={"schema": Order, "reasoning": True})
+        *pieces, finish = ScriptedProvider(said).generate(request)
+        thoughts = [piece for piece in pieces if isinstance(piece, Reasoning)]
+        assert [thought.text for thought in thoughts] == ["Hm, ", "three.", ""]
+        assert pieces[-1] == GOOD
+        assert finish.data == Order("bolt", 3)  # type: ignore[attr-defined]
 
     def test_it_counts_against_nobody(self) -> None:
         """A provider whose replies do not satisfy the schema is asked first again."""
