@@ -20,7 +20,7 @@ _ERRORS = {
     if isinstance(value, type) and issubclass(value, Exception)
 }
 _CONTEXT = 60
-_SQL = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE) ")
+_SQL = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE|VACUUM)\b")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -374,7 +374,21 @@ class TestAMinute:
             client.complete("Why?")
         error = failed.value.attempts[0].error
         assert type(error) is ProviderTimeout
-        assert (clock.slept, error.limit) == ([], "per_minute")
+        assert (clock.slept, error.limit, error.retryable) == ([], "per_minute", False)
+
+    def test_a_turn_that_comes_just_too_late(self, clock: FakeClock) -> None:
+        """A turn at the moment of the deadline is too late; a moment before it, it is not."""
+        for left, is_late in ((60.0, True), (60.5, False), (0.25, True)):
+            provider = Actor(GOOD, per_minute=1, base_url=f"http://{left}")
+            client = client_of(provider, clock)
+            client.complete("Why?")
+            if is_late:
+                with pytest.raises(llmproviders.AllProvidersFailed) as failed:
+                    client.complete("Why?", deadline=left)
+                words = f"in 60.0 s, but only {left:.1f} s are left"
+                assert words in str(failed.value.attempts[0].error)
+            else:
+                assert client.complete("Why?", deadline=left).text == GOOD[0]
 
     def test_tokens_of_several_requests(self, clock: FakeClock) -> None:
         """The wait ends with the first request without whose tokens there is room."""
@@ -421,8 +435,24 @@ class TestArguments:
     )
     def test_what_is_no_limit(self, value: Any) -> None:
         """A limit that is none is found when the provider is made, and the argument is named."""
-        with pytest.raises(InvalidRequestError, match="per_day"):
-            Actor(per_day=value)
+        for argument in ("per_day", "per_minute"):
+            with pytest.raises(InvalidRequestError, match=argument):
+                Actor(**{argument: value})
+
+    def test_what_is_one(self) -> None:
+        """A number is one of requests; a dict has one of requests, one of tokens, or both."""
+        for given, limit in (
+            (None, None),
+            (5, Limit(requests=5)),
+            ({"requests": 5}, Limit(requests=5)),
+            ({"tokens": 9}, Limit(tokens=9)),
+            ({"tokens": 9, "requests": 5}, Limit(5, 9)),
+        ):
+            assert Limit.of("per_day", given) == limit
+        with pytest.raises(InvalidRequestError, match=r"per_day\['tokens'\] must be a whole num"):
+            Limit.of("per_day", {"tokens": 0})
+        with pytest.raises(InvalidRequestError, match=r"^per_day must be .*, not \{'calls': 3\}$"):
+            Limit.of("per_day", {"calls": 3})
 
     def test_a_limit_of_both(self) -> None:
         """Whichever is reached first counts."""
@@ -435,7 +465,31 @@ class TestArguments:
         messages = [{"role": "user", "content": "Ъ" * 30}]
         assert estimate(messages, {"max_tokens": 5}) == 25  # type: ignore[arg-type]
         assert estimate(messages, {}) == 20 + DEFAULT_MAX_TOKENS  # type: ignore[arg-type]
-        assert estimate(messages, {"max_tokens": "5"}) == 20 + DEFAULT_MAX_TOKENS  # type: ignore[arg-type]
+        for most, counted in (
+            ("5", DEFAULT_MAX_TOKENS),
+            (-1, DEFAULT_MAX_TOKENS),
+            (0, 0),
+            (10**9, 10**9),
+            (10**9 + 1, DEFAULT_MAX_TOKENS),
+        ):
+            assert estimate(messages, {"max_tokens": most}) == 20 + counted  # type: ignore[arg-type]
+            assert estimate(messages, {"max_completion_tokens": most}) == 20 + counted  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("content", "tokens"),
+        [
+            ([{"type": "text", "text": "Ъ" * 3}, {"type": "text", "text": "abc"}], 3),
+            (({"type": "text", "text": "abcde"},), 1),
+            ([{"type": "image_url", "image_url": {"url": "data:..."}}], 0),
+            (["abc", 7, {"text": "def"}], 1),
+            ("a\ud800", 1),
+            (None, 0),
+        ],
+    )
+    def test_the_estimate_of_parts(self, content: Any, tokens: int) -> None:
+        """The text of each part counts, and whatever else a message may have does not."""
+        messages: list[Any] = [{"role": "user", "content": content}, {"role": "assistant"}]
+        assert estimate(messages, {"max_tokens": 1}) == tokens + 1
 
     def test_making_one_touches_no_file(self, state: Path) -> None:
         """The file is made with the first request, not with the provider."""
@@ -465,6 +519,23 @@ class TestUsage:
         assert llmproviders.usage(since=today.date()) == used[1:]
         assert llmproviders.usage(since=today.date().isoformat()) == used[1:]
         assert used.as_dicts()[0]["day"] == (today.date() - timedelta(days=1)).isoformat()
+
+    def test_names_of_models(self, clock: FakeClock) -> None:
+        """A model counts under its own name, be it asked for by an alias, here or by default."""
+
+        class Aliased(Actor):
+            model_aliases = {"short": "long-name", "actor": "actor-1"}
+
+        clock.set_wall(datetime.now(timezone.utc).timestamp())
+        for model in (None, "short", "other"):
+            provider = Aliased(GOOD, per_day=9, model=model)
+            client_of(provider, clock).complete("Why?")
+            client_of(provider, clock).complete("Why?", model="long-name")
+        assert [(u.model, u.requests) for u in llmproviders.usage()] == [
+            ("actor-1", 1),
+            ("long-name", 4),
+            ("other", 1),
+        ]
 
     def test_it_prints_as_a_table(self) -> None:
         """Names stand at the left of their columns, numbers at the right, in groups of three."""

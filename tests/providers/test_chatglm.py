@@ -180,6 +180,9 @@ class TestText:
             (growing("abc", "ab", "a"), ["abc"]),
             # an event in between that says nothing of the text
             ([event("init", part("p", text("a"))), event("init"), *growing("ab")], ["a", "b"]),
+            # one that has no parts, and a part that has no content
+            ([{"status": "init"}, {"status": "init", "parts": None}, *growing("a")], ["a"]),
+            ([{"status": "init", "parts": [{}, {"content": None}]}, *growing("a")], ["a"]),
             # what grows beside the text
             ([event("init", part("p", text("a")), note="n" * n) for n in range(3)], ["a"]),
         ],
@@ -495,10 +498,11 @@ class TestEnd:
 
     def test_a_page_instead_of_a_stream(self) -> None:
         """A web page with the label of a stream is named as what it is."""
-        page = Canned(b"<html><title>Welcome</title></html>", "text/event-stream")
-        error = read(canned(ChatGLM, page).stream("Hi")).error
-        assert type(error) is ProtocolError
-        assert "web page" in str(error)
+        for before in (b"", b"\n", b" "):
+            page = Canned(before + b"<html><title>Welcome</title></html>", "text/event-stream")
+            error = read(canned(ChatGLM, page).stream("Hi")).error
+            assert type(error) is ProtocolError
+            assert "web page" in str(error)
 
     def test_an_event_named_error(self) -> None:
         """It is an error of the service's, before text and after it."""
