@@ -118,10 +118,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "providers/yandexgpt": ("tests/providers/test_yandexgpt.py", "tests/providers/test_keys.py"),
     "providers/deepseek": ("tests/providers/test_deepseek.py", "tests/providers/test_keys.py"),
     "providers/__init__": ("tests/providers/test_registry.py",),
-    "providers/_local_servers": (
-        "tests/providers/test_registry.py::TestLocalServers",
-        "tests/cli/test_checks.py",
-    ),
+    "providers/_local_servers": ("tests/providers/test_registry.py::TestLocalServers",),
     "providers/gigachat/_answers": (
         "tests/providers/test_gigachat.py::TestRest",
         "tests/providers/test_gigachat_files.py::TestCalls",
