@@ -16,6 +16,7 @@ from llmproviders import (
     BlockedError,
     ChatGptt,
     EmptyReplyError,
+    FinishReason,
     LLMError,
     ModelNotFoundError,
     ProtocolError,
@@ -334,6 +335,23 @@ class TestReply:
         whole = answered(Canned(f"{lines}data: [DONE]\n\n".encode(), EVENTS))
         assert whole.pieces == ("It ", "scatters.")
         assert isinstance(answered(Canned(lines.encode(), EVENTS)).error, StreamInterrupted)
+
+    def test_pieces_come_as_they_arrive(self) -> None:
+        """No piece waits for the next one, and each comes once."""
+        taken: list[int] = []
+
+        def blocks() -> Iterator[bytes]:
+            for number in range(3):
+                taken.append(number)
+                event = {"choices": [{"delta": {"content": f"{number} "}, "index": 0}]}
+                yield f"data: {json.dumps(event)}\n\n".encode()
+            yield b"data: [DONE]\n\n"
+
+        sender = Sender(Canned(page(), "text/html"), Canned(blocks(), EVENTS))
+        stream = with_sender(ChatGptt, sender).stream("Why?")
+        for number in range(3):
+            assert (next(stream), taken[-1]) == (f"{number} ", number)
+        assert isinstance(next(stream), FinishReason)
 
     @pytest.mark.parametrize(
         ("answer", "content_type", "cls", "word"),
