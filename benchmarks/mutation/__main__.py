@@ -150,6 +150,8 @@ SLOW = (
     "tests/failover/test_health.py::TestFileTrouble::test_many_processes",
     "tests/failover/test_retry.py::test_tenacity_waits_for_a_failure",
     "tests/account/test_token.py::TestFile::test_lock_held_too_long[None-30.0]",
+    "tests/providers/test_registry.py::test_a_warning_names_the_line_that_asked",
+    "tests/providers/test_registry.py::test_the_package_itself_loads_no_registry",
     "tests/providers/test_trust.py::TestUnverified::test_argument",
     "tests/account/test_quotas.py::TestProcesses",
     "tests/account/test_quotas.py::TestTheFile::test_a_forked_child_has_a_connection_of_its_own",

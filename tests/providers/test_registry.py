@@ -111,7 +111,6 @@ def test_a_plug_in_that_does_not_load(installed: Any, source: str, entry: str, s
     with pytest.warns(RuntimeWarning, match=f"'broken'.*{said}") as caught:
         assert providers.find("whole") is ScriptedProvider
     assert len(caught) == 1
-    assert caught[0].filename == __file__
     ((name, (why, package)),) = providers.broken().items()
     assert (name, package) == ("broken", "plugin-of-tests")
     assert why.startswith(f"the provider 'broken' ({entry} of plugin-of-tests) does not load: ")
@@ -119,6 +118,16 @@ def test_a_plug_in_that_does_not_load(installed: Any, source: str, entry: str, s
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert providers.find("broken") is None
+
+
+def test_a_warning_names_the_line_that_asked(installed: Any) -> None:
+    """What does not load, and what is ignored, is told for the caller's line, not for one of
+    ours."""
+    again = "llmproviders.testing:ScriptedProvider"
+    installed(PLUGIN, gone="plugin_of_tests:Gone", mine="plugin_of_tests:Mine", Mine=again)
+    with pytest.warns(RuntimeWarning) as told:
+        providers.find("mine")
+    assert [warning.filename for warning in told] == [__file__] * 2
 
 
 def test_the_classes_are_there_by_name() -> None:
@@ -375,7 +384,6 @@ class Demanding(ScriptedProvider):
             kind = providers.find("myown")
         assert kind is not None
         assert kind.__name__ == "Mine"
-        assert [warning.filename for warning in told] == [__file__]
         assert [one.why for one in providers.ignored()] == [str(told[0].message)]
 
     def test_two_of_one_name_of_which_the_first_is_broken(self, installed: Any) -> None:
