@@ -264,12 +264,11 @@ class OpenAICompatible(Provider):
             )
         request = ChatRequest((), self._embedding_name(model))
         found: list[Embedding] = []
-        scope = CancelScope()
-        with self.slot(scope):
+        with self.slot(CancelScope()):
             while left:
                 batch = left[: self._batch]
                 try:
-                    found += self._embed(batch, request, scope)
+                    found += self._embed(batch, request)
                 except InvalidRequestError as error:
                     if len(batch) == 1 or not is_batch_too_large(error):
                         raise
@@ -278,13 +277,12 @@ class OpenAICompatible(Provider):
                     del left[: len(batch)]
         return found
 
-    def _embed(self, texts: list[str], request: ChatRequest, scope: CancelScope) -> list[Embedding]:
+    def _embed(self, texts: list[str], request: ChatRequest) -> list[Embedding]:
         body = {"model": request.model, "input": texts}
         vectors = self.ask(
             lambda _: self._call("POST", "/embeddings", json=body),
             lambda reply: parse_embeddings(parse_list(reply.read())),
             request=request,
-            scope=scope,
         )
         if len(vectors) != len(texts):
             raise ProtocolError(
@@ -299,11 +297,12 @@ class OpenAICompatible(Provider):
             InvalidRequestError: none was given, and there is no usual one.
         """
         usual = self.embedding_model if self.needs_auth or self.base_url == self.url else self.model
-        if model is None and usual is None:
+        name = model or usual
+        if not name:
             raise InvalidRequestError(
                 f"{self.name} has no usual model for vectors: give model=", provider=self.name
             )
-        return model or usual or ""
+        return name
 
     def check_credentials(self) -> None:
         """Check that there is a key, if the address needs one."""

@@ -227,10 +227,12 @@ class TestHistory:
             {"role": "assistant", "content": "", "tool_calls": [call, call]},
             {"role": "user", "content": "So?"},
             {"role": "tool", "content": "3"},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "x", "type": "custom"}]},
+            {"role": "tool", "content": "4", "name": "f"},
         ]
         told = sent_by(messages)["messages"]
         ids = [message["tool_call_id"] for message in told if message["role"] == "tool"]
-        assert ids == ["call_unknown", "call_1_0", "call_f", "call_4_0"]
+        assert ids == ["call_unknown", "call_1_0", "call_f", "call_4_0", "call_f"]
         assert [c["id"] for c in told[4]["tool_calls"]] == ["call_4_0", "call_4_1"]
 
     @pytest.mark.parametrize(

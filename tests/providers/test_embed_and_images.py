@@ -15,6 +15,7 @@ from llmproviders import (
     GLM,
     DeepSeek,
     InvalidRequestError,
+    ModelNotFoundError,
     OpenAICompatible,
     ProtocolError,
     Provider,
@@ -173,9 +174,17 @@ class TestEmbed:
     def test_no_usual_model(self) -> None:
         """Without one, the call says to name one."""
         for provider in (DeepSeek(api_key="k"), OpenAICompatible(base_url=LOCAL)):
-            with pytest.raises(InvalidRequestError, match="model=") as caught:
-                provider.embed("a")
-            assert caught.value.provider == provider.name
+            for model in (None, ""):
+                with pytest.raises(InvalidRequestError, match="model=") as caught:
+                    provider.embed("a", model=model)
+                assert caught.value.provider == provider.name
+
+    def test_a_model_that_is_not_there(self) -> None:
+        """The error names the model that was asked for vectors, not the one for chats."""
+        gone = ModelNotFoundError("no such model", status_code=404)
+        provider = canned(OpenAICompatible, gone, base_url=LOCAL, model="chat")
+        with pytest.raises(ModelNotFoundError, match="has no model 'vectors': no such model"):
+            provider.embed("a", model="vectors")
 
     def test_a_model_that_is_named(self) -> None:
         """It is asked for in place of the usual one."""

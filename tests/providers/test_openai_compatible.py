@@ -704,6 +704,15 @@ class TestErrors:
         assert isinstance(body, bytes) or str(error.detail) in str(body)
         assert words in str(error)
         assert ("usually ends" in str(error)) is (path != "/v1")
+        if cls is InvalidRequestError and path == "/v1":
+            assert str(error).endswith(f"base_url is {server.url}/v1")
+
+    def test_an_address_with_a_query(self, raw_server: RawServerFactory) -> None:
+        """It is the path before the query that usually ends in /v1."""
+        server = raw_server(http_response(404, {"Content-Type": JSON}, b'{"detail": "Not Found"}'))
+        with OpenAICompatible(base_url=f"{server.url}/v1?version=1") as provider:
+            error = read(provider.stream("Hi")).error
+        assert str(error).endswith(f"base_url is {server.url}/v1?version=1")
 
 
 class TestModels:

@@ -190,10 +190,15 @@ class TestLocalServers:
         """The error says how to fetch it."""
         body = b'{"error": {"message": "model \'llama9\' not found, try pulling it first"}}'
         gone = Canned(body, "application/json")
-        provider = canned(OpenAICompatible, gone, base_url="http://127.0.0.1:11434/v1")
-        error = read(provider.stream("Hi", model="llama9")).error
-        assert isinstance(error, ModelNotFoundError)
-        assert "`ollama pull llama9` fetches it" in str(error)
+        for here in (
+            {"base_url": "http://127.0.0.1:11434/v1"},
+            {"base_url": "http://far.example/v1", "name": "Ollama"},
+        ):
+            provider = canned(OpenAICompatible, gone, **here)
+            error = read(provider.stream("Hi", model="llama9")).error
+            assert isinstance(error, ModelNotFoundError)
+            assert str(error).startswith(f"{provider.name} has no model 'llama9': ")
+            assert "; `ollama pull llama9` fetches it; list_models()" in str(error)
 
     def test_one_at_another_address(self) -> None:
         """A program that is named is told by its name, wherever it listens."""
@@ -209,7 +214,7 @@ class TestLocalServers:
         gone = Canned(body, "application/json")
         provider = canned(OpenAICompatible, gone, base_url="http://localhost:11434/v1")
         said = str(read(provider.stream("Hi")).error)
-        assert "name one with model=" in said
+        assert "; name one with model=; list_models()" in said
         assert "pull" not in said
 
     def test_one_that_really_is_not_running(self, refused_port: int) -> None:
