@@ -327,6 +327,49 @@ class TestCompression:
         """gzip in several members is one text."""
         assert b"".join(decompress([gzip(b"one"), gzip(b"two")], "gzip")) == b"onetwo"
         assert b"".join(decompress([gzip(b"one") + gzip(b"two")], "gzip")) == b"onetwo"
+        assert b"".join(decompress([gzip(b"one") + b"\0\0", gzip(b"two")], "gzip")) == b"onetwo"
+
+    @pytest.mark.parametrize("after", [b"junk", b"\0\0junk", b"\x1f", gzip(b"two")])
+    def test_what_comes_after_its_end(self, after: bytes) -> None:
+        """Of what follows only another member of gzip counts, which may be cut."""
+        for packed, data in PACKED.items():
+            coding = "gzip" if packed == "gzip" else "deflate"
+            more = coding == "gzip" and after.startswith(b"\x1f")
+            for blocks in ([data + after], [data, after]):
+                if more and len(after) == 1:
+                    with pytest.raises(StreamInterrupted):
+                        list(decompress(blocks, coding))
+                    continue
+                found = b"".join(decompress(blocks, coding))
+                assert found == (TEXT + b"two" if more else TEXT)
+
+    @pytest.mark.parametrize("packed", PACKED)
+    def test_a_little_that_becomes_much(self, packed: str) -> None:
+        """Data that unpacks to megabytes comes in small pieces, however it is cut."""
+        much = bytes(3 << 20)
+        pack = {"gzip": gzip, "deflate": zlib.compress, "raw": raw_deflate}[packed]
+        coding = "gzip" if packed == "gzip" else "deflate"
+        data = pack(much)
+        for blocks in ([data], [data[:1000], data[1000:]]):
+            pieces = list(decompress(blocks, coding))
+            assert b"".join(pieces) == much
+            assert max(map(len, pieces)) <= 64 * 1024
+
+    @pytest.mark.parametrize(
+        ("data", "coding"),
+        [
+            (zlib.compress(TEXT), "gzip"),
+            (b"\x1f\x8b\x08 no more of it than that", "gzip"),
+            (b"plain text", "x-gzip"),
+            (gzip(TEXT), "deflate"),
+            (b"\x78\x9c plain text", "deflate"),
+            (b"plain text", "deflate"),
+        ],
+    )
+    def test_data_of_another_coding(self, data: bytes, coding: str) -> None:
+        """Data that is not in its coding is an error that says so."""
+        with pytest.raises(ProtocolError, match="compression is broken: "):
+            list(decompress([data], coding))
 
     @pytest.mark.parametrize("packed", PACKED)
     def test_a_cut_is_seen(self, packed: str) -> None:
