@@ -14,6 +14,7 @@ from llmproviders import (
     RateLimitError,
     UnsupportedError,
 )
+from llmproviders._request import ChatRequest
 from llmproviders.errors import LLMError
 from llmproviders.providers._chat_requests import refused_field
 from tests.conftest import RawServerFactory
@@ -493,6 +494,29 @@ class TestRefusals:
             "max_completion_tokens"
         }
         assert sent[3]["max_tokens"] == 9
+
+    def test_a_model_that_refuses_more_than_others(self, raw_server: RawServerFactory) -> None:
+        """What one model refuses is still sent to the others."""
+        server = raw_server(keep_alive(refusal(REFUSED["mistral"][2], 422), FINE, FINE, FINE))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            for model in ("strict", "m", "strict"):
+                assert provider.complete("Hi", seed=1, model=model).text
+        assert [(body["model"], "seed" in body) for body in bodies(server)] == [
+            ("strict", True),
+            ("strict", False),
+            ("m", True),
+            ("strict", False),
+        ]
+
+    def test_before_anything_was_sent(self) -> None:
+        """An error of which there is no request leaves nothing out of the next one."""
+        sender = Sender(Canned(SHORT.body))
+        provider = with_sender(OpenAICompatible, sender, base_url="http://127.0.0.1:9/v1")
+        error = InvalidRequestError("no", status_code=400, detail="Unsupported parameter: seed")
+        request = ChatRequest.of("Hi", params={"seed": 1})
+        assert provider.recover(error, None, request, None) is None  # type: ignore[arg-type]
+        assert read(provider.stream("Hi", seed=1)).error is None
+        assert sender.calls[0].json["seed"] == 1
 
     def test_both_names_of_one_field(self, raw_server: RawServerFactory) -> None:
         """A server that takes neither name gets neither, and is not asked for ever."""

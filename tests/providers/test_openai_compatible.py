@@ -222,7 +222,16 @@ class TestKey:
         for provider in (OpenAICompatible(), DeepSeek(), DeepSeek(base_url=LOCAL)):
             with pytest.raises(MissingAuthError) as caught:
                 provider.check_credentials()
-            assert ("OPENAI_BASE_URL" in str(caught.value)) is (type(provider) is OpenAICompatible)
+            said = str(caught.value)
+            assert said.startswith(f"{provider.name} needs a key: ")
+            assert ("server that needs none" in said) is (type(provider) is OpenAICompatible)
+
+    def test_one_that_is_held_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A service that always needs a key says that the one there is goes to its own address."""
+        monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+        DeepSeek().check_credentials()
+        with pytest.raises(MissingAuthError, match="needs a key: DEEPSEEK_API_KEY was held back"):
+            DeepSeek(base_url=LOCAL).check_credentials()
 
     def test_a_file_is_read_again_and_again(self, tmp_path: Path) -> None:
         """A key that was renewed in its file goes with the next call; one that was given stays."""
@@ -298,7 +307,7 @@ class TestKey:
             ({"max_concurrency": 0}, "max_concurrency must be a whole number of at least 1"),
             ({"max_concurrency": "2"}, "max_concurrency must be"),
             ({"think_tags": "no"}, "think_tags must be"),
-            ({"api_key": 7}, "api_key"),
+            ({"api_key": 7}, "^api_key "),
         ],
     )
     def test_arguments_that_are_none(self, arguments: dict[str, Any], words: str) -> None:
@@ -794,15 +803,16 @@ class TestModels:
         assert error.provider == provider.name
         assert f"{provider.base_url}/models" in str(error)
 
-    def test_a_listing_that_is_denied(self, raw_server: RawServerFactory) -> None:
+    @pytest.mark.parametrize("status", [400, 403, 422, 500])
+    def test_a_listing_that_is_refused(self, raw_server: RawServerFactory, status: int) -> None:
         """Another refusal is told as it is: it does not mean that there is no list."""
-        reply = http_response(403, {"Content-Type": JSON}, b'{"detail": "no"}')
+        reply = http_response(status, {"Content-Type": JSON}, b'{"detail": "no"}')
         with (
             OpenAICompatible(base_url=f"{raw_server(reply).url}/v1") as provider,
             pytest.raises(LLMError) as caught,
         ):
             provider.list_models()
-        assert caught.value.status_code == 403
+        assert caught.value.status_code == status
         assert "does not list" not in str(caught.value)
 
     def test_a_name_that_holds_a_key(self) -> None:
