@@ -50,6 +50,9 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 _BOM = b"\xef\xbb\xbf"
 
+_UNITS = "utf-16-le"
+"""The encoding in which two halves of a character that stand side by side are one."""
+
 
 class Tail(bytes):
     """An unterminated last line or event of a reply; it may have been cut."""
@@ -517,8 +520,8 @@ def _is_encodable(text: str) -> bool:
 
 def _mended(text: str) -> tuple[str, str]:
     half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-    units = text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass")
-    return units.decode("utf-16-le", "replace"), half
+    units = text[: len(text) - len(half)].encode(_UNITS, "surrogatepass")
+    return units.decode(_UNITS, "replace"), half
 
 
 def settled(text: str) -> int:

@@ -327,7 +327,16 @@ class TestCompression:
         """gzip in several members is one text."""
         assert b"".join(decompress([gzip(b"one"), gzip(b"two")], "gzip")) == b"onetwo"
         assert b"".join(decompress([gzip(b"one") + gzip(b"two")], "gzip")) == b"onetwo"
-        assert b"".join(decompress([gzip(b"one") + b"\0\0", gzip(b"two")], "gzip")) == b"onetwo"
+        for gap in ([b"\0\0", b""], [b"", b"\0\0"]):
+            blocks = [gzip(b"one") + gap[0], gap[1] + gzip(b"two")]
+            assert b"".join(decompress(blocks, "gzip")) == b"onetwo"
+            assert b"".join(decompress([b"".join(blocks)], "gzip")) == b"onetwo"
+
+    def test_nothing_at_all(self) -> None:
+        """The shortest body of each coding is an empty text."""
+        for packed, coding in ((gzip(b""), "gzip"), (raw_deflate(b""), "deflate")):
+            assert b"".join(decompress([packed], coding)) == b""
+        assert len(raw_deflate(b"")) == 2
 
     @pytest.mark.parametrize("after", [b"junk", b"\0\0junk", b"\x1f", gzip(b"two")])
     def test_what_comes_after_its_end(self, after: bytes) -> None:
@@ -346,14 +355,14 @@ class TestCompression:
     @pytest.mark.parametrize("packed", PACKED)
     def test_a_little_that_becomes_much(self, packed: str) -> None:
         """Data that unpacks to megabytes comes in small pieces, however it is cut."""
-        much = bytes(3 << 20)
         pack = {"gzip": gzip, "deflate": zlib.compress, "raw": raw_deflate}[packed]
         coding = "gzip" if packed == "gzip" else "deflate"
-        data = pack(much)
-        for blocks in ([data], [data[:1000], data[1000:]]):
-            pieces = list(decompress(blocks, coding))
-            assert b"".join(pieces) == much
-            assert max(map(len, pieces)) <= 64 * 1024
+        for size in (3 << 20, (64 << 10) + 1):
+            data = pack(bytes(size))
+            for blocks in ([data], [data[:40], data[40:]]):
+                pieces = list(decompress(blocks, coding))
+                assert b"".join(pieces) == bytes(size)
+                assert max(map(len, pieces)) <= 64 * 1024
 
     @pytest.mark.parametrize(
         ("data", "coding"),
