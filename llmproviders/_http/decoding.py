@@ -605,7 +605,7 @@ class EventTemplate:
 def _ends(text: str) -> tuple[bytes, bytes]:
     """How the end of a text is written in JSON; rules out most candidates early."""
     end = text[-8:]
-    return end.encode("utf-8", "surrogatepass"), json.dumps(end)[1:-1].encode()
+    return end.encode(errors="surrogatepass"), json.dumps(end)[1:-1].encode()
 
 
 def _holds(reads: Callable[[bytes, str], bool], data: bytes, end: int, text: str) -> bool:

@@ -252,6 +252,17 @@ class TestFrame:
         frame.learn(json.dumps(event).encode(), text, reads_text)
         assert frame.text_in(json.dumps({**event, "text": "two"}).encode()) == "two"
 
+    def test_quotes_inside_of_strings_beside_it(self) -> None:
+        """A quote in another string is not taken for the end of the text, be it that of a
+        backslash."""
+        frame, event = EventTemplate(), {"text": "\\", "end": 'say "hi" to me'}
+
+        def reads_text(data: bytes, text: str) -> bool:
+            return bool(decode_json(data) == {**event, "text": text})
+
+        frame.learn(json.dumps(event).encode(), "\\", reads_text)
+        assert frame.text_in(json.dumps({**event, "text": "two"}).encode()) == "two"
+
     def test_strings_that_end_like_it(self) -> None:
         """Of strings with the same end, the text is the one that the text is read from."""
         frame, event = EventTemplate(), {"text": "one", "same": "one", "end": "no one"}
