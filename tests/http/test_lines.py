@@ -141,6 +141,13 @@ class TestLines:
         with pytest.raises(ProtocolError, match="10 bytes"):
             list(iter_events(blocks, max_line=10))
 
+    def test_an_event_has_a_limit(self) -> None:
+        """The lines of an event together have the limit of one line."""
+        lines = b"data:aa\ndata:bb\n"
+        assert list(iter_events([lines + b"data:c\n\n"], max_line=7)) == [b"aa\nbb\nc"]
+        with pytest.raises(ProtocolError, match=r"event .* longer than 7 bytes.*Limits\.line"):
+            list(iter_events([lines + b"data:cc\n\n"], max_line=7))
+
     def test_the_limit_holds_inside_a_block(self) -> None:
         """A long line is found between two short ones of the same block, too."""
         for blocks in ([b"a\n" + b"x" * 11 + b"\nb\n"], [b"a\n" + b"x" * 11]):
@@ -250,9 +257,9 @@ class TestNamedEvents:
     ) -> None:
         """It is an event of its own, also amid another, which ends with it."""
         later = [(bytes, b"c")] if b"c" in after else []
-        for said in (b"error: busy \n", b"error:busy\n"):
-            found = typed(before + said + after)
-            assert found == [*events, (ErrorEvent, b"busy"), *later]
+        for line, said in ((b"error: busy \n", b"busy"), (b"error:7\n", b"7")):
+            found = typed(before + line + after)
+            assert found == [*events, (ErrorEvent, said), *later]
 
     def test_a_field_named_error_that_says_nothing(self) -> None:
         """An empty one is none."""
@@ -545,6 +552,17 @@ class TestJson:
             decode_object(data)
         assert decode_object(b'{"a": 1}') == {"a": 1}
 
+    def test_an_object_of_too_many_values(self) -> None:
+        """An object of megabytes may hold 131,072 values, nested ones included, and no more."""
+        most = 2**17
+        fits, larger = (
+            b'{"a": [' + b"0," * (count - 1) + b"0" + b" " * most + b"]}"
+            for count in (most - 1, most)
+        )
+        assert len(decode_object(fits)["a"]) == most - 1
+        with pytest.raises(ProtocolError, match=f"more than {most} values"):
+            decode_object(larger)
+
     @pytest.mark.parametrize(
         ("data", "values"),
         [
@@ -644,4 +662,6 @@ class TestCharacters:
         end = End("stop")
         assert list(whole_characters(["a\ud83d", end])) == ["a", "\ufffd", end]
         assert list(whole_characters(["a", end, "b"])) == ["a", end, "b"]
+        more = ["\ud83d", end, "b", "\ude00"]
+        assert list(whole_characters(more)) == ["", "\ufffd", end, "b", "\ufffd"]
         assert next(iter(whole_characters([end]))) is end
