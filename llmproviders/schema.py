@@ -528,8 +528,6 @@ def _with_typed_dicts(kind: Any) -> Any:
         }
         return TypedDict(kind.__name__, fields)  # type: ignore[operator]
     origin, args = get_origin(kind), get_args(kind)
-    if hasattr(kind, "__metadata__"):
-        return kind.copy_with((_with_typed_dicts(args[0]),))
     new = tuple(_with_typed_dicts(arg) for arg in args)
     if new == args:
         return kind

@@ -193,6 +193,13 @@ class TestTypes:
             provider.complete("Order?", schema=schema)
         assert provider.requests == []
 
+    def test_what_an_annotation_demands(self) -> None:
+        """What is written beside a type holds, whatever is in the type."""
+        short = Annotated[list[Line], "lines", pydantic.Field(max_length=1)]
+        assert Schema.of(short).validate(f"[{GOOD}]") == [{"item": "bolt", "count": 3}]
+        with pytest.raises(SchemaError, match="at most 1 item"):
+            Schema.of(short).validate(f"[{GOOD}, {GOOD}]")
+
     def test_how_it_is_shown(self) -> None:
         """A schema shows what it was made of, cut short if that is long."""
         assert repr(Schema.of(Size)) == f"Schema.of({Size!r})"
