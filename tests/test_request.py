@@ -168,6 +168,8 @@ def test_arguments_of_a_provider(service: str, argument: str, value: Any, said: 
         ("gigachat", "update_interval", "1", "update_interval must be a number of seconds"),
         ("gigachat", "max_concurrency", 0, "max_concurrency must be a whole number"),
         ("gigachat", "password", 5, "password must be a string"),
+        ("gigachat", "api_key", " ", "api_key is blank"),
+        ("gigachat", "access_token", 5, "access_token must be a string"),
         ("openaicompatible", "api_key", 5, "api_key must be a string"),
         ("openaicompatible", "think_tags", "no", "think_tags must be True or False"),
         ("yandexgpt", "folder_id", 5, "folder_id must be a string"),

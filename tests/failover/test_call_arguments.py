@@ -235,6 +235,7 @@ class TestOnLength:
             ([CUT], "It ", "0"),
             ([CUT, LONGER], "It scatt", "1"),
             ([LONGER, CUT], "It scatt", "0"),
+            ([CUT, ["No ", FinishReason("length")]], "It ", "0"),
             ([CUT, LONGER, CUT], "It scatt", "1"),
             ([LONGER, DOWN], "It scatt", "0"),
             ([DOWN, CUT], "It ", "1"),

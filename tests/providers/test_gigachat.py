@@ -215,6 +215,21 @@ class TestRequest:
         assert GigaChat().base_url == "http://127.0.0.1:9/v1"
         assert GigaChat(auth_url="http://127.0.0.1:9/oauth").auth_url == "http://127.0.0.1:9/oauth"
 
+    def test_labelled_as_a_page(self, raw_server: RawServerFactory) -> None:
+        """A stream that a gateway labels as a web page is read all the same."""
+        server = raw_server(http_response(200, {"Content-Type": "text/html"}, SHORT.body))
+        with GigaChat(base_url=f"{server.url}/v1", access_token="some-token") as client:
+            assert client.complete(QUESTION).text == SHORT.text
+
+    @pytest.mark.parametrize("query", ["?tenant=a", "?tenant=a?b"])
+    def test_an_address_with_a_query(self, query: str) -> None:
+        """What stands behind the path of an address stays behind every path that is asked."""
+        reply = Canned(b'{"data": [{"id": "GigaChat-2"}]}', "application/json")
+        sender = Sender(reply)
+        arguments = {"base_url": f"https://host/v1{query}", "access_token": "some-token"}
+        assert with_sender(GigaChat, sender, **arguments).list_models() == ["GigaChat-2"]
+        assert [call.url for call in sender.calls] == [f"https://host/v1/models{query}"]
+
     def test_official_addresses(self) -> None:
         """Without any setting it speaks to the service's own hosts."""
         client = GigaChat()
@@ -827,6 +842,19 @@ class TestRest:
                 giga.embed("text")
         assert caught.value.provider == "GigaChat"
         assert giga.embed("text")
+
+    def test_an_interrupt_before_there_is_a_place(self) -> None:
+        """An interrupt while vectors wait for their place lets go of all that the call holds."""
+        let_go: list[str] = []
+
+        class Interrupted(GigaChat):
+            def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
+                scope.attach(self, lambda: let_go.append("place"))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted(access_token="some-token").embed("text")
+        assert let_go == ["place"]
 
     @pytest.mark.parametrize(("on", "model"), [("embeddings", "Embedings"), ("tokens", "x")])
     def test_unknown_model(self, sandbox: Sandbox, giga: GigaChat, on: str, model: str) -> None:

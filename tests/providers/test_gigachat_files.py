@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,6 +311,18 @@ class TestAttach:
             assert f"image/png of {len(PNG)} bytes" in reply.text
         assert kinds(sandbox) == ["files", "chat", "files", "chat", "chat"]
 
+    def test_which_client_is_named(self, sandbox: Sandbox, picture: Path) -> None:
+        """Of several clients a file belongs to the call's, else to the provider's own."""
+        with requests.Session() as session:
+            session.headers["X-Client-ID"] = "session"
+            with giga_of(sandbox, session=session, headers={"X-Client-ID": "own"}) as giga:
+                giga.complete(QUESTION, attach=[picture], extra_headers={"X-Client-ID": "call"})
+                giga.complete(QUESTION, attach=[picture])
+        for client in ("call", "own"):
+            with giga_of(sandbox, headers={"X-Client-ID": client}) as giga:
+                giga.complete(QUESTION, attach=[picture])
+        assert kinds(sandbox) == ["files", "chat", "files", "chat", "chat", "chat"]
+
     def test_gone(self, sandbox: Sandbox, picture: Path) -> None:
         """A file that the service no longer has is uploaded anew, within the same call."""
         with giga_of(sandbox) as giga, gigachat_client(sandbox) as official:
@@ -581,6 +594,15 @@ class TestDrawn:
         reply = giga.complete(QUESTION)
         assert reply.text == ""
         assert [image.id for image in reply.finish_reason.images] == [DRAWN]
+
+    def test_a_reply_that_knows_nothing_of_its_request(self) -> None:
+        """A reply of one's own that does not tell what was asked is parsed like any other."""
+        body = Canned(events(f'<img src="{DRAWN}" fuse="true"/>'))
+        reply: Any = SimpleNamespace(events=body.events, content_type=body.content_type)
+        giga = with_sender(GigaChat, Sender(Canned(PNG, "image/png")), access_token="t0k3n")
+        *_, finish = giga.parse(reply)
+        (image,) = finish.images  # type: ignore[attr-defined]
+        assert image.bytes() == PNG
 
     def test_a_lost_image(self, raw_server: RawServerFactory) -> None:
         """An image that the service no longer has is an error of the call for its bytes alone."""

@@ -162,7 +162,7 @@ class TestNotFound:
         error = read(giga.stream(QUESTION, model="GigaChat-3-Ultra")).error
         assert "GigaChat-3-Ultra is on https://api.giga.chat/v1" in str(error)
         assert "No such model" in str(error)
-        giga, _ = asking(gone(), listing("GigaChat-2"))
+        giga, _ = asking(gone(), second)
         error = read(giga.stream(QUESTION, model="GigaChat-3-Ultra")).error
         assert "is on https" not in str(error)
 
@@ -269,6 +269,14 @@ class TestRefusals:
         assert caught.value.detail == "certificate"
         assert "no access token" not in str(caught.value)
 
+    def test_a_certificate_that_a_session_does_not_trust(self) -> None:
+        """A session trusts what it was told to, so that nothing is said to be trusted already."""
+        stranger = ConnectionFailed("self-signed certificate", detail="certificate")
+        giga, _ = asking(stranger)
+        error = read(giga.stream(QUESTION)).error
+        assert "trust gigachat --download" in str(error)
+        assert "trusted already" not in str(error)
+
     def test_a_refusal_without_a_word(self) -> None:
         """Where the token service says nothing, that is said."""
         with Sandbox() as sandbox:
@@ -321,6 +329,8 @@ class TestCredentials:
                     assert len(read_files) == calls
                 giga.balance()
                 assert len(read_files) == 3
+                giga.embed("text")
+                assert len(read_files) == 4
 
     def test_a_key_that_cannot_be_one_is_not_waited_with(self) -> None:
         """A malformed key is found before anything is sent, and names the way to the right one."""

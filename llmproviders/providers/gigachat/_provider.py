@@ -111,6 +111,7 @@ class GigaChat(Provider):
         "cert": ("GIGACHAT_CERT_FILE",),
         "timeout": ("GIGACHAT_TIMEOUT",),
     }
+    _trusts_root = False
 
     def __init__(
         self,
@@ -134,7 +135,6 @@ class GigaChat(Provider):
         if common.get("cert") is None:
             common["cert"] = _settings.certificate()
         super().__init__(**masked(common))
-        self._trusts_root = False
         # Calls never import anything, and importing this class does not load TLS.
         import_module(f"{__package__}._root")
         load_locks()
@@ -482,10 +482,7 @@ class GigaChat(Provider):
         ...     print(giga.count_tokens("Why is the sky blue?"))
         [TokenCount(tokens=5, characters=20)]
         """
-        return [
-            TokenCount.from_json(entry)
-            for entry in self._about(texts, "/tokens/count", model, CancelScope())
-        ]
+        return [TokenCount.from_json(entry) for entry in self._about(texts, "/tokens/count", model)]
 
     def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[Embedding]:
         """Turn texts into vectors.
@@ -510,7 +507,7 @@ class GigaChat(Provider):
         scope = CancelScope()
         try:
             with self.slot(scope):
-                entries = self._about(texts, "/embeddings", model or "Embeddings", scope)
+                entries = self._about(texts, "/embeddings", model or "Embeddings", scope=scope)
         except LLMError as error:
             error.provider = error.provider or self.name
             raise
@@ -520,7 +517,12 @@ class GigaChat(Provider):
         return parse_embeddings(entries)
 
     def _about(
-        self, texts: str | Sequence[str], path: str, model: str | None, scope: CancelScope
+        self,
+        texts: str | Sequence[str],
+        path: str,
+        model: str | None,
+        *,
+        scope: CancelScope | None = None,
     ) -> list[dict[str, Any]]:
         """The service's answer for each of ``texts``."""
         alone = isinstance(texts, str) or not isinstance(texts, Iterable)
