@@ -31,14 +31,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 _CALLS = (
     "tests/failover/test_failover.py",
-    "tests/failover/test_failover_properties.py",
     "tests/failover/test_retry.py",
     "tests/http/test_retry_after.py",
     "tests/failover/test_health.py",
     "tests/failover/test_hedge.py",
     "tests/failover/test_report.py",
+    "tests/failover/test_call_arguments.py",
     "tests/http/test_deadline.py::TestClock",
     "tests/http/test_deadline.py::TestFirstChunk",
+    "tests/providers/test_thoughts.py",
 )
 _PARSERS = (
     "tests/http/test_frame.py",
@@ -54,10 +55,19 @@ _REPLIES = (
     "tests/providers/test_replies.py::TestLimits::test_more_calls_are_not",
 )
 _GIGACHAT = (
-    "tests/providers/test_arguments.py",
     "tests/providers/test_gigachat.py",
-    "tests/account/test_concurrency.py",
-    "tests/providers/test_trust.py",
+    "tests/providers/test_gigachat_dialect.py::TestEnvironment",
+    "tests/providers/test_gigachat_files.py::TestCalls",
+    "tests/providers/test_gigachat_files.py::TestAttach",
+    "tests/providers/test_gigachat_files.py::TestDrawn",
+    "tests/providers/test_gigachat_ways.py",
+    "tests/account/test_concurrency.py::TestProviders::test_default_limits",
+    "tests/account/test_concurrency.py::TestProviders::test_with_other_processes",
+    "tests/test_numbers.py::TestArguments::test_no_end",
+    "tests/test_request.py::test_arguments_of_one_provider",
+    "tests/providers/test_trust.py::TestDefault",
+    "tests/providers/test_trust.py::TestStore::test_believed",
+    "tests/providers/test_trust.py::TestStore::test_another_certificate_than_gigachats",
 )
 TESTS: dict[str, tuple[str, ...]] = {
     "failover/_target": (*_CALLS, "tests/failover/test_retry_budget.py"),
@@ -146,9 +156,12 @@ SLOW = (
     "tests/providers/test_gigachat_files.py::TestAttach::test_once_from_two_processes",
     "tests/providers/test_gigachat_files.py::TestCalls::test_a_large_file",
     "tests/providers/test_gigachat_ways.py::TestCredentials::test_importing_it_is_cheap",
+    "tests/failover/test_call_arguments.py::TestDeadline::test_it_holds",
     "tests/failover/test_health.py::TestFile::test_a_new_process_knows",
+    "tests/failover/test_health.py::TestFile::test_one_of_many_processes_probes",
     "tests/failover/test_health.py::TestFileTrouble::test_many_processes",
-    "tests/failover/test_retry.py::test_tenacity_waits_for_a_failure",
+    "tests/failover/test_retry_budget.py::TestAnOutage::test_of_all_providers_under_16_threads",
+    "tests/http/test_retry_after.py::TestParser::test_never_fails",
     "tests/account/test_token.py::TestFile::test_lock_held_too_long[None-30.0]",
     "tests/providers/test_registry.py::test_a_warning_names_the_line_that_asked",
     "tests/providers/test_registry.py::test_the_package_itself_loads_no_registry",
