@@ -845,16 +845,16 @@ class TestRest:
 
     def test_an_interrupt_before_there_is_a_place(self) -> None:
         """An interrupt while vectors wait for their place lets go of all that the call holds."""
-        let_go: list[str] = []
+        let_go: list[bool] = []
 
         class Interrupted(GigaChat):
             def slot(self, scope: CancelScope) -> AbstractContextManager[float]:
-                scope.attach(self, lambda: let_go.append("place"))
+                scope.attach(self, lambda: let_go.append(scope.over))
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             Interrupted(access_token="some-token").embed("text")
-        assert let_go == ["place"]
+        assert let_go == [True]
 
     @pytest.mark.parametrize(("on", "model"), [("embeddings", "Embedings"), ("tokens", "x")])
     def test_unknown_model(self, sandbox: Sandbox, giga: GigaChat, on: str, model: str) -> None:
@@ -886,6 +886,7 @@ class TestRest:
         with pytest.raises(kind) as caught:
             giga.complete(QUESTION, model="GigaChat-2-Max")
         assert said in str(caught.value)
+        assert "refused a token" not in str(caught.value)
         assert caught.value.status_code == status
         assert caught.value.request_id == asked(sandbox, "chat")[0].headers["x-request-id"]
         assert caught.value.attempts[0].error is caught.value

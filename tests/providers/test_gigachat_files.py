@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 import requests
 
-from llmproviders import FailoverClient, GigaChat, InvalidRequestError, LLMError, ProtocolError
+from llmproviders import (
+    FailoverClient,
+    GigaChat,
+    InvalidRequestError,
+    LLMError,
+    ModelNotFoundError,
+    ProtocolError,
+)
 from llmproviders._environment import uploads_file
 from llmproviders.errors import UnsupportedError
 from llmproviders.providers.gigachat import UploadedFile, _files
@@ -69,15 +76,18 @@ class TestCalls:
             assert giga.download(uploaded.id) == PNG
             giga.delete(uploaded.id)
             assert giga.files() == []
+            assert len({request.connection for request in sandbox.requests}) == 1
             with pytest.raises(LLMError, match="File not found") as caught:
                 giga.download(uploaded.id)
             assert giga.base_url not in str(caught.value)
 
     def test_an_id_stays_in_its_place(self, sandbox: Sandbox) -> None:
         """Whatever is given for an id, no other address is asked."""
-        with giga_of(sandbox) as giga, pytest.raises(LLMError):
-            giga.download("../models")
-        assert kinds(sandbox) == ["files"]
+        with giga_of(sandbox) as giga:
+            for call in (giga.download, giga.delete):
+                with pytest.raises(LLMError):
+                    call("../models")
+        assert kinds(sandbox) == ["files", "files"]
 
     def test_a_large_file(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """A document of many megabytes goes up and comes back whole."""
@@ -343,6 +353,13 @@ class TestAttach:
                 giga.complete(QUESTION, attach=[picture])
         assert kinds(sandbox).count("files") == 3
 
+    def test_the_model_is_gone(self, sandbox: Sandbox, picture: Path) -> None:
+        """A 404 that is about the model is no matter of the file's, which stays where it is."""
+        sandbox.fail("gigachat", status=404, body={"status": 404, "message": "No such Model"})
+        with giga_of(sandbox) as giga, pytest.raises(ModelNotFoundError):
+            giga.complete(QUESTION, attach=[picture], model="GigaChat-2-Max")
+        assert kinds(sandbox) == ["files", "chat", "models"]
+
     def test_an_id_that_the_caller_gave(self, sandbox: Sandbox) -> None:
         """A file of the caller's own message that is gone is no missing model."""
         message = {"role": "user", "content": QUESTION, "attachments": [DRAWN]}
@@ -553,6 +570,7 @@ class TestDrawn:
             (image,) = giga.complete("Draw", proxy=proxy.url).finish_reason.images
             assert image.bytes() == PNG
         assert proxy.requests[1].target == f"http://giga.invalid/v1/files/{DRAWN}/content"
+        assert proxy.requests[1].header("accept") == "*/*"
 
     def test_wherever_it_is_cut(self) -> None:
         """The text and the images are the same wherever the pieces are cut."""

@@ -151,7 +151,21 @@ class TestNotFound:
         assert "did you mean 'GigaChat-2-Max'" not in str(error)
         assert "did you mean 'GigaChat-Max'" not in str(error)
         assert str(error).count("GigaChat-2-Max") == 1
+        assert str(error).endswith("(Model is switched off)")
         assert error.detail == "Model is switched off"
+
+    def test_nothing_was_said(self) -> None:
+        """Where the service said nothing, its status stands in place of its words."""
+        giga, _ = asking(ModelNotFoundError("no", status_code=404), listing("GigaChat-2"))
+        error = read(giga.stream(QUESTION, model="GigaChat-2-Max")).error
+        assert str(error).endswith("It has: GigaChat-2 (HTTP 404)")
+
+    def test_nothing_is_listed(self) -> None:
+        """Where the models cannot be listed either, the error says so, and which was asked for."""
+        giga, _ = asking(gone(), InvalidRequestError("no", status_code=404))
+        error = read(giga.stream(QUESTION, model="GigaChat-2-Max")).error
+        assert isinstance(error, ModelNotFoundError)
+        assert "GigaChat-2-Max was asked for, and the available models could not" in str(error)
 
     @pytest.mark.parametrize("listed", [True, False])
     def test_where_a_model_lives(self, listed: bool) -> None:
@@ -293,7 +307,10 @@ class TestRefusals:
             sandbox.fail("gigachat", status=400, body=said)
             with GigaChat(**sandbox.provider_arguments("gigachat")) as giga:
                 assert giga.complete(QUESTION).text
-            assert sandbox.count("gigachat", "token") == 2
+                assert sandbox.count("gigachat", "token") == 2
+                sandbox.fail("gigachat", status=400, body=said, times=2)
+                with pytest.raises(AuthenticationError, match="a token that it had just given"):
+                    giga.complete(QUESTION)
 
     @pytest.mark.parametrize("on", ["token", "chat"])
     def test_a_firewalls_page(self, raw_server: RawServerFactory, on: str) -> None:
@@ -409,6 +426,7 @@ class TestOrder:
             {"cert": ("me.crt", "me.key")},
         ]
         assert len({GigaChat(**way).credential_digest() for way in ways}) == len(ways)
+        assert GigaChat().credential_digest() is None
 
     def test_a_refused_certificate(self) -> None:
         """Where there is nothing but a certificate, a refusal is not tried again."""

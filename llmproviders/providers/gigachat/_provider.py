@@ -340,7 +340,7 @@ class GigaChat(Provider):
                 # Test doubles of other packages may lack it: it was added to the protocol later.
                 asked = getattr(reply, "asked", None) or ChatRequest(())
                 images = [Image(i, fetch=partial(self._content, i, asked)) for i in drawn.ids]
-                yield piece.evolve(images=[*piece.images, *images]) if images else piece
+                yield piece.evolve(images=[*piece.images, *images])
             else:
                 yield piece
 
@@ -512,7 +512,7 @@ class GigaChat(Provider):
             error.provider = error.provider or self.name
             raise
         except BaseException:
-            scope.cancel("the call was interrupted")
+            scope.cancel()
             raise
         return parse_embeddings(entries)
 
