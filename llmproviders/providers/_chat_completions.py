@@ -205,7 +205,7 @@ class _ThinkTags:
 
 def _overlap(text: str, mark: str) -> int:
     """The index in ``text`` of a partial ``mark`` at its end; otherwise its length."""
-    for size in range(min(len(text), len(mark) - 1), 0, -1):
+    for size in range(len(mark) - 1, 0, -1):
         if text.endswith(mark[:size]):
             return len(text) - size
     return len(text)
@@ -333,7 +333,7 @@ class _State:
                 text += self._choice(choice)
         if text:
             self._spoke = self._spoke or not text.isspace()
-            self._heard += 1
+            self._hear()
         elif heard == self._heard:
             self.count_silent()
         return text
@@ -423,7 +423,7 @@ class _State:
         if self._calls is None:
             self._calls = ToolCalls(self._keep)
         self._calls.add(piece, whole=whole)
-        self._heard += 1
+        self._hear()
 
     def _thoughts_in(self, delta: dict[str, Any]) -> None:
         said = ""
@@ -465,14 +465,14 @@ class _State:
         if self._tags.passed:
             self._tags = None
         else:
-            self._heard += 1
+            self._hear()
         self._think(thought)
         return text
 
     def _think(self, piece: str) -> None:
         if not piece:
             return
-        self._heard += 1
+        self._hear()
         piece, self._half_thought = encodable(self._half_thought + piece)
         self._keep(len(piece.encode()))
         self._thoughts.write(piece)
@@ -486,7 +486,7 @@ class _State:
     def _refuse(self, piece: str) -> None:
         self._keep(len(piece))
         self._detail.append(piece)
-        self._heard += 1
+        self._hear()
 
     def _image(self, image: Any) -> None:
         address = image.get("image_url") if isinstance(image, dict) else None
@@ -494,7 +494,11 @@ class _State:
         if isinstance(url, str) and url:
             self._keep(len(url))
             self._images.append(Image(url))
-            self._heard += 1
+            self._hear()
+
+    def _hear(self) -> None:
+        """Count one more sign of the reply: text, a thought, a call, an image or a refusal."""
+        self._heard += 1
 
     def _keep(self, size: int) -> None:
         """Count what is kept until the reply ends."""
@@ -688,7 +692,7 @@ def parse_models(data: bytes) -> list[dict[str, Any]]:
     """
     models: dict[str, dict[str, Any]] = {}
     for model in parse_list(data, "data", "models", "result"):
-        name = next((n for field in _NAMES if isinstance(n := model.get(field), str)), "")
+        name = next((n for field in _NAMES if isinstance(n := model.get(field), str)), None)
         if name:
             models.setdefault(name, {**model, "id": name})
     return list(models.values())

@@ -560,6 +560,35 @@ class TestWhole:
         reading = read(provider.create_generator(None, "Hi", stream=False))
         assert reading.pieces == ("ab",)
 
+    @pytest.mark.parametrize("before", [[], [None]])
+    def test_no_reason(self, before: list[Any]) -> None:
+        """A message is a whole reply without a reason, too; a piece of a stream is not."""
+
+        def reading_of(choice: dict[str, Any]) -> Reading:
+            body = json.dumps({"choices": [*before, choice]}).encode()
+            return read(canned(OpenAICompatible, Canned(body, JSON), base_url=LOCAL).stream("Hi"))
+
+        assert reading_of({"message": {"content": "a"}}).finish.reason == "stop"
+        assert isinstance(reading_of({"delta": {"content": "a"}}).error, StreamInterrupted)
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (b"[]", "list where the reply was due"),
+            (b'{"choices": 7}', "int where choices was due"),
+            (b"{}", "NoneType where choices was due"),
+            (b"\n <html><title>Log in</title>", "Log in"),
+            (b'{"choices": [' + b"{}," * 2**17 + b"{}]}", "values"),
+        ],
+        ids=["list", "number", "nothing", "page", "many"],
+    )
+    def test_the_error_says_what_it_was(self, body: bytes, words: str) -> None:
+        """It says what came in place of a whole reply; a page is told by its title."""
+        provider = canned(OpenAICompatible, Canned(body, JSON), base_url=LOCAL)
+        error = read(provider.create_generator(None, "Hi", stream=False)).error
+        assert isinstance(error, ProtocolError)
+        assert words in str(error)
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -588,6 +617,19 @@ class TestErrors:
         assert reading.text == ("a" if before else "")
         said = error.get("message", "") if isinstance(error, dict) else "busy"
         assert said in str(reading.error)
+
+    @pytest.mark.parametrize(
+        ("data", "cls", "words"),
+        [
+            (b'[{"more": 1}, {"message": "slow down", "code": 429}]', RateLimitError, "slow down"),
+            (b"\xff busy", ServerError, "\ufffd busy"),
+        ],
+    )
+    def test_an_event_of_errors(self, data: bytes, cls: type[LLMError], words: str) -> None:
+        """An event that is named an error may have a list of them, or any text."""
+        error = ask(b"event: error\ndata: %b\n\n" % data).error
+        assert type(error) is cls
+        assert words in str(error)
 
     def test_the_finish_reason_error(self) -> None:
         """A reply that the service itself calls failed is a ``ServerError``, or was cut short."""
@@ -634,6 +676,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("value", "found", "field"),
         [
+            ([{"more": 1}], "list", "an object"),
             ({"choices": {}}, "dict", "choices"),
             ({"choices": [7]}, "int", "choices"),
             ({"choices": [{"index": "x"}]}, "str", "index"),
@@ -654,7 +697,7 @@ class TestErrors:
     )
     def test_the_error_says_what_was_wrong(self, value: Any, found: str, field: str) -> None:
         """It names the field, and what stood there in place of what was due."""
-        assert f"the reply has {found} where {field} was due" in str(ask(value).error)
+        assert f"{found} where {field} was due" in str(ask(value).error)
 
     @pytest.mark.parametrize(
         "odd",
@@ -757,6 +800,8 @@ class TestModels:
             ([], []),
             ({"models": [{"name": "llama3:latest", "model": "llama3:latest"}]}, ["llama3:latest"]),
             ({"data": [{"id": None, "name": "a"}, {"object": "model"}]}, ["a"]),
+            ({"data": ["a"], "code": 7, "message": "fine"}, ["a"]),
+            ({"data": [], "message": "none yet"}, []),
         ],
     )
     def test_every_shape_of_a_listing(self, listing: Any, names: list[str]) -> None:
@@ -774,6 +819,7 @@ class TestModels:
             ),
             ({"error": {"message": "no", "code": 401}}, AuthenticationError, "no"),
             ({"message": "busy", "status": 503}, ServerError, "busy"),
+            ({"message": "busy"}, ServerError, "busy"),
         ],
     )
     def test_an_error_in_place_of_a_listing(
@@ -783,6 +829,12 @@ class TestModels:
         provider = canned(OpenAICompatible, Canned(json.dumps(body).encode(), JSON), base_url=LOCAL)
         with pytest.raises(cls, match=words):
             provider.list_models()
+
+    def test_a_page_in_place_of_a_listing(self) -> None:
+        """A web page is told as one, with its title."""
+        page = Canned(b"\n <html><title>Log in</title></html>", "text/html")
+        with pytest.raises(ProtocolError, match=r"web page.*Log in"):
+            canned(OpenAICompatible, page, base_url=LOCAL).list_models()
 
     @pytest.mark.parametrize("status", [404, 405, 501])
     def test_no_listing_beside_chats_that_work(
@@ -828,6 +880,7 @@ class TestModels:
             ({"data": {}}, "dict", "data"),
             ({"data": [7]}, "int", "data"),
             (7, "int", "the reply"),
+            (None, "NoneType", "the reply"),
         ],
     )
     def test_a_listing_that_is_none(self, listing: Any, found: str, field: str) -> None:

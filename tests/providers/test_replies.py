@@ -396,6 +396,15 @@ def test_images() -> None:
     assert [picture.bytes() for picture in finish.images] == [bytes([0, 1, 2])]
 
 
+def test_forms_of_an_image() -> None:
+    """An image's address may stand alone; what has none is no image, and does no harm."""
+    address = "data:image/png;base64,AAEC"
+    images = [{"image_url": address}, {"image_url": {"url": address}}]
+    odd = ["x", 7, {}, {"image_url": ""}, {"image_url": {"url": 7}}, {"image_url": 7}]
+    finish = read_items(_of(_event({"content": "a", "images": [*odd, *images]}), _end("stop")))
+    assert [picture.bytes() for picture in finish.images] == [bytes([0, 1, 2])] * 2
+
+
 def read_items(stream: Iterable[str]) -> FinishReason:
     """The end of a stream of which nothing else is looked at."""
     *_, finish = stream
