@@ -225,6 +225,7 @@ class TestVersion2:
         error = reply.attempts[0].error
         assert isinstance(error, InvalidRequestError)
         assert "/v1" in str(error)
+        assert error.status_code == 200
         assert len(server.requests) == 1
 
 

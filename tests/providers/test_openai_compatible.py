@@ -410,6 +410,20 @@ class TestStream:
         assert [piece for piece in reading.pieces if piece] == pieces
         assert reading.finish is not None
 
+    def test_parts(self) -> None:
+        """Of content in parts each is what its type says; without one it is text."""
+        image = {"image_url": {"url": "data:image/png;base64,AAEC"}}
+        parts = [None, "a", {"text": "b"}, {"type": "output_text", "text": {"value": "c"}}]
+        parts += [{"type": "thinking", "thinking": "h"}, {"type": "reasoning", "text": "m"}]
+        odd = [{"type": "audio", **image}, {"type": "file", "refusal": "no"}]
+        reading = ask(chunk([*parts, *odd, {"type": "image_url", **image}]), stop())
+        assert (reading.text, reading.finish.reasoning) == ("abc", "hm")
+        assert [picture.bytes() for picture in reading.finish.images] == [bytes([0, 1, 2])]
+        assert reading.finish.detail is None
+        refused = ask(chunk([{"type": "refusal", "refusal": "no"}]), stop()).error
+        assert isinstance(refused, RefusedError)
+        assert refused.detail == "no"
+
     @pytest.mark.parametrize(
         ("raw", "reason"),
         [
@@ -502,6 +516,8 @@ class TestThinkingAndTools:
             {"name": "f", "arguments": "{}"}
         ] * 2
         assert [call["id"] for call in reading.finish.tool_calls] == ["0", "1"]
+        same = [{"index": 0, "function": {"name": "f"}}] * 2
+        assert len(whole({"tool_calls": same}, "tool_calls").finish.tool_calls) == 2
 
     def test_a_tool_call_of_another_type(self) -> None:
         """A call keeps the type that the service gives it."""
