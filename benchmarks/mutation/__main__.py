@@ -30,16 +30,32 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 _CALLS = (
-    "tests/failover/test_failover.py",
-    "tests/failover/test_retry.py",
-    "tests/http/test_retry_after.py",
-    "tests/failover/test_health.py",
+    *(
+        f"tests/failover/test_failover.py::{name}"
+        for name in (
+            *("TestOrder", "TestInterruption", "TestAccept", "TestFallThrough", "TestModels"),
+            *("TestNested", "TestLedger"),
+        )
+    ),
+    "tests/failover/test_retry.py::TestWaits",
+    "tests/failover/test_retry.py::TestPredicates::test_the_deadline_holds_all_the_same",
+    "tests/failover/test_retry.py::TestPredicates::test_interrupts_are_never_asked_about",
+    "tests/failover/test_retry.py::TestTable::test_a_protocol_error_is_tried_twice",
+    "tests/failover/test_retry_budget.py::TestRecovery",
+    "tests/failover/test_retry_budget.py::TestWhatAProviderCannotDo",
+    "tests/http/test_retry_after.py::TestWaiting",
+    "tests/failover/test_health.py::TestInCalls",
+    "tests/failover/test_health.py::TestProbe::test_a_probe_that_is_closed_late",
     "tests/failover/test_hedge.py",
     "tests/failover/test_report.py",
-    "tests/failover/test_call_arguments.py",
+    "tests/failover/test_call_arguments.py::TestAccept",
+    "tests/failover/test_call_arguments.py::TestDeadline",
+    "tests/failover/test_call_arguments.py::TestOnLength",
     "tests/http/test_deadline.py::TestClock",
     "tests/http/test_deadline.py::TestFirstChunk",
-    "tests/providers/test_thoughts.py",
+    "tests/providers/test_thoughts.py::TestItems",
+    "tests/providers/test_thoughts.py::TestSignOfLife",
+    "tests/providers/test_thoughts.py::TestFailures",
 )
 _PARSERS = (
     "tests/http/test_frame.py",
@@ -88,9 +104,30 @@ _GIGACHAT = (
     "tests/providers/test_trust.py::TestStore::test_another_certificate_than_gigachats",
 )
 TESTS: dict[str, tuple[str, ...]] = {
-    "failover/_target": (*_CALLS, "tests/failover/test_retry_budget.py"),
+    "failover/_target": (
+        "tests/failover/test_failover.py::TestOrder",
+        "tests/failover/test_failover.py::TestNested",
+        "tests/failover/test_retry.py",
+        "tests/failover/test_retry_budget.py",
+        "tests/failover/test_report.py",
+        "tests/failover/test_health.py::TestKeys",
+        "tests/failover/test_health.py::TestFile::test_many_of_one_kind",
+        "tests/http/test_retry_after.py::TestWaiting",
+    ),
     "failover/_engine": _CALLS,
-    "failover/_client": (*_CALLS, "tests/config/test_config.py::TestFromConfig"),
+    "failover/_client": (
+        "tests/failover/test_failover.py",
+        "tests/failover/test_retry.py::TestPredicates",
+        "tests/http/test_retry_after.py::TestWaiting",
+        "tests/failover/test_health.py::TestInCalls",
+        "tests/failover/test_health.py::TestKeys",
+        "tests/failover/test_hedge.py::TestWinning",
+        "tests/failover/test_report.py",
+        "tests/failover/test_call_arguments.py",
+        "tests/http/test_deadline.py::TestFirstChunk",
+        "tests/config/test_config.py::TestFromConfig",
+        "tests/test_numbers.py::TestArguments::test_no_end",
+    ),
     "failover/_health": ("tests/failover/test_health.py",),
     "failover/_hedging": ("tests/failover/test_hedge.py",),
     "_account/tokens": ("tests/account/test_token.py",),
@@ -126,9 +163,6 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_replies.py::test_images",
         "tests/providers/test_replies.py::test_forms_of_an_image",
         "tests/providers/test_replies.py::test_a_word_that_says_nothing",
-        "tests/providers/test_replies.py::TestLimits::test_events_without_text",
-        "tests/providers/test_replies.py::TestLimits::test_what_is_kept_is_counted",
-        *_REPLIES,
         "tests/providers/test_thoughts.py::TestItems",
         "tests/providers/test_thoughts.py::TestHistory",
         "tests/providers/test_embed_and_images.py::TestEmbed",
