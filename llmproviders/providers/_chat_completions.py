@@ -63,14 +63,13 @@ _SENT_BACK = ("reasoning_details", "thinking_blocks")
 """Lists of thoughts that services expect back unchanged, with their signatures."""
 
 
-def _text_alone(event: dict[str, Any]) -> str | None:
-    """The text of an event that has one choice and nothing else to add up."""
+def _text_alone(event: dict[str, Any]) -> object:
+    """The content of an event that has one choice and nothing else to add up."""
     choices = event.get("choices")
     if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
         delta = choices[0].get("delta")
         if isinstance(delta, dict) and delta.keys() <= _TEXT_ALONE:
-            content = delta.get("content")
-            return content if isinstance(content, str) else None
+            return delta.get("content")
     return None
 
 
@@ -154,7 +153,7 @@ def error_in_event(data: ErrorEvent) -> LLMError:
     except LLMError as error:
         let_through(error)
         value = data.decode(errors="replace")
-    return error_of(_first_error(value) or value)
+    return error_of(value)
 
 
 class _ThinkTags:

@@ -415,7 +415,8 @@ class TestStream:
         image = {"image_url": {"url": "data:image/png;base64,AAEC"}}
         parts = [None, "a", {"text": "b"}, {"type": "output_text", "text": {"value": "c"}}]
         parts += [{"type": "thinking", "thinking": "h"}, {"type": "reasoning", "text": "m"}]
-        odd = [{"type": "audio", **image}, {"type": "file", "refusal": "no"}]
+        odd = [{"type": "audio", "image_url": "data:audio/wav;base64,AAAA"}]
+        odd += [{"type": "file", "refusal": "no"}]
         reading = ask(chunk([*parts, *odd, {"type": "image_url", **image}]), stop())
         assert (reading.text, reading.finish.reasoning) == ("abc", "hm")
         assert [picture.bytes() for picture in reading.finish.images] == [bytes([0, 1, 2])]

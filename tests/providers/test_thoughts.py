@@ -97,6 +97,12 @@ class TestItems:
             assert "".join(said for kind, said in told if kind == "Reasoning") == "hm, yes"
             assert "".join(said for kind, said in told if kind == "str") == "Blue."
 
+    def test_a_tag_alone(self) -> None:
+        """A reply that ends where its thoughts would begin has no text."""
+        provider = canned(OpenAICompatible, events({"content": "<think>"}), base_url="http://x/v1")
+        with pytest.raises(EmptyReplyError):
+            provider.complete("Hi")
+
     def test_tags_as_text(self) -> None:
         """With ``think_tags=False`` the tags are text as any other."""
         reply = events({"content": "<think>hm</think>Blue."})
