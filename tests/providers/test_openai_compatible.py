@@ -446,6 +446,33 @@ class TestStream:
         assert (finish.reason, finish.raw, finish.model) == (reason, raw, "m-1")
         assert finish.provider == "OpenAICompatible"
 
+    @pytest.mark.parametrize(
+        ("words", "raw", "reason"),
+        [
+            (["length", "stop"], "length", "length"),
+            (["stop", "length"], "length", "length"),
+            (["hm", "stop"], "stop", "stop"),
+            (["hm", "length"], "length", "length"),
+            ([{"type": "length"}], "length", "length"),
+            ([False, "length"], "length", "length"),
+        ],
+    )
+    def test_several_reasons(self, words: list[Any], raw: str, reason: str) -> None:
+        """A later reason counts, but that a mere "stop" takes nothing back."""
+        finish = ask(chunk("a"), *map(stop, words)).finish
+        assert (finish.raw, finish.reason) == (raw, reason)
+
+    @pytest.mark.parametrize("later", ["stop", "length"])
+    def test_a_failure_stays_one(self, later: str) -> None:
+        """Whatever reason follows the word that a reply failed, it has failed."""
+        assert isinstance(ask(stop("error"), stop(later)).error, ServerError)
+
+    def test_text_of_a_completion(self) -> None:
+        """The older form of a choice has its text, and its usage, in the choice itself."""
+        event = {"choices": [{"text": "a", "index": 0, "usage": {"total_tokens": 3}}]}
+        reading = ask(event, {"choices": [{"text": 7}]}, {"choices": [{"text": "b"}]}, stop())
+        assert (reading.text, reading.finish.usage) == ("ab", Usage(total_tokens=3))
+
     def test_the_model_is_as_asked_where_the_service_names_none(self) -> None:
         """Without a word of the service's own, the model is the one asked for."""
         provider = canned(OpenAICompatible, Canned(SHORT.body), base_url=LOCAL, model="mine")
@@ -546,6 +573,11 @@ class TestThinkingAndTools:
         (call,) = reading.finish.tool_calls
         assert call["function"] == {"name": "f", "arguments": "{}"}
 
+    def test_calls_without_a_reason(self) -> None:
+        """Where the service gives no reason, calls of tools are one."""
+        call = {"index": 0, "id": "1", "function": {"name": "f"}}
+        assert ask(chunk(tool_calls=[call])).finish.reason == "tool_calls"
+
     def test_a_refusal_is_the_filters_word(self) -> None:
         """A refusal tells why a filter stopped the reply before any text."""
         error = ask(chunk(refusal="I can"), chunk(refusal="not."), stop("content_filter")).error
@@ -635,6 +667,15 @@ class TestErrors:
         said = error.get("message", "") if isinstance(error, dict) else "busy"
         assert said in str(reading.error)
 
+    def test_an_error_inside_a_choice(self) -> None:
+        """An error of the choice itself is one of the stream; an empty one is none."""
+        error = ask({"choices": [{"error": {"message": "slow down", "code": 429}}]}).error
+        assert isinstance(error, RateLimitError)
+        assert "slow down" in str(error)
+        for nothing in ({}, {"code": None}, "", None):
+            choice = {**chunk("a")["choices"][0], "error": nothing}
+            assert ask({"choices": [choice]}, stop()).text == "a"
+
     @pytest.mark.parametrize(
         ("data", "cls", "words"),
         [
@@ -699,6 +740,7 @@ class TestErrors:
             ({"choices": [{"index": "x"}]}, "str", "index"),
             ({"choices": [{"finish_reason": 7}]}, "int", "finish_reason"),
             ({"choices": [{"delta": 7}]}, "int", "delta"),
+            ({"choices": [{"message": 7}]}, "int", "message"),
             (chunk(7), "int", "content"),
             (chunk([7]), "int", "content"),
             (chunk([{"type": "text", "text": 7}]), "int", "text"),

@@ -97,6 +97,34 @@ class TestItems:
             assert "".join(said for kind, said in told if kind == "Reasoning") == "hm, yes"
             assert "".join(said for kind, said in told if kind == "str") == "Blue."
 
+    @pytest.mark.parametrize(
+        ("pieces", "text", "thought"),
+        [
+            (["a", "<think>", "b"], "a<think>b", ""),
+            (["<think>hm</think>a", " b", "<think>"], "a b<think>", "hm"),
+            (["<think>hm</think>\n", " a"], "a", "hm"),
+        ],
+    )
+    def test_once_there_is_text(self, pieces: list[str], text: str, thought: str) -> None:
+        """What follows a reply's first text is text, the tags and its white space, too."""
+        reply = events(*({"content": piece} for piece in pieces))
+        told = items(canned(OpenAICompatible, reply, base_url="http://x/v1"), reasoning=True)
+        assert "".join(said for kind, said in told if kind == "str") == text
+        assert "".join(said for kind, said in told if kind == "Reasoning") == thought
+
+    def test_tags_beside_a_field(self) -> None:
+        """Thoughts that stand in a field and in tags at once are told one after the other."""
+        reply = events({"reasoning_content": "hm, ", "content": "<think>yes</think>a"})
+        provider = canned(OpenAICompatible, reply, base_url="http://x/v1")
+        assert items(provider, reasoning=True)[:2] == [("Reasoning", "hm, yes"), ("str", "a")]
+
+    def test_a_tag_that_is_not_closed(self) -> None:
+        """Thoughts that end with the reply are thoughts to their last letter."""
+        call = {"index": 0, "id": "1", "function": {"name": "f"}}
+        reply = events({"content": "<think>hm</th"}, {"tool_calls": [call]}, finish="tool_calls")
+        completion = canned(OpenAICompatible, reply, base_url="http://x/v1").complete("Hi")
+        assert (completion.text, completion.reasoning) == ("", "hm</th")
+
     def test_a_tag_alone(self) -> None:
         """A reply that ends where its thoughts would begin has no text."""
         provider = canned(OpenAICompatible, events({"content": "<think>"}), base_url="http://x/v1")
