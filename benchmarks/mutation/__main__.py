@@ -163,6 +163,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_replies.py::test_images",
         "tests/providers/test_replies.py::test_forms_of_an_image",
         "tests/providers/test_replies.py::test_a_word_that_says_nothing",
+        "tests/providers/test_replies.py::test_an_unknown_word_is_told_once",
         "tests/providers/test_thoughts.py::TestItems",
         "tests/providers/test_thoughts.py::TestHistory",
         "tests/providers/test_embed_and_images.py::TestEmbed",
