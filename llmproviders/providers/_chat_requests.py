@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .._runtime import files
@@ -21,7 +21,8 @@ DISPENSABLE = (
 """Optional fields: if a server refuses one, the request is sent again without it."""
 
 DISPENSABLE_IN_HISTORY = (
-    *("reasoning_content", "reasoning", "reasoning_details", "refusal", "annotations"),
+    *("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "refusal"),
+    *("annotations", "extra_content"),
 )
 """Likewise for fields that other services added to messages."""
 
@@ -32,6 +33,22 @@ _REFUSAL = re.compile(
     r"|un(recogni[sz]ed|known|expected)|\bextra (inputs?|parameters?|fields?)"
     r"|additional propert|no longer|deprecated|use '?max_\w*tokens'? instead|verified to stream",
     re.IGNORECASE,
+)
+
+# An error about a value, which another value would mend.
+_VALUE = re.compile(
+    r"\b(more|less|fewer|greater|larger|longer|higher|lower|smaller) than\b|\b(above|below) \d"
+    r"|\bat (most|least)\b|\bbetween\b|\bexceed|out of range"
+    r"|\btoo (large|long|many|small|high|low)",
+    re.IGNORECASE,
+)
+
+# Begins a list of what would be accepted.
+_ACCEPTED = re.compile(
+    r"\b(expected|one of"
+    r"|(supported|allowed|accepted|valid|permitted|known)( \w+){1,2}( (are|is)\b|:)"
+    r"|only\b.{1,300}\b(are|is) (supported|allowed|accepted|permitted)).*",
+    re.IGNORECASE | re.DOTALL,
 )
 
 # Only GigaChat has these.
@@ -56,9 +73,11 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
         or not isinstance(error, InvalidRequestError)
         or isinstance(error, ModelNotFoundError)
         or not _REFUSAL.search(words)
+        or _VALUE.search(words)
     ):
         return None
-    told = {name for message in sent.get("messages", ()) for name in message}
+    words = _ACCEPTED.sub("", words)
+    told = {name for message in sent.get("messages", ()) for name in _fields(message)}
     could_be = {*(sent.keys() & set(DISPENSABLE)), *(told & set(DISPENSABLE_IN_HISTORY))}
     named = {
         name: found.start()
@@ -66,6 +85,13 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
         if (found := re.search(_named(name), words, re.IGNORECASE))
     }
     return min(named, key=named.__getitem__, default=None)
+
+
+def _fields(message: Message) -> Iterator[str]:
+    """The names of a message's fields, and of those of its calls."""
+    yield from message
+    for call in message.get("tool_calls") or ():
+        yield from call
 
 
 def _named(field: str) -> str:
@@ -79,10 +105,17 @@ _BATCH = re.compile(
     re.IGNORECASE,
 )
 
+# A single text that is too long.
+_TOO_LONG = re.compile(
+    r"context (length|window|size)|(input|sequence|prompt) length|physical batch", re.IGNORECASE
+)
+
 
 def is_batch_too_large(error: InvalidRequestError) -> bool:
     """Whether a server refused a request because it has too many texts."""
-    return error.status_code in (*REFUSALS, 413) and bool(_BATCH.search(error.detail or ""))
+    words = error.detail or ""
+    many = _BATCH.search(words) and not _TOO_LONG.search(words)
+    return error.status_code in (*REFUSALS, 413) and bool(many)
 
 
 def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
@@ -95,11 +128,15 @@ def without(params: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
                 taken[other] = value
     told = set(refused) & set(DISPENSABLE_IN_HISTORY)
     if told:
-        taken["messages"] = [
-            {name: value for name, value in message.items() if name not in told}
-            for message in taken["messages"]
-        ]
+        taken["messages"] = [_message_without(told, message) for message in taken["messages"]]
     return taken
+
+
+def _message_without(names: set[str], message: Message) -> Message:
+    left = {name: value for name, value in message.items() if name not in names}
+    if calls := left.get("tool_calls"):
+        left["tool_calls"] = [{n: v for n, v in call.items() if n not in names} for call in calls]
+    return left
 
 
 TOOL_PARAMS = frozenset(

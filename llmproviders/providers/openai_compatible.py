@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 from .._account.arguments import ProviderArguments, masked
 from .._account.keys import Key, digest, take
@@ -30,7 +31,6 @@ from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
 from ._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
 from ._chat_requests import (
-    REFUSALS,
     TOOL_PARAMS,
     is_batch_too_large,
     refused_field,
@@ -104,6 +104,8 @@ class OpenAICompatible(Provider):
         self._checked_key: Secret | None = None
         #: Model -> fields that the server refused for it.
         self._refused: dict[str, frozenset[str]] = {}
+        #: Call -> those that were first refused in it.
+        self._refused_in: WeakKeyDictionary[CancelScope, frozenset[str]] = WeakKeyDictionary()
 
     def credential_digest(self) -> str | None:
         """A hash of the key and the address; None if there is no key."""
@@ -163,24 +165,34 @@ class OpenAICompatible(Provider):
     ) -> str | None:
         """Leave out or rename a field that the server says it does not accept.
 
-        This is remembered for the model. Fields of the caller's ``extra_body`` stay. The same
-        applies to fields that other services added to messages in the history.
+        This is remembered for the model, unless the call fails nevertheless. Fields of the
+        caller's ``extra_body`` stay. The same applies to fields that other services added to
+        messages in the history.
         """
-        if call is None or error.status_code not in REFUSALS:
+        if call is None:
             return None
-        sent = call.json
-        if not isinstance(sent, dict) or "messages" not in sent:
-            return None
-        ours = {n: v for n, v in sent.items() if n not in request.params.get("extra_body", {})}
-        field = refused_field(error, ours)
+        # extra_body may have replaced the model in the body.
+        model = self.get_model(request.model)
+        known = self._refused.get(model, frozenset())
+        field = self._refused_field(error, call, request)
         if field is None:
+            if in_vain := self._refused_in.pop(fetch.scope, None):
+                self._refused[model] = known - in_vain
             return None
         # The other field is meaningless without it.
         names = {field, "stream_options"} if field == "stream" else {field}
-        # extra_body may have replaced the model in the body.
-        model = self.get_model(request.model)
-        self._refused[model] = self._refused.get(model, frozenset()) | names
+        new = self._refused_in.get(fetch.scope, frozenset()) | (names - known)
+        self._refused_in[fetch.scope] = new
+        self._refused[model] = known | names
         return f"request without {field}"
+
+    @staticmethod
+    def _refused_field(error: LLMError, call: HTTPRequest, request: ChatRequest) -> str | None:
+        sent = call.json
+        if not isinstance(sent, dict) or "messages" not in sent:
+            return None
+        extra_body = request.params.get("extra_body", {})
+        return refused_field(error, {n: v for n, v in sent.items() if n not in extra_body})
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``."""
@@ -264,17 +276,20 @@ class OpenAICompatible(Provider):
             )
         request = ChatRequest((), self._embedding_name(model))
         found: list[Embedding] = []
+        most = self._batch
         with self.slot(CancelScope()):
             while left:
-                batch = left[: self._batch]
+                batch = left[:most]
                 try:
                     found += self._embed(batch, request)
                 except InvalidRequestError as error:
                     if len(batch) == 1 or not is_batch_too_large(error):
                         raise
-                    self._batch = len(batch) // 2
+                    most = len(batch) // 2
                 else:
                     del left[: len(batch)]
+        # Not before: where a single text is refused, the number was not the cause.
+        self._batch = most
         return found
 
     def _embed(self, texts: list[str], request: ChatRequest) -> list[Embedding]:

@@ -554,6 +554,14 @@ class TestRefusals:
             (400, "max_tokens is too large: 9. This model supports at most 5"),
             (400, "'tools' is not supported with this model."),
             (400, "Unrecognized request argument supplied: top_k"),
+            (
+                422,
+                "unknown field `top_k`, expected one of `max_tokens`, `stop`, `temperature`",
+            ),
+            (400, "top_k is not supported; only temperature and max_tokens are supported"),
+            (400, "Unknown parameter top_k. Supported parameters: temperature, max_tokens"),
+            (400, "temperature: more than 4 digits are not supported"),
+            (400, "This model does not support max_tokens greater than 8192"),
             (403, "Unsupported parameter: 'temperature'"),
             (500, "Unsupported parameter: 'temperature'"),
         ],
@@ -561,13 +569,47 @@ class TestRefusals:
     def test_what_is_not_tried_again(
         self, raw_server: RawServerFactory, status: int, words: str
     ) -> None:
-        """A wrong value, a field that says what to answer, and another status are the error."""
+        """A wrong value, a field that says what to answer, and another status are the error.
+
+        So are the names of fields that would be accepted.
+        """
         server = raw_server(keep_alive(refusal(openai_error(words), status)))
         with OpenAICompatible(base_url=server.url, model="m") as provider:
             params = {"temperature": 5, "max_tokens": 9, "extra_body": {"top_k": 1}}
             error = read(provider.stream("Hi", **params)).error
         assert isinstance(error, LLMError)
         assert len(server.requests) == 1
+
+    def test_what_did_not_help_is_forgotten(self, raw_server: RawServerFactory) -> None:
+        """A field is left out of later calls only if the call without it succeeded."""
+        refused = refusal(openai_error("Unsupported parameter: 'seed'"))
+        server = raw_server(keep_alive(refused, refusal(openai_error("no such thing")), FINE))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            with pytest.raises(InvalidRequestError, match="no such thing"):
+                provider.complete("Hi", seed=1)
+            assert str(provider.complete("Hi", seed=1)) == SHORT.text
+        assert [body.get("seed") for body in bodies(server)] == [1, None, 1]
+
+    @pytest.mark.parametrize("field", ["thinking_blocks", "extra_content"])
+    def test_signatures_of_others_are_left_out(
+        self, raw_server: RawServerFactory, field: str
+    ) -> None:
+        """What other services sign a turn or a call with is left out where it is refused."""
+        detail = [{"loc": ["body", "messages", 1, field], "msg": "Extra inputs are not permitted"}]
+        server = raw_server(keep_alive(refusal({"detail": detail}, 422), FINE))
+        function = {"name": "weather", "arguments": "{}"}
+        call = {"id": "a", "type": "function", "function": function, "extra_content": {"s": "S"}}
+        turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+        turn["thinking_blocks"] = [{"type": "thinking", "thinking": "x", "signature": "s"}]
+        history = [{"role": "user", "content": "Rain?"}, turn]
+        history.append({"role": "tool", "tool_call_id": "a", "content": "yes"})
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            assert str(provider.complete(history)) == SHORT.text
+        first, second = map(json.dumps, bodies(server))
+        assert field in first
+        assert field not in second
+        other = {"thinking_blocks": "extra_content", "extra_content": "thinking_blocks"}[field]
+        assert other in second
 
     @pytest.mark.parametrize(
         ("error", "field"),

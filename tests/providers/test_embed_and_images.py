@@ -89,13 +89,14 @@ class TestEmbed:
         assert [one.vector[0] for one in found] == [float(n) for size in sizes for n in range(size)]
 
     def test_one_that_is_too_large_alone(self) -> None:
-        """A single text that is refused is the error, whatever it says."""
+        """A single text that is refused is the error; later calls send as many as before."""
         too_many = InvalidRequestError("no", status_code=413, detail="the batch is too large")
-        sender = Sender(too_many, too_many)
+        sender = Sender(too_many, too_many, Canned(vectors(3), JSON))
         provider = with_sender(OpenAICompatible, sender, base_url=LOCAL, model="m")
         with pytest.raises(InvalidRequestError, match="no"):
             provider.embed(["a", "b", "c"])
-        assert [len(call.json["input"]) for call in sender.calls] == [3, 1]
+        assert len(provider.embed(["a", "b", "c"])) == 3
+        assert [len(call.json["input"]) for call in sender.calls] == [3, 1, 3]
 
     def test_it_takes_a_place(self) -> None:
         """Vectors are one of the requests that may run at a time."""
@@ -125,6 +126,8 @@ class TestEmbed:
             (413, "the batch is too large", True),
             (500, "the batch is too large", False),
             (400, "the text is too long", False),
+            (400, "the input length exceeds the context length", False),
+            (400, "input is too large to process. increase the physical batch size", False),
             (413, None, False),
         ],
     )
