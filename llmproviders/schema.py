@@ -31,6 +31,9 @@ _REFUSAL = re.compile(
 
 _REFUSING = (400, 422, 500)
 
+# What else a server may not support.
+_OTHER = re.compile(r"tool|function|image|vision|audio|modal|system|file", re.IGNORECASE)
+
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 # The start of an object or an array; brackets in prose are seldom followed by these.
@@ -181,7 +184,8 @@ class Schema:
         """Ask one provider, and yield the reply that satisfies the schema, with its ``data``.
 
         A reply that does not satisfy it is sent back to the model once, for correction. A server
-        that refuses the native form gets the schema in the prompt, immediately and from then on.
+        that refuses the native form gets the schema in the prompt, immediately, and from then on
+        if that helped.
 
         Args:
             request: what is asked.
@@ -195,6 +199,7 @@ class Schema:
         """
         made: tuple[Attempt, ...] = ()
         native = native and server not in self._refused_by
+        refused = False
         repair: tuple[Message, ...] = ()
         while True:
             try:
@@ -205,9 +210,10 @@ class Schema:
                 made = error.attempts = (*made, *error.attempts)
                 if not (native and _refuses_schema(error)):
                     raise
-                self._refused_by.add(server)
-                native = False
+                native, refused = False, True
                 continue
+            if refused:
+                self._refused_by.add(server)
             if finish.tool_calls:
                 data = None
             else:
@@ -267,9 +273,10 @@ def _refuses_schema(error: LLMError) -> bool:
     """Whether a server, and not the provider before sending, refused the native form."""
     if error.status_code is None or error.partial_text:
         return False
-    if isinstance(error, UnsupportedError):
+    words = str(error)
+    if isinstance(error, UnsupportedError) and not _OTHER.search(words):
         return True
-    return error.status_code in _REFUSING and _REFUSAL.search(str(error)) is not None
+    return error.status_code in _REFUSING and _REFUSAL.search(words) is not None
 
 
 def _instructed(messages: tuple[Message, ...], prompt: str) -> tuple[Message, ...]:

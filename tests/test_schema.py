@@ -656,6 +656,27 @@ class TestNativeForm:
             provider.complete("Order?", schema=Order)
         assert len(server.requests) == 1
 
+    def test_a_refusal_of_something_else(self, raw_server: RawServerFactory) -> None:
+        """A refused image is the error that it is, and the form is sent as before."""
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAEC"}}
+        refused = answered(400, {"error": {"message": "m is not a multimodal model"}})
+        server = raw_server(keep_alive(refused, said(GOOD)))
+        with native(server) as provider:
+            with pytest.raises(UnsupportedError):
+                provider.complete([{"role": "user", "content": [image]}], schema=Order)
+            provider.complete("Order?", schema=Order)
+        assert ["response_format" in body for body in bodies(server)] == [True, True]
+
+    def test_what_did_not_help_is_forgotten(self, raw_server: RawServerFactory) -> None:
+        """The form is given up for later calls only if the call without it succeeded."""
+        trouble = answered(500, {"error": {"message": "structured output: out of memory"}})
+        server = raw_server(keep_alive(trouble, trouble, said(GOOD)))
+        with native(server) as provider:
+            with pytest.raises(ServerError):
+                provider.complete("Order?", schema=Order)
+            provider.complete("Order?", schema=Order)
+        assert ["response_format" in body for body in bodies(server)] == [True, False, True]
+
     def test_a_form_that_is_ignored_with_200(self, raw_server: RawServerFactory) -> None:
         """A server that ignores the form is caught: the reply is looked at in any case."""
         server = raw_server(keep_alive(said(PROSE)))
