@@ -85,6 +85,12 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, str) else len(json.dumps(value))
 
 
+def _opens(function: Mapping[str, Any]) -> bool:
+    """Whether a piece has the beginning of arguments."""
+    arguments = function.get("arguments")
+    return isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
+
+
 class _Call:
     """One call of a tool, as far as it has arrived."""
 
@@ -101,6 +107,42 @@ class _Call:
         """Whether it has neither a name nor arguments."""
         named = self.function.get("name") or self.fields.get("type") not in (None, "", "function")
         return not named and not self.arguments.getvalue().strip()
+
+    def is_placeholder(self) -> bool:
+        """Whether its arguments only stand in for those that are still to come."""
+        return self.arguments.tell() == 2 and self.arguments.getvalue() == "{}"
+
+    def awaits_more_of_its_name(self, own_id: str, function: Mapping[str, Any]) -> bool:
+        """Whether a piece has the rest of its name, as some servers split it."""
+        name, known = function.get("name"), self.function.get("name")
+        return (
+            bool(name and known and self.id)
+            and name != known
+            and not own_id
+            and not function.get("arguments")
+            and not self.arguments.tell()
+        )
+
+    def has_said(self, own_id: str, function: Mapping[str, Any]) -> bool:
+        """Whether a piece repeats arguments that are whole; some servers send all of them again."""
+        arguments = function.get("arguments")
+        name = function.get("name")
+        # An id that is the function's name, as with Yandex, does not tell its calls apart.
+        if not arguments or not ((own_id == self.id != name) if own_id else not name):
+            return False
+        try:
+            # Some encode them twice.
+            for _ in range(2):
+                if isinstance(arguments, str) and arguments.strip()[:1] in ("{", '"'):
+                    arguments = json.loads(arguments)
+            return (
+                isinstance(arguments, dict)
+                and self.is_whole()
+                and bool(arguments == json.loads(self.arguments.getvalue()))
+            )
+        except (ValueError, RecursionError) as error:
+            let_through(error)
+            return False
 
     def is_whole(self) -> bool:
         """Whether its arguments are a complete JSON object, as far as they were checked."""
@@ -139,6 +181,8 @@ class ToolCalls:
         call = None if whole else self._find(index, own_id, function)
         if call is None:
             call = self._begin(index)
+        elif call.has_said(own_id, function):
+            return
         if own_id and not call.id:
             call.id = own_id
             self._by_id[own_id] = call
@@ -148,33 +192,56 @@ class ToolCalls:
         for name, value in function.items():
             if name == "arguments":
                 self._add_arguments(call, value)
+            elif name == "name" and call.awaits_more_of_its_name(own_id, function):
+                known = call.function["name"]
+                self._put(call.function, name, value if value.startswith(known) else known + value)
             else:
                 self._put(call.function, name, value)
 
     def _find(self, index: int | None, own_id: str, function: Mapping[str, Any]) -> _Call | None:
-        """The call that a piece continues; None if it begins a new one."""
-        if index is None:
-            call = self._by_id.get(own_id) if own_id else self._calls[-1] if self._calls else None
-        else:
-            call = self._by_index.get(index)
-            if call is None and own_id in self._by_id and self._by_id[own_id].index is None:
-                call = self._by_id[own_id]
+        """The call that a piece continues or repeats; None if it begins a new one."""
+        name = function.get("name")
+        call = self._by_id.get(own_id) if index is None else self._by_index.get(index)
+        if call is None:
+            call = self._elsewhere(index, own_id, function)
         if call is None:
             return None
-        name, known = function.get("name"), call.function.get("name")
+        known = call.function.get("name")
         if own_id and call.id and own_id != call.id:
             # Some versions of vLLM give each piece its own id.
             return None if name or call.is_whole() else call
-        if not name or not known:
+        if not name or not known or call.awaits_more_of_its_name(own_id, function):
             return call
         # A repeated name: the same call or the next one. In JSON, an object never directly follows
         # another.
-        arguments = function.get("arguments")
-        opens = isinstance(arguments, dict) or str(arguments or "").lstrip().startswith("{")
         if own_id and call.id:
-            # Yandex gives two calls of the same function the same id.
-            return None if opens and call.is_whole() else call
-        return None if name != known or (call.closes and opens) else call
+            # Yandex gives two calls of the same function the same id, its name.
+            is_next = call.is_whole() and (own_id == name or not call.is_placeholder())
+            is_next = is_next and _opens(function) and not call.has_said(own_id, function)
+            return None if is_next else call
+        return None if name != known or (call.closes and _opens(function)) else call
+
+    def _elsewhere(
+        self, index: int | None, own_id: str, function: Mapping[str, Any]
+    ) -> _Call | None:
+        """The call of a piece with another index than the call, or where one of them has none."""
+        name = function.get("name")
+        call = self._by_id.get(own_id)
+        if call is not None:
+            # Some servers give all calls the same id.
+            is_head = name == call.function.get("name") != own_id and not call.arguments.tell()
+            is_its = call.index is None or not name or (is_head and _opens(function))
+            return call if is_its else None
+        if own_id or not self._calls:
+            return None
+        if index is None:
+            return self._calls[-1]
+        if name:
+            return None
+        if index < len(self._calls) and self._calls[index].index is None:
+            return self._calls[index]
+        last = self._calls[-1]
+        return None if last.is_whole() else last
 
     def _begin(self, index: int | None) -> _Call:
         if len(self._calls) == MAX_TOOL_CALLS:
@@ -200,9 +267,7 @@ class ToolCalls:
             value = json.dumps(value, ensure_ascii=False)
         text = expect(value, str, "arguments")
         # Check the size first, so that the text so far is not joined for each piece.
-        stands_in = call.arguments.tell() == 2 and call.arguments.getvalue() == "{}"
-        if stands_in and text.lstrip().startswith("{"):
-            # A placeholder for arguments that were still to come.
+        if call.is_placeholder() and text.lstrip().startswith("{"):
             call.arguments = StringIO()
         if text.strip():
             call.closes = text.rstrip().endswith("}")

@@ -272,6 +272,48 @@ class TestSeveral:
         assert calls[-1]["function"].get("name", "f") == "f"
         assert len({call["id"] for call in calls}) == 2
 
+    @pytest.mark.parametrize(
+        "pieces",
+        [
+            [piece('{"a": ', "f", id="x"), piece("1}"), piece('{"a": 1}', "f", id="x")],
+            [piece('{"a": 1}', "f", id="x"), piece({"a": 1}, "f", id="x")],
+            [piece("", "f", id="x"), piece('{"a": 1}'), piece('{"a": 1}')],
+            [piece('{"a": 1}', "f", id="x"), piece('"{\\"a\\": 1}"', id="x")],
+            [piece("{}", "f", id="x"), piece('{"a": ', "f", id="x"), piece("1}", "f", id="x")],
+            [piece("", "f", id="x", index=None), piece('{"a": 1}', index=0)],
+            [piece("", "f", id="x"), piece('{"a": 1}', id="x", index=1)],
+            [piece("", "f", id="x"), piece('{"a": 1}', "f", id="x", index=1)],
+            [piece(None, "f", id="x"), piece('{"a": 1}', index=1)],
+        ],
+    )
+    def test_one_that_is_said_twice(self, pieces: list[dict[str, Any]]) -> None:
+        """A call that is repeated, or whose index changes, is one call: nothing runs twice."""
+        (call,) = called(*pieces)
+        assert call["id"] == "x"
+        assert call["function"]["name"] == "f"
+        assert json.loads(call["function"]["arguments"]) == {"a": 1}
+
+    def test_one_of_yandex_that_is_made_twice(self) -> None:
+        """There the id is the function's name, so that the same arguments are a second call."""
+        pieces = [piece('{"a": 1}', "f", id="f"), piece('{"a": 1}', "f", id="f")]
+        assert told(called(*pieces)) == [("f", '{"a": 1}')] * 2
+        assert told(called(piece("{}", "f", id="f"), piece("{}", "f", id="f"))) == [("f", "{}")] * 2
+
+    def test_a_head_and_a_tail_with_other_indexes(self) -> None:
+        """A piece with neither id nor name belongs to the call that is still open."""
+        pieces = [piece('{"a": 1}', "f", id="x"), piece("", "g", id="y"), piece("{", index=1)]
+        pieces.append(piece('"b": 2}', index=1))
+        assert told(called(*pieces)) == [("f", '{"a": 1}'), ("g", '{"b": 2}')]
+        heads = [piece("", "f", id="x", index=None), piece("", "g", id="y", index=None)]
+        tails = [piece('{"a": 1}', index=0), piece('{"b": 2}', index=1)]
+        assert told(called(*heads, *tails)) == [("f", '{"a": 1}'), ("g", '{"b": 2}')]
+
+    def test_a_name_in_pieces(self) -> None:
+        """Its pieces are joined, whether they come one by one or each with all before it."""
+        for more in ("weather", "get_weather"):
+            pieces = [piece(None, "get_", id="x"), piece(None, more), piece("{}")]
+            assert told(called(*pieces)) == [("get_weather", "{}")]
+
     def test_another_name_is_another_call(self) -> None:
         """Without ids, a name that differs begins the next call, whatever came of the last."""
         assert told(called(piece(None, "f"), piece('{"a": 1}', "g"))) == [
