@@ -305,7 +305,8 @@ class BaseClient(ABC):
         check = request.accept or self.accept
         if check is not None:
             request = replace(request, accept=lambda reply: bool(reply.tool_calls) or check(reply))
-        free = {k: v for k, v in request.params.items() if k != "tool_choice"}
+        forced = ("tool_choice", "function_call")
+        free = {k: v for k, v in request.params.items() if k not in forced}
         limit = self.deadline if request.deadline is None else request.deadline
         scope = CancelScope.lasting(limit, clock=self.clock)
 

@@ -412,7 +412,7 @@ class FunctionTool:
             parameters = inspect.signature(function).parameters
         except (NameError, ValueError) as error:
             raise TypeError(f"the signature of the tool {self.name}: {error}") from error
-        self._positional: list[str] = []
+        self._positional: dict[str, Any] = {}
         fields: dict[str, tuple[_Shape, bool]] = {}
         for name, parameter in parameters.items():
             if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -425,7 +425,7 @@ class FunctionTool:
             if told.get(name):
                 shape = shape._replace(schema={**shape.schema, "description": told[name]})
             if parameter.kind is parameter.POSITIONAL_ONLY:
-                self._positional.append(name)
+                self._positional[name] = parameter.default
             fields[name] = shape, parameter.default is parameter.empty
         self._shape = _fields(fields, dict, closed=True)
         self.form: dict[str, Any] = {
@@ -454,7 +454,7 @@ class FunctionTool:
     def __call__(self, arguments: dict[str, Any]) -> Any:
         """Call the function with the result of :meth:`arguments`."""
         named = dict(arguments)
-        positional = [named.pop(name) for name in self._positional if name in named]
+        positional = [named.pop(name, default) for name, default in self._positional.items()]
         return self._function(*positional, **named)
 
 

@@ -605,11 +605,12 @@ class TestForm:
     def test_positions_that_a_call_leaves_out(self) -> None:
         """A parameter that is given by position keeps its default if the model leaves it out."""
 
-        def order(item: str, count: int = 2, /) -> str:
+        def order(item: str = "b", count: int = 2, /) -> str:
             return item * count
 
         tool = FunctionTool(order)
         assert tool(tool.arguments('{"item": "a"}')) == "aa"
+        assert tool(tool.arguments('{"count": 3}')) == "bbb"
 
     def test_methods_partials_and_instances(self) -> None:
         """A bound method has no ``self``; what a partial gives is not the model's to choose."""
@@ -841,7 +842,7 @@ class Turns(Provider):
     url = "turns://here"
     default_model = "turns"
     open_catalogue = True
-    supported_params = frozenset({"tools", "tool_choice"})
+    supported_params = frozenset({"tools", "tool_choice", "function_call"})
     supports_tools = True
 
     def __init__(self, *turns: Any, ids: str = "same", **arguments: Any) -> None:
@@ -1159,11 +1160,14 @@ class TestRun:
             client.run("Hi", tools=[slow], max_turns=20, **({"deadline": 5} if own else {}))
         assert len(caught.value.steps) == 3
 
-    def test_a_forced_choice_holds_once(self) -> None:
-        """A ``tool_choice`` is for the first question: else no run with it could ever end."""
+    @pytest.mark.parametrize("name", ["tool_choice", "function_call"])
+    def test_a_forced_choice_holds_once(self, name: str) -> None:
+        """A choice is for the first question: else no run with it could ever end."""
+        choice = "required" if name == "tool_choice" else {"name": "weather"}
         provider = Turns([OMSK], "Yes.")
-        provider.run("Umbrella?", tools=[Weather().weather], tool_choice="required")
-        assert [r.params.get("tool_choice") for r in provider.requests] == ["required", None]
+        params: dict[str, Any] = {name: choice}
+        provider.run("Umbrella?", tools=[Weather().weather], **params)
+        assert [r.params.get(name) for r in provider.requests] == [choice, None]
 
     def test_accept_checks_the_final_reply(self) -> None:
         """``accept`` is not asked about the calls in between, only about the reply that ends it."""
