@@ -12,6 +12,7 @@ from .._http.decoding import (
     ErrorEvent,
     EventTemplate,
     decode_object,
+    encodable,
     expect,
     settled,
 )
@@ -21,7 +22,7 @@ from .._request import ChatRequest
 from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import fold
 from ..provider import Fetch, Provider
-from ..results import FinishReason
+from ..results import FinishReason, Reasoning
 from ._chat_completions import error_in_event
 
 
@@ -80,9 +81,7 @@ class _PartTexts:
     def update(self, parts: Mapping[str, _Text], *, last: bool) -> str:
         """Return the new text of an event; for the ``last`` one, hold nothing back."""
         new = ""
-        for key, (text, thought) in parts.items():
-            if thought:
-                self._thoughts[key] = thought
+        for key, (text, _) in parts.items():
             if not last:
                 text = text[: settled(text)]
             if not text:
@@ -93,6 +92,22 @@ class _PartTexts:
                 self.speaking = key
             else:
                 new += self._changed(key, text)
+        return new
+
+    def think(self, parts: Mapping[str, _Text], *, last: bool) -> str:
+        """Return the new thoughts of an event, likewise."""
+        new = ""
+        for key, (_, thought) in parts.items():
+            if last:
+                thought, half = encodable(thought)
+                thought += "\ufffd" * len(half)
+            else:
+                thought = thought[: settled(thought)]
+            before = self._thoughts.get(key, "")
+            if thought and thought != before:
+                new += "\n" if self._thoughts and not before else ""
+                new += thought[len(before) :] if thought.startswith(before) else ""
+                self._thoughts[key] = thought
         return new
 
     def _changed(self, key: str, text: str) -> str:
@@ -127,7 +142,9 @@ def _texts(event: Mapping[str, Any]) -> dict[str, _Text]:
     for index, part in enumerate(_objects(event, "parts")):
         items = _objects(part, "content")
         logic_id = part.get("logic_id")
-        key = str(index if logic_id is None else logic_id)
+        key = str(index if logic_id in (None, "") else logic_id)
+        if key in texts:
+            key = f"{key}/{index}"
         texts[key] = _Text(_joined(items, "text"), _joined(items, "think"))
     return texts
 
@@ -234,6 +251,8 @@ class ChatGLM(Provider):
                 raise StreamInterrupted.of(refusal) from refusal
             status = event["status"]
             parts = _texts(event)
+            if thought := said.think(parts, last=status != "init"):
+                yield Reasoning(thought)
             if new := said.update(parts, last=status == "finish"):
                 yield new
             if status == "finish":

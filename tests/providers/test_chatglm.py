@@ -209,6 +209,8 @@ class TestText:
             ([part("a"), part("b", text("")), part("c", text("three"))], "three"),
             ([part("a", {"type": "image", "image": [{"image_url": "u"}]}, text("one"))], "one"),
             ([part(None, text("one")), part(None, text("two"))], "one\ntwo"),
+            ([part("", text("one")), part("", text("two"))], "one\ntwo"),
+            ([part("a", text("one")), part("a", text("two"))], "one\ntwo"),
             ([{"content": [text("one")]}, {"content": [text("two")]}], "one\ntwo"),
             ([part("a", {"type": "new kind"}, text("one"))], "one"),
         ],
@@ -241,6 +243,24 @@ class TestText:
         assert reading.text == "x"
         assert reading.finish is not None
         assert reading.finish.reasoning == "ab"
+
+    def test_reasoning_comes_as_it_grows(self) -> None:
+        """A stream with ``reasoning=True`` yields each new piece of thought, once."""
+
+        def thinks(key: str, said: str) -> Json:
+            return part(key, {"type": "think", "think": said})
+
+        told = [
+            *(event("init", thinks("p", said)) for said in ("Let \ud83d", "Let 😀", "Let 😀")),
+            event("init", thinks("p", "Let 😀"), thinks("q", "So")),
+            event("finish", thinks("q", "So\ud83d"), part("r", text("Blue."))),
+        ]
+        with canned(ChatGLM, Canned(stream(told))) as provider:
+            items = list(provider.stream("Why?", reasoning=True))
+        assert [getattr(item, "text", str(item)) for item in items[:-1]] == [
+            *("Let ", "😀", "\nSo", "\ufffd", "Blue."),
+        ]
+        assert items[-1].reasoning == "Let 😀\nSo\ufffd"
 
     def test_reasoning_of_several_parts(self) -> None:
         """The thoughts of each part are a line of their own."""
