@@ -350,7 +350,7 @@ def _head(blocks: Iterator[bytes], max_line: int) -> bytes:
     """The start of a body, long enough to recognize its format; without blank lines."""
     head = b""
     for block in blocks:
-        head = (head + block).removeprefix(_BOM).lstrip(b"\r\n")
+        head = (head + block).lstrip(b"\r\n").removeprefix(_BOM).lstrip(b"\r\n")
         if head.strip() and not (len(head) < len(_BOM) and _BOM.startswith(head)):
             return head
         if len(head) > max_line:
@@ -414,6 +414,8 @@ def decode_json(data: bytes, *, max_values: int | None = None) -> Any:
             raise ValueError("more follows the value")
     except (ValueError, RecursionError) as error:
         let_through(error)
+        if data.startswith(_BOM):
+            return decode_json(type(data)(data[len(_BOM) :]))
         if isinstance(data, Tail):
             raise StreamInterrupted("the reply was cut in the middle of a line") from error
         raise ProtocolError(

@@ -322,14 +322,17 @@ class _State:
         if not self._model:
             model = event.get("model")
             self._model = model if isinstance(model, str) else None
-        heard, text = self._heard, ""
+        heard, text, others = self._heard, "", False
         for choice in choices or ():
             if choice is None:
                 continue
             if type(choice) is not dict:
                 expect(choice, dict, "choices")
-            if _is_first(choice.get("index")):
+            index = choice.get("index")
+            # Without indexes, the first of an event is the first one.
+            if not (others and index is None) and _is_first(index):
                 text += self._choice(choice)
+            others = True
         if text:
             self._spoke = self._spoke or not text.isspace()
             self._hear()
@@ -570,7 +573,7 @@ def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
     """
     choices = event.get("choices")
     error = event.get("error")
-    if not _is_blank(error, beside_choices=bool(choices)):
+    if not _is_blank(error, beside_choices=isinstance(choices, list)):
         return {**event, "error": _first_error(error)} if _first_error(error) else event
     if event.get("object") == "error" or event.get("type") == "error":
         return event

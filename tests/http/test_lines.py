@@ -171,6 +171,7 @@ class TestEvents:
             (b"\n\n\ndata: a\n\n\n\n", [b"a"]),
             (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
             (b"\xef\xbb\xbf\n\ndata: a\n\n", [b"a"]),
+            (b"\r\n\xef\xbb\xbf\r\ndata: a\n\n", [b"a"]),
             (b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [b"a"]),
             (b"database: a\n\nDATA: b\n\n data: c\n\n", []),
             (b"data: a\r\n\r\ndata: b\r\r", [b"a", b"b"]),
