@@ -639,8 +639,17 @@ def _is_strict(schema: dict[str, Any]) -> bool:
 def _response_format(schema: dict[str, Any], name: str, *, wrap: bool) -> dict[str, Any]:
     sent = _wrapped(schema) if wrap else schema
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "reply"
-    strict = {"strict": True} if _is_strict(sent) else {}
+    strict = {}
+    if _is_strict(sent):
+        strict, sent = {"strict": True}, _mapped(sent, _with_lone_reference)
     return {"type": "json_schema", "json_schema": {"name": name, **strict, "schema": sent}}
+
+
+def _with_lone_reference(one: dict[str, Any]) -> dict[str, Any]:
+    """The schema with nothing beside ``$ref``, which OpenAI refuses with ``strict``."""
+    if "$ref" not in one or len(one) == 1 or one.keys() & {"anyOf", "$defs"}:
+        return one
+    return {**{k: v for k, v in one.items() if k != "$ref"}, "anyOf": [{"$ref": one["$ref"]}]}
 
 
 def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:

@@ -505,6 +505,22 @@ class TestNativeForm:
         form = Schema.of(schema).response_format["json_schema"]
         assert form["strict"] is True
 
+    def test_a_reference_stands_alone(self) -> None:
+        """OpenAI refuses anything beside ``$ref``: what is told of a field stays, around it."""
+
+        class Inner(pydantic.BaseModel):
+            x: int
+
+        class Outer(pydantic.BaseModel):
+            inner: Inner = pydantic.Field(description="The inner one.")
+
+        form = Schema.of(Outer).response_format["json_schema"]
+        assert form["strict"] is True
+        assert form["schema"]["properties"]["inner"] == {
+            "description": "The inner one.",
+            "anyOf": [{"$ref": "#/$defs/Inner"}],
+        }
+
     @pytest.mark.parametrize(
         "schema",
         [
