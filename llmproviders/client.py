@@ -278,7 +278,8 @@ class BaseClient(ABC):
 
         Raises:
             TypeError: a tool is not a function, or JSON cannot describe it.
-            RejectedReplyError: the model still calls functions after ``max_turns`` questions.
+            RejectedReplyError: the model still calls functions after ``max_turns`` questions, or
+                ``max_tokens`` cut a call.
             LLMError: as for :meth:`complete`; ``steps`` has the calls that were run before.
 
         >>> from llmproviders.testing import ScriptedProvider

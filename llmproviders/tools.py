@@ -591,7 +591,8 @@ class ToolRun:
         """Return the first reply without calls.
 
         Raises:
-            RejectedReplyError: the model still calls functions after ``max_turns`` questions.
+            RejectedReplyError: the model still calls functions after ``max_turns`` questions, or
+                ``max_tokens`` cut a call.
             LLMError: a question failed. ``steps`` of every error has the calls that were run.
         """
         self._ids = {str(m["tool_call_id"]) for m in messages if m.get("tool_call_id")}
@@ -599,29 +600,29 @@ class ToolRun:
             for turn in range(1, self._max_turns + 1):
                 completion = self._ask((*messages, *self._added), turn == 1)
                 self._attempts = (*self._attempts, *completion.attempts)
-                if not completion.tool_calls:
+                reason = completion.finish_reason.reason
+                if not completion.tool_calls or reason == "content_filter":
                     return dataclasses.replace(
                         completion,
                         attempts=Attempts(self._attempts),
                         steps=Steps(self._steps, self._added),
                     )
+                if reason == "length" and _is_cut(completion.tool_calls[-1]):
+                    said = "max_tokens cut a call of a function; raise max_tokens"
+                    raise self._rejection(completion, said, "max_tokens")
                 if turn < self._max_turns:
                     self._run_calls(completion, turn)
-            raise self._endless(completion)
+            said = f"the model still calls functions after {self._max_turns} questions"
+            raise self._rejection(completion, f"{said}; raise max_turns", "max_turns")
         except LLMError as error:
             if from_handler(error) is None:
                 error.attempts = (*self._attempts, *error.attempts)
                 error.steps = Steps(self._steps, self._added)
             raise
 
-    def _endless(self, completion: Completion) -> RejectedReplyError:
-        error = rejected(
-            f"the model still calls functions after {self._max_turns} questions; raise max_turns",
-            completion.text,
-            completion.finish_reason,
-            detail="max_turns",
-            kind=RejectedReplyError,
-        )
+    def _rejection(self, completion: Completion, said: str, detail: str) -> RejectedReplyError:
+        finish = completion.finish_reason
+        error = rejected(said, completion.text, finish, detail=detail, kind=RejectedReplyError)
         # The attempts of all turns come from the run.
         error.attempts = ()
         return error
@@ -677,6 +678,16 @@ class ToolRun:
                 let_through(error)
                 logger.exception("on_tool failed; the run continues")
         return name, result
+
+
+def _is_cut(call: ToolCall) -> bool:
+    """Whether the arguments of the last call of a cut reply are missing or incomplete."""
+    arguments = dict(call.get("function") or {}).get("arguments")
+    try:
+        return not (json.loads(arguments) if isinstance(arguments, str) else arguments)
+    except (ValueError, RecursionError) as error:
+        let_through(error)
+        return True
 
 
 def runnable(tools: Iterable[Tool]) -> dict[str, FunctionTool]:

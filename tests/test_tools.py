@@ -845,10 +845,13 @@ class Turns(Provider):
     supported_params = frozenset({"tools", "tool_choice", "function_call"})
     supports_tools = True
 
-    def __init__(self, *turns: Any, ids: str = "same", **arguments: Any) -> None:
+    def __init__(
+        self, *turns: Any, ids: str = "same", reason: str = "tool_calls", **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self.turns = list(turns)
         self.ids = ids
+        self.reason = reason
         self.requests: list[Request] = []
 
     def prepare(self, request: Request, fetch: Fetch) -> Call:
@@ -873,7 +876,7 @@ class Turns(Provider):
             if not isinstance(call, str)
         ]
         message = {"tool_calls": calls, "own": 1, "function_call": "in an old form"}
-        yield FinishReason("tool_calls", tool_calls=calls, message=message)
+        yield FinishReason(self.reason, tool_calls=calls, message=message)
 
     def make_transport(self) -> Any:
         """Nothing is sent."""
@@ -1207,6 +1210,29 @@ class TestRun:
         with pytest.raises(TypeError, match=words):
             provider.run("Hi", tools=tools)
         assert provider.requests == []
+
+    @pytest.mark.parametrize("arguments", ["", "{}", '{"city": ', '{"city": "Om'])
+    def test_a_call_that_is_cut(self, arguments: str) -> None:
+        """A call that ``max_tokens`` cut is not run, and the error says what to raise."""
+        tools = Weather()
+        provider = Turns([("weather", arguments)], "Yes.", reason="length")
+        with pytest.raises(RejectedReplyError, match="raise max_tokens") as caught:
+            provider.run("Umbrella?", tools=[tools.weather])
+        assert caught.value.detail == "max_tokens"
+        assert caught.value.steps == ()
+        assert len(provider.requests) == 1
+
+    def test_a_whole_call_in_a_reply_that_is_cut(self) -> None:
+        """A call whose arguments came whole is run, whatever the reply was cut for."""
+        provider = Turns([OMSK], "Yes.", reason="length")
+        assert len(provider.run("Umbrella?", tools=[Weather().weather]).steps) == 1
+
+    def test_a_call_that_the_filter_stopped(self) -> None:
+        """Calls in a reply that the service's filter stopped are not run."""
+        provider = Turns([OMSK], reason="content_filter")
+        reply = provider.run("Umbrella?", tools=[Weather().weather])
+        assert reply.finish_reason.reason == "content_filter"
+        assert reply.steps == ()
 
     def test_max_turns_is_a_number(self) -> None:
         """``max_turns`` below one is refused."""
