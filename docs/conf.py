@@ -70,8 +70,9 @@ PUBLIC: dict[ModuleType, list[str]] = {
 
 
 def setup(app: Sphinx) -> None:
-    """Have Sphinx report names missing from the reference, and show errors' arguments once."""
+    """Have Sphinx report names missing from the reference, and show what errors share once."""
     app.connect("env-check-consistency", check_reference)
+    app.connect("autodoc-process-docstring", leave_out_tree)
     app.connect("autodoc-process-signature", shorten)
     app.connect("doctree-read", draw_dashes)
 
@@ -81,6 +82,13 @@ def shorten(*event: Any) -> tuple[str, None] | None:
     _, what, _, value, *_ = event
     inherits = what == "exception" and value is not llmproviders.LLMError
     return ("", None) if inherits and value.__init__ is llmproviders.LLMError.__init__ else None
+
+
+def leave_out_tree(*event: Any) -> None:
+    """Leave out the tree of errors, which the page about them has itself."""
+    _, _, name, *_, lines = event
+    if name == "llmproviders.errors":
+        lines.clear()
 
 
 def draw_dashes(_: Sphinx, document: nodes.document) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from llmproviders import FailoverClient, Provider
+from llmproviders import FailoverClient, Provider, errors
 from llmproviders._http.error_map import class_of_status
 from llmproviders._http.error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE
 from llmproviders.cli.exits import MEANING
@@ -158,6 +158,12 @@ def _meanings(owner: type) -> dict[str, str]:
     return meanings
 
 
+def error_tree() -> str:
+    """The tree of errors, as the module draws it."""
+    _, drawing = inspect.cleandoc(errors.__doc__ or "").split("::\n\n")
+    return f"```text\n{inspect.cleandoc(drawing)}\n```"
+
+
 def error_words() -> str:
     """Services' codes and messages, and the error class of each."""
     rows = ["| error | codes | words such as | message |", "| --- | --- | --- | --- |"]
@@ -204,6 +210,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("reference/configuration.md", "some-providers"): some_providers,
     ("reference/configuration.md", "failover"): failover,
     ("reference/environment.md", "variables"): variables,
+    ("reference/errors.md", "tree"): error_tree,
     ("reference/errors.md", "words"): error_words,
     ("reference/errors.md", "statuses"): error_statuses,
 }

@@ -103,6 +103,16 @@ class TestTree:
         own, parent = self._place(cls), self._place(cls.__bases__[0])
         assert (own > parent) if parent else cls is LLMError
 
+    @CLASSES
+    def test_the_drawing_says_what_else_it_is(self, cls: type[LLMError]) -> None:
+        """The drawing marks what is retryable, and names the built-in class that it also is."""
+        entry = re.search(rf"\b{cls.__name__}\b.*?(?=── |\Z)", errors.__doc__ or "", re.DOTALL)
+        assert entry is not None
+        retryable, bases = CONTRACT[cls]
+        assert ("retryable" in entry[0]) is retryable
+        others = {base.__name__ for base in bases if not issubclass(base, LLMError)}
+        assert set(re.findall(r"also an? (\w+)", entry[0])) == others - {"Exception"}
+
     @staticmethod
     def _place(drawn: type[BaseException]) -> tuple[int, int] | None:
         """How far to the right a class is drawn, and how far down."""
