@@ -27,6 +27,7 @@ extensions = [
     "sphinx_design",
 ]
 myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 2  # links to headings, as GitHub makes them
 # If there is a prompt, only the text after it is copied.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -191,7 +191,11 @@ def test_the_tables_for_those_who_come_from_elsewhere(path: Path) -> None:
         "timeout",
         "proxy",
         "providers",
+        "session",
+        "stream",
         "tools",
+        "max_turns",
+        "on_tool",
         "base_url",
         *Params.__annotations__,
     }
