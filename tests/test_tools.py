@@ -1082,14 +1082,17 @@ class TestRun:
         reply = Turns([("odd", "{}")], "Yes.").run("Hi", tools=[odd])
         assert (reply.steps[0].result, reply.steps[0].failed) == (str(value), False)
 
-    def test_an_interrupt_is_not_caught(self) -> None:
-        """Ctrl-C in a function ends the run."""
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+    def test_an_interrupt_is_not_caught(self, kind: type[BaseException]) -> None:
+        """Ctrl-C, and whatever else is not an Exception, ends the run, from a function or a hook."""
 
-        def stop() -> None:
-            raise KeyboardInterrupt
+        def stop(*_: object) -> None:
+            raise kind
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(kind):
             Turns([("stop", "{}")], "Yes.").run("Hi", tools=[stop])
+        with pytest.raises(kind):
+            Turns([OMSK], "Yes.").run("Hi", tools=[Weather().weather], on_tool=stop)
 
     def test_what_a_handler_raises_is_not_caught(self) -> None:
         """What a signal's handler raises while a function runs ends the run, whatever its class."""
