@@ -1084,7 +1084,7 @@ class TestRun:
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
     def test_an_interrupt_is_not_caught(self, kind: type[BaseException]) -> None:
-        """Ctrl-C, and whatever else is not an Exception, ends the run, from a function or a hook."""
+        """Ctrl-C, or anything else that is not an Exception, ends the run, in ``on_tool`` too."""
 
         def stop(*_: object) -> None:
             raise kind
