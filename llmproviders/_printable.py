@@ -9,6 +9,7 @@ the result does not depend on how the text was cut into pieces.
 from __future__ import annotations
 
 import re
+from functools import partial
 
 #: C0 except tab and line feed (a carriage return may precede a line feed), DEL, C1, the marks that
 #: override or isolate a direction, lone surrogates, and the invisible tag characters.
@@ -38,6 +39,11 @@ def one_line(value: object) -> str:
     'two lines'
     """
     return printable(_BREAKS.sub(" ", str(value)))
+
+
+def be_brief(error: BaseException, words: str) -> None:
+    """Make IPython print ``words`` instead of the error's traceback."""
+    error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -294,6 +294,7 @@ class _Asking:
         while not self._over:
             if scope.over:
                 raise scope.error()
+            scope.check_sends()
             self._waker.wait(min(scope.remaining(), SLICE_S))
 
 

@@ -331,12 +331,15 @@ def _correct(
     ledger: Ledger, alter: Callable[[sqlite3.Connection], None], scope: CancelScope
 ) -> None:
     """Correct what was counted before the request; it stays if others keep the file busy."""
+    own = CancelScope(parent=scope, sends=False)
     try:
-        ledger.change(alter, scope)
+        ledger.change(alter, own)
     except LLMError as error:
         # Tried once, at least, whether or not the deadline has passed since.
         let_through(error)
         logger.debug("the estimate stays: %s", error)
+    finally:
+        own.close()
 
 
 def estimate(messages: Sequence[Message], params: Mapping[str, Any]) -> int:

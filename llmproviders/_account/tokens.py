@@ -350,7 +350,7 @@ class TokenKeeper:
             elif scope.clock.wall() >= token.renew_from:
                 token = self._renew_early(token, fetch, scope)
         except LLMError as error:
-            if not scope.over:
+            if not (scope.over or scope.draining):
                 flight.error = error
             raise
         return token.value

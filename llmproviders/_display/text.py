@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Iterator
-from functools import partial
 from html import escape as escape_html
 from math import floor, log10
+from typing import Any
 
 from .._printable import one_line
 
@@ -60,9 +61,15 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
 
 
-def be_brief(error: BaseException, words: str) -> None:
-    """Make IPython print ``words`` instead of the error's traceback."""
-    error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]
+def shell() -> Any:
+    """The running IPython, or None. IPython is not imported for this."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def in_notebook() -> bool:
+    """Whether there is a page, with a button that stops a cell, rather than a terminal."""
+    return hasattr(shell(), "kernel")
 
 
 def count(number: int, thing: str) -> str:

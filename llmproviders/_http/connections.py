@@ -309,7 +309,7 @@ class Tracked(HTTPConnection):
         sock = self.sock
         exchange = serving.get()
         if exchange is not None:
-            exchange.bind(_innermost(sock))
+            exchange.begin(_innermost(sock))
         try:
             # http.client sends head and body separately: two packets, two wake-ups of the server.
             # Not for a session: its caller may send files.

@@ -136,6 +136,8 @@ _BEFORE_SENDING = (
 
 def never_sent(error: errors.LLMError) -> bool:
     """Whether a request certainly never left this machine; False if that is unknown."""
+    if error.limit is not None:
+        return True
     if isinstance(error, errors.InvalidRequestError) and error.status_code is None:
         return True
     return any(isinstance(one, _BEFORE_SENDING) for one in _wrapped(error))

@@ -74,18 +74,30 @@ class Exchange:
         scope: how long both may take.
         anew: whether no kept connection may serve it.
         opened: whether its connection was opened for it.
+        sent: whether its request is being sent, or was.
         sock: the socket that carries them.
         reply: the ``http.client`` reply under urllib3's response.
     """
 
-    __slots__ = ("anew", "opened", "reply", "scope", "sock")
+    __slots__ = ("anew", "opened", "reply", "scope", "sent", "sock")
 
     def __init__(self, scope: CancelScope, *, anew: bool = False) -> None:
         self.scope = scope
         self.anew = anew
         self.opened = False
+        self.sent = False
         self.sock: socket.socket | None = None
         self.reply: ReplyBelow | None = None
+
+    def begin(self, sock: Any) -> None:
+        """Move ``sock``, which is connected, to this exchange, and begin to send.
+
+        Raises:
+            LLMError: see :meth:`CancelScope.check_sends`.
+        """
+        self.bind(sock)
+        self.scope.check_sends()
+        self.sent = True
 
     def bind(self, sock: Any) -> None:
         """Move ``sock`` to this exchange from the one that it served before."""
@@ -222,8 +234,12 @@ class Bounded(_Socket):  # type: ignore[misc]
 
         Raises:
             TimeoutError: the scope has ended, or the silence was too long.
+            LLMError: nothing was sent yet, and nothing may be.
         """
-        left = inf if self.exchange is None else self.exchange.scope.remaining()
+        exchange = self.exchange
+        if exchange is not None and not exchange.sent:
+            exchange.scope.check_sends()
+        left = inf if exchange is None else exchange.scope.remaining()
         if left <= 0:
             raise TimeoutError("the call is over")
         patience = inf if self.patience is None else self.patience - waited
@@ -358,10 +374,11 @@ def resolve(
             let_through(error)
             logger.debug("no thread can be started (%s); %s is resolved in place", error, host)
             ask()
-        in_slices(done.wait, min(timeout, scope.remaining()))
+        in_slices(lambda s: done.wait(s) or scope.draining, min(timeout, scope.remaining()))
     finally:
         scope.detach(done)
     if not answer:
+        scope.check_sends()
         raise TimeoutError(f"the name {host} was not resolved in time")
     found = answer[0]
     if isinstance(found, UnicodeError):
@@ -473,6 +490,7 @@ def _connect_first(
         now = time.monotonic()
         if scope.over:
             raise TimeoutError("the call is over")
+        scope.check_sends()
         if now >= end:
             raise TimeoutError("timed out")
         if waiting and (now >= next_at or not connecting):

@@ -12,6 +12,9 @@ from typing import Protocol
 from .._signals import ignoring
 from ..errors import DeadlineExceeded, LLMError, ProviderTimeout
 
+STOPPED = "stopped"
+"""The ``limit`` of the error of a request that was not sent because its batch was stopped."""
+
 LONGEST_S = 1e6
 """Longer timeouts count as infinite: 11 days. Sockets take at most 24."""
 
@@ -71,6 +74,65 @@ class Waker:
         return False
 
 
+class Drain:
+    """Keeps the requests of a batch from being sent, once it has begun; replies are still read.
+
+    Args:
+        file: a path whose existence begins it, for processes that share nothing else; or None.
+
+    Attributes:
+        file: the same path.
+    """
+
+    __slots__ = ("_begun", "_waiting", "file")
+
+    def __init__(self, file: str | None = None) -> None:
+        self.file = file
+        self._begun = False
+        self._waiting: dict[int, Waker] = {}
+
+    def begin(self) -> None:
+        """Begin it, and end the waits of what was not sent. A signal handler may call this."""
+        if not self._begun and self.file is not None:
+            with ignoring(OSError):
+                os.close(os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        self._begun = True
+        for wake in list(self._waiting.values()):
+            wake.set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether nothing more may be sent."""
+        if not self._begun and self.file is not None:
+            self._begun = self.file in _begun_elsewhere or os.path.exists(self.file)
+        return self._begun
+
+    @staticmethod
+    def begin_here(file: str | None) -> None:
+        """Begin those of ``file`` in this process, which another machine cannot reach by a file."""
+        _begun_elsewhere.add(file)
+
+    def end(self) -> None:
+        """Delete its file, once nobody looks at it any more; calling it again does nothing."""
+        if self.file is not None:
+            with ignoring(OSError):
+                os.unlink(self.file)
+
+    def wait(self, wait: Callable[[float], object], seconds: float, wake: Waker) -> None:
+        """Call ``wait`` for at most ``seconds``; ``wake``, which ends it, is set when it begins."""
+        self._waiting[id(wake)] = wake
+        try:
+            while seconds > 0 and not self.begun and not wake.is_set():
+                step = seconds if self.file is None else min(seconds, SLICE_S)
+                wait(step)
+                seconds -= step
+        finally:
+            self._waiting.pop(id(wake), None)
+
+
+_begun_elsewhere: set[str | None] = set()
+
+
 class Clock(Protocol):
     """A source of time; tests pass one that does not wait."""
 
@@ -109,16 +171,22 @@ class CancelScope:
     Args:
         at: the deadline, in seconds of ``clock.monotonic()``.
         clock: source of time; ignored with a ``parent``, whose clock is used.
-        parent: the enclosing scope; its deadline, limits and cancellation also apply.
+        parent: the enclosing scope; its deadline, limits, cancellation and drain also apply.
+        sends: False for what is done after a reply, which no drain keeps from being done.
     """
 
     __slots__ = (
-        *("__weakref__", "_cutters", "_ended", "_lock", "_wake"),
+        *("__weakref__", "_cutters", "_drain", "_ended", "_lock", "_wake"),
         *("at", "clock", "limit", "parent"),
     )
 
     def __init__(
-        self, at: float = inf, *, clock: Clock = SYSTEM_CLOCK, parent: CancelScope | None = None
+        self,
+        at: float = inf,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        parent: CancelScope | None = None,
+        sends: bool = True,
     ) -> None:
         self.clock: Clock = clock if parent is None else parent.clock
         self.parent = parent
@@ -129,6 +197,7 @@ class CancelScope:
         waits = parent is not None and parent._wake is not None
         self._wake: Waker | None = Waker() if waits else None
         self._cutters: dict[int, Callable[[], None]] = {}
+        self._drain: Drain | None = parent._drain if parent is not None and sends else None
         if parent is not None:
             parent.attach(self, self._cancel_with_parent)
 
@@ -182,6 +251,31 @@ class CancelScope:
             self._wake = Waker()
         return self
 
+    def drained_by(self, drain: Drain) -> CancelScope:
+        """Have ``drain`` keep its calls, and those of later children, from sending; return itself.
+
+        Waits before a request then end, too.
+        """
+        self._drain = drain
+        return self.cancellable()
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more may be sent, though what was sent may end."""
+        return self._drain is not None and self._drain.begun
+
+    def check_sends(self) -> None:
+        """Check that a request may be sent.
+
+        Raises:
+            LLMError: the batch that it belongs to was stopped; its ``limit`` is ``STOPPED``.
+        """
+        if self.draining:
+            # Not a timeout: urllib3 would handle that itself.
+            error = LLMError("the batch was stopped before this request was sent", retryable=False)
+            error.limit = STOPPED
+            raise error
+
     def cancel(self, why: str = "the call was ended") -> None:
         """End the call now, from any thread; call what was attached, newest first.
 
@@ -224,9 +318,18 @@ class CancelScope:
         """
         left = self.remaining()
         if seconds > 0 and left > 0:
-            self.clock.sleep(min(seconds, left), self._wake)
+            self._pause(
+                lambda most: self.clock.sleep(most, self._wake), min(seconds, left), self._wake
+            )
         if self.over:
             raise self.error()
+        self.check_sends()
+
+    def _pause(self, wait: Callable[[float], object], seconds: float, wake: Waker | None) -> None:
+        if self._drain is None or wake is None:
+            wait(seconds)
+        else:
+            self._drain.wait(wait, seconds, wake)
 
     def wait(self, wake: Waker) -> None:
         """Wait for ``wake`` for at most ``SLICE_S``; the caller then checks its condition again.
@@ -236,12 +339,13 @@ class CancelScope:
         """
         self.attach(wake, wake.set)
         try:
-            wake.wait(max(0.0, min(self.remaining(), SLICE_S)))
+            self._pause(wake.wait, max(0.0, min(self.remaining(), SLICE_S)), wake)
             wake.clear()
         finally:
             self.detach(wake)
         if self.over:
             raise self.error()
+        self.check_sends()
 
     def error(self) -> LLMError:
         """The error to raise when it is over."""

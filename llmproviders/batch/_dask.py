@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from .._redact import redact
-from .._runtime.scope import CancelScope
+from .._runtime.scope import CancelScope, Drain
 from ..client import BaseClient
 from ..config._arguments import arguments_of
 from ..provider import Provider
@@ -56,6 +56,11 @@ def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
 def is_executor(executor: Executor) -> bool:
     """Whether an executor is Dask's."""
     return type(executor).__name__ == "ClientExecutor" and hasattr(executor, "_client")
+
+
+def begin_drain(executor: Any, file: str | None) -> None:
+    """On every worker, begin the drain of ``file``: its futures can be cancelled until they end."""
+    executor._client.run(Drain.begin_here, file, wait=False)
 
 
 def check_keyless(client: BaseClient, packed: bytes) -> None:
@@ -144,6 +149,7 @@ class _SharedLimit:
         while not self._turns.acquire(timeout=min(_ASK_AGAIN_S, scope.remaining())):
             if scope.over:
                 raise scope.error()
+            scope.check_sends()
         try:
             yield
         finally:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from itertools import groupby
 
 from .._checks import seconds, whole
+from .._display.text import count
+from .._printable import be_brief, one_line
 from .._runtime.files import check_path
 from ..client import BaseClient
 from ..errors import InvalidRequestError
@@ -45,9 +47,9 @@ def run_file(
     hash of the request, and does the rest: what failed, what has changed, what is new. If the
     process is killed, no written row is lost, and a rerun does not pay for it again.
 
-    On Ctrl-C, SIGTERM and SIGHUP nothing more is sent; requests in progress have ``grace_s``
-    seconds to finish and are written; then the signal has its usual effect. A second signal ends
-    the wait.
+    On Ctrl-C, SIGTERM and SIGHUP nothing more is sent, not even what only waited for its turn or
+    for a retry. The replies to what was sent have ``grace_s`` seconds to arrive and are written;
+    then the signal has its usual effect. A second signal ends the wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
@@ -125,38 +127,51 @@ def answer_into(
     stats = BatchStats()
     check_path("output", output)
     target = target_of(output)
-    with source as read, locked(target):
-        if input is not None and os.path.exists(target) and os.path.samefile(input, target):
-            raise InvalidRequestError(f"{target} is the input; choose another output")
-        asked = Input(read, hashes=os.path.exists(target))
-        finished = Finished(target, asked)
-        finished.keep()
-        skipped = sum(pair in asked.pairs for pair, _ in groupby(finished.pairs))
-        tasks = _left(asked, finished)
-        flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
-        interrupts = Interrupts(
-            lambda: flow.stop(within_s=grace_s, announce=lambda running: announce(running, bar)),
-            lambda: flow.stop(within_s=0),
-            then=flow.stop_reading,
-        )
-        with (
-            interrupts,
-            open(target, "ab") as rows,
-            flow,
-            bar_if(progress, total=len(asked), skipped=skipped) as bar,
-        ):
-            for outcome in flow.outcomes():
-                rows.write(row_of(*outcome))
-                rows.flush()
-                stats.add(outcome)
-                if bar is not None:
-                    bar.show(stats)
-                if on_result is not None:
-                    on_result(outcome.result())
-                if stats.failed == max_failures:
-                    flow.stop()
-            os.fsync(rows.fileno())
-    interrupts.pass_on()
+    asked: Input | None = None
+    skipped = 0
+    try:
+        with source as read, locked(target):
+            if input is not None and os.path.exists(target) and os.path.samefile(input, target):
+                raise InvalidRequestError(f"{target} is the input; choose another output")
+            asked = Input(read, hashes=os.path.exists(target))
+            finished = Finished(target, asked)
+            finished.keep()
+            skipped = sum(pair in asked.pairs for pair, _ in groupby(finished.pairs))
+            tasks = _left(asked, finished)
+            flow = Flow(client, tasks, workers=workers, executor=executor, deadline=deadline)
+            interrupts = Interrupts(
+                lambda: flow.stop(
+                    within_s=grace_s, announce=lambda running: announce(running, grace_s, bar)
+                ),
+                lambda: flow.stop(within_s=0),
+                then=flow.stop_reading,
+            )
+            with (
+                interrupts,
+                open(target, "ab") as rows,
+                flow,
+                bar_if(progress, total=len(asked), skipped=skipped) as bar,
+            ):
+                for outcome in flow.outcomes():
+                    rows.write(row_of(*outcome))
+                    rows.flush()
+                    stats.add(outcome)
+                    if bar is not None:
+                        bar.show(stats)
+                    if on_result is not None:
+                        on_result(outcome.result())
+                    if stats.failed == max_failures:
+                        flow.stop()
+                os.fsync(rows.fileno())
+        interrupts.pass_on()
+    except KeyboardInterrupt as interrupt:
+        found = ""
+        if asked is not None:
+            done, place = skipped + stats.done, one_line(os.fsdecode(output))
+            are = "is" if done == 1 else "are"
+            found = f": {done:,} of {count(len(asked), 'row')} {are} in {place}"
+        be_brief(interrupt, f"Stopped{found}. Run the cell again to continue.")
+        raise
     stopped = max_failures is not None and stats.failed >= max_failures
     return stats.summary(skipped=skipped, duration=time.monotonic() - began, stopped=stopped)
 

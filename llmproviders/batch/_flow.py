@@ -13,7 +13,7 @@ from .._runtime.scope import CancelScope
 from .._signals import let_through
 from ..client import BaseClient
 from ._task import FinishedTask, Task
-from ._workers import Ended, worker_for
+from ._workers import Ended, drain_for, worker_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,6 +25,9 @@ _UNDER_WAY_PER_WORKER = 4
 # Longest single wait: a signal that arrives just before a wait, or at any time on Windows, is
 # only handled when the wait returns.
 _LONGEST_WAIT_S = 0.2
+
+# A request that was not sent yet looks this often, at the latest, whether it still may be.
+_SETTLE_S = 0.5
 
 
 class _Stopped(NamedTuple):
@@ -63,7 +66,8 @@ class Flow:
         self._tasks = tasks
         self._room = workers * _UNDER_WAY_PER_WORKER
         self._under_way = 0
-        self._scope = CancelScope().cancellable()
+        self._drain = drain_for(executor)
+        self._scope = CancelScope().drained_by(self._drain)
         self._ended: queue.SimpleQueue[Ended | _Stopped] = queue.SimpleQueue()
         self._worker = worker_for(
             client,
@@ -71,6 +75,7 @@ class Flow:
             workers=workers,
             executor=executor,
             scope=self._scope,
+            drain=self._drain,
             deadline=deadline,
         )
         self._input_error: BaseException | None = None
@@ -81,15 +86,18 @@ class Flow:
     def stop(
         self, *, within_s: float = inf, announce: Callable[[int], object] | None = None
     ) -> None:
-        """Send nothing more. Reentrant, so a signal handler may call it.
+        """Send nothing more, and read the replies to what was sent.
+
+        Reentrant, so a signal handler may call it.
 
         Args:
             within_s: seconds to wait for requests in progress.
-            announce: called with the number of requests still running, if any, by the thread that
-                reads the outcomes.
+            announce: called with the number of requests in progress, if any, by the thread that
+                reads the outcomes, once those that only waited for their turn have come back.
         """
         self._more = False
         self._give_up_at = time.monotonic() + within_s
+        self._drain.begin()
         self._ended.put(_Stopped(announce))
 
     def stop_reading(self) -> None:
@@ -108,6 +116,8 @@ class Flow:
         Raises:
             BrokenExecutor: the executor no longer works.
         """
+        announce: Callable[[int], object] | None = None
+        announce_at = inf
         while True:
             if self._more and self._under_way < self._room:
                 task = self._next_task()
@@ -122,24 +132,29 @@ class Flow:
                 continue
             if not self._under_way:
                 break
-            left = self._give_up_at - time.monotonic()
+            now = time.monotonic()
+            left = self._give_up_at - now
+            if now >= announce_at:
+                running, announce_at = self._under_way - self._ended.qsize(), inf
+                if announce is not None and running > 0:
+                    announce(running)
             try:
-                ended = self._ended.get(timeout=min(max(0.0, left), _LONGEST_WAIT_S))
+                wait = min(left, announce_at - now, _LONGEST_WAIT_S)
+                ended = self._ended.get(timeout=max(0.0, wait))
             except queue.Empty:
                 if left <= 0:
                     break
                 continue
             if isinstance(ended, _Stopped):
                 self._worker.withdraw()
-                running = self._under_way - self._ended.qsize()
-                if ended.announce is not None and running > 0:
-                    ended.announce(running)
+                announce, announce_at = ended.announce, time.monotonic() + _SETTLE_S
                 continue
             self._under_way -= 1
             if isinstance(ended, BaseException):
                 raise ended
-            if ended is not None:
-                yield ended
+            sent = None if ended is None else ended.if_sent()
+            if sent is not None:
+                yield sent
         if self._input_error is not None:
             raise self._input_error
 
@@ -161,6 +176,8 @@ class Flow:
     def close(self) -> None:
         """Cancel the requests in progress."""
         self._more = False
+        if self._under_way:
+            self._drain.begin()
         self._scope.cancel("the batch was ended")
         self._worker.close()
 

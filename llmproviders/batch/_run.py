@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 
 from .._account.arguments import spelled_out
 from .._checks import seconds, shown, whole
-from .._display.text import be_brief, count
+from .._display.text import count
+from .._printable import be_brief
 from .._request import BatchParams, ChatRequest, Unpack
 from .._signals import let_through
 from ..cache import Cached
@@ -47,8 +48,9 @@ def run(
     and may be endless; at most four requests per worker are in progress, however slow the consumer.
     Closing the generator cancels the requests in progress.
 
-    On Ctrl-C nothing more is sent; requests in progress have ten seconds to finish and are yielded,
-    and then ``KeyboardInterrupt`` is raised. Its ``results`` are the results still in use, for
+    On Ctrl-C nothing more is sent, not even what only waited for its turn or for a retry. The
+    replies to what was sent have ten seconds to arrive and are yielded, and then
+    ``KeyboardInterrupt`` is raised. Its ``results`` are the results still in use, for
     example all of them if ``list(run(...))`` was interrupted. A second Ctrl-C does not wait.
 
     Args:
@@ -246,7 +248,7 @@ def _results(
         with flow, bar_if(progress, total=total) as bar:
             interrupts = Interrupts(
                 lambda: flow.stop(
-                    within_s=GRACE_S, announce=lambda running: announce(running, bar)
+                    within_s=GRACE_S, announce=lambda running: announce(running, GRACE_S, bar)
                 ),
                 lambda: flow.stop(within_s=0),
                 then=flow.stop_reading,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from .._display.text import count, shorten
+from .._display.text import count, in_notebook, shorten
 from .._printable import one_line
 from .._redact import redact
 from ..errors import AllProvidersFailed
@@ -156,9 +156,11 @@ class Bar:
         self._bar.write(line, file=sys.stderr)
 
 
-def announce(running: int, bar: Bar | None) -> None:
-    """Say on standard error that an interrupted batch finishes what is running."""
-    line = f"finishing {count(running, 'request')}; press again to drop them"
+def announce(running: int, within_s: float, bar: Bar | None) -> None:
+    """Say on standard error that a stopped batch finishes what is running, and how to end that."""
+    again = "stop again" if in_notebook() else "press Ctrl-C again"
+    them = "it" if running == 1 else "them"
+    line = f"finishing {count(running, 'request')} (at most {within_s:g} s); {again} to drop {them}"
     if bar is not None:
         bar.write(line)
     elif sys.stderr is not None:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from .._checks import boolean
 from .._request import ChatRequest
+from .._runtime.scope import STOPPED
 from .._signals import let_through
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, LLMError
 from ..messages import Prompt
-from ..results import Completion
+from ..results import Attempts, Completion
 
 Id = str | int
 
@@ -85,6 +86,26 @@ class FinishedTask(NamedTuple):
     task: Task
     completion: Completion | None
     error: Exception | None
+
+    def if_sent(self) -> FinishedTask | None:
+        """The task; None if the stop of its batch kept it from being sent.
+
+        If it was sent before, and was to be sent again, its error is that of its last try.
+        """
+        stop = self.error
+        if not isinstance(stop, LLMError) or stop.limit != STOPPED:
+            return self
+        failed = [
+            attempt
+            for attempt in stop.attempts
+            if attempt.error is not None and attempt.error.limit != STOPPED
+        ]
+        if not failed:
+            return None
+        error = failed[-1].error
+        assert error is not None
+        error.attempts = Attempts(failed)
+        return self._replace(error=error)
 
     def result(self) -> BatchResult:
         """The result that callers get."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import queue
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import (
@@ -17,11 +19,12 @@ from concurrent.futures import (
 from functools import partial
 from math import inf
 from typing import Protocol
+from uuid import uuid4
 
 from .._log import logger
 from .._redact import redact
 from .._request import ChatRequest
-from .._runtime.scope import SYSTEM_CLOCK, CancelScope, ForkLock, in_slices
+from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Drain, ForkLock, in_slices
 from .._signals import let_through
 from ..client import BaseClient
 from ..results import Completion
@@ -35,12 +38,16 @@ _clients: dict[bytes, BaseClient] = {}
 _building = ForkLock()
 
 
+_Parcel = tuple[bytes, str | None, Callable[[BaseClient], object] | None]
+
+
 class Carrier:
     """Carries a client to the process of a task: unchanged in this one, rebuilt once in others.
 
     Args:
         client: the client.
         scope: ends what runs in this process; it is not pickled.
+        drain: the drain of ``scope``; other processes look at its file.
         on_arrival: a function of a module, called with the rebuilt client once in each process.
     """
 
@@ -48,10 +55,12 @@ class Carrier:
         self,
         client: BaseClient,
         scope: CancelScope,
+        drain: Drain,
         on_arrival: Callable[[BaseClient], object] | None = None,
     ) -> None:
         self._client: BaseClient | None = client
-        self._scope: CancelScope | None = scope
+        self._scope = scope
+        self._drain = drain
         self._on_arrival = on_arrival
         self._packed: bytes | None = None
 
@@ -72,12 +81,14 @@ class Carrier:
                 ) from error
         return self._packed
 
-    def __getstate__(self) -> tuple[bytes, Callable[[BaseClient], object] | None]:
-        return self.pack(), self._on_arrival
+    def __getstate__(self) -> _Parcel:
+        return self.pack(), self._drain.file, self._on_arrival
 
-    def __setstate__(self, state: tuple[bytes, Callable[[BaseClient], object] | None]) -> None:
-        self._packed, self._on_arrival = state
-        self._client = self._scope = None
+    def __setstate__(self, state: _Parcel) -> None:
+        self._packed, file, self._on_arrival = state
+        self._drain = Drain(file)
+        self._scope = CancelScope().drained_by(self._drain)
+        self._client = None
 
     def answer(self, request: ChatRequest, deadline: float | None) -> Completion:
         """Ask the client, within ``deadline`` seconds or the request's own deadline."""
@@ -227,15 +238,23 @@ class ViaExecutor:
     Args:
         submit: sends a request to it.
         tell: called with each task as it ends, in any thread.
-        knows_begun: whether a task that the executor cancels has certainly not begun.
+        drain: what keeps its tasks from sending, once the batch is stopped.
+        stop: has its machines look at ``drain``; None: a task that it cancels has certainly not
+            begun.
     """
 
     def __init__(
-        self, submit: Callable[[ChatRequest], Future[Answer]], tell: Tell, *, knows_begun: bool
+        self,
+        submit: Callable[[ChatRequest], Future[Answer]],
+        tell: Tell,
+        *,
+        drain: Drain,
+        stop: Callable[[], object] | None,
     ) -> None:
         self._submit = submit
         self._tell = tell
-        self._knows_begun = knows_begun
+        self._drain = drain
+        self._stop = stop
         self._tasks: dict[Future[Answer], Task] = {}
         self._withdrawing = False
 
@@ -247,6 +266,8 @@ class ViaExecutor:
 
     def _done(self, future: Future[Answer]) -> None:
         self._tell(self._end_of(self._tasks.pop(future), future))
+        if self._withdrawing and not self._tasks:
+            self._drain.end()
 
     def _end_of(self, task: Task, future: Future[Answer]) -> Ended:
         if future.cancelled():
@@ -261,9 +282,11 @@ class ViaExecutor:
         return FinishedTask(task, None, error)
 
     def withdraw(self) -> None:
-        """Take back the tasks that have certainly not begun."""
-        if self._knows_begun:
+        """Take back the tasks that have certainly not begun; the others look at the drain."""
+        if self._stop is None:
             self._withdraw_all()
+        else:
+            self._stop()
 
     def _withdraw_all(self) -> None:
         self._withdrawing = True
@@ -273,6 +296,15 @@ class ViaExecutor:
     def close(self) -> None:
         """Cancel every task that the executor lets cancel."""
         self._withdraw_all()
+        if not self._tasks:
+            self._drain.end()
+
+
+def drain_for(executor: Executor | None) -> Drain:
+    """The drain of a batch; with a file, in case that the executor has other processes."""
+    if executor is None:
+        return Drain()
+    return Drain(os.path.join(tempfile.gettempdir(), f"llmproviders-{uuid4().hex}.stopped"))
 
 
 def worker_for(
@@ -282,6 +314,7 @@ def worker_for(
     workers: int,
     executor: Executor | None,
     scope: CancelScope,
+    drain: Drain,
     deadline: float | None,
 ) -> Worker:
     """Choose where the tasks of a batch run; nothing is sent yet.
@@ -292,6 +325,7 @@ def worker_for(
         workers: the number of our own threads.
         executor: threads, processes, Dask's, or any other; None for our own threads.
         scope: ends what runs in this process.
+        drain: the drain of ``scope``.
         deadline: seconds for each request, or None.
 
     Raises:
@@ -299,7 +333,7 @@ def worker_for(
         ValueError: it contains a key that everybody on a cluster could read.
     """
     on_dask = executor is not None and _dask.is_executor(executor)
-    carrier = Carrier(client, scope, _dask.share_limits if on_dask else None)
+    carrier = Carrier(client, scope, drain, _dask.share_limits if on_dask else None)
     if executor is None:
         return Threads(workers, lambda request: work(carrier, request, deadline), tell)
     if on_dask:
@@ -313,4 +347,5 @@ def worker_for(
     def submit(request: ChatRequest) -> Future[Answer]:
         return executor.submit(work, carrier, request, deadline, **extra)
 
-    return ViaExecutor(submit, tell, knows_begun=not on_dask)
+    stop = partial(_dask.begin_drain, executor, drain.file) if on_dask else None
+    return ViaExecutor(submit, tell, drain=drain, stop=stop)

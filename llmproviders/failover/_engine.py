@@ -16,7 +16,7 @@ from typing import Literal
 
 from .._log import logger
 from .._request import Accept, ChatRequest
-from .._runtime.scope import CancelScope, Clock
+from .._runtime.scope import STOPPED, CancelScope, Clock
 from .._signals import from_handler, let_through
 from ..errors import (
     SLOWER,
@@ -214,6 +214,8 @@ class Router:
 
     def _tries_next(self, call: CallState, error: LLMError) -> bool:
         """Whether the next provider is tried after ``error``."""
+        if call.scope.draining:
+            return False
         chosen = self.fall_through
         if chosen is None or error is call.cut:
             return True
@@ -493,7 +495,8 @@ class RetryLoop:
         if not attempts and isinstance(error, UnsupportedError):
             # The provider was skipped without an attempt; report one, so the caller sees why.
             attempts = (one.attempt(error),)
-        self._log(attempts, error)
+        if error.limit != STOPPED:
+            self._log(attempts, error)
         if self._scope.over:
             return error
         if not one.delivered:
@@ -523,6 +526,7 @@ class RetryLoop:
         if (
             call.broken
             or scope.over
+            or scope.draining
             or self._made >= min(settings.attempts, outcome_of(error).tries)
             or (error.retry_after or 0.0) > longest
         ):

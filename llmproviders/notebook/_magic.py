@@ -12,8 +12,7 @@ import click
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from .._display.text import be_brief
-from .._printable import one_line, printable
+from .._printable import be_brief, one_line, printable
 from .._redact import redact
 from ..cli.files import WholeFile
 from ..cli.options import Choices, call_options

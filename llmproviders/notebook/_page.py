@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any, Protocol, TextIO
 
 from .._display.markdown import harmless
-from .._display.text import escape, seconds
+from .._display.text import escape, in_notebook, seconds
 from .._printable import one_line, printable
 from .._runtime.scope import Clock
 from ..results import Image
@@ -17,12 +17,6 @@ SHORTEST_INTERVAL_S = 0.1
 
 _CHARACTERS_A_SECOND = 100_000
 """Each update sends the whole text, and a notebook server drops data beyond its rate limit."""
-
-
-def shell() -> Any:
-    """The running IPython, or None. IPython is not imported for this."""
-    ipython = sys.modules.get("IPython")
-    return None if ipython is None else ipython.get_ipython()
 
 
 def put(item: object) -> None:
@@ -54,8 +48,7 @@ class DisplayPlace(Protocol):
 
 def display_place(clock: Clock) -> DisplayPlace:
     """The notebook's page if there is one, else standard output."""
-    running = shell()
-    if running is None or not hasattr(running, "kernel"):
+    if not in_notebook():
         # Without a console there is none, and print() does nothing.
         return Terminal(sys.stdout or StringIO())
     from IPython.display import display

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from .._account.arguments import spelled_out
-from .._display.text import be_brief, count, seconds
+from .._display.text import count, seconds, shell
+from .._printable import be_brief
 from .._request import StreamParams, Unpack
 from .._runtime.scope import SYSTEM_CLOCK, Clock
 from ..cli.options import Choices
@@ -16,7 +17,7 @@ from ..client import BaseClient
 from ..conversation import Conversation
 from ..messages import Prompt
 from ..results import Completion, FinishReason, Restart, StreamText
-from ._page import DisplayPlace, display_place, shell
+from ._page import DisplayPlace, display_place
 
 _chosen: tuple[BaseClient, dict[str, Any]] | None = None
 

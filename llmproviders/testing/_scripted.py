@@ -78,6 +78,7 @@ class _NoTransport:
     def open(self, call: HTTPRequest, scope: CancelScope, **_: Any) -> NoReply:
         if scope.over:
             raise scope.error()
+        scope.check_sends()
         return NoReply()
 
     def close(self) -> None:

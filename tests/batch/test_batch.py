@@ -394,7 +394,9 @@ class TestEnd:
             assert sandbox.wait_for(lambda s: s.count("openai", "chat") == 2, timeout_s=WAIT_S)
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
-            assert process.stderr.readline().startswith(b"finishing 2 requests; press again")
+            assert process.stderr.readline().startswith(
+                b"finishing 2 requests (at most 10 s); press Ctrl-C again to drop them"
+            )
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=WAIT_S)
         finally:

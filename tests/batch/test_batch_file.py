@@ -646,7 +646,7 @@ class TestStop:
 class TestSignals:
     @pytest.mark.parametrize(
         ("number", "last_words"),
-        [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "them"), (signal.SIGHUP, "them")],
+        [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, ""), (signal.SIGHUP, "")],
         ids=["SIGINT", "SIGTERM", "SIGHUP"],
     )
     def test_grace(self, files: Files, number: signal.Signals, last_words: str) -> None:
@@ -713,7 +713,7 @@ class TestSignals:
         assert files.rows() == []
 
     def test_second_signal(self, files: Files, sandbox: Sandbox) -> None:
-        """The first Ctrl-C says at once what it waits for; a second one does not wait for it."""
+        """The first Ctrl-C says what it waits for, and how long; a second one does not wait."""
         sandbox.fail("openai", stall=True, times=1000)
         files.ask(*questions(50))
         program = (
@@ -729,7 +729,9 @@ class TestSignals:
             process.send(signal.SIGINT)
             assert process.process.stderr is not None
             said = process.process.stderr.readline()
-            assert said == "finishing 4 requests; press again to drop them\n"
+            assert said == (
+                "finishing 4 requests (at most 1000 s); press Ctrl-C again to drop them\n"
+            )
             process.send(signal.SIGINT)
             code, _, err = process.end()
         assert code == -signal.SIGINT
