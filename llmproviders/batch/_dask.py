@@ -6,8 +6,10 @@ import contextlib
 import io
 import pickle
 import random
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from .._redact import redact
@@ -59,8 +61,13 @@ def is_executor(executor: Executor) -> bool:
 
 
 def begin_drain(executor: Any, file: str | None) -> None:
-    """On every worker, begin the drain of ``file``: its futures can be cancelled until they end."""
-    executor._client.run(Drain.begin_here, file, wait=False)
+    """On every worker, begin the drain of ``file``, without waiting for their answers.
+
+    Dask's futures do not say whether they have begun: they can be cancelled until they end.
+    """
+    run: Callable[..., object] = executor._client.run
+    tell = partial(run, Drain.begin_here, file, on_error="ignore")
+    threading.Thread(target=tell, name="llmproviders stop", daemon=True).start()
 
 
 def check_keyless(client: BaseClient, packed: bytes) -> None:

@@ -333,3 +333,28 @@ def test_duplicates(executor: Executor) -> None:
     """What is refused at home is refused before anything is sent."""
     with pytest.raises(InvalidRequestError):
         run(Echo(), [{"id": 1, "prompt": "a"}] * 2, executor=executor)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["a folder of all", "machines apart"])
+def test_a_stop_reaches_the_workers(
+    shared: bool, dask: Any, executor: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After a stop the workers send nothing more, and finish what they have sent."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path if shared else tmp_path / "elsewhere"))
+    with Sandbox(piece_delay_s=0.1) as slow:
+        keys_on_workers(dask, slow)
+        client = OpenAICompatible(**without_key(slow, "openai"))
+
+        def press() -> None:
+            assert slow.wait_for(lambda s: s.count("openai", "chat") == 4, timeout_s=WAIT_S)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        presser = threading.Thread(target=press)
+        presser.start()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            list(run(client, [f"question {n}" for n in range(40)], executor=executor))
+        presser.join()
+        results: list[BatchResult] = caught.value.results  # type: ignore[attr-defined]
+        assert all(result.completion for result in results)
+        assert len(results) == slow.count("openai", "chat") == 4
+    assert list(tmp_path.iterdir()) == []
