@@ -41,9 +41,16 @@ def one_line(value: object) -> str:
     return printable(_BREAKS.sub(" ", str(value)))
 
 
-def be_brief(error: BaseException, words: str) -> None:
-    """Make IPython print ``words`` instead of the error's traceback."""
-    error._render_traceback_ = partial(list, (words,))  # type: ignore[attr-defined]
+def be_brief(error: BaseException, words: str | None = None) -> None:
+    """Make IPython print ``words`` instead of the error's traceback.
+
+    Args:
+        error: the error.
+        words: what to print; None: that it was stopped, unless there are words already.
+    """
+    if words is not None or not hasattr(error, "_render_traceback_"):
+        lines = (words or "Stopped.",)
+        error._render_traceback_ = partial(list, lines)  # type: ignore[attr-defined]
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from ._account.arguments import spelled_out
 from ._checks import whole
 from ._http.types import Timeout
 from ._log import logger
+from ._printable import be_brief
 from ._redact import handled_outside, hidden
 from ._request import (
     Accept,
@@ -33,6 +35,44 @@ from .results import Completion, StreamText
 from .tools import OnTool, Tool, ToolRun, listed
 
 T = TypeVar("T")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Files and locks are held by context managers.
+_OURS = (__name__.partition(".")[0], "contextlib")
+
+
+def briefly(function: F) -> F:
+    """Have what ``function`` raises printed without this package's frames.
+
+    That is: every ``LLMError``, what is wrong with the arguments, and in a notebook a stopped cell.
+    Any other error that came out of the caller's own code, or a library's, keeps its frames.
+    """
+
+    @wraps(function)
+    def brief(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            be_brief(stop)
+            raise
+        except (LLMError, TypeError, ValueError, RuntimeError, ImportError, OSError) as error:
+            if not (isinstance(error, LLMError) or _raised_here(error)):
+                raise
+            shorten(error)
+            raise error
+
+    return cast(F, brief)
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether an error that was just caught has passed through this package's functions alone."""
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _OURS:
+            return False
+        step = step.tb_next
+    return True
 
 
 class BaseClient(ABC):
@@ -68,6 +108,7 @@ class BaseClient(ABC):
         """Close the connections; the next call opens new ones."""
 
     @spelled_out(Params)
+    @briefly
     def stream(
         self,
         prompt: Prompt,
@@ -121,6 +162,7 @@ class BaseClient(ABC):
         )
 
     @spelled_out(Params)
+    @briefly
     def create_generator(
         self,
         model: str | None,
@@ -171,6 +213,7 @@ class BaseClient(ABC):
         return owned(self.generate(request), self.name)
 
     @spelled_out(Params)
+    @briefly
     def complete(
         self,
         prompt: Prompt,
@@ -223,11 +266,7 @@ class BaseClient(ABC):
             accept=accept,
             params=params,
         )
-        try:
-            return self.answer(request)
-        except LLMError as error:
-            shorten(error)
-            raise error
+        return self.answer(request)
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The whole reply to a checked request; called by ``complete``.
@@ -239,6 +278,7 @@ class BaseClient(ABC):
         return collect(self.generate(request, scope))
 
     @spelled_out(Params)
+    @briefly
     def run(
         self,
         prompt: Prompt,
@@ -320,9 +360,6 @@ class BaseClient(ABC):
         run = ToolRun(tools, ask, max_turns=max_turns, on_tool=on_tool, scope=scope)
         try:
             return run.run(request.messages)
-        except LLMError as error:
-            shorten(error)
-            raise error
         finally:
             scope.close()
 
@@ -433,6 +470,9 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
             # CPython 3.12 and 3.13 skip a ``finally`` block if an interrupt arrives where the jump
             # of an ``if`` goes back to the beginning of a loop.
             del piece
+    except KeyboardInterrupt as stop:
+        be_brief(stop)
+        raise
     except LLMError as error:
         shorten(error)
         raise error
@@ -443,7 +483,7 @@ def owned(stream: Generator[T, None, None], name: str) -> Generator[T, None, Non
             process.keep_untouched(stream)
 
 
-def shorten(error: LLMError) -> None:
+def shorten(error: BaseException) -> None:
     """Have Python print ``error`` in a few lines if it is not caught.
 
     Its causes lose their tracebacks, and the first one that is not ours hides what led to it, which
@@ -452,7 +492,9 @@ def shorten(error: LLMError) -> None:
     """
     if from_handler(error):
         return
-    if error.__cause__ is not None and not isinstance(error, AllProvidersFailed):
+    if not isinstance(error, LLMError):
+        logger.debug("the call failed", exc_info=error)
+    elif error.__cause__ is not None and not isinstance(error, AllProvidersFailed):
         logger.debug("%s failed", error.provider, exc_info=error)
     handled = handled_outside(error)
     error.__traceback__ = None

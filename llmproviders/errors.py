@@ -66,8 +66,8 @@ class LLMError(Exception):
     retryable_by_default: ClassVar[bool] = False
 
     limit: str | None = None
-    """What on the caller's side kept the request from being sent: ``"per_day"``, ``"per_minute"``,
-    or ``"stopped"``, the end of its batch; None if the service failed.
+    """The caller's own limit that kept the request from being sent, such as ``"per_day"``, or
+    ``"stopped"`` if its batch was stopped; None if the service failed.
     """
     #: What a run with tools had done when it failed.
     steps: tuple[Any, ...] = ()

@@ -441,7 +441,10 @@ def _of_type(kind: Any) -> Schema:
         pydantic.errors.PydanticInvalidForJsonSchema,
         NameError,
     ) as error:
-        raise InvalidRequestError(f"schema: {shown(kind)} has no JSON Schema: {error}") from error
+        # Its frames keep the frame that called them, as those of a signal handler do.
+        raise InvalidRequestError(
+            f"schema: {shown(kind)} has no JSON Schema: {error}"
+        ) from error.with_traceback(None)
 
     def load(source: str) -> Any:
         try:

@@ -13,7 +13,7 @@ from .._checks import seconds, whole
 from .._display.text import count
 from .._printable import be_brief, one_line
 from .._runtime.files import check_path
-from ..client import BaseClient
+from ..client import BaseClient, briefly
 from ..errors import InvalidRequestError
 from ._flow import Flow
 from ._input import Input, lines_of, pair_digest
@@ -27,6 +27,7 @@ from ._task import BatchResult, Task, request_hash
 GRACE_S = 30.0
 
 
+@briefly
 def run_file(
     client: BaseClient,
     input: str | os.PathLike[str],

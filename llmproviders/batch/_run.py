@@ -17,7 +17,7 @@ from .._printable import be_brief
 from .._request import BatchParams, ChatRequest, Unpack
 from .._signals import let_through
 from ..cache import Cached
-from ..client import BaseClient, owned
+from ..client import BaseClient, briefly, owned
 from ..errors import InvalidRequestError
 from ..messages import Prompt
 from ._flow import Flow
@@ -31,6 +31,7 @@ GRACE_S = 10.0
 """Seconds for requests in progress to finish after Ctrl-C."""
 
 
+@briefly
 def run(
     client: BaseClient,
     requests: Iterable[BatchRequest],
@@ -101,6 +102,7 @@ def run(
 
 
 @spelled_out(BatchParams)
+@briefly
 def map(
     client: BaseClient,
     prompts: Iterable[BatchRequest],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._account.arguments import spelled_out
 from .._checks import nearest
 from .._request import BatchParams, Unpack
-from ..client import BaseClient
+from ..client import BaseClient, briefly
 from ..errors import InvalidRequestError
 from ._file import answer_into
 from ._rows import as_row
@@ -31,6 +31,7 @@ _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 @spelled_out(BatchParams)
+@briefly
 def table(
     client: BaseClient,
     template: str,

@@ -90,7 +90,7 @@ class FinishedTask(NamedTuple):
     def if_sent(self) -> FinishedTask | None:
         """The task; None if the stop of its batch kept it from being sent.
 
-        If it was sent before, and was to be sent again, its error is that of its last try.
+        If an earlier try was sent and failed, that is its error.
         """
         stop = self.error
         if not isinstance(stop, LLMError) or stop.limit != STOPPED:

@@ -13,7 +13,7 @@ from .._printable import be_brief
 from .._request import StreamParams, Unpack
 from .._runtime.scope import SYSTEM_CLOCK, Clock
 from ..cli.options import Choices
-from ..client import BaseClient
+from ..client import BaseClient, briefly
 from ..conversation import Conversation
 from ..messages import Prompt
 from ..results import Completion, FinishReason, Restart, StreamText
@@ -54,6 +54,7 @@ def in_use() -> Generator[tuple[BaseClient, dict[str, Any]], None, None]:
 
 
 @spelled_out(StreamParams)
+@briefly
 def show(
     stream_or_prompt: Iterator[str] | Prompt,
     client: BaseClient | Conversation | None = None,
@@ -139,7 +140,7 @@ def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: boo
         page.end(_end_of(error, clock.monotonic() - began))
         if isinstance(error, KeyboardInterrupt):
             error.partial_text = said.text  # type: ignore[attr-defined]
-            be_brief(error, "Stopped.")
+            be_brief(error)
         raise
     reply = said.completion
     line = _line(reply.finish_reason, clock.monotonic() - began, first_text_after)

@@ -674,6 +674,91 @@ class TestStopping:
         assert ran.traceback.startswith(f"Stopped: {asked} results are in sys.last_value.results")
         assert notebook.value("len(__import__('sys').last_value.results)") == str(asked)
 
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "OpenAICompatible().complete('Why?')",
+            "FailoverClient([OpenAICompatible()]).complete('Why?')",
+            "OpenAICompatible().run('Why?', tools=[tool])",
+            "OpenAICompatible().conversation().ask('Why?')",
+            "print(*OpenAICompatible().stream('Why?'))",
+        ],
+    )
+    def test_a_stopped_call_is_a_word(self, notebook: Kernel, services: Sandbox, call: str) -> None:
+        """A stopped call is told without the frames of this package."""
+        services.fail("openai", stall=True, cut_after=3)
+        notebook.run("from llmproviders import *\ndef tool(city: str) -> str:\n    'Look.'")
+        ran = notebook.run(call, stops(services, notebook))
+        assert ran.error == "KeyboardInterrupt"
+        assert ran.traceback == "Stopped."
+
+    def test_a_stopped_table_says_how_far_it_came(
+        self, notebook: Kernel, services: Sandbox, tmp_path: Path
+    ) -> None:
+        """With an output file, a stopped table says how many rows are in it, and what to do."""
+        output = tmp_path / "moods.jsonl"
+        notebook.run(
+            "import pandas\nfrom llmproviders import *\nfrom llmproviders import batch\n"
+            "frame = pandas.DataFrame({'q': range(500)})"
+        )
+        before = services.count("openai", "chat")
+
+        def stop() -> None:
+            assert services.wait_for(
+                lambda s: s.count("openai", "chat") >= before + 4, timeout_s=20
+            )
+            notebook.stop()
+
+        ran = notebook.run(
+            f"batch.table(OpenAICompatible(), 'Why {{q}}?', frame, output={str(output)!r})", stop
+        )
+        assert ran.error == "KeyboardInterrupt"
+        done = len(output.read_text().splitlines())
+        assert done == services.count("openai", "chat") - before
+        assert ran.traceback == (
+            f"Stopped: {done} of 500 rows are in {output}. Run the cell again to continue."
+        )
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "batch.map(client, ['Why?'], schma=1)",
+            "batch.map(client, 'Why?')",
+            "batch.table(client, 'Why {no}?', frame)",
+            "batch.table(client, 'Why {q}?', frame, output='/nowhere/at/all.jsonl')",
+            "batch.table(client, 'Why {q}?', frame, schema=5)",
+            "batch.run_file(client, '/nowhere/in.jsonl', 'out.jsonl')",
+            "list(batch.run(client, ['Why?'], workers=0))",
+            "show('Why?', client, schma=1)",
+            "client.run('Why?', tools=[5])",
+            "client.complete('Why?', schma=1)",
+            "client.stream('')",
+        ],
+    )
+    def test_wrong_arguments_are_told_in_few_frames(self, notebook: Kernel, call: str) -> None:
+        """What is wrong with the arguments is told with the cell and one frame of this package."""
+        notebook.run(
+            "import pandas\nfrom llmproviders import batch\n"
+            "from llmproviders.notebook import show\n"
+            "from llmproviders.testing import ScriptedProvider\n"
+            "client = ScriptedProvider(['Yes.'])\n"
+            "frame = pandas.DataFrame({'q': ['a', 'b']})"
+        )
+        ran = notebook.run(call)
+        assert not ran.ok
+        files = re.findall(r"llmproviders/\S*\.py", re.sub(r"\x1b\[[\d;]*m", "", ran.traceback))
+        assert len(files) <= 1, ran.traceback
+
+    def test_an_error_of_the_callers_own_code_keeps_its_frames(self, notebook: Kernel) -> None:
+        """A callback that fails is seen in the traceback."""
+        notebook.run(
+            "from llmproviders import batch\n"
+            "from llmproviders.testing import ScriptedProvider\n"
+            "def mine(result):\n    raise TypeError('mine')"
+        )
+        ran = notebook.run("list(batch.run(ScriptedProvider(['a']), ['a'], on_result=mine))")
+        assert "raise TypeError" in re.sub(r"\x1b\[[\d;]*m", "", ran.traceback)
+
     def test_it_works_afterwards(self, notebook: Kernel) -> None:
         """The cell after a stopped one gets its reply."""
         assert notebook.run("%%llm\nWhy?").ok
