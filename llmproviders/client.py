@@ -238,8 +238,9 @@ class BaseClient(ABC):
                 a ``RejectedReplyError``.
             stream: False asks the service for the whole reply at once. By default the reply
                 streams, so that a deadline holds for every piece.
-            **params: sampling parameters, ``system``, ``tools``, ``extra_body``, and ``schema``,
-                a type or a JSON Schema, whose value is then in ``data``.
+            **params: sampling parameters, ``system``, ``tools``, ``extra_body``, ``attach``, paths
+                of files for the model to look at, and ``schema``, a type or a JSON Schema, whose
+                value is then in ``data``.
 
         Raises:
             TypeError: an unknown parameter, or ``stream=True``.

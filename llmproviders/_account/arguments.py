@@ -96,13 +96,14 @@ def for_tests(*names: str) -> Callable[[F], F]:
     return leave_out
 
 
-def spelled_out(keywords: Any) -> Callable[[F], F]:
+def spelled_out(keywords: Any, *, without: str | None = None) -> Callable[[F], F]:
     """Decorate a function so that its signature shows the keywords in its ``**``.
 
     IPython's Shift-Tab and completion read signatures but do not understand ``Unpack``.
 
     Args:
         keywords: a ``TypedDict`` of the keywords.
+        without: one of them that the function does not take.
     """
 
     def decorate(function: F) -> F:
@@ -116,7 +117,7 @@ def spelled_out(keywords: Any) -> Callable[[F], F]:
                 annotation=getattr(hint, "__forward_arg__", hint),
             )
             for name, hint in keywords.__annotations__.items()
-            if name not in own.parameters
+            if name not in own.parameters and name != without
         ]
         # Type checkers and ``inspect`` still see the original.
         decorated: Any = function

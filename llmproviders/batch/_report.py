@@ -36,12 +36,15 @@ _PAGE = (
 class BatchReport:
     """Numbers and pictures of a batch's rows, for a notebook or as a page of their own.
 
+    ``BatchReport.read("replies.jsonl")`` makes one of an output file.
+
     Args:
         name: the name of the batch.
 
     Attributes:
         done, failed: how many rows have a reply, and how many an error.
-        tokens: the tokens of all replies, as the services counted them.
+        tokens: the tokens of every try of every row, as the services counted them; rejected and
+            broken replies cost tokens too, those from a cache do not.
 
     >>> report = BatchReport()
     >>> report.add({"id": "sky", "error": None, "attempts": [], "usage": {"total_tokens": 7}})
@@ -101,9 +104,11 @@ class BatchReport:
         else:
             self.failed += 1
             self._fail(str(error.get("type")), row.get("id"), str(error.get("message")))
-        usage = row.get("usage")
-        self.tokens += usage.get("total_tokens") or 0 if usage else 0
         attempts = row.get("attempts") or []
+        used = [usage for attempt in attempts if (usage := attempt.get("usage"))]
+        if not used and row.get("usage") and not row.get("cached"):
+            used = [row["usage"]]
+        self.tokens += sum(usage.get("total_tokens") or 0 for usage in used)
         for number, attempt in enumerate(attempts):
             outcomes = self._outcomes.setdefault(str(attempt["provider"]), Counter())
             outcomes[_outcome(attempt)] += 1

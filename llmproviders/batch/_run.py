@@ -120,7 +120,7 @@ def map(
         client: a provider or a ``FailoverClient``.
         prompts: each as a request of :func:`run`.
         workers: how many requests run at a time; with an ``executor``: how many it has.
-        progress: show a progress bar on standard error.
+        progress: True shows a progress bar on standard error; None, the default, and False do not.
         executor: as for :func:`run`.
         deadline: seconds for each request, waits and retries included.
         cache: as for :func:`run`.
@@ -132,8 +132,10 @@ def map(
         TypeError: as for :func:`run`, or a parameter that no service has.
         KeyboardInterrupt: its ``results`` are those that have arrived.
 
+    >>> from llmproviders import batch
     >>> from llmproviders.testing import ScriptedProvider
-    >>> results = map(ScriptedProvider(["Blue."]), ["The sky?", "The sea?"], temperature=0)
+    >>> client = ScriptedProvider(["Blue."])
+    >>> results = batch.map(client, ["The sky?", "The sea?"], temperature=0)
     >>> [str(result.completion) for result in results]
     ['Blue.', 'Blue.']
     """

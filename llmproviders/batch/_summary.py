@@ -34,7 +34,9 @@ class Summary:
         skipped: rows that an earlier run had done.
         failed: rows whose ``error`` says why there is no reply.
         duration: seconds.
-        usage: the tokens of all replies of this run, summed; None if no service counted them.
+        usage: the tokens of this run, summed over every try of every row, as the services
+            counted them: rejected, broken and retried replies cost tokens too. A count that no
+            service gave is None.
         stopped: whether it ended early, because of ``max_failures``.
         cut: how many of the done rows ``max_tokens`` cut; their ``finish_reason`` is ``length``.
         reasons: why rows failed: each kind of error, described by the message of its first row,
@@ -72,6 +74,10 @@ class BatchStats:
 
     def add(self, outcome: FinishedTask) -> None:
         """Count one."""
+        for usage in _paid(outcome):
+            for name, number in usage.as_dict().items():
+                if number is not None:
+                    self._tokens[name] = self._tokens.get(name, 0) + number
         if outcome.completion is None:
             self.failed += 1
             if outcome.error is not None:
@@ -79,10 +85,6 @@ class BatchStats:
             return
         self.done += 1
         self.cut += outcome.completion.finish_reason.reason == "length"
-        usage = outcome.completion.usage
-        for name, number in usage.as_dict().items() if usage is not None else ():
-            if number is not None:
-                self._tokens[name] = self._tokens.get(name, 0) + number
 
     def _add_reason(self, error: Exception) -> None:
         if isinstance(error, AllProvidersFailed) and error.attempts:
@@ -121,6 +123,17 @@ class BatchStats:
         if "total_tokens" in self._tokens:
             parts.append(f"{self._tokens['total_tokens']:,} tokens")
         return ", ".join(parts)
+
+
+def _paid(outcome: FinishedTask) -> list[Usage]:
+    """The tokens of every try of a row, rejected and broken ones too; a cache's are not paid."""
+    reply = outcome.completion
+    attempts = getattr(outcome.error if reply is None else reply, "attempts", ())
+    used = [attempt.usage for attempt in attempts if attempt.usage is not None]
+    if not used and reply is not None and reply.usage is not None and not reply.cached:
+        # A client of the caller's own may tell no attempts.
+        return [reply.usage]
+    return used
 
 
 class Bar:

@@ -15,7 +15,7 @@ from .._account.arguments import spelled_out
 from .._checks import nearest
 from .._request import BatchParams, Unpack
 from ..client import BaseClient, briefly
-from ..errors import InvalidRequestError
+from ..errors import AllProvidersFailed, InvalidRequestError
 from ._file import answer_into
 from ._rows import as_row
 from ._run import check_params, label_id, run, with_params
@@ -51,17 +51,19 @@ def table(
     so.
 
     With ``output`` each reply is written to that file as it arrives, as in :func:`run_file`: after
-    an interruption, or with more rows, call it again and only the missing rows are asked.
+    an interruption, or with more rows, call it again and only the missing rows are asked. A stop
+    lets the replies to what was sent arrive for up to 30 seconds, without ``output`` ten.
 
     Args:
         client: a provider or a ``FailoverClient``.
         template: the prompt; ``{comment}`` is the row's value in the column ``comment``, and
             ``{{`` and ``}}`` are braces.
         frame: a pandas DataFrame.
-        output: a file of rows to resume from, or None.
+        output: a file of rows to resume from, or None. If the call is stopped, the rows so far are
+            in it.
         workers: how many requests run at a time; with an ``executor``: how many it has.
         executor: as for :func:`run`.
-        progress: show a progress bar on standard error.
+        progress: True shows a progress bar on standard error; None, the default, and False do not.
         deadline: seconds for each request, waits and retries included.
         cache: as for :func:`run`.
         **params: ``schema``, what each reply has to be, ``model``, ``system`` and the others that
@@ -70,20 +72,22 @@ def table(
     Returns:
         A DataFrame with the index of ``frame``. Its columns are ``text``, or the fields of the
         schema (``data`` where the schema is not an object), and ``error``: None, or the error's
-        class and message.
+        class and message in one line.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
         InvalidRequestError: the template names a column that the frame does not have or has twice,
-            or ``output`` cannot be used; nothing was sent.
+            or no column where there are several rows; or ``output`` cannot be used; nothing was
+            sent.
         BatchLocked: another run is writing the same output.
         TypeError: not a DataFrame, not a string, or a parameter that no service has.
         KeyboardInterrupt: without ``output``, its ``results`` are those that have arrived.
 
     >>> import pandas
+    >>> from llmproviders import batch
     >>> from llmproviders.testing import ScriptedProvider
     >>> frame = pandas.DataFrame({"comment": ["Lovely!", "Hm."]}, index=["a", "b"])
-    >>> replies = table(ScriptedProvider(["good"]), "Mood of: {comment}", frame)
+    >>> replies = batch.table(ScriptedProvider(["good"]), "Mood of: {comment}", frame)
     >>> replies.loc["b", "text"]
     'good'
     """
@@ -149,6 +153,11 @@ class _Requests:
             raise InvalidRequestError(
                 f"the template names the column {name!r}, which the frame does not have{hint}"
             )
+        if not names and len(frame) > 1:
+            raise InvalidRequestError(
+                "the template names no column, so every row would be asked the same question; put "
+                f"a column in braces, such as {{{next(iter(by_name), 'comment')}}}"
+            )
         self._values = {name: frame.iloc[:, by_name[name]] for name in names}
         self._missing = {name: column.isna().tolist() for name, column in self._values.items()}
         self._ids: list[str | int] = [label_id(label) for label in frame.index]
@@ -205,12 +214,18 @@ def _rows_of(output: str | os.PathLike[str], requests: _Requests) -> list[dict[s
     return found
 
 
+def _in_a_line(type: str, message: str) -> str:
+    """An error as its class and its message; where every provider failed, what each one said."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    causes = lines[1:] if type == AllProvidersFailed.__name__ else lines
+    return f"{type}: {'; '.join(causes or lines)}"
+
+
 def _cell(row: dict[str, Any] | None, name: str) -> Any:
     if row is None:
         return None
     if name == "error":
-        error = row["error"]
-        return None if error is None else f"{error['type']}: {error['message']}"
+        return None if row["error"] is None else _in_a_line(**row["error"])
     if name == "text":
         return row["text"]
     data = row.get("data")

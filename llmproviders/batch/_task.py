@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from .._checks import boolean
+from .._display.text import shorten
 from .._request import ChatRequest
 from .._runtime.scope import STOPPED
 from .._signals import let_through
@@ -27,7 +28,7 @@ _OF_THE_CALL = ("model", "timeout", "proxy", "deadline", "accept")
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchResult:
     """The result of one request of a batch; one of ``completion`` and ``error`` is None.
 
@@ -49,6 +50,12 @@ class BatchResult:
     index: int
     completion: Completion | None
     error: Exception | None
+
+    def __repr__(self) -> str:
+        reply, error = self.completion, self.error
+        said = repr(str(error) if reply is None else reply.text)
+        kind = "text" if reply is not None else type(error).__name__
+        return f"<{type(self).__name__} {self.id!r}: {kind} {shorten(said, 60)}>"
 
     @property
     def data(self) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import click
 from IPython.core.error import UsageError
@@ -14,6 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from .._printable import be_brief, one_line, printable
 from .._redact import redact
+from ..cli.arguments import FILE
 from ..cli.files import WholeFile
 from ..cli.options import Choices, call_options
 from ..client import BaseClient
@@ -27,6 +29,13 @@ from ._prompt import MissingVariableError, fill
 from ._show import chosen, show, use
 
 _SETTINGS = {"terminal_width": 88, "help_option_names": ["-h", "--help"]}
+
+# Not the proxy, whose address may be a secret.
+_OF_THE_CLIENT = ("model", "deadline", "timeout", "config", "stateless")
+"""The options that make a client, beside ``-p``."""
+
+_made_of: WeakKeyDictionary[BaseClient, Choices] = WeakKeyDictionary()
+"""The options that the client in use was made of."""
 
 _HERE = {
     "verbose": "The same as --trace.",
@@ -43,6 +52,7 @@ class _Cell:
     client: str | None
     no_stream: bool
     output: str | None
+    attach: tuple[str, ...]
     trace: bool
 
 
@@ -55,6 +65,14 @@ class _Cell:
     "--output",
     metavar="FILE",
     help="Also write the reply to FILE, once it is complete.",
+)
+@click.option(
+    "-a",
+    "--attach",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Let the model look at FILE; repeatable.",
 )
 @click.option("--trace", is_flag=True, help="Show a timeline of the attempts below the reply.")
 @call_options
@@ -144,6 +162,8 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
     choices = asked.choices
     with ExitStack() as stack:
         client, params = _client(asked, shell, stack)
+        if asked.attach:
+            params = {**params, "attach": asked.attach}
         try:
             if asked.no_stream:
                 reply = show(_whole(client, prompt, params), note=not choices.quiet)
@@ -222,11 +242,17 @@ def _llm_config(shell: InteractiveShell, line: str) -> None:
         client = _variable(shell, name)
         if isinstance(client, Conversation):
             raise click.UsageError(f"{name} is a Conversation; name it in a cell, with --client")
-        use(client, **_of_call(choices))
+        if choices.providers or choices.config or choices.stateless:
+            raise click.UsageError(f"{name} and -p, --config, --no-state: choose one")
+        limit = {} if choices.deadline is None else {"deadline": choices.deadline}
+        use(client, **limit, **_of_call(choices))
     elif reset:
         use(None)
     elif choices != Choices():
-        use(choices.client(), **choices.params())
+        client = choices.client()
+        use(client, **choices.params())
+        _made_of.clear()
+        _made_of[client] = choices
     click.echo(_told())
 
 
@@ -235,7 +261,12 @@ def _told() -> str:
     if usual is None:
         return f"by the configuration: {_names(Choices().client())}"
     client, params = usual
-    also = "".join(f", {name}={value!r}" for name, value in params.items())
+    choices = _made_of.get(client, Choices())
+    settings = {name: getattr(choices, name) for name in _OF_THE_CLIENT}
+    if isinstance(client, FailoverClient):
+        settings["deadline"] = client.deadline
+    settings = {name: value for name, value in settings.items() if value} | params
+    also = "".join(f", {name}={value!r}" for name, value in settings.items())
     return one_line(redact(f"{_names(client)}{also}"))
 
 

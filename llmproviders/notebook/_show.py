@@ -53,10 +53,10 @@ def in_use() -> Generator[tuple[BaseClient, dict[str, Any]], None, None]:
         yield client, {}
 
 
-@spelled_out(StreamParams)
+@spelled_out(StreamParams, without="schema")
 @briefly
 def show(
-    stream_or_prompt: Iterator[str] | Prompt,
+    stream_or_prompt: Iterator[str] | Completion | Prompt,
     client: BaseClient | Conversation | None = None,
     *,
     note: bool = True,
@@ -73,16 +73,19 @@ def show(
     text. After an error the text stays on the page too.
 
     Args:
-        stream_or_prompt: what a client's ``stream`` returned, or a prompt: a text or messages.
+        stream_or_prompt: what a client's ``stream`` returned; a ``Completion``, which is there
+            already; or a prompt: a text or messages.
         client: a provider, a ``FailoverClient`` or a ``Conversation`` that the prompt is sent to.
             None: the one that ``%llm_config`` chose, or else the one from the configuration.
         note: whether to show the small line.
-        **params: parameters for the client's ``stream``; only with a prompt.
+        **params: parameters for the client's ``stream``; only with a prompt. For a ``schema``, pass
+            what ``complete`` returned.
 
     Raises:
         LLMError: there is no whole reply.
         KeyboardInterrupt: the cell was stopped.
-        TypeError: a client or parameters were given together with a stream.
+        TypeError: a client or parameters were given together with a stream or a ``Completion``, or
+            a ``schema``.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> reply = show("Why is the sky blue?", ScriptedProvider(["It ", "scatters."]), note=False)
@@ -93,12 +96,18 @@ def show(
     asked: dict[str, Any] = {**params}
     # Not a keyword of its own: only tests pass it.
     clock: Clock = asked.pop("clock", SYSTEM_CLOCK)
+    if asked.get("schema") is not None:
+        raise TypeError(
+            "a schema needs the whole reply: use show(client.complete(prompt, schema=...))"
+        )
     with ExitStack() as stack:
-        if isinstance(stream_or_prompt, Iterator):
+        if isinstance(stream_or_prompt, (Iterator, Completion)):
             if client is not None or asked:
                 raise TypeError(
                     "a stream comes from its client with all parameters; pass only the stream"
                 )
+            if isinstance(stream_or_prompt, Completion):
+                return _shown_whole(stream_or_prompt, display_place(clock), note=note)
             stream = stream_or_prompt
         else:
             if client is None:
@@ -137,14 +146,25 @@ def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: boo
                         first_text_after = clock.monotonic() - began
                     page.add(piece)
     except BaseException as error:
-        page.end(_end_of(error, clock.monotonic() - began))
+        page.end(_end_of(error, clock.monotonic() - began, begun=first_text_after is not None))
         if isinstance(error, KeyboardInterrupt):
             error.partial_text = said.text  # type: ignore[attr-defined]
             be_brief(error)
         raise
     reply = said.completion
     line = _line(reply.finish_reason, clock.monotonic() - began, first_text_after)
-    page.end(line if note else _trouble(reply.finish_reason))
+    return _ended(reply, page, line if note else _trouble(reply.finish_reason))
+
+
+def _shown_whole(reply: Completion, page: DisplayPlace, *, note: bool) -> Completion:
+    finish = reply.finish_reason
+    if reply.text:
+        page.add(reply.text)
+    return _ended(reply, page, _line(finish, None, None) if note else _trouble(finish))
+
+
+def _ended(reply: Completion, page: DisplayPlace, line: str) -> Completion:
+    page.end(line)
     for image in reply.finish_reason.images:
         page.draw(image)
     # As the last value of its cell, IPython would display it a second time.
@@ -152,7 +172,7 @@ def _shown(stream: Iterator[str], page: DisplayPlace, clock: Clock, *, note: boo
     return reply
 
 
-def _line(finish: FinishReason, took: float, first_text_after: float | None) -> str:
+def _line(finish: FinishReason, took: float | None, first_text_after: float | None) -> str:
     failed = sum(attempt.error is not None for attempt in finish.attempts)
     first = "" if first_text_after is None else f" (first text after {seconds(first_text_after)})"
     words = (
@@ -186,7 +206,9 @@ def _trouble(finish: FinishReason) -> str:
     return ""
 
 
-def _end_of(error: BaseException, after: float) -> str:
+def _end_of(error: BaseException, after: float, *, begun: bool) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"stopped after {seconds(after)}; the connection is closed"
+    if not begun:
+        return f"no reply: {type(error).__name__}"
     return f"broke off after {seconds(after)}: {type(error).__name__}"

@@ -269,6 +269,13 @@ class TestResults:
             assert told[number] is result
         assert len(told) == 3
 
+    def test_a_result_in_a_line(self) -> None:
+        """A result prints as its id and the beginning of its text or its error."""
+        whole, failed = run(Echo(), ["a" * 1000, "fail " * 1000], workers=1)
+        assert repr(whole).startswith("<BatchResult 1: text 'aaaa")
+        assert repr(failed) == "<BatchResult 2: ServerError 'told to fail'>"
+        assert len(repr(whole)) < 100
+
     def test_results_pickle(self) -> None:
         """A result can be sent to another process."""
         for result in run(Echo(), ["a", "fail"]):

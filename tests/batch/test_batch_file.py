@@ -176,6 +176,33 @@ class TestRows:
         assert len(reasons) <= 101
         assert sum(count for _, count in reasons) == 300
 
+    def test_tokens_of_every_try(self, files: Files, sandbox: Sandbox) -> None:
+        """The summary has the tokens of rejected replies too, a row's usage those of its reply."""
+        sandbox.reply("openai", "no", usage={"prompt_tokens": 5, "completion_tokens": 1})
+        sandbox.reply("openai", "yes", usage={"prompt_tokens": 5, "completion_tokens": 2})
+        sandbox.reply("openai", "no", usage={"prompt_tokens": 5, "completion_tokens": 4}, times=2)
+        files.ask("a", "b")
+        client = FailoverClient(
+            [OpenAICompatible(**sandbox.provider_arguments("openai"))] * 2,
+            attempts=1,
+            accept=lambda reply: reply.text == "yes",
+        )
+        summary = files.run(client, workers=1)
+        assert (summary.done, summary.failed) == (1, 1)
+        assert (summary.usage.prompt_tokens, summary.usage.completion_tokens) == (20, 11)
+        done, _ = files.rows()
+        assert done["usage"]["completion_tokens"] == 2
+
+    def test_a_cache_costs_nothing(self, files: Files) -> None:
+        """Replies from a cache are marked, and their tokens are not counted."""
+        files.ask("a")
+        cache = files.output.with_name("replies.db")
+        assert files.run(Echo(), cache=cache).usage.total_tokens == 3
+        files.output.unlink()
+        assert files.run(Echo(), cache=cache).usage.total_tokens is None
+        (row,) = files.rows()
+        assert row["cached"] is True
+
     def test_no_tokens_counted(self, files: Files) -> None:
         """Where no service counts tokens, their number is unknown and not zero."""
         files.ask("a")

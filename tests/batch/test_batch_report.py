@@ -97,6 +97,18 @@ class TestNumbers:
         )
         assert tries == "4 first tries, 4 after them, in 60.1 s"
 
+    def test_tokens_of_every_try(self) -> None:
+        """What was rejected or broke off was paid for too; what came from a cache was not."""
+        paid = attempt("GigaChat", 1000.0, 1.0, usage={"total_tokens": 4})
+        bad = attempt("GigaChat", 1000.0, 1.0, **failed("SchemaError"), usage={"total_tokens": 3})
+        rows = [
+            {**row(1, bad, paid), "usage": {"total_tokens": 4}},
+            row(2, bad, error="SchemaError"),
+            {**row(3), "cached": True},
+            row(4),
+        ]
+        assert BatchReport.of(rows).tokens == 4 + 3 + 3 + 10
+
     def test_failures_have_examples(self) -> None:
         """Each class of failure is a line with a few of its rows, escaped."""
         report = BatchReport.of([row(n, error="ServerError") for n in range(9)])

@@ -14,10 +14,17 @@ from typing import Any
 
 import pytest
 
-from llmproviders import InvalidRequestError, OpenAICompatible
+from llmproviders import (
+    FailoverClient,
+    InvalidRequestError,
+    OpenAICompatible,
+    RateLimitError,
+    ServerError,
+)
 from llmproviders.batch import BatchResult, map, run, run_file, table
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
 from tests.support.batches import WAIT_S, Echo
 
 pandas = pytest.importorskip("pandas")
@@ -254,6 +261,30 @@ class TestTable:
         with pytest.raises(InvalidRequestError, match="two columns 'c'"):
             table(client, "{c}", twice)
         assert list(table(client, "Why?", twice)["text"]) == ["Why?"]
+
+    def test_no_column(self, tmp_path: Path) -> None:
+        """A template without a column would ask one question again and again: nothing is sent."""
+        client = Echo()
+        for output in (None, tmp_path / "out.jsonl"):
+            with pytest.raises(InvalidRequestError, match=r"no column.*such as \{comment\}"):
+                table(client, "Mood of {{comment}}?", frame(3), output=output)
+        assert client.asked == []
+        assert not (tmp_path / "out.jsonl").exists()
+
+    def test_every_provider_failed(self, tmp_path: Path) -> None:
+        """The cell for a row that no provider answered has what each one said, in one line."""
+        client = FailoverClient(
+            [
+                ScriptedProvider([], error=ServerError("down", status_code=500), name="a"),
+                ScriptedProvider([], error=RateLimitError("busy"), name="b"),
+            ],
+            attempts=1,
+        )
+        for output in (None, tmp_path / "out.jsonl"):
+            replies = table(client, "{comment}", frame(1), output=output)
+            assert list(replies["error"]) == [
+                "AllProvidersFailed: a: ServerError: down; b: RateLimitError: busy"
+            ]
 
     def test_no_rows(self, tmp_path: Path) -> None:
         """An empty frame gives an empty table with the same columns."""

@@ -338,6 +338,29 @@ class TestShow:
         assert (ran.stdout, ran.stderr) == ("Because.\n", "")
 
 
+class TestGiven:
+    def test_a_completion(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A reply that is there already is shown, and comes back itself."""
+        reply = ScriptedProvider(["It scatters."]).complete("Why?")
+        assert show(reply) is reply
+        assert capsys.readouterr().out.startswith("It scatters.\n[ScriptedProvider")
+        with pytest.raises(TypeError, match="pass only"):
+            show(reply, ScriptedProvider(["No."]))
+
+    def test_a_schema(self) -> None:
+        """A schema needs the whole reply: it is not offered, and the error says what to do."""
+        assert "schema" not in inspect.signature(show).parameters
+        assert "temperature" in inspect.signature(show).parameters
+        with pytest.raises(TypeError, match=r"show\(client.complete\(prompt, schema"):
+            show("Why?", ScriptedProvider(["1"]), schema=int)
+
+    def test_nothing_came(self, scene: Scene) -> None:
+        """Where no text came at all, nothing broke off: there is no reply."""
+        with pytest.raises(ServerError):
+            scene.play(0.05, ServerError("down"))
+        assert scene.display.last == ("", "no reply: ServerError")
+
+
 class TestFill:
     @pytest.mark.parametrize(
         ("prompt", "filled"),
@@ -538,6 +561,35 @@ class TestMagics:
             told = notebook.run("%llm_config -p openai -p chatglm --proxy http://u:s3cret@h:1")
             assert told.stdout == "OpenAICompatible, then ChatGLM\n"
             notebook.run("%llm_config -p openai")
+
+    def test_what_was_chosen_is_told(self, notebook: Kernel) -> None:
+        """``%llm_config`` tells all that was set for the client, its time limits too."""
+        notebook.run(
+            "from llmproviders.testing import ScriptedProvider\n"
+            "mine = ScriptedProvider(['Mine.'], name='Mine')"
+        )
+        try:
+            told = notebook.run("%llm_config -p openai -m big --deadline 60 --timeout 5 -s Brief.")
+            assert told.stdout == (
+                "OpenAICompatible, model='big', deadline=60.0, timeout=5.0, system='Brief.'\n"
+            )
+            assert notebook.run("%llm_config").stdout == told.stdout
+            told = notebook.run("%llm_config mine --deadline 60")
+            assert told.stdout == "Mine, deadline=60.0\n"
+            assert notebook.run("%%llm\nWhy?").markdown.startswith("Mine.")
+            assert "choose one" in notebook.run("%llm_config mine -p openai").stderr
+        finally:
+            notebook.run("%llm_config -p openai")
+
+    def test_a_picture_is_looked_at(
+        self, notebook: Kernel, services: Sandbox, tmp_path: Path
+    ) -> None:
+        """``-a`` lets the model look at a file, as ``ask`` does."""
+        picture = tmp_path / "a picture.png"
+        picture.write_bytes(bytes.fromhex("89504e470d0a1a0a") + b"\0" * 20)
+        ran = notebook.run(f"%%llm -a '{picture}'\nWhat is this?")
+        assert ran.ok, ran.traceback
+        assert "image_url" in str(services.requests[-1].body)
 
     @pytest.mark.parametrize(
         ("cell", "words"),
