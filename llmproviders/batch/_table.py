@@ -77,8 +77,8 @@ def table(
     Raises:
         ModuleNotFoundError: pandas is not installed.
         InvalidRequestError: the template names a column that the frame does not have or has twice,
-            or no column where there are several rows; or ``output`` cannot be used; nothing was
-            sent.
+            or names none though the frame has several rows; or ``output`` cannot be used. Nothing
+            was sent.
         BatchLocked: another run is writing the same output.
         TypeError: not a DataFrame, not a string, or a parameter that no service has.
         KeyboardInterrupt: without ``output``, its ``results`` are those that have arrived.
