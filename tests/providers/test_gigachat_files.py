@@ -173,6 +173,19 @@ class TestCalls:
             with pytest.raises(ProtocolError, match="larger than 40000000 bytes"):
                 client.download(DRAWN)
 
+    def test_a_content_without_end(self) -> None:
+        """Of a content that does not end no more is read than tells that it is too large."""
+
+        class Endless(Canned):
+            def read(self, limit: int | None = None) -> bytes:
+                """As much as is asked for."""
+                assert limit is not None
+                return bytes(limit)
+
+        client = with_sender(GigaChat, Sender(Endless()), access_token="some-token")
+        with pytest.raises(ProtocolError, match="larger than 40000000 bytes"):
+            client.download(DRAWN)
+
     def test_the_official_client_reads_them(self, sandbox: Sandbox, picture: Path) -> None:
         """The official client lists, fetches and asks about what was uploaded here."""
         with giga_of(sandbox) as giga, gigachat_client(sandbox) as official:
