@@ -214,6 +214,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "providers/gigachat/_dialect": ("tests/providers/test_gigachat_dialect.py",),
     "providers/gigachat/_files": ("tests/providers/test_gigachat_files.py",),
+    "providers/gigachat/_models": (
+        "tests/providers/test_gigachat_ways.py::TestStandIn",
+        "tests/providers/test_gigachat_ways.py::TestNotFound",
+    ),
+    "providers/gigachat/_settings": (
+        "tests/providers/test_gigachat_dialect.py::TestEnvironment",
+        "tests/providers/test_gigachat_ways.py::TestVersion2",
+        "tests/providers/test_gigachat_ways.py::TestCertificate",
+    ),
     "providers/gigachat/_provider": _GIGACHAT,
     "providers/gigachat/_credentials": (
         "tests/providers/test_gigachat_ways.py",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmproviders import FailoverClient, FinishReason, GigaChat, InvalidRequestError
+from llmproviders._environment import token_cache
 from llmproviders.errors import UnsupportedError
 from llmproviders.messages import normalize
 from llmproviders.providers.gigachat._dialect import fields, messages
 from llmproviders.providers.gigachat._files import Attachment
+from llmproviders.providers.gigachat._settings import certificate, profanity_check, token_file
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.sandbox.test_sandbox_official import gigachat_client
@@ -495,8 +498,41 @@ class TestEnvironment:
         assert GigaChat(timeout=3).timeout == (3.0, 3.0)
         for wrong in ("soon", "0", "-1", "nan"):
             monkeypatch.setenv("GIGACHAT_TIMEOUT", wrong)
-            with pytest.raises(InvalidRequestError, match="GIGACHAT_TIMEOUT"):
+            with pytest.raises(InvalidRequestError, match=f"^GIGACHAT_TIMEOUT must.* '{wrong}'$"):
                 GigaChat()
+
+    @pytest.mark.parametrize("value", ["0", "f", "False", "n", "no", "OFF"])
+    def test_what_is_no(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """Each of the official client's words for no is one, in any case."""
+        monkeypatch.setenv("GIGACHAT_PROFANITY_CHECK", value)
+        assert profanity_check() is False
+
+    @pytest.mark.parametrize("value", ["1", "t", "True", "y", "yes", "ON"])
+    def test_what_is_yes(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """So is each for yes; without the variable it is neither."""
+        assert profanity_check() is None
+        monkeypatch.setenv("GIGACHAT_PROFANITY_CHECK", value)
+        assert profanity_check() is True
+
+    def test_certificate(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The file of a certificate may come with one of its key; a key alone is none."""
+        assert certificate() is None
+        monkeypatch.setenv("GIGACHAT_KEY_FILE", "me.key")
+        assert certificate() is None
+        monkeypatch.setenv("GIGACHAT_CERT_FILE", "me.crt")
+        assert certificate() == ("me.crt", "me.key")
+        monkeypatch.delenv("GIGACHAT_KEY_FILE")
+        assert certificate() == "me.crt"
+
+    def test_the_file_of_tokens(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is the user's, or the one that is named, or there is none; a name is made whole."""
+        assert token_file(None) is None
+        assert token_file("user") == token_cache()
+        assert token_file("~/tokens.json") == home / "tokens.json"
+        monkeypatch.chdir(tmp_path)
+        assert token_file(Path("tokens.json")) == tmp_path / "tokens.json"
 
     @pytest.mark.parametrize(("value", "sent"), [("false", False), ("True", True), ("0", False)])
     def test_profanity_check(
@@ -507,7 +543,7 @@ class TestEnvironment:
         assert body_of(sandbox)["profanity_check"] is sent
         assert body_of(sandbox, profanity_check=not sent)["profanity_check"] is not sent
         monkeypatch.setenv("GIGACHAT_PROFANITY_CHECK", "perhaps")
-        with pytest.raises(InvalidRequestError, match="GIGACHAT_PROFANITY_CHECK"):
+        with pytest.raises(InvalidRequestError, match=r"^GIGACHAT_PROFANITY_CHECK .* 'perhaps'$"):
             GigaChat()
 
     def test_max_retries(
@@ -518,8 +554,12 @@ class TestEnvironment:
         GigaChat()
         assert "GIGACHAT_MAX_RETRIES is not read" in caplog.text
         caplog.clear()
-        monkeypatch.setenv("GIGACHAT_MAX_RETRIES", "0")
-        GigaChat()
+        for fine in ("0", None):
+            if fine is None:
+                monkeypatch.delenv("GIGACHAT_MAX_RETRIES")
+            else:
+                monkeypatch.setenv("GIGACHAT_MAX_RETRIES", fine)
+            GigaChat()
         assert caplog.text == ""
 
 

@@ -30,6 +30,7 @@ from llmproviders import (
 )
 from llmproviders._account.keys import KeyFile
 from llmproviders._runtime import files
+from llmproviders.providers.gigachat._models import home_of, stand_in
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
@@ -75,6 +76,9 @@ class TestStandIn:
             (["GigaChat-3-Ultra", "GigaChat-3-Max", "GigaChat-3-Pro", "GigaChat-3"], "GigaChat-3"),
             (["GigaChat-Max", "GigaChat"], "GigaChat"),
             (["GigaChat-3-Pro-preview", "GigaChat-3-Lite"], "GigaChat-3-Lite"),
+            (["Another-1", "gigachat-4", "GigaChat-5"], "gigachat-4"),
+            (["Another-1", "Embeddings", "GigaEmbeddings"], "Another-1"),
+            (["GigaChat-2", "Promax-1", "GigaChat-ultra"], "Promax-1"),
         ],
     )
     def test_it_is_of_the_same_tier(
@@ -87,6 +91,25 @@ class TestStandIn:
             assert read(giga.stream(QUESTION)).text
         assert models_asked(sender) == ["GigaChat-2", found, found]
         assert f"{found} is asked instead" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("asked", "found"),
+        [
+            ("GigaChat-2", "Cheap-1"),
+            ("GigaChat-2-Pro", "GigaChat-3-Pro"),
+            ("gigachat-2-max", "MAX"),
+            ("Ultra", "GigaChat-3-ULTRA-preview"),
+        ],
+    )
+    def test_each_tier(self, asked: str, found: str) -> None:
+        """A model is replaced within its tier, by a model for chats and not by itself."""
+        names = ["Cheap-1", "GigaChat-3-Pro", "MAX", "GigaChat-3-ULTRA-preview"]
+        models = [{"id": name} for name in names]
+        pictures = {"id": f"GigaChat-{asked}", "type": "images"}
+        chats = [{**model, "type": "chat"} for model in models]
+        for listed in (models, chats, [{"id": asked}, pictures, *chats]):
+            assert stand_in(listed, asked) == found
+        assert stand_in([{"id": asked}, pictures], asked) is None
 
     def test_a_dearer_one_is_not_taken(self) -> None:
         """Where only dearer ones are left, the call fails and names them."""
@@ -180,6 +203,21 @@ class TestNotFound:
         error = read(giga.stream(QUESTION, model="GigaChat-3-Ultra")).error
         assert "is on https" not in str(error)
 
+    @pytest.mark.parametrize(
+        ("model", "url", "elsewhere"),
+        [
+            ("gigachat-3-ultra-preview", "https://x/api/v1", True),
+            ("GigaChat-3-Ultra", "https://api.giga.chat/another", False),
+            ("GigaChat-3", "https://x/api/v1", False),
+            ("my-GigaChat-3-Ultra", "https://x/api/v1", False),
+        ],
+    )
+    def test_a_model_of_one_host(self, model: str, url: str, elsewhere: bool) -> None:
+        """It is told by how its name begins, and by the host alone."""
+        said = home_of(model, url)
+        assert (said is not None) is elsewhere
+        assert said is None or said.startswith(f"{model} is on https://api.giga.chat/v1: ")
+
 
 V2_WHOLE = {
     "messages": [{"role": "assistant", "content": [{"text": "It scatters."}]}],
@@ -198,12 +236,18 @@ class TestVersion2:
         [
             *("https://api.giga.chat/v2", "https://x/api/v2/", "https://x/V2"),
             "https://x/v2/chat/completions",
+            "https://x/v2?version=1",
         ],
     )
     def test_by_the_address(self, address: str) -> None:
         """An address of version 2 is refused when the provider is made."""
-        with pytest.raises(InvalidRequestError, match="/v1"):
+        with pytest.raises(InvalidRequestError, match=r"version 2 .* ends in /v1$"):
             GigaChat(base_url=address)
+
+    @pytest.mark.parametrize("address", ["https://v2.example", "https://x/v2/v1", "https://x/v22"])
+    def test_by_nothing_else(self, address: str) -> None:
+        """An address with such a word elsewhere is none."""
+        assert GigaChat(base_url=address).base_url == address
 
     def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """So is one that the environment names."""
