@@ -320,6 +320,31 @@ class TestAMinute:
         (attempt,) = reply.attempts
         assert (attempt.waited, attempt.duration) == (pytest.approx(20.0), 0.0)
 
+    def test_less_than_a_second(self, clock: FakeClock) -> None:
+        """Its turn is waited for however soon it comes."""
+        client = client_of(Actor(GOOD, per_minute=1), clock)
+        client.complete("Why?")
+        clock.pass_(59.75)
+        client.complete("Why?")
+        assert clock.slept == pytest.approx([0.25])
+
+    def test_another_one_that_goes_first(self) -> None:
+        """Who waited, and finds that others took the turn, waits again; both waits are told."""
+
+        class Crowded(FakeClock):
+            def sleep(self, seconds: float, wake: threading.Event | None = None) -> None:
+                """Let time pass, at the end of which another one asks, the first time."""
+                super().sleep(seconds, wake)
+                if len(self.slept) == 1:
+                    client_of(Actor(GOOD, per_day=9), self).complete("Why?")
+
+        clock = Crowded(wall=NOON)
+        client = client_of(Actor(GOOD, per_minute=1), clock)
+        client.complete("Why?")
+        (attempt,) = client.complete("Why?").attempts
+        assert clock.slept == pytest.approx([60.0, 60.0])
+        assert attempt.waited == pytest.approx(120.0)
+
     def test_providers_of_one_key_share_it(self, clock: FakeClock) -> None:
         """Also the requests of one that has no limit by the minute, but another."""
         client_of(Actor(GOOD, per_day=9), clock).complete("Why?")
@@ -436,7 +461,7 @@ class TestArguments:
     def test_what_is_no_limit(self, value: Any) -> None:
         """A limit that is none is found when the provider is made, and the argument is named."""
         for argument in ("per_day", "per_minute"):
-            with pytest.raises(InvalidRequestError, match=argument):
+            with pytest.raises(InvalidRequestError, match=f"^{argument}"):
                 Actor(**{argument: value})
 
     def test_what_is_one(self) -> None:
@@ -519,6 +544,13 @@ class TestUsage:
         assert llmproviders.usage(since=today.date()) == used[1:]
         assert llmproviders.usage(since=today.date().isoformat()) == used[1:]
         assert used.as_dicts()[0]["day"] == (today.date() - timedelta(days=1)).isoformat()
+
+    def test_tokens_of_a_reply_of_no_use(self) -> None:
+        """What the service told before the reply failed is counted, as a failure."""
+        with pytest.raises(EmptyReplyError):
+            Actor([told(40)], per_day=9).complete("Why?")
+        (row,) = llmproviders.usage()
+        assert (row.requests, row.failures, row.total_tokens) == (1, 1, 40)
 
     def test_names_of_models(self, clock: FakeClock) -> None:
         """A model counts under its own name, be it asked for by an alias, here or by default."""
