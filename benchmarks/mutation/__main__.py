@@ -218,6 +218,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_gigachat_ways.py::TestStandIn",
         "tests/providers/test_gigachat_ways.py::TestNotFound",
     ),
+    "providers/gigachat/_root": (
+        "tests/providers/test_trust.py::TestStore",
+        "tests/providers/test_trust.py::TestDownload",
+        "tests/providers/test_trust.py::TestDefault",
+    ),
     "providers/gigachat/_settings": (
         "tests/providers/test_gigachat_dialect.py::TestEnvironment",
         "tests/providers/test_gigachat_ways.py::TestVersion2",
