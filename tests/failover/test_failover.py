@@ -629,10 +629,13 @@ class TestLedger:
 
 
 class TestSharing:
-    def test_pickle(self, clock: FakeClock) -> None:
+    def test_pickle(self, refused_port: int) -> None:
         """A client pickles with its providers and arguments, and without what it remembers."""
         client = FailoverClient(
-            [(OpenAICompatible(base_url="http://127.0.0.1:1/v1"), "m"), ChatGLM(name="glm")],
+            [
+                (OpenAICompatible(base_url=f"http://127.0.0.1:{refused_port}/v1"), "m"),
+                ChatGLM(name="glm"),
+            ],
             attempts=2,
             wait=tenacity.wait_fixed(0),
             name="pair",
