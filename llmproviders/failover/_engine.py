@@ -6,6 +6,7 @@ From the top down: ``Router`` goes from provider to provider, ``RetryLoop`` retr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from copy import copy
@@ -208,8 +209,7 @@ class Router:
         call.waiting = [
             target
             for target in self.targets
-            if target in call.waiting
-            or (target in losers and call.tries.get(target.number, 0) < most)
+            if target in call.waiting or (target in losers and call.tries[target.number] < most)
         ]
 
     def _tries_next(self, call: CallState, error: LLMError) -> bool:
@@ -281,7 +281,7 @@ class CallState:
     on_length: Literal["return", "next"]
     waiting: list[Target]
     log: AttemptLog
-    tries: dict[int, int] = field(default_factory=dict)
+    tries: Counter[int] = field(default_factory=Counter)
     voided: Restart | None = None
     broken: bool = False
     longest: tuple[str, FinishReason] | None = None
@@ -407,7 +407,7 @@ class RetryLoop:
         self._permit = permit
         self._scope = scope
         self._wins = wins
-        self._made = call.tries.get(target.number, 0)
+        self._made = call.tries[target.number]
         self._began = 0.0
         self._slept = 0.0
         self._waited = 0.0

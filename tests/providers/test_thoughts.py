@@ -225,6 +225,13 @@ class TestFailures:
         ]
         assert "Restart" not in [kind for kind, _ in items(client)]
 
+    def test_whose_thoughts_are_void(self) -> None:
+        """The ``Restart`` names the provider whose thoughts were shown, and voids no text."""
+        first = thinking([Reasoning("hm"), ServerError("down")])
+        client = FailoverClient([first, thinking(GOOD, name="second")], attempts=1)
+        (restart,) = (i for i in client.stream("Why?", reasoning=True) if isinstance(i, Restart))
+        assert (restart.provider, restart.discarded_text) == ("thinker", "")
+
     def test_all_that_was_shown_was_a_thought(self) -> None:
         """Thoughts are no text: what fails after them alone has none."""
         with pytest.raises(LLMError) as caught:
