@@ -96,7 +96,8 @@ class Exchange:
             LLMError: see :meth:`CancelScope.check_sends`.
         """
         self.bind(sock)
-        self.scope.check_sends()
+        if self.scope.drain is not None:
+            self.scope.check_sends()
         self.sent = True
 
     def bind(self, sock: Any) -> None:
@@ -237,7 +238,7 @@ class Bounded(_Socket):  # type: ignore[misc]
             LLMError: nothing was sent yet, and nothing may be.
         """
         exchange = self.exchange
-        if exchange is not None and not exchange.sent:
+        if exchange is not None and not exchange.sent and exchange.scope.drain is not None:
             exchange.scope.check_sends()
         left = inf if exchange is None else exchange.scope.remaining()
         if left <= 0:

@@ -448,7 +448,8 @@ class Transport:
         timeout: Timeout | None,
         proxy: str | None,
     ) -> HTTPReply:
-        scope.check_sends()
+        if scope.drain is not None:
+            scope.check_sends()
         # Our sockets ask the scope at each wait; a session takes one timeout.
         bounded = self._session is None and (socket.socket is Native or not foreign())
         if not bounded and scope.over:

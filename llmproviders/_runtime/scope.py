@@ -176,8 +176,8 @@ class CancelScope:
     """
 
     __slots__ = (
-        *("__weakref__", "_cutters", "_drain", "_ended", "_lock", "_wake"),
-        *("at", "clock", "limit", "parent"),
+        *("__weakref__", "_cutters", "_ended", "_lock", "_wake"),
+        *("at", "clock", "drain", "limit", "parent"),
     )
 
     def __init__(
@@ -197,7 +197,7 @@ class CancelScope:
         waits = parent is not None and parent._wake is not None
         self._wake: Waker | None = Waker() if waits else None
         self._cutters: dict[int, Callable[[], None]] = {}
-        self._drain: Drain | None = parent._drain if parent is not None and sends else None
+        self.drain: Drain | None = parent.drain if parent is not None and sends else None
         if parent is not None:
             parent.attach(self, self._cancel_with_parent)
 
@@ -256,13 +256,13 @@ class CancelScope:
 
         Waits before a request then end, too.
         """
-        self._drain = drain
+        self.drain = drain
         return self.cancellable()
 
     @property
     def draining(self) -> bool:
         """Whether nothing more may be sent, though what was sent may end."""
-        return self._drain is not None and self._drain.begun
+        return self.drain is not None and self.drain.begun
 
     def check_sends(self) -> None:
         """Check that a request may be sent.
@@ -326,10 +326,10 @@ class CancelScope:
         self.check_sends()
 
     def _pause(self, wait: Callable[[float], object], seconds: float, wake: Waker | None) -> None:
-        if self._drain is None or wake is None:
+        if self.drain is None or wake is None:
             wait(seconds)
         else:
-            self._drain.wait(wait, seconds, wake)
+            self.drain.wait(wait, seconds, wake)
 
     def wait(self, wake: Waker) -> None:
         """Wait for ``wake`` for at most ``SLICE_S``; the caller then checks its condition again.

@@ -335,7 +335,7 @@ class _State:
             others = True
         if text:
             self._spoke = self._spoke or not text.isspace()
-            self._hear()
+            self._heard += 1
         elif heard == self._heard:
             self.count_silent()
         return text
@@ -425,7 +425,7 @@ class _State:
         if self._calls is None:
             self._calls = ToolCalls(self._keep)
         self._calls.add(piece, whole=whole)
-        self._hear()
+        self._heard += 1
 
     def _thoughts_in(self, delta: dict[str, Any]) -> None:
         said = ""
@@ -467,14 +467,14 @@ class _State:
         if self._tags.passed:
             self._tags = None
         else:
-            self._hear()
+            self._heard += 1
         self._think(thought)
         return text
 
     def _think(self, piece: str) -> None:
         if not piece:
             return
-        self._hear()
+        self._heard += 1
         piece, self._half_thought = encodable(self._half_thought + piece)
         self._keep(len(piece.encode()))
         self._thoughts.write(piece)
@@ -488,7 +488,7 @@ class _State:
     def _refuse(self, piece: str) -> None:
         self._keep(len(piece))
         self._detail.append(piece)
-        self._hear()
+        self._heard += 1
 
     def _image(self, image: Any) -> None:
         address = image.get("image_url") if isinstance(image, dict) else None
@@ -496,11 +496,7 @@ class _State:
         if isinstance(url, str) and url:
             self._keep(len(url))
             self._images.append(Image(url))
-            self._hear()
-
-    def _hear(self) -> None:
-        """Count one more sign of the reply: text, a thought, a call, an image or a refusal."""
-        self._heard += 1
+            self._heard += 1
 
     def _keep(self, size: int) -> None:
         """Count what is kept until the reply ends."""

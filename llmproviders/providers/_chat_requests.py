@@ -69,8 +69,7 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
     """
     words = error.detail or ""
     if (
-        error.status_code not in REFUSALS
-        or not isinstance(error, InvalidRequestError)
+        not isinstance(error, InvalidRequestError)
         or isinstance(error, ModelNotFoundError)
         or not _REFUSAL.search(words)
         or _VALUE.search(words)

@@ -31,6 +31,7 @@ from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
 from ._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
 from ._chat_requests import (
+    REFUSALS,
     TOOL_PARAMS,
     is_batch_too_large,
     refused_field,
@@ -188,6 +189,8 @@ class OpenAICompatible(Provider):
 
     @staticmethod
     def _refused_field(error: LLMError, call: HTTPRequest, request: ChatRequest) -> str | None:
+        if error.status_code not in REFUSALS:
+            return None
         sent = call.json
         if not isinstance(sent, dict) or "messages" not in sent:
             return None
