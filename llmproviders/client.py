@@ -28,11 +28,12 @@ from ._request import (
 from ._runtime import process
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ._signals import from_handler, ignoring
+from ._turns import ToolRun
 from .conversation import Conversation
 from .errors import AllProvidersFailed, InvalidRequestError, LLMError
 from .messages import Message, Prompt
 from .results import Completion, StreamText
-from .tools import OnTool, Tool, ToolRun, listed
+from .tools import OnTool, Tool, listed
 
 T = TypeVar("T")
 

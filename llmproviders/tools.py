@@ -1,4 +1,4 @@
-"""Python functions as tools: their JSON form, the checks of a call's arguments, and the run."""
+"""Python functions as tools: their JSON form, the checks of a call's arguments, and the steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import enum
 import inspect
 import json
 import re
-import time
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,30 +18,24 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from . import _display
 from ._checks import get_type_hints, shown
-from ._log import logger
-from ._redact import redact
-from ._runtime.scope import CancelScope
-from ._signals import from_handler, let_through
-from .errors import Attempt, LLMError, RejectedReplyError
-from .messages import Message, as_content, as_json
-from .results import Attempts, Completion, rejected
+from ._signals import let_through
+from .messages import Message, as_json
 
 Tool = Callable[..., Any] | Mapping[str, Any]
 ToolCall = dict[str, Any]
 OnTool = Callable[[ToolCall, str], object]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MOST_WORDS = 2000
 
 
-class _Mismatch(ValueError):  # noqa: N818 - it goes to the model and reaches no caller
+class Mismatch(ValueError):  # noqa: N818 - it goes to the model and reaches no caller
     """A value of the wrong type for its parameter; the message is for the model."""
 
 
 class _Shape(NamedTuple):
     """A type as a JSON Schema, and how to convert a JSON value to it.
 
-    ``read`` gets the JSON value and its place for messages, and raises a ``_Mismatch``.
+    ``read`` gets the JSON value and its place for messages, and raises a ``Mismatch``.
     """
 
     schema: dict[str, Any]
@@ -141,13 +134,13 @@ def _plain(kind: Any) -> _Shape:
         if type(value) is float and kind is int and value.is_integer():
             return int(value)
         if type(value) not in types:
-            raise _Mismatch(f"{place} is {_named(value)}, not {name}")
+            raise Mismatch(f"{place} is {_named(value)}, not {name}")
         if kind is not float:
             return value
         try:
             return float(value)
         except OverflowError:
-            raise _Mismatch(f"{place} is too large a number") from None
+            raise Mismatch(f"{place} is too large a number") from None
 
     return _Shape({"type": name}, read)
 
@@ -159,7 +152,7 @@ def _date(kind: Any) -> _Shape:
         try:
             return parse(value)
         except (ValueError, TypeError, AttributeError):
-            raise _Mismatch(f"{place} is no {form} of ISO 8601") from None
+            raise Mismatch(f"{place} is no {form} of ISO 8601") from None
 
     return _Shape({"type": "string", "format": form}, read)
 
@@ -199,7 +192,7 @@ def _choice(pairs: list[tuple[Any, Any]]) -> _Shape:
             if type(one) is type(value) and one == value:
                 return made
         choices = ", ".join(json.dumps(one, ensure_ascii=False) for one in values)
-        raise _Mismatch(f"{place} is not one of {choices}")
+        raise Mismatch(f"{place} is not one of {choices}")
 
     return _Shape(schema, read)
 
@@ -210,9 +203,9 @@ def _union(shapes: Sequence[_Shape]) -> _Shape:
         for shape in shapes:
             try:
                 return shape.read(value, place)
-            except _Mismatch as error:
+            except Mismatch as error:
                 faults.append(str(error))
-        raise _Mismatch(" and ".join(faults))
+        raise Mismatch(" and ".join(faults))
 
     return _Shape({"anyOf": [shape.schema for shape in shapes]}, read)
 
@@ -226,7 +219,7 @@ def _collection(kind: Any, origin: Any, args: tuple[Any, ...], within: tuple[Any
 
         def read_object(value: Any, place: str) -> Any:
             if not isinstance(value, dict):
-                raise _Mismatch(f"{place} is {_named(value)}, not object")
+                raise Mismatch(f"{place} is {_named(value)}, not object")
             return {key: inner.read(one, f"{place}.{key}") for key, one in value.items()}
 
         return _Shape({"type": "object", "additionalProperties": inner.schema or True}, read_object)
@@ -243,12 +236,12 @@ def _collection(kind: Any, origin: Any, args: tuple[Any, ...], within: tuple[Any
 
     def read(value: Any, place: str) -> Any:
         if not isinstance(value, list):
-            raise _Mismatch(f"{place} is {_named(value)}, not array")
+            raise Mismatch(f"{place} is {_named(value)}, not array")
         items = [inner.read(one, f"{place}[{index}]") for index, one in enumerate(value)]
         try:
             return made[base](items)
         except TypeError:
-            raise _Mismatch(f"{place} has items that no set can hold") from None
+            raise Mismatch(f"{place} has items that no set can hold") from None
 
     return _Shape(schema, read)
 
@@ -272,20 +265,20 @@ def _fields(
 
     def read(value: Any, place: str) -> Any:
         if not isinstance(value, dict):
-            raise _Mismatch(f"{place or 'the value'} is {_named(value)}, not object")
+            raise Mismatch(f"{place or 'the value'} is {_named(value)}, not object")
         stem = f"{place}." if place else ""
         missing = [stem + name for name in required if name not in value]
         unknown = [stem + name for name in value if name not in fields]
         if missing:
-            raise _Mismatch(f"{', '.join(missing)} is missing")
+            raise Mismatch(f"{', '.join(missing)} is missing")
         if unknown:
-            raise _Mismatch(f"{', '.join(unknown)} is unknown")
+            raise Mismatch(f"{', '.join(unknown)} is unknown")
         given = {name: fields[name][0].read(one, stem + name) for name, one in value.items()}
         try:
             return make(given)
         except (ValueError, TypeError) as error:
             let_through(error)
-            raise _Mismatch(f"{place}: {error}") from error
+            raise Mismatch(f"{place}: {error}") from error
 
     return _Shape(schema, read)
 
@@ -299,7 +292,7 @@ def _validated(schema: dict[str, Any], validate: Callable[[Any], Any], read: Any
             return validate(made)
         except ValueError as error:
             let_through(error)
-            raise _Mismatch(f"{place}: {error}") from error
+            raise Mismatch(f"{place}: {error}") from error
 
     return _Shape(schema, checked)
 
@@ -447,7 +440,7 @@ class FunctionTool:
             given = json.loads(text or "{}", parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             let_through(error)
-            raise _Mismatch(f"the arguments are no JSON object: {error}") from None
+            raise Mismatch(f"the arguments are no JSON object: {error}") from None
         arguments: dict[str, Any] = self._shape.read(given, "")
         return arguments
 
@@ -501,9 +494,6 @@ def listed(tools: Any) -> list[Any]:
     return list(tools)
 
 
-# -- the run
-
-
 @dataclass(frozen=True)
 class ToolStep:
     """One call of a function in a run.
@@ -552,159 +542,3 @@ class Steps(tuple[ToolStep, ...]):
         seconds = _display.text.seconds
         rows = ((s.turn, s.name, s.arguments, s.result, seconds(s.duration)) for s in self)
         return _display.html.table(f"Steps ({len(self)})", head, rows, numeric=(head[0], head[-1]))
-
-
-class ToolRun:
-    """Asks, runs the functions that the model calls, and asks again until it replies without calls.
-
-    Args:
-        tools: functions, and JSON forms of tools that the service runs itself.
-        ask: gets the messages, and whether it is the first question.
-        max_turns: the most questions to the model.
-        on_tool: gets each call and the text that is returned to the model.
-        scope: how long all of it may take.
-
-    Raises:
-        TypeError: a function is given in JSON form, two have the same name, or there is none.
-    """
-
-    def __init__(
-        self,
-        tools: Iterable[Tool],
-        ask: Callable[[tuple[Message, ...], bool], Completion],
-        *,
-        max_turns: int,
-        on_tool: OnTool | None,
-        scope: CancelScope,
-    ) -> None:
-        self._functions = runnable(tools)
-        self._ask = ask
-        self._max_turns = max_turns
-        self._on_tool = on_tool
-        self._scope = scope
-        self._steps: list[ToolStep] = []
-        self._added: list[Message] = []
-        self._attempts: tuple[Attempt, ...] = ()
-        self._ids: set[str] = set()
-
-    def run(self, messages: tuple[Message, ...]) -> Completion:
-        """Return the first reply without calls.
-
-        Raises:
-            RejectedReplyError: the model still calls functions after ``max_turns`` questions, or
-                ``max_tokens`` cut a call.
-            LLMError: a question failed. ``steps`` of every error has the calls that were run.
-        """
-        self._ids = {str(m["tool_call_id"]) for m in messages if m.get("tool_call_id")}
-        try:
-            for turn in range(1, self._max_turns + 1):
-                completion = self._ask((*messages, *self._added), turn == 1)
-                self._attempts = (*self._attempts, *completion.attempts)
-                reason = completion.finish_reason.reason
-                if not completion.tool_calls or reason == "content_filter":
-                    return dataclasses.replace(
-                        completion,
-                        attempts=Attempts(self._attempts),
-                        steps=Steps(self._steps, self._added),
-                    )
-                if reason == "length" and _is_cut(completion.tool_calls[-1]):
-                    said = "max_tokens cut a call of a function; raise max_tokens"
-                    raise self._rejection(completion, said, "max_tokens")
-                if turn < self._max_turns:
-                    self._run_calls(completion, turn)
-            said = f"the model still calls functions after {self._max_turns} questions"
-            raise self._rejection(completion, f"{said}; raise max_turns", "max_turns")
-        except LLMError as error:
-            if from_handler(error) is None:
-                error.attempts = (*self._attempts, *error.attempts)
-                error.steps = Steps(self._steps, self._added)
-            raise
-
-    def _rejection(self, completion: Completion, said: str, detail: str) -> RejectedReplyError:
-        finish = completion.finish_reason
-        error = rejected(said, completion.text, finish, detail=detail, kind=RejectedReplyError)
-        # The attempts of all turns come from the run.
-        error.attempts = ()
-        return error
-
-    def _run_calls(self, completion: Completion, turn: int) -> None:
-        calls = [self._with_own_id(call) for call in completion.tool_calls]
-        message = {k: v for k, v in completion.message.items() if k != "function_call"}
-        results = []
-        for call in calls:
-            if self._scope.over:
-                raise self._scope.error()
-            name, result = self._call(call, turn)
-            results.append(
-                {"role": "tool", "tool_call_id": call["id"], "name": name, "content": result}
-            )
-        # All together: the history never has a call without its result.
-        self._added += [{**message, "tool_calls": calls}, *results]
-
-    def _with_own_id(self, call: ToolCall) -> ToolCall:
-        """The call with an id that is unique in this history; servers repeat ids."""
-        own, number = str(call.get("id") or ""), len(self._ids)
-        while not own or own in self._ids:
-            number += 1
-            own = f"call_{number}"
-        self._ids.add(own)
-        return {**call, "id": own}
-
-    def _call(self, call: ToolCall, turn: int) -> tuple[str, str]:
-        function = call.get("function") or {}
-        name, arguments = str(function.get("name") or ""), function.get("arguments") or ""
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        began = time.perf_counter()
-        failed, tool = True, self._functions.get(name)
-        if tool is None:
-            known = ", ".join(self._functions)
-            result = f"Error: there is no function {name!r}; there are: {known}"
-        else:
-            try:
-                result = as_content(tool(tool.arguments(arguments)))
-                failed = False
-            except Exception as error:  # noqa: BLE001 - the error goes to the model
-                let_through(error)
-                kind = "wrong arguments" if type(error) is _Mismatch else type(error).__name__
-                result = redact(f"Error: {kind}: {error}")[:_MOST_WORDS]
-                logger.debug("the tool %s failed: %s", name, type(error).__name__)
-        duration = time.perf_counter() - began
-        self._steps.append(ToolStep(turn, name, arguments, result, failed, duration))
-        if self._on_tool is not None:
-            try:
-                self._on_tool(call, result)
-            except Exception as error:
-                let_through(error)
-                logger.exception("on_tool failed; the run continues")
-        return name, result
-
-
-def _is_cut(call: ToolCall) -> bool:
-    """Whether the arguments of the last call of a cut reply are missing or incomplete."""
-    arguments = dict(call.get("function") or {}).get("arguments")
-    try:
-        return not (json.loads(arguments) if isinstance(arguments, str) else arguments)
-    except (ValueError, RecursionError) as error:
-        let_through(error)
-        return True
-
-
-def runnable(tools: Iterable[Tool]) -> dict[str, FunctionTool]:
-    """The functions among tools by their names."""
-    functions: dict[str, FunctionTool] = {}
-    for tool in listed(tools):
-        if isinstance(tool, Mapping):
-            if tool.get("type") == "function":
-                raise TypeError(
-                    "run() calls the functions itself and needs them, not their JSON form; "
-                    "complete() takes the form and returns the calls"
-                )
-            continue
-        made = FunctionTool(tool)
-        if made.name in functions:
-            raise TypeError(f"two tools have the name {made.name}")
-        functions[made.name] = made
-    if not functions:
-        raise TypeError("run() needs a function among its tools; without one, use complete()")
-    return functions

@@ -156,6 +156,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "_account/usage": ("tests/account/test_quotas.py",),
     "schema": ("tests/test_schema.py",),
     "tools": ("tests/test_tools.py",),
+    "_turns": ("tests/test_tools.py",),
     "cache": ("tests/test_cache.py",),
     "providers/_chat_completions": (
         "tests/http/test_frame.py::TestStreams",
