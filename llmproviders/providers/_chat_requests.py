@@ -9,7 +9,7 @@ from typing import Any
 
 from .._runtime import files
 from .._signals import let_through
-from ..errors import InvalidRequestError, LLMError, ModelNotFoundError
+from ..errors import InvalidRequestError, ModelNotFoundError
 from ..messages import Message
 
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -58,7 +58,7 @@ REFUSALS = (400, 422)
 """The statuses with which servers refuse a field."""
 
 
-def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
+def refused_field(error: InvalidRequestError, sent: Mapping[str, Any]) -> str | None:
     """The optional field that an error says is not accepted; None if there is none.
 
     An error about the value of a field, such as "temperature must be below 2", names none.
@@ -69,7 +69,7 @@ def refused_field(error: LLMError, sent: Mapping[str, Any]) -> str | None:
     """
     words = error.detail or ""
     if (
-        not isinstance(error, InvalidRequestError)
+        error.status_code not in REFUSALS
         or isinstance(error, ModelNotFoundError)
         or not _REFUSAL.search(words)
         or _VALUE.search(words)

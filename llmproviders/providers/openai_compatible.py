@@ -31,7 +31,6 @@ from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
 from ._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
 from ._chat_requests import (
-    REFUSALS,
     TOOL_PARAMS,
     is_batch_too_large,
     refused_field,
@@ -189,10 +188,10 @@ class OpenAICompatible(Provider):
 
     @staticmethod
     def _refused_field(error: LLMError, call: HTTPRequest, request: ChatRequest) -> str | None:
-        if error.status_code not in REFUSALS:
-            return None
         sent = call.json
-        if not isinstance(sent, dict) or "messages" not in sent:
+        if not isinstance(error, InvalidRequestError) or not isinstance(sent, dict):
+            return None
+        if "messages" not in sent:
             return None
         extra_body = request.params.get("extra_body", {})
         return refused_field(error, {n: v for n, v in sent.items() if n not in extra_body})

@@ -11,7 +11,6 @@ from llmproviders import (
     InvalidRequestError,
     ModelNotFoundError,
     OpenAICompatible,
-    RateLimitError,
     UnsupportedError,
 )
 from llmproviders._request import ChatRequest
@@ -621,10 +620,9 @@ class TestRefusals:
             (InvalidRequestError("", status_code=400, detail="Unsupported: top_pp"), None),
             (InvalidRequestError("", status_code=400), None),
             (ModelNotFoundError("", status_code=400, detail=UNSUPPORTED), None),
-            (RateLimitError("", status_code=400, detail=UNSUPPORTED), None),
         ],
     )
-    def test_which_field_is_refused(self, error: LLMError, field: str | None) -> None:
+    def test_which_field_is_refused(self, error: InvalidRequestError, field: str | None) -> None:
         """The first that is named, where the request is refused as such, and for that reason."""
         assert refused_field(error, {"seed": 1, "top_p": 1, "tools": []}) == field
 

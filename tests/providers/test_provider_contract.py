@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from llmproviders import (
     Provider,
     ServerError,
 )
+from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import Call
 from llmproviders.provider import Request as ChatRequest
 from llmproviders.providers import REGISTRY
@@ -109,7 +111,8 @@ def test_super_by_an_old_name() -> None:
     provider = New(base_url="http://127.0.0.1:9/v1")
     refusal = InvalidRequestError("no", status_code=400, detail="Unsupported parameter: seed")
     call = Call("POST", "http://127.0.0.1:9/v1", json={"model": "m", "messages": [], "seed": 1})
-    recovered = provider.recover(refusal, call, ChatRequest(()), None)  # type: ignore[arg-type]
+    fetch = SimpleNamespace(scope=CancelScope())
+    recovered = provider.recover(refusal, call, ChatRequest(()), fetch)  # type: ignore[arg-type]
     assert recovered == "request without seed again"
     assert provider.recover(ServerError(""), None, ChatRequest(()), None) == "tried again"  # type: ignore[arg-type]
     assert provider.describe_error(ServerError("down"), ChatRequest(())).detail == "explained"
