@@ -62,6 +62,9 @@ def briefly(function: F) -> F:
                 raise
             shorten(error)
             raise error
+        finally:
+            # A traceback with local variables would show a key or a proxy's password.
+            del args, kwargs
 
     return cast(F, brief)
 

@@ -122,9 +122,9 @@ class Drain:
         """Call ``wait`` for at most ``seconds``; ``wake``, which ends it, is set when it begins."""
         self._waiting[id(wake)] = wake
         try:
+            step = seconds if self.file is None else SLICE_S
             while seconds > 0 and not self.begun and not wake.is_set():
-                step = seconds if self.file is None else min(seconds, SLICE_S)
-                wait(step)
+                wait(min(step, seconds))
                 seconds -= step
         finally:
             self._waiting.pop(id(wake), None)

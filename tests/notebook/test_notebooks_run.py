@@ -122,6 +122,8 @@ def test_the_page_about_notebooks_runs(
     """The cells that the how-to prints, pasted into a notebook from the top, do what they say."""
     page = (DOCS / "how-to" / "jupyter.md").read_text(encoding="utf-8")
     cells = re.findall(r"^```i?python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    # Nobody is there to type a key.
+    cells = [cell for cell in cells if "getpass" not in cell]
     for name, value in sandbox.environ().items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
