@@ -188,7 +188,7 @@ def _behaviours(fault: Fault, asked: Asked, sent: threading.Event) -> tuple[obje
             here = (request.header("Host") or "").rpartition(":")[2]
             _do(conn, replace(asked, here=here))
         else:
-            conn.run(service.reply(stream=asked.stream))
+            _answer(conn, request.target)
 
     def _do(conn: Connection, asked: Asked = asked) -> None:
         script = behaviour(asked)
