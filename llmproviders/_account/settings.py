@@ -342,6 +342,7 @@ class ProviderBase:
         return Trust(
             verify=self.verify,
             ca_bundle=self.ca_bundle,
+            bundle_named=" and ".join(("ca_bundle", *self.environment_of("ca_bundle"))),
             cert=self.cert,
             system=self.system_trust,
         )

@@ -41,8 +41,12 @@ _PKCS7_DER = bytes.fromhex("06092a864886f70d010702")
 _PKCS12_DER = bytes.fromhex("06092a864886f70d010701")
 
 
-def bundle(path: str | os.PathLike[str]) -> str:
+def bundle(path: str | os.PathLike[str], named: str = "ca_bundle") -> str:
     """The certificates of a file in PEM or DER, as PEM.
+
+    Args:
+        path: the file.
+        named: the settings that name it, for the error.
 
     Raises:
         ConnectionFailed: it cannot be read, or holds no certificate; not retryable.
@@ -51,16 +55,14 @@ def bundle(path: str | os.PathLike[str]) -> str:
         data = _files.read(Path(path).expanduser(), most=LARGEST)
     except OSError as error:
         let_through(error)
-        raise _unusable("bundle", path, f"cannot be read: {error.strerror}", _BUNDLE) from error
+        raise _unusable("bundle", path, f"cannot be read: {error.strerror}", named) from error
     found = certificates_in(data)
     if not found:
         convert = conversion_of(data, os.fspath(path))
         problem = "holds no certificate in PEM or DER" + (f"; {convert}" if convert else "")
-        raise _unusable("bundle", path, problem, _BUNDLE)
+        raise _unusable("bundle", path, problem, named)
     return "".join(map(as_pem, found))
 
-
-_BUNDLE = "ca_bundle and GIGACHAT_CA_BUNDLE_FILE"
 
 _USUAL = "REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE and SSL_CERT_DIR"
 
@@ -229,7 +231,7 @@ def _context(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     else:
-        own = bundle(trust.ca_bundle) if trust.ca_bundle else ""
+        own = bundle(trust.ca_bundle, trust.bundle_named) if trust.ca_bundle else ""
         if own or trust.extra:
             context.load_verify_locations(cadata=own + (trust.extra or ""))
     for path in usual:

@@ -464,7 +464,7 @@ class _DialingTLS(_Dialing, HTTPSConnection):
         try:
             super()._tunnel()
         except HTTPException as error:
-            raise OSError(f"the proxy's answer is not HTTP: {error}") from None
+            raise requests.exceptions.ProxyError("its answer is not HTTP", error) from None
         finally:
             self._tunnel_headers = headers
 

@@ -419,9 +419,19 @@ def decode_json(data: bytes, *, max_values: int | None = None) -> Any:
         if isinstance(data, Tail):
             raise StreamInterrupted("the reply was cut in the middle of a line") from error
         raise ProtocolError(
-            f"the reply holds {len(data)} bytes that are not JSON: {type(error).__name__}"
+            f"the reply holds {len(data)} bytes that are not JSON ({_fault(error)}): "
+            f"{type(error).__name__}"
         ) from error
     return value
+
+
+def _fault(error: ValueError | RecursionError) -> str:
+    """Why data is not JSON, in words that repeat none of it."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} does not belong to text in UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at position {error.pos}"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 _STRUCTURE = (b"{", b"[", b",")

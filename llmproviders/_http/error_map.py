@@ -20,6 +20,16 @@ from .error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, WRONG
 from .types import HTTPRequest, HTTPResponse
 
 NOTHING_LISTENS = "; nothing listens there: is the program still running?"
+
+UNKNOWN_AUTHORITY = "; pass the file of its authority with ca_bundle="
+
+CERTIFICATE_HINTS = {
+    9: "; check this machine's clock",
+    10: "; the server has to renew it, or this machine's clock is wrong",
+    62: "; check base_url",
+    64: "; check base_url",
+}
+"""What to do about a certificate, by OpenSSL's codes; with others its authority is unknown."""
 """The end of the message of a connection that this machine refused to itself."""
 
 
@@ -367,7 +377,13 @@ def page_error(page: bytes) -> errors.LLMError:
 _BODILESS = (204, 205, 304)
 
 
-def check_reply(reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int) -> None:
+# What proxies answer when they refuse or cannot reach a service; tinyproxy says 401 for 407.
+_PROXIES_SAY = (401, 403, 502, 503, 504)
+
+
+def check_reply(
+    reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int, relay: str = ""
+) -> None:
     """Raise an error if a reply's status or content type means one.
 
     Args:
@@ -375,6 +391,7 @@ def check_reply(reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int
         call: the request that it answers.
         now: Unix time in seconds.
         most: the most bytes to read of an error's body.
+        relay: host and port of an HTTP proxy that could have answered in the service's place.
     """
     if reply.status == 200 and (call.accept == "html" or reply.content_type != "text/html"):
         return
@@ -398,8 +415,13 @@ def check_reply(reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int
         wait = told.wait(now)
     if wait is None and kind is errors.RateLimitError:
         wait = parse_reset(reply.headers, now=now)
+    hint = ""
+    if relay and reply.status == 407:
+        hint = f"; the proxy is {relay}"
+    elif relay and reply.status in _PROXIES_SAY:
+        hint = f"; this may be the answer of the proxy {relay}"
     raise kind(
-        f"{message} (HTTP {reply.status}{': ' + told.words if told.words else ''})",
+        f"{message} (HTTP {reply.status}{': ' + told.words if told.words else ''}){hint}",
         status_code=reply.status,
         retry_after=wait,
         request_id=reply.request_id,

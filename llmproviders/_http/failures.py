@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Iterator
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from urllib.parse import urlsplit
 
 import requests
@@ -18,7 +19,8 @@ from .. import errors
 from .._redact import redact, scrub
 from .._runtime.scope import CancelScope
 from .._signals import let_through
-from .error_map import NOTHING_LISTENS
+from .error_map import CERTIFICATE_HINTS, NOTHING_LISTENS, UNKNOWN_AUTHORITY
+from .types import SOCKS_SCHEMES
 
 BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
 """What reading a body may raise, in any layer."""
@@ -61,51 +63,112 @@ _REQUESTS_TABLE: tuple[tuple[type[BaseException], type[errors.LLMError], str, bo
 
 
 # tinyproxy says 401 where others say 407.
-_LOGIN_REFUSED = re.compile(r"Tunnel connection failed: 40[17]\b")
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (?P<status>[0-9]{3})\b")
+_LOGIN_WANTED = ("401", "407")
 
 _NO_HTTP = (HTTPException, urllib3_errors.InvalidHeader)
 
+_PLAIN_THERE = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|record layer failure", re.I)
 
-def opening_error(error: BaseException, scope: CancelScope, url: str = "") -> errors.LLMError:
+# The proxy looks names up.
+_NAMED_THERE = ("socks4a://", "socks5h://")
+
+_CHECK_PROXY = "check proxy=, the session's proxies, HTTP_PROXY and HTTPS_PROXY"
+
+
+def opening_error(
+    error: BaseException, scope: CancelScope, url: str = "", proxy: str | None = None
+) -> errors.LLMError:
     """The error for a failure before the reply's headers.
 
     Args:
         error: what the libraries raised; secrets in its messages are masked in place.
         scope: the call's; if it has ended, that is the error.
         url: where the request went; the message has its host and port.
+        proxy: the URL of the proxy on the way, or None; the message has its host and port.
     """
     let_through(error)
     scrub(error)
     if scope.over:
         return scope.error()
     root = root_of(error)
+    is_proxy_error = isinstance(error, requests.exceptions.ProxyError)
+    at = _at(url, proxy)
     if isinstance(root, ssl.SSLCertVerificationError):
         presented = getattr(root, "presented", None)
         issuer = f"; it was issued by {presented!r}" if presented else ""
+        whose, hint = "server", CERTIFICATE_HINTS.get(root.verify_code, UNKNOWN_AUTHORITY)
+        if is_proxy_error:
+            whose, hint = "proxy", "; name the file of its authority in REQUESTS_CA_BUNDLE"
         return errors.ConnectionFailed(
-            f"the server's certificate is not trusted ({root.verify_message}{issuer}){_at(url)}",
+            f"the {whose}'s certificate is not trusted ({root.verify_message}{issuer}){at}{hint}",
             retryable=False,
-            detail="certificate",
+            detail=None if is_proxy_error else "certificate",
         )
-    not_http = isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected)
-    if not_http and not isinstance(error, requests.exceptions.ProxyError):
-        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}{_at(url)}")
-    login_refused = isinstance(root, socks.SOCKS5AuthError) or bool(
-        _LOGIN_REFUSED.search(str(root))
-    )
+    about_proxy = _about_proxy(error, root, url, proxy)
+    if about_proxy is not None:
+        wants_login = _wants_login(root)
+        return errors.ConnectionFailed(
+            f"the proxy failed: {about_proxy}", retryable=False if wants_login else None
+        )
+    if isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected):
+        return errors.ProtocolError(f"the service's answer is not HTTP: {_brief(root)}{at}")
     for cls, kind, said, retryable in _REQUESTS_TABLE:
         if isinstance(error, cls):
             hint = ""
-            if any(isinstance(link, socks.ProxyConnectionError) for link in _wrapped(error)):
-                said = "the proxy failed"
-            elif said == "no connection" and isinstance(root, ConnectionRefusedError):
+            if isinstance(root, ConnectionRefusedError) and said == "no connection":
                 is_here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-                hint = NOTHING_LISTENS if is_here else ""
-            return kind(
-                f"{said}: {_brief(root)}{_at(url)}{hint}",
-                retryable=False if login_refused else retryable,
-            )
+                hint = NOTHING_LISTENS if is_here and proxy is None else ""
+            elif isinstance(root, ssl.SSLError) and _PLAIN_THERE.search(str(root)):
+                hint = "; the server does not speak TLS there; try http://"
+            return kind(f"{said}: {_brief(root)}{at}{hint}", retryable=retryable)
     raise AssertionError(f"{type(error).__name__} has no place in the table") from error
+
+
+def _about_proxy(
+    error: BaseException, root: BaseException, url: str, proxy: str | None
+) -> str | None:
+    """What went wrong with the proxy, and what to do; None if it was something else."""
+    links = list(_wrapped(error))
+    # A session's SOCKS proxy: a name that is looked up here can only be the proxy's.
+    is_unknown = isinstance(root, socket.gaierror) and (proxy or "").startswith(_NAMED_THERE)
+    is_unknown = is_unknown and not isinstance(links[-2], urllib3_errors.NameResolutionError)
+    is_socks = any(isinstance(link, socks.ProxyError) for link in links)
+    if not (is_socks or is_unknown) and not any(
+        isinstance(link, (requests.exceptions.ProxyError, urllib3_errors.ProxyError))
+        for link in links
+    ):
+        return None
+    place = place_of_proxy(proxy)
+    who, target = f"the proxy{place and ' '}{place}", _place(url) or "the service"
+    cause = _reason(root)
+    if _wants_login(root):
+        return (
+            f"{who} requires a user and password, or refused them: {cause}; put them in its URL, "
+            f"percent-encoded (to reach {target})"
+        )
+    if _TUNNEL_REFUSED.search(cause):
+        return f"{who} did not connect to {target}: {cause}"
+    if isinstance(root, ssl.SSLError):
+        hint = ""
+        if _PLAIN_THERE.search(cause):
+            hint = "; it does not speak TLS: write its address with http://"
+        return f"{who} could not be reached over TLS: {cause}{hint} (to reach {target})"
+    if isinstance(root, _NO_HTTP) and not isinstance(root, RemoteDisconnected):
+        return f"{who} gave an answer that is not HTTP: {cause} (to reach {target})"
+    is_reached = isinstance(root, RemoteDisconnected) or (
+        is_socks and not any(isinstance(link, socks.ProxyConnectionError) for link in links)
+    )
+    if is_reached:
+        return f"{who} did not connect to {target}: {cause}"
+    return f"{who} cannot be reached: {cause}; {_CHECK_PROXY} (to reach {target})"
+
+
+def _wants_login(root: BaseException) -> bool:
+    """Whether a proxy wants a login, or another one."""
+    found = _TUNNEL_REFUSED.search(str(root))
+    is_refused = found is not None and found["status"] in _LOGIN_WANTED
+    return is_refused or isinstance(root, socks.SOCKS5AuthError)
 
 
 def reading_error(error: BaseException, scope: CancelScope, url: str = "") -> errors.LLMError:
@@ -123,7 +186,16 @@ def reading_error(error: BaseException, scope: CancelScope, url: str = "") -> er
         )
     if isinstance(error, urllib3_errors.DecodeError):
         return errors.ProtocolError(f"the reply's compression is broken: {_brief(root)}")
-    return errors.StreamInterrupted(f"the reply was cut short: {_brief(root)}{_at(url)}")
+    return errors.StreamInterrupted(f"the reply was cut short: {_cut(root)}{_at(url)}")
+
+
+def _cut(root: BaseException) -> str:
+    """How a reply was cut, in words."""
+    if isinstance(root, (IncompleteRead, urllib3_errors.IncompleteRead)):
+        return "the connection was closed before the end of the reply"
+    if isinstance(root, urllib3_errors.InvalidChunkLength):
+        return "what arrived is not a chunk of the reply"
+    return _brief(root)
 
 
 # Each is raised while connecting, before any of the request is written.
@@ -155,8 +227,12 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
     while True:
         yield error
         inner = [getattr(error, "reason", None), getattr(error, "socket_err", None)]
-        # Not the context: it leads to what the caller was handling at the time of the call.
         inner += [*error.args, error.__cause__]
+        # Of the contexts only this one: others lead to what the caller was handling at the time of
+        # the call. urllib3 does not chain the error of a session's SOCKS proxy.
+        if isinstance(error, urllib3_errors.NewConnectionError):
+            context = error.__context__
+            inner.append(context if isinstance(context, socks.ProxyError) else None)
         deeper = next(
             (e for e in inner if isinstance(e, BaseException) and id(e) not in seen), None
         )
@@ -166,16 +242,40 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
         error = deeper
 
 
-def _at(url: str) -> str:
-    """Host and port of an address, in parentheses; never its user and password."""
+def _at(url: str, proxy: str | None = None) -> str:
+    """Host and port of an address and of the proxy on the way, in parentheses; never a login."""
+    place = _place(url)
+    through = f", through the proxy {place_of_proxy(proxy)}" if proxy else ""
+    return f" (at {place}{through})" if place else ""
+
+
+def _place(url: str) -> str:
+    """Host and port of an address; empty if it has none."""
     try:
         parts = urlsplit(url)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+        port = parts.port or _PORTS.get(parts.scheme)
     except ValueError as error:
         let_through(error)
         return ""
     host = parts.hostname or ""
-    return f" (at {f'[{host}]' if ':' in host else host}:{port})" if host else ""
+    return f"{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+_PORTS = {"https": 443, "http": 80, **dict.fromkeys(SOCKS_SCHEMES, 1080)}
+
+
+def place_of_proxy(proxy: str | None) -> str:
+    """Host and port of a proxy; empty if there is none."""
+    scheme, mark, rest = (proxy or "").rpartition("://")
+    # Everything before the last @ belongs to the login, even if it is malformed.
+    return _place(f"{scheme.lower() if mark else 'http'}://{rest.rpartition('@')[2]}")
+
+
+def _reason(error: BaseException) -> str:
+    """An error's words, without the number that the operating system gives it."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.strerror:
+        return redact(str(error.strerror))
+    return _brief(error)
 
 
 def _brief(error: BaseException) -> str:

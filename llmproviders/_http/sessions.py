@@ -52,6 +52,10 @@ class SessionSender:
         """Whether the session takes proxies and certificates from the environment."""
         return bool(self._session.trust_env)
 
+    def proxies_for(self, proxies: Mapping[str, str]) -> dict[str, str]:
+        """The proxies that are used: the given ones, or if there are none, the session's."""
+        return dict(proxies or self._session.proxies)
+
     def prepare(
         self,
         method: str,
@@ -140,7 +144,7 @@ class SessionSender:
         session = self._session
         verify = arguments["verify"] = self._verify()
         cert = arguments["cert"] = self._trust.cert or session.cert
-        used = arguments["proxies"] = dict(proxies or session.proxies)
+        used = arguments["proxies"] = self.proxies_for(proxies)
         for proxy in used.values():
             conceal_user_info(proxy)
         adapter = session.get_adapter(str(request.url))
@@ -174,7 +178,8 @@ class SessionSender:
         return _environ.lookup("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") or True
 
     def _extra(self) -> str | None:
-        own = bundle(self._trust.ca_bundle) if self._trust.ca_bundle else ""
+        trust = self._trust
+        own = bundle(trust.ca_bundle, trust.bundle_named) if trust.ca_bundle else ""
         return own + (self._trust.extra or "") or None
 
 

@@ -423,6 +423,7 @@ def dial(
     Raises:
         OSError: the last address's error; ``TimeoutError`` and ``socket.gaierror`` among them.
         socks.ProxyConnectionError: the proxy cannot be reached.
+        socks.ProxyError: it refuses, breaks off, or does not speak SOCKS.
     """
     scope = exchange.scope
     patience = inf if timeout is None else timeout
@@ -453,7 +454,12 @@ def dial(
         sock.waits = not cooperative()
         sock.settimeout(None if left == inf else left)
         if proxy is not None:
-            _pass_through(sock, proxy, host, port)
+            try:
+                _pass_through(sock, proxy, host, port)
+            except ConnectionError as error:
+                if from_handler(error):
+                    raise
+                raise socks.GeneralProxyError("the proxy broke off", error) from error
         return sock
     except BaseException:
         exchange.unbind()

@@ -38,7 +38,7 @@ from .._signals import Unstoppable, from_handler, let_through
 from .connections import Adapter
 from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
 from .error_map import check_reply
-from .failures import BROKEN, opening_error, reading_error, root_of
+from .failures import BROKEN, opening_error, place_of_proxy, reading_error, root_of
 from .native import Native, foreign
 from .proxies import both, environment_proxies
 from .redirects import target_of
@@ -374,7 +374,8 @@ class Transport:
                 if target is None:
                     if reply.status != 200 or reply.content_type == "text/html":
                         now, most = scope.clock.wall(), self._limits.error_body
-                        check_reply(reply, call, now=now, most=most)
+                        relay = self._relay(str(request.url), proxy)
+                        check_reply(reply, call, now=now, most=most, relay=relay)
                     return reply
             except BaseException:
                 reply.close()
@@ -397,12 +398,23 @@ class Transport:
         return self._send(self._prepare(HTTPRequest("HEAD", url)), scope, None, None)
 
     def proxy_for(self, url: str) -> str | None:
-        """The proxy for ``url``, from the arguments or the environment.
+        """The proxy for ``url``, from the arguments, the session or the environment.
 
         Raises:
             InvalidRequestError: the environment names a proxy that cannot be used.
         """
-        return select_proxy(url, self._proxies(url, None))
+        return self._chosen_proxy(url, None)
+
+    def _chosen_proxy(self, url: str, given: str | None) -> str | None:
+        proxies = self._proxies(url, given)
+        if self._session is not None:
+            proxies = self._session.proxies_for(proxies)
+        return select_proxy(url, proxies)
+
+    def _relay(self, url: str, given: str | None) -> str:
+        """Host and port of the HTTP proxy that passes on requests to ``url`` in clear, if any."""
+        chosen = self._chosen_proxy(url, given) if url.startswith("http:") else None
+        return "" if chosen is None or chosen.startswith("socks") else place_of_proxy(chosen)
 
     def _prepare(self, call: HTTPRequest) -> requests.PreparedRequest:
         given = self._given
@@ -486,7 +498,9 @@ class Transport:
                 if isinstance(error, errors.LLMError):
                     raise
                 if not closed:
-                    raise opening_error(error, scope, str(request.url)) from error
+                    url = str(request.url)
+                    chosen = self._chosen_proxy(url, proxy)
+                    raise opening_error(error, scope, url, chosen) from error
             logger.debug("a kept connection had been closed, asking again on a new one")
             exchange = Exchange(scope, anew=True)
 

@@ -189,6 +189,7 @@ class Trust:
         verify: False trusts any server.
         extra: certificates in PEM, trusted in addition to the usual ones.
         ca_bundle: a file in PEM or DER with certificates to trust in addition to the usual ones.
+        bundle_named: the settings that name that file, for errors.
         cert: a client certificate: one file, or the certificate's and the key's.
         system: whether the system's own store is used instead of certifi's list.
     """
@@ -196,6 +197,7 @@ class Trust:
     verify: bool = True
     extra: str | None = None
     ca_bundle: str | None = None
+    bundle_named: str = "ca_bundle"
     cert: str | tuple[str, str] | None = None
     system: bool = False
 

@@ -336,7 +336,7 @@ def _check_certificates(name: str, provider: Provider) -> Generator[Finding, Non
         yield warn(topic, "not verified: anybody can pose as the service", "remove verify")
         return True
     if trust.ca_bundle is not None:
-        yield from check_bundle(topic, str(trust.ca_bundle))
+        yield from check_bundle(topic, str(trust.ca_bundle), trust.bundle_named)
     if trust.system:
         yield ok(topic, "the operating system's store")
     elif not isinstance(provider, GigaChat):
@@ -354,9 +354,9 @@ def _check_certificates(name: str, provider: Provider) -> Generator[Finding, Non
     return True
 
 
-def check_bundle(topic: str, path: str) -> Iterator[Finding]:
+def check_bundle(topic: str, path: str, named: str = "ca_bundle") -> Iterator[Finding]:
     """The authorities in a file that the settings name: whether any of them is valid."""
-    known = reading_context(certificates_in(bundle(path).encode())).get_ca_certs()
+    known = reading_context(certificates_in(bundle(path, named).encode())).get_ca_certs()
     valid = [one for one in known if unix_time(str(one["notAfter"])) > time.time()]
     if valid:
         yield ok(topic, "those of ca_bundle")

@@ -541,6 +541,10 @@ class TestJson:
             decode_json(data)
         assert str(caught.value).endswith(type(caught.value.__cause__).__name__)
         assert isinstance(caught.value.__cause__, ValueError | RecursionError)
+        if data == b"\xff":
+            assert "(byte 0 does not belong to text in UTF-8)" in str(caught.value)
+        if data == b"{} {}":
+            assert "(more follows the value)" in str(caught.value)
         with pytest.raises(StreamInterrupted):
             decode_json(Tail(data))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import trustme
 
 from llmproviders import (
@@ -20,6 +21,7 @@ from llmproviders import (
     InvalidRequestError,
     LLMError,
 )
+from llmproviders._http.failures import place_of_proxy
 from tests.conftest import RawServerFactory
 from tests.support.golden import PAGE
 from tests.support.http_bytes import chunked, close_delimited, http_response
@@ -325,7 +327,11 @@ class TestFailures:
         target = server(tls=tls)
         error = ask(target.url, proxy=f"{scheme}://me:hunter22@127.0.0.1:{refused_port}").error
         assert type(error) is ConnectionFailed
-        assert str(error).startswith("the proxy failed: ")
+        assert str(error).startswith(
+            f"the proxy failed: the proxy 127.0.0.1:{refused_port} cannot be reached: "
+            "Connection refused; check proxy="
+        )
+        assert f"to reach 127.0.0.1:{target.port}" in str(error)
         assert "listens" not in str(error)
         assert error.retryable
         assert "hunter22" not in shown(error)
@@ -366,3 +372,92 @@ class TestFailures:
         proxy = raw_server(lambda conn: conn.send(answer))
         error = ask("https://127.0.0.1:9", proxy=proxy.url.replace("http", scheme)).error
         assert type(error) is ConnectionFailed
+
+
+SCHEMES = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"]
+FAR = "198.51.100.7"
+"""An address that is never reached: the proxy answers first, or nobody does."""
+
+
+def through(proxy: str, url: str, way: str) -> LLMError:
+    """The error of a call through a proxy that is given as an argument, or by a session."""
+    if way == "argument":
+        error = ask(url, proxy=proxy).error
+    else:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.proxies = {"http": proxy, "https": proxy}
+            error = ask(url, session=session).error
+    assert isinstance(error, LLMError)
+    assert error.status_code or error.__cause__ is not None
+    assert "hunter22" not in shown(error)
+    assert "Tracked" not in str(error)
+    return error
+
+
+@pytest.mark.parametrize("way", ["argument", "session"])
+@pytest.mark.parametrize("target", ["http", "https"])
+class TestNamed:
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_a_dead_proxy(self, refused_port: int, scheme: str, target: str, way: str) -> None:
+        """The message names the dead proxy, what to check, and not the service in its place."""
+        proxy = f"{scheme}://me:hunter22@127.0.0.1:{refused_port}"
+        error = through(proxy, f"{target}://{FAR}", way)
+        assert type(error) is ConnectionFailed
+        assert error.retryable
+        assert str(error).startswith(
+            f"the proxy failed: the proxy 127.0.0.1:{refused_port} cannot be reached: "
+            "Connection refused; check proxy=, the session's proxies, HTTP_PROXY"
+        )
+        assert f"(at {FAR}" not in str(error)
+
+    @pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5h"])
+    def test_an_unknown_name(self, scheme: str, target: str, way: str) -> None:
+        """A proxy's name that nobody knows is not taken for the service's."""
+        error = through(f"{scheme}://me:hunter22@nowhere.invalid:3128", f"{target}://{FAR}", way)
+        assert type(error) is ConnectionFailed
+        assert "the proxy nowhere.invalid:3128 cannot be reached: " in str(error)
+
+    @pytest.mark.parametrize("status", [403, 407, 502, 503])
+    def test_a_refusal(
+        self, raw_server: RawServerFactory, status: int, target: str, way: str
+    ) -> None:
+        """What a proxy answers itself is said to be the proxy's; only a login is never retried."""
+        proxy = raw_server(http_response(status))
+        error = through(f"http://127.0.0.1:{proxy.port}", f"{target}://{FAR}", way)
+        assert f"127.0.0.1:{proxy.port}" in str(error)
+        if status == 407:
+            assert type(error) is ConnectionFailed
+            assert "put them in its URL" in str(error)
+            assert not error.retryable
+        elif target == "https":
+            assert type(error) is ConnectionFailed
+            assert f"did not connect to {FAR}:443: Tunnel connection failed: {status}" in str(error)
+
+    @pytest.mark.parametrize(
+        ("scheme", "answer"), [("socks5h", b"\x05\x00\x05\x02\x00\x01"), ("socks5h", b"HTTP/1.1 4")]
+    )
+    def test_a_socks_proxy_that_refuses(
+        self, raw_server: RawServerFactory, scheme: str, answer: bytes, target: str, way: str
+    ) -> None:
+        """A SOCKS proxy that refuses, or speaks another language, is named too."""
+        proxy = raw_server(lambda conn: conn.send(answer))
+        error = through(f"{scheme}://127.0.0.1:{proxy.port}", f"{target}://{FAR}", way)
+        assert type(error) is ConnectionFailed
+        assert f"the proxy 127.0.0.1:{proxy.port} did not connect to {FAR}" in str(error)
+
+    def test_plain_where_tls_is_spoken_to(
+        self, raw_server: RawServerFactory, target: str, way: str
+    ) -> None:
+        """An https:// proxy that speaks plain HTTP: the message says how to write its address."""
+        proxy = raw_server(lambda conn: conn.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+        error = through(f"https://127.0.0.1:{proxy.port}", f"{target}://{FAR}", way)
+        assert type(error) is ConnectionFailed
+        assert f"the proxy 127.0.0.1:{proxy.port} could not be reached over TLS" in str(error)
+        assert "write its address with http://" in str(error)
+
+
+@pytest.mark.parametrize("login", ["me:hunter22@", "me:hun/ter22@", "me:hun#ter22@", "h@nter22@"])
+def test_no_login_is_named(login: str) -> None:
+    """Whatever a login holds, the place of a proxy has none of it."""
+    assert place_of_proxy(f"http://{login}proxy.example:3128") == "proxy.example:3128"

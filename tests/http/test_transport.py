@@ -205,6 +205,17 @@ class TestTables:
         assert type(error) in (StreamInterrupted, ProviderTimeout, ProtocolError)
         assert error.retryable
 
+    @pytest.mark.parametrize("framing", ["Content-Length: 90", "Transfer-Encoding: chunked"])
+    def test_a_cut_in_words(self, raw_server: RawServerFactory, framing: str) -> None:
+        """A reply that breaks off is told in words; the library's error stays its cause."""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+        begun = b"30\r\n{" if "chunked" in framing else b"{"
+        error = ask(raw_server([head.encode(), begun])).error
+        assert type(error) is StreamInterrupted
+        assert "IncompleteRead" not in str(error)
+        assert "was cut short: the connection was closed before the end of the reply" in str(error)
+        assert error.__cause__ is not None
+
     @pytest.mark.parametrize("cls", URLLIB3, ids=lambda cls: cls.__name__)
     def test_urllib3_below_requests(self, cls: type[BaseException]) -> None:
         """What requests lets through of urllib3's is an error of ours, too."""
@@ -444,6 +455,27 @@ class TestTrust:
         assert type(error) is ConnectionFailed
         assert (error.retryable, error.detail) == (False, "certificate")
         assert "not trusted" in str(error)
+        assert str(error).endswith("; pass the file of its authority with ca_bundle=")
+        assert "GIGACHAT" not in str(error)
+
+    def test_an_unusable_bundle(self, raw_server: RawServerFactory, tmp_path: Path) -> None:
+        """An unusable bundle names the setting that it came from, and no other provider's."""
+        path = tmp_path / "ca.pem"
+        path.write_text("no certificate")
+        with OpenAICompatible(base_url="https://127.0.0.1:9/v1", ca_bundle=path) as provider:
+            error = read(provider.stream("Hi")).error
+        assert str(error).endswith("check ca_bundle")
+
+    @pytest.mark.parametrize("with_session", [False, True])
+    def test_no_tls_there(self, raw_server: RawServerFactory, with_session: bool) -> None:
+        """https: to a port that speaks plain HTTP: the message says to try http://."""
+        server = raw_server(lambda conn: conn.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+        session = requests.Session() if with_session else None
+        with OpenAICompatible(base_url=f"https://127.0.0.1:{server.port}/v1", session=session) as p:
+            error = read(p.stream("Hi")).error
+        assert type(error) is ConnectionFailed
+        assert "the server does not speak TLS there; try http://" in str(error)
+        assert error.__cause__ is not None
 
     @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
     def test_the_environments_bundle(
@@ -470,6 +502,7 @@ class TestTrust:
     def test_another_name(self, raw_server: RawServerFactory, trusted: trustme.CA) -> None:
         """A certificate for another host is not taken."""
         error = ask(raw_server(reply("a"), tls=server_context(trusted, "example.org"))).error
+        assert str(error).endswith("; check base_url")
         assert type(error) is ConnectionFailed
         assert not error.retryable
 

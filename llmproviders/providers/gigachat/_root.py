@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ..._environment import config_folder, why_unwritable
+from ..._http.error_map import CERTIFICATE_HINTS, UNKNOWN_AUTHORITY
 from ..._http.types import HTTPRequest, Limits, Timeout, Trust
 from ..._log import logger
 from ..._runtime import files as _files
@@ -218,6 +219,8 @@ def advice(error: LLMError, *, trusted: bool) -> str:
         trusted: whether the root is already installed.
     """
     said = str(error)
+    for hint in (UNKNOWN_AUTHORITY, *CERTIFICATE_HINTS.values()):
+        said = said.removesuffix(hint)
     if "ostname" in said or "address mismatch" in said or "not valid for" in said:
         return f"{said}; check base_url and auth_url"
     if "expired" in said or "not yet valid" in said:
@@ -229,6 +232,7 @@ def advice(error: LLMError, *, trusted: bool) -> str:
     if trusted:
         return f"{said}. The Russian Trusted Root CA is trusted already, {others}"
     way = f"run `{COMMAND} --download` once (or --file FILE), or pass ca_bundle="
+    way += " (GIGACHAT_CA_BUNDLE_FILE)"
     if "issued by" in said and "Russian Trusted" not in said:
         return (
             f"{said}. GigaChat's own is issued by the Russian Trusted Root CA, {others}. "
