@@ -185,8 +185,14 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The item of ``known`` that is most similar to ``name``, if any is."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The item of ``known`` that is most similar to ``name``, if any is.
+
+    Args:
+        name: the name.
+        known: the names to choose from.
+        cutoff: how similar it has to be, from 0 to 1.
+    """
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None

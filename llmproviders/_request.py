@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal, TypedDict
 
-from ._checks import FINITE, as_float, header_fields, nearest, seconds, shown, text, whole
+from ._account.names import about_unknown
+from ._checks import FINITE, as_float, header_fields, seconds, shown, text, whole
 from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
 from .messages import Message, Prompt, normalize
@@ -150,12 +151,18 @@ _NUMBERS = {
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise a ``TypeError`` for the first unknown parameter, with the nearest known name."""
+    """Raise a ``TypeError`` for the first unknown parameter, with what to pass instead."""
     for name in names:
         if name not in KNOWN:
-            near = nearest(name, KNOWN)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise TypeError(f"unknown parameter {name!r}{hint}")
+            unknown = f"unknown parameter {name!r}"
+            body = f"extra_body={{{name!r}: ...}}"
+            advice = about_unknown(name, KNOWN | CallParams.__annotations__.keys(), "call")
+            if advice is None:
+                # The last words are what callers' tests look for.
+                advice = f"; if the service knows it, pass {body}; else correct the {unknown}"
+            elif advice.startswith("; did you mean '"):
+                advice += f" Or, if the service knows it, pass {body}"
+            raise TypeError(unknown + advice)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from .._checks import shown, text
 from .._http.types import Limits, Rate, Timeout
 from .._redact import hidden
 from .._runtime.files import check_path
 from ..errors import InvalidRequestError
+from .names import Place, about_unknown
 
 if TYPE_CHECKING:
     import requests as requests
@@ -78,6 +80,32 @@ def spell_out(function: Any, behind: Callable[..., Any]) -> None:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in own.parameters
     ]
     function.__signature__ = own.replace(parameters=named)
+
+
+def refuses_unknown(place: Place) -> Callable[[F], F]:
+    """Decorate a constructor so that an argument that it lacks is a ``TypeError`` with advice.
+
+    Args:
+        place: what it makes, for the advice.
+    """
+
+    def decorate(function: F) -> F:
+        taken = inspect.signature(function).parameters
+
+        # Warnings count the frames of this name.
+        @wraps(function)
+        def __init__(self: Any, *args: Any, **arguments: Any) -> None:  # noqa: N807
+            masked(cast("ProviderArguments", arguments))
+            for name in arguments:
+                if name not in taken:
+                    known = list(inspect.signature(type(self)).parameters)
+                    advice = about_unknown(name, known, place) or f"; it has: {', '.join(known)}"
+                    raise TypeError(f"{type(self).__name__} has no argument {name!r}{advice}")
+            function(self, *args, **arguments)
+
+        return cast("F", __init__)
+
+    return decorate
 
 
 def for_tests(*names: str) -> Callable[[F], F]:

@@ -33,6 +33,7 @@ from .arguments import (
     client_certificate,
     file_path,
     instance,
+    refuses_unknown,
     requests,
     signature_of,
     spell_out,
@@ -127,6 +128,7 @@ class ProviderBase:
         # Otherwise it would be the signature of __new__.
         cls.__signature__ = signature_of(cls.__init__)
 
+    @refuses_unknown("provider")
     def __init__(
         self,
         *,

@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._account.keys import KeyFile, KeyVariable
+from .._account.names import Place, about_unknown
 from .._checks import shown
 from .._log import logger
 from .._redact import conceal_user_info, is_telling
@@ -175,7 +176,9 @@ class _Reader:
             argument = known.get(key)
             if argument is None:
                 names = _names_in_file(known.values(), table)
-                raise self._error(table, key, f"unknown key {key!r} in {table}{_hint(key, names)}")
+                place: Place = "provider" if table.name == "provider" else "client"
+                advice = about_unknown(key, names, place) or _hint(key, names)
+                raise self._error(table, key, f"unknown key {key!r} in {table}{advice}")
             if argument.secret:
                 raise self._error(
                     table,

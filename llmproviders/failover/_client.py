@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .._account.arguments import for_tests
+from .._account.arguments import for_tests, refuses_unknown
 from .._account.keys import digest
 from .._checks import FINITE, seconds, whole
 from .._request import Accept, ChatRequest, Self, check_accept
@@ -78,6 +78,7 @@ class FailoverClient(BaseClient):
     """
 
     @for_tests("clock")
+    @refuses_unknown("client")
     def __init__(
         self,
         providers: Sequence[Choice],

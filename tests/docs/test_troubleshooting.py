@@ -188,6 +188,7 @@ TROUBLE: dict[str, Callable[[World], object]] = {
     "the deadline of the call passed": lambda w: w.stalled(deadline=0.2),
     "every provider failed": lambda w: w.stalled(first_chunk_timeout=0.1),
     "unknown parameter": lambda w: w.ask("openai", temprature=1),
+    "has no argument": lambda w: OpenAICompatible(proxies={}),  # type: ignore[call-arg]
     "unknown key": lambda w: w.misconfigured(),
     "nobody to ask": lambda _: FailoverClient.from_config(),
     "must not stand here in clear": lambda w: w.misconfigured('api_key = "sk-secret"'),
