@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from math import inf
 from numbers import Real
 from operator import index
-from typing import TypeGuard
+from typing import Any, TypeGuard, get_args, get_origin
 
 from ._redact import Secret, conceal_words, hidden, is_telling
 from ._signals import let_through
@@ -183,6 +183,24 @@ def shown(value: object) -> str:
         # Python does not write out integers of more than 4,300 digits.
         return f"something of type {type(value).__name__} that is too large to show"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+def is_typed_dict(kind: object) -> bool:
+    """Whether ``kind`` is a ``TypedDict``, of ``typing`` or of ``typing_extensions``."""
+    return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__total__")
+
+
+def typed_dict_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """The fields of a ``TypedDict``: each its type, and whether it is required."""
+    fields = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        required = name in kind.__required_keys__
+        # The class does not know it if the annotations are strings.
+        while (mark := getattr(get_origin(hint), "_name", None)) in ("Required", "NotRequired"):
+            required = mark == "Required"
+            hint = get_args(hint)[0]
+        fields[name] = hint, required
+    return fields
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:

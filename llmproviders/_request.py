@@ -329,6 +329,13 @@ def _check_params(params: dict[str, Any]) -> None:
         entries = params.get(name, ())
         if isinstance(entries, str) or not all(isinstance(entry, Mapping) for entry in entries):
             raise InvalidRequestError(f"{name} must be a list of objects, not {shown(entries)}")
+    for index, tool in enumerate(params.get("tools") or ()):
+        is_flat = "name" in tool and "function" not in tool
+        if is_flat and tool.get("type", "function") == "function":
+            raise InvalidRequestError(
+                f"tools[{index}] has no 'function': the form is {{'type': 'function', 'function': "
+                "{'name': ..., 'description': ..., 'parameters': {...}}}"
+            )
 
 
 _SHAPES: tuple[tuple[str, tuple[type, ...], str], ...] = (

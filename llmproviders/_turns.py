@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from ._log import logger
-from ._redact import redact
+from ._redact import redact, scrub
 from ._runtime.scope import CancelScope
 from ._signals import from_handler, let_through
 from .errors import Attempt, LLMError, RejectedReplyError
@@ -130,11 +130,15 @@ class ToolRun:
             try:
                 result = as_content(tool(tool.arguments(arguments)))
                 failed = False
-            except Exception as error:  # noqa: BLE001 - the error goes to the model
+            except Exception as error:
                 let_through(error)
                 kind = "wrong arguments" if type(error) is Mismatch else type(error).__name__
                 result = redact(f"Error: {kind}: {error}")[:_MOST_WORDS]
-                logger.debug("the tool %s failed: %s", name, type(error).__name__)
+                if type(error) is Mismatch:
+                    logger.debug("the model called the tool %s with wrong arguments", name)
+                else:
+                    scrub(error)
+                    logger.warning("the tool %s failed; the model is told", name, exc_info=error)
         duration = time.perf_counter() - began
         self._steps.append(ToolStep(turn, name, arguments, result, failed, duration))
         if self._on_tool is not None:
@@ -163,8 +167,9 @@ def runnable(tools: Iterable[Tool]) -> dict[str, FunctionTool]:
         if isinstance(tool, Mapping):
             if tool.get("type") == "function":
                 raise TypeError(
-                    "run() calls the functions itself and needs them, not their JSON form; "
-                    "complete() takes the form and returns the calls"
+                    "run() calls the functions itself and needs them, not their JSON form: pass "
+                    "the Python function, whose annotations make the form; complete() takes the "
+                    "form and returns the calls"
                 )
             continue
         made = FunctionTool(tool)

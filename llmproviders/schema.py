@@ -14,12 +14,12 @@ from operator import or_
 from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin
 
-from ._checks import shown
+from ._checks import is_typed_dict, shown, typed_dict_fields
 from ._signals import let_through
 from .errors import Attempt, InvalidRequestError, LLMError, SchemaError, UnsupportedError
 from .messages import Message
 from .results import FinishReason, Reasoning, StreamText, rejected
-from .tools import is_typed_dict, refuse_constant, typed_dict_fields
+from .tools import refuse_constant
 
 INSTALL = "pip install 'llmproviders[schema]'"
 

@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from . import _display
-from ._checks import get_type_hints, shown
+from ._checks import get_type_hints, is_typed_dict, shown, typed_dict_fields
 from ._signals import let_through
 from .messages import Message, as_json
 
@@ -26,6 +26,7 @@ ToolCall = dict[str, Any]
 OnTool = Callable[[ToolCall, str], object]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OTHERWISE = "annotate it with str or dict, and convert the value in the function"
 
 
 class Mismatch(ValueError):  # noqa: N818 - it goes to the model and reaches no caller
@@ -40,24 +41,6 @@ class _Shape(NamedTuple):
 
     schema: dict[str, Any]
     read: Callable[[Any, str], Any]
-
-
-def is_typed_dict(kind: object) -> bool:
-    """Whether ``kind`` is a ``TypedDict``, of ``typing`` or of ``typing_extensions``."""
-    return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__total__")
-
-
-def typed_dict_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """The fields of a ``TypedDict``: each its type, and whether it is required."""
-    fields = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        required = name in kind.__required_keys__
-        # The class does not know it if the annotations are strings.
-        while (mark := getattr(get_origin(hint), "_name", None)) in ("Required", "NotRequired"):
-            required = mark == "Required"
-            hint = get_args(hint)[0]
-        fields[name] = hint, required
-    return fields
 
 
 # -- types
@@ -83,7 +66,7 @@ def _shape(kind: Any, within: tuple[Any, ...] = ()) -> _Shape:
         TypeError: JSON has no such type.
     """
     if kind in within:
-        raise TypeError(f"{shown(kind)} contains itself; give the tool as a JSON form instead")
+        raise TypeError(f"{shown(kind)} contains itself; {_OTHERWISE}")
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any or kind is inspect.Parameter.empty:
         return _Shape({}, lambda value, _: value)
@@ -228,7 +211,7 @@ def _collection(kind: Any, origin: Any, args: tuple[Any, ...], within: tuple[Any
     made: dict[Any, Callable[[list[Any]], Any]] = {tuple: tuple, set: set, frozenset: frozenset}
     made |= dict.fromkeys((list, Sequence, Iterable), list)
     if base not in made:
-        raise TypeError(f"{shown(kind)} is not a type that JSON has; give the tool as a JSON form")
+        raise TypeError(f"{shown(kind)} is not a type that JSON has; {_OTHERWISE}")
     inner = _shape(args[0] if args else Any, within)
     schema: dict[str, Any] = {"type": "array", "items": inner.schema}
     if base in (set, frozenset):
@@ -383,6 +366,13 @@ class FunctionTool:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        if not hasattr(function, "__name__") and hasattr(function, "name"):
+            for inner in ("func", "fn"):  # LangChain's and others' tools
+                if callable(getattr(function, inner, None)):
+                    raise TypeError(
+                        f"{type(function).__name__} is a tool of another library; pass the plain "
+                        f"function, which is in its .{inner}"
+                    )
         if not callable(function):
             raise TypeError(
                 f"a tool is a function or a dict in OpenAI's form, not {shown(function)}"
@@ -394,8 +384,13 @@ class FunctionTool:
             plain = plain.func
         self.name = getattr(plain, "__name__", type(plain).__name__)
         hinted = plain if hasattr(plain, "__name__") else type(plain).__call__
+        if self.name == "<lambda>":
+            raise TypeError(f"a tool is a function with a name, not {shown(function)}; use def")
         if not _NAME.fullmatch(self.name):
-            raise TypeError(f"a tool is a function with a name, not {shown(function)}")
+            raise TypeError(
+                "a tool's name may have only Latin letters, digits, _ and -, 64 at most; rename "
+                f"{self.name!r}"
+            )
         if inspect.iscoroutinefunction(hinted):
             raise TypeError(f"the tool {self.name} is a coroutine; give a plain function")
         self._function = function

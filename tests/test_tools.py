@@ -350,6 +350,25 @@ def simple(schema: Any, definitions: Any = None) -> Any:
     return {k: simple(v, definitions) for k, v in schema.items() if k not in left_out}
 
 
+def погода(city: str) -> str:
+    """A name that no service takes."""
+    return city
+
+
+@dataclass
+class Endless:
+    """A type that contains itself."""
+
+    inner: Endless | None = None
+
+
+class StructuredTool:
+    """What LangChain's decorator makes of a function."""
+
+    name = "weather"
+    func = staticmethod(погода)
+
+
 class TestForm:
     @pytest.mark.parametrize("function", FUNCTIONS)
     def test_the_same_as_pydantic(self, function: Any) -> None:
@@ -628,6 +647,28 @@ class TestForm:
         assert tool(tool.arguments('{"count": 2, "item": "nut"}')) == "nut 2 n"
         assert FunctionTool(Desk()).name == "Desk"
 
+    @pytest.mark.parametrize("kind", [complex, bytes, Endless])
+    def test_a_type_that_json_lacks(self, kind: Any) -> None:
+        """The advice for such a parameter holds for ``run`` too, which takes no JSON form."""
+
+        def tool(value: Any) -> None:
+            pass
+
+        tool.__annotations__["value"] = kind
+        with pytest.raises(TypeError, match="annotate it with str or dict") as caught:
+            Turns("Yes.").run("Hi", tools=[tool])
+        assert "JSON form" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "flat", [{"type": "function", "name": "f", "parameters": {}}, {"name": "f"}]
+    )
+    def test_a_flat_form(self, flat: Any) -> None:
+        """A form without ``function``, as other interfaces have it, is told with the right one."""
+        provider = ScriptedProvider(["Hi"])
+        with pytest.raises(InvalidRequestError, match=r"tools\[1\] has no 'function': the form is"):
+            provider.complete("Hi", tools=[plain, flat])
+        assert provider.requests == []
+
     @pytest.mark.parametrize(
         "tool", [lambda x: x, 5, "weather", FunctionTool.arguments, {1: 2}.get]
     )
@@ -660,6 +701,9 @@ class TestForm:
             (one, r"tuple\[int\].*: give a dataclass or a list instead"),
             (pair, r"tuple\[float, float\].*: give a dataclass or a list instead"),
             (values, "small.* are not JSON values"),
+            (погода, "only Latin letters, digits, _ and -, 64 at most; rename 'погода'"),
+            (StructuredTool(), r"StructuredTool is a tool of another library; pass .* its \.func$"),
+            (lambda x: x, "a tool is a function with a name, not .*; use def"),
         ):
             with pytest.raises(TypeError, match=words):
                 provider.complete("Hi", tools=[wrong])
@@ -1241,6 +1285,22 @@ class TestRun:
         """``max_turns`` below one is refused."""
         with pytest.raises(InvalidRequestError, match="max_turns"):
             Turns("Yes.").run("Hi", tools=[plain], max_turns=0)
+
+    def test_a_tool_that_fails_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The log has a warning with the traceback of a tool that raises, and no secret in it."""
+        conceal("hunter2222")
+
+        def weather(city: str) -> str:
+            raise KeyError(f"no {city} for hunter2222")
+
+        reply = Turns([OMSK], "Yes.").run("Umbrella?", tools=[weather])
+        assert reply.text == "Yes."
+        [record] = [r for r in caplog.records if "weather" in r.getMessage()]
+        assert (record.levelname, record.name) == ("WARNING", "llmproviders")
+        assert record.exc_info is not None
+        assert record.exc_info[0] is KeyError
+        assert "raise KeyError" in caplog.text
+        assert "hunter2222" not in caplog.text.replace('for hunter2222")', "")
 
     def test_on_tool_that_fails(self, caplog: pytest.LogCaptureFixture) -> None:
         """An ``on_tool`` that fails is logged; the run goes on."""
