@@ -66,8 +66,10 @@ def whole(name: str, value: object, *, least: int = 1, most: int = _LARGEST_COUN
         let_through(error)
         number = None
     if number is None or not least <= number <= most:
-        limit = f"of at least {least}" if most == _LARGEST_COUNT else f"from {least} to {most}"
-        raise InvalidRequestError(f"{name} must be a whole number {limit}, not {shown(value)}")
+        limit = f" of at least {least}" if most == _LARGEST_COUNT else f" from {least} to {most}"
+        if least < -_LARGEST_COUNT:
+            limit = "" if number is None else " of 64 bits"
+        raise InvalidRequestError(f"{name} must be a whole number{limit}, not {shown(value)}")
     return number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -324,7 +325,13 @@ def _check_params(params: dict[str, Any]) -> None:
     for name, kinds, what in _SHAPES:
         value = params.get(name)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bytes)):
-            raise InvalidRequestError(f"{name} must be {what}, not {shown(value)}")
+            hint = ""
+            if name == "response_format" and not isinstance(value, str):
+                hint = "; pass a type as schema="
+            raise InvalidRequestError(f"{name} must be {what}, not {shown(value)}{hint}")
+    stop = params.get("stop", "")
+    if not isinstance(stop, str) and not all(isinstance(word, str) for word in stop):
+        raise InvalidRequestError(f"stop must be a string or a list of strings, not {shown(stop)}")
     for name in ("tools", "functions"):
         entries = params.get(name, ())
         if isinstance(entries, str) or not all(isinstance(entry, Mapping) for entry in entries):
@@ -366,7 +373,19 @@ def _paths(given: object) -> tuple[str, ...]:
         isinstance(path, (str, os.PathLike)) and os.fspath(path) for path in paths
     ):
         raise InvalidRequestError(f"attach must be a path or a list of paths, not {shown(given)}")
-    return tuple(map(os.fspath, paths))
+    named = tuple(map(os.fspath, paths))
+    for path in named:
+        if _ADDRESS.match(path):
+            raise InvalidRequestError(
+                f"attach takes the path of a file, and {shown(path)} is an address; an https: or "
+                "data: address goes into a part of a message: {'type': 'image_url', 'image_url': "
+                "{'url': ...}}"
+            )
+    return named
+
+
+# A ``Path`` made of an address has lost one of its slashes.
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs):/|data:[^/]*/|file:/", re.IGNORECASE)
 
 
 def check_accept(accept: object) -> None:

@@ -51,6 +51,7 @@ def normalize(prompt: Prompt, *, system: str | None = None) -> list[Message]:
     else:
         raise InvalidRequestError(
             f"a prompt is a string or a list of messages, not {type(prompt).__name__}"
+            f"{_instead_of_prompt(prompt)}"
         )
     if not any(m["role"] != "system" and _says_something(m) for m in messages):
         raise InvalidRequestError("the prompt is empty: there is no text to send")
@@ -165,10 +166,37 @@ def fold(messages: Sequence[Message]) -> str:
     return "\n".join([*lines, "Assistant:"])
 
 
+def _instead_of_prompt(prompt: object) -> str:
+    """What to do about something that is no prompt."""
+    if isinstance(prompt, Mapping):
+        return "; put it in a list"
+    advice = _instead(prompt)
+    return advice and f"{advice}, in a list"
+
+
+def _instead(item: object) -> str:
+    """What to do about an object in the place of a message."""
+    inner = getattr(item, "message", None)
+    if isinstance(inner, Mapping):
+        return "; use its .message"
+    if isinstance(item, str):
+        return "; use {'role': 'user', 'content': ...}"
+    if hasattr(item, "choices"):
+        return "; use its .choices[0].message.model_dump()"
+    if hasattr(inner, "model_dump"):
+        return "; use its .message.model_dump()"
+    if hasattr(item, "role") and hasattr(item, "model_dump"):
+        return "; use its .model_dump()"
+    if hasattr(item, "content"):
+        return "; use {'role': ..., 'content': its .content}"
+    return ""
+
+
 def _message(item: object, index: int) -> Message:
     if not isinstance(item, Mapping):
         raise InvalidRequestError(
             f"message {index} is {type(item).__name__}, not an object with role and content"
+            f"{_instead(item)}"
         )
     role = item.get("role")
     role = _ALIASES.get(role, role) if isinstance(role, str) else role

@@ -121,6 +121,7 @@ class Schema:
         if isinstance(schema, Schema):
             return schema
         if isinstance(schema, Mapping):
+            _refuse_format(schema)
             return _of_json(_dump_given(schema))
         if isinstance(schema, str):
             raise InvalidRequestError("schema is a type or a dict, not a text; use json.loads()")
@@ -156,7 +157,7 @@ class Schema:
             return found[0][1]
         if found:
             raise SchemaError(f"{different} different JSON values in it satisfy the schema")
-        raise SchemaError(faults[0] if faults else "there is no JSON value in it")
+        raise SchemaError(faults[0] if faults else _no_value(text))
 
     def _loaded(self, value: Any, source: str, wrapped: bool) -> Any:
         sources = [source]
@@ -352,6 +353,19 @@ def _values(text: str) -> Iterator[tuple[Any, str]]:
         yield _DECODER.decode(source), source
 
 
+def _no_value(text: str) -> str:
+    """Why a reply has no JSON value: what is wrong with the first one that it begins."""
+    start = _START.search(text)
+    try:
+        _DECODER.raw_decode(text, text.find("{") if start is None else start.start())
+    except (ValueError, RecursionError) as error:
+        let_through(error)
+        if start is not None and isinstance(error, json.JSONDecodeError):
+            said = f"{error.msg} at position {error.pos}"
+            return f"there is no valid JSON in it, and so no JSON value: {said}"
+    return "there is no JSON value in it"
+
+
 def _sources(text: str) -> Iterator[str]:
     for fence in islice(_FENCE.finditer(text), _MOST_VALUES):
         source = fence[1].strip()
@@ -503,6 +517,20 @@ def _of_json(document: str) -> Schema:
         return value
 
     return Schema(schema, schema, str(schema.get("title", "")), load)
+
+
+_AROUND = {"type", "name", "schema", "strict", "description"}
+
+
+def _refuse_format(schema: Mapping[str, Any]) -> None:
+    """Raise an ``InvalidRequestError`` for what ``response_format`` takes, around the schema."""
+    if schema.get("type") in ("json_schema", "json_object") or (
+        isinstance(schema.get("schema"), Mapping) and schema.keys() <= _AROUND
+    ):
+        raise InvalidRequestError(
+            "schema is not a JSON Schema but what goes around one in a response_format: pass the "
+            "inner schema, or the whole as response_format="
+        )
 
 
 def _dump_given(schema: Mapping[str, Any]) -> str:

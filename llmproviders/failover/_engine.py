@@ -23,6 +23,7 @@ from ..errors import (
     SLOWER,
     AllProvidersFailed,
     Attempt,
+    ConnectionFailed,
     LLMError,
     ModelNotFoundError,
     ProviderTimeout,
@@ -619,6 +620,8 @@ def _failing_if_cut(
 
 
 def brief(error: LLMError) -> str:
-    """An error for the log: class and status, without its message, which may quote a prompt."""
+    """An error for the log, without a service's words, which may quote a prompt."""
     name = type(error).__name__
+    if isinstance(error, (ConnectionFailed, ProviderTimeout)) and error.status_code is None:
+        return f"{name}: {error}"
     return name if error.status_code is None else f"{name} {error.status_code}"

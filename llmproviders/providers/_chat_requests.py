@@ -198,7 +198,7 @@ def _image_part(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         let_through(error)
         said = getattr(error, "strerror", None) or str(error)
-        raise InvalidRequestError(f"the attachment {path} cannot be read: {said}") from error
+        raise InvalidRequestError(f"the file {path!r} cannot be read: {said}") from error
     kind = next((kind for start, kind in _IMAGES if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "image/webp"

@@ -51,6 +51,9 @@ _FOREIGN = ("functions_state_id",)
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
 
+_CHAT_PATH = "/chat/completions"
+
+
 class OpenAICompatible(Provider):
     """OpenAI, or any server that speaks its protocol: ``/chat/completions`` under ``base_url``.
 
@@ -143,7 +146,7 @@ class OpenAICompatible(Provider):
         if "extra_body" in request.params:
             body = request.with_extra_body(body)
         # Some gateways label a stream as text/html; the parser recognizes a web page itself.
-        return self._call("POST", "/chat/completions", json=body, accept="html")
+        return self._call("POST", _CHAT_PATH, json=body, accept="html")
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
         """The fields that ask for a stream or for the whole reply, depending on ``request``."""
@@ -222,6 +225,8 @@ class OpenAICompatible(Provider):
         if is_wrong_path(error):
             path = self.base_url.partition("?")[0]
             hint = "" if path.endswith("/v1") else "; it usually ends in /v1"
+            if path.endswith(_CHAT_PATH):
+                hint = f"; leave out {_CHAT_PATH}"
             return retold(error, f"{error}; base_url is {self.base_url}{hint}")
         return error
 
