@@ -53,5 +53,16 @@ def be_brief(error: BaseException, words: str | None = None) -> None:
         error._render_traceback_ = partial(list, lines)  # type: ignore[attr-defined]
 
 
+def whole_units(text: str | None) -> str | None:
+    r"""Join the halves of characters; a half that stays alone becomes U+FFFD, which can be printed.
+
+    >>> whole_units("no \ud83d\ude00 \ud83d")
+    'no 😀 �'
+    """
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _escape(found: re.Match[str]) -> str:
     return found.group().encode("unicode_escape").decode()

@@ -71,6 +71,8 @@ class LLMError(Exception):
     """
     #: What a run with tools had done when it failed.
     steps: tuple[Any, ...] = ()
+    #: The tokens of a reply that failed, if the service counted them.
+    usage: Usage | None = None
     #: Whether a provider's own code failed, so that the cause's traceback is worth reading.
     is_bug: bool = False
 
@@ -199,14 +201,18 @@ class StreamInterrupted(LLMError):  # noqa: N818 - the name is the contract's
     @classmethod
     def of(cls: type[Error], error: LLMError) -> Error:
         """The error to raise from ``error`` if text of the reply has already arrived."""
-        return cls(
+        cut = cls(
             f"the reply was cut short: {error}",
             provider=error.provider,
             request_id=error.request_id,
             status_code=error.status_code,
             retry_after=error.retry_after,
+            # A quota that is used up in the middle of a reply stays so.
+            retryable=error.retryable,
             detail=error.detail,
         )
+        cut.usage = error.usage
+        return cut
 
 
 class ProtocolError(LLMError, RuntimeError):
@@ -249,7 +255,7 @@ class AllProvidersFailed(LLMError):  # noqa: N818 - the name is the contract's
 
 def retold(error: Error, message: str) -> Error:
     """The same error with another message; raise it from this one."""
-    return type(error)(
+    twin = type(error)(
         message,
         provider=error.provider,
         status_code=error.status_code,
@@ -258,6 +264,8 @@ def retold(error: Error, message: str) -> Error:
         retryable=error.retryable,
         detail=error.detail,
     )
+    twin.usage = error.usage
+    return twin
 
 
 _MOST_TOKENS = 2**63

@@ -16,8 +16,10 @@ from ._account.settings import ProviderBase
 from ._account.slots import Slot
 from ._checks import nearest
 from ._http.decoding import whole_characters
+from ._http.error_map import complete_error
 from ._http.types import HTTPRequest, HTTPResponse, Limits, Sender, Timeout, Trust
 from ._log import logger
+from ._printable import whole_units
 from ._redact import forget_locals, redact_data, scrub
 from ._request import ChatRequest, Self
 from ._runtime.scope import SYSTEM_CLOCK, CancelScope
@@ -627,10 +629,10 @@ class _AttemptRun:
                 raise without_text(finish)
             # A failing service may repeat a key anywhere in its message.
             yield finish.evolve(
-                raw=redact_data(finish.raw),
-                detail=redact_data(finish.detail),
+                raw=redact_data(whole_units(finish.raw)),
+                detail=redact_data(whole_units(finish.detail)),
                 provider=provider.name,
-                model=redact_data(finish.model) or request.model,
+                model=redact_data(whole_units(finish.model)) or request.model,
                 tool_calls=redact_data(finish.tool_calls),
                 # A long text is formatted only if the message is read.
                 message=partial(_with_text, finish.message, self._transcript),
@@ -640,7 +642,8 @@ class _AttemptRun:
             reply.finish()
         except LLMError as error:
             let_through(error)
-            error.request_id = redact_data(error.request_id or reply.request_id)
+            self.usage = self.usage or error.usage
+            complete_error(error, reply, now=self._scope.clock.wall())
             raise
         except Exception as error:
             # Only a parser that failed has ended; an exception thrown in by the caller finds it

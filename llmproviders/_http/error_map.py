@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .. import errors
 from .._log import logger
-from .._redact import redact
+from .._redact import redact, redact_data
 from .._signals import let_through
 from .error_rules import BY_STATUS, RULES, SAID_BY_STATUS, STATUS_OF_CODE, WRONG_PATH, Rule, names
 from .types import HTTPRequest, HTTPResponse
@@ -82,26 +82,22 @@ _CODE_FIELDS = names(
 )
 
 _SAYING = (
-    "message",
-    "msg",
-    "detail",
-    "error_description",
-    "error_message",
-    "errormessage",
-    "error_msg",
-    "errormsg",
-    "errmsg",
-    "faultstring",
-    "status_msg",
-    "base_resp",
-    "error",
-    "details",
-    "reason",
-    "title",
-    "description",
-    "data",
-    "response",
-    "fault",
+    *("message", "msg", "detail", "error_description", "error_message"),
+    *("errormessage", "error_msg", "errormsg", "errmsg", "faultstring"),
+    *("status_msg", "base_resp", "error", "errors", "details"),
+    *("messages", "reason", "reasons", "title", "description"),
+    *("data", "response", "fault", "invalid_params"),
+)
+
+_BY_FIELD = ("errors", "error", "detail", "details", "message", "invalid_params")
+"""Fields whose object may have the wrong fields' names, each with what is wrong with it."""
+
+_TEXTS = ("text", "content", "value")
+
+_NO_WORDS = names(
+    "param params loc path location instance timestamp time url help doc_url docs_url help_url"
+    " documentation_url type_uri domain severity level model_id trace request metadata headers"
+    " @type"
 )
 
 
@@ -168,29 +164,62 @@ def _said(value: Any, depth: int) -> str | None:
         return "; ".join(text for text in said if text) or None
     if not isinstance(value, Mapping):
         return None
-    value = _lowered(value)
+    value = lowered(value)
     text = _said_in(value, depth - 1)
     metadata = value.get("metadata")
-    raw = _said(metadata.get("raw"), depth - 1) if isinstance(metadata, Mapping) else None
-    return f"{text}: {raw}" if text and raw and raw not in text else text or raw
+    if isinstance(metadata, Mapping):
+        for name in ("raw", "reasons"):
+            text = _with(text, _said(metadata.get(name), depth - 1))
+    return text
+
+
+def _with(text: str | None, more: str | None) -> str | None:
+    """Words, and more of them unless they say it already."""
+    if not text or not more or more in text:
+        return text or more
+    return f"{text.removesuffix('.')}: {more}"
 
 
 def _said_in(fields: Mapping[str, Any], depth: int) -> str | None:
     where, said = fields.get("loc"), fields.get("msg")
     if isinstance(where, list) and isinstance(said, str) and said:
         return f"{'.'.join(map(str, where[:_DEEPEST]))}: {said}"
-    for name in ("error", "errors"):
-        # An error that is a string may be only a code next to a message; an object has the message.
-        if not isinstance(fields.get(name), str) and (text := _said(fields.get(name), depth)):
-            return text
-    found = next((text for n in _SAYING if (text := _said(fields.get(n), depth))), None)
+    told = {name: _said(fields[name], depth) for name in _SAYING if name in fields}
+    # An error that is a string may be only a code next to a message; an object has the message.
+    found = None if isinstance(fields.get("error"), str) else told.get("error")
+    found = found or next(filter(None, told.values()), None)
+    for name in _BY_FIELD:
+        value = fields.get(name)
+        # What details repeat of a message is for programs.
+        if isinstance(value, (Mapping, list)) and not (found and name in ("details", "message")):
+            found = _with(found, told[name] or _said_by_field(value, depth))
     param = fields.get("param")
     if found and str(fields.get("code")) in _ABOUT_A_FIELD and isinstance(param, str):
         return found if param in found else f"{param}: {found}"
     return found
 
 
-def _lowered(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _said_by_field(value: Any, depth: int) -> str | None:
+    """What is said under other names, such as those of the wrong fields: ``{"model": ["..."]}``."""
+    if not depth:
+        return None
+    if isinstance(value, list):
+        found = (_said_by_field(item, depth - 1) for item in value[:_DEEPEST])
+        return "; ".join(filter(None, found)) or None
+    if not isinstance(value, Mapping):
+        return None
+    said = []
+    for name, inner in islice(value.items(), _DEEPEST):
+        plain = str(name).lower()
+        is_id = isinstance(inner, str) and (_is_code(plain) or plain.endswith("id"))
+        if is_id or plain in _NO_WORDS or plain in _SAYING:
+            continue
+        if text := _said(inner, depth - 1) or _said_by_field(inner, depth - 1):
+            said.append(text if plain in _TEXTS else f"{name}: {text}")
+    return "; ".join(said) or None
+
+
+def lowered(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields by lower-case name; services write ``message``, ``Message`` or ``MESSAGE``."""
     return {str(name).lower().replace("-", "_"): value for name, value in fields.items()}
 
@@ -218,7 +247,7 @@ def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tup
             yield from _fields(item, depth - 1, prefix)
     if not isinstance(value, Mapping) or not depth:
         return
-    value = _lowered(value)
+    value = lowered(value)
     for name in _CONTAINERS:
         inner = value.get(name)
         if inner:
@@ -254,7 +283,16 @@ class _ErrorDetails(NamedTuple):
         if value is None:
             said = _title(body) or body[: _DEEPEST * _MOST_WORDS].decode(errors="replace")
             return cls(words=_one_line(said, _MOST_WORDS_OF_A_PAGE))
-        return cls(value, message_of(value))
+        return cls.of_value(value)
+
+    @classmethod
+    def of_value(cls, value: Any) -> _ErrorDetails:
+        """Read an error object; if it has no words, its code stands for them."""
+        told = cls(value, message_of(value))
+        if told.words:
+            return told
+        codes = (_one_line(str(code), _MOST_OF_A_CODE) for n, code in told.plain() if _is_code(n))
+        return told._replace(words=next((c for c in codes if c and _is_telling(c)), None))
 
     def look_up(self, status: int | None) -> tuple[type[errors.LLMError], int | None, str | None]:
         """The class, the status if the reply has none of its own, and a description."""
@@ -319,6 +357,14 @@ def _is_code(name: str) -> bool:
     return name == "grpc" or name.rpartition(".")[2].lower() in _CODE_FIELDS
 
 
+def _is_telling(code: str) -> bool:
+    """Whether a code says more than that there is an error, and more than a status."""
+    return code.lower() not in _BLANK_CODES and not re.fullmatch("-?[0-9]|[1-5][0-9]{2}", code)
+
+
+_BLANK_CODES = names("error errors fail failed failure false true null none unknown exception")
+
+
 def _code(name: str, value: Any) -> str:
     owner = name if name == "grpc" else name.rpartition(".")[0]
     return f"{owner}.{value}".lower() if owner else str(value).lower()[:_MOST_OF_A_CODE]
@@ -345,7 +391,7 @@ def error_of(value: Any, *, now: float | None = None) -> errors.LLMError:
         now: Unix time in seconds, for hints to wait until a given time; None: this machine's.
     """
     now = time.time() if now is None else now
-    told = _ErrorDetails(value, message_of(value))
+    told = _ErrorDetails.of_value(value)
     kind, status, said = told.look_up(None)
     return kind(
         ": ".join(filter(None, [said or "the service reports an error", told.words])),
@@ -353,6 +399,19 @@ def error_of(value: Any, *, now: float | None = None) -> errors.LLMError:
         retry_after=told.wait(now),
         detail=told.words,
     )
+
+
+def complete_error(error: errors.LLMError, reply: HTTPResponse, *, now: float) -> None:
+    """Add what a reply's headers say to an error found while the reply was read.
+
+    Args:
+        error: the error.
+        reply: the reply.
+        now: Unix time in seconds.
+    """
+    error.request_id = redact_data(error.request_id or reply.request_id)
+    if error.retry_after is None and error.retryable:
+        error.retry_after = parse_retry_after(reply.headers, now=now)
 
 
 def is_wrong_path(error: errors.LLMError) -> bool:
@@ -444,6 +503,9 @@ def _error_body(reply: HTTPResponse, most: int) -> bytes:
 # -- how long to wait, in all the forms that services use
 
 _LONGEST_S = 7 * 24 * 3600.0
+"""A longer wait is cut to this."""
+
+_ABSURD_S = 366 * 24 * 3600.0
 
 _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?")
 
@@ -468,6 +530,9 @@ _IN_WORDS = (
     rf"|({_DURATION})\s*后(?:再|重)?试"
 )
 
+# Not the comma behind a date's weekday.
+_BETWEEN_WAITS = r"(?<!mon)(?<!tue)(?<!wed)(?<!thu)(?<!fri)(?<!sat)(?<!sun)(?<!day),"
+
 # ISO 8601 and clocks: PT1M30S, 00:01:30.
 _ISO_DURATION = r"PT((?:[0-9.]+[HMS])+)"
 
@@ -491,8 +556,9 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
 
     Reads ``retry-after-ms`` or ``x-ms-retry-after-ms`` (milliseconds), else ``Retry-After`` in any
     form that :func:`parse_wait` knows. Dates are counted from the reply's own ``Date``, so that a
-    wrong clock on either side does not matter. Invalid, negative and absurd (over a week) values
-    give None. Source: RFC 9110, 10.2.3.
+    wrong clock on either side does not matter. Invalid, negative and absurd (over a year) values
+    give None; more than a week counts as one. Of several values the longest counts. Source: RFC
+    9110, 10.2.3.
 
     Args:
         headers: the reply's headers; case does not matter.
@@ -504,8 +570,16 @@ def parse_retry_after(headers: Mapping[str, str], *, now: float) -> float | None
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         milliseconds = _header_number(headers.get(name))
         if milliseconds is not None:
-            return _within_a_week(milliseconds / 1000)
-    return parse_wait(headers.get("retry-after"), now=_moment_of(headers, now))
+            return _at_most_a_week(milliseconds / 1000)
+    value, now = headers.get("retry-after") or "", _moment_of(headers, now)
+    wait = parse_wait(value, now=now)
+    if wait is None and "," in value:
+        # Sent twice, the header arrives as one; a date has a comma of its own.
+        found = (
+            parse_wait(one, now=now) for one in re.split(_BETWEEN_WAITS, value, flags=re.IGNORECASE)
+        )
+        wait = max((one for one in found if one is not None), default=None)
+    return wait
 
 
 def parse_reset(headers: Mapping[str, str], *, now: float) -> float | None:
@@ -566,7 +640,7 @@ def parse_wait(value: str | None, *, now: float) -> float | None:
         seconds = hours * 3600.0 + minutes * 60 + rest
     elif (moment := _parse_iso_date(value) or parse_http_date(value)) is not None:
         seconds = moment - now
-    return None if seconds is None else _within_a_week(seconds)
+    return None if seconds is None else _at_most_a_week(seconds)
 
 
 def find_wait(words: str, *, now: float) -> float | None:
@@ -581,13 +655,13 @@ def find_wait(words: str, *, now: float) -> float | None:
     """
     found = re.search(_IN_WORDS, words, re.IGNORECASE)
     if found is not None:
-        return _within_a_week(_duration(found[1] or found[2]))
+        return _at_most_a_week(_duration(found[1] or found[2]))
     for pattern in _RESET_AT:
         reset = re.search(pattern, words, re.IGNORECASE)
         # Only Zhipu writes such dates without a zone, in its local time.
         moment = None if reset is None else _parse_iso_date(reset[1], zone=_BEIJING)
         if moment is not None:
-            return _within_a_week(moment - now)
+            return _at_most_a_week(moment - now)
     return None
 
 
@@ -636,8 +710,8 @@ def _seconds_in(unit: str) -> float:
     return _UNITS[unit[0]]
 
 
-def _within_a_week(seconds: float) -> float | None:
-    return seconds if 0 <= seconds <= _LONGEST_S else None
+def _at_most_a_week(seconds: float) -> float | None:
+    return min(seconds, _LONGEST_S) if 0 <= seconds <= _ABSURD_S else None
 
 
 def _header_number(value: str | None) -> float | None:

@@ -16,9 +16,8 @@ from .._http.decoding import (
     decode_object,
     encodable,
     expect,
-    expect_number,
 )
-from .._http.error_map import error_of, message_of, page_error
+from .._http.error_map import error_of, lowered, message_of, page_error
 from .._http.types import HTTPResponse
 from .._signals import let_through
 from ..errors import (
@@ -27,8 +26,9 @@ from ..errors import (
     ProtocolError,
     ServerError,
     StreamInterrupted,
+    retold,
 )
-from ..results import Embedding, FinishReason, Image, Reasoning, Usage
+from ..results import FinishReason, Image, Reasoning, Usage
 from ._chat_parts import ThoughtDetails, ToolCalls, thought_of, whole_number
 from ._finish_words import reason_of, says_nothing, tell_unknown
 
@@ -48,16 +48,17 @@ _TEXT_ALONE = {"role", "content"}
 
 _FINE_CODES = (None, "", 0, 200, "0", "200", "ok", "OK", "success")
 
-_CODES = ("code", "error_code", "errorCode", "errcode", "status_code", "statusCode")
+# In lower case, as all names below are compared.
+_CODES = ("code", "error_code", "errorcode", "errcode", "status_code", "statuscode")
 
 _WORDS = (
-    *("message", "msg", "detail", "details", "errors", "error_msg", "errorMsg", "errmsg"),
-    *("error_message", "errorMessage"),
+    *("message", "msg", "detail", "details", "errors", "error_msg", "errormsg", "errmsg"),
+    *("error_message", "errormessage"),
 )
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
+_REPLY_FIELDS = ("choices", "delta", "text")
 
-_NAMES = ("id", "name", "model", "model_name", "slug")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
 
 _SENT_BACK = ("reasoning_details", "thinking_blocks")
 """Lists of thoughts that services expect back unchanged, with their signatures."""
@@ -117,16 +118,18 @@ def parse_chat(
                         # From here on events are parsed in full: each may be the last.
                         frame = EventTemplate()
                         _hasten(reply)
-                elif piece and _text_alone(event) == piece:
+                elif piece and state.spoke and _text_alone(event) == piece:
                     frame.learn(data, piece, _reads)
     except LLMError as error:
         let_through(error)
         # After a finish reason the reply is complete; anything more is optional.
         if state.raw is None or state.failed:
+            if isinstance(error, StreamInterrupted) and not state.failed:
+                state.check_told()
+            error.usage = state.usage
             raise
     if state.raw is None and not state.whole:
-        state.check_begun(reply)
-        return
+        state.cut(reply)
     rest = state.rest()
     if state.thought:
         yield state.new_thought()
@@ -217,6 +220,8 @@ class _State:
         raw: the service's word for why the reply ends, or None.
         whole: whether the reply is complete without such a word.
         failed: whether the service reported an error.
+        spoke: whether any text has come.
+        usage: the tokens, as far as the service has counted them.
         thought: the new part of the thoughts.
     """
 
@@ -226,12 +231,13 @@ class _State:
         self.failed = False
         self.thought = ""
         self._tags = _ThinkTags() if think_tags else None
-        self._begun = self._spoke = self._by_delta = False
+        self.spoke = self._begun = self._by_delta = False
         self._silent = 0
         self._kept = 0
         self._heard = 0
         self._model: str | None = None
-        self._usage: Usage | None = None
+        self.usage: Usage | None = None
+        self._told: dict[str, Any] | None = None
         self._thoughts = StringIO()
         self._half_thought = ""
         self._details: dict[str, ThoughtDetails] = {}
@@ -267,7 +273,7 @@ class _State:
         value = decode_json(data, max_values=MAX_VALUES)
         self._check_list(value)
         event = expect(value, dict, "the reply")
-        if _failure_in(event, whole=True) is None:
+        if failure_in(event, whole=True) is None:
             if not isinstance(event.get("choices"), list):
                 _check_version(event)
                 if message_of(event) is not None:
@@ -286,14 +292,30 @@ class _State:
     def _fail(self, error: LLMError) -> NoReturn:
         """Raise an error that the service reported; after text it means that the reply was cut."""
         self.failed = True
-        if self._spoke:
+        error.usage = self.usage
+        if self.spoke and not isinstance(error, StreamInterrupted):
             raise StreamInterrupted.of(error) from error
         raise error
 
-    def check_begun(self, reply: HTTPResponse) -> None:
-        """Raise the error for a reply that ended without any event."""
+    def cut(self, reply: HTTPResponse) -> NoReturn:
+        """Raise the error for a reply that ended without its end mark."""
         if not self._begun and reply.content_type == "application/json":
             raise ProtocolError("the reply holds neither JSON nor events")
+        self.check_told()
+        self._fail(StreamInterrupted("the reply ended without its end mark"))
+
+    def check_told(self) -> None:
+        """Raise the error in a message that came instead of a reply, if there was one."""
+        if self._told is not None:
+            self._fail(error_of(self._told))
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Remember a message; it is an error if the reply then ends without a reason."""
+        said = {name: value for name, value in event.items() if name not in _REPLY_FIELDS}
+        if isinstance(said.get("message"), dict) and "role" in said["message"]:
+            del said["message"]
+        if self._told is None and message_of(said) is not None:
+            self._told = said
 
     def count_silent(self) -> None:
         """Count one more event without text, thoughts or calls."""
@@ -305,10 +327,12 @@ class _State:
 
     def take(self, event: dict[str, Any], *, whole: bool = False) -> str:
         """The text of one event, or of all of a reply."""
-        failure = _failure_in(event, whole=whole)
+        failure = failure_in(event, whole=whole)
         if failure is not None:
             self._fail(error_of(failure))
         choices = event.get("choices")
+        if not choices and _has_words(event):
+            self._note(event)
         if choices is None:
             if not self._heard:
                 _check_version(event)
@@ -332,9 +356,11 @@ class _State:
             # Without indexes, the first of an event is the first one.
             if not (others and index is None) and _is_first(index):
                 text += self._choice(choice)
+                if self.raw is not None and reason_of(self.raw) is None:
+                    self._note({**choice, **event, "choices": None})
             others = True
         if text:
-            self._spoke = self._spoke or not text.isspace()
+            self.spoke = self.spoke or not text.isspace()
             self._heard += 1
         elif heard == self._heard:
             self.count_silent()
@@ -384,7 +410,7 @@ class _State:
     def _count(self, usage: Any) -> None:
         found = Usage.from_json(usage)
         if found is not None:
-            self._usage = found if self._usage is None else self._usage.merged(found)
+            self.usage = found if self.usage is None else self.usage.merged(found)
 
     def _delta(self, delta: Any, field: str, *, whole: bool = False) -> str:
         # PHP writes an empty object as a list.
@@ -524,7 +550,12 @@ class _State:
         reason = reason_of(self.raw) if self.raw else "tool_calls" if calls else "stop"
         if reason is None:
             said = f"the service ended the reply with the finish reason {self.raw!r}"
-            self._fail(ServerError(said))
+            if self._told is None:
+                self._fail(ServerError(said))
+            error = error_of(self._told)
+            self._fail(retold(error, f"{said}: {error}"))
+        if self.raw is None and not calls and not self.spoke:
+            self.check_told()
         if reason == "other":
             assert self.raw is not None
             tell_unknown(self.raw)
@@ -535,7 +566,7 @@ class _State:
             reason,
             raw=self.raw,
             model=self._model,
-            usage=self._usage,
+            usage=self.usage,
             detail="".join(self._detail) or None,
             reasoning=thoughts.strip() or None,
             tool_calls=calls,
@@ -560,7 +591,7 @@ class _State:
         return message
 
 
-def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
+def failure_in(event: dict[str, Any], *, whole: bool) -> Any:
     """The error in an object, in the form that ``error_of`` takes; None if there is none.
 
     Args:
@@ -576,7 +607,13 @@ def _failure_in(event: dict[str, Any], *, whole: bool) -> Any:
     base = event.get("base_resp")
     if isinstance(base, dict) and base.get("status_code") not in _FINE_CODES:
         return event
-    if choices or not any(event.get(name) for name in _WORDS):
+    if choices:
+        return None
+    # Some services write Error and Message.
+    event = lowered(event)
+    if any(not _is_blank(event.get(name), beside_choices=True) for name in ("error", "errors")):
+        return event
+    if not _has_words(event):
         return None
     status = event.get("status")
     number = whole_number(status)
@@ -594,7 +631,13 @@ def _first_error(value: Any) -> Any:
     if not isinstance(value, list):
         return None
     errors = (item for item in value if isinstance(item, dict))
-    return next((e for e in errors if e.get("error") or any(map(e.get, _WORDS))), None)
+    return next((e for e in errors if lowered(e).get("error") or _has_words(e)), None)
+
+
+def _has_words(event: dict[str, Any]) -> bool:
+    """Whether an object has a field for a message, with anything in it."""
+    event = lowered(event)
+    return any(event.get(name) for name in _WORDS)
 
 
 def _is_blank(error: Any, *, beside_choices: bool) -> bool:
@@ -625,75 +668,6 @@ def _check_version(reply: dict[str, Any]) -> None:
             "base_url to the address that ends in /v1",
             status_code=200,
         )
-
-
-def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
-    """The objects in a listing such as ``{"data": [{"id": ...}, ...]}``, or in a bare list.
-
-    A name instead of an object is read as its ``id``, null as an empty list, and an object as the
-    list of its field names.
-
-    Args:
-        data: the body of the reply.
-        fields: the fields that may hold the list; the first one present counts. Default: ``data``.
-
-    Raises:
-        LLMError: the error that the reply holds instead of a list.
-        ProtocolError: the reply has no list of objects.
-    """
-    if data.lstrip().startswith(b"<"):
-        raise page_error(data)
-    listing, field, nullable = decode_json(data), "the reply", False
-    failure = None
-    if isinstance(listing, list):
-        failure = next((e for e in listing if isinstance(e, dict) and e.get("error")), None)
-    if isinstance(listing, dict):
-        fields = fields or ("data",)
-        field = max(fields, key=lambda name: (bool(listing.get(name)), name in listing))
-        nullable = field in listing
-        if not listing.get(field):
-            failure = _failure_in(listing, whole=not nullable)
-        listing = listing.get(field)
-    if failure is not None:
-        raise error_of(failure)
-    if isinstance(listing, dict) and listing:
-        inner = next((listing[name] for name in fields if name in listing), None)
-        listing = list(listing) if inner is None else inner
-    return [
-        {"id": item} if isinstance(item, str) else expect(item, dict, field)
-        for item in expect(listing, list, field, optional=nullable)
-        if item is not None
-    ]
-
-
-def parse_embeddings(entries: list[dict[str, Any]]) -> list[Embedding]:
-    """The vectors of a listing of ``/embeddings``, in the order of the texts."""
-    entries.sort(key=lambda entry: expect(expect(entry, dict, "data").get("index"), int, "index"))
-    return [Embedding(_vector(entry), _tokens_of(entry)) for entry in entries]
-
-
-def _vector(entry: dict[str, Any]) -> list[float]:
-    vector = expect(entry.get("embedding"), list, "embedding")
-    return [expect_number(number, "embedding") for number in vector]
-
-
-def _tokens_of(entry: dict[str, Any]) -> int | None:
-    usage = Usage.from_json(entry.get("usage"))
-    return None if usage is None else usage.prompt_tokens
-
-
-def parse_models(data: bytes) -> list[dict[str, Any]]:
-    """The models of a listing, each with its name as ``id``.
-
-    Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}`` or a bare list;
-    errors as for :func:`parse_list`.
-    """
-    models: dict[str, dict[str, Any]] = {}
-    for model in parse_list(data, "data", "models", "result"):
-        name = next((n for field in _NAMES if isinstance(n := model.get(field), str)), None)
-        if name:
-            models.setdefault(name, {**model, "id": name})
-    return list(models.values())
 
 
 def _reads(data: bytes, text: str) -> bool:

@@ -29,7 +29,7 @@ from ..errors import (
 from ..messages import Message
 from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
-from ._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
+from ._chat_completions import parse_chat
 from ._chat_requests import (
     TOOL_PARAMS,
     is_batch_too_large,
@@ -38,6 +38,7 @@ from ._chat_requests import (
     with_tools,
     without,
 )
+from ._listings import parse_embeddings, parse_list, parse_models
 from ._local_servers import local_server_at
 
 MOST_TEXTS = 256

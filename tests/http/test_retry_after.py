@@ -76,11 +76,17 @@ class TestParser:
             ({"retry-after": "Wed, 15 Nov 2023 01:13:50 +0300"}, 30.0),
             ({"retry-after": formatdate(NOW - 30, usegmt=True)}, None),
             ({"retry-after": str(7 * 24 * 3600)}, 7 * 24 * 3600.0),
-            ({"retry-after": str(7 * 24 * 3600 + 1)}, None),
+            ({"retry-after": str(7 * 24 * 3600 + 1)}, 7 * 24 * 3600.0),
+            ({"retry-after": "2592000"}, 7 * 24 * 3600.0),
+            ({"retry-after": "99999999"}, None),
+            ({"retry-after": "30, 30"}, 30.0),
+            ({"retry-after": "5, 60"}, 60.0),
+            ({"retry-after": f"5, {formatdate(NOW + 30, usegmt=True)}"}, 30.0),
+            ({"retry-after": ", ".join([formatdate(NOW + 30, usegmt=True)] * 2)}, 30.0),
             *(
                 ({"retry-after": nonsense}, None)
                 for nonsense in (
-                    "", " ", "soon", "-1", "+1", "nan", "inf", "1e3", "1_000", "0x10", "5x", "5, 5",
+                    "", " ", "soon", "-1", "+1", "nan", "inf", "1e3", "1_000", "0x10", "5x", ",",
                     "٥", "9" * 5000, "Tue, 99 Nov 2023 22:13:50 GMT", "1" + "0" * 400, "1.5.5",
                 )
             ),

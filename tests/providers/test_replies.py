@@ -15,7 +15,16 @@ import requests
 import tenacity
 from urllib3 import HTTPResponse
 
-from llmproviders import FailoverClient, FinishReason, LLMError, OpenAICompatible, ProtocolError
+from llmproviders import (
+    FailoverClient,
+    FinishReason,
+    LLMError,
+    OpenAICompatible,
+    ProtocolError,
+    RateLimitError,
+    ServerError,
+    StreamInterrupted,
+)
 from llmproviders.providers import _finish_words
 from llmproviders.providers._chat_completions import MAX_SILENT_EVENTS
 from llmproviders.providers._chat_parts import MAX_TOOL_CALLS
@@ -403,6 +412,116 @@ def test_forms_of_an_image() -> None:
     odd = ["x", 7, {}, {"image_url": ""}, {"image_url": {"url": 7}}, {"image_url": 7}]
     finish = read_items(_of(_event({"content": "a", "images": [*odd, *images]}), _end("stop")))
     assert [picture.bytes() for picture in finish.images] == [bytes([0, 1, 2])] * 2
+
+
+def _failing(*events: Any, done: bool = False, **arguments: Any) -> LLMError:
+    """What a stream of these events raises."""
+    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    body += b"data: [DONE]\n\n" if done else b""
+    reply = Canned([body], headers=arguments.pop("headers", {}))
+    provider = canned(OpenAICompatible, reply, base_url="http://x/v1", **arguments)
+    with pytest.raises(LLMError) as caught:
+        list(provider.stream("Hi"))
+    return caught.value
+
+
+def _piece(text: str, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], **fields}
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ({"message": "Too many requests"}, RateLimitError),
+        ({"Error": {"Message": "Too many requests", "Code": 429}}, RateLimitError),
+        ({"errors": "Too many requests"}, RateLimitError),
+        ({"errors": {"model": ["Too many requests"]}}, RateLimitError),
+        ({"Detail": "Too many requests"}, RateLimitError),
+    ],
+)
+def test_an_error_told_without_a_mark(event: Any, kind: type[LLMError], done: bool) -> None:
+    """An error in any shape, instead of a reply, is raised with its own class and words."""
+    error = _failing(event, done=done)
+    assert type(error) is kind
+    assert error.detail is not None
+    assert "Too many requests" in error.detail
+
+
+def test_a_message_amid_a_reply() -> None:
+    """A message before the text of a whole reply is no error."""
+    events = [{"message": "loading the model"}, {"detail": "queued"}, _piece("Hi.")]
+    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    assert "".join(_of(body + _end("stop"))) == "Hi."
+    assert "".join(_of(body + b"data: [DONE]\n\n")) == "Hi."
+
+
+def test_words_beside_a_failed_finish() -> None:
+    """What a service says beside a finish reason that means a failure is in the error."""
+    failed = {"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
+    error = _failing({**failed, "message": "the GPU fell off", "code": 500})
+    assert type(error) is ServerError
+    assert (error.detail, error.status_code) == ("the GPU fell off", 500)
+    error = _failing({**failed, "message": {"role": "assistant", "content": "words"}})
+    assert error.detail is None
+
+
+def test_the_tokens_of_a_reply_that_failed() -> None:
+    """Tokens that were counted before a reply failed or was cut are in its attempt."""
+    counted = _piece("ab", usage={"prompt_tokens": 5, "completion_tokens": 7})
+    ends: list[list[Any]] = [
+        [],
+        [{"error": {"message": "x"}}],
+        [{"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}],
+    ]
+    for end in ends:
+        error = _failing(counted, *end)
+        assert isinstance(error, StreamInterrupted)
+        (attempt,) = error.attempts
+        assert attempt.usage is not None
+        assert (attempt.usage.prompt_tokens, attempt.usage.completion_tokens) == (5, 7)
+
+
+@pytest.mark.parametrize("first", ["", " ", "\n"])
+def test_an_error_after_a_blank_piece_and_text(first: str) -> None:
+    """An error after text is an interruption, also if the first piece was blank."""
+    pieces = [_piece(first), _piece("ab"), _piece("cd")]
+    told = {"error": {"message": "slow", "code": 429}}
+    error = _failing(*pieces, told, think_tags=False)
+    assert isinstance(error, StreamInterrupted)
+    assert error.partial_text.strip() == "abcd"
+
+
+@pytest.mark.parametrize(
+    ("told", "retryable"),
+    [
+        ({"code": "insufficient_quota", "message": "no credit"}, False),
+        ({"code": "context_length_exceeded", "message": "too long"}, False),
+        ({"message": "busy", "code": 503}, True),
+    ],
+)
+def test_whether_an_interruption_passes(told: dict[str, Any], retryable: bool) -> None:
+    """An interruption is worth another try if its cause is."""
+    error = _failing(_piece("ab"), {"error": told})
+    assert isinstance(error, StreamInterrupted)
+    assert error.retryable is retryable
+
+
+def test_a_wait_in_the_headers_of_a_failed_stream() -> None:
+    """The headers of a reply with status 200 tell how long to wait after an error inside it."""
+    told = {"error": {"message": "slow", "code": 429}}
+    assert _failing(told, headers={"retry-after": "42"}).retry_after == 42.0
+
+
+def test_half_characters_beside_the_text() -> None:
+    """A refusal and a model with half characters can be printed."""
+    body = (
+        _event({"content": "x"}) + _event({"refusal": "no \ud83d"}) + _event({"refusal": "\ude00"})
+    )
+    body = body.replace(b'{"choices"', b'{"model": "m\\ud83d", "choices"')
+    *_, finish = _of(body + _end("stop"))
+    assert isinstance(finish, FinishReason)
+    assert (finish.detail, finish.model) == ("no \U0001f600", "m\ufffd")
 
 
 def read_items(stream: Iterable[str]) -> FinishReason:

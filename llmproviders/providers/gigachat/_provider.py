@@ -39,7 +39,8 @@ from ...errors import (
 )
 from ...provider import Catalogue, Fetch, Provider
 from ...results import Embedding, FinishReason, Image
-from .._chat_completions import parse_chat, parse_embeddings, parse_list, parse_models
+from .._chat_completions import parse_chat
+from .._listings import parse_embeddings, parse_list, parse_models
 from . import _dialect, _root, _settings
 from ._answers import Balance, TokenCount, UploadedFile, read_content
 from ._credentials import INDIVIDUAL, STUDIO, Credentials, GivenToken

@@ -1,0 +1,81 @@
+"""Listings in OpenAI's format: of models, of files, of vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._http.decoding import decode_json, expect, expect_number
+from .._http.error_map import error_of, page_error
+from ..results import Embedding, Usage
+from ._chat_completions import failure_in
+
+_NAMES = ("id", "name", "model", "model_name", "slug")
+
+
+def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
+    """The objects in a listing such as ``{"data": [{"id": ...}, ...]}``, or in a bare list.
+
+    A name instead of an object is read as its ``id``, null as an empty list, and an object as the
+    list of its field names.
+
+    Args:
+        data: the body of the reply.
+        fields: the fields that may hold the list; the first one present counts. Default: ``data``.
+
+    Raises:
+        LLMError: the error that the reply holds instead of a list.
+        ProtocolError: the reply has no list of objects.
+    """
+    if data.lstrip().startswith(b"<"):
+        raise page_error(data)
+    listing, field, nullable = decode_json(data), "the reply", False
+    failure = None
+    if isinstance(listing, list):
+        failure = next((e for e in listing if isinstance(e, dict) and e.get("error")), None)
+    if isinstance(listing, dict):
+        fields = fields or ("data",)
+        field = max(fields, key=lambda name: (bool(listing.get(name)), name in listing))
+        nullable = field in listing
+        if not listing.get(field):
+            failure = failure_in(listing, whole=not nullable)
+        listing = listing.get(field)
+    if failure is not None:
+        raise error_of(failure)
+    if isinstance(listing, dict) and listing:
+        inner = next((listing[name] for name in fields if name in listing), None)
+        listing = list(listing) if inner is None else inner
+    return [
+        {"id": item} if isinstance(item, str) else expect(item, dict, field)
+        for item in expect(listing, list, field, optional=nullable)
+        if item is not None
+    ]
+
+
+def parse_embeddings(entries: list[dict[str, Any]]) -> list[Embedding]:
+    """The vectors of a listing of ``/embeddings``, in the order of the texts."""
+    entries.sort(key=lambda entry: expect(expect(entry, dict, "data").get("index"), int, "index"))
+    return [Embedding(_vector(entry), _tokens_of(entry)) for entry in entries]
+
+
+def _vector(entry: dict[str, Any]) -> list[float]:
+    vector = expect(entry.get("embedding"), list, "embedding")
+    return [expect_number(number, "embedding") for number in vector]
+
+
+def _tokens_of(entry: dict[str, Any]) -> int | None:
+    usage = Usage.from_json(entry.get("usage"))
+    return None if usage is None else usage.prompt_tokens
+
+
+def parse_models(data: bytes) -> list[dict[str, Any]]:
+    """The models of a listing, each with its name as ``id``.
+
+    Servers send ``{"data": [{"id": ...}]}``, ``{"models": [{"name": ...}]}`` or a bare list;
+    errors as for :func:`parse_list`.
+    """
+    models: dict[str, dict[str, Any]] = {}
+    for model in parse_list(data, "data", "models", "result"):
+        name = next((n for field in _NAMES if isinstance(n := model.get(field), str)), None)
+        if name:
+            models.setdefault(name, {**model, "id": name})
+    return list(models.values())
