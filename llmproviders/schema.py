@@ -14,7 +14,7 @@ from operator import or_
 from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin
 
-from ._checks import is_typed_dict, shown, typed_dict_fields
+from ._checks import is_encodable, is_typed_dict, shown, typed_dict_fields
 from ._signals import let_through
 from .errors import Attempt, InvalidRequestError, LLMError, SchemaError, UnsupportedError
 from .messages import Message
@@ -357,12 +357,11 @@ def _no_value(text: str) -> str:
     """Why a reply has no JSON value: what is wrong with the first one that it begins."""
     start = _START.search(text)
     try:
-        _DECODER.raw_decode(text, text.find("{") if start is None else start.start())
+        _DECODER.raw_decode(text, len(text) if start is None else start.start())
     except (ValueError, RecursionError) as error:
         let_through(error)
         if start is not None and isinstance(error, json.JSONDecodeError):
-            said = f"{error.msg} at position {error.pos}"
-            return f"there is no valid JSON in it, and so no JSON value: {said}"
+            return f"there is no valid JSON value in it: {error.msg} at position {error.pos}"
     return "there is no JSON value in it"
 
 
@@ -417,10 +416,8 @@ def _check_characters(value: Any, source: str) -> None:
 
 
 def _check_encodable(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise SchemaError("there is half a character in it (a lone surrogate)") from None
+    if not is_encodable(text):
+        raise SchemaError("there is half a character in it (a lone surrogate)")
 
 
 def _identity(value: Any) -> str:
@@ -519,14 +516,11 @@ def _of_json(document: str) -> Schema:
     return Schema(schema, schema, str(schema.get("title", "")), load)
 
 
-_AROUND = {"type", "name", "schema", "strict", "description"}
-
-
 def _refuse_format(schema: Mapping[str, Any]) -> None:
     """Raise an ``InvalidRequestError`` for what ``response_format`` takes, around the schema."""
-    if schema.get("type") in ("json_schema", "json_object") or (
-        isinstance(schema.get("schema"), Mapping) and schema.keys() <= _AROUND
-    ):
+    around = schema.keys() <= {"type", "name", "schema", "strict", "description"}
+    inner = around and isinstance(schema.get("schema"), Mapping)
+    if inner or schema.get("type") in ("json_schema", "json_object"):
         raise InvalidRequestError(
             "schema is not a JSON Schema but what goes around one in a response_format: pass the "
             "inner schema, or the whole as response_format="

@@ -10,7 +10,7 @@ from io import BytesIO
 from itertools import chain
 from typing import Any, TypeVar
 
-from .._checks import is_finite
+from .._checks import is_encodable, is_finite
 from .._signals import let_through
 from ..errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
 from .types import MAX_LINE
@@ -512,22 +512,14 @@ def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
             if half:
                 yield "\ufffd"
                 half = ""
-        elif half or not _is_encodable(piece):
+        elif half or not is_encodable(piece):
             piece, half = _mended(half + piece)
         yield piece
 
 
 def encodable(text: str) -> tuple[str, str]:
     """The encodable part of ``text``, and the half character at its end, if any."""
-    return (text, "") if _is_encodable(text) else _mended(text)
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return (text, "") if is_encodable(text) else _mended(text)
 
 
 def _mended(text: str) -> tuple[str, str]:
@@ -546,7 +538,7 @@ def settled(text: str) -> int:
 
 def is_settled(text: str) -> bool:
     """Whether all of ``text`` is final and can be encoded."""
-    return settled(text) == len(text) and _is_encodable(text)
+    return settled(text) == len(text) and is_encodable(text)
 
 
 _CANDIDATES = 24
