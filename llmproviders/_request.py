@@ -14,7 +14,7 @@ from ._account.names import about_unknown
 from ._checks import FINITE, as_float, header_fields, seconds, shown, text, whole
 from ._http.types import Timeout, check_proxy, check_timeout
 from .errors import InvalidRequestError
-from .messages import Message, Prompt, normalize
+from .messages import Message, Prompt, has_images, normalize, text_of
 from .results import Accept as Accept
 from .schema import Schema
 from .tools import tool_forms
@@ -133,6 +133,9 @@ class RunParams(ParamsBesideTools, CallParams, total=False):
     stream: Literal[False] | None
 
 
+Reader = Literal["stream", "restarting", "completion", "run"]
+"""Who reads a reply: a stream, one that can handle a ``Restart``, ``complete``, or ``run``."""
+
 KNOWN = frozenset(Params.__annotations__)
 
 _ELSEWHERE = {"system", "schema", "attach", "reasoning", "extra_headers", "extra_body"}
@@ -184,6 +187,8 @@ class ChatRequest:
         schema: what the reply has to satisfy, or None.
         attach: paths of files for the model to look at.
         extra_headers: headers of this call.
+        reader: who reads the reply. It decides whether a client inside another one may start a
+            reply over, and whether that client's own ``accept`` applies.
     """
 
     messages: tuple[Message, ...]
@@ -198,6 +203,7 @@ class ChatRequest:
     schema: Schema | None = None
     attach: tuple[str, ...] = ()
     extra_headers: Mapping[str, str] = field(default_factory=dict)
+    reader: Reader = "stream"
 
     @classmethod
     def of(
@@ -294,7 +300,19 @@ class ChatRequest:
 
     def asks_for_images(self) -> bool:
         """Whether the request has a file or an image to look at."""
-        return bool(self.attach) or any(isinstance(m["content"], list) for m in self.messages)
+        parts = (m["content"] for m in self.messages if not isinstance(m["content"], str))
+        return bool(self.attach) or any(map(has_images, parts))
+
+    def texts_alone(self) -> ChatRequest:
+        """The same, with one text as the content of each message."""
+        if all(isinstance(message["content"], str) for message in self.messages):
+            return self
+        texts = tuple({**m, "content": text_of(m["content"])} for m in self.messages)
+        return replace(self, messages=texts)
+
+    def asked_model(self) -> str | None:
+        """The model that is asked for: the one in ``extra_body``, if there is one."""
+        return self.params.get("extra_body", {}).get("model") or self.model
 
     def with_extra_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A JSON body with the fields of ``extra_body``; a value of None removes a field.

@@ -48,7 +48,9 @@ _EVICTED = 10
 """The fraction (one in this many) of the oldest replies to delete if the file is too large."""
 
 # How a question is asked, not what it asks: the reply is the same.
-_NOT_IN_THE_KEY = frozenset({"stream", "timeout", "proxy", "deadline", "accept", "reasoning"})
+_NOT_IN_THE_KEY = frozenset(
+    {"stream", "timeout", "proxy", "deadline", "accept", "reasoning", "reader"}
+)
 
 _KEPT = ("reason", "raw", "provider", "model", "detail", "reasoning", "request_id", "message")
 
@@ -66,7 +68,8 @@ class Cached(BaseClient):
 
     Args:
         client: a provider or a ``FailoverClient``.
-        path: the file, an SQLite database, created with access for this user only (0600).
+        path: the file, an SQLite database, created with access for this user only (0600);
+            ``~`` is the home folder.
         ttl: seconds after which a question is sent again; None: never.
         max_bytes: the largest size of the file; beyond it, the oldest replies are deleted.
 
@@ -95,7 +98,7 @@ class Cached(BaseClient):
         check_path("path", path)
         self._given = {"ttl": ttl, "max_bytes": max_bytes, "clock": clock}
         self._client = client
-        self._path = Path(os.path.abspath(path))
+        self._path = Path(os.path.abspath(os.path.expanduser(path)))
         self._store = _Store(
             self._path,
             ttl=None if ttl is None else seconds("ttl", ttl, most=FINITE),
@@ -171,7 +174,8 @@ class Cached(BaseClient):
         }
         try:
             # The files at these paths may change.
-            asked["attach"] = [sha256(Path(p).read_bytes()).hexdigest() for p in request.attach]
+            files = [Path(os.path.expanduser(path)) for path in request.attach]
+            asked["attach"] = [sha256(file.read_bytes()).hexdigest() for file in files]
             told = json.dumps([self.identity(), asked], sort_keys=True, default=_schema_alone)
         except (TypeError, ValueError, OSError, RecursionError) as error:
             let_through(error)

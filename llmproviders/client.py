@@ -32,7 +32,7 @@ from ._turns import ToolRun
 from .conversation import Conversation
 from .errors import AllProvidersFailed, InvalidRequestError, LLMError
 from .messages import Message, Prompt
-from .results import Completion, StreamText
+from .results import Completion, StreamText, unless_called
 from .tools import OnTool, Tool, listed
 
 T = TypeVar("T")
@@ -350,7 +350,7 @@ class BaseClient(ABC):
         )
         check = request.accept or self.accept
         if check is not None:
-            request = replace(request, accept=lambda reply: bool(reply.tool_calls) or check(reply))
+            request = replace(request, accept=unless_called(check))
         forced = ("tool_choice", "function_call")
         free = {k: v for k, v in request.params.items() if k not in forced}
         limit = self.deadline if request.deadline is None else request.deadline
@@ -358,9 +358,10 @@ class BaseClient(ABC):
 
         def ask(messages: tuple[Message, ...], first: bool) -> Completion:
             params = request.params if first else free
-            return self.answer(
-                replace(request, messages=messages, params=params, deadline=None), scope
+            question = replace(
+                request, messages=messages, params=params, deadline=None, reader="run"
             )
+            return self.answer(question, scope)
 
         run = ToolRun(tools, ask, max_turns=max_turns, on_tool=on_tool, scope=scope)
         try:

@@ -8,6 +8,8 @@ import re
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
+from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from ._checks import whole
 from ._request import (
     CompleteParams,
     ConversationParams,
+    Params,
     RunParams,
     Self,
     StreamParams,
@@ -24,8 +27,9 @@ from ._request import (
     check_names,
 )
 from ._runtime.files import read, replace
-from ._signals import let_through
-from .messages import Message, Prompt, calls_of, normalize, text_of
+from ._signals import from_handler, let_through
+from .errors import LLMError
+from .messages import RESULTS, Message, Prompt, calls_of, normalize, text_of
 from .results import Completion, StreamText
 from .tools import OnTool, Tool
 
@@ -33,6 +37,12 @@ _VERSION = 1
 
 # Fields of an assistant's message that hold the model's thinking.
 _THOUGHT = re.compile("reasoning|think|thought")
+
+# Arguments of a call that may be among a conversation's parameters.
+_OF_A_CALL = CompleteParams.__annotations__.keys() - Params.__annotations__.keys()
+
+# Both may contain a password.
+_NOT_SAVED = ("extra_headers", "proxy")
 
 _LARGEST = 256 * 1024 * 1024
 
@@ -77,11 +87,13 @@ class Conversation:
     **What is kept.** A turn is the user's message and the reply. It is kept when the reply is
     whole, or when the caller stopped a stream after some text, since the next message may refer to
     that text. A turn whose reply failed is not kept: ask again. Tool calls are kept; answer them
-    with messages of the role ``tool``. The model's thinking is not kept.
+    with messages of the role ``tool``. The model's thinking is kept only beside calls, where
+    services want it back.
 
     **What is sent.** The system prompt, then the turns, then the new message. If that exceeds
     ``max_messages`` or ``max_characters``, the oldest turns are left out, one whole turn at a time;
-    the system prompt and the new message are always sent. ``messages`` still has all turns.
+    the system prompt and the new message are always sent, and so is the turn whose calls the new
+    messages answer. ``messages`` still has all turns.
     Providers without history or system prompts (``supports_message_history``,
     ``supports_system_message``) write all of it as one text, ``Role: content`` in paragraphs.
 
@@ -126,7 +138,7 @@ class Conversation:
         max_characters: int | None = None,
         **params: Unpack[ConversationParams],
     ) -> None:
-        check_names(params)
+        check_names(params.keys() - _OF_A_CALL)
         self.client = client
         self.system = system
         self.model = model
@@ -143,7 +155,7 @@ class Conversation:
     @property
     def messages(self) -> list[Message]:
         """The turns so far, without the system prompt; a copy."""
-        return [dict(message) for message in self._said]
+        return deepcopy(self._said)
 
     @spelled_out(CompleteParams)
     def ask(self, text: Prompt, **params: Unpack[CompleteParams]) -> Completion:
@@ -158,7 +170,8 @@ class Conversation:
         """
         self.end()
         said = normalize(text)
-        completion = self.client.complete(self._asking(said), **self._with(params))
+        asked, params_of_turn = self._asking(said, params)
+        completion = self.client.complete(asked, **params_of_turn)
         self._keep(said, completion)
         return completion
 
@@ -167,7 +180,7 @@ class Conversation:
         self,
         text: Prompt,
         *,
-        tools: Iterable[Tool],
+        tools: Iterable[Tool] | None = None,
         max_turns: int = 8,
         on_tool: OnTool | None = None,
         **params: Unpack[RunParams],
@@ -178,7 +191,8 @@ class Conversation:
 
         Args:
             text: the user's message, or messages.
-            tools: functions, as for a client's ``run``.
+            tools: functions, as for a client's ``run``; None: those of the conversation's
+                ``params``.
             max_turns: the most questions to the model.
             on_tool: gets each call and the text that is returned to the model.
             **params: as for a client's ``run``, for this turn alone.
@@ -197,12 +211,14 @@ class Conversation:
         """
         self.end()
         said = normalize(text)
+        asked, params_of_turn = self._asking(said, params)
+        usual = params_of_turn.pop("tools", None)
         completion = self.client.run(
-            self._asking(said),
-            tools=tools,
+            asked,
+            tools=usual if tools is None else tools,
             max_turns=max_turns,
             on_tool=on_tool,
-            **self._with(params),
+            **params_of_turn,
         )
         self._keep([*said, *getattr(completion.steps, "messages", ())], completion)
         return completion
@@ -227,7 +243,8 @@ class Conversation:
         """
         self.end()
         said = normalize(text)
-        turn = self._turn(said, self.client.stream(self._asking(said), **self._with(params)))
+        asked, params_of_turn = self._asking(said, params)
+        turn = self._turn(said, self.client.stream(asked, **params_of_turn))
         # The generator refers to its conversation. With a strong reference back, a conversation
         # dropped in the middle of a reply would keep its connection until the next garbage
         # collection.
@@ -245,8 +262,10 @@ class Conversation:
                     if reply.finish is not None:
                         self._keep(said, reply.completion)
                     yield piece
-        except (GeneratorExit, KeyboardInterrupt):
-            if reply.finish is None:
+        except BaseException as error:
+            # Anything but a failed call is the caller's: a closed stream, Ctrl-C, SIGTERM.
+            stopped = not isinstance(error, LLMError) or from_handler(error) is not None
+            if stopped and reply.finish is None:
                 self._keep(said, reply.completion)
             raise
 
@@ -260,12 +279,12 @@ class Conversation:
     def undo(self) -> str | None:
         """Remove the last turn and return what the user said in it; None if there is no turn."""
         self.end()
-        for index in range(len(self._said) - 1, -1, -1):
-            if self._said[index]["role"] == "user":
-                text = text_of(self._said[index]["content"])
-                del self._said[index:]
-                return text
-        return None
+        turn = _turns(self._said)[-1:]
+        told = [text_of(m["content"]) for one in turn for m in one if m["role"] == "user"]
+        if not told:
+            return None
+        del self._said[-len(turn[0]) :]
+        return "\n\n".join(told)
 
     def fork(self) -> Self:
         """Another conversation with the same client that begins with the same turns.
@@ -277,17 +296,20 @@ class Conversation:
         >>> len(chat.messages), len(other.messages)
         (0, 2)
         """
-        return type(self)(self.client, **self._settings(), messages=self.messages, **self.params)
+        other = type(self)(self.client, **self._settings(), messages=self.messages)
+        other.params = {**self.params}
+        return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation to a JSON file, whole or not at all, that only this user can read.
 
-        The client is not written, nor anything secret. An existing file is replaced only if it is
-        a saved conversation of a known version, belongs to this user, is closed to others
-        (``chmod 600``), and is neither a link nor a device.
+        Neither the client is written nor the parameters ``extra_headers`` and ``proxy``, which may
+        contain a key. An existing file is replaced only if it is a saved conversation of a known
+        version, belongs to this user, is closed to others (``chmod 600``), and is neither a link
+        nor a device.
 
         Args:
-            path: the file.
+            path: the file; ``~`` is the home folder.
 
         Raises:
             OSError: the file cannot be written, or is something else; it is unchanged.
@@ -304,18 +326,19 @@ class Conversation:
         document = {
             "version": _VERSION,
             **self._settings(),
-            "params": self.params,
+            "params": {n: v for n, v in self.params.items() if n not in _NOT_SAVED},
             "messages": self._said,
         }
         data = json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"
-        replace(Path(path), lambda file: file.write(data), check=_document, most=_LARGEST)
+        place = Path(os.path.expanduser(path))
+        replace(place, lambda file: file.write(data), check=_document, most=_LARGEST)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], client: Answering) -> Self:
         """Read a conversation from a file that :meth:`save` wrote.
 
         Args:
-            path: the file.
+            path: the file; ``~`` is the home folder.
             client: the provider or client to continue with.
 
         Raises:
@@ -323,11 +346,15 @@ class Conversation:
             ValueError: it is not a saved conversation.
         """
         try:
-            document = _document(read(path, most=_LARGEST))
+            document = _document(read(Path(os.path.expanduser(path)), most=_LARGEST))
             document.pop("version")
-            return cls(client, **document.pop("params"), **document)
+            params = document.pop("params")
+            check_names(params.keys() - _OF_A_CALL)
+            loaded = cls(client, **document)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{os.fspath(path)} is not a saved conversation: {error}") from error
+        loaded.params = params
+        return loaded
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -337,25 +364,28 @@ class Conversation:
             "max_characters": self.max_characters,
         }
 
-    def _with(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"model": self.model, **self.params, **params}
-
-    def _asking(self, new: list[Message]) -> list[Message]:
-        """The messages to send: the newest turns that fit, and what is always sent."""
-        system = self._instruction()
-        turns = list(self._said)
-        if turns and calls_of(turns[-1]) and new[0]["role"] == "user":
+    def _asking(
+        self, new: list[Message], params: Mapping[str, Any]
+    ) -> tuple[list[Message], dict[str, Any]]:
+        """The messages to send, the newest turns that fit among them, and the parameters."""
+        asked = {"model": self.model, **self.params, **params}
+        system = asked.pop("system", None)
+        instruction = self._instruction(self.system if system is None else system)
+        said = list(self._said)
+        answering = new[0]["role"] in RESULTS
+        if said and calls_of(said[-1]) and not answering:
             # No service accepts calls without their results.
-            said = turns.pop()["content"]
-            turns += [{"role": "assistant", "content": said}] if said else []
-        while turns and not self._fits(turns + new, system):
+            content = said.pop()["content"]
+            said += [{"role": "assistant", "content": content}] if content else []
+        turns = _turns(said)
+        # Nor results without their calls.
+        new = [*(turns.pop() if answering and turns else ()), *new]
+        while turns and not self._fits([*chain(*turns), *new], instruction):
             del turns[0]
-            while turns and turns[0]["role"] != "user":
-                del turns[0]
-        return [*system, *turns, *new]
+        return [*instruction, *chain(*turns), *new], asked
 
-    def _instruction(self) -> list[Message]:
-        return [] if self.system is None else [{"role": "system", "content": self.system}]
+    def _instruction(self, system: str | None) -> list[Message]:
+        return [] if system is None else [{"role": "system", "content": system}]
 
     def _fits(self, sent: list[Message], system: list[Message]) -> bool:
         if self.max_messages is not None and len(sent) > self.max_messages:
@@ -365,13 +395,12 @@ class Conversation:
         return sum(len(text_of(m["content"])) for m in (*system, *sent)) <= self.max_characters
 
     def _keep(self, said: list[Message], reply: Completion) -> None:
-        message: Message = {"role": "assistant", "content": reply.text}
         called = bool(calls_of(reply.message))
-        if called:
-            kept = (field for field in reply.message if not _THOUGHT.search(field))
-            message |= {field: reply.message[field] for field in kept}
-        if called or reply.text.strip():
-            self._said += [*said, message]
+        if not (called or reply.text.strip() or reply.finish_reason.images):
+            return
+        beside = (n for n in reply.message if called or not _THOUGHT.search(n))
+        message = {name: deepcopy(reply.message[name]) for name in beside}
+        self._said += [*said, {**message, "role": "assistant", "content": reply.text}]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_running": None}
@@ -380,8 +409,19 @@ class Conversation:
         return f"{type(self).__name__}({self.client!r}, {len(self._said)} messages)"
 
     def _repr_markdown_(self) -> str:
-        said = [*self._instruction(), *self._said]
+        said = [*self._instruction(self.system), *self._said]
         return "\n\n".join(
             f"**{message['role'].capitalize()}**\n\n{_display.markdown.harmless(text_of(message['content']))}"
             for message in said
         )
+
+
+def _turns(messages: list[Message]) -> list[list[Message]]:
+    """The turns, each with what the user said, the calls and their results, and the reply."""
+    turns: list[list[Message]] = []
+    for index, message in enumerate(messages):
+        asks = message["role"] in ("user", "system")
+        if not turns or (asks and messages[index - 1]["role"] == "assistant"):
+            turns.append([])
+        turns[-1].append(message)
+    return turns

@@ -551,6 +551,8 @@ class _AttemptRun:
             self._model = model = provider.find_model(named.model, self._fetch)
             if model != named.model:
                 named = replace(named, model=model)
+            if not provider.supports_images:
+                named = named.texts_alone()
             call = self._call = provider.prepare(named, self._fetch)
             if not isinstance(call, HTTPRequest):
                 raise TypeError(f"it returned {type(call).__name__}, not a Call")

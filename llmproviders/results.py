@@ -588,11 +588,26 @@ def _check_accepted(accept: Accept, reply: Completion) -> None:
     raise rejected(message, reply.text, reply.finish_reason, detail=reason, kind=kind)
 
 
+def unless_called(accept: Accept) -> Accept:
+    """The same check for the replies of a ``run``, where a reply that calls functions passes."""
+    return lambda reply: bool(reply.tool_calls) or accept(reply)
+
+
 def joined(stream: Generator[str, None, None]) -> Generator[str, None, None]:
-    """The same stream with all its text in one piece before the end."""
+    """The same stream with all its text in one piece before the end.
+
+    A ``Restart`` is left out unless thoughts were yielded before it.
+    """
     said = StreamText()
     with closing(stream):
         for piece in stream:
+            if isinstance(piece, Restart):
+                # Its text was held back; thoughts may have been yielded.
+                shown = bool(said.reasoning)
+                said.add(piece)
+                if shown:
+                    yield Restart(provider=piece.provider)
+                continue
             said.add(piece)
             if said.finish is not None and said.text:
                 yield said.text

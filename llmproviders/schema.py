@@ -361,7 +361,7 @@ def _no_value(text: str) -> str:
     except (ValueError, RecursionError) as error:
         let_through(error)
         if start is not None and isinstance(error, json.JSONDecodeError):
-            return f"there is no valid JSON value in it: {error.msg} at position {error.pos}"
+            return f"there is no JSON value in it: {error.msg} at position {error.pos}"
     return "there is no JSON value in it"
 
 

@@ -56,5 +56,5 @@ def test_prompts(prompt: Any, words: str) -> None:
 
 def test_broken_json() -> None:
     """JSON with a slip is told as such, with the place."""
-    with pytest.raises(SchemaError, match=r"no valid JSON in it.* at position"):
+    with pytest.raises(SchemaError, match=r"no JSON value in it: .* at position"):
         ScriptedProvider(['{"wrong": "JSON",}']).complete("Hi", schema={"type": "object"})

@@ -93,6 +93,18 @@ class Clock:
 
 
 class TestHits:
+    def test_a_home_folder(
+        self, tmp_path: Path, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``~`` in the path is the home folder; a name that is no user's is a name."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        for path in ("~/replies.db", "~nobody-has-this-name.db"):
+            with Cached(provider, path) as client:
+                client.complete("Why?")
+            assert (tmp_path / path.removeprefix("~/")).is_file()
+        assert not (tmp_path / "~").exists()
+
     def test_the_second_one_is_not_sent(self, path: Path) -> None:
         """The same question gives the same completion, ``cached``, with nothing sent."""
         usage = Usage(prompt_tokens=1, completion_tokens=2)

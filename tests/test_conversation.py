@@ -30,8 +30,10 @@ from llmproviders import (
 )
 from llmproviders.conversation import Conversation
 from llmproviders.provider import BaseClient, Request
+from llmproviders.results import Image
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.support.served import SERVED
 
 
 def said(chat: Conversation) -> list[str]:
@@ -182,6 +184,16 @@ class TestBrokenTurns:
             list(chat.stream("Interrupted?"))
         assert said(chat) == ["u: Interrupted?", "a: Half "]
 
+    @pytest.mark.parametrize("error", [SystemExit(143), RuntimeError("of a handler"), ValueError()])
+    def test_text_that_another_exception_stopped_is_kept(self, error: BaseException) -> None:
+        """SIGTERM's SystemExit, or what a handler raises, stops a stream as Ctrl-C does."""
+        chat = Odd("Half ", "a reply.", FinishReason()).conversation()
+        stream = chat.stream("One?")
+        next(stream)
+        with pytest.raises(type(error)):
+            stream.throw(error)
+        assert said(chat) == ["u: One?", "a: Half "]
+
     def test_a_turn_without_text_is_not_kept(self) -> None:
         """Stopped before any text, or calls that are in no message: nothing was said."""
         chat = Odd(KeyboardInterrupt()).conversation()
@@ -193,7 +205,7 @@ class TestBrokenTurns:
 
     @pytest.mark.parametrize("way", ["ask", "stream"])
     def test_the_turns_of_tools_are_kept(self, way: str) -> None:
-        """A call and its result are part of the history; the thinking beside it is not."""
+        """A call, the thinking beside it and its result are part of the history."""
         call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
         message = {
             "role": "assistant",
@@ -209,11 +221,55 @@ class TestBrokenTurns:
         list(chat.stream([result])) if way == "stream" else chat.ask([result])
         assert chat.messages == [
             {"role": "user", "content": "Two?"},
-            {key: value for key, value in message.items() if key != "reasoning_content"},
+            message,
             result,
             {"role": "assistant", "content": "Two."},
         ]
         assert chat.undo() == "Two?"
+
+    @pytest.mark.parametrize("way", ["ask", "stream"])
+    def test_a_picture_is_a_reply(self, way: str) -> None:
+        """A turn whose whole reply is a picture is kept, with what the service wants back."""
+        message = {"role": "assistant", "content": "", "functions_state_id": "s"}
+        chat = Odd(FinishReason(images=[Image("1")], message=message)).conversation()
+        list(chat.stream("Draw!")) if way == "stream" else chat.ask("Draw!")
+        assert chat.messages == [{"role": "user", "content": "Draw!"}, message]
+
+    def test_what_the_service_wants_back(self) -> None:
+        """Fields beside a text are sent back with it; without calls, no thinking is."""
+        message = {"content": "", "functions_state_id": "s", "reasoning_content": "Hm."}
+        chat = Odd("Here: ", FinishReason(message=message)).conversation()
+        chat.ask("Draw!")
+        kept = {"role": "assistant", "content": "Here: ", "functions_state_id": "s"}
+        assert chat.messages[1:] == [kept]
+
+    @pytest.mark.parametrize("name", ["deepseek", "glm", "openaicompatible"])
+    @pytest.mark.parametrize("way", ["ask", "stream", "run"])
+    def test_the_thinking_beside_calls_goes_back(
+        self, sandbox: Sandbox, name: str, way: str
+    ) -> None:
+        """The thoughts of a turn that called a function are in every later request."""
+
+        def weather() -> str:
+            """Tell the weather."""
+            return "rain"
+
+        sandbox.reply(name, tool_calls=[{"name": "weather", "arguments": {}}], reasoning="Let me.")
+        with SERVED[name](**sandbox.provider_arguments(name)) as provider:
+            chat = provider.conversation(tools=[weather])
+            if way == "run":
+                chat.run("Rain?")
+            else:
+                list(chat.stream("Rain?")) if way == "stream" else chat.ask("Rain?")
+                call_id = chat.messages[-1]["tool_calls"][0]["id"]
+                chat.ask([{"role": "tool", "tool_call_id": call_id, "content": "rain"}])
+            chat.ask("Sure?")
+        body = sandbox.requests[-1].json
+        assert [m["role"] for m in body["messages"]] == [
+            *("user", "assistant", "tool", "assistant", "user")
+        ]
+        assert body["messages"][1]["reasoning_content"] == "Let me."
+        assert "reasoning_content" not in body["messages"][3]
 
     def test_calls_that_nobody_answered_are_not_sent(self) -> None:
         """A new question after a call goes out without the call, which no service would take."""
@@ -256,6 +312,9 @@ class TestBrokenTurns:
         assert client.closed
 
 
+USER_TOO = {"role": "user", "content": "Quick!"}
+
+
 class TestWhatIsSent:
     def chat(self, **limits: Any) -> tuple[ScriptedProvider, Conversation]:
         """A conversation with three turns of ten characters each."""
@@ -290,6 +349,80 @@ class TestWhatIsSent:
         turns = [f"{who}: {who}-{n}--" for n in range(3) for who in "ua"]
         assert sent(provider) == ["s: 12345", *turns[6 - 2 * turns_sent :], "u: five-"]
         assert len(chat.messages) == 8
+
+    @pytest.mark.parametrize("limits", [{"max_messages": 1}, {"max_characters": 10}])
+    def test_a_call_goes_with_its_result(self, limits: dict[str, int]) -> None:
+        """The turn whose calls the new message answers is always sent, whatever the limit."""
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        provider, chat = self.chat(**limits)
+        asked = {"role": "assistant", "content": "", "tool_calls": [call]}
+        chat.client = Odd(FinishReason("tool_calls", tool_calls=[call], message=asked))
+        chat.ask("Will I need an umbrella?")
+        chat.client = provider
+        chat.ask([{"role": "tool", "tool_call_id": "1", "content": "It rains all day long."}])
+        roles = [message["role"] for message in provider.requests[-1].messages]
+        assert roles == ["system", "user", "assistant", "tool"]
+        chat.ask("Sure?")
+        assert sent(provider) == ["s: 12345", "u: Sure?"]
+
+    def test_a_turn_of_several_messages_goes_as_a_whole(self) -> None:
+        """What the user said in several messages is left out together, and undone together."""
+        provider = ScriptedProvider(["Ok."])
+        chat = provider.conversation(max_messages=4)
+        chat.ask([{"role": "user", "content": "A document"}, {"role": "user", "content": "Why?"}])
+        chat.ask("How?")
+        assert sent(provider) == ["u: A document", "u: Why?", "a: Ok.", "u: How?"]
+        chat.ask("When?")
+        assert sent(provider) == ["u: How?", "a: Ok.", "u: When?"]
+        assert [chat.undo(), chat.undo(), chat.undo(), chat.undo()] == [
+            *("When?", "How?", "A document\n\nWhy?", None)
+        ]
+        assert chat.messages == []
+
+    def test_undo_takes_the_results_of_functions_along(self) -> None:
+        """A turn ends with the reply, not with the results that the user added a message to."""
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        chat = ScriptedProvider(["Ok."]).conversation(
+            messages=[
+                {"role": "user", "content": "One?"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+            ]
+        )
+        chat.ask([{"role": "tool", "tool_call_id": "1", "content": "1"}, USER_TOO])
+        assert chat.undo() == "One?\n\nQuick!"
+        assert chat.messages == []
+
+    def test_one_system_prompt(self) -> None:
+        """The system prompt of one turn replaces the conversation's, for that turn."""
+        provider = ScriptedProvider(["Ok."])
+        chat = provider.conversation(system="S")
+        chat.ask("One?", system="T")
+        assert sent(provider) == ["s: T", "u: One?"]
+        list(chat.stream("Two?", system=None))
+        assert sent(provider)[0] == "s: S"
+
+    def test_tools_of_every_turn(self, sandbox: Sandbox) -> None:
+        """``run`` uses the conversation's functions unless it gets its own."""
+
+        def weather() -> str:
+            """Tell the weather."""
+            return "rain"
+
+        with OpenAICompatible(**sandbox.provider_arguments("openai")) as provider:
+            chat = provider.conversation(tools=[weather])
+            sandbox.reply("openai", tool_calls=[{"name": "weather", "arguments": {}}])
+            assert [step.result for step in chat.run("Rain?").steps] == ["rain"]
+            with pytest.raises(TypeError, match="tools is a list of functions"):
+                provider.conversation().run("Rain?")
+
+    def test_messages_are_a_copy(self) -> None:
+        """A change of what ``messages`` returned changes nothing, however deep."""
+        url = {"url": "data:image/png;base64,AAAA"}
+        parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": url}]
+        chat = ScriptedProvider().conversation(messages=[{"role": "user", "content": parts}])
+        chat.messages[0]["content"][0]["text"] = "b"
+        chat.fork().messages[0]["content"].clear()
+        assert chat.messages == [{"role": "user", "content": parts}]
 
     @pytest.mark.parametrize("limits", [{"max_messages": 0}, {"max_characters": -1}])
     def test_impossible_limits(self, limits: dict[str, int]) -> None:
@@ -344,6 +477,38 @@ class TestFile:
         chat.save(tmp_path / "chat.json")
         assert stat.S_IMODE((tmp_path / "chat.json").stat().st_mode) == 0o600
         assert "sk-secret" not in (tmp_path / "chat.json").read_text()
+
+    def test_arguments_of_calls_are_saved(self, tmp_path: Path) -> None:
+        """A deadline and a timeout for every turn are saved, loaded and forked."""
+        provider = ScriptedProvider(["Yes."])
+        chat = provider.conversation()
+        chat.params |= {"deadline": 5, "timeout": (1, 2), "temperature": 0}
+        chat.save(tmp_path / "chat.json")
+        again = Conversation.load(tmp_path / "chat.json", provider)
+        assert again.params == {"deadline": 5, "timeout": [1, 2], "temperature": 0}
+        for other in (again, chat.fork()):
+            other.ask("Sure?")
+            assert provider.requests[-1].timeout in ((1, 2), [1, 2])
+
+    def test_what_may_hold_a_key_is_not_saved(self, tmp_path: Path) -> None:
+        """Headers and a proxy's password are not written in clear."""
+        chat = ScriptedProvider(["Yes."]).conversation(
+            extra_headers={"Authorization": "Bearer sk-secret"}, seed=1
+        )
+        chat.params["proxy"] = "http://user:secret@127.0.0.1:1"
+        chat.save(tmp_path / "chat.json")
+        assert "secret" not in (tmp_path / "chat.json").read_text()
+        assert Conversation.load(tmp_path / "chat.json", chat.client).params == {"seed": 1}
+        assert len(chat.params) == 3
+
+    def test_a_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``~`` in a path is the home folder, not a folder of that name."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        chat = ScriptedProvider(["Yes."]).conversation(system="S")
+        chat.save("~/chat.json")
+        assert os.listdir(tmp_path) == ["chat.json"]
+        assert Conversation.load("~/chat.json", chat.client).system == "S"
 
     def test_a_failed_save_leaves_the_old_file(self, tmp_path: Path) -> None:
         """What cannot be written as JSON, or at all, leaves the file as it was, and no other."""

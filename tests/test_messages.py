@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmproviders import InvalidRequestError
-from llmproviders.messages import fold, normalize
+from llmproviders.messages import answered, fold, normalize, without_tools
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -174,3 +174,79 @@ class TestFold:
     def test_paragraphs(self, messages: list[dict[str, Any]], text: str) -> None:
         """One message is sent as it is; more become a paragraph each, and a last line asks."""
         assert fold(messages) == text
+
+
+def called(*calls: tuple[str | None, str]) -> dict[str, Any]:
+    """An assistant's message that calls functions, by their ids and names."""
+    told = [{"id": i, "function": {"name": name, "arguments": "{}"}} for i, name in calls]
+    return {"role": "assistant", "content": None, "tool_calls": told}
+
+
+def result(call_id: str | None = None, name: str | None = None) -> dict[str, Any]:
+    """The result of a function."""
+    return {"role": "tool", "tool_call_id": call_id, "name": name, "content": "5"}
+
+
+NOT_NOW = {"role": "user", "content": "Not now."}
+
+
+class TestAnswered:
+    TWO = called(("1", "rain"), ("2", "price"))
+
+    @pytest.mark.parametrize(
+        ("history", "answers"),
+        [
+            ([TWO, result("1"), result("2")], {1: (0, 0), 2: (0, 1)}),
+            ([TWO, result("2"), result("1")], {1: (0, 1), 2: (0, 0)}),
+            ([TWO, result(name="price"), result(name="rain")], {1: (0, 1), 2: (0, 0)}),
+            ([TWO, result("x", "price"), result("y", "rain")], {1: (0, 1), 2: (0, 0)}),
+            ([TWO, result(name="price")], {1: (0, 1)}),
+            ([TWO, result(), result("1")], {1: (0, 1), 2: (0, 0)}),
+            ([TWO, result(), result()], {1: (0, 0), 2: (0, 1)}),
+            ([TWO, result("1"), result("1")], {1: (0, 0)}),
+            ([TWO, result("1", "price"), result("2")], {1: (0, 0), 2: (0, 1)}),
+            # Repeated ids.
+            (
+                [called(("c", "rain"), ("c", "price")), result("c"), result("c")],
+                {1: (0, 0), 2: (0, 1)},
+            ),
+            (
+                [called(("c", "rain"), ("c", "price")), result("c", "price"), result("c")],
+                {1: (0, 1), 2: (0, 0)},
+            ),
+            (
+                [called(("c", "rain")), result("c"), called(("c", "price")), result("c")],
+                {1: (0, 0), 3: (2, 0)},
+            ),
+            ([called(("c", "rain")), called(("c", "price")), result("c")], {2: (0, 0)}),
+            # A call that was never answered does not take the result of a later one.
+            (
+                [called(("c", "rain")), NOT_NOW, TWO, result("2")],
+                {3: (2, 1)},
+            ),
+            (
+                [called(("c", "rain")), NOT_NOW, called(("c", "price")), result("c")],
+                {3: (2, 0)},
+            ),
+            # Something between the call and its result.
+            (
+                [TWO, result("1"), {"role": "user", "content": "wait"}, result("2")],
+                {1: (0, 0), 3: (0, 1)},
+            ),
+            ([called((None, "rain"), (None, "price")), result(), result()], {1: (0, 0), 2: (0, 1)}),
+            ([result("1"), TWO], {}),
+            ([], {}),
+        ],
+    )
+    def test_by_place(
+        self, history: list[dict[str, Any]], answers: dict[int, tuple[int, int]]
+    ) -> None:
+        """A call is known by its place: ids first, then names, then the order."""
+        assert answered([{**message, "content": ""} for message in history]) == answers
+
+    def test_written_out(self) -> None:
+        """The name of a written-out result is that of its own call, although ids repeat."""
+        history = normalize([called(("c", "rain"), ("c", "price")), result("c"), result("c")])
+        assert fold(history).splitlines()[2:4] == ["Tool rain: 5", "Tool price: 5"]
+        told = [turn["content"] for turn in without_tools(history)]
+        assert told[1:] == ["Result of rain: 5", "Result of price: 5"]

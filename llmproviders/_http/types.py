@@ -320,6 +320,8 @@ def check_url(url: str, source: str) -> str:
 def _fault_of_url(url: str) -> str | None:
     if _NOT_IN_A_URL.search(url):
         return "contains a space, a control character or a backslash"
+    if "#" in url:
+        return "has a part behind a #, which is never sent"
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):

@@ -170,23 +170,27 @@ def _opened(path: str | os.PathLike[str], flags: int, mode: str) -> BinaryIO:
     return next(map(open, map(os.open, (path,), (flags,), (0o600,)), (mode,)))  # type: ignore[return-value]
 
 
-def read(path: str | os.PathLike[str], *, most: int = _LARGEST) -> bytes:
+def read(path: str | os.PathLike[str], *, most: int = _LARGEST, first: int | None = None) -> bytes:
     """The content of a plain file.
 
     Args:
         path: the file; a link is followed.
         most: largest size, in bytes.
+        first: how many bytes to read from its beginning; None: all.
 
     Raises:
         OSError: it cannot be read, is larger, or is a pipe, a device or a folder; ``strerror``
             says which.
     """
     with open_plain(path) as file:
-        return _content(file, path, most)
+        return _content(file, path, most, first)
 
 
-def _content(file: BinaryIO, path: str | os.PathLike[str], most: int) -> bytes:
-    data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+def _content(
+    file: BinaryIO, path: str | os.PathLike[str], most: int, first: int | None = None
+) -> bytes:
+    length = most + 1 if first is None else first
+    data = file.read(length) if os.fstat(file.fileno()).st_size <= most else None
     if data is None or len(data) > most:
         reason = f"it is larger than {most / 1024**2:g} MiB"
         raise OSError(errno.EFBIG, reason, os.fspath(path))

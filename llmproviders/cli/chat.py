@@ -52,6 +52,7 @@ def command(choices: Choices, load: str | None, plain: bool) -> None:
         conversation.system = params.pop("system", conversation.system)
         conversation.params.update(params)
         if load:
+            conversation.model = choices.model or conversation.model
             tell(f"Going on after {len(conversation.messages)} messages of {load}.")
         Chat(conversation, notes, plain=plain).run(_questions())
 

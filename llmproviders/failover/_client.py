@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._account.arguments import for_tests, refuses_unknown
@@ -14,7 +15,7 @@ from .._runtime.files import load_locks
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope, Clock
 from ..client import BaseClient, collect
 from ..errors import Attempt
-from ..results import Completion
+from ..results import Completion, joined, unless_called
 from ._engine import FailoverSettings, FallThrough, Router
 from ._health import FileStore, Health, MemoryStore, Store
 from ._report import Report
@@ -170,14 +171,21 @@ class FailoverClient(BaseClient):
 
     def answer(self, request: ChatRequest, scope: CancelScope | None = None) -> Completion:
         """The first whole reply that ``accept`` accepts; a reply that breaks off is retried."""
-        accept = request.accept or self.accept
-        return collect(self._router.run(request, scope, restarts=True, accept=accept))
+        if request.reader != "run":
+            request = replace(request, reader="completion")
+        return collect(self.generate(request, scope))
 
     def generate(
         self, request: ChatRequest, scope: CancelScope | None = None
     ) -> Generator[str, None, None]:
         """Yield one provider's whole reply and its ``FinishReason``; or raise an ``LLMError``."""
-        return self._router.run(request, scope, restarts=self._restarts, accept=request.accept)
+        accept, reader = request.accept, request.reader
+        if accept is None and self.accept is not None and reader in ("completion", "run"):
+            accept = unless_called(self.accept) if reader == "run" else self.accept
+        # Without streaming, nothing is yielded before the end.
+        restarts = self._restarts or reader != "stream" or not request.stream
+        stream = self._router.run(request, scope, restarts=restarts, accept=accept)
+        return stream if request.stream else joined(stream)
 
     def report(self) -> Report:
         """Statistics about this client's providers; ``print`` shows a table.

@@ -572,6 +572,10 @@ class _Try:
             # Both apply to the whole call and are handled here.
             deadline=None,
             accept=None,
+            # A client inside this one may start over if this one may.
+            reader="restarting"
+            if call.restarts and call.request.reader == "stream"
+            else call.request.reader,
         )
         self.stream = self._client.generate(request, scope)
         if call.accept is not None:

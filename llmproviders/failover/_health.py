@@ -346,7 +346,7 @@ class FileStore:
         check_path("health", path)
         # Loads filelock now, since no call may import anything.
         import_module("filelock")
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()
         self.now = now
         self._lock = ForkLock()
         self._alone_again = 0.0

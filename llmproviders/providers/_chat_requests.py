@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,6 +144,13 @@ TOOL_PARAMS = frozenset(
 )
 
 
+def tool_choice(params: Mapping[str, Any]) -> Any:
+    """The ``tool_choice`` that is sent for these parameters; ``"auto"`` if there is none."""
+    if TOOL_PARAMS.isdisjoint(params):
+        return "auto"
+    return with_tools(params).get("tool_choice", "auto")
+
+
 def with_tools(params: Mapping[str, Any]) -> dict[str, Any]:
     """``params`` with ``functions`` and ``function_call`` as ``tools`` and ``tool_choice``."""
     told = {n: v for n, v in params.items() if n not in ("functions", "function_call")}
@@ -181,20 +189,46 @@ def with_images(messages: Sequence[Message], paths: Sequence[str]) -> list[Messa
     Raises:
         InvalidRequestError: a file is missing, too large, or not an image that services accept.
     """
-    told = list(messages)
+    told, last = list(messages), _last_of_user(messages)
     parts = [_image_part(path) for path in paths]
-    last = max((n for n, m in enumerate(told) if m["role"] == "user"), default=None)
-    if last is None:
-        raise InvalidRequestError("attach needs a user message to belong to")
     content = told[last]["content"]
     before = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     told[last] = {**told[last], "content": [*before, *parts]}
     return told
 
 
+def check_images(messages: Sequence[Message], paths: Sequence[str]) -> None:
+    """Check what :func:`with_images` needs, without reading whole files.
+
+    Raises:
+        InvalidRequestError: as for :func:`with_images`.
+    """
+    _last_of_user(messages)
+    for path in paths:
+        _image(path, first=_LONGEST_START)
+
+
+def _last_of_user(messages: Sequence[Message]) -> int:
+    last = max((n for n, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is None:
+        raise InvalidRequestError("attach needs a user message to belong to")
+    return last
+
+
 def _image_part(path: str) -> dict[str, Any]:
+    kind, data = _image(path)
+    url = f"data:{kind};base64,{b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+_LONGEST_START = 12
+
+
+def _image(path: str, *, first: int | None = None) -> tuple[str, bytes]:
+    """The media type of an image file and its content, or its first bytes alone."""
     try:
-        data = files.read(path, most=MOST_IMAGE_BYTES)
+        place = os.path.expanduser(path)
+        data = files.read(place, most=MOST_IMAGE_BYTES, first=first)
     except (OSError, ValueError) as error:
         let_through(error)
         said = getattr(error, "strerror", None) or str(error)
@@ -207,5 +241,4 @@ def _image_part(path: str) -> dict[str, Any]:
             f"the attachment {path} is not a JPEG, PNG, GIF or WebP image; only these can be "
             "sent here"
         )
-    url = f"data:{kind};base64,{b64encode(data).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    return kind, data

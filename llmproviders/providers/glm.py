@@ -8,6 +8,7 @@ from .._account.keys import Site
 from .._request import ChatRequest
 from ..errors import UnsupportedError
 from ..provider import Catalogue
+from ._chat_requests import tool_choice
 from .openai_compatible import OpenAICompatible
 
 _COLDEST, _WARMEST = 0.01, 0.99
@@ -47,26 +48,26 @@ class GLM(OpenAICompatible):
         "presence_penalty",
         "frequency_penalty",
         "n",
+        "max_completion_tokens",
     }
     environment = {
         "api_key": tuple(site.api_key for site in sites),
         "base_url": tuple(site.base_url for site in sites),
     }
 
-    def chat_params(self, request: ChatRequest) -> dict[str, Any]:
-        """Parameters within the ranges that the service accepts.
-
-        Raises:
-            UnsupportedError: a function call is required, or there is no user message.
-        """
-        params = super().chat_params(request)
+    def check_supported(self, request: ChatRequest) -> None:
+        """Refuse also a required function call, and a conversation without a user message."""
+        super().check_supported(request)
         if not any(message["role"] == "user" for message in request.messages):
             raise UnsupportedError(f"{self.name} needs a user message in the conversation")
-        choice = params.pop("tool_choice", "auto")
-        if choice == "none":
-            params.pop("tools", None)
-        elif choice != "auto":
+        if tool_choice(request.params) not in ("auto", "none"):
             raise UnsupportedError(f'{self.name} only takes the tool_choice "auto"')
+
+    def chat_params(self, request: ChatRequest) -> dict[str, Any]:
+        """Parameters within the ranges that the service accepts."""
+        params = super().chat_params(request)
+        if params.pop("tool_choice", "auto") == "none":
+            params.pop("tools", None)
         if "tools" in params and request.stream:
             params["tool_stream"] = True
         if params.get("temperature") == 0:

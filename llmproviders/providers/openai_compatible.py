@@ -26,12 +26,13 @@ from ..errors import (
     UnsupportedError,
     retold,
 )
-from ..messages import Message
+from ..messages import RESULTS, Message, answered
 from ..provider import Catalogue, Fetch, Provider
 from ..results import Embedding
 from ._chat_completions import parse_chat
 from ._chat_requests import (
     TOOL_PARAMS,
+    check_images,
     is_batch_too_large,
     refused_field,
     with_images,
@@ -47,7 +48,7 @@ MOST_TEXTS = 256
 _NO_LIST = (404, 405, 501)
 
 # Only GigaChat has it.
-_FOREIGN = ("functions_state_id",)
+_FOREIGN = ("functions_state_id", "attachments")
 
 _HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
 
@@ -121,7 +122,12 @@ class OpenAICompatible(Provider):
         return [*super().identity(), self.think_tags]
 
     def check_supported(self, request: ChatRequest) -> None:
-        """Refuse what the server does not support; all servers accept JSON without a schema."""
+        """Refuse what the server does not support; all servers accept JSON without a schema.
+
+        Raises:
+            UnsupportedError: it does not.
+            InvalidRequestError: a file cannot be attached.
+        """
         kind = request.params.get("response_format", {}).get("type")
         if kind == "json_schema" and not self.supports_schema:
             raise UnsupportedError(f"{self.name} has no json_schema, only json_object")
@@ -129,6 +135,14 @@ class OpenAICompatible(Provider):
             others = {n: v for n, v in request.params.items() if n != "response_format"}
             request = replace(request, params=others)
         super().check_supported(request)
+        for number, message in enumerate(request.messages):
+            if message.get("attachments"):
+                raise UnsupportedError(
+                    f"message {number} has attachments, which are files of GigaChat; "
+                    "use attach= or image parts"
+                )
+        if request.attach:
+            check_images(request.messages, request.attach)
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Put the messages and parameters into a JSON body."""
@@ -208,7 +222,7 @@ class OpenAICompatible(Provider):
         """Say what to do about a missing model, a wrong address or a server that is not running."""
         if type(error) is ModelNotFoundError and error.status_code is not None:
             local = local_server_at(self.base_url, self.name)
-            asked = request.model or self.model
+            asked = request.asked_model() or self.model
             message = f"{self.name} has no model {asked or self.default_model!r}: {error}; "
             if asked and local and local.pull:
                 message += f"`{local.pull.format(asked)}` fetches it; "
@@ -385,34 +399,42 @@ def _is_refused(error: BaseException | None) -> bool:
 def _history(messages: Sequence[Message]) -> list[Message]:
     """Messages in the form of OpenAI's protocol, whichever provider wrote them.
 
-    Calls have ids, and their arguments are strings. A result without the id of its call gets that
-    of the first call of the last turn that has no result yet.
-
-    Raises:
-        UnsupportedError: a message has files that only another service can read.
+    Calls have ids that no other call of their message has, and their arguments are strings. A
+    result has the id of its call.
     """
-    told, waiting = [], []
+    answers = answered(messages) if any(m["role"] in RESULTS for m in messages) else {}
+    told: list[Message] = []
     for number, message in enumerate(messages):
-        if message.get("attachments"):
-            raise UnsupportedError(
-                f"message {number} has attachments, which are files of GigaChat; "
-                "use attach= or image parts"
-            )
         # Some libraries write missing fields as null, which servers refuse.
         message = {n: v for n, v in message.items() if n not in _FOREIGN and v is not None}
         legacy = message.pop("function_call", None)
         calls = message.get("tool_calls") or ([{"function": legacy}] if legacy else [])
         if calls:
-            message["tool_calls"] = [
-                _call(call, f"call_{number}_{n}") for n, call in enumerate(calls)
-            ]
-            waiting = list(message["tool_calls"])
+            message["tool_calls"] = _with_ids(calls, number)
         else:
             message.pop("tool_calls", None)
-        if message["role"] in ("tool", "function"):
-            message = _result(message, waiting)
+        if message["role"] in RESULTS:
+            message["role"] = "tool"
+            if number in answers:
+                turn, call = answers[number]
+                message["tool_call_id"] = told[turn]["tool_calls"][call]["id"]
+            elif "tool_call_id" not in message:
+                message["tool_call_id"] = f"call_{message.get('name', 'unknown')}"
         told.append(message)
     return told
+
+
+def _with_ids(calls: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]]:
+    """The calls of message ``number``, each with its own id."""
+    found: list[dict[str, Any]] = []
+    ids: set[str] = set()
+    for n, call in enumerate(calls):
+        told = _call(call, f"call_{number}_{n}")
+        if told["id"] in ids:
+            told["id"] = f"{told['id']}_{n}"
+        ids.add(told["id"])
+        found.append(told)
+    return found
 
 
 def _call(call: Mapping[str, Any], usual_id: str) -> dict[str, Any]:
@@ -424,23 +446,3 @@ def _call(call: Mapping[str, Any], usual_id: str) -> dict[str, Any]:
             arguments = json.dumps(arguments or {}, ensure_ascii=False)
         told["function"] = {**function, "arguments": arguments}
     return told
-
-
-def _result(message: Message, waiting: list[dict[str, Any]]) -> Message:
-    own_id, name = message.get("tool_call_id"), message.get("name")
-    call = next(
-        (
-            call
-            for call in waiting
-            if (
-                call["id"] == own_id
-                if own_id
-                else name in (None, call.get("function", {}).get("name"))
-            )
-        ),
-        None,
-    )
-    if call is not None:
-        waiting.remove(call)
-        own_id = own_id or call["id"]
-    return {**message, "role": "tool", "tool_call_id": own_id or f"call_{name or 'unknown'}"}

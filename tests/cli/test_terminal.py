@@ -439,7 +439,7 @@ def test_nohup(home: Path) -> None:
 
 
 def test_a_conversation_is_taken_up(at_sandbox: Sandbox, tmp_path: Path) -> None:
-    """--load goes on with a saved conversation; what is none is wrong usage."""
+    """--load goes on with a saved conversation, -m wins over its model; others are refused."""
     saved = tmp_path / "chat.json"
     with Terminal(*CHAT[:2], "openai", "--no-state", "-s", "Be brief.") as terminal:
         terminal.read_until(PROMPT)
@@ -449,10 +449,15 @@ def test_a_conversation_is_taken_up(at_sandbox: Sandbox, tmp_path: Path) -> None
         terminal.read_until(f"Saved 2.*{PROMPT}")
         terminal.type("/quit\n")
         assert terminal.end().code == 0
-    with Terminal(*CHAT[:2], "openai", "--no-state", "--load", str(saved)) as terminal:
-        assert "Going on after 2 messages" in terminal.read_until(PROMPT)
-        terminal.type("second\n")
-        terminal.read_until(f"nothing.*{PROMPT}")
+    written = json.loads(saved.read_text())
+    saved.write_text(json.dumps({**written, "model": "gpt-4o"}))
+    again = (*CHAT[:2], "openai", "--no-state", "--load", str(saved))
+    for named, model in (((), "gpt-4o"), (("-m", "gpt-4o-mini"), "gpt-4o-mini")):
+        with Terminal(*again, *named) as terminal:
+            assert "Going on after 2 messages" in terminal.read_until(PROMPT)
+            terminal.type("second\n")
+            terminal.read_until(f"nothing.*{PROMPT}")
+        assert at_sandbox.requests[-1].json["model"] == model
     said = [m["content"] for m in at_sandbox.requests[-1].json["messages"]]
     assert (said[0], said[1], said[3]) == ("Be brief.", "first", "second")
     saved.write_text("{}")

@@ -19,6 +19,7 @@ from llmproviders import (
     GigaChat,
     InvalidRequestError,
     OpenAICompatible,
+    Reasoning,
     RejectedReplyError,
     Restart,
     ServerError,
@@ -285,6 +286,38 @@ class TestOnLength:
         kinds = [str, Restart, str, Restart, str, FinishReason]
         assert [type(piece) for piece in pieces] == kinds
         assert [p.discarded_text for p in pieces if isinstance(p, Restart)] == ["It scatt", "It "]
+
+    @pytest.mark.parametrize("hedge_after", [None, 600.0])
+    @pytest.mark.parametrize("on_interrupt", ["raise", "restart"])
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_a_generator_that_does_not_stream(
+        self, hedge_after: float | None, on_interrupt: Any, nested: bool
+    ) -> None:
+        """With ``stream=False`` nothing was yielded, so that the next provider is tried."""
+        client = FailoverClient(
+            [Actor(CUT, name="a"), Actor(GOOD, name="b")],
+            on_length="next",
+            hedge_after=hedge_after,
+            on_interrupt=on_interrupt,
+        )
+        asked = FailoverClient([client]) if nested else client
+        *pieces, finish = asked.create_generator(None, "Why?", stream=False)
+        assert pieces == ["It scatters."]
+        assert isinstance(finish, FinishReason)
+        assert finish.provider == "b"
+
+    @pytest.mark.parametrize("on_interrupt", ["raise", "restart"])
+    def test_thoughts_of_a_generator_that_does_not_stream(self, on_interrupt: Any) -> None:
+        """A restart shows after thoughts that were yielded, although no text was."""
+        client = FailoverClient(
+            [Actor([Reasoning("Hm."), *CUT], name="a"), Actor(GOOD, name="b")],
+            on_length="next",
+            on_interrupt=on_interrupt,
+        )
+        pieces = list(client.create_generator(None, "Why?", stream=False, reasoning=True))
+        assert [type(piece) for piece in pieces] == [Reasoning, Restart, str, FinishReason]
+        assert [str(piece) for piece in pieces] == ["", "", "It scatters.", ""]
+        assert [p.discarded_text for p in pieces if isinstance(p, Restart)] == [""]
 
     def test_no_such_word(self) -> None:
         """Any other word is refused."""

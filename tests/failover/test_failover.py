@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import tenacity
@@ -19,6 +20,7 @@ from llmproviders import (
     Attempt,
     AuthenticationError,
     BlockedError,
+    Cached,
     ChatGLM,
     Completion,
     ConnectionFailed,
@@ -39,6 +41,7 @@ from llmproviders import (
     Restart,
     ServerError,
     StreamInterrupted,
+    batch,
 )
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import BaseClient
@@ -75,6 +78,12 @@ def client(clock: FakeClock) -> Client:
 def actor(name: str, *acts: Act, **arguments: Any) -> Actor:
     """A provider that plays these acts."""
     return Actor(*acts, name=name, **arguments)
+
+
+class Tooled(Actor):
+    """A provider whose model can call functions."""
+
+    supports_tools = True
 
 
 def names(attempts: tuple[Attempt, ...]) -> list[tuple[str, str | None]]:
@@ -486,6 +495,66 @@ class TestNested:
         """A Restart of the inner client reaches the caller of the outer one."""
         inner = client(actor("a", CUT, GOOD), on_interrupt="restart")
         items, raised = drain(client(inner).stream("Why?"))
+        assert raised is None
+        assert [type(i) for i in items] == [str, str, Restart, str, str, FinishReason]
+
+    @pytest.mark.parametrize("stream", [None, False])
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_recovers_in_mid_reply(
+        self, client: Client, tmp_path: Path, stream: Literal[False] | None, wrapped: bool
+    ) -> None:
+        """``complete`` recovers from a broken reply inside an inner client, also in a cache."""
+        inner: BaseClient = client(actor("a", CUT), actor("b", GOOD), attempts=1, name="inner")
+        if wrapped:
+            inner = Cached(inner, tmp_path / "replies.db")
+        outer = client(inner, attempts=1)
+        assert outer.complete("Why?", stream=stream).text == "It scatters."
+        assert outer.complete("Why, again?", stream=stream).provider == "b"
+
+    @pytest.mark.parametrize("outer_of", ["client", "hedged", "cache", "twice"])
+    def test_its_own_accept_holds(self, client: Client, tmp_path: Path, outer_of: str) -> None:
+        """The ``accept`` of an inner client is asked when ``complete`` is called on the outer."""
+        inner = client(actor("a", ["bad"]), actor("b", GOOD), accept=lambda c: c.text != "bad")
+        outer = {
+            "client": lambda: client(inner),
+            "hedged": lambda: client(inner, actor("c", DOWN), hedge_after=600.0),
+            "cache": lambda: client(Cached(inner, tmp_path / "replies.db")),
+            "twice": lambda: client(client(inner)),
+        }[outer_of]()
+        assert outer.complete("Why?").text == "It scatters."
+        assert [str(r.completion) for r in batch.run(outer, ["Why not?"])] == ["It scatters."]
+        assert next(outer.stream("What else?")) == "bad"
+
+    def test_its_own_accept_in_a_run(self, client: Client) -> None:
+        """In a ``run`` it checks the final reply, not the ones that call functions."""
+
+        def weather() -> str:
+            """Tell the weather."""
+            return "rain"
+
+        calls = [{"id": "1", "type": "function", "function": {"name": "weather"}}]
+        calling = [FinishReason("tool_calls", tool_calls=calls)]
+        inner = client(
+            Tooled(calling, ["bad"], name="a"),
+            Tooled(GOOD, name="b"),
+            accept=lambda completion: completion.text == "It scatters.",
+        )
+        reply = client(inner).run("Why?", tools=[weather])
+        assert (reply.text, reply.provider) == ("It scatters.", "b")
+        assert [step.result for step in reply.steps] == ["rain"]
+
+    def test_its_own_on_length_holds(self, client: Client) -> None:
+        """A reply that was cut leads to the next provider inside of an inner client, too."""
+        cut = ["half", FinishReason("length")]
+        inner = client(actor("a", cut), actor("b", GOOD), on_length="next")
+        assert client(inner).complete("Why?").text == "It scatters."
+        assert [*client(inner).stream("Why?")][:-1] == ["half"]
+
+    def test_restarts_inside_if_the_outer_one_does(self, client: Client) -> None:
+        """A stream that may restart also restarts inside of an inner client."""
+        inner = client(actor("a", CUT), actor("b", GOOD), attempts=1, name="inner")
+        outer = client(inner, attempts=1, on_interrupt="restart")
+        items, raised = drain(outer.stream("Why?"))
         assert raised is None
         assert [type(i) for i in items] == [str, str, Restart, str, str, FinishReason]
 

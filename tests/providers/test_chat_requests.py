@@ -170,6 +170,30 @@ class TestHistory:
         assert [message.get("tool_call_id") for message in told[2:]] == ["b", "a", "c"]
         assert [call["type"] for call in told[1]["tool_calls"]] == ["function"] * 3
 
+    def test_ids_that_repeat_in_a_turn(self) -> None:
+        """Each call has its own id, and so has its result, although a server repeated them."""
+        calls = [{"id": "c", "function": {"name": f, "arguments": "{}"}} for f in "xy"]
+        messages = [
+            {"role": "user", "content": "Go"},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "content": "1", "tool_call_id": "c", "name": "y"},
+            {"role": "tool", "content": "2", "tool_call_id": "c"},
+        ]
+        told = sent_by(messages)["messages"]
+        ids = [call["id"] for call in told[1]["tool_calls"]]
+        assert len({*ids}) == 2
+        assert [message["tool_call_id"] for message in told[2:]] == ids[::-1]
+
+    def test_a_result_whose_id_no_call_has(self) -> None:
+        """It gets the id of the call that it answers; servers refuse an unknown one."""
+        call = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+        messages = [
+            {"role": "user", "content": "Go"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1", "tool_call_id": "z"},
+        ]
+        assert sent_by(messages)["messages"][2]["tool_call_id"] == "a"
+
     def test_a_turn_of_our_own_is_sent_as_it_was(self) -> None:
         """Ids, text arguments and the reasoning that some services want back are left alone."""
         call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}

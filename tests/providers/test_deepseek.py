@@ -47,6 +47,12 @@ def sent_by(prompt: Any = "Hi", **params: Any) -> dict[str, Any]:
 
 
 class TestRequest:
+    def test_the_newer_name_of_a_limit(self) -> None:
+        """``max_completion_tokens`` is sent as ``max_tokens``, which the service knows."""
+        body = sent_by(max_completion_tokens=7)
+        assert body["max_tokens"] == 7
+        assert "max_completion_tokens" not in body
+
     @pytest.mark.parametrize("thoughts", ["Hm.", None])
     def test_every_turn_with_calls_has_its_thoughts(self, thoughts: str | None) -> None:
         """They go back in every later request, even if there were none."""

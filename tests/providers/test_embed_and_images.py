@@ -13,13 +13,17 @@ import pytest
 
 from llmproviders import (
     GLM,
+    AllProvidersFailed,
+    Attempt,
     DeepSeek,
+    FailoverClient,
     InvalidRequestError,
     ModelNotFoundError,
     OpenAICompatible,
     ProtocolError,
     Provider,
     RateLimitError,
+    UnsupportedError,
     YandexGPT,
 )
 from llmproviders.providers._chat_requests import is_batch_too_large, with_images
@@ -213,6 +217,14 @@ def parts_of(tmp_path: Path, *names: str) -> list[dict[str, Any]]:
     return parts
 
 
+def attempts_of(client: FailoverClient, prompt: Any, **params: Any) -> tuple[Attempt, ...]:
+    """What was tried, whether or not somebody answered."""
+    try:
+        return client.complete(prompt, **params).attempts
+    except AllProvidersFailed as error:
+        return error.attempts
+
+
 class TestImages:
     def test_files_are_sent_as_they_are(self, tmp_path: Path) -> None:
         """Each file is a part after the text, its type told by its content, not its name."""
@@ -246,6 +258,38 @@ class TestImages:
         assert isinstance(error, InvalidRequestError)
         assert "user message" in str(error)
         assert sender.calls == []
+
+    @pytest.mark.parametrize("kind", [OpenAICompatible, GLM, YandexGPT, DeepSeek])
+    def test_refused_before_a_place_is_waited_for(
+        self, kind: type[OpenAICompatible], tmp_path: Path
+    ) -> None:
+        """What the provider cannot take leads to the next one at once, though it is busy."""
+        more = {"folder_id": "b1g"} if kind is YandexGPT else {}
+        sender = Sender(Canned(SHORT.body))
+        first = with_sender(kind, sender, api_key="k", max_concurrency=1, base_url=LOCAL, **more)
+        second = with_sender(OpenAICompatible, Sender(Canned(SHORT.body)), base_url=LOCAL, name="b")
+        client = FailoverClient([first, second], deadline=5.0)
+        of_gigachat: dict[str, Any] = {"role": "user", "content": "Why?", "attachments": ["id"]}
+        function = {"type": "function", "function": {"name": "f", "parameters": {}}}
+        refused: list[tuple[Any, dict[str, Any]]] = [("Why?", {"attach": tmp_path / "gone.png"})]
+        if kind in (GLM, DeepSeek):
+            refused += [("Why?", {"tools": [function], "tool_choice": "required"})]
+        # While the stream is open, another request would wait for its place.
+        with closing(first.stream("Why?")) as stream:
+            next(stream)
+            for prompt, params in refused:
+                attempts = attempts_of(client, prompt, **params)
+                assert isinstance(attempts[0].error, InvalidRequestError)
+                assert attempts[0].waited == 0.0
+            error = attempts_of(client, [of_gigachat])[0].error
+            assert isinstance(error, UnsupportedError)
+        assert len(sender.calls) == 1
+
+    def test_in_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``~`` in a path is the home folder."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "a.png").write_bytes(PNG)
+        assert len(parts_of(Path("~"), "a.png")) == 2
 
     def test_one_that_is_just_small_enough(self, tmp_path: Path) -> None:
         """A picture of 20 MiB is read."""

@@ -359,6 +359,31 @@ HISTORIES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         ],
         [turn({}), answer('{"result": "тепло"}')],
     ),
+    "results by name, in another order": (
+        [
+            said(called("x", "{}"), called("y", "{}", "time")),
+            {"role": "function", "name": "time", "content": "2"},
+            {"role": "function", "name": "weather", "content": "1"},
+        ],
+        [turn({}), answer("1"), turn({}, "time"), answer("2", "time")],
+    ),
+    "a result by name alone": (
+        [
+            said(called("x", "{}"), called("y", "{}", "time")),
+            {"role": "tool", "tool_call_id": "z", "name": "time", "content": "2"},
+        ],
+        [turn({}), turn({}, "time"), answer("2", "time")],
+    ),
+    "results that do not follow their calls": (
+        [
+            said(called("x", "{}")),
+            said(called("y", "{}", "time")),
+            result("x", "1"),
+            QUESTION,
+            result("y", "2"),
+        ],
+        [turn({}), answer("1"), turn({}, "time"), answer("2", "time"), QUESTION],
+    ),
     "a call without a result": (
         [said(called("x", "{}"), called("y", "{}", "time")), result("y", "1")],
         [turn({}), turn({}, "time"), answer("1", "time")],

@@ -48,6 +48,12 @@ def sent_by(prompt: Any = "Hi", *, stream: bool = True, **params: Any) -> dict[s
 
 
 class TestRequest:
+    def test_the_newer_name_of_a_limit(self) -> None:
+        """``max_completion_tokens`` is sent as ``max_tokens``, which the service knows."""
+        body = sent_by(max_completion_tokens=7)
+        assert body["max_tokens"] == 7
+        assert "max_completion_tokens" not in body
+
     @pytest.mark.parametrize(
         ("params", "expected"),
         [

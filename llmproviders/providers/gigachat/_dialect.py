@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..._checks import shown
 from ..._signals import let_through
 from ...errors import InvalidRequestError, UnsupportedError
-from ...messages import Message, text_of
+from ...messages import Message, answered, has_images, text_of
 from ._files import Attachment
 
 Fields = dict[str, Any]
@@ -154,18 +153,16 @@ def messages(history: Sequence[Message], attach: Iterable[Attachment] = ()) -> l
         UnsupportedError: it contains something that GigaChat does not accept.
         InvalidRequestError: a result of a function belongs to no call.
     """
+    answers = answered(history)
     found = [*_system(history)]
-    rest = deque(message for message in history if message["role"] != "system")
-    while rest:
-        message = rest.popleft()
+    for index, message in enumerate(history):
         if message["role"] == "assistant":
-            results = []
-            while rest and rest[0]["role"] in ("tool", "function"):
-                results.append(rest.popleft())
+            # A result has to follow its call.
+            results = [(n, history[i]) for i, (turn, n) in answers.items() if turn == index]
             found += _turns(message, results)
         elif message["role"] == "user":
             found.append(_user(message))
-        else:
+        elif message["role"] != "system" and index not in answers:
             found.append(_result(message, None))
     _add_attachments(found, list(attach))
     return found
@@ -183,8 +180,13 @@ def _system(history: Sequence[Message]) -> Iterator[Message]:
         yield {"role": "system", "content": _text(history[0])}
 
 
-def _turns(message: Message, results: list[Message]) -> Iterator[Message]:
-    """An assistant's message and the results of its calls, one call per turn."""
+def _turns(message: Message, results: Sequence[tuple[int, Message]]) -> Iterator[Message]:
+    """An assistant's message and the results of its calls, one call per turn.
+
+    Args:
+        message: the assistant's message.
+        results: each with the index of its call.
+    """
     calls = _calls(message)
     said: Message = {"role": "assistant", "content": _text(message)}
     state = message.get("functions_state_id")
@@ -194,16 +196,13 @@ def _turns(message: Message, results: list[Message]) -> Iterator[Message]:
     beside = {"functions_state_id": state} if isinstance(state, str) else {}
     if not calls:
         yield {**said, **beside}
-    ids = {call["id"] for call in calls}
-    for call in calls:
+    for number, call in enumerate(calls):
         function = {"name": call["name"], "arguments": call["arguments"]}
         yield {**said, "function_call": function, **beside}
         said, beside = {**said, "content": ""}, {}
-        result = _result_of(call["id"], results, ids)
-        if result is not None:
-            yield _result(result, call["name"])
-    for result in results:
-        yield _result(result, None)
+        for answered_call, result in results:
+            if answered_call == number:
+                yield _result(result, call["name"])
 
 
 def _calls(message: Message) -> list[Fields]:
@@ -237,19 +236,6 @@ def _arguments(arguments: Any) -> Mapping[str, Any]:
             f"{type(arguments).__name__}"
         )
     return arguments
-
-
-def _result_of(call_id: str, results: list[Message], ids: set[str]) -> Message | None:
-    """Remove a call's result from ``results``: the first with its id, or without a known id.
-
-    Servers repeat ids, so the order decides among equal ids.
-    """
-    known = [result for result in results if result.get("tool_call_id") == call_id]
-    strange = [result for result in results if result.get("tool_call_id") not in ids]
-    found = next(iter(known + strange), None)
-    if found is not None:
-        results.remove(found)
-    return found
 
 
 def _result(message: Message, called: str | None) -> Message:
@@ -288,17 +274,22 @@ def _refuse_constant(word: str) -> None:
 def _text(message: Message) -> str:
     """The text of a message that may only have text."""
     content = message["content"]
-    if not isinstance(content, str):
+    if has_images(content):
         raise UnsupportedError(
             f"GigaChat takes images in messages of the user only, not of {message['role']!r}"
         )
-    return content
+    return text_of(content)
 
 
 def _user(message: Message) -> Message:
     """A user message; its images become attachments."""
     content = message["content"]
-    attachments = list(message.get("attachments") or ())
+    attachments = message.get("attachments") or ()
+    if isinstance(attachments, str) or not all(isinstance(one, str) for one in attachments):
+        raise InvalidRequestError(
+            f"attachments must be a list of ids of files, not {shown(attachments)}"
+        )
+    attachments = list(attachments)
     if not isinstance(content, str):
         images = [part for part in content if part["type"] == "image_url"]
         attachments += [Attachment.of_url(part["image_url"]["url"]) for part in images]

@@ -74,7 +74,7 @@ class Attachment:
             InvalidRequestError: it cannot be read, or is too large.
             UnsupportedError: the service does not take files of its type.
         """
-        place = Path(path).expanduser()
+        place = Path(os.path.expanduser(path))
         found = cls(place.name, place)
         try:
             _files.check_path("attach", place)

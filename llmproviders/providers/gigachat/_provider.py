@@ -360,6 +360,7 @@ class GigaChat(Provider):
         files = [
             one
             for message in call.json.get("messages", ())
+            if isinstance(message, Mapping)
             for one in message.get("attachments", ())
         ]
         if files and error.status_code in (403, 404) and not _is_about_model(error):
@@ -392,10 +393,8 @@ class GigaChat(Provider):
         if isinstance(error, AuthenticationError) and error.status_code in (400, 401):
             advice = self._advice_on_refusal()
         elif isinstance(error, QuotaExceededError):
-            advice = (
-                f"the tokens paid for {self.get_model(request.model)} are used up; balance() shows "
-                f"those of every model: buy more in {STUDIO}, or ask another model"
-            )
+            asked = self.get_model(request.asked_model())
+            advice = f"the tokens paid for {asked} are used up; balance() shows those of every model: buy more in {STUDIO}, or ask another model"
         elif isinstance(error, RateLimitError):
             advice = (
                 "an account has a limited number of requests at a time "
@@ -418,7 +417,7 @@ class GigaChat(Provider):
         return f"{self.name} refused a token that it had just given; check the key in {STUDIO}"
 
     def _advice_on_address(self, error: LLMError, request: ChatRequest) -> str:
-        asked = self.get_model(request.model)
+        asked = self.get_model(request.asked_model())
         home = home_of(asked, self.base_url)
         if home is not None:
             return home

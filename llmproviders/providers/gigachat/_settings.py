@@ -70,4 +70,4 @@ def token_file(token_cache: str | os.PathLike[str] | None) -> Path | None:
         return None
     if token_cache == "user":  # noqa: S105 - the name of a place
         return _environ.token_cache()
-    return Path(token_cache).expanduser().absolute()
+    return Path(os.path.expanduser(token_cache)).absolute()
