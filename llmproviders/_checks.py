@@ -216,12 +216,3 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | No
     by_lower = {candidate.lower(): candidate for candidate in known}
     found = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
-
-
-def is_encodable(text: str) -> bool:
-    """Whether a text has no half characters (lone surrogates), which UTF-8 cannot hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

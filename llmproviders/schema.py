@@ -14,7 +14,8 @@ from operator import or_
 from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin
 
-from ._checks import is_encodable, is_typed_dict, shown, typed_dict_fields
+from ._checks import is_typed_dict, shown, typed_dict_fields
+from ._http.decoding import is_encodable
 from ._signals import let_through
 from .errors import Attempt, InvalidRequestError, LLMError, SchemaError, UnsupportedError
 from .messages import Message
@@ -521,10 +522,8 @@ def _refuse_format(schema: Mapping[str, Any]) -> None:
     around = schema.keys() <= {"type", "name", "schema", "strict", "description"}
     inner = around and isinstance(schema.get("schema"), Mapping)
     if inner or schema.get("type") in ("json_schema", "json_object"):
-        raise InvalidRequestError(
-            "schema is not a JSON Schema but what goes around one in a response_format: pass the "
-            "inner schema, or the whole as response_format="
-        )
+        said = "schema is what goes around a JSON Schema in a response_format"
+        raise InvalidRequestError(f"{said}: pass the inner one, or all of it as response_format=")
 
 
 def _dump_given(schema: Mapping[str, Any]) -> str:

@@ -19,8 +19,8 @@ AROUND = {"name": "o", "schema": {"type": "object"}}
     [
         ({"response_format": dict[str, int]}, "pass a type as schema="),
         ({"response_format": int}, "pass a type as schema="),
-        ({"schema": {"type": "json_schema", "json_schema": AROUND}}, "pass the inner schema"),
-        ({"schema": AROUND}, "pass the inner schema"),
+        ({"schema": {"type": "json_schema", "json_schema": AROUND}}, "pass the inner one"),
+        ({"schema": AROUND}, "pass the inner one"),
         ({"max_tokens": "200"}, "max_tokens must be a whole number, not '200'"),
         ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
         ({"seed": 2**70}, "seed must be a whole number of 64 bits"),

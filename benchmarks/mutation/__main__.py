@@ -143,7 +143,6 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/http/test_status.py",
         "tests/http/test_retry_after.py",
     ),
-    "_http/waits": ("tests/http/test_retry_after.py", "tests/http/test_error_map.py"),
     "_http/error_rules": ("tests/http/test_error_map.py::TestRules",),
     "_http/redirects": ("tests/http/test_redirects.py",),
     "_account/quotas": (

@@ -10,7 +10,7 @@ from io import BytesIO
 from itertools import chain
 from typing import Any, TypeVar
 
-from .._checks import is_encodable, is_finite
+from .._checks import is_finite
 from .._signals import let_through
 from ..errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
 from .types import MAX_LINE
@@ -520,6 +520,15 @@ def whole_characters(pieces: Iterable[str]) -> Iterator[str]:
 def encodable(text: str) -> tuple[str, str]:
     """The encodable part of ``text``, and the half character at its end, if any."""
     return (text, "") if is_encodable(text) else _mended(text)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text has no half characters (lone surrogates), which UTF-8 cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mended(text: str) -> tuple[str, str]:

@@ -435,3 +435,13 @@ STATUS_OF_CODE: dict[str, int] = {
     "grpc.12": 501,
 }
 """Words for a status, used if the reply's own status says nothing: 200 or 5xx."""
+
+
+def is_challenge(page: bytes) -> bool:
+    """Whether a page is a browser challenge that only a person can pass."""
+    head = page[:_HEAD].lower()
+    return any(mark in head for mark in _CHALLENGES)
+
+
+_HEAD = 8192
+_CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")

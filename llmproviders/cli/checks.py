@@ -24,8 +24,8 @@ from .._http.certificates import (
     trusts,
     unix_time,
 )
+from .._http.error_map import parse_http_date
 from .._http.transport import Transport
-from .._http.waits import parse_http_date
 from .._redact import redact
 from .._request import ChatRequest
 from .._runtime import files as _files

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from .._account.settings import USER_AGENT
 from .._http.decoding import Document, decode_json, expect
-from .._http.error_map import is_challenge, message_of
+from .._http.error_map import message_of
+from .._http.error_rules import is_challenge
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import Redacted, Secret, conceal
 from .._request import ChatRequest

@@ -29,10 +29,9 @@ from llmproviders._account.tokens import TokenFile, _keepers, token_of
 from llmproviders._account.usage import DailyUsage, UsageTable, _date_of
 from llmproviders._http.certificates import certificates_in
 from llmproviders._http.decoding import Tail, iter_events, iter_lines
-from llmproviders._http.error_map import check_reply, error_of, service_message
+from llmproviders._http.error_map import check_reply, error_of, parse_retry_after, service_message
 from llmproviders._http.redirects import target_of
 from llmproviders._http.types import HTTPRequest, check_proxy, check_timeout
-from llmproviders._http.waits import parse_retry_after
 from llmproviders._printable import one_line, printable
 from llmproviders._redact import _concealed, redact
 from llmproviders._runtime.files import Unusable

@@ -18,7 +18,7 @@ from llmproviders import (
     RateLimitError,
     ServerError,
 )
-from llmproviders._http.waits import parse_retry_after
+from llmproviders._http.error_map import parse_retry_after
 from tests.conftest import RawServerFactory
 from tests.support.actors import Actor, FakeClock
 from tests.support.http_bytes import http_response

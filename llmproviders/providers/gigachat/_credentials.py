@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 from ..._account.keys import digest, pasted_with
 from ..._account.tokens import Token, TokenKeeper, keeper, token_of
 from ..._http.decoding import decode_object
+from ..._http.error_map import parse_http_date
 from ..._http.types import HTTPRequest
-from ..._http.waits import parse_http_date
 from ..._redact import Secret, conceal
 from ..._runtime.scope import CancelScope
 from ..._signals import let_through

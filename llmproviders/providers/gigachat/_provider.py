@@ -394,7 +394,10 @@ class GigaChat(Provider):
             advice = self._advice_on_refusal()
         elif isinstance(error, QuotaExceededError):
             asked = self.get_model(request.asked_model())
-            advice = f"the tokens paid for {asked} are used up; balance() shows those of every model: buy more in {STUDIO}, or ask another model"
+            advice = (
+                f"the tokens paid for {asked} are used up; balance() shows those of every model: "
+                f"buy more in {STUDIO}, or ask another model"
+            )
         elif isinstance(error, RateLimitError):
             advice = (
                 "an account has a limited number of requests at a time "
