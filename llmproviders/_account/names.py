@@ -154,7 +154,7 @@ def _place_of(name: str, place: Place) -> str | None:
 
 
 def _close(name: str, known: Iterable[str]) -> str | None:
-    """The known name of which ``name`` is a misspelling or the beginning."""
+    """The known name that ``name`` misspells or begins."""
     known = list(known)
     begun = [one for one in known if len(name) > 2 and one.startswith(name.lower())]
     return nearest(name, known, cutoff=0.75) or (begun[0] if len(begun) == 1 else None)
