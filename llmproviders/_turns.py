@@ -138,7 +138,7 @@ class ToolRun:
                     logger.debug("the model called the tool %s with wrong arguments", name)
                 else:
                     scrub(error)
-                    logger.warning("the tool %s failed; the model gets the error", name, exc_info=error)
+                    logger.warning("the tool %s failed; the model knows", name, exc_info=error)
         duration = time.perf_counter() - began
         self._steps.append(ToolStep(turn, name, arguments, result, failed, duration))
         if self._on_tool is not None:

@@ -445,3 +445,17 @@ def is_challenge(page: bytes) -> bool:
 
 _HEAD = 8192
 _CHALLENGES = (b"<title>just a moment...", b"<title>attention required! | cloudflare")
+
+
+NOTHING_LISTENS = "; nothing listens there: is the program still running?"
+"""The end of the message of a connection that this machine refused to itself."""
+
+UNKNOWN_AUTHORITY = "; pass the file of its authority with ca_bundle="
+
+CERTIFICATE_HINTS = {
+    9: "; check this machine's clock",
+    10: "; the server has to renew it, or this machine's clock is wrong",
+    62: "; check base_url",
+    64: "; check base_url",
+}
+"""What to do about a certificate, by OpenSSL's codes; with others its authority is unknown."""

@@ -19,20 +19,8 @@ from .. import errors
 from .._redact import redact, scrub
 from .._runtime.scope import CancelScope
 from .._signals import let_through
+from .error_rules import CERTIFICATE_HINTS, NOTHING_LISTENS, UNKNOWN_AUTHORITY
 from .types import SOCKS_SCHEMES
-
-NOTHING_LISTENS = "; nothing listens there: is the program still running?"
-"""The end of the message of a connection that this machine refused to itself."""
-
-UNKNOWN_AUTHORITY = "; pass the file of its authority with ca_bundle="
-
-CERTIFICATE_HINTS = {
-    9: "; check this machine's clock",
-    10: "; the server has to renew it, or this machine's clock is wrong",
-    62: "; check base_url",
-    64: "; check base_url",
-}
-"""What to do about a certificate, by OpenSSL's codes; with others its authority is unknown."""
 
 BROKEN = (HTTPError, HTTPException, RequestException, OSError, ValueError, AttributeError)
 """What reading a body may raise, in any layer."""

@@ -12,7 +12,7 @@ from .._account.arguments import ProviderArguments, masked
 from .._account.keys import Key, digest, take
 from .._checks import boolean, whole
 from .._http.error_map import is_wrong_path
-from .._http.failures import NOTHING_LISTENS
+from .._http.error_rules import NOTHING_LISTENS
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import Redacted, Secret, conceal, redact
 from .._request import SAMPLING, ChatRequest, Unpack

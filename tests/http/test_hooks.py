@@ -325,7 +325,7 @@ def test_hooks_stand_in_one_module() -> None:
     """No other module uses a private name of requests, urllib3, http.client or ssl."""
     root = Path(llmproviders.__file__).parent
     private = (
-        *("._new_conn", "._sslobj", "_tunnel", "._read_status", "ConnectionCls", "_ctx"),
+        *("._new_conn", "._sslobj", "_tunnel", "._read_status", "ConnectionCls", "._ctx"),
         *("release_conn", "pool_classes_by_scheme", "conn_kw", ".queue", ".is_verified"),
         *(".sslobj", ".incoming", "_cookies_lock", "sslsocket_class", "response_class"),
         *(".__getstate__", ".__setstate__"),

@@ -220,14 +220,14 @@ class TestHistory:
             ({"name": "x"}, "a"),
             ({"name": "y"}, "b"),
             ({}, "a"),
-            ({"name": "z"}, "call_z"),
+            ({"name": "z"}, "a"),
             ({"tool_call_id": "b", "name": "x"}, "b"),
-            ({"tool_call_id": "c"}, "c"),
+            ({"tool_call_id": "c"}, "a"),
             ({"tool_call_id": ""}, "a"),
         ],
     )
     def test_which_call_a_result_belongs_to(self, result: dict[str, Any], called: str) -> None:
-        """It is the one that it names, else the first of its function without one, else none."""
+        """It is the one that it names, else the first of its function, else the first without one."""
         calls = [{"id": c, "function": {"name": f, "arguments": "{}"}} for c, f in ("ax", "by")]
         messages = [
             {"role": "user", "content": "Go"},
@@ -241,7 +241,10 @@ class TestHistory:
         assert told[3]["tool_call_id"] == ("b" if called == "a" else "a")
 
     def test_results_of_no_call(self) -> None:
-        """One before any call, and one too many, still name a call, as servers want it."""
+        """One before any call, and one too many, still name a call, as servers want it.
+
+        Of two for one call, it belongs to the one that says its name.
+        """
         call = {"function": {"name": "f"}}
         messages = [
             {"role": "tool", "content": "0"},
@@ -256,7 +259,7 @@ class TestHistory:
         ]
         told = sent_by(messages)["messages"]
         ids = [message["tool_call_id"] for message in told if message["role"] == "tool"]
-        assert ids == ["call_unknown", "call_1_0", "call_f", "call_4_0", "call_f"]
+        assert ids == ["call_unknown", "call_unknown", "call_1_0", "call_4_0", "call_4_1"]
         assert [c["id"] for c in told[4]["tool_calls"]] == ["call_4_0", "call_4_1"]
 
     @pytest.mark.parametrize(

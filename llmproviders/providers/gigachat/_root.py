@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ..._environment import config_folder, why_unwritable
-from ..._http.failures import CERTIFICATE_HINTS, UNKNOWN_AUTHORITY
+from ..._http.error_rules import CERTIFICATE_HINTS, UNKNOWN_AUTHORITY
 from ..._http.types import HTTPRequest, Limits, Timeout, Trust
 from ..._log import logger
 from ..._runtime import files as _files
