@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from .exits import CommandError, Exit
+
 _NOT_ASCII = re.compile("[^\0-\x7f]+")
 
 
@@ -59,7 +61,11 @@ class File(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
-        return super().convert(path_of(value), param, ctx)
+        try:
+            return super().convert(path_of(value), param, ctx)
+        except click.BadParameter as error:
+            # The command was typed as it should be.
+            raise CommandError(error.message, Exit.USAGE) from error
 
 
 TEXT = Text()

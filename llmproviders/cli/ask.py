@@ -14,13 +14,13 @@ from .._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ..batch import as_row
 from ..client import BaseClient
 from ..config._settings import ConfigError, Configuration, failover_in_force
-from ..errors import LLMError
+from ..errors import DeadlineExceeded, LLMError
 from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, StreamText
 from .arguments import FILE, TEXT
-from .exits import CommandError, Exit, exit_of_reply, is_cut
+from .exits import CommandError, Exit, exit_of_error, exit_of_reply, is_cut
 from .files import WholeFile, locked, read_prompt, read_schema
-from .notes import Line, Notes, Trace, check_stdout, say, tell
+from .notes import Line, Notes, Trace, check_stdout, explained, say, tell
 from .options import Choices, call_options
 
 _SOON_S = 0.001
@@ -31,7 +31,12 @@ _SOON_S = 0.001
     epilog='Example: git diff | llmproviders ask -p gigachat "Review this change."',
 )
 @click.argument("prompt", required=False, type=TEXT)
-@click.option("--no-stdin", is_flag=True, help="Add nothing from standard input to PROMPT.")
+@click.option(
+    "--stdin/--no-stdin",
+    "with_stdin",
+    default=None,
+    help="Wait for standard input, which may not be empty, or add nothing from it to PROMPT.",
+)
 @click.option("--no-stream", is_flag=True, help="Print the reply once it is complete.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, on failure too.")
 @click.option(
@@ -65,7 +70,7 @@ _SOON_S = 0.001
 def command(
     choices: Choices,
     prompt: str | None,
-    no_stdin: bool,
+    with_stdin: bool | None,
     no_stream: bool,
     as_json: bool,
     output: str | None,
@@ -100,7 +105,7 @@ def command(
         whole = whole or _takes_back(configuration)
         deadline = failover_in_force(configuration)["deadline"].value
         scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK)
-        text = read_prompt(prompt, scope, with_stdin=not no_stdin, note=notes.detail)
+        text = read_prompt(prompt, scope, with_stdin=with_stdin, notes=notes)
         if scope.bounded:
             configuration = configuration.having(deadline=max(scope.remaining(), _SOON_S))
         with locked(lock), configuration.having(on_event=drawing.add).client() as asked:
@@ -114,6 +119,9 @@ def command(
     except (LLMError, ConfigError, CommandError, KeyboardInterrupt, SystemExit) as error:
         if whole:
             destination.failed(error)
+        if isinstance(error, DeadlineExceeded):
+            message = explained(error, (settings.name for settings in configuration.providers))
+            raise CommandError(message, exit_of_error(error)) from error
         raise
     finally:
         if trace:

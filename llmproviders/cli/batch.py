@@ -107,7 +107,7 @@ def command(
         except ValueError as error:
             if isinstance(error, LLMError):
                 raise
-            raise click.UsageError(str(error)) from error
+            raise CommandError(str(error), Exit.USAGE) from error
     if page is not None:
         page.write(BatchReport.read(output).to_html())
     if choices.verbose or summary.failed or summary.cut:

@@ -17,8 +17,9 @@ from ..conversation import Conversation
 from ..errors import LLMError
 from ..results import FinishReason
 from .arguments import FILE, path_of
+from .exits import CommandError, Exit
 from .files import WholeFile
-from .notes import Line, Notes, check_stdout, put, say, tell
+from .notes import Line, Notes, check_stdout, explained, put, say, tell
 from .options import Choices, call_options
 
 _HELP = """\
@@ -45,8 +46,8 @@ def command(choices: Choices, load: str | None, plain: bool) -> None:
     check_stdout()
     notes = choices.notes()
     with choices.client(on_event=notes.attempt) as client:
-        names = ", ".join(provider.name for provider in client.providers)
-        tell(f"Talking to {names}. /help lists the commands, Ctrl-D leaves.")
+        names = [provider.name for provider in client.providers]
+        tell(f"Talking to {', '.join(names)}. /help lists the commands, Ctrl-D leaves.")
         conversation = _loaded(load, client) if load else Conversation(client)
         params = choices.params()
         conversation.system = params.pop("system", conversation.system)
@@ -54,25 +55,28 @@ def command(choices: Choices, load: str | None, plain: bool) -> None:
         if load:
             conversation.model = choices.model or conversation.model
             tell(f"Going on after {len(conversation.messages)} messages of {load}.")
-        Chat(conversation, notes, plain=plain).run(_questions())
+        Chat(conversation, notes, names, plain=plain).run(_questions())
 
 
 def _loaded(path: str, client: BaseClient) -> Conversation:
     try:
         return Conversation.load(path, client)
     except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise CommandError(f"{path} cannot be read: {error.strerror}", Exit.USAGE) from error
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise CommandError(str(error), Exit.USAGE) from error
 
 
 class Chat:
     """Runs the lines of a conversation: questions and commands."""
 
-    def __init__(self, conversation: Conversation, notes: Notes, *, plain: bool) -> None:
+    def __init__(
+        self, conversation: Conversation, notes: Notes, providers: list[str], *, plain: bool
+    ) -> None:
         self._conversation = conversation
         self._plain = plain
         self._notes = notes
+        self._providers = providers
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "retry": self._retry,
@@ -127,7 +131,7 @@ class Chat:
             if self._conversation.messages[-2:-1] == [{"role": "user", "content": question}]:
                 self._failed = None
         except LLMError as error:
-            say(str(error), fg="red")
+            say(explained(error, self._providers), fg="red")
 
     def _retry(self, _rest: str) -> None:
         question = self._failed or self._conversation.undo()
@@ -156,8 +160,8 @@ class Chat:
                 self._conversation.save(path)
             else:
                 WholeFile(str(path)).write(_as_markdown(self._conversation))
-        except click.UsageError as error:
-            say(error.format_message())
+        except CommandError as error:
+            say(str(error))
         except OSError as error:
             say(f"{path}: {error.strerror or error}")
         else:
@@ -222,8 +226,8 @@ def _piped() -> str:
     try:
         line = sys.stdin.readline()
     except OSError as error:
-        reason = f"standard input cannot be read: {error.strerror or error}"
-        raise click.UsageError(reason) from error
+        message = f"standard input cannot be read: {error.strerror or error}"
+        raise CommandError(message, Exit.USAGE) from error
     if not line:
         raise EOFError
     return line

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .. import _environment as _places
+from .._account.keys import KeyFile, KeyVariable
 from .._account.tokens import TokenFile
 from .._http.certificates import (
     bundle,
@@ -48,6 +49,7 @@ from ..providers import REGISTRY, broken, every, ignored
 from ..providers._local_servers import local_server_at
 from ..providers.gigachat import _root
 from ..providers.gigachat._provider import GigaChat
+from .overview import TROUBLESHOOTING
 from .providers import ask_one, why_unusable
 
 _PATIENCE_S = 15.0
@@ -151,7 +153,10 @@ def check_configuration(configuration: Configuration) -> Iterator[Finding]:
         yield ok("configuration", f"{source}; providers: {names}")
     else:
         text = f"{source}; it names no provider, so there is nobody to ask"
-        yield fail("configuration", text, "set a key, or write a file: llmproviders config init")
+        remedy = "set a key, or write a file: llmproviders config init"
+        if configuration.path:
+            remedy = 'set a key, or add a [[provider]] to the file: remove the "# " before one'
+        yield fail("configuration", text, remedy)
     for warning in configuration.warnings:
         problem, _, remedy = warning.partition("; do: ")
         yield warn("configuration", problem, remedy)
@@ -214,7 +219,7 @@ def _check_provider(settings: ProviderSettings, *, offline: bool, live: bool) ->
         if result.error is None:
             yield ok(f"{name}, reply", str(result))
         else:
-            yield fail(f"{name}, reply", str(result), "look this error up in the documentation")
+            yield fail(f"{name}, reply", str(result), f"look it up in {TROUBLESHOOTING}")
 
 
 def check_proxies(providers: Iterable[ProviderSettings], *, offline: bool) -> Iterator[Finding]:
@@ -304,12 +309,27 @@ def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Ite
 
 
 def _key_remedy(settings: ProviderSettings, provider: Provider) -> str:
+    key = settings.key()
+    if key is not None and isinstance(key.value, (KeyFile, KeyVariable)):
+        try:
+            key.value.read()
+        except (MissingAuthError, AuthenticationError) as error:
+            return _source_remedy(key.value, error)
     if settings.why_held_back() is not None:
         return "name its variable with api_key_env in the configuration if that server may have it"
     variable = next(iter(settings.kind.environment_of("api_key")), None)
     if variable is not None and provider.foreign_address("api_key") is not None:
         return "name the variable of its key with api_key_env in the configuration"
     return f"set {variable}, or api_key_file in the configuration" if variable else "see above"
+
+
+def _source_remedy(source: KeyFile | KeyVariable, error: LLMError) -> str:
+    """What to do about a file or variable that has no key."""
+    if isinstance(source, KeyVariable):
+        return f"set {source.name} to the key, and nothing else"
+    if isinstance(error.__cause__, PermissionError):
+        return f"let this user read it: chown USER {source.path}; or chgrp GROUP, and chmod 640"
+    return f"write the key, and nothing else, into {source.path}"
 
 
 def _refused_key_remedy(settings: ProviderSettings, provider: Provider) -> str:

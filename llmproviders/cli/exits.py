@@ -8,11 +8,11 @@ from enum import IntEnum
 from ..errors import (
     AllProvidersFailed,
     AuthenticationError,
-    DeadlineExceeded,
     InvalidRequestError,
     LLMError,
     MissingAuthError,
     ModelNotFoundError,
+    ProviderTimeout,
     RefusedError,
     RejectedReplyError,
     UnsupportedError,
@@ -79,7 +79,7 @@ def exit_of_error(error: LLMError) -> Exit:
     """
     if error.partial_text and not isinstance(error, RejectedReplyError):
         return Exit.INCOMPLETE
-    failures = [attempt.error for attempt in error.attempts if attempt.error] or [error]
+    failures = [a.error for a in error.attempts if a.error and not a.overtaken] or [error]
     if isinstance(error, AllProvidersFailed):
         return _exit_of_all(failures)
     return _exit_of_all([error])
@@ -87,7 +87,8 @@ def exit_of_error(error: LLMError) -> Exit:
 
 def _exit_of_all(failures: Iterable[LLMError]) -> Exit:
     failures = list(failures)
-    if any(error.retryable or isinstance(error, DeadlineExceeded) for error in failures):
+    # A limit of time may allow the next call, whether or not this one could try again.
+    if any(error.retryable or isinstance(error, ProviderTimeout) for error in failures):
         return Exit.TRY_LATER
     if any(isinstance(error, _CREDENTIALS) for error in failures):
         return Exit.CREDENTIALS

@@ -8,7 +8,7 @@ import re
 import select
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import click
 
 from .._runtime import files as _files
 from .._runtime.scope import SLICE_S, CancelScope, in_slices
+from ..errors import retold
 from .exits import CommandError, Exit
+from .notes import Notes
 
 _MOMENT_S = 1.0
 
@@ -25,39 +27,46 @@ _READ_SIZE = 1024 * 1024
 
 
 def read_prompt(
-    argument: str | None, scope: CancelScope, *, with_stdin: bool, note: Callable[[str], object]
+    argument: str | None, scope: CancelScope, *, with_stdin: bool | None, notes: Notes
 ) -> str:
     """Read the prompt: an argument, standard input, or both, with standard input below.
 
     A prompt argument may be in a script whose standard input belongs to another program, so only
-        available input is added: a file from its beginning, or a pipe that has data or ends within
-        a second.
+        available input is added, unless the caller asks for all of it: a file from its beginning,
+        or a pipe that has data or ends within a second.
 
     Args:
         argument: the command-line argument; None or ``-`` means standard input only.
         scope: until when standard input may be read.
-        with_stdin: whether standard input may be added to ``argument``.
-        note: gets a message about what was read, or why nothing was.
+        with_stdin: whether to add standard input to ``argument``: True waits for its end, and
+            requires that it has text; None adds what is available.
+        notes: gets a message about what was read, or why nothing was.
 
     Raises:
         DeadlineExceeded: the deadline passed before standard input ended.
-        click.UsageError: standard input cannot be read, or is not UTF-8.
+        CommandError: standard input cannot be read, is not UTF-8, or is empty but required.
     """
-    if argument is None or argument == "-":
-        if sys.stdin.isatty():
-            click.echo("Type the prompt; end it with Ctrl-D (Windows: Ctrl-Z, Enter).", err=True)
-        return _read_stdin(scope)
-    if not with_stdin or not _is_meant(note, scope):
-        return argument
+    typed = None if argument == "-" else argument
+    if (typed is None or with_stdin) and sys.stdin.isatty():
+        click.echo("Type the prompt; end it with Ctrl-D (Windows: Ctrl-Z, Enter).", err=True)
+    if typed is not None and not (_is_meant(notes, scope) if with_stdin is None else with_stdin):
+        return typed
     piped = _read_stdin(scope)
-    note(
+    if with_stdin and not piped.strip():
+        raise CommandError(
+            "standard input is empty; if a command was to write it, see whether that failed",
+            Exit.USAGE,
+        )
+    if typed is None:
+        return piped
+    notes.detail(
         f"standard input was added to the prompt: {len(piped):,} characters; "
         "--no-stdin leaves it alone"
     )
-    return f"{argument}\n\n{piped}" if piped.strip() else argument
+    return f"{typed}\n\n{piped}" if piped.strip() else typed
 
 
-def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
+def _is_meant(notes: Notes, scope: CancelScope) -> bool:
     """Whether standard input belongs to the prompt argument; /dev/null never does."""
     try:
         descriptor = sys.stdin.fileno()
@@ -66,18 +75,23 @@ def _is_meant(note: Callable[[str], object], scope: CancelScope) -> bool:
         if stat.S_ISREG(mode):
             if not os.lseek(descriptor, 0, os.SEEK_CUR):
                 return True
-            note("standard input was left alone: another program has begun to read this file")
+            notes.detail(
+                "standard input was left alone: another program has begun to read this file"
+            )
             return False
     except OSError:
         return False
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         return False
     if _is_script(descriptor):
-        note("standard input was left alone: a shell reads its script from it")
+        notes.detail("standard input was left alone: a shell reads its script from it")
         return False
     if _has_input(descriptor, min(_MOMENT_S, scope.remaining())):
         return True
-    note("standard input was left alone: nothing came within a second; - waits for it")
+    notes.remark(
+        "standard input was left alone: nothing came within a second; --stdin waits for it, "
+        "--no-stdin leaves it alone without a word"
+    )
     return False
 
 
@@ -128,21 +142,22 @@ def _read_stdin(scope: CancelScope) -> str:
         # In slices: a signal that arrives just before a read is only handled when it returns.
         while not _has_input(descriptor, min(SLICE_S, scope.remaining())):
             if scope.over:
-                raise scope.error()
+                raise retold(scope.error(), "the deadline passed before standard input ended")
         try:
             data = os.read(descriptor, _READ_SIZE)
         except OSError as error:
-            reason = f"standard input cannot be read: {error.strerror}"
-            raise click.UsageError(reason) from error
+            message = f"standard input cannot be read: {error.strerror}"
+            raise CommandError(message, Exit.USAGE) from error
         if not data:
             break
         parts.append(data)
     try:
         return b"".join(parts).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise click.UsageError(
-            f"standard input is not UTF-8 (byte {error.start}); convert it, for instance: "
-            "iconv -f CP1251 -t UTF-8"
+        raise CommandError(
+            f"standard input is not UTF-8 (byte {error.start}); convert it, for instance with "
+            "iconv -f CP1251 -t UTF-8, or drop stray bytes with iconv -c -f UTF-8 -t UTF-8",
+            Exit.USAGE,
         ) from None
 
 
@@ -150,16 +165,16 @@ def read_schema(path: str) -> Any:
     """The JSON Schema in a file.
 
     Raises:
-        click.UsageError: the file cannot be read, or is not a JSON object.
+        CommandError: the file cannot be read, or is not a JSON object.
     """
     try:
         schema = json.loads(_files.read(path).decode("utf-8-sig"))
     except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise CommandError(f"{path} cannot be read: {error.strerror}", Exit.USAGE) from error
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{path} is not JSON: {error}") from error
+        raise CommandError(f"{path} is not JSON: {error}", Exit.USAGE) from error
     if not isinstance(schema, dict):
-        raise click.UsageError(f"{path} is not a JSON Schema, which is an object")
+        raise CommandError(f"{path} is not a JSON Schema, which is an object", Exit.USAGE)
     return schema
 
 
@@ -167,7 +182,7 @@ def check_place(path: str) -> None:
     """Check, before anything is sent, that a file can be written.
 
     Raises:
-        click.UsageError: it could never be written.
+        CommandError: it could never be written.
     """
     _refuse_folder(path)
     with _telling(path):
@@ -181,23 +196,25 @@ def check_place(path: str) -> None:
 def _refuse_folder(path: str) -> None:
     # The path as given: pathlib drops a slash at the end.
     if path.endswith(("/", os.sep)) and not os.path.isdir(path):
-        raise click.UsageError(f"{path} names a folder; name a file")
+        raise CommandError(f"{path} names a folder; name a file", Exit.USAGE)
 
 
 @contextmanager
 def _telling(path: str) -> Iterator[None]:
-    """Turn system errors about an output file into usage errors."""
+    """Turn system errors about an output file into errors of the command."""
     try:
         yield
     except _files.Unusable as trouble:
-        raise click.UsageError(str(trouble)) from trouble
+        raise CommandError(str(trouble), Exit.USAGE) from trouble
     except IsADirectoryError as error:
-        raise click.UsageError(f"{path} is a folder; name a file") from error
+        raise CommandError(f"{path} is a folder; name a file", Exit.USAGE) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = Path(os.path.realpath(path)).parent
-        raise click.UsageError(f"there is no folder {folder}; make it first") from error
+        message = f"there is no folder {folder}; make it first"
+        raise CommandError(message, Exit.USAGE) from error
     except OSError as error:
-        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
+        message = f"{path} cannot be written: {error.strerror}"
+        raise CommandError(message, Exit.USAGE) from error
 
 
 class WholeFile:
@@ -214,7 +231,7 @@ class WholeFile:
         path: the same.
 
     Raises:
-        click.UsageError: it could never be written.
+        CommandError: it could never be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -262,8 +279,7 @@ def locked(path: str | None) -> Iterator[None]:
     """Hold a lock on the file ``path``; None: no lock.
 
     Raises:
-        CommandError: another run holds it.
-        click.UsageError: it could never be held.
+        CommandError: another run holds it, or it could never be held.
     """
     if path is None:
         yield
@@ -271,7 +287,7 @@ def locked(path: str | None) -> Iterator[None]:
     try:
         held = _files.try_lock(Path(path), CancelScope())
     except _files.Unusable as trouble:
-        raise click.UsageError(f"the lock cannot be made: {trouble}") from trouble
+        raise CommandError(f"the lock cannot be made: {trouble}", Exit.USAGE) from trouble
     if held is None:
         raise CommandError(f"another run holds the lock {path}", Exit.TRY_LATER)
     with held:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from .. import _environment as _environ
 from .._display.text import columns
 from .._printable import one_line, printable
 from .._redact import redact
-from ..errors import Attempt
+from ..errors import Attempt, DeadlineExceeded, LLMError
 from ..results import FinishReason, Restart, Usage
 from .arguments import shown
 from .exits import CommandError, Exit
@@ -155,8 +156,17 @@ class Line:
     @classmethod
     def make_room(cls) -> None:
         """End the current line of a reply, if a note would be printed on it."""
-        if cls._open is not None and sys.stdout.isatty() and sys.stderr.isatty():
+        if cls._open is not None and _streams_meet():
             cls._open.close()
+
+
+def _streams_meet() -> bool:
+    """Whether both streams go to terminals, or to the same file or pipe (``> log 2>&1``)."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        return True
+    with suppress(OSError):
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    return False
 
 
 def usual_level() -> int:
@@ -199,6 +209,7 @@ class Notes:
 
     def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
         self.verbose = 0 if quiet else verbose
+        self._quiet = quiet
         if self.verbose:
             self._level = logging.INFO if self.verbose == 1 else logging.DEBUG
         else:
@@ -208,6 +219,11 @@ class Notes:
     def warn(self, message: str) -> None:
         """Print a warning, at a terminal or with -v."""
         if self._level <= logging.WARNING:
+            say(message, fg="yellow")
+
+    def remark(self, message: str) -> None:
+        """Print a message, at a terminal or not, but not with -q."""
+        if not self._quiet:
             say(message, fg="yellow")
 
     def detail(self, message: str) -> None:
@@ -283,6 +299,20 @@ class Trace:
         )
         Line.make_room()
         print(redact(drawing), file=sys.stderr, flush=True)
+
+
+def explained(error: LLMError, providers: Iterable[str]) -> str:
+    """The message of a call that failed.
+
+    If the deadline passed, it has a line for each attempt, and for each of the ``providers`` that
+        was not asked.
+    """
+    if not isinstance(error, DeadlineExceeded):
+        return str(error)
+    asked = {attempt.provider for attempt in error.attempts}
+    lines = [described(attempt) for attempt in error.attempts]
+    lines += [f"{name}: not asked" for name in providers if name not in asked]
+    return "\n  ".join([f"{error}:", *lines]) if lines else str(error)
 
 
 def described(attempt: Attempt) -> str:

@@ -128,6 +128,13 @@ _DEADLINE = click.option(
     "--deadline", type=SECONDS, metavar="SECONDS", help="Limit for the whole call, waits included."
 )
 
+_FIRST_CHUNK = click.option(
+    "--first-chunk-timeout",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="Limit for the first text or thought of each attempt.",
+)
+
 _TIMEOUT = click.option(
     "--timeout",
     type=_timeout,
@@ -160,7 +167,7 @@ _SAMPLING = (
 
 _SETUP = (_STATE, _CONFIG)
 
-_WAY = (_DEADLINE, _TIMEOUT, _PROXY, *_SETUP, _QUIET)
+_WAY = (_DEADLINE, _FIRST_CHUNK, _TIMEOUT, _PROXY, *_SETUP, _QUIET)
 
 _CALL = (
     _PROVIDERS,
@@ -189,6 +196,7 @@ class Choices:
     temperature: float | None = None
     max_tokens: int | None = None
     deadline: float | None = None
+    first_chunk_timeout: float | None = None
     timeout: Timeout | None = None
     proxy: str | None = None
     stateless: bool = False
@@ -231,8 +239,9 @@ class Choices:
         elif why is None:
             providers = [settings.defaulting(token_cache=_USERS) for settings in providers]
         configuration = replace(configuration, providers=tuple(providers))
-        if self.deadline is not None:
-            configuration = configuration.having(deadline=self.deadline)
+        limits = {"deadline": self.deadline, "first_chunk_timeout": self.first_chunk_timeout}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        configuration = configuration.having(**given)
         if self.stateless:
             return configuration.having(health=None)
         # A file that the configuration names may be in another place.

@@ -35,6 +35,10 @@ EXIT_CODES = "docs/reference/cli.md#exit-codes"
 """The page that has every exit code."""
 
 
+TROUBLESHOOTING = "docs/troubleshooting.md"
+"""The page that explains the errors."""
+
+
 def overview() -> str:
     """What ``llmproviders --help`` prints."""
     return f"""\

@@ -10,6 +10,7 @@ import click
 
 from ..sandbox import Sandbox, parse_fault
 from ..sandbox._names import CLASS_NAMES
+from .exits import CommandError, Exit
 from .notes import put, say
 from .options import Number
 
@@ -64,7 +65,8 @@ def command(port: int, faults: tuple[tuple[str, dict[str, Any]], ...], delay: fl
     try:
         sandbox.start()
     except OSError as error:
-        raise click.UsageError(f"port {port} cannot be used: {error.strerror}") from None
+        message = f"port {port} cannot be used: {error.strerror}"
+        raise CommandError(message, Exit.USAGE) from None
     with sandbox:
         for name, value in sandbox.environ().items():
             put(f"export {name}={shlex.quote(value)}")

@@ -294,7 +294,9 @@ class Configuration:
 
     def nobody_to_ask(self) -> str:
         """The message for a missing provider: the reason, and what to do."""
-        where = f"{self.path} names no provider" if self.path else "no configuration"
+        where = "no configuration"
+        if self.path:
+            where = f'{self.path} names no provider (add one, or remove the "# " before one)'
         keys = [
             kind.environment_of(secrets_of(kind)[0])[0]
             for kind in REGISTRY.values()
@@ -359,15 +361,22 @@ def source_of(key: KeyFile | KeyVariable) -> str:
 
 
 def exposed(path: str | os.PathLike[str]) -> str | None:
-    """Advice for a file that others than its owner can read; None if they cannot."""
+    """Advice for a file that more people can read than should; None if there are none.
+
+    Another user's file is meant to be read by its group, and so is one that root gave to a group.
+    """
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except OSError as error:
         let_through(error)
         return None
-    if os.name != "posix" or not mode & 0o077:
+    if os.name != "posix":
         return None
-    return f"{path} can be read by others (mode {mode & 0o777:04o}); do: chmod 600 {path}"
+    is_shared = found.st_uid != os.geteuid() or (found.st_uid == 0 and found.st_gid != 0)
+    if not found.st_mode & (0o007 if is_shared else 0o077):
+        return None
+    remedy = f"chgrp GROUP {path}; chmod 640 {path}" if is_shared else f"chmod 600 {path}"
+    return f"{path} can be read by others (mode {found.st_mode & 0o777:04o}); do: {remedy}"
 
 
 def _is_named(kind: type[Provider]) -> bool:

@@ -16,6 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from .._printable import be_brief, one_line, printable
 from .._redact import redact
 from ..cli.arguments import FILE
+from ..cli.exits import CommandError
 from ..cli.files import WholeFile
 from ..cli.options import Choices, call_options
 from ..client import BaseClient
@@ -81,7 +82,8 @@ def _cell_line(choices: Choices, **options: Any) -> _Cell:
 
     {name} in the text is replaced with the notebook's variable of that name; {{name}} gives the
     braces themselves. The client is the one that %llm_config chose, or else the one from the
-    configuration; -p, --deadline, --config and --no-state make one for this cell.
+    configuration; -p, --deadline, --first-chunk-timeout, --config and --no-state make one for this
+    cell.
 
     Stopping the cell keeps the text so far on the page and closes the connection. NAME keeps its
     old value unless the reply is complete.
@@ -143,7 +145,7 @@ def _plainly() -> Iterator[None]:
     """Print errors without a traceback, whose frames are all of this package."""
     try:
         yield
-    except (click.ClickException, ConfigError, MissingVariableError) as error:
+    except (click.ClickException, CommandError, ConfigError, MissingVariableError) as error:
         words = error.format_message() if isinstance(error, click.ClickException) else str(error)
         raise UsageError(printable(words)) from error
     except LLMError as error:
@@ -193,10 +195,19 @@ def _client(
     asked: _Cell, shell: InteractiveShell, stack: ExitStack
 ) -> tuple[BaseClient | Conversation, dict[str, Any]]:
     choices = asked.choices
-    own = choices.providers or choices.deadline or choices.config or choices.stateless
+    own = (
+        choices.providers
+        or choices.deadline
+        or choices.first_chunk_timeout
+        or choices.config
+        or choices.stateless
+    )
     if asked.client is not None:
         if own:
-            raise click.UsageError("--client and -p, --deadline, --config, --no-state: choose one")
+            raise click.UsageError(
+                "--client and -p, --deadline, --first-chunk-timeout, --config, --no-state: "
+                "choose one"
+            )
         return _variable(shell, asked.client), _of_call(choices)
     usual = chosen()
     if usual is None or own:

@@ -8,6 +8,7 @@ import re
 import select
 import shlex
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,11 +74,66 @@ def open_pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_an_open_pipe_that_says_nothing(echo: Sandbox, open_pipe: tuple[int, int]) -> None:
-    """A pipe that a parent happens to hold open is left alone, and -v says so."""
-    with asking("one", "-v", stdin=open_pipe[0]) as process:
-        out, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, out) == (0, b"one\n")
-    assert b"standard input was left alone" in err
+    """A pipe that a parent holds open is left alone, and a line names both ways out; -q: none."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for options, stdin in (
+            ((), open_pipe[0]),
+            ((), ours.fileno()),
+            (("-v",), open_pipe[0]),
+            (("-q",), open_pipe[0]),
+            (("--no-stdin",), open_pipe[0]),
+        ):
+            with asking("one", *options, stdin=stdin) as process:
+                out, err = process.communicate(timeout=PATIENCE_S)
+            assert (process.returncode, out) == (0, b"one\n")
+            told = 0 if options in (("-q",), ("--no-stdin",)) else 1
+            assert err.count(b"standard input was left alone: nothing came within a sec") == told
+            assert err.count(b"--stdin waits for it, --no-stdin leaves it alone") == told
+
+
+def test_a_slow_writer(echo: Sandbox, open_pipe: tuple[int, int], tmp_path: Path) -> None:
+    """``--stdin`` waits for a command that takes longer than a second to write something."""
+    reader, writer = os.pipe()
+    file = tmp_path / "reply.txt"
+    with asking("one", "--stdin", "-o", str(file), stdin=reader) as waiting:
+        # This one starts later, waits for a second and ends.
+        with asking("one", stdin=open_pipe[0]) as process:
+            process.communicate(timeout=PATIENCE_S)
+        assert (waiting.poll(), file.exists()) == (None, False)
+        os.write(writer, b"data")
+        os.close(writer)
+        _, err = waiting.communicate(timeout=PATIENCE_S)
+    os.close(reader)
+    assert (waiting.returncode, err, file.read_text()) == (0, b"", "one\n\ndata\n")
+
+
+@pytest.mark.parametrize("stdin", [None, "", " \n"])
+@pytest.mark.parametrize("arguments", [("one",), ("-",), ()], ids=str)
+def test_standard_input_that_has_to_come(
+    echo: Sandbox, stdin: str | None, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With ``--stdin``, an empty input is an error: nothing is sent, and a file stays."""
+    file = tmp_path / "reply.txt"
+    file.write_text("old")
+    result = run(*ASK, "--stdin", "-o", str(file), *arguments, stdin=stdin)
+    assert (result.code, result.out, echo.count()) == (2, "", 0)
+    assert result.err.startswith("llmproviders: standard input is empty; ")
+    assert file.read_text() == "old"
+
+
+def test_a_file_that_was_begun(echo: Sandbox, tmp_path: Path) -> None:
+    """With ``--stdin``, the rest of a file that another program has begun to read is added."""
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    script = 'read -r first; "$@"'
+    done = subprocess.run(
+        ["bash", "-c", f"{{ {script}; }} < lines", "bash", *command(*ASK, "Why?", "--stdin")],
+        capture_output=True,
+        env=environ(),
+        cwd=tmp_path,
+        timeout=PATIENCE_S,
+    )
+    assert (done.stdout, done.stderr) == (b"Why?\n\ntwo\n", b"")
 
 
 def test_no_stdin(echo: Sandbox) -> None:
@@ -105,11 +161,14 @@ def test_a_writer_that_has_begun(echo: Sandbox) -> None:
 def test_standard_input_and_the_deadline(echo: Sandbox, open_pipe: tuple[int, int]) -> None:
     """Standard input that does not end is read until the deadline, and nothing is sent."""
     os.write(open_pipe[1], b"for ever")
-    for arguments in (("one", "--deadline", "0.5"), ("-", "--deadline", "0.5")):
-        with asking(*arguments, stdin=open_pipe[0]) as process:
+    for arguments in (("one",), ("-",), ("one", "--stdin")):
+        with asking(*arguments, "--deadline", "0.5", stdin=open_pipe[0]) as process:
             out, err = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, out) == (75, b"")
-        assert b"deadline" in err
+        assert err == (
+            b"llmproviders: the deadline passed before standard input ended:\n"
+            b"  OpenAICompatible: not asked\n"
+        )
     assert echo.count() == 0
 
 
@@ -261,7 +320,7 @@ def test_what_is_no_prompt(echo: Sandbox) -> None:
     """No text, or none in UTF-8, is wrong usage, and nothing is sent."""
     for arguments, stdin, words in [
         ((), None, "empty"),
-        ((), b"\xcf\xf0\xe8", "UTF-8"),
+        ((), b"\xcf\xf0\xe8", "iconv -c -f UTF-8 -t UTF-8"),
         (("look:",), b"\xcf\xf0\xe8", "iconv"),
     ]:
         result = run(*ASK, *arguments, stdin=stdin)

@@ -24,11 +24,13 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
+from llmproviders._account.keys import KeyFile, KeyVariable
 from llmproviders._environment import token_cache
 from llmproviders._http import certificates
 from llmproviders.cli.checks import (
     Finding,
     Level,
+    check_configuration,
     check_expiry,
     check_provider,
     check_proxies,
@@ -109,6 +111,67 @@ def test_a_reply_that_does_not_come(sandbox: Sandbox) -> None:
     finding = found(check_provider(asked, offline=True, live=True))["OpenAICompatible, reply"]
     assert finding.level is Level.FAIL
     assert "QuotaExceededError" in finding.text
+    page = finding.remedy.removeprefix("look it up in ")
+    assert (Path(__file__).parents[2] / page).is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (None, "write the key, and nothing else, into FILE"),
+        ("", "write the key, and nothing else, into FILE"),
+        ("Basic Zm9v", "write the key, and nothing else, into FILE"),
+        ("closed", "let this user read it: chown USER FILE; or chgrp GROUP, and chmod 640"),
+    ],
+)
+@pytest.mark.parametrize("base_url", [None, "https://giga.example/v1"])
+def test_a_key_file_without_a_key(
+    tmp_path: Path, base_url: str | None, content: str | None, remedy: str
+) -> None:
+    """What to do is about the file that the configuration names, whatever the address."""
+    file = tmp_path / "giga.key"
+    if content is not None:
+        file.write_text(content)
+    where = {} if base_url is None else {"base_url": base_url}
+    if content == "closed" and os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+
+    def told() -> tuple[str, str]:
+        if content == "closed":
+            file.chmod(0o600)
+            tmp_path.chmod(0o755)
+            become_nobody()
+        finding = check(GigaChat, api_key=KeyFile(file.name), **where)["GigaChat, key"]
+        return finding.level.name, finding.remedy
+
+    def in_folder() -> tuple[str, str]:
+        # Its path may lead through folders that are closed to others.
+        os.chdir(tmp_path)
+        return told()
+
+    assert forked(in_folder) == ("FAIL", remedy.replace("FILE", file.name))
+
+
+def test_a_variable_without_a_key() -> None:
+    """The variable that the configuration names is the one to set."""
+    finding = check(GigaChat, api_key=KeyVariable("WORK_KEY"))["GigaChat, key"]
+    assert (finding.level, finding.remedy) == (
+        Level.FAIL,
+        "set WORK_KEY to the key, and nothing else",
+    )
+
+
+def test_a_configuration_without_a_provider(home: Path) -> None:
+    """With a file there already, the remedy is to add to it, not to make it."""
+    for path, remedy in (
+        (None, "set a key, or write a file: llmproviders config init"),
+        (
+            home / "config.toml",
+            'set a key, or add a [[provider]] to the file: remove the "# " before one',
+        ),
+    ):
+        [finding] = check_configuration(Configuration((), path=path))
+        assert (finding.level, finding.remedy) == (Level.FAIL, remedy)
 
 
 def test_a_bundle_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from llmproviders import errors
+from llmproviders._environment import usage_file
 from llmproviders.cli.exits import MEANING, Exit, exit_of_error
 from llmproviders.results import Attempt
 from llmproviders.sandbox import Sandbox, parse_fault
+from tests.cli.conftest import Configure
 from tests.cli.process import Running, environ, run
 
 ASK = ("ask", "-p", "chatglm", "Why?")
@@ -69,6 +71,19 @@ def test_missing_key(home: Path) -> None:
     result = run("ask", "-p", "openai", "Why?")
     assert (result.code, result.out) == (Exit.CREDENTIALS, "")
     assert "OPENAI_API_KEY" in result.err
+
+
+@pytest.mark.parametrize("limit", ["deadline", "first_chunk_timeout"])
+def test_own_limits(at_sandbox: Sandbox, configure: Configure, limit: str) -> None:
+    """A minute that is full may pass, whichever time was too short for it; a spent day does not."""
+    provider = '[[provider]]\ntype = "openai"\n'
+    for line, code in (("per_minute = 1", Exit.TRY_LATER), ("per_day = 1", Exit.FAILED)):
+        configure(f"{provider}{line}\n[failover]\nattempts = 1\n{limit} = 5\n")
+        usage_file().unlink(missing_ok=True)
+        assert run("ask", "Why?").code == Exit.OK
+        result = run("ask", "Why?")
+        assert (result.code, result.out) == (code, "")
+        assert line.partition(" ")[0] in result.err
 
 
 def test_nobody_listens(refused_port: int) -> None:
@@ -164,6 +179,8 @@ def test_what_several_failures_mean() -> None:
     refused, blocked = errors.RefusedError("no"), errors.BlockedError("no")
     model = errors.ModelNotFoundError("no")
     bad = errors.InvalidRequestError("no", status_code=400)
+    late = errors.ProviderTimeout("no", retryable=False)
+    overtaken = errors.ProviderTimeout(errors.SLOWER, retryable=False)
     certificate = errors.ConnectionFailed("no", retryable=False)
     table = [
         ((key, busy, refused), 75),
@@ -173,6 +190,9 @@ def test_what_several_failures_mean() -> None:
         ((model, blocked), 69),
         ((bad,), 69),
         ((certificate,), 69),
+        ((model, late), 75),
+        ((blocked, overtaken), 69),
+        ((model, overtaken), 2),
     ]
     for failures, code in table:
         assert exit_of_error(_all_failed(*failures)) == code, failures

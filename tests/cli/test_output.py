@@ -56,6 +56,17 @@ def test_standard_output_by_name(at_sandbox: Sandbox, place: str, tmp_path: Path
     assert log.read_text() == f"before\n{piped.out}"
 
 
+def test_a_log_of_both(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """In a file or pipe that takes both, a note begins on a new line, and the reply is whole."""
+    reply = run(*ASK[:-1]).out
+    for script in ('"$@" > log 2>&1; cat log', '"$@" 2>&1 | cat'):
+        said = shell(script, *ASK[:-1], "-v", cwd=tmp_path).out
+        assert said.startswith(f"{reply}llmproviders: OpenAICompatible (sandbox-small): ")
+        assert "\n\n" not in said
+    apart = shell('"$@" > log 2> notes; cat log', *ASK[:-1], "-v", cwd=tmp_path)
+    assert apart.out == reply
+
+
 def test_a_process_that_reads(at_sandbox: Sandbox) -> None:
     """``-o >(cat)`` gives the reply to the process."""
     result = shell('"$@" >(tr a-z A-Z); wait $!', *ASK)

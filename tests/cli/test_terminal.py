@@ -466,9 +466,13 @@ def test_a_conversation_is_taken_up(at_sandbox: Sandbox, tmp_path: Path) -> None
     assert "is not a saved conversation" in result.err
 
 
-def test_sandbox_says_where_it_serves(home: Path) -> None:
-    """At a terminal the sandbox says where it serves and how to end it."""
-    with Terminal("sandbox") as terminal:
+@pytest.mark.parametrize("piped", [(), ("stdout",)], ids=str)
+def test_sandbox_says_where_it_serves(home: Path, piped: tuple[str, ...]) -> None:
+    """At a terminal the sandbox says where it serves and how to end it, also if only that is there.
+
+    ``sandbox > llm.env`` would look as if it hung.
+    """
+    with Terminal("sandbox", piped=piped) as terminal:
         shown = terminal.read_until("Ctrl-C ends it")
         assert re.search(r"serving at http://127\.0\.0\.1:\d+;", plain(shown))
         terminal.type("\x03")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -120,6 +121,87 @@ def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
     result = run(*arguments)
     assert (result.code, result.out) == (2, "")
     assert said in result.err
+
+
+@pytest.mark.usefixtures("at_sandbox")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*ASK, "-o", ".", "Why?"), ". is a folder; name a file"),
+        ((*ASK, "-o", "no/reply.txt", "Why?"), "no; make it first"),
+        ((*ASK, "--schema", "nowhere.json", "Why?"), "nowhere.json cannot be read: No such file"),
+        ((*ASK, "--lock", "in.jsonl", "Why?", "--no-stdin"), "the lock cannot be made"),
+        ((*ASK, "-"), "standard input is not UTF-8 (byte 0)"),
+        (("batch", "nowhere.jsonl", "-o", "out.jsonl"), "File 'nowhere.jsonl' does not exist"),
+        (("batch", ".", "-o", "out.jsonl"), "File '.' is a directory"),
+        (("batch", "in.jsonl", "-o", "no/out.jsonl"), "no; make it first"),
+        (("batch", "in.jsonl", "-o", "o", "--report", "no/r.html"), "no; make it first"),
+        (("batch", "in.jsonl", "-o", "o", "-p", "openai"), "two requests have the id 'one'"),
+        (("chat", "-p", "openai", "--load", "nowhere.json"), "nowhere.json cannot be read"),
+        (("sandbox", "--port", "PORT"), "PORT cannot be used"),
+    ],
+)
+def test_what_is_in_the_way(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """Where the command was typed well, the reason is all that is told, without usage lines."""
+    (tmp_path / "in.jsonl").write_text('{"id": "one", "prompt": "?"}\n' * 2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = (port if word == "PORT" else word for word in arguments)
+        result = run(*words, stdin=b"\xff", cwd=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    told = [line for line in result.err.splitlines() if not line.startswith("Talking to ")]
+    assert len(told) == 1
+    assert told[0].startswith("llmproviders: ")
+    assert said.replace("PORT", port) in told[0]
+
+
+def test_the_deadline_passes(at_sandbox: Sandbox) -> None:
+    """Who was asked until then, and for how long, is told in a line each, and who was not."""
+    at_sandbox.fail("openai", status=503)
+    at_sandbox.fail("openai", stall=True, before_head=True, times=9)
+    asked = ("-p", "openai", "-p", "gigachat", "-p", "chatglm", "--deadline", "4", "--no-state")
+    told = re.compile(
+        r"llmproviders: the deadline of the call passed:\n"
+        r"  OpenAICompatible \(sandbox-small\): ServerError after \d\.\d\d s: .+\n"
+        r"  OpenAICompatible \(.+\) after a wait of .+ s: DeadlineExceeded after \d\.\d\d s: .+\n"
+        r"  GigaChat: not asked\n"
+        r"  ChatGLM: not asked\n"
+    )
+    result = run("ask", "Why?", *asked)
+    assert (result.code, result.out) == (75, "")
+    assert told.fullmatch(result.err)
+    at_sandbox.fail("openai", stall=True, before_head=True)
+    result = run("chat", *asked, "--deadline", "0.5", stdin="Why?\n")
+    assert "passed:\n  OpenAICompatible (sandbox-small): DeadlineExceeded after 0." in result.err
+    assert "\n  GigaChat: not asked\n" in result.err
+
+
+def test_the_deadline_passes_after_text(at_sandbox: Sandbox) -> None:
+    """The exit code stays that of an incomplete reply, and --json has the error's own words."""
+    for options in ((), ("--json",)):
+        at_sandbox.fail("chatglm", stall=True, cut_after=3)
+        result = run(*ASK, "Why?", "-p", "openai", "--deadline", "2", "--no-state", *options)
+        assert result.code == 3
+        assert "OpenAICompatible: not asked" in result.err
+        assert "This is the" in result.out
+    assert json.loads(result.out)["error"]["type"] == "DeadlineExceeded"
+
+
+@pytest.mark.usefixtures("no_retries")
+def test_a_service_that_says_nothing(at_sandbox: Sandbox, rows: Path) -> None:
+    """``--first-chunk-timeout`` has ask, batch and chat try the next one."""
+    out = rows.with_name("out.jsonl")
+    for words, stdin in (
+        (("ask", "Why?"), None),
+        (("batch", str(rows), "-o", str(out)), None),
+        (("chat",), "Why?\n"),
+    ):
+        at_sandbox.fail("chatglm", stall=True, before_head=True, times=9)
+        options = ("-p", "chatglm", "-p", "openai", "--first-chunk-timeout", "0.5", "--no-state")
+        result = run(*words, *options, stdin=stdin)
+        assert result.code == 0, result.err
+        assert "OpenAI-compatible" in (out.read_text() if words[0] == "batch" else result.out)
+    assert run("ask", "Why?", "--first-chunk-timeout", "0").code == 2
 
 
 def test_a_certificate_that_cannot_be_fetched(refused_port: int, home: Path) -> None:

@@ -23,6 +23,7 @@ from llmproviders.config._types import LOCAL_SERVERS
 from llmproviders.providers import REGISTRY
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
+from tests.reliability.childs import as_root
 
 KEY = "c2VjcmV0LWlkOnNlY3JldC1zZWNyZXQ="
 GUESTS = {kind.__name__: kind for kind in REGISTRY.values() if "api_key" not in arguments_of(kind)}
@@ -145,8 +146,9 @@ class TestWithoutConfiguration:
         for way in ("GIGACHAT_CREDENTIALS", "config init", "-p ollama", "-p chatglm", "demo"):
             assert way in str(caught.value)
         path.write_text("[failover]\nattempts = 1\n")
-        with pytest.raises(NoProviderError, match=f"{path} names no provider"):
+        with pytest.raises(NoProviderError, match=f"{path} names no provider") as caught:
             FailoverClient.from_config(path)
+        assert 'remove the "# " before one' in str(caught.value)
 
 
 class TestFromConfig:
@@ -519,6 +521,20 @@ class TestKeys:
         key.chmod(0o600)
         assert load(path).warnings == ()
 
+    @as_root
+    @pytest.mark.parametrize(("owner", "group"), [(0, 12345), (4321, 12345)])
+    def test_a_key_for_a_group(self, path: Path, owner: int, group: int) -> None:
+        """A key that its owner gave to a group is no problem; open to all, it keeps its readers."""
+        key = path.parent / "a.key"
+        key.write_text(KEY)
+        os.chown(key, owner, group)
+        key.chmod(0o640)
+        path.write_text('[[provider]]\ntype = "gigachat"\napi_key_file = "a.key"\n')
+        assert load(path).warnings == ()
+        key.chmod(0o644)
+        [warning] = load(path).warnings
+        assert warning.endswith(f"(mode 0644); do: chgrp GROUP {key}; chmod 640 {key}")
+
 
 class TestOrigins:
     def test_each_value_has_one(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,6 +572,7 @@ EVALUATED = """
 from typing import Optional, Union
 from llmproviders.provider import Key
 from llmproviders.testing import ScriptedProvider
+from tests.reliability.childs import as_root
 
 class Evaluated(ScriptedProvider):
     def __init__(

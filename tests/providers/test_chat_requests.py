@@ -227,7 +227,7 @@ class TestHistory:
         ],
     )
     def test_which_call_a_result_belongs_to(self, result: dict[str, Any], called: str) -> None:
-        """It is the one that it names, else the first of its function, else the first without one."""
+        """It is the one that it names, else the first of its function, else the first one."""
         calls = [{"id": c, "function": {"name": f, "arguments": "{}"}} for c, f in ("ax", "by")]
         messages = [
             {"role": "user", "content": "Go"},
