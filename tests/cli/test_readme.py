@@ -142,8 +142,8 @@ def test_the_notebook(
 
 
 def _words(text: str) -> str:
-    """Return what was said, without figures, white space and the line breaks of a terminal."""
-    return re.sub(r"[\d.]+ s|\s", "", text)
+    """Return what was said, without times, ports, white space and the line breaks of a terminal."""
+    return re.sub(r"[\d.]+ s|(?<=:)\d{4,5}|\s", "", text)
 
 
 def test_the_recording_shows_the_demo() -> None:
