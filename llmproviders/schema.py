@@ -126,6 +126,8 @@ class Schema:
             return _of_json(_dump_given(schema))
         if isinstance(schema, str):
             raise InvalidRequestError("schema is a type or a dict, not a text; use json.loads()")
+        if {"__dataclass_fields__", "model_fields"}.intersection(dir(type(schema))):
+            raise InvalidRequestError(f"schema is a value; pass its type, {type(schema).__name__}")
         try:
             return _of_type(schema)
         except TypeError as error:
@@ -448,11 +450,7 @@ def _of_type(kind: Any) -> Schema:
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(_with_typed_dicts(kind))
         made = adapter.json_schema()
-    except (
-        pydantic.PydanticUserError,
-        pydantic.errors.PydanticInvalidForJsonSchema,
-        NameError,
-    ) as error:
+    except (pydantic.PydanticUserError, NameError) as error:
         # Its frames keep the frame that called them, as those of a signal handler do.
         raise InvalidRequestError(
             f"schema: {shown(kind)} has no JSON Schema: {error}"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmproviders import InvalidRequestError, SchemaError
-from llmproviders.testing import ScriptedProvider
+from llmproviders import (
+    FailoverClient,
+    InvalidRequestError,
+    LLMError,
+    OpenAICompatible,
+    SchemaError,
+)
+from llmproviders.testing import RawServer, ScriptedProvider, http_response, keep_alive
 
 REPLY = ScriptedProvider(["Yes."]).complete("Hi")
+ORDER = make_dataclass("Order", ["count"])(3)
 AROUND = {"name": "o", "schema": {"type": "object"}}
 
 
@@ -21,6 +29,7 @@ AROUND = {"name": "o", "schema": {"type": "object"}}
         ({"response_format": int}, "pass a type as schema="),
         ({"schema": {"type": "json_schema", "json_schema": AROUND}}, "pass the inner one"),
         ({"schema": AROUND}, "pass the inner one"),
+        ({"schema": ORDER}, "pass its type, Order"),
         ({"max_tokens": "200"}, "max_tokens must be a whole number, not '200'"),
         ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
         ({"seed": 2**70}, "seed must be a whole number of 64 bits"),
@@ -58,3 +67,25 @@ def test_broken_json() -> None:
     """JSON with a slip is told as such, with the place."""
     with pytest.raises(SchemaError, match=r"no JSON value in it: .* at position"):
         ScriptedProvider(['{"wrong": "JSON",}']).complete("Hi", schema={"type": "object"})
+
+
+def test_an_address_that_is_too_long() -> None:
+    """A ``base_url`` that has the path of the chat is told without it, if nothing is there."""
+    with (
+        RawServer(keep_alive(http_response(404))) as server,
+        OpenAICompatible(base_url=f"{server.url}/v1/chat/completions", model="m") as provider,
+        pytest.raises(LLMError, match=r"base_url is .*; leave out /chat/completions"),
+    ):
+        provider.complete("Hi")
+
+
+def test_the_reason_of_another_try(caplog: pytest.LogCaptureFixture) -> None:
+    """The line about another try says why the connection failed."""
+    provider = OpenAICompatible(base_url="http://127.0.0.1:9/v1", model="m")
+    with (
+        caplog.at_level("INFO", logger="llmproviders"),
+        FailoverClient([provider], attempts=2, wait=lambda _: 0.0) as client,
+        pytest.raises(LLMError),
+    ):
+        client.complete("Hi")
+    assert any("127.0.0.1:9" in line for line in caplog.messages)

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log
-from typing import Any
+from typing import Any, ClassVar
 
 from llmproviders._request import SAMPLING
 from llmproviders._runtime.scope import CancelScope
@@ -196,6 +196,7 @@ class _Nothing:
     status = 200
     content_type = ""
     request_id: str | None = None
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, scope: CancelScope) -> None:
         self.scope = scope
