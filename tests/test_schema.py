@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Annotated, Any, Dict, List, Literal, Optional, TypedDict, Union  # noqa: UP035
 
 import pydantic
@@ -108,8 +109,16 @@ def answered(status: int, value: object) -> list[bytes]:
 
 
 def native(server: RawServer, **arguments: Any) -> Native:
-    """A provider for a server, with the native form."""
-    return Native(base_url=f"{server.url}/v1", api_key="k", model="m", **arguments)
+    """A provider for a server, with the native form.
+
+    Each has a model of its own: a refusal is remembered by address and model for as long as the
+    process lives, and a later server may get the same port.
+    """
+    model = f"m{next(_MODELS)}"
+    return Native(base_url=f"{server.url}/v1", api_key="k", model=model, **arguments)
+
+
+_MODELS = count()
 
 
 def bodies(server: RawServer) -> list[dict[str, Any]]:
