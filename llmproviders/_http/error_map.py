@@ -67,6 +67,7 @@ _CONTAINERS = (
     "headers",
     "response",
     "fault",
+    "data",
 )
 
 _CODE_FIELDS = names(

@@ -23,7 +23,9 @@ from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import fold
 from ..provider import Fetch, Provider
 from ..results import FinishReason, Reasoning
-from ._chat_completions import error_in_event
+from ._chat_completions import error_in_event, failure_in
+
+_STATUSES = ("init", "finish", "intervene")
 
 
 def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
@@ -33,7 +35,14 @@ def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
     if type(data) is Document and data.lstrip().startswith(b"<"):
         return {}, page_error(data)
     event = decode_object(data)
-    return event, None if isinstance(event.get("status"), str) else _refusal(event)
+    status, error = event.get("status"), event.get("last_error")
+    if status in _STATUSES:
+        return event, None
+    if not isinstance(status, str):
+        return event, _refusal(event)
+    # A word or digits; only an object without parts can be an error.
+    failed = error or ("parts" not in event and failure_in(event, whole=True) is not None)
+    return event, error_of(error or event) if failed else None
 
 
 def _learn(frame: EventTemplate, data: bytes, parts: Mapping[str, _Text], said: _PartTexts) -> None:
@@ -72,6 +81,10 @@ class _PartTexts:
         if len(pieces) > 1:
             pieces[:] = ["".join(pieces)]
         return pieces[0]
+
+    def spoke(self) -> bool:
+        """Whether any part has more than space."""
+        return any("".join(pieces).strip() for pieces in self._seen.values())
 
     def append(self, added: str) -> None:
         """Add to the growing part."""
@@ -246,7 +259,7 @@ class ChatGLM(Provider):
                 continue
             event, refusal = _event(data)
             if refusal is not None:
-                if said.speaking is None or isinstance(refusal, ProtocolError):
+                if not said.spoke() or isinstance(refusal, ProtocolError):
                     raise refusal
                 raise StreamInterrupted.of(refusal) from refusal
             status = event["status"]

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from .._account.settings import USER_AGENT
 from .._http.decoding import Document, decode_json, expect
-from .._http.error_map import message_of
+from .._http.error_map import error_of, message_of
 from .._http.error_rules import is_challenge
 from .._http.types import HTTPRequest, HTTPResponse
 from .._redact import Redacted, Secret, conceal
 from .._request import ChatRequest
 from .._signals import ignoring
-from ..errors import AuthenticationError, BlockedError, LLMError, ProtocolError, ServerError
+from ..errors import AuthenticationError, BlockedError, LLMError, ProtocolError
 from ..messages import fold
 from ..provider import Fetch, Provider
 from ..results import FinishReason
@@ -143,10 +143,12 @@ class ChatGptt(Provider):
         answer = expect(decode_json(body), dict, "an object")
         data = answer.get("data")
         if answer.get("status") != "success" or not isinstance(data, str):
-            said = message_of(answer) or "without a reason"
-            if any(word in said.lower() for word in _STALE_WORDS):
+            said = message_of(answer)
+            if said is None:
+                answer = {**answer, "message": "without a reason"}
+            elif any(word in said.lower() for word in _STALE_WORDS):
                 raise _stale(said)
-            raise ServerError(f"the site reports an error: {said}", detail=said)
+            raise error_of(answer)
         yield data
         yield FinishReason("stop", raw="")
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from .._account.settings import USER_AGENT
 from .._http.decoding import EventTemplate, decode_object, expect
+from .._http.error_map import error_of
 from .._http.types import HTTPRequest, HTTPResponse
-from .._redact import redact
 from .._request import ChatRequest
-from ..errors import ServerError, StreamInterrupted
+from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import without_tools
 from ..provider import Fetch, Provider
 from ..results import FinishReason
+from ._chat_completions import failure_in
 
 _AUTHORIZATION = "Bearer null"
 
@@ -96,12 +97,12 @@ class FlowGpt(Provider):
             if text is None:
                 try:
                     text = _text_of(line)
-                except ServerError as error:
-                    if begun:
+                except LLMError as error:
+                    if begun and not isinstance(error, ProtocolError):
                         raise StreamInterrupted.of(error) from error
                     raise
                 yield text
-                if text:
+                if text.strip():
                     begun = True
                     frame.learn(line, text, lambda one, other: _text_of(one) == other)
             else:
@@ -110,16 +111,20 @@ class FlowGpt(Provider):
 
 
 def _text_of(line: bytes) -> str:
-    """The text of an event; "" for a blank line or an event of another kind."""
+    """The text of an event; "" for a blank line or an event of another kind.
+
+    Raises:
+        LLMError: it reports an error, or cannot be understood.
+    """
     if not line.strip():
         return ""
     event = decode_object(line)
-    kind, data = event.get("event"), event.get("data")
-    if kind == "error":
-        raise ServerError(f"the service reports an error: {redact(str(data))[:300]}")
+    kind = event.get("event")
+    if kind == "error" or (kind is None and failure_in(event, whole=True) is not None):
+        raise error_of(event)
     if kind != "text":
         return ""
-    return expect(data, str, "data")
+    return expect(event.get("data"), str, "data")
 
 
 def _headers() -> dict[str, str]:

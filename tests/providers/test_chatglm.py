@@ -492,6 +492,14 @@ class TestEnd:
             ({"message": "busy", "status": 1}, "", ServerError),
             ({"message": "busy", "status": 1}, "text/event-stream", ServerError),
             ({"message": "busy"}, "text/event-stream", ServerError),
+            ({"message": "busy", "status": "10041"}, "application/json", ServerError),
+            ({"msg": "limit", "code": 429, "status": "error"}, "text/plain", RateLimitError),
+            ({"msg": "bad", "status": "400"}, "text/event-stream", InvalidRequestError),
+            (
+                event("error", last_error={"error_code": 429, "error_msg": "limit"}),
+                "text/event-stream",
+                RateLimitError,
+            ),
             ({"other": 1}, "application/json", ProtocolError),
             (["x"], "application/json", ProtocolError),
         ],
@@ -523,6 +531,13 @@ class TestEnd:
             error = read(canned(ChatGLM, page).stream("Hi")).error
             assert type(error) is ProtocolError
             assert "web page" in str(error)
+
+    @pytest.mark.parametrize("blank", ["", " ", "\n\n"])
+    def test_an_error_after_a_blank_piece_is_not_cut(self, blank: str) -> None:
+        """An error keeps its class until there is text; space alone is none."""
+        busy = {"message": "limit", "status": 429}
+        events = [event("init", part("p", text(blank * size))) for size in (1, 2, 3)]
+        assert type(ask(*events, busy).error) is RateLimitError
 
     def test_an_event_named_error(self) -> None:
         """It is an error of the service's, before text and after it."""

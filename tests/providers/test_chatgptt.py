@@ -20,6 +20,8 @@ from llmproviders import (
     LLMError,
     ModelNotFoundError,
     ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
     ServerError,
     StreamInterrupted,
 )
@@ -34,6 +36,7 @@ HTML = {"Content-Type": "text/html; charset=UTF-8"}
 JSON = "application/json"
 NONCES = ("a1b2c3d4e5", "f6a7b8c9d0", "0123456789")
 SAID = {"status": "success", "data": "It scatters.", "msg": ""}
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
 FINE = Canned(json.dumps(SAID).encode(), JSON)
 CHALLENGES = (
     b"<html><head><title>Just a moment...</title></head><body></body></html>",
@@ -369,7 +372,17 @@ class TestReply:
             (b"", JSON, ProtocolError, "neither JSON nor events"),
             (b"<html>Hello</html>", "text/html", ProtocolError, "not JSON"),
             (CHALLENGES[0], "text/html", BlockedError, "stands before https://chatgptt.me"),
-            ({"error": {"message": "slow down", "code": 429}}, JSON, ServerError, "slow down"),
+            ({"error": {"message": "slow down", "code": 429}}, JSON, RateLimitError, "slow down"),
+            ({"status": "error", "msg": "Rate limit reached"}, JSON, RateLimitError, "Rate limit"),
+            ({"status": "error", "msg": QUOTA}, JSON, QuotaExceededError, QUOTA),
+            ({"success": False, "data": {"message": QUOTA}}, JSON, QuotaExceededError, QUOTA),
+            (
+                {"success": False, "data": [{"code": "rate_limited", "message": "wait"}]},
+                JSON,
+                RateLimitError,
+                "wait",
+            ),
+            ({"status": "error", "msg": "Unknown model: x"}, JSON, ModelNotFoundError, "model: x"),
         ],
     )
     def test_errors_with_status_200(

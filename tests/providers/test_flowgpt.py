@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from llmproviders import (
+    AuthenticationError,
     EmptyReplyError,
     FlowGpt,
+    LLMError,
     ModelNotFoundError,
     ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
     ServerError,
     StreamInterrupted,
 )
@@ -173,6 +177,33 @@ class TestReply:
         error = ask(*before, {"event": "error", "data": data}).error
         assert isinstance(error, StreamInterrupted if before else ServerError)
         assert "overloaded" in str(error) or not data or data == 7
+
+    @pytest.mark.parametrize(
+        ("line", "cls", "said"),
+        [
+            ({"event": "error", "data": "You exceeded your quota"}, QuotaExceededError, "quota"),
+            ({"event": "error", "data": "Rate limit reached"}, RateLimitError, "Rate limit"),
+            ({"event": "error", "data": {"code": 429, "message": "m7"}}, RateLimitError, "m7"),
+            ({"event": "error", "code": 429, "data": "m7"}, RateLimitError, "m7"),
+            ({"event": "error", "message": "Unknown model: x"}, ModelNotFoundError, "model: x"),
+            ({"code": 401, "message": "Signature is wrong"}, AuthenticationError, "Signature"),
+            ({"error": {"message": "slow down"}}, RateLimitError, "slow down"),
+            ({"message": "Insufficient balance"}, QuotaExceededError, "Insufficient balance"),
+        ],
+    )
+    def test_the_class_of_an_error(self, line: Any, cls: type[LLMError], said: str) -> None:
+        """Codes and words give it, also without an event; blank pieces before it do not matter."""
+        for before in ([], [{"event": "text", "data": " "}] * 3):
+            error = ask(*before, line).error
+            assert type(error) is cls
+            assert said in str(error.detail)
+        assert type(ask({"event": "text", "data": "a"}, line).error) is StreamInterrupted
+
+    def test_it_asks_to_wait(self) -> None:
+        """A wait in the words of an error is read."""
+        error = ask({"event": "error", "data": "Rate limit reached. Try again in 20s."}).error
+        assert isinstance(error, RateLimitError)
+        assert error.retry_after == 20
 
     @pytest.mark.parametrize(
         "lines", [[], [b""], [{"event": "end"}], [{"event": "text", "data": " "}]]
