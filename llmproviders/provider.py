@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from ._account.slots import Slot
 from ._checks import nearest
 from ._http.decoding import whole_characters
 from ._http.error_map import complete_error
+from ._http.reading import ReplyReader
 from ._http.types import HTTPRequest, HTTPResponse, Limits, Sender, Timeout, Trust
 from ._log import logger
 from ._printable import whole_units
@@ -521,7 +522,7 @@ class _AttemptRun:
                 try:
                     with _Step(provider, "prepare"):
                         call = make(self._fetch)
-                    with closing(self._fetch(call)) as reply:
+                    with ReplyReader(self._fetch(call), self._scope) as reply:
                         with _Step(provider, "parse"):
                             value = read(reply)
                         reply.finish()

@@ -55,6 +55,7 @@ from tests.support.rawserver import Script
 
 SHORT = goldens("gigachat", name="short")[0]
 QUESTION = "Why is the sky blue?"
+_WRONG_SCOPE = "scope from db not fully includes consumed scope"
 KEY = base64.b64encode(b"some-client-id:some-client-secret").decode()
 PATIENCE_S = 20.0
 WEATHER = {
@@ -476,6 +477,43 @@ class TestTokenService:
         with pytest.raises((ServerError, ConnectionFailed)) as caught:
             giga.complete(QUESTION)
         assert f"no access token from {sandbox.url}/api/v2/oauth: " in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("answer", "kind", "said"),
+        [
+            ({"status": 429, "message": "Too Many Requests"}, RateLimitError, "Too Many Requests"),
+            ({"code": 7, "message": _WRONG_SCOPE}, InvalidRequestError, "not for the scope"),
+            ({"code": 6, "message": "doesn't match"}, AuthenticationError, "refused the author"),
+            ({"error": {"message": "fell off"}}, ServerError, "fell off"),
+            ({"message": "fell off"}, ServerError, "fell off"),
+        ],
+    )
+    def test_an_error_with_status_200(
+        self, raw_server: RawServerFactory, answer: Any, kind: type[LLMError], said: str
+    ) -> None:
+        """It has its own class and words, advice, and the wait of the answer's headers."""
+        headers = {"Content-Type": "application/json", "Retry-After": "7"}
+        server = raw_server(http_response(200, headers, json.dumps(answer).encode()))
+        with (
+            GigaChat(auth_url=f"{server.url}/oauth", api_key=KEY) as client,
+            pytest.raises(kind, match=said) as caught,
+        ):
+            client.complete(QUESTION)
+        words = (answer.get("error") or answer)["message"]
+        assert words in str(caught.value)
+        assert caught.value.detail == words
+        assert caught.value.retry_after == (7 if caught.value.retryable else None)
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("call", ["embed", "count_tokens"])
+    def test_an_error_about_texts_with_status_200(self, call: str) -> None:
+        """It is raised by its own class and words, with the wait of the reply's headers."""
+        body = b'{"status": 429, "message": "Too Many Requests"}'
+        reply = Canned(body, "application/json", headers={"retry-after": "7"})
+        client = with_sender(GigaChat, Sender(reply), access_token="some-token")
+        with pytest.raises(RateLimitError, match="Too Many Requests") as caught:
+            getattr(client, call)("text")
+        assert caught.value.retry_after == 7
 
     def test_empty_answer(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """An answer without a token is told apart."""
@@ -908,7 +946,7 @@ class TestRest:
 
     def test_retry_after(self, sandbox: Sandbox, giga: GigaChat) -> None:
         """A wait that the service asks for survives the better words."""
-        sandbox.fail("gigachat", status=429, headers={"Retry-After": "7"})
+        sandbox.fail("gigachat", status=429, headers={"retry-after": "7"})
         with pytest.raises(RateLimitError) as caught:
             giga.complete(QUESTION)
         assert caught.value.retry_after == 7

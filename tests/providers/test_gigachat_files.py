@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,9 @@ from llmproviders import (
     LLMError,
     ModelNotFoundError,
     ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
+    ServerError,
 )
 from llmproviders._environment import uploads_file
 from llmproviders.errors import UnsupportedError
@@ -33,6 +37,7 @@ from tests.support.calls import Canned, Sender, with_sender
 from tests.support.http_bytes import http_response
 from tests.support.processes import Child
 from tests.support.promise import read
+from tests.support.rawserver import keep_alive
 
 PNG = b"\x89PNG\r\n\x1a\n--boundary\r\n\r\n\x00\xff not really a picture"
 QUESTION = "What is in it?"
@@ -161,6 +166,90 @@ class TestCalls:
             )
             with pytest.raises(ProtocolError, match=words):
                 client.files()
+
+    @pytest.mark.parametrize("call", ["upload", "attach", "download", "delete", "files"])
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            ({"status": 429, "message": "Too Many Requests"}, RateLimitError),
+            ({"error": {"message": "Insufficient balance"}}, QuotaExceededError),
+            ({"code": 503, "message": "busy"}, ServerError),
+        ],
+    )
+    def test_an_error_with_status_200(
+        self, picture: Path, call: str, answer: Any, kind: type[LLMError]
+    ) -> None:
+        """It is raised by its own class and words, with the wait of the reply's headers."""
+        body, headers = json.dumps(answer).encode(), {"retry-after": "7"}
+        reply = Canned(body, "application/json", headers=headers, request_id="r7")
+        client = with_sender(GigaChat, Sender(*[reply] * 3), access_token="some-token")
+        calls: dict[str, Callable[[], object]] = {
+            "upload": lambda: client.upload(picture),
+            "attach": lambda: client.complete("?", attach=[picture]),
+            "download": lambda: client.download(DRAWN),
+            "delete": lambda: client.delete(DRAWN),
+            "files": client.files,
+        }
+        with pytest.raises(kind) as caught:
+            calls[call]()
+        assert (answer.get("error") or answer)["message"] in str(caught.value)
+        assert reply.closed
+        if call != "attach":
+            assert caught.value.request_id == "r7"
+            assert caught.value.retry_after == (7 if caught.value.retryable else None)
+
+    def test_a_file_that_looks_like_an_error(self) -> None:
+        """A text file comes as it is, whatever is in it, and so does JSON that is no error."""
+        for content, label in (
+            (b'{"status": 429, "message": "Too Many Requests"}', "text/plain"),
+            (b'{"status": 429, "message": "Too Many Requests"}', "application/octet-stream"),
+            (b'{"message": "Hello"}', "application/json"),
+            (b"{", "application/json"),
+        ):
+            client = with_sender(GigaChat, Sender(Canned(content, label)), access_token="a-token")
+            assert client.download(DRAWN) == content
+
+    @pytest.mark.parametrize("body", [b"", b"OK", b'{"id": "x", "deleted": true}', b"[]"])
+    def test_what_a_deletion_answers(self, body: bytes) -> None:
+        """Anything but an error means that the file is gone."""
+        reply = Canned(body, "application/json")
+        with_sender(GigaChat, Sender(reply), access_token="some-token").delete(DRAWN)
+        assert reply.finished
+
+    @pytest.mark.parametrize("field", ["filename", "bytes", "created_at", "purpose"])
+    def test_only_the_id_is_needed(
+        self, raw_server: RawServerFactory, picture: Path, field: str
+    ) -> None:
+        """A file that is attached needs no more of the upload's answer than its id."""
+        answer = {name: value for name, value in LISTED.items() if name != field}
+        said = {"choices": [{"message": {"content": "A cat."}, "finish_reason": "stop"}]}
+        replies = [
+            http_response(200, {"Content-Type": "application/json"}, json.dumps(one).encode())
+            for one in (answer, said)
+        ]
+        server = raw_server(keep_alive(*replies))
+        with GigaChat(base_url=f"{server.url}/v1", access_token="some-token") as giga:
+            assert giga.complete(QUESTION, attach=[picture]).text == "A cat."
+
+    @pytest.mark.parametrize("call", ["upload", "download", "delete"])
+    def test_what_to_do_about_a_file(
+        self, raw_server: RawServerFactory, picture: Path, call: str
+    ) -> None:
+        """An error names the file that the service lacks, or that is too large for it."""
+        status, said = (413, "is too large") if call == "upload" else (404, "the service has no")
+        body = json.dumps({"status": status, "message": "Not Found"}).encode()
+        server = raw_server(http_response(status, {"Content-Type": "application/json"}, body))
+        name = picture.name if call == "upload" else DRAWN
+        with (
+            GigaChat(base_url=f"{server.url}/v1", access_token="some-token") as giga,
+            pytest.raises(InvalidRequestError) as caught,
+        ):
+            getattr(giga, call)(picture if call == "upload" else name)
+        error = caught.value
+        assert said in str(error)
+        assert repr(name) in str(error)
+        assert "prompt" not in str(error)
+        assert (error.status_code, error.detail) == (status, "Not Found")
 
     @pytest.mark.parametrize("size", [40_000_000, 40_000_001])
     def test_the_largest_content(self, size: int) -> None:

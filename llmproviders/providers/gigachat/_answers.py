@@ -7,9 +7,12 @@ from typing import Any
 
 from ..._checks import is_count
 from ..._http.decoding import Kind, decode_json, expect, expect_number
+from ..._http.error_map import error_of
 from ..._http.types import HTTPResponse
 from ..._redact import redact
+from ..._signals import let_through
 from ...errors import ProtocolError
+from .._chat_completions import failure_in
 
 MAX_FILE = 40_000_000
 """The largest size in bytes of a file that the service keeps."""
@@ -73,19 +76,72 @@ class UploadedFile:
     @classmethod
     def read(cls, reply: HTTPResponse) -> UploadedFile:
         """Read the answer to an upload."""
-        return cls.from_json(decode_json(reply.read()))
+        return cls.from_json(_uploaded(reply))
+
+
+def read_id(reply: HTTPResponse) -> str:
+    """Read the id in the answer to an upload."""
+    return _word(_uploaded(reply), "id")
+
+
+def _uploaded(reply: HTTPResponse) -> Any:
+    entry = decode_json(reply.read())
+    _check(entry, "id")
+    return entry
+
+
+def read_entries(reply: HTTPResponse, path: str, count: int) -> list[dict[str, Any]]:
+    """Read what ``path`` answers about ``count`` texts: an entry for each."""
+    answer = decode_json(reply.read())
+    _check(answer, "data")
+    entries = answer.get("data") if isinstance(answer, dict) else answer
+    if not isinstance(entries, list) or len(entries) != count:
+        raise ProtocolError(f"the reply to {path} does not have an entry for each text")
+    return entries
 
 
 def read_content(reply: HTTPResponse) -> bytes:
     """Read a file's content.
 
     Raises:
+        LLMError: the error that came instead of it, as a JSON object.
         ProtocolError: it is larger than any file that the service keeps.
     """
     content = reply.read(MAX_FILE + 1)
     if len(content) > MAX_FILE:
         raise ProtocolError(f"the file is larger than {MAX_FILE} bytes")
+    # A text file may look like an error; its label is another.
+    if reply.content_type == "application/json":
+        _check_json(content, None)
     return content
+
+
+def read_deletion(reply: HTTPResponse) -> None:
+    """Read the answer to a deletion; whatever is no error is a success."""
+    _check_json(reply.read(), "id")
+
+
+def _check_json(data: bytes, due: str | None) -> None:
+    try:
+        answer = decode_json(data)
+    except ProtocolError as error:
+        let_through(error)
+        return
+    _check(answer, due)
+
+
+def _check(answer: Any, due: str | None) -> None:
+    """Raise the error that an answer of status 200 holds.
+
+    Args:
+        answer: its JSON.
+        due: the field that it must have; without it, a message alone is also an error. None: only
+            what certainly is an error counts.
+    """
+    if isinstance(answer, dict):
+        failure = failure_in(answer, whole=due is not None and due not in answer)
+        if failure is not None:
+            raise error_of(failure)
 
 
 def _field(entry: Any, name: str, kind: type[Kind]) -> Kind:

@@ -8,7 +8,6 @@ import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +16,8 @@ from weakref import WeakKeyDictionary
 from ..._account.keys import digest, pasted_with
 from ..._account.tokens import Token, TokenKeeper, keeper, token_of
 from ..._http.decoding import decode_object
-from ..._http.error_map import parse_http_date
+from ..._http.error_map import error_of, parse_http_date
+from ..._http.reading import ReplyReader
 from ..._http.types import HTTPRequest
 from ..._redact import Secret, conceal
 from ..._runtime.scope import CancelScope
@@ -31,6 +31,7 @@ from ...errors import (
     retold,
 )
 from ...provider import Fetch
+from .._chat_completions import failure_in
 
 SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
 
@@ -52,6 +53,11 @@ _SCOPE_ADVICE = {
     "not fully includes": "this key is not for the scope {scope!r}; take the one that your "
     "account shows beside the key",
 }
+
+
+_TOKENS = {"access_token", "tok"}
+
+_STATUS_OF_CODE = {**dict.fromkeys("123457", 400), "6": 401}
 
 
 class Login(ABC):
@@ -131,8 +137,13 @@ class Account(Login):
     def _fetch_token(self, fetch: Fetch) -> Token:
         call = self._token_request()
         try:
-            with closing(fetch(call)) as reply:
-                body = reply.read()
+            with ReplyReader(fetch(call), fetch.scope) as reply:
+                answer = decode_object(reply.read())
+                failure = None if answer.keys() & _TOKENS else failure_in(answer, whole=True)
+                if failure is not None:
+                    # Some of its codes say what its status would.
+                    status = _STATUS_OF_CODE.get(str(failure.get("code")))
+                    raise error_of({**failure, "status": status} if status else failure)
                 reply.finish()
         except LLMError as error:
             advice = self._advice(error, call.url)
@@ -140,7 +151,7 @@ class Account(Login):
                 raise
             raise retold(error, advice) from error
         date = parse_http_date(reply.headers.get("date"))
-        return token_of(decode_object(body), now=fetch.scope.clock.wall(), date=date)
+        return token_of(answer, now=fetch.scope.clock.wall(), date=date)
 
     @abstractmethod
     def _token_request(self) -> HTTPRequest:

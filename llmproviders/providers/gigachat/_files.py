@@ -7,7 +7,8 @@ import os
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..._runtime import files as _files
 from ..._runtime.files import Unusable
 from ..._runtime.scope import CancelScope
 from ..._signals import let_through
-from ...errors import InvalidRequestError, UnsupportedError
+from ...errors import InvalidRequestError, UnsupportedError, retold
 from ._answers import MAX_FILE
 
 _MB = 1_000_000
@@ -267,6 +268,25 @@ def _remembered(data: bytes) -> Mapping[str, str]:
     if not isinstance(files, dict) or content.get("version") != _VERSION:
         raise ValueError("it does not hold this version's uploads; delete it")
     return {key: one for key, one in files.items() if isinstance(one, str)}
+
+
+@contextmanager
+def about_file(name: str) -> Iterator[None]:
+    """Say in errors that the service does not have a file, or that it is too large.
+
+    Args:
+        name: the file's id or name.
+    """
+    try:
+        yield
+    except InvalidRequestError as error:
+        said = f"(HTTP {error.status_code}: {error.detail or 'without a word'})"
+        if error.status_code == 404:
+            gone = f"the service has no file {name!r}, or base_url is wrong {said}"
+            raise retold(error, gone) from error
+        if error.status_code == 413:
+            raise retold(error, f"the file {name!r} is too large for the service {said}") from error
+        raise
 
 
 _DRAWN = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -16,7 +16,7 @@ from ..._account.arguments import ProviderArguments, file_path, masked
 from ..._account.keys import Key, digest, take
 from ..._account.slots import Slot
 from ..._checks import FINITE, seconds, whole
-from ..._http.decoding import decode_json
+from ..._http.reading import ReplyReader
 from ..._http.types import HTTPRequest, HTTPResponse, Trust
 from ..._log import logger
 from ..._printable import one_line
@@ -32,7 +32,6 @@ from ...errors import (
     LLMError,
     MissingAuthError,
     ModelNotFoundError,
-    ProtocolError,
     QuotaExceededError,
     RateLimitError,
     retold,
@@ -41,10 +40,10 @@ from ...provider import Catalogue, Fetch, Provider
 from ...results import Embedding, FinishReason, Image
 from .._chat_completions import parse_chat
 from .._listings import parse_embeddings, parse_list, parse_models
-from . import _dialect, _root, _settings
-from ._answers import Balance, TokenCount, UploadedFile, read_content
+from . import _answers, _dialect, _root, _settings
+from ._answers import Balance, TokenCount, UploadedFile
 from ._credentials import INDIVIDUAL, STUDIO, Credentials, GivenToken
-from ._files import Attachment, DrawnImages, Uploads
+from ._files import Attachment, DrawnImages, Uploads, about_file
 from ._models import home_of, stand_in
 
 HEADERS = {"Accept": "application/json, text/event-stream", "Accept-Encoding": "gzip, deflate"}
@@ -243,7 +242,7 @@ class GigaChat(Provider):
             "GET", self._address_of("/models"), headers=HEADERS, authorization=authorization
         )
         try:
-            with closing(fetch(question)) as reply:
+            with ReplyReader(fetch(question), fetch.scope) as reply:
                 models = parse_models(reply.read())
                 reply.finish()
                 return models
@@ -537,14 +536,12 @@ class GigaChat(Provider):
             body = {"model": self.find_model(model, fetch), "input": inputs}
             return self._call(fetch, "POST", path, json=body)
 
-        def read(reply: HTTPResponse) -> list[dict[str, Any]]:
-            answer = decode_json(reply.read())
-            entries = answer.get("data") if isinstance(answer, dict) else answer
-            if not isinstance(entries, list) or len(entries) != len(inputs):
-                raise ProtocolError(f"the reply to {path} does not have an entry for each text")
-            return entries
-
-        return self.ask(make, read, request=ChatRequest((), model=model), scope=scope)
+        return self.ask(
+            make,
+            lambda reply: _answers.read_entries(reply, path, len(inputs)),
+            request=ChatRequest((), model=model),
+            scope=scope,
+        )
 
     # -- files
 
@@ -574,9 +571,10 @@ class GigaChat(Provider):
         """
         attachment = Attachment.of_path(path)
         content = attachment.read()
-        return self.ask(
-            lambda fetch: self._upload_call(attachment, content, fetch), UploadedFile.read
-        )
+        with about_file(attachment.name):
+            return self.ask(
+                lambda fetch: self._upload_call(attachment, content, fetch), UploadedFile.read
+            )
 
     def files(self) -> list[UploadedFile]:
         """The files that the service keeps.
@@ -598,7 +596,8 @@ class GigaChat(Provider):
         Raises:
             LLMError: as for any call; there is no such file.
         """
-        return self._content(id, ChatRequest(()))
+        with about_file(id):
+            return self._content(id, ChatRequest(()))
 
     def _content(self, id: str, asked: ChatRequest) -> bytes:
         """The content of a drawn file, fetched by the same route as the chat that drew it."""
@@ -609,7 +608,7 @@ class GigaChat(Provider):
             # They may name a client, and only that client can read the file.
             return replace(call, extra_headers=asked.extra_headers)
 
-        return self.ask(make, read_content, request=asked)
+        return self.ask(make, _answers.read_content, request=asked)
 
     def delete(self, id: str) -> None:
         """Delete a file.
@@ -621,7 +620,8 @@ class GigaChat(Provider):
             LLMError: as for any call; there is no such file.
         """
         path = f"/files/{quote(id, safe='')}/delete"
-        self.ask(lambda fetch: self._call(fetch, "POST", path), lambda reply: reply.read())
+        with about_file(id):
+            self.ask(lambda fetch: self._call(fetch, "POST", path), _answers.read_deletion)
         scope = CancelScope()
         self._uploads(scope, {}).forget([id], scope)
 
@@ -632,10 +632,10 @@ class GigaChat(Provider):
             call = self._upload_call(attachment, content, fetch)
             # They may name the client; a chat can only refer to that client's files.
             call = replace(call, extra_headers=request.extra_headers)
-            with closing(fetch(call)) as reply:
-                found = UploadedFile.read(reply)
+            with ReplyReader(fetch(call), fetch.scope) as reply:
+                found = _answers.read_id(reply)
                 reply.finish()
-                return found.id
+                return found
 
         uploads = self._uploads(fetch.scope, request.extra_headers)
         return uploads.id_of(attachment, fetch.scope, upload)
