@@ -35,7 +35,17 @@ _AT_A_TIME = 512
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]+)*(?=@)")
 
-_AUTHORIZATION = re.compile(r"\b(Bearer|Basic)(\s+)(?!null\b)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+# Both are ordinary words, too. After the name of a header anything is a credential; elsewhere it
+# looks like one: with a digit, padding or mixed case, or longer than words are.
+_AUTHORIZATION = re.compile(
+    r"((?i:authorization)\W{1,8}|(?i:header|value|token|key|got)\W{0,3}[:=]\W{0,4}|\bb['\"])?"
+    r"\b((?i:Bearer|Basic)\s+)"
+    r"(?!(?i:null|realm|scheme|authentication|authorization|credentials?|required)\b)"
+    r"(?(1)|(?=sk-|[A-Za-z._~+/=-]{0,200}[0-9]|[A-Za-z._~+/-]{4,200}=(?![A-Za-z])"
+    r"|(?:[A-Za-z._~+/-]{0,200}[a-z][A-Z]){2}|[A-Za-z._~+]{22}"
+    r"|(?=(?:[A-Za-z+/]{4}){2,50}(?![\w+/]))[A-Za-z+/]{0,200}[a-z][A-Z]))"
+    r"[A-Za-z0-9._~+/=-]{6,}"
+)
 
 
 _TELLING_NAME = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
@@ -191,7 +201,12 @@ def redact(text: str) -> str:
 
 
 # What a model says is shown as it is.
-_SAID = frozenset({"content", "text", "reasoning", "reasoning_content", "thinking", "arguments"})
+_SAID = frozenset(
+    (
+        *("content", "text", "reasoning", "reasoning_content", "thinking", "summary"),
+        *("arguments", "input"),
+    )
+)
 
 
 def redact_data(value: Any) -> Any:

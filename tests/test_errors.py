@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmproviders import _redact, errors
-from llmproviders._redact import MASK, conceal, conceal_user_info, redact, scrub
+from llmproviders._redact import MASK, conceal, conceal_user_info, redact, redact_data, scrub
 from llmproviders.errors import (
     AllProvidersFailed,
     AuthenticationError,
@@ -223,11 +223,49 @@ class TestSecrets:
             "see https://example.org/@user and https://example.org/a?b=c@d",
             "a bearer of bad news",
             "a basic error",
+            "Missing bearer or basic authentication in header",
+            "I can only give basic information on bearer instruments.",
+            "print('basic training')",
+            "basic JavaScript, basic step-by-step work, basic authentication/authorization",
+            "WWW-Authenticate: Basic realm",
+            "Authorization: Basic authentication is required",
         ],
     )
     def test_plain_words_stay(self, text: str) -> None:
         """What is no credential is left as it is."""
         assert redact(text) == text
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Authorization: Bearer {}letmein",
+            "{{'authorization': 'Basic {}letmein'}}",
+            "authorization=bearer {}letmein",
+            "the header: Bearer {}letmein",
+            "b'Bearer {}letmein'",
+            "wrong: Bearer {}abc123",
+            "wrong: Bearer {}12345678",
+            "wrong: bearer {}sk-letmein",
+            "wrong: Basic {}YTpiYzpk",
+            "wrong: Basic {}aGVsbG8=",
+            "wrong: Bearer {}aBcDeFgHiJ",
+            "wrong: Bearer {}abcdefghijklmnopqrstuvwxyz",
+            "wrong: BEARER   {}abcdefghijkl.mnopqrstuv.wxyz",
+        ],
+    )
+    def test_what_looks_like_a_credential(self, text: str) -> None:
+        """It is masked after the name of a header, by its shape, or by its length."""
+        plain, shown = text.format(""), redact(text.format(""))
+        secret = text.partition("{}")[2].rstrip("'}")
+        assert secret not in shown
+        assert shown == plain.replace(secret, MASK)
+
+    def test_what_a_model_says_is_shown(self) -> None:
+        """Text, summaries of thoughts and the inputs of calls come as the model wrote them."""
+        said = "Authorization: Bearer abc123"
+        fields = ("content", "text", "thinking", "summary", "arguments", "input")
+        data = [dict.fromkeys(fields, said), {"id": said}]
+        assert redact_data(data) == [data[0], {"id": f"Authorization: Bearer {MASK}"}]
 
     def test_a_secret_is_masked_however_it_is_written(self) -> None:
         """A secret is known in its percent-encoded form, and in the plain one, as well."""
