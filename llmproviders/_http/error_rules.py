@@ -47,6 +47,11 @@ WRONG_PATH = Rule(
         r"|method not allowed|^(http )?(error )?(404:?\s*[-|]?\s*)?"
         r"((the )?(requested )?(page|file|resource) )?(was )?not found\b[.!]?($|\n| - )"
     ),
+    # The address of something in the prompt.
+    unless=(
+        r"\b(image|audio|video|media|file|document|attachment)s?[ _]?ur[li]s?\b"
+        r"|\b(download|fetch|retrieve)(ed|ing)?\b"
+    ),
     examples=(
         "Unexpected endpoint or method. (POST /chat/completions)",
         "404 page not found",
@@ -60,6 +65,12 @@ WRONG_PATH = Rule(
         "The requested URL was not found on the server.",
         "Method Not Allowed",
     ),
+)
+
+
+_FROM_HERE = (
+    r"\bip( address(es)?)?( \S{3,45})? (is|was|has been|are|were)"
+    r" (permanently |temporarily )?(blocked|banned|blacklisted|denied|not allowed)"
 )
 
 
@@ -89,8 +100,9 @@ RULES: tuple[Rule, ...] = (
             r"|\b(credit|key) limit (exceeded|reached)|exceeded ?budget|budget has been exceeded"
             r"|\bfree (tier|trial|allocation|credits?|quota)\b.{0,40}(exhausted|used up|expired)"
             r"|(used up|exhausted)\b.{0,20}\bfree (tier|trial|allocation|credits?)"
-            r"|out of .{0,20}\bquota|account is (not active|suspended|in arrears)\b.{0,60}"
-            r"\b(billing|balance|credit)|account is in good standing|daily request limit"
+            r"|out of .{0,20}\bquota|account( \S{1,40})? (is|was|has been)"
+            r" (not active|suspended|in arrears|disabled)\b.{0,60}\b(billing|balance|credit"
+            r"|payment)|account is in good standing|daily request limit"
             r"|reached the .{0,20}\blimit\b.{0,60}\bpaused"
             r"|余额不足|欠费|额度(不足|失败|已用尽|已用完)|使用上限"
         ),
@@ -142,6 +154,9 @@ RULES: tuple[Rule, ...] = (
             r"|(invalid|no auth) credentials|\bunauthorized\b|not authenticated|unauthenticated"
             r"|authentication (failed|fails|failure|required|error)"
             r"|\bauthorization['\"`]? (header|field)|token (has|is) expired|\blogin fail"
+            r"|\b(account|organi[sz]ation|project|workspace|api key|your access)( \S{1,40})?"
+            r" (is|was|has been) (permanently |temporarily )?"
+            r"(suspended|banned|disabled|deactivated|terminated|revoked|locked|flagged|blocked)"
             r"|无效的令牌|令牌(已过期|状态不可用)|身份验证"
         ),
         examples=(
@@ -154,6 +169,8 @@ RULES: tuple[Rule, ...] = (
             "Token has expired",
             "No auth credentials found",
             "Access denied due to invalid subscription key.",
+            "Your account has been suspended for violating our usage policies",
+            "This organization has been disabled.",
         ),
     ),
     Rule(
@@ -179,6 +196,7 @@ RULES: tuple[Rule, ...] = (
             r"(was|is|has been) blocked|blocked (by|due to|for) .{0,30}(safety|policy|moderation)"
             r"|敏感|不安全"
         ),
+        unless=_FROM_HERE,
         examples=(
             "The prompt triggered Azure OpenAI's content management policy.",
             "Content Exists Risk",
@@ -293,7 +311,11 @@ RULES: tuple[Rule, ...] = (
             r"|模型不存在|模型.{0,60}无可用渠道"
         ),
         # "The model ... in the context", "model is overloaded, not available right now".
-        unless=r"overloaded|temporarily|at capacity|currently loading|try again",
+        unless=(
+            r"overloaded|temporarily|at capacity|currently loading|try again|\bbusy\b|maintenance"
+            r"|at (the|this) (moment|time)|right now|currently (not available|unavailable)"
+            r"|\bbackends?\b|model[ _](output|response|reply)"
+        ),
         examples=(
             "The model `x` does not exist",
             "The model `gpt-9` does not exist or you do not have access to it.",
@@ -324,13 +346,14 @@ RULES: tuple[Rule, ...] = (
         "a gateway or firewall denies access from here; the key was not checked",
         codes=names("unsupported_country_region_territory"),
         words=(
-            r"country, region, or territory not supported|location is not supported"
+            rf"country, region, or territory not supported|location is not supported|{_FROM_HERE}"
             r"|error code: 10(0[679]|1[0268]|20)\b"
         ),
         examples=(
             "Country, region, or territory not supported",
             "User location is not supported for the API use.",
             "error code: 1020",
+            "Your IP address was blocked by our security policy",
         ),
     ),
     Rule(

@@ -189,6 +189,27 @@ FROM_THE_WIRE: list[tuple[int, Any, type[LLMError], str]] = [
     (400, openai("later", code=429), RateLimitError, "later"),
     (503, {"error": {"grpcCode": 8, "httpCode": 429, "message": "many"}}, RateLimitError, "many"),
     (502, openai("bad gateway", type="server_error"), ServerError, "bad gateway"),
+    # A model that is there and does not work now.
+    (503, openai("The model is not available at the moment."), ServerError, "at the moment"),
+    (503, openai("The model `x` is currently not available"), ServerError, "currently"),
+    (502, openai("Model backend not available"), ServerError, "backend"),
+    (500, openai("Invalid model output: could not parse the call"), ServerError, "output"),
+    (503, openai("Model x is busy and not available"), ServerError, "busy"),
+    # An account, or an address, that is no longer served, whatever for.
+    (403, openai("Your account has been suspended for violating our usage policies"),
+     AuthenticationError, "suspended"),
+    (400, openai("This organization org-1 was disabled due to a violation of the policy"),
+     AuthenticationError, "disabled"),
+    (429, openai("Your account ak-1 is suspended, please check your plan and billing details"),
+     QuotaExceededError, "suspended"),
+    (403, openai("Your IP address was blocked by our security policy"), BlockedError, "IP"),
+    (403, openai("The IP 203.0.113.7 has been banned"), BlockedError, "banned"),
+    (400, openai("Content violates the IP policy"), RefusedError, "IP policy"),
+    (400, openai("Your request was flagged; your account may be suspended"), RefusedError, "may"),
+    # An address in the prompt is not that of the service.
+    (400, openai("Invalid image URL: file not found"), InvalidRequestError, "as invalid"),
+    (404, openai("Failed to download https://x.example/a.png: URL not found"),
+     InvalidRequestError, "check model and"),
     # Others.
     (403, b"<!DOCTYPE html><title>Access Denied</title>", BlockedError, "Access Denied"),
     (403, b"error code: 1020", BlockedError, "1020"),
