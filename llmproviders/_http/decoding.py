@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from .._checks import is_finite
-from .._signals import let_through
+from .._signals import ignoring, let_through
 from ..errors import LLMError, ProtocolError, ProviderTimeout, StreamInterrupted
 from .types import MAX_LINE
 
@@ -177,10 +177,14 @@ def iter_events(
     max_line: int = MAX_LINE,
     texts: Callable[[], int] | None = None,
     hasten: Callable[[float], None] = lambda _: None,
+    plain: bool = False,
 ) -> Iterator[bytes]:
     r"""Yield the data of each server-sent event; arguments and errors of :func:`iter_lines`.
 
     ``hasten`` is called with the number of seconds to wait for the rest once the reply is complete.
+
+    If ``plain`` is true, and the body has a sentence in place of any event, that is yielded as an
+    :class:`ErrorEvent`: proxies say so what is wrong, with status 200 too.
 
     ``max_line`` also limits an event. Comments and the fields ``id`` and ``retry`` are skipped. An
     event named ``error`` is yielded as an :class:`ErrorEvent`, and so is a field ``error``, which
@@ -201,6 +205,7 @@ def iter_events(
     data: bytes | None = None
     more: BytesIO | None = None
     failed = is_ping = False
+    words = b""
     events = others = 0
     allowed = MOST_IDLE
     for lines in split_blocks(chain((head,), blocks), max_line=max_line):
@@ -242,6 +247,8 @@ def iter_events(
                         yield ErrorEvent(line[6:].strip())
                 elif _is_bare_error(line):
                     yield line.strip()
+                elif not events and not words and plain and _is_sentence(line):
+                    words = line.strip()
                 continue
             if data is None:
                 data = value
@@ -269,6 +276,8 @@ def iter_events(
     if (data is not None or failed) and not is_ping:
         event = _event(data, more, failed)
         yield event if failed else Tail(event)
+    elif words and not events and data is None:
+        yield ErrorEvent(words)
 
 
 def _objects(document: Document) -> Iterator[bytes]:
@@ -344,6 +353,15 @@ def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
 def _is_bare_error(line: bytes) -> bool:
     """Whether a line inside a stream is a JSON error without a field name."""
     return line.startswith(b"{") and b'"error"' in line and line.rstrip().endswith(b"}")
+
+
+def _is_sentence(line: bytes) -> bool:
+    """Whether a line is words, and no field of an event."""
+    if b" " not in line.partition(b":")[0].strip() or not line[:1].isalpha():
+        return False
+    with ignoring(UnicodeDecodeError):
+        return line.decode().strip().isprintable()
+    return False
 
 
 def _head(blocks: Iterator[bytes], max_line: int) -> bytes:

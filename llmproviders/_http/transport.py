@@ -218,7 +218,11 @@ class HTTPReply:
     def events(self) -> Iterator[bytes]:
         """The data of its server-sent events, as they arrive; see :func:`.decoding.iter_events`."""
         return iter_events(
-            iter(self), max_line=self.limits.line, texts=self.texts, hasten=self.hasten
+            iter(self),
+            max_line=self.limits.line,
+            texts=self.texts,
+            hasten=self.hasten,
+            plain=True,
         )
 
     def read(self, limit: int | None = None) -> bytes:

@@ -780,6 +780,37 @@ class TestErrors:
         assert reading.finish.usage in (None, Usage())
         assert reading.finish.model == "gpt-4o-mini"
 
+    @pytest.mark.parametrize("label", ["text/plain", "text/event-stream", "application/json"])
+    @pytest.mark.parametrize(
+        ("said", "kind"),
+        [
+            ("upstream connect error or disconnect/reset before headers", ServerError),
+            ("Rate limit reached. Please try again in 20s.\n", RateLimitError),
+            ("\r\nYou exceeded your current quota: see https://x.example\r\n", QuotaExceededError),
+        ],
+    )
+    def test_a_sentence_instead_of_a_reply(
+        self, raw_server: RawServerFactory, label: str, said: str, kind: type[LLMError]
+    ) -> None:
+        """A body of plain text with status 200 is an error, with its class and its words."""
+        server = raw_server(http_response(200, {"Content-Type": label}, said.encode()))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            error = read(provider.stream("Hi")).error
+        assert type(error) is kind
+        assert error.detail == said.strip()
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"data", b"even", b"event: a b\n", b": a comment of a proxy\n", b"id: a b\n", b"\xff a b"],
+    )
+    def test_a_start_without_an_event_was_cut(
+        self, raw_server: RawServerFactory, body: bytes
+    ) -> None:
+        """The beginning of a stream that ends before its first event is no sentence."""
+        server = raw_server(http_response(200, {"Content-Type": "text/event-stream"}, body))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            assert type(read(provider.stream("Hi")).error) is StreamInterrupted
+
     @pytest.mark.parametrize(
         "body", [b"", b"{", b"[]", b"{}", b'{"choices": 7}', b"null", b"<html>"]
     )
