@@ -246,7 +246,8 @@ class Schema:
 
     @staticmethod
     def _rejection(fault: str, text: str, finish: FinishReason) -> SchemaError:
-        cut = {"length": "; max_tokens cut it, raise max_tokens"}.get(finish.reason, "")
+        cut = "; max_tokens cut it, raise max_tokens" if finish.reason == "length" else ""
+        cut = "; a filter of the service stopped it" if finish.reason == "content_filter" else cut
         message = f"the reply does not satisfy the schema: {fault}{cut}"
         return rejected(message, text, finish, detail=fault, kind=SchemaError)
 

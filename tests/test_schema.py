@@ -804,9 +804,9 @@ class TestRepair:
         assert len(server.requests) == 1
 
     def test_no_repair_of_a_filtered_reply(self, raw_server: RawServerFactory) -> None:
-        """Nor is one that a filter ended: the same question would end likewise."""
+        """Nor is one that a filter ended, and the error says so: it would end likewise."""
         server = raw_server(keep_alive(said('{"item": "bo', "content_filter")))
-        with native(server) as provider, pytest.raises(SchemaError):
+        with native(server) as provider, pytest.raises(SchemaError, match="a filter"):
             provider.complete("Order?", schema=Order)
         assert len(server.requests) == 1
 
