@@ -142,6 +142,16 @@ class TestEmbed:
         error = InvalidRequestError("no", status_code=status, detail=words)
         assert is_batch_too_large(error) is too_large
 
+    def test_an_error_with_status_200(self) -> None:
+        """It has the class of its words, and the wait and the id of the reply's headers."""
+        body = json.dumps({"error": {"message": "slow down", "code": 429}}).encode()
+        reply = Canned(body, JSON, headers={"retry-after": "7"}, request_id="r7")
+        provider = with_sender(OpenAICompatible, Sender(reply), base_url=LOCAL, model="m")
+        with pytest.raises(RateLimitError, match="slow down") as caught:
+            provider.embed("a", model="e")
+        assert (caught.value.retry_after, caught.value.request_id) == (7, "r7")
+        assert reply.closed
+
     @pytest.mark.parametrize(
         "data",
         [
