@@ -40,7 +40,8 @@ _USER_INFO = re.compile(r"(?<=://)[^\s/?#@'\"]*(?:@[^\s/?#@'\"]+)*(?=@)")
 _AUTHORIZATION = re.compile(
     r"((?i:authorization)\W{1,8}|(?i:header|value|token|key|got)\W{0,3}[:=]\W{0,4}|\bb['\"])?"
     r"\b((?i:Bearer|Basic)\s+)"
-    r"(?!(?i:null|realm|scheme|authentication|authorization|credentials?|required)\b)"
+    r"(?!(?i:null\b|(?:realm=?|scheme|authentication|authorization|credentials?|required)\.?"
+    r"(?![A-Za-z0-9._~+/=-])))"
     r"(?(1)|(?=sk-|[A-Za-z._~+/=-]{0,200}[0-9]|[A-Za-z._~+/-]{4,200}=(?![A-Za-z])"
     r"|(?:[A-Za-z._~+/-]{0,200}[a-z][A-Z]){2}|[A-Za-z._~+]{22}"
     r"|(?=(?:[A-Za-z+/]{4}){2,50}(?![\w+/]))[A-Za-z+/]{0,200}[a-z][A-Z]))"

@@ -227,7 +227,8 @@ class TestSecrets:
             "I can only give basic information on bearer instruments.",
             "print('basic training')",
             "basic JavaScript, basic step-by-step work, basic authentication/authorization",
-            "WWW-Authenticate: Basic realm",
+            "WWW-Authenticate: Basic realm=\"x\", Authorization: Basic realm='y'",
+            "Authorization: Basic credentials.",
             "Authorization: Basic authentication is required",
         ],
     )
@@ -243,6 +244,8 @@ class TestSecrets:
             "authorization=bearer {}letmein",
             "the header: Bearer {}letmein",
             "b'Bearer {}letmein'",
+            "Authorization: Bearer {}credentials.letmein",
+            "Authorization: Basic {}required1",
             "wrong: Bearer {}abc123",
             "wrong: Bearer {}12345678",
             "wrong: bearer {}sk-letmein",
