@@ -8,7 +8,7 @@ from math import ceil, floor, log10
 
 from .._display.bars import BOTTOM, CHART, LEFT, WIDTH, stacked_bars
 from .._display.svg import bar, group, legend, picture, swatch, text, upright
-from .._display.text import FINAL, GOOD, NEUTRAL, PASSING, count, seconds, shorten, ticks
+from .._display.text import FINAL, GOOD, HALF, NEUTRAL, PASSING, count, seconds, shorten, ticks
 from .._display.timeline import AttemptOutcome
 
 _BINS_A_DECADE = 12
@@ -20,9 +20,12 @@ _SLICES = 60
 _SHARES = ((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))
 
 
-def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
+def latencies(whole: Sequence[float], half: Sequence[float], failed: Sequence[float]) -> str:
     """A histogram of the seconds that rows took, on a logarithmic axis."""
-    every = sorted((*whole, *failed))
+    every = sorted((*whole, *half, *failed))
+    series = [("whole", GOOD, whole), ("cut", HALF, half), ("failed", FINAL, failed)]
+    if not half:
+        del series[1]
     places = [_bin(value) for value in (every[0], every[-1])]
     first = places[0] - max(0, _FEWEST_BINS - (places[1] - places[0])) // 2
     bins = max(places[1] - first + 1, _FEWEST_BINS)
@@ -31,14 +34,13 @@ def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
         at = log10(max(value, 1e-4)) * _BINS_A_DECADE - first
         return LEFT + CHART * at / bins
 
+    histograms = [(colour, _histogram(times, first, bins)) for _, colour, times in series]
     stacks = [
         (
             f"{seconds(_edge(first + n))} to {seconds(_edge(first + n + 1))}",
-            [(GOOD, good), (FINAL, bad)],
+            [(colour, counted[n]) for colour, counted in histograms],
         )
-        for n, (good, bad) in enumerate(
-            zip(_histogram(whole, first, bins), _histogram(failed, first, bins), strict=True)
-        )
+        for n in range(bins)
     ]
     shares = [(words, every[ceil(share * len(every)) - 1]) for share, words in _SHARES]
     marks = [
@@ -49,8 +51,9 @@ def latencies(whole: Sequence[float], failed: Sequence[float]) -> str:
         text(x(value), BOTTOM + 12, f"{value:g} s", anchor="middle", faint=True)
         for value in _round_values(_edge(first), _edge(first + bins))
     ]
-    meanings = [("whole", swatch(GOOD)), ("failed", swatch(FINAL))]
-    story = f"{count(len(whole), 'row')} whole, {len(failed):,} failed; " + ", ".join(
+    meanings = [(word, swatch(colour)) for word, colour, _ in series]
+    numbers = ", ".join(f"{len(times):,} {word}" for word, _, times in series[1:])
+    story = f"{count(len(whole), 'row')} whole, {numbers}; " + ", ".join(
         f"{words} {seconds(value)}" for words, value in shares
     )
     return stacked_bars("How long rows took", story, stacks, [*marks, *axis], meanings)

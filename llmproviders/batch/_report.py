@@ -21,6 +21,7 @@ from .._printable import one_line
 from .._request import Self
 from .._signals import let_through
 from . import _charts as pictures
+from ._task import HALVES
 
 _EXAMPLES = 3
 
@@ -43,6 +44,8 @@ class BatchReport:
 
     Attributes:
         done, failed: how many rows have a reply, and how many an error.
+        cut, filtered: how many of the done rows ``max_tokens`` cut, and how many a service's filter
+            stopped.
         tokens: the tokens of every try of every row, as the services counted them; rejected and
             broken replies cost tokens too, those from a cache do not.
 
@@ -59,8 +62,10 @@ class BatchReport:
         self.name = name
         self.done = 0
         self.failed = 0
+        self.cut = 0
+        self.filtered = 0
         self.tokens = 0
-        self._latencies = {True: array("d"), False: array("d")}
+        self._latencies = {kind: array("d") for kind in ("whole", "half", "failed")}
         self._tries = {True: array("d"), False: array("d")}
         self._outcomes: dict[str, Counter[AttemptOutcome]] = {}
         self._errors: Counter[str] = Counter()
@@ -98,9 +103,12 @@ class BatchReport:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count ``row``, an object as in a batch's output."""
-        error = row.get("error")
+        error, reason = row.get("error"), row.get("finish_reason")
+        kind = "failed" if error is not None else "half" if reason in HALVES else "whole"
         if error is None:
             self.done += 1
+            self.cut += reason == "length"
+            self.filtered += reason == "content_filter"
         else:
             self.failed += 1
             self._fail(str(error.get("type")), row.get("id"), str(error.get("message")))
@@ -111,12 +119,12 @@ class BatchReport:
         self.tokens += sum(usage.get("total_tokens") or 0 for usage in used)
         for number, attempt in enumerate(attempts):
             outcomes = self._outcomes.setdefault(str(attempt["provider"]), Counter())
-            outcomes[_outcome(attempt)] += 1
+            outcomes[_outcome(attempt, half=kind == "half")] += 1
             self._tries[number == 0].append(attempt["started_at"])
         if attempts:
             begun = min(attempt["started_at"] - attempt["waited"] for attempt in attempts)
             ended = max(attempt["started_at"] + attempt["duration"] for attempt in attempts)
-            self._latencies[error is None].append(ended - begun)
+            self._latencies[kind].append(ended - begun)
 
     def _fail(self, kind: str, own_id: object, message: str) -> None:
         self._errors[kind] += 1
@@ -142,9 +150,9 @@ class BatchReport:
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(self._summary())}</p>"]
         if any(self._latencies.values()):
-            whole, failed = self._latencies[True], self._latencies[False]
+            latencies = pictures.latencies(**self._latencies)
             parts += [
-                _figure("How long rows took, waits included", pictures.latencies(whole, failed)),
+                _figure("How long rows took, waits included", latencies),
                 _figure("How attempts ended, by provider", pictures.outcomes(self._outcomes)),
                 _figure("Attempts over time", pictures.tries(*self._tries.values())),
             ]
@@ -158,8 +166,13 @@ class BatchReport:
         return f"<div>{''.join(parts)}</div>"
 
     def _summary(self) -> str:
-        rows = self.done + self.failed
-        parts = [f"{count(rows, 'row')}: {self.done:,} whole, {self.failed:,} failed"]
+        whole = self.done - self.cut - self.filtered
+        parts = [f"{count(self.done + self.failed, 'row')}: {whole:,} whole"]
+        if self.cut:
+            parts.append(f"{self.cut:,} cut by max_tokens")
+        if self.filtered:
+            parts.append(f"{self.filtered:,} stopped by a filter")
+        parts.append(f"{self.failed:,} failed")
         if self.tokens:
             parts.append(count(self.tokens, "token"))
         if self._tries[True]:
@@ -172,11 +185,11 @@ def _figure(caption: str, picture: str) -> str:
     return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
 
 
-def _outcome(attempt: Mapping[str, Any]) -> AttemptOutcome:
-    """The outcome of an attempt in an output row."""
+def _outcome(attempt: Mapping[str, Any], *, half: bool) -> AttemptOutcome:
+    """The outcome of an attempt in an output row, whose reply may be half."""
     error = attempt["error"]
     if error is None:
-        return AttemptOutcome.WHOLE
+        return AttemptOutcome.CUT if half else AttemptOutcome.WHOLE
     if error["message"] == errors.SLOWER:
         return AttemptOutcome.OVERTAKEN
     if attempt["first_chunk_after"] is not None:

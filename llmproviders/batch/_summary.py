@@ -30,7 +30,7 @@ class Summary:
     r"""The summary of a run.
 
     Attributes:
-        done: rows that succeeded in this run.
+        done: rows that have a reply from this run, also those counted by ``cut`` and ``filtered``.
         skipped: rows that an earlier run had done.
         failed: rows whose ``error`` says why there is no reply.
         duration: seconds.
@@ -42,6 +42,8 @@ class Summary:
         reasons: why rows failed: each kind of error, described by the message of its first row,
             with the number of rows, in order of appearance. A service's errors are distinguished
             by its name and their class, those of the input by what is wrong.
+        filtered: how many of the done rows a service's filter stopped after some text; their
+            ``finish_reason`` is ``content_filter``.
 
     >>> from pathlib import Path
     >>> from llmproviders.batch import run_file
@@ -60,6 +62,7 @@ class Summary:
     stopped: bool = False
     cut: int = 0
     reasons: tuple[tuple[str, int], ...] = ()
+    filtered: int = 0
 
 
 class BatchStats:
@@ -69,6 +72,7 @@ class BatchStats:
         self.done = 0
         self.failed = 0
         self.cut = 0
+        self.filtered = 0
         self._tokens: dict[str, int] = {}
         self._reasons: dict[tuple[str | None, str, str], list[Any]] = {}
 
@@ -84,7 +88,9 @@ class BatchStats:
                 self._add_reason(outcome.error)
             return
         self.done += 1
-        self.cut += outcome.completion.finish_reason.reason == "length"
+        reason = outcome.completion.finish_reason.reason
+        self.cut += reason == "length"
+        self.filtered += reason == "content_filter"
 
     def _add_reason(self, error: Exception) -> None:
         if isinstance(error, AllProvidersFailed) and error.attempts:
@@ -112,7 +118,15 @@ class BatchStats:
         """The summary of the whole run."""
         reasons = tuple((words, number) for words, number in self._reasons.values())
         return Summary(
-            self.done, skipped, self.failed, duration, self.usage, stopped, self.cut, reasons
+            self.done,
+            skipped,
+            self.failed,
+            duration,
+            self.usage,
+            stopped,
+            self.cut,
+            reasons,
+            self.filtered,
         )
 
     def line(self) -> str:
@@ -120,6 +134,8 @@ class BatchStats:
         parts = [f"{self.failed} failed"] if self.failed else []
         if self.cut:
             parts.append(f"{self.cut} cut")
+        if self.filtered:
+            parts.append(f"{self.filtered} filtered")
         if "total_tokens" in self._tokens:
             parts.append(f"{self._tokens['total_tokens']:,} tokens")
         return ", ".join(parts)

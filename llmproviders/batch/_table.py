@@ -19,7 +19,7 @@ from ..errors import AllProvidersFailed, InvalidRequestError
 from ._file import answer_into
 from ._rows import as_row
 from ._run import check_params, label_id, run, with_params
-from ._task import Task, request_hash, task_of
+from ._task import HALVES, Task, request_hash, task_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped,unused-ignore]
@@ -71,8 +71,9 @@ def table(
 
     Returns:
         A DataFrame with the index of ``frame``. Its columns are ``text``, or the fields of the
-        schema (``data`` where the schema is not an object), and ``error``: None, or the error's
-        class and message in one line.
+        schema (``data`` where the schema is not an object), and ``error``: None for a whole reply,
+        else the error's class and message in one line. For a reply that ``max_tokens`` cut or a
+        filter stopped, ``error`` has the finish reason and its meaning, beside the text.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
@@ -225,7 +226,10 @@ def _cell(row: dict[str, Any] | None, name: str) -> Any:
     if row is None:
         return None
     if name == "error":
-        return None if row["error"] is None else _in_a_line(**row["error"])
+        if row["error"] is not None:
+            return _in_a_line(**row["error"])
+        half = HALVES.get(row["finish_reason"])
+        return None if half is None else f"{row['finish_reason']}: {half}"
     if name == "text":
         return row["text"]
     data = row.get("data")

@@ -25,6 +25,12 @@ Id = str | int
 
 _OF_THE_CALL = ("model", "timeout", "proxy", "deadline", "accept")
 
+HALVES = {
+    "length": "max_tokens cut the reply",
+    "content_filter": "the service's filter stopped the reply",
+}
+"""The finish reasons of replies that are not whole, and what each means."""
+
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -54,7 +60,10 @@ class BatchResult:
     def __repr__(self) -> str:
         reply, error = self.completion, self.error
         said = repr(str(error) if reply is None else reply.text)
-        kind = "text" if reply is not None else type(error).__name__
+        kind = type(error).__name__
+        if reply is not None:
+            reason = reply.finish_reason.reason
+            kind = f"text ({reason})" if reason in HALVES else "text"
         return f"<{type(self).__name__} {self.id!r}: {kind} {shorten(said, 60)}>"
 
     @property

@@ -18,7 +18,7 @@ from ..errors import DeadlineExceeded, LLMError
 from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, StreamText
 from .arguments import FILE, TEXT
-from .exits import CommandError, Exit, exit_of_error, exit_of_reply, is_cut
+from .exits import CommandError, Exit, exit_of_error, exit_of_reply
 from .files import WholeFile, locked, read_prompt, read_schema
 from .notes import Line, Notes, Trace, check_stdout, explained, say, tell
 from .options import Choices, call_options
@@ -193,9 +193,10 @@ class _Destination:
         self._file = file
 
     def replied(self, completion: Completion, *, allow_cut: bool) -> None:
-        """Write the reply; a reply that was cut does not change a file."""
+        """Write the reply; one that was cut or that a filter stopped does not change a file."""
         text = _row(completion, None) if self._as_json else _text_of(completion)
-        if self._file is None or allow_cut or not is_cut(completion.finish_reason):
+        ended = exit_of_reply(completion.finish_reason, allow_cut=allow_cut)
+        if self._file is None or ended is Exit.OK:
             self._put(text)
         elif self._as_json:
             _print(text)

@@ -110,7 +110,7 @@ def command(
             raise CommandError(str(error), Exit.USAGE) from error
     if page is not None:
         page.write(BatchReport.read(output).to_html())
-    if choices.verbose or summary.failed or summary.cut:
+    if choices.verbose or summary.failed or summary.cut or summary.filtered:
         say(_described(summary))
         for reason, count in summary.reasons[:_REASONS]:
             say(f"{count} failed: {reason}")
@@ -136,8 +136,16 @@ def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]
 
 def _described(summary: Summary) -> str:
     tokens = summary.usage.total_tokens
+    halves = [
+        words
+        for number, words in (
+            (summary.cut, f"{summary.cut} cut by max_tokens"),
+            (summary.filtered, f"{summary.filtered} stopped by a filter"),
+        )
+        if number
+    ]
     parts = [
-        f"{summary.done} done" + (f" ({summary.cut} cut by max_tokens)" if summary.cut else ""),
+        f"{summary.done} done" + (f" ({', '.join(halves)})" if halves else ""),
         f"{summary.skipped} done before",
         f"{summary.failed} failed" + (", stopped early" if summary.stopped else ""),
         f"{summary.duration:.1f} s",

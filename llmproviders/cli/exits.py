@@ -104,11 +104,6 @@ def _is_usage(error: LLMError) -> bool:
     return unsent or isinstance(error, (ModelNotFoundError, UnsupportedError))
 
 
-def is_cut(finish: FinishReason) -> bool:
-    """Whether ``max_tokens`` cut a reply."""
-    return finish.reason == "length"
-
-
 def exit_of_reply(finish: FinishReason, *, allow_cut: bool = False) -> Exit:
     """The code for a reply that came to its end.
 
@@ -118,4 +113,4 @@ def exit_of_reply(finish: FinishReason, *, allow_cut: bool = False) -> Exit:
     """
     if finish.reason == "content_filter":
         return Exit.FILTERED
-    return Exit.INCOMPLETE if is_cut(finish) and not allow_cut else Exit.OK
+    return Exit.INCOMPLETE if finish.reason == "length" and not allow_cut else Exit.OK

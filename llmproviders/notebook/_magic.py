@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from .._printable import be_brief, one_line, printable
 from .._redact import redact
 from ..cli.arguments import FILE
-from ..cli.exits import CommandError
+from ..cli.exits import CommandError, Exit, exit_of_reply
 from ..cli.files import WholeFile
 from ..cli.options import Choices, call_options
 from ..client import BaseClient
@@ -53,6 +53,7 @@ class _Cell:
     client: str | None
     no_stream: bool
     output: str | None
+    allow_cut: bool
     attach: tuple[str, ...]
     trace: bool
 
@@ -65,8 +66,9 @@ class _Cell:
     "-o",
     "--output",
     metavar="FILE",
-    help="Also write the reply to FILE, once it is complete.",
+    help="Also write the reply to FILE, if it is complete.",
 )
+@click.option("--allow-cut", is_flag=True, help="Write a reply that --max-tokens cut, too.")
 @click.option(
     "-a",
     "--attach",
@@ -179,7 +181,8 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
         shell.user_ns[asked.name] = reply
     if asked.trace:
         put(reply.attempts)
-    if file is not None:
+    ended = exit_of_reply(reply.finish_reason, allow_cut=asked.allow_cut)
+    if file is not None and ended is Exit.OK:
         file.write(f"{reply.text}\n")
 
 

@@ -276,6 +276,14 @@ class TestResults:
         assert repr(failed) == "<BatchResult 2: ServerError 'told to fail'>"
         assert len(repr(whole)) < 100
 
+    def test_a_half_reply(self) -> None:
+        """A reply that was cut or stopped by a filter is shown with its finish reason."""
+        with Sandbox() as sandbox:
+            sandbox.reply("openai", "aa", finish="content_filter")
+            client = OpenAICompatible(**sandbox.provider_arguments("openai"))
+            [half] = run(client, ["a"])
+        assert repr(half) == "<BatchResult 1: text (content_filter) 'aa'>"
+
     def test_results_pickle(self) -> None:
         """A result can be sent to another process."""
         for result in run(Echo(), ["a", "fail"]):

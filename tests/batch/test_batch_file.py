@@ -125,11 +125,20 @@ class TestRows:
         assert (summary.done, summary.failed) == (0, 1)
 
     def test_the_summary_counts_cut_rows(self, files: Files) -> None:
-        """Rows that ``max_tokens`` cut count as done, and as cut."""
-        files.ask("one", "two")
-        summary = files.run(Actor(["a", FinishReason("length")], ["b"]), workers=1)
-        assert (summary.done, summary.cut, summary.failed) == (2, 1, 0)
-        assert sorted(row["finish_reason"] for row in files.rows()) == ["length", "stop"]
+        """Rows that ``max_tokens`` cut or a filter stopped count as done, and as what they are."""
+        files.ask("one", "two", "three", "four")
+        filtered = ["c", FinishReason("content_filter")]
+        summary = files.run(
+            Actor(["a", FinishReason("length")], ["b"], filtered, filtered), workers=1
+        )
+        assert (summary.done, summary.failed) == (4, 0)
+        assert (summary.cut, summary.filtered) == (1, 2)
+        assert [row["finish_reason"] for row in files.rows()] == [
+            "length",
+            "stop",
+            "content_filter",
+            "content_filter",
+        ]
 
     def test_summary(self, files: Files) -> None:
         """The summary counts rows and adds up tokens."""

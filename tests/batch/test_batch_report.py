@@ -97,6 +97,21 @@ class TestNumbers:
         )
         assert tries == "4 first tries, 4 after them, in 60.1 s"
 
+    def test_half_rows(self) -> None:
+        """Rows that max_tokens cut or a filter stopped are counted apart from whole ones."""
+        rows = [
+            {**row(n, attempt("A", 0.0, 1.0)), "finish_reason": reason}
+            for n, reason in enumerate(["stop", "length", "content_filter", "content_filter"])
+        ]
+        report = BatchReport.of(rows)
+        assert (report.done, report.cut, report.filtered, report.failed) == (4, 1, 2, 0)
+        assert "4 rows: 1 whole, 1 cut by max_tokens, 2 stopped by a filter, 0 failed" in repr(
+            report
+        )
+        latencies, outcomes, _ = stories(report)
+        assert latencies.startswith("1 row whole, 3 cut, 0 failed;")
+        assert outcomes == "A: 1 whole reply, 3 cut after text"
+
     def test_tokens_of_every_try(self) -> None:
         """What was rejected or broke off was paid for too; what came from a cache was not."""
         paid = attempt("GigaChat", 1000.0, 1.0, usage={"total_tokens": 4})

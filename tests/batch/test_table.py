@@ -183,6 +183,23 @@ class TestTable:
             assert replies.index.equals(labels)
             assert list(replies["text"]) == ["x", "y", "z"]
 
+    @pytest.mark.parametrize("with_output", [False, True])
+    def test_half_replies(self, tmp_path: Path, with_output: bool) -> None:
+        """What max_tokens cut or a filter stopped has its text, and an error that says so."""
+        output = tmp_path / "out.jsonl" if with_output else None
+        given = pandas.DataFrame({"c": ["x", "y", "z"]})
+        with Sandbox() as sandbox:
+            for finish in ("length", "stop", "content_filter"):
+                sandbox.reply("openai", "one two", finish=finish)
+            client = OpenAICompatible(**sandbox.provider_arguments("openai"))
+            replies = table(client, "{c}", given, output=output, workers=1)
+        assert list(replies["text"]) == ["one two"] * 3
+        assert list(replies["error"].fillna("")) == [
+            "length: max_tokens cut the reply",
+            "",
+            "content_filter: the service's filter stopped the reply",
+        ]
+
     def test_a_rerun_pays_for_what_is_missing(self, tmp_path: Path) -> None:
         """A table interrupted at row 50 of 500 pays for the rest only, and is then whole."""
         given, output = frame(500), tmp_path / "out.jsonl"

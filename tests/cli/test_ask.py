@@ -395,6 +395,22 @@ def test_a_reply_that_max_tokens_cut(echo: Sandbox, options: tuple[str, ...]) ->
     assert (allowed.code, allowed.out, allowed.err) == (0, "one two\n", "")
 
 
+@pytest.mark.parametrize("option", [(), ("--allow-cut",)], ids=" ".join)
+def test_a_filtered_reply_and_a_file(
+    at_sandbox: Sandbox, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    """What a filter stopped leaves a file as it was, with 4; --allow-cut does not change that."""
+    file = tmp_path / "reply.txt"
+    file.write_text("old")
+    asked = ("ask", "-p", "openai", "trip the filter", "-o", str(file), *option)
+    result = run(*asked)
+    assert (result.code, result.out, file.read_text()) == (4, "", "old")
+    assert "the filter of OpenAICompatible stopped the reply" in result.err
+    result = run(*asked, "--json")
+    assert (result.code, file.read_text()) == (4, "old")
+    assert json.loads(result.out)["finish_reason"] == "content_filter"
+
+
 def test_a_cut_reply_and_a_file(echo: Sandbox, tmp_path: Path) -> None:
     """A file is left as it was, with --json too; --allow-cut writes it."""
     file = tmp_path / "reply.txt"

@@ -50,6 +50,15 @@ def test_cut_rows(at_sandbox: Sandbox, tmp_path: Path) -> None:
     assert sorted(str(row["finish_reason"]) for row in written(out)) == ["length", "stop"]
 
 
+def test_filtered_rows(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rows that a filter stopped after some text are done, and counted on standard error."""
+    asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    asked.write_text('{"prompt": "trip the filter"}\n{"prompt": "Why?", "max_tokens": 3}\n')
+    result = run("batch", str(asked), "-o", str(out), "-p", "openai")
+    assert (result.code, result.out) == (0, "")
+    assert "2 done (1 cut by max_tokens, 1 stopped by a filter), 0 done before" in result.err
+
+
 @pytest.mark.usefixtures("no_retries")
 def test_failed_rows(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
     """A batch with failed rows is 65 and says how many and why; --max-failures ends it early."""

@@ -504,7 +504,8 @@ class TestMagics:
         """Provider, model, system prompt and sampling go into the request; a file has the reply."""
         ran = notebook.run(
             '%%llm -p openai -m sandbox-large -s "Be brief." --temperature 0.25 --max-tokens 9 '
-            f"--deadline 60 --timeout 5,30 --no-stream -q -o {tmp_path / 'reply.txt'}\nWhy?"
+            "--deadline 60 --timeout 5,30 --no-stream -q --allow-cut "
+            f"-o {tmp_path / 'reply.txt'}\nWhy?"
         )
         assert ran.ok, ran.stderr
         body = services.requests[-1].json
@@ -516,6 +517,19 @@ class TestMagics:
         assert (tmp_path / "reply.txt").read_text() == ran.displays[0]["text/plain"].split("\n")[
             0
         ] + "\n"
+
+    @pytest.mark.parametrize("asked", ["--max-tokens 3\nWhy?", "\ntrip the filter"])
+    def test_half_replies_and_a_file(
+        self, notebook: Kernel, services: Sandbox, tmp_path: Path, asked: str
+    ) -> None:
+        """A reply that was cut or stopped by a filter is shown, and leaves the file as it was."""
+        file = tmp_path / "reply.txt"
+        file.write_text("old")
+        options, _, prompt = asked.partition("\n")
+        ran = notebook.run(f"%%llm -p openai -o {file} {options}\n{prompt}")
+        assert ran.ok, ran.stderr
+        assert ran.displays
+        assert file.read_text() == "old"
 
     def test_attempts_below(self, notebook: Kernel, services: Sandbox) -> None:
         """With --trace or -v the timeline stands below the reply, and below an error, too."""
