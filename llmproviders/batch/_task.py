@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple
 
 from .._checks import boolean
 from .._display.text import shorten
+from .._redact import is_telling
 from .._request import ChatRequest
+from .._runtime.files import open_plain
 from .._runtime.scope import STOPPED
 from .._signals import let_through
 from ..errors import InvalidRequestError, LLMError
@@ -30,6 +33,11 @@ HALVES = {
     "content_filter": "the service's filter stopped the reply",
 }
 """The finish reasons of replies that are not whole, and what each means."""
+
+# A new value in each run is no other request.
+_NUMBERS_REQUESTS = re.compile("request-?id|correlation|trace", re.IGNORECASE)
+
+_BLOCK = 2**20
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
@@ -272,6 +280,9 @@ def duplicate(own_id: Id, *lines: int) -> InvalidRequestError:
 def request_hash(request: ChatRequest) -> str:
     """A hash that is equal for equal messages, model and parameters, however they are written.
 
+    Attached files count by their content, and headers unless they hold a credential or number a
+    request.
+
     >>> once = task_of("Why?", 0).request
     >>> again = task_of({"id": 5, "messages": [{"role": "user", "content": "Why?"}]}, 1).request
     >>> request_hash(once) == request_hash(again)
@@ -287,5 +298,25 @@ def request_hash(request: ChatRequest) -> str:
         asked["schema"] = schema.json_schema
     attached = getattr(request, "attach", ())
     if attached:
-        asked["attach"] = [os.fspath(path) for path in attached]
+        asked["attach"] = [_file_digest(path) for path in attached]
+    headers = {
+        name.lower(): value
+        for name, value in getattr(request, "extra_headers", {}).items()
+        if not is_telling(name) and not _NUMBERS_REQUESTS.search(name)
+    }
+    if headers:
+        asked["extra_headers"] = headers
     return sha256(_canonical(asked).encode()).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    """A hash of a file's content; its path, if it cannot be read."""
+    found = sha256()
+    try:
+        with open_plain(os.path.expanduser(path)) as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+    except (OSError, ValueError) as error:
+        let_through(error)
+        return path
+    return found.hexdigest()

@@ -124,6 +124,44 @@ class TestRows:
         assert row["provider"] == "OpenAICompatible"
         assert (summary.done, summary.failed) == (0, 1)
 
+    def test_a_changed_picture(self, files: Files, tmp_path: Path) -> None:
+        """A row whose attached file has other content is done again; another path is no change."""
+        picture = tmp_path / "a.png"
+        picture.write_bytes(b"\x89PNG\r\n\x1a\n1")
+        with Sandbox() as sandbox:
+            client = OpenAICompatible(**sandbox.provider_arguments("openai"))
+
+            def run(path: Path) -> tuple[int, int]:
+                files.ask({"prompt": "What is it?", "attach": [str(path)]})
+                summary = run_file(client, files.input, files.output)
+                return summary.done, summary.skipped
+
+            assert run(picture) == (1, 0)
+            assert run(picture.rename(tmp_path / "b.png")) == (0, 1)
+            (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n2")
+            assert run(tmp_path / "b.png") == (1, 0)
+            assert len(files.rows()) == 1
+
+    @pytest.mark.parametrize(
+        ("before", "after", "again"),
+        [
+            ({"X-Variant": "a"}, {"X-Variant": "b"}, True),
+            ({"X-Variant": "a"}, {"x-variant": "a"}, False),
+            (None, {"X-Variant": "a"}, True),
+            ({"Authorization": "Bearer one-secret"}, {"Authorization": "Bearer another"}, False),
+            ({"X-Request-ID": "1"}, {"X-Request-ID": "2"}, False),
+        ],
+    )
+    def test_changed_headers(
+        self, files: Files, before: dict[str, str] | None, after: dict[str, str], again: bool
+    ) -> None:
+        """Other headers make another request; another key or request number does not."""
+        for headers, done in ((before, True), (after, again)):
+            files.ask({"prompt": "Why?", "extra_headers": headers})
+            summary = run_file(ScriptedProvider(["Yes."]), files.input, files.output)
+            assert (summary.done, summary.skipped) == (int(done), int(not done))
+        assert "secret" not in files.output.read_text()
+
     def test_the_summary_counts_cut_rows(self, files: Files) -> None:
         """Rows that ``max_tokens`` cut or a filter stopped count as done, and as what they are."""
         files.ask("one", "two", "three", "four")
