@@ -99,6 +99,10 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
+# A second opinion on where a body ends makes its rest the next request on the connection.
+_OF_THE_FRAME = ("content-length", "transfer-encoding")
+
+
 def header_fields(name: str, value: object) -> dict[str, str]:
     """Check headers that a caller passed; values that look like secrets are masked.
 
@@ -107,7 +111,8 @@ def header_fields(name: str, value: object) -> dict[str, str]:
         value: the headers; names and values are strings.
 
     Raises:
-        InvalidRequestError: they cannot be sent as headers; no value is shown.
+        InvalidRequestError: they cannot be sent as headers, or say how long the body is; no value
+            is shown.
     """
     if not isinstance(value, Mapping):
         raise InvalidRequestError(f"{name} must be a dict of headers, not {type(value).__name__}")
@@ -115,6 +120,11 @@ def header_fields(name: str, value: object) -> dict[str, str]:
     for field, text in value.items():
         if not isinstance(field, str) or not _HEADER_NAME.fullmatch(field):
             raise InvalidRequestError(f"{name} has {shown(field)}, which is not a header name")
+        if field.lower() in _OF_THE_FRAME:
+            raise InvalidRequestError(
+                f"{name} has {field}, which is set from the body that is sent; another value would "
+                "break the connection: leave it out"
+            )
         if isinstance(text, str):
             text = text.strip(" \t\r\n")
             if is_telling(field):

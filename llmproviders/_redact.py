@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import count
 from traceback import clear_frames
@@ -49,7 +50,18 @@ _AUTHORIZATION = re.compile(
 )
 
 
-_TELLING_NAME = re.compile("auth|cookie|key|token|secret", re.IGNORECASE)
+_TELLING_NAME = re.compile(
+    "auth|cookie|key|token|secret|passw|passphrase|pwd|(?<![a-z])pass(?![a-z])|credential|signature"
+    "|bearer|jwt",
+    re.IGNORECASE,
+)
+
+# Stricter, since the fields of a body have any names: max_tokens, key_points.
+_TELLING_FIELD = re.compile(
+    "(auth|authorization|cookie|key|token|secret|passw(or)?d|passphrase|pwd|credential|signature"
+    "|bearer|jwt)s?$",
+    re.IGNORECASE,
+)
 
 
 class Secret(str):
@@ -104,7 +116,7 @@ def hidden(value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def is_telling(name: str) -> bool:
-    """Whether a header of this name is likely to contain a credential."""
+    """Whether a header of this name is likely to contain a credential, judged by its words."""
     return _TELLING_NAME.search(name) is not None
 
 
@@ -174,7 +186,7 @@ def conceal_user_info(url: str | None) -> None:
 
 
 # Names of query parameters, in addition to header names, whose values give access.
-_TELLING_IN_QUERY = ("code", "password", "sig", "signature")
+_TELLING_IN_QUERY = ("code", "sig")
 
 
 def conceal_query(url: str) -> None:
@@ -185,6 +197,25 @@ def conceal_query(url: str) -> None:
     for name, value in parse_qsl(query):
         if is_telling(name) or name.lower() in _TELLING_IN_QUERY:
             conceal(value)
+
+
+def conceal_fields(body: Mapping[str, Any]) -> None:
+    """Mask the strings in the fields of JSON data that are likely to be credentials."""
+    seen: set[int] = set()
+    waiting: list[tuple[bool, Any]] = [(False, body)]
+    while waiting:
+        telling, value = waiting.pop()
+        if isinstance(value, str):
+            if telling:
+                conceal_words(value)
+        elif id(value) not in seen and isinstance(value, (Mapping, list, tuple)):
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                waiting += (
+                    (_TELLING_FIELD.search(str(n)) is not None, v) for n, v in value.items()
+                )
+            else:
+                waiting += ((telling, item) for item in value)
 
 
 def redact(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 from ._account.names import about_unknown
 from ._checks import FINITE, as_float, header_fields, seconds, shown, text, whole
 from ._http.types import Timeout, check_proxy, check_timeout
+from ._redact import conceal_fields
 from .errors import InvalidRequestError
 from .messages import Message, Prompt, has_images, normalize, text_of
 from .results import Accept as Accept
@@ -321,6 +322,9 @@ class ChatRequest:
             body: the fields that the provider sends.
         """
         extra = self.params.get("extra_body", {})
+        if extra:
+            # Not earlier: the request may come from another process.
+            conceal_fields(extra)
         return {n: v for n, v in {**body, **extra}.items() if n not in extra or v is not None}
 
 

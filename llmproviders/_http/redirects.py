@@ -56,7 +56,7 @@ def target_of(reply: HTTPResponse, request: requests.PreparedRequest) -> str | N
     ):
         return target
     raise errors.ProtocolError(
-        f"the service redirects to {there.scheme}://{there.connected}, which is not followed; "
+        f"the service redirects to {there}, which is not followed; "
         "if it is right, set base_url to it",
         status_code=reply.status,
         retryable=False,
@@ -82,6 +82,11 @@ class _Origin(NamedTuple):
     named: str | None
     connected: str | None
     port: int | None
+
+    def __str__(self) -> str:
+        # A path or a query may hold a secret.
+        port = "" if self.port == _PORTS.get(self.scheme) else f":{self.port}"
+        return f"{self.scheme}://{self.connected}{port}"
 
 
 def _origin(url: str) -> _Origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -298,9 +299,26 @@ def test_which_statuses_move_a_request(status: int) -> None:
     if status in (307, 308):
         assert target_of(moved, post) == f"{ORIGIN}/x"  # type: ignore[arg-type]
         return
-    with pytest.raises(ProtocolError, match=r"redirects to http://good\.example,") as caught:
+    with pytest.raises(ProtocolError, match=rf"redirects to {re.escape(ORIGIN)},") as caught:
         target_of(moved, post)  # type: ignore[arg-type]
     assert (caught.value.status_code, caught.value.retryable) == (status, False)
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("http://127.0.0.1:8080/v1?key=k3y-moved", "http://127.0.0.1:8080"),
+        ("https://evil.example:443/v1", "https://evil.example"),
+        ("http://evil.example:443/t0ken/v1#part", "http://evil.example:443"),
+        ("http://[::1]:99/v1", "http://[::1]:99"),
+    ],
+)
+def test_where_a_redirect_leads_is_told(location: str, shown: str) -> None:
+    """The error names scheme, host and, unless it is the usual one, port; nothing after them."""
+    request = requests.Request("POST", "http://127.0.0.1:9/v1").prepare()
+    with pytest.raises(ProtocolError) as caught:
+        target_of(Moved(location), request)  # type: ignore[arg-type]
+    assert f"redirects to {shown}, which is not followed" in str(caught.value)
 
 
 def test_a_credential_in_a_place_is_masked() -> None:

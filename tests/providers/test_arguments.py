@@ -19,7 +19,15 @@ import requests_mock
 import responses
 import trustme
 
-from llmproviders import Cached, ConnectionFailed, FailoverClient, LLMError, ProtocolError, Provider
+from llmproviders import (
+    Cached,
+    ConnectionFailed,
+    FailoverClient,
+    InvalidRequestError,
+    LLMError,
+    ProtocolError,
+    Provider,
+)
 from llmproviders.config import load
 from llmproviders.notebook import show
 from llmproviders.provider import Limits
@@ -161,6 +169,22 @@ def echo(conn: Connection) -> None:
     """Refuse a request with all of its headers in the words."""
     said = json.dumps({"error": {"message": f"no: {conn.read_request().headers}"}})
     conn.run(http_response(400, {"Content-Type": "application/json"}, said.encode()))
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "transfer-encoding"])
+@pytest.mark.parametrize("name", ANSWERED)
+def test_headers_that_frame_the_body_are_refused(
+    raw_server: RawServerFactory, name: str, header: str
+) -> None:
+    """``headers=`` and ``extra_headers=`` cannot say how long the body is; nothing is sent."""
+    server = raw_server(echo)
+    with pytest.raises(InvalidRequestError, match=f"headers has {header}, which is set"):
+        provider_at(name, server.url, headers={header: "5"})
+    with provider_at(name, server.url) as provider:
+        for ask in (provider.complete, FailoverClient([provider]).complete):
+            with pytest.raises(InvalidRequestError, match=f"extra_headers has {header}"):
+                ask("Hi", extra_headers={header: "5"})
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("name", ANSWERED)

@@ -525,6 +525,51 @@ def test_a_secret_that_is_echoed_is_seen_nowhere(
     observer.expect_nothing_of(*planted.secrets)
 
 
+GIVEN: tuple[dict[str, Any], ...] = (
+    {"extra_headers": {"X-Password": "{}"}},
+    {"extra_headers": {"x-passwd": "{}"}},
+    {"extra_headers": {"X-Pass": "{}"}},
+    {"extra_headers": {"X-Client-Credentials": "{}"}},
+    {"extra_headers": {"X-Hub-Signature-256": "{}"}},
+    {"extra_headers": {"Ocp-Apim-Subscription-Key": "{}"}},
+    {"extra_body": {"api_key": "{}"}},
+    {"extra_body": {"clientSecret": "{}"}},
+    {"extra_body": {"auth": {"token": "{}"}}},
+    {"extra_body": {"servers": [{"headers": {"Authorization": "Bearer {}"}}]}},
+    {"extra_body": {"passwords": ["{}"]}},
+)
+
+
+def _filled(given: Any, secret: str) -> Any:
+    return json.loads(json.dumps(given).replace("{}", secret))
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=str)
+def test_a_secret_of_one_call_is_not_said(
+    given: dict[str, Any], raw_server: RawServerFactory
+) -> None:
+    """A header or a field with a name of a credential is masked where the service says it back."""
+    server = raw_server(echoing(_as_message(400)))
+    secret = f"s3cret-{GIVEN.index(given)}-of-the-call"
+    provider = OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1", model="m")
+    with provider, pytest.raises(LLMError) as caught:
+        provider.complete("Why?", **_filled(given, secret))
+    sent = server.requests[-1]
+    assert secret in sent.body.decode() + str(sent.headers)
+    assert secret not in f"{caught.value} {vars(caught.value)!r}"
+    assert "refused /v1/chat/completions" in str(caught.value)
+
+
+def test_an_ordinary_field_is_said(raw_server: RawServerFactory) -> None:
+    """What the service says about other fields of the body stays readable."""
+    server = raw_server(echoing(_as_message(400)))
+    provider = OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1", model="m")
+    fields = {"key_points": "lighthouse", "tokenizer": "cl100k_base"}
+    with provider, pytest.raises(LLMError, match="lighthouse") as caught:
+        provider.complete("Why?", extra_body=fields)
+    assert "cl100k_base" in str(caught.value)
+
+
 @pytest.mark.parametrize("planted", PLANTED, ids=[planted.name for planted in PLANTED])
 def test_a_secret_is_seen_nowhere_when_nobody_answers(
     planted: Planted,
