@@ -162,7 +162,9 @@ class OpenAICompatible(Provider):
         if "extra_body" in request.params:
             body = request.with_extra_body(body)
         # Some gateways label a stream as text/html; the parser recognizes a web page itself.
-        return self._call("POST", _CHAT_PATH, json=body, accept="html")
+        return self._call(
+            "POST", _CHAT_PATH, json=body, accept="html", own_headers=request.extra_headers
+        )
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
         """The fields that ask for a stream or for the whole reply, depending on ``request``."""
@@ -346,7 +348,7 @@ class OpenAICompatible(Provider):
         """Check that there is a key, if the address needs one."""
         self._key()
 
-    def _key(self) -> Secret | None:
+    def _key(self, own_headers: Mapping[str, str] | None = None) -> Secret | None:
         if self._checked_key is not None:
             conceal(self._checked_key)
             return self._checked_key
@@ -354,7 +356,8 @@ class OpenAICompatible(Provider):
         if isinstance(self._api_key, str):
             # Keys in files and variables may be renewed at any time.
             self._checked_key = key
-        if key is None and (self.needs_auth or self.base_url == self.url):
+        needed = self.needs_auth or self.base_url == self.url
+        if key is None and needed and not self.has_own_login(own_headers):
             local = (
                 ""
                 if self.needs_auth
@@ -374,10 +377,15 @@ class OpenAICompatible(Provider):
         return Redacted(address.rstrip("/") + path + mark + query)
 
     def _call(
-        self, method: str, path: str, json: Any = None, accept: Literal["any", "html"] = "any"
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        accept: Literal["any", "html"] = "any",
+        own_headers: Mapping[str, str] | None = None,
     ) -> HTTPRequest:
 
-        key = self._key()
+        key = self._key(own_headers)
         return HTTPRequest(
             method,
             self._url(path),

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import requests
 
 from llmproviders import (
     GLM,
@@ -16,6 +17,7 @@ from llmproviders import (
     LLMError,
     MissingAuthError,
     OpenAICompatible,
+    YandexGPT,
 )
 from llmproviders._account.keys import KeyVariable, belongs_to
 from tests.conftest import RawServerFactory
@@ -40,6 +42,47 @@ def server(raw_server: RawServerFactory) -> RawServer:
 def sent(server: RawServer) -> str:
     """The headers of all that came in."""
     return str([request.headers for request in server.requests])
+
+
+@pytest.mark.parametrize("way", ["extra_headers", "headers", "session.headers", "session.auth"])
+@pytest.mark.parametrize("cls", [DeepSeek, GLM, YandexGPT, OpenAICompatible])
+def test_an_own_login_needs_no_key(
+    cls: type[OpenAICompatible], way: str, server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who sets Authorization needs no key: it is sent, and no key that was held back."""
+    for name in ("DEEPSEEK_API_KEY", "ZAI_API_KEY", "YC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    login = {"Authorization": "Api-Key of-the-caller"}
+    session = requests.Session()
+    arguments: dict[str, Any] = {"folder_id": "b1g"} if cls is YandexGPT else {}
+    call: dict[str, Any] = {}
+    if way == "extra_headers":
+        call["extra_headers"] = login
+    elif way == "headers":
+        arguments["headers"] = login
+    elif way == "session.headers":
+        session.headers.update(login)
+    else:
+        session.auth = ("me", "a-password")
+    with (
+        cls(base_url=server.url, model="m", session=session, **arguments) as provider,
+        pytest.raises(AuthenticationError),
+    ):
+        provider.complete("Why?", **call)
+    expected = "Basic " if way == "session.auth" else login["Authorization"]
+    assert str(server.requests[0].header("Authorization")).startswith(expected)
+    assert KEY not in sent(server)
+
+
+@pytest.mark.parametrize("cls", [DeepSeek, GLM, YandexGPT])
+def test_an_own_login_wins_over_a_key(cls: type[OpenAICompatible], server: RawServer) -> None:
+    """A header of one call replaces the provider's key."""
+    arguments: dict[str, Any] = {"folder_id": "b1g"} if cls is YandexGPT else {}
+    provider = cls(base_url=server.url, api_key=KEY, model="m", **arguments)
+    with provider, pytest.raises(AuthenticationError):
+        provider.complete("Why?", extra_headers={"authorization": "Bearer of-the-caller"})
+    assert server.requests[0].header("Authorization") == "Bearer of-the-caller"
+    assert KEY not in sent(server)
 
 
 @pytest.mark.parametrize(
