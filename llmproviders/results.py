@@ -72,6 +72,9 @@ class Attempts(tuple[Attempt, ...]):
         printer.text(self.to_text())
 
 
+_LONGEST_ADDRESS = 64 * 1024
+
+
 class Image:
     r"""A picture that a service drew.
 
@@ -89,6 +92,13 @@ class Image:
         # A key that an address echoes; the bytes of a picture hold none.
         self.id = id if id.startswith("data:") else redact(id)
         self._fetch = fetch
+
+    @property
+    def address(self) -> str:
+        """The ``id``, for JSON; a ``data:`` address of more than 64 KiB ends before its data."""
+        if len(self.id) <= _LONGEST_ADDRESS:
+            return self.id
+        return _display.text.shorten(self.id.partition(",")[0], 100) + ",..."
 
     def bytes(self) -> bytes:
         """The picture's bytes.
@@ -458,6 +468,8 @@ class Completion:
     def as_dict(self) -> dict[str, Any]:
         """The completion as a JSON object, without ``data``, which the text contains.
 
+        ``images`` has the address of each picture, see :attr:`Image.address`.
+
         >>> from llmproviders.testing import ScriptedProvider
         >>> ScriptedProvider(["Because."]).complete("Why?").as_dict()["finish_reason"]
         'stop'
@@ -470,6 +482,7 @@ class Completion:
             "usage": None if self.usage is None else self.usage.as_dict(),
             "reasoning": self.reasoning,
             "tool_calls": self.tool_calls,
+            "images": [image.address for image in self.finish_reason.images],
             "request_id": self.request_id,
             "cached": self.cached,
             "attempts": [attempt.as_dict() for attempt in self.attempts],

@@ -150,6 +150,13 @@ class TestUsage:
 
 
 class TestImage:
+    def test_its_address(self) -> None:
+        """JSON has the whole address, unless it holds more than 64 KiB of the picture itself."""
+        small = "data:image/png;base64,AAEC"
+        assert [Image(id).address for id in ("id-7", small)] == ["id-7", small]
+        assert Image(small + "A" * 64 * 1024).address == "data:image/png;base64,..."
+        assert len(Image("data:" + "A" * 80_000).address) < 120
+
     def test_bytes(self) -> None:
         """An image has its bytes in its address, or the service is asked for them."""
         assert Image("data:image/png;base64,AAEC").bytes() == bytes([0, 1, 2])
@@ -215,6 +222,7 @@ class TestCompletion:
         assert (told["reasoning"], told["request_id"]) == ("thoughts", "r-1")
         assert told["usage"]["total_tokens"] == 3
         assert told["attempts"][0]["provider"] == "GigaChat"
+        assert told["images"] == ["id-7"]
 
     @TRAVEL
     def test_it_travels(self, travel: Callable[[Any], Any]) -> None:

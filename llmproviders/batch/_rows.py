@@ -58,8 +58,8 @@ def _task_in(line: bytes, index: int) -> Task:
 def as_row(completion: Completion | None, error: BaseException | None) -> dict[str, Any]:
     """A reply or an error as a JSON object: an output row without ``id`` and ``request_hash``.
 
-    ``tool_calls`` is present if the model asked for calls, ``data`` if a ``schema`` was given, and
-    ``cached`` if the reply came from a cache.
+    ``tool_calls`` is present if the model asked for calls, ``images`` if the service drew pictures,
+    ``data`` if a ``schema`` was given, and ``cached`` if the reply came from a cache.
 
     Args:
         completion: the reply, or None.
@@ -83,6 +83,8 @@ def as_row(completion: Completion | None, error: BaseException | None) -> dict[s
     }
     if finish is not None and finish.tool_calls:
         row["tool_calls"] = finish.tool_calls
+    if finish is not None and finish.images:
+        row["images"] = [image.address for image in finish.images]
     if completion is not None and completion.cached:
         row["cached"] = True
     if completion is not None and completion.data is not None:

@@ -15,7 +15,7 @@ import click
 
 from .. import _display
 from .. import _environment as _environ
-from .._display.text import columns
+from .._display.text import columns, count
 from .._printable import one_line, printable
 from .._redact import redact
 from ..errors import Attempt, DeadlineExceeded, LLMError
@@ -270,6 +270,9 @@ class Notes:
                 "the reply is cut at its maximum length; raise --max-tokens for more"
                 + ("" if allow_cut else hint)
             )
+        if finish.images:
+            drawn = count(len(finish.images), "picture")
+            self.remark(f"the service drew {drawn}, not shown here; --json has the address of each")
         if self.verbose:
             say(f"{finish.provider} answered{_tokens(finish.usage)}", dim=True)
 

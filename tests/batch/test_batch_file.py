@@ -22,6 +22,7 @@ from llmproviders import (
     DeadlineExceeded,
     FailoverClient,
     FinishReason,
+    GigaChat,
     InvalidRequestError,
     OpenAICompatible,
     ServerError,
@@ -123,6 +124,16 @@ class TestRows:
         assert (row["text"], row["model"], row["finish_reason"], row["usage"]) == (None,) * 4
         assert row["provider"] == "OpenAICompatible"
         assert (summary.done, summary.failed) == (0, 1)
+
+    def test_drawn_pictures(self, files: Files) -> None:
+        """A row has the addresses of the pictures that the service drew, and not without any."""
+        files.ask("draw a picture", "Why?")
+        with Sandbox() as sandbox:
+            client = GigaChat(**sandbox.provider_arguments("gigachat"))
+            run_file(client, files.input, files.output, workers=1)
+        drawn, plain = files.rows()
+        assert [type(address) for address in drawn["images"]] == [str]
+        assert "images" not in plain
 
     def test_a_changed_picture(self, files: Files, tmp_path: Path) -> None:
         """A row whose attached file has other content is done again; another path is no change."""

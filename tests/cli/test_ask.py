@@ -655,3 +655,13 @@ def test_a_file_to_look_at(echo: Sandbox, tmp_path: Path) -> None:
     result = run(*ASK, "Why?", "-a", str(tmp_path / "no.png"))
     assert (result.code, echo.count()) == (2, 0)
     assert "no.png" in result.err
+
+
+def test_drawn_pictures(at_sandbox: Sandbox) -> None:
+    """A line on stderr tells how many there were, not with -q; --json has their addresses."""
+    asked = ("ask", "-p", "gigachat", "draw a picture")
+    result = run(*asked)
+    assert (result.code, len(result.err.splitlines())) == (0, 1)
+    assert "the service drew 1 picture" in result.err
+    assert run(*asked, "-q").err == ""
+    assert len(json.loads(run(*asked, "--json").out)["images"]) == 1
