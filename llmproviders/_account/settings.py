@@ -375,17 +375,18 @@ class ProviderBase:
         hint = f": {self.how_to_pass('api_key')}" if self.variables_for("api_key") else ""
         return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
 
-    def has_own_login(self, headers: Mapping[str, str] | None = None) -> bool:
-        """Whether the caller sets ``Authorization``: by headers or by the session's ``auth``.
+    def own_login(self, headers: Mapping[str, str]) -> Secret | None:
+        """What the caller sets ``Authorization`` to, or the session's ``auth``, as a text.
 
         Args:
             headers: the caller's headers for this call.
         """
         session = self._session
-        names = [*(headers or ()), *self.headers, *(session.headers if session is not None else ())]
-        if any(name.lower() == "authorization" for name in names):
-            return True
-        return session is not None and bool(session.auth)
+        for given in (headers, self.headers, {} if session is None else session.headers):
+            for name, value in given.items():
+                if name.lower() == "authorization" and value is not None:
+                    return Secret(repr(value[:]))
+        return Secret(repr(session.auth)) if session is not None and session.auth else None
 
     def _sends_key(self, call: HTTPRequest | None, headers: Mapping[str, str]) -> bool:
         """Whether a call contained anything that may be a key."""

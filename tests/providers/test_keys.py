@@ -74,6 +74,32 @@ def test_an_own_login_needs_no_key(
     assert KEY not in sent(server)
 
 
+@pytest.mark.parametrize("way", ["extra_headers", "headers", "session.headers", "session.auth"])
+def test_gigachat_with_an_own_login(way: str, server: RawServer) -> None:
+    """GigaChat without a key sends the caller's Authorization, and fetches no token."""
+    login = {"authorization": "Bearer of-the-caller"}
+    session = requests.Session()
+    arguments: dict[str, Any] = {}
+    call: dict[str, Any] = {}
+    if way == "extra_headers":
+        call["extra_headers"] = login
+    elif way == "headers":
+        arguments["headers"] = login
+    elif way == "session.headers":
+        session.headers.update(login)
+    else:
+        session.auth = ("me", "a-password")
+    url = server.url
+    with (
+        GigaChat(base_url=url, auth_url=f"{url}/oauth", session=session, **arguments) as provider,
+        pytest.raises(AuthenticationError),
+    ):
+        provider.complete("Why?", **call)
+    assert [request.target for request in server.requests] == ["/chat/completions"]
+    expected = "Basic " if way == "session.auth" else login["authorization"]
+    assert str(server.requests[0].header("Authorization")).startswith(expected)
+
+
 @pytest.mark.parametrize("cls", [DeepSeek, GLM, YandexGPT])
 def test_an_own_login_wins_over_a_key(cls: type[OpenAICompatible], server: RawServer) -> None:
     """A header of one call replaces the provider's key."""

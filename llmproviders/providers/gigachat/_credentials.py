@@ -7,7 +7,7 @@ import binascii
 import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -107,6 +107,25 @@ class ClientCertificate(Login):
     def credential(self) -> str:
         """The hash of the files' names."""
         return digest("certificate", *self.files)
+
+    def token(self, fetch: Fetch) -> None:
+        """No token."""
+
+
+@dataclass(frozen=True)
+class OwnLogin(Login):
+    """An ``Authorization`` that the caller sets by a header or a session; no token is fetched.
+
+    Attributes:
+        value: what the caller set.
+    """
+
+    value: Secret
+
+    @property
+    def credential(self) -> str:
+        """The hash of the value."""
+        return digest("own login", self.value)
 
     def token(self, fetch: Fetch) -> None:
         """No token."""
@@ -275,6 +294,8 @@ class Credentials:
             constructor; they take precedence over the environment.
         user: the user's name, or None.
         certificate: returns the files of the client certificate, if there is one.
+        own_login: returns what the caller sets ``Authorization`` to, given the headers of a call;
+            used without any of the above.
         scope: the version of the API.
         auth_url: the token service's full address.
         login_url: the address that issues a token for a user and a password.
@@ -290,6 +311,7 @@ class Credentials:
         given: frozenset[str],
         user: str | None,
         certificate: Callable[[], tuple[str, ...]],
+        own_login: Callable[[Mapping[str, str]], Secret | None],
         scope: str,
         auth_url: str,
         login_url: str,
@@ -301,6 +323,7 @@ class Credentials:
         self._given = given
         self._user = user
         self._certificate = certificate
+        self._own_login = own_login
         self._scope = scope
         self._auth_url = auth_url
         self._login_url = login_url
@@ -308,8 +331,11 @@ class Credentials:
         self._refused_token: str | None = None
         self._found: WeakKeyDictionary[CancelScope, Login] = WeakKeyDictionary()
 
-    def find(self) -> Login | None:
+    def find(self, headers: Mapping[str, str] | None = None) -> Login | None:
         """The current login, from the constructor or else the environment; None if there is none.
+
+        Args:
+            headers: the caller's headers for this call.
 
         Raises:
             MissingAuthError: the file or variable that should hold it has none.
@@ -322,10 +348,17 @@ class Credentials:
             if found is not None:
                 return found
         files = self._certificate()
-        return ClientCertificate(files) if files else None
+        if files:
+            return ClientCertificate(files)
+        own = self._own_login(headers or {})
+        return None if own is None else OwnLogin(own)
 
-    def of(self, scope: CancelScope) -> Login:
+    def of(self, scope: CancelScope, headers: Mapping[str, str] | None = None) -> Login:
         """The login of one call, looked up when the call first needs it.
+
+        Args:
+            scope: the call's.
+            headers: the caller's headers for this call.
 
         Raises:
             MissingAuthError: there is none.
@@ -333,7 +366,7 @@ class Credentials:
         """
         login = self._found.get(scope)
         if login is None:
-            login = self.find()
+            login = self.find(headers)
             if login is None:
                 how = self._held_back() or (
                     "set GIGACHAT_CREDENTIALS or pass api_key=; your account shows it: " + STUDIO

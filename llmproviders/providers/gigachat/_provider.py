@@ -155,6 +155,7 @@ class GigaChat(Provider):
             given=frozenset(argument for argument, value in given.items() if value is not None),
             user=self._setting("user", user),
             certificate=self._shown_certificate,
+            own_login=self.own_login,
             scope=self.scope,
             auth_url=self.auth_url,
             login_url=self._address_of("/token"),
@@ -301,6 +302,7 @@ class GigaChat(Provider):
 
     def prepare(self, request: ChatRequest, fetch: Fetch) -> HTTPRequest:
         """Put the messages and parameters into a JSON body, upload files, and get a token."""
+        self._credentials.of(fetch.scope, request.extra_headers)
         params = self.sampling(request)
         messages = _dialect.messages(request.messages, _attached(request))
         body = {
@@ -319,8 +321,7 @@ class GigaChat(Provider):
                     self._uploaded(one, request, fetch) if isinstance(one, Attachment) else one
                     for one in message["attachments"]
                 ]
-        session_id = params.get("session_id")
-        headers = {"X-Session-ID": str(session_id)} if session_id is not None else {}
+        headers = {"X-Session-ID": str(params["session_id"])} if "session_id" in params else {}
         path = "/chat/completions"
         # A gateway may label a stream as text/html; the parser recognizes a web page itself.
         return self._call(fetch, "POST", path, json=body, headers=headers, accept="html")
