@@ -58,7 +58,7 @@ _TELLING_NAME = re.compile(
 
 # Stricter, since the fields of a body have any names: max_tokens, key_points.
 _TELLING_FIELD = re.compile(
-    "(auth|authorization|cookie|key|token|secret|passw(or)?d|passphrase|pwd|credential|signature"
+    "(?<!cache_)(auth|authorization|cookie|key|token|secret|passw(or)?d|passphrase|pwd|credential|signature"
     "|bearer|jwt)s?$",
     re.IGNORECASE,
 )

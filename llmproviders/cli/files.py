@@ -88,7 +88,7 @@ def _is_meant(notes: Notes, scope: CancelScope) -> bool:
         return False
     if _has_input(descriptor, min(_MOMENT_S, scope.remaining())):
         return True
-    notes.remark(
+    notes.warn(
         "standard input was left alone: nothing came within a second; --stdin waits for it, "
         "--no-stdin leaves it alone without a word"
     )

@@ -209,7 +209,6 @@ class Notes:
 
     def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
         self.verbose = 0 if quiet else verbose
-        self._quiet = quiet
         if self.verbose:
             self._level = logging.INFO if self.verbose == 1 else logging.DEBUG
         else:
@@ -219,11 +218,6 @@ class Notes:
     def warn(self, message: str) -> None:
         """Print a warning, at a terminal or with -v."""
         if self._level <= logging.WARNING:
-            say(message, fg="yellow")
-
-    def remark(self, message: str) -> None:
-        """Print a message, at a terminal or not, but not with -q."""
-        if not self._quiet:
             say(message, fg="yellow")
 
     def detail(self, message: str) -> None:
@@ -272,7 +266,7 @@ class Notes:
             )
         if finish.images:
             drawn = count(len(finish.images), "picture")
-            self.remark(f"the service drew {drawn}, not shown here; --json has the address of each")
+            self.warn(f"the service drew {drawn}, not shown here; --json has the address of each")
         if self.verbose:
             say(f"{finish.provider} answered{_tokens(finish.usage)}", dim=True)
 

@@ -564,7 +564,7 @@ def test_an_ordinary_field_is_said(raw_server: RawServerFactory) -> None:
     """What the service says about other fields of the body stays readable."""
     server = raw_server(echoing(_as_message(400)))
     provider = OpenAICompatible(base_url=f"http://127.0.0.1:{server.port}/v1", model="m")
-    fields = {"key_points": "lighthouse", "tokenizer": "cl100k_base"}
+    fields = {"key_points": "lighthouse", "tokenizer": "cl100k_base", "prompt_cache_key": "weather"}
     with provider, pytest.raises(LLMError, match="lighthouse") as caught:
         provider.complete("Why?", extra_body=fields)
     assert "cl100k_base" in str(caught.value)
