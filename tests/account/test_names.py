@@ -73,6 +73,28 @@ class TestCall:
         [result] = run(client, [{"prompt": "Hi", "top_k": 3}])
         assert "extra_body={'top_k': ...}" in str(result.error)
 
+    @pytest.mark.parametrize(
+        ("name", "place", "said"),
+        [
+            ("top_k", "call", "; if the service knows it, pass extra_body={'top_k': ...}"),
+            (
+                "top_k",
+                "client",
+                "; if the service knows it, pass extra_body={'top_k': ...} to the call",
+            ),
+            ("max_output_tokens", "call", "; did you mean max_tokens?"),
+            ("max_output_tokens", "client", "; pass max_tokens= to the call"),
+            ("temperature", "call", None),
+            ("attempts", "client", None),
+            ("base_url", "provider", None),
+            ("wa", "client", None),
+            ("wai", "client", "; did you mean 'waiting'?"),
+        ],
+    )
+    def test_the_place(self, name: str, place: names.Place, said: str | None) -> None:
+        """Nobody is sent to the place where the name was given; two letters begin too many."""
+        assert names.about_unknown(name, ["waiting"], place) == said
+
 
 class TestConstructor:
     @pytest.mark.parametrize(
