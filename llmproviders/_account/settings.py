@@ -375,7 +375,7 @@ class ProviderBase:
         hint = f": {self.how_to_pass('api_key')}" if self.variables_for("api_key") else ""
         return retold(error, f"{self.name} needs a key, and none was sent{hint} ({said})")
 
-    def own_login(self, headers: Mapping[str, str]) -> Secret | None:
+    def _own_login(self, headers: Mapping[str, str]) -> Secret | None:
         """What the caller sets ``Authorization`` to, or the session's ``auth``, as a text.
 
         Args:

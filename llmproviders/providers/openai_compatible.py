@@ -357,7 +357,7 @@ class OpenAICompatible(Provider):
             # Keys in files and variables may be renewed at any time.
             self._checked_key = key
         needed = self.needs_auth or self.base_url == self.url
-        if key is None and needed and self.own_login(own_headers or {}) is None:
+        if key is None and needed and self._own_login(own_headers or {}) is None:
             local = (
                 ""
                 if self.needs_auth

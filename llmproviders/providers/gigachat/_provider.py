@@ -155,7 +155,7 @@ class GigaChat(Provider):
             given=frozenset(argument for argument, value in given.items() if value is not None),
             user=self._setting("user", user),
             certificate=self._shown_certificate,
-            own_login=self.own_login,
+            own_login=self._own_login,
             scope=self.scope,
             auth_url=self.auth_url,
             login_url=self._address_of("/token"),
