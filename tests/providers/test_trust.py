@@ -337,12 +337,30 @@ class TestStore:
 
     def test_where_it_lies(self, home: Path, stored: _root.Certificate, ca: trustme.CA) -> None:
         """It lies in the user's configuration folder, for the user alone, under its fingerprint."""
-        assert stored.path.is_relative_to(home / "config" / "llmproviders")
+        assert stored.path.parent == home / "config" / "llmproviders" / "trust" / "gigachat"
         assert stored.path.stat().st_mode & 0o777 == 0o600
         assert stored.fingerprint == stored.path.stem == sha256(der_of(ca)).hexdigest()
         assert _root.installed() == [stored]
         assert "trustme" in stored.subject
         assert stored.expires.endswith("GMT")
+
+    @pytest.mark.parametrize(
+        ("said", "trusted", "words"),
+        [
+            ("Hostname mismatch", False, "; check base_url and auth_url"),
+            ("IP address mismatch", False, "; check base_url and auth_url"),
+            ("certificate is not valid for 'x'", True, "; check base_url and auth_url"),
+            ("certificate has expired", False, "; check this machine's clock"),
+            ("certificate is not yet valid", True, "; check this machine's clock"),
+            ("it is issued by 'Gate'", False, ". GigaChat's own is issued by the Russian Trusted"),
+            ("it is issued by 'Russian Trusted Sub CA'", False, ". GigaChat's hosts need the"),
+            ("unable to get its issuer", False, ". GigaChat's hosts need the Russian Trusted Root"),
+            ("unable to get its issuer", True, ". The Russian Trusted Root CA is trusted already"),
+        ],
+    )
+    def test_advice(self, said: str, trusted: bool, words: str) -> None:
+        """What is wrong with a certificate decides what to do about it."""
+        assert _root.advice(ConnectionFailed(said), trusted=trusted).startswith(said + words)
 
     @pytest.mark.parametrize("form", ["pem", "der", "bundle"])
     def test_forms(self, ca: trustme.CA, tmp_path: Path, form: str) -> None:
@@ -533,7 +551,9 @@ class TestDownload:
         url = f"{site.url}/root.crt"
         taken = _root.download(url, fingerprint=fingerprint_of(root))
         assert _root.installed() == [taken]
-        assert [request.target for request in site.requests] == ["/root.crt"]
+        [request] = site.requests
+        assert (request.method, request.target) == ("GET", "/root.crt")
+        assert request.header("Accept") == "*/*"
 
     def test_other_fingerprint(self, site: RawServer) -> None:
         """Anything else is refused."""
