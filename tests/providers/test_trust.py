@@ -362,6 +362,30 @@ class TestStore:
         """What is wrong with a certificate decides what to do about it."""
         assert _root.advice(ConnectionFailed(said), trusted=trusted).startswith(said + words)
 
+    def test_advice_replaces_the_usual_one(self) -> None:
+        """What is advised about other certificates does not stand beside it."""
+        error = ConnectionFailed("no issuer; pass the file of its authority with ca_bundle=")
+        assert _root.advice(error, trusted=False).startswith("no issuer. GigaChat's hosts need")
+
+    def test_one_that_others_could_have_written(self, ca: trustme.CA) -> None:
+        """It is left out, and those after it are used."""
+        other = trustme.CA()
+        kept = [
+            _root.install(one.cert_pem.bytes(), fingerprint=fingerprint_of(one))
+            for one in (ca, other)
+        ]
+        first, second = sorted(certificate.path for certificate in kept)
+        first.chmod(0o666)
+        assert [certificate.path for certificate in _root.installed()] == [second]
+
+    def test_too_large(self, tmp_path: Path) -> None:
+        """A file that is no certificate by its size alone is not read whole."""
+        path = tmp_path / "large.pem"
+        with path.open("wb") as file:
+            file.truncate(17 * 2**20)
+        with pytest.raises(OSError, match="larger than 16 MiB"):
+            _root.install(path)
+
     @pytest.mark.parametrize("form", ["pem", "der", "bundle"])
     def test_forms(self, ca: trustme.CA, tmp_path: Path, form: str) -> None:
         """A file in PEM or DER is taken, and out of a bundle the one that is wanted."""
@@ -573,6 +597,15 @@ class TestDownload:
         monkeypatch.delenv("REQUESTS_CA_BUNDLE")
         with pytest.raises(ConnectionFailed, match="not trusted"):
             _root.download(site.url, fingerprint=fingerprint_of(root))
+
+    def test_site_with_a_stored_authority(
+        self, site: RawServer, ca: trustme.CA, root: trustme.CA, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is installed already vouches for the site."""
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        _root.install(ca.cert_pem.bytes(), fingerprint=fingerprint_of(ca))
+        taken = _root.download(site.url, fingerprint=fingerprint_of(root))
+        assert taken in _root.installed()
 
     def test_unreachable(self, refused_port: int) -> None:
         """A site that cannot be reached is an error of ours."""
