@@ -21,7 +21,7 @@ from .arguments import FILE, TEXT
 from .exits import CommandError, Exit, exit_of_error, exit_of_reply
 from .files import WholeFile, locked, read_prompt, read_schema
 from .notes import Line, Notes, Trace, check_stdout, explained, say, tell
-from .options import Choices, call_options
+from .options import ATTACH, Choices, call_options
 
 _SOON_S = 0.001
 
@@ -54,14 +54,7 @@ _SOON_S = 0.001
     metavar="FILE",
     help="Answer with JSON that satisfies the JSON Schema in FILE.",
 )
-@click.option(
-    "-a",
-    "--attach",
-    type=FILE,
-    multiple=True,
-    metavar="FILE",
-    help="Let the model look at FILE; repeatable.",
-)
+@ATTACH
 @click.option("--usage", is_flag=True, help="Print the number of tokens on standard error.")
 @click.option("--cache", is_flag=True, help="Reuse the reply of an earlier run if nothing changed.")
 @click.option("--plain", is_flag=True, help="Do not render Markdown at a terminal.")

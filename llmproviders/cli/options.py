@@ -128,6 +128,15 @@ _DEADLINE = click.option(
     "--deadline", type=SECONDS, metavar="SECONDS", help="Limit for the whole call, waits included."
 )
 
+ATTACH = click.option(
+    "-a",
+    "--attach",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Let the model look at FILE; repeatable.",
+)
+
 _FIRST_CHUNK = click.option(
     "--first-chunk-timeout",
     type=SECONDS,

@@ -15,10 +15,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from .._printable import be_brief, one_line, printable
 from .._redact import redact
-from ..cli.arguments import FILE
 from ..cli.exits import CommandError, Exit, exit_of_reply
 from ..cli.files import WholeFile
-from ..cli.options import Choices, call_options
+from ..cli.options import ATTACH, Choices, call_options
 from ..client import BaseClient
 from ..config._settings import ConfigError
 from ..conversation import Conversation
@@ -69,14 +68,7 @@ class _Cell:
     help="Also write the reply to FILE, if it is complete.",
 )
 @click.option("--allow-cut", is_flag=True, help="Write a reply that --max-tokens cut, too.")
-@click.option(
-    "-a",
-    "--attach",
-    type=FILE,
-    multiple=True,
-    metavar="FILE",
-    help="Let the model look at FILE; repeatable.",
-)
+@ATTACH
 @click.option("--trace", is_flag=True, help="Show a timeline of the attempts below the reply.")
 @call_options
 def _cell_line(choices: Choices, **options: Any) -> _Cell:

@@ -44,17 +44,10 @@ def sent(server: RawServer) -> str:
     return str([request.headers for request in server.requests])
 
 
-@pytest.mark.parametrize("way", ["extra_headers", "headers", "session.headers", "session.auth"])
-@pytest.mark.parametrize("cls", [DeepSeek, GLM, YandexGPT, OpenAICompatible])
-def test_an_own_login_needs_no_key(
-    cls: type[OpenAICompatible], way: str, server: RawServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A caller who sets Authorization needs no key: it is sent, and no key that was held back."""
-    for name in ("DEEPSEEK_API_KEY", "ZAI_API_KEY", "YC_API_KEY", "OPENAI_API_KEY"):
-        monkeypatch.setenv(name, KEY)
-    login = {"Authorization": "Api-Key of-the-caller"}
+def logging_in(way: str, login: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a provider and of a call that set Authorization in one of four ways."""
     session = requests.Session()
-    arguments: dict[str, Any] = {"folder_id": "b1g"} if cls is YandexGPT else {}
+    arguments: dict[str, Any] = {"session": session}
     call: dict[str, Any] = {}
     if way == "extra_headers":
         call["extra_headers"] = login
@@ -64,8 +57,23 @@ def test_an_own_login_needs_no_key(
         session.headers.update(login)
     else:
         session.auth = ("me", "a-password")
+    return arguments, call
+
+
+@pytest.mark.parametrize("way", ["extra_headers", "headers", "session.headers", "session.auth"])
+@pytest.mark.parametrize("cls", [DeepSeek, GLM, YandexGPT, OpenAICompatible])
+def test_an_own_login_needs_no_key(
+    cls: type[OpenAICompatible], way: str, server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who sets Authorization needs no key: it is sent, and no key that was held back."""
+    for name in ("DEEPSEEK_API_KEY", "ZAI_API_KEY", "YC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    login = {"Authorization": "Api-Key of-the-caller"}
+    arguments, call = logging_in(way, login)
+    if cls is YandexGPT:
+        arguments["folder_id"] = "b1g"
     with (
-        cls(base_url=server.url, model="m", session=session, **arguments) as provider,
+        cls(base_url=server.url, model="m", **arguments) as provider,
         pytest.raises(AuthenticationError),
     ):
         provider.complete("Why?", **call)
@@ -78,20 +86,10 @@ def test_an_own_login_needs_no_key(
 def test_gigachat_with_an_own_login(way: str, server: RawServer) -> None:
     """GigaChat without a key sends the caller's Authorization, and fetches no token."""
     login = {"authorization": "Bearer of-the-caller"}
-    session = requests.Session()
-    arguments: dict[str, Any] = {}
-    call: dict[str, Any] = {}
-    if way == "extra_headers":
-        call["extra_headers"] = login
-    elif way == "headers":
-        arguments["headers"] = login
-    elif way == "session.headers":
-        session.headers.update(login)
-    else:
-        session.auth = ("me", "a-password")
+    arguments, call = logging_in(way, login)
     url = server.url
     with (
-        GigaChat(base_url=url, auth_url=f"{url}/oauth", session=session, **arguments) as provider,
+        GigaChat(base_url=url, auth_url=f"{url}/oauth", **arguments) as provider,
         pytest.raises(AuthenticationError),
     ):
         provider.complete("Why?", **call)
