@@ -199,7 +199,7 @@ def conceal_query(url: str) -> None:
             conceal(value)
 
 
-def conceal_fields(body: Mapping[str, Any]) -> None:
+def conceal_fields(body: Any) -> None:
     """Mask the strings in the fields of JSON data that are likely to be credentials."""
     seen: set[int] = set()
     waiting: list[tuple[bool, Any]] = [(False, body)]

@@ -322,9 +322,8 @@ class ChatRequest:
             body: the fields that the provider sends.
         """
         extra = self.params.get("extra_body", {})
-        if extra:
-            # Not earlier: the request may come from another process.
-            conceal_fields(extra)
+        # Not earlier: the request may come from another process.
+        conceal_fields((extra, self.params.get("tools")))
         return {n: v for n, v in {**body, **extra}.items() if n not in extra or v is not None}
 
 

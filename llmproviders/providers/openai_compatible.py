@@ -159,7 +159,7 @@ class OpenAICompatible(Provider):
         refused = self._refused.get(request.model or "")
         if refused:
             body = without(body, refused)
-        if "extra_body" in request.params:
+        if not request.params.keys().isdisjoint(("extra_body", "tools")):
             body = request.with_extra_body(body)
         # Some gateways label a stream as text/html; the parser recognizes a web page itself.
         return self._call(

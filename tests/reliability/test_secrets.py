@@ -537,6 +537,8 @@ GIVEN: tuple[dict[str, Any], ...] = (
     {"extra_body": {"auth": {"token": "{}"}}},
     {"extra_body": {"servers": [{"headers": {"Authorization": "Bearer {}"}}]}},
     {"extra_body": {"passwords": ["{}"]}},
+    {"tools": [{"type": "mcp", "headers": {"Authorization": "Bearer {}"}}]},
+    {"tools": [{"type": "mcp", "server_url": "https://x.example", "authorization": "{}"}]},
 )
 
 

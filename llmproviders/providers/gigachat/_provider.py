@@ -313,7 +313,7 @@ class GigaChat(Provider):
             **self._defaults,
             **_dialect.fields(params),
         }
-        if "extra_body" in request.params:
+        if not request.params.keys().isdisjoint(("extra_body", "tools")):
             body = request.with_extra_body(body)
         for message in messages:
             if "attachments" in message:
