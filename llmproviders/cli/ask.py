@@ -207,7 +207,7 @@ class _Destination:
             if self._file is None:
                 _print(text, plain=self._plain)
             else:
-                self._file.write(text if text.endswith("\n") else text + "\n")
+                self._file.write(text if text.endswith("\n") or not text else text + "\n")
         except OSError as error:
             if self._file is not None:
                 raise _rescued(text, self._file.path, error) from error
