@@ -247,7 +247,7 @@ def iter_events(
                         yield ErrorEvent(line[6:].strip())
                 elif _is_bare_error(line):
                     yield line.strip()
-                elif not events and not words and plain and _is_sentence(line):
+                elif not events and not words and plain and is_sentence(line):
                     words = line.strip()
                 continue
             if data is None:
@@ -355,12 +355,12 @@ def _is_bare_error(line: bytes) -> bool:
     return line.startswith(b"{") and b'"error"' in line and line.rstrip().endswith(b"}")
 
 
-def _is_sentence(line: bytes) -> bool:
-    """Whether a line is words, and no field of an event."""
-    if b" " not in line.partition(b":")[0].strip() or not line[:1].isalpha():
-        return False
+def is_sentence(line: bytes) -> bool:
+    """Whether a line is words, perhaps in quotes, and no field of an event."""
     with ignoring(UnicodeDecodeError):
-        return line.decode().strip().isprintable()
+        text = line.decode().rstrip().removeprefix('"')
+        name = text.partition(":")[0].rstrip()
+        return name[:1].isalpha() and (" " in name or not name.isascii()) and text.isprintable()
     return False
 
 

@@ -16,6 +16,7 @@ from .._http.decoding import (
     decode_object,
     encodable,
     expect,
+    is_sentence,
 )
 from .._http.error_map import error_of, lowered, message_of, page_error
 from .._http.types import HTTPResponse
@@ -33,7 +34,7 @@ from ._chat_parts import ThoughtDetails, ToolCalls, thought_of, whole_number
 from ._finish_words import reason_of, says_nothing, tell_unknown
 
 MAX_KEPT = 16 * 1024 * 1024
-"""Most bytes of UTF-8 kept until a reply ends: its thoughts and tool calls."""
+"""Most bytes of UTF-8 kept until a reply ends: its thoughts, tool calls and images."""
 
 MAX_SILENT_EVENTS = 250_000
 """Most events of a reply without text, thoughts or calls."""
@@ -159,6 +160,21 @@ def error_in_event(data: ErrorEvent) -> LLMError:
     return error_of(value)
 
 
+def decode_answer(data: bytes, *, max_values: int | None = None) -> Any:
+    """The JSON value in a body that is no stream; arguments as for ``decode_json``.
+
+    Raises:
+        LLMError: it is a web page, or a sentence, which says what is wrong.
+        ProtocolError: it is not JSON in UTF-8, or holds too many values.
+    """
+    if data.lstrip().startswith(b"<"):
+        raise page_error(data)
+    words = data.lstrip().partition(b"\n")[0]
+    if is_sentence(words):
+        raise error_in_event(ErrorEvent(words))
+    return decode_json(data, max_values=max_values)
+
+
 class _ThinkTags:
     """Separates thoughts in ``<think>...</think>`` at the start of a reply from its text.
 
@@ -213,6 +229,21 @@ def _overlap(text: str, mark: str) -> int:
     return len(text)
 
 
+class Kept:
+    """Counts what is kept until a reply ends."""
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Count ``size`` bytes more, and check that they are not too many."""
+        self._size += size
+        if self._size > MAX_KEPT:
+            raise ProtocolError(
+                f"the reply's thoughts, calls of tools and images are larger than {MAX_KEPT} bytes"
+            )
+
+
 class _State:
     """The state of a reply beyond its text.
 
@@ -233,7 +264,7 @@ class _State:
         self._tags = _ThinkTags() if think_tags else None
         self.spoke = self._begun = self._by_delta = False
         self._silent = 0
-        self._kept = 0
+        self._keep = Kept().add
         self._heard = 0
         self._model: str | None = None
         self.usage: Usage | None = None
@@ -268,9 +299,7 @@ class _State:
         return decode_object(data)
 
     def _document(self, data: Document) -> dict[str, Any]:
-        if data.lstrip().startswith(b"<"):
-            raise page_error(data)
-        value = decode_json(data, max_values=MAX_VALUES)
+        value = decode_answer(data, max_values=MAX_VALUES)
         self._check_list(value)
         event = expect(value, dict, "the reply")
         if failure_in(event, whole=True) is None:
@@ -523,14 +552,6 @@ class _State:
             self._keep(len(url))
             self._images.append(Image(url))
             self._heard += 1
-
-    def _keep(self, size: int) -> None:
-        """Count what is kept until the reply ends."""
-        self._kept += size
-        if self._kept > MAX_KEPT:
-            raise ProtocolError(
-                f"the reply's thoughts and calls of tools are larger than {MAX_KEPT} bytes"
-            )
 
     def rest(self) -> str:
         """Text held back because it might have been the start of a tag."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._http.decoding import decode_json, expect, expect_number
-from .._http.error_map import error_of, page_error
+from .._http.decoding import expect, expect_number
+from .._http.error_map import error_of
 from ..results import Embedding, Usage
-from ._chat_completions import failure_in
+from ._chat_completions import decode_answer, failure_in
 
 _NAMES = ("id", "name", "model", "model_name", "slug")
 
@@ -26,9 +26,7 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
         LLMError: the error that the reply holds instead of a list.
         ProtocolError: the reply has no list of objects.
     """
-    if data.lstrip().startswith(b"<"):
-        raise page_error(data)
-    listing, field, nullable = decode_json(data), "the reply", False
+    listing, field, nullable = decode_answer(data), "the reply", False
     failure = None
     if isinstance(listing, list):
         failure = next((e for e in listing if isinstance(e, dict) and e.get("error")), None)

@@ -189,10 +189,13 @@ class TestReply:
             ({"code": 401, "message": "Signature is wrong"}, AuthenticationError, "Signature"),
             ({"error": {"message": "slow down"}}, RateLimitError, "slow down"),
             ({"message": "Insufficient balance"}, QuotaExceededError, "Insufficient balance"),
+            (b"Rate limit reached", RateLimitError, "Rate limit reached"),
+            ("Service is down", ServerError, "Service is down"),
+            ("Сервис недоступен".encode(), ServerError, "Сервис недоступен"),
         ],
     )
     def test_the_class_of_an_error(self, line: Any, cls: type[LLMError], said: str) -> None:
-        """Codes and words give it, also without an event; blank pieces before it do not matter."""
+        """Codes and words give it, in JSON or plain; blank pieces before it do not matter."""
         for before in ([], [{"event": "text", "data": " "}] * 3):
             error = ask(*before, line).error
             assert type(error) is cls
@@ -220,6 +223,7 @@ class TestReply:
             b"[]",
             b"null",
             b'"x"',
+            b"<html>",
             {"event": "text"},
             {"event": "text", "data": 7},
         ],

@@ -848,6 +848,31 @@ class TestRest:
                 with pytest.raises(ProtocolError):
                     client.balance()
 
+    @pytest.mark.parametrize("call", ["balance", "count_tokens", "embed", "upload", "list_models"])
+    def test_a_sentence(self, call: str, tmp_path: Path) -> None:
+        """A sentence in place of JSON is an error with its class and its words."""
+        path = tmp_path / "notes.txt"
+        path.write_text("Hi")
+        arguments = {"balance": (), "list_models": (), "upload": (path,)}.get(call, ("text",))
+        reply = Canned(b"Rate limit reached: wait for 20 seconds\n", "text/plain")
+        client = with_sender(GigaChat, Sender(reply), access_token="some-token")
+        with pytest.raises(RateLimitError) as caught:
+            getattr(client, call)(*arguments)
+        assert caught.value.detail == "Rate limit reached: wait for 20 seconds"
+        assert caught.value.retry_after == 20
+
+    def test_a_sentence_in_place_of_a_token(self, raw_server: RawServerFactory) -> None:
+        """So is one in place of a token."""
+        said = b"Rate limit reached: wait for 20 seconds\n"
+        server = raw_server(http_response(200, {"Content-Type": "text/plain"}, said))
+        arguments = {"base_url": f"{server.url}/v1", "auth_url": f"{server.url}/oauth"}
+        with (
+            GigaChat(api_key=KEY, **arguments) as client,
+            pytest.raises(RateLimitError, match="wait for 20 seconds"),
+        ):
+            client.complete("Hi", deadline=10)
+        assert {request.target for request in server.requests} == {"/oauth"}
+
     @pytest.mark.parametrize(
         ("call", "answer", "found"),
         [

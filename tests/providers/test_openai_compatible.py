@@ -787,6 +787,9 @@ class TestErrors:
             ("upstream connect error or disconnect/reset before headers", ServerError),
             ("Rate limit reached. Please try again in 20s.\n", RateLimitError),
             ("\r\nYou exceeded your current quota: see https://x.example\r\n", QuotaExceededError),
+            ('"Service is down for maintenance"', ServerError),
+            ("Сервис: техническое обслуживание", ServerError),
+            ("服务繁忙，请稍后再试", ServerError),
         ],
     )
     def test_a_sentence_instead_of_a_reply(
@@ -797,11 +800,14 @@ class TestErrors:
         with OpenAICompatible(base_url=server.url, model="m") as provider:
             error = read(provider.stream("Hi")).error
         assert type(error) is kind
-        assert error.detail == said.strip()
+        assert error.detail == said.strip().strip('"')
 
     @pytest.mark.parametrize(
         "body",
-        [b"data", b"even", b"event: a b\n", b": a comment of a proxy\n", b"id: a b\n", b"\xff a b"],
+        [
+            *(b"data", b"even", b"event: a b\n", b": a comment of a proxy\n", b"id: a b\n"),
+            *(b"\xff a b", b"Rate\x1b[2J limit", b"(7 a b", b""),
+        ],
     )
     def test_a_start_without_an_event_was_cut(
         self, raw_server: RawServerFactory, body: bytes
@@ -929,6 +935,24 @@ class TestModels:
         page = Canned(b"\n <html><title>Log in</title></html>", "text/html")
         with pytest.raises(ProtocolError, match=r"web page.*Log in"):
             canned(OpenAICompatible, page, base_url=LOCAL).list_models()
+
+    @pytest.mark.parametrize(
+        ("said", "cls"),
+        [
+            ("Rate limit reached. Please try again in 20s.\nSorry.", RateLimitError),
+            ('"Service is down for maintenance"', ServerError),
+            ("Сервис недоступен", ServerError),
+            ("OK", ProtocolError),
+        ],
+    )
+    def test_a_sentence_in_place_of_a_listing(self, said: str, cls: type[LLMError]) -> None:
+        """A sentence is an error with its words; a word alone says nothing."""
+        reply = Canned(f"\n{said}\n".encode(), "text/plain")
+        with pytest.raises(cls) as caught:
+            canned(OpenAICompatible, reply, base_url=LOCAL).list_models()
+        assert type(caught.value) is cls
+        words = None if cls is ProtocolError else said.partition("\n")[0].strip('"')
+        assert caught.value.detail == words
 
     @pytest.mark.parametrize("status", [404, 405, 501])
     def test_no_listing_beside_chats_that_work(

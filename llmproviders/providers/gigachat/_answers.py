@@ -12,7 +12,7 @@ from ..._http.types import HTTPResponse
 from ..._redact import redact
 from ..._signals import let_through
 from ...errors import ProtocolError
-from .._chat_completions import failure_in
+from .._chat_completions import decode_answer, failure_in
 
 MAX_FILE = 40_000_000
 """The largest size in bytes of a file that the service keeps."""
@@ -85,14 +85,14 @@ def read_id(reply: HTTPResponse) -> str:
 
 
 def _uploaded(reply: HTTPResponse) -> Any:
-    entry = decode_json(reply.read())
+    entry = decode_answer(reply.read())
     _check(entry, "id")
     return entry
 
 
 def read_entries(reply: HTTPResponse, path: str, count: int) -> list[dict[str, Any]]:
     """Read what ``path`` answers about ``count`` texts: an entry for each."""
-    answer = decode_json(reply.read())
+    answer = decode_answer(reply.read())
     _check(answer, "data")
     entries = answer.get("data") if isinstance(answer, dict) else answer
     if not isinstance(entries, list) or len(entries) != count:

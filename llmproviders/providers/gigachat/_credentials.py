@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from ..._account.keys import digest, pasted_with
 from ..._account.tokens import Token, TokenKeeper, keeper, token_of
-from ..._http.decoding import decode_object
+from ..._http.decoding import expect
 from ..._http.error_map import error_of, parse_http_date
 from ..._http.reading import ReplyReader
 from ..._http.types import HTTPRequest
@@ -31,7 +31,7 @@ from ...errors import (
     retold,
 )
 from ...provider import Fetch
-from .._chat_completions import failure_in
+from .._chat_completions import decode_answer, failure_in
 
 SCOPES = ("GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP")
 
@@ -157,7 +157,7 @@ class Account(Login):
         call = self._token_request()
         try:
             with ReplyReader(fetch(call), fetch.scope) as reply:
-                answer = decode_object(reply.read())
+                answer = expect(decode_answer(reply.read()), dict, "a token")
                 failure = None if answer.keys() & _TOKENS else failure_in(answer, whole=True)
                 if failure is not None:
                     # Some of its codes say what its status would.
