@@ -22,8 +22,8 @@ from .._request import ChatRequest
 from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import fold
 from ..provider import Fetch, Provider
-from ..results import FinishReason, Reasoning
-from ._chat_completions import error_in_event, failure_in
+from ..results import FinishReason, Image, Reasoning
+from ._chat_completions import Kept, error_in_event, failure_in
 
 _STATUSES = ("init", "finish", "intervene")
 
@@ -67,12 +67,14 @@ class _Text(NamedTuple):
 
 
 class _PartTexts:
-    """The text of each part so far, and how much of it is new."""
+    """The text of each part so far, and how much of it is new; with the images of all parts."""
 
     def __init__(self) -> None:
         self.speaking: str | None = None
         self._seen: dict[str, list[str]] = {}
         self._thoughts: dict[str, str] = {}
+        self._images: dict[str, Image] = {}
+        self._keep = Kept().add
         self._rewritten = False
 
     def seen(self, key: str) -> str:
@@ -121,7 +123,18 @@ class _PartTexts:
                 new += "\n" if self._thoughts and not before else ""
                 new += thought[len(before) :] if thought.startswith(before) else ""
                 self._thoughts[key] = thought
+                self._keep(len(thought) - len(before))
         return new
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Add the images of an event; most events repeat those of the events before them."""
+        for part in _objects(event, "parts"):
+            for item in _objects(part, "content"):
+                for image in _objects(item, "image") if item.get("type") == "image" else ():
+                    url = image.get("image_url")
+                    if isinstance(url, str) and url and url not in self._images:
+                        self._keep(len(url))
+                        self._images[url] = Image(url)
 
     def _changed(self, key: str, text: str) -> str:
         seen = self.seen(key)
@@ -146,6 +159,7 @@ class _PartTexts:
             raw=raw,
             detail=detail,
             reasoning="\n".join(self._thoughts.values()) or None,
+            images=list(self._images.values()),
         )
 
 
@@ -264,6 +278,7 @@ class ChatGLM(Provider):
                 raise StreamInterrupted.of(refusal) from refusal
             status = event["status"]
             parts = _texts(event)
+            said.show(event)
             if thought := said.think(parts, last=status != "init"):
                 yield Reasoning(thought)
             if new := said.update(parts, last=status == "finish"):

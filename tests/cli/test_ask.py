@@ -21,6 +21,8 @@ from llmproviders.batch import as_row
 from llmproviders.sandbox import Sandbox
 from tests.cli.conftest import Configure
 from tests.cli.process import PATIENCE_S, command, environ, run
+from tests.conftest import RawServerFactory
+from tests.support.http_bytes import http_response
 
 ASK = ("ask", "-p", "openai")
 
@@ -664,3 +666,18 @@ def test_drawn_pictures(at_sandbox: Sandbox) -> None:
     assert (result.code, result.err) == (0, "")
     assert "the service drew 1 picture" in run(*asked, "-v").err
     assert len(json.loads(run(*asked, "--json").out)["images"]) == 1
+
+
+def test_drawn_pictures_alone(
+    raw_server: RawServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply without text writes nothing, not a blank line."""
+    drawn = {"type": "image", "image": [{"image_url": "https://pictures.example/1.png"}]}
+    event = {"status": "finish", "parts": [{"logic_id": "a", "content": [drawn]}]}
+    body = f"data: {json.dumps(event)}\n\n".encode()
+    path = tmp_path / "reply.txt"
+    server = raw_server(http_response(200, {"Content-Type": "text/event-stream"}, body))
+    monkeypatch.setenv("LLMPROVIDERS_CHATGLM_BASE_URL", server.url)
+    asked = ("ask", "-p", "chatglm", "Draw the sea")
+    assert (run(*asked).out, run(*asked, "-o", str(path)).code) == ("", 0)
+    assert path.read_text() == ""

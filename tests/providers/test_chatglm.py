@@ -220,6 +220,48 @@ class TestText:
         assert ask(event("finish", *parts)).text == whole
         assert ask(event("init", *parts), event("finish")).text == whole
 
+    def test_images_come_with_the_finish(self) -> None:
+        """Images of all events and parts are in the finish, once, in their order."""
+
+        def draws(key: str, *addresses: Any) -> Json:
+            shown = [{"image_url": address} for address in addresses]
+            return part(key, {"type": "image", "image": shown}, text("Look"))
+
+        one, two = "https://pictures.example/1.png", "https://pictures.example/2.png"
+        events = [event("init", draws("a", one)), event("init", draws("a", one, two))]
+        reading = ask(
+            *events, event("finish", part("a", text("Look")), draws("b", two, None, "", 7))
+        )
+        assert reading.text == "Look\nLook"
+        assert [image.id for image in reading.finish.images] == [one, two]
+
+    def test_images_alone_are_a_reply(self) -> None:
+        """A reply of images without any text is whole."""
+        drawn = {"type": "image", "image": [{"image_url": "https://pictures.example/1.png"}]}
+        reading = ask(event("init", part("a")), event("finish", part("a", drawn)))
+        assert reading.error is None
+        assert [image.id for image in reading.finish.images] == ["https://pictures.example/1.png"]
+
+    @pytest.mark.parametrize("image", [7, "u", {"image_url": "u"}, [7], ["u"]])
+    def test_images_of_another_shape(self, image: Any) -> None:
+        """What is no list of objects is an error, not a reply that lost its images."""
+        odd = part("a", {"type": "image", "image": image})
+        assert isinstance(ask(event("finish", odd)).error, ProtocolError)
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            lambda n: {"type": "image", "image": [{"image_url": f"{n}{'u' * 1_000_000}"}]},
+            lambda n: {"type": "think", "think": f"{n}{'h' * 1_000_000}"},
+        ],
+        ids=["images", "thoughts"],
+    )
+    def test_what_is_kept_is_bounded(self, item: Callable[[int], Json]) -> None:
+        """Thoughts and images that never end are an error before they fill the memory."""
+        error = ask(*(event("init", part(f"p{n}", item(n))) for n in range(18))).error
+        assert isinstance(error, ProtocolError)
+        assert "larger than 16777216 bytes" in str(error)
+
     def test_an_earlier_part_ends_while_the_next_begins(self) -> None:
         """What an event adds to the part before the new one comes before it."""
         first = event("init", part("a", text("on\ufffd")))
