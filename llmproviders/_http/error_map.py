@@ -47,6 +47,9 @@ _MOST_OF_A_CODE = 100
 
 _MOST_OF_A_PAGE = 65536
 
+_MOST_OF_A_TEXT = 65536
+"""How much of a text in an error object is looked at, in characters."""
+
 _MOST_LOOKED_THROUGH = 4000
 
 _DEEPEST = 8
@@ -135,7 +138,7 @@ def _said(value: Any, depth: int) -> str | None:
     if isinstance(value, str):
         if depth and value[:1] in ("{", "["):
             # Gateways put the error of the service behind them into a string.
-            return _said(_parsed(value), depth - 1) or value
+            return _said(_inside(value), depth - 1) or value
         return value.strip() or None
     if not depth:
         return None
@@ -204,6 +207,11 @@ def lowered(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name).lower().replace("-", "_"): value for name, value in fields.items()}
 
 
+def _inside(text: str) -> Any:
+    """The JSON in a text, unless it is long: tiny values take many times its memory."""
+    return None if len(text) > _MOST_OF_A_TEXT else _parsed(text)
+
+
 def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text)
@@ -213,7 +221,10 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _one_line(text: str, most: int) -> str | None:
-    # Redacted before it is cut: half a secret would not be recognized.
+    # Redacted before it is cut, and a long one is cut between words: half a secret would not be
+    # recognized.
+    if len(text) > _MOST_OF_A_TEXT:
+        text = "".join(text.lstrip()[:_MOST_OF_A_TEXT].rsplit(None, 1)[:1])
     words = " ".join(redact(text).split())
     return "".join(c for c in words[:most] if c.isprintable()) or None
 
@@ -221,7 +232,7 @@ def _one_line(text: str, most: int) -> str | None:
 def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names and plain values of an error object, from the inside out."""
     if isinstance(value, str) and depth and value[:1] in ("{", "["):
-        value = _parsed(value)
+        value = _inside(value)
     if isinstance(value, list) and depth:
         for item in value[:_DEEPEST]:
             yield from _fields(item, depth - 1, prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from email.utils import formatdate
 from typing import Any, Literal
 
@@ -510,6 +511,27 @@ class TestWords:
             assert said is not None
             assert "sk-echoed" not in said
             assert MASK in said or len(said) == 500
+
+    @pytest.mark.parametrize("before", ["no", "", "no" * 40_000])
+    def test_a_key_where_a_long_text_is_cut(self, before: str) -> None:
+        """Of a key across the place where a long text is cut, nothing is shown."""
+        key = "sk-echoed-" + "k" * 60
+        conceal(key)
+        for length in range(2**16 - 70, 2**16, 7):
+            code = before + " " * (length - len(before)) + key + "!"
+            for value in ({"error": code}, {"code": code}):
+                assert "sk-echoed" not in str(error_of(value))
+
+    def test_long_texts(self) -> None:
+        """A text of megabytes in an error costs little more memory, whatever stands in it."""
+        many = "[" + "{}," * 2**20 + "{}]"
+        tracemalloc.start()
+        try:
+            for value in (many, {"error": many}, {"message": {"text": many}, "code": many}):
+                assert isinstance(error_of(value), ServerError)
+            assert tracemalloc.get_traced_memory()[1] < 4 * len(many)
+        finally:
+            tracemalloc.stop()
 
     def test_errors_in_strings(self) -> None:
         """What gateways wrapped into strings is unwrapped a few times; then it is told as it is."""
