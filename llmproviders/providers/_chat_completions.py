@@ -223,7 +223,7 @@ class _ThinkTags:
 
 def _overlap(text: str, mark: str) -> int:
     """The index in ``text`` of a partial ``mark`` at its end; otherwise its length."""
-    for size in range(len(mark) - 1, 0, -1):
+    for size in range(len(mark), 0, -1):
         if text.endswith(mark[:size]):
             return len(text) - size
     return len(text)
@@ -354,7 +354,7 @@ class _State:
                 f"more than {MAX_SILENT_EVENTS} events of the reply brought no text"
             )
 
-    def take(self, event: dict[str, Any], *, whole: bool = False) -> str:
+    def take(self, event: dict[str, Any], *, whole: bool) -> str:
         """The text of one event, or of all of a reply."""
         failure = failure_in(event, whole=whole)
         if failure is not None:
@@ -386,7 +386,7 @@ class _State:
             if not (others and index is None) and _is_first(index):
                 text += self._choice(choice)
                 if self.raw is not None and reason_of(self.raw) is None:
-                    self._note({**choice, **event, "choices": None})
+                    self._note({**choice, **event})
             others = True
         if text:
             self.spoke = self.spoke or not text.isspace()
@@ -663,7 +663,7 @@ def _has_words(event: dict[str, Any]) -> bool:
 
 def _is_blank(error: Any, *, beside_choices: bool) -> bool:
     """Whether an error field has no error; an empty object has none if there are choices."""
-    if error is None or error is False or error == 0:
+    if error is None or error == 0:  # False is 0, too
         return True
     if isinstance(error, str):
         return error.strip().lower() in ("", "null", "none")
