@@ -405,7 +405,10 @@ class TestStream:
             ([chunk("\ud800"), chunk("\udc00"), stop()], ["\U00010000"]),
             ([chunk("\udbff"), chunk("\udfff"), stop()], ["\U0010ffff"]),
             ([chunk("a\ud83d"), stop()], ["a", "\ufffd"]),
-            ([{**chunk("a"), "error": None}, stop()], ["a"]),
+            ([chunk("a"), b"data:   : waiting\n\n", b"data:  Null \n\n", stop()], ["a"]),
+            *(([{**chunk("a"), "error": e}, stop()], ["a"]) for e in (None, False, 0, 0.0, [], {})),
+            *(([{**chunk("a"), "error": e}, stop()], ["a"]) for e in ("", " ", "Null", "NONE")),
+            *(([{"choices": [], "error": e}, chunk("a"), stop()], ["a"]) for e in (False, 0, [])),
         ],
     )
     def test_text(self, values: list[Any], pieces: list[str]) -> None:
@@ -417,7 +420,8 @@ class TestStream:
     def test_parts(self) -> None:
         """Of content in parts each is what its type says; without one it is text."""
         image = {"image_url": {"url": "data:image/png;base64,AAEC"}}
-        parts = [None, "a", {"text": "b"}, {"type": "output_text", "text": {"value": "c"}}]
+        parts: list[Any] = [None, "a", {"text": "b"}, {"type": "text", "text": None}]
+        parts += [{"type": "output_text", "text": {"value": "c"}}]
         parts += [{"type": "thinking", "thinking": "h"}, {"type": "reasoning", "text": "m"}]
         odd = [{"type": "audio", "image_url": "data:audio/wav;base64,AAAA"}]
         odd += [{"type": "file", "refusal": "no"}]
@@ -491,6 +495,8 @@ class TestStream:
         )
         early = {**chunk("a"), "usage": {"total_tokens": 1}}
         assert ask(early, {**stop(), "usage": counts}).finish.usage == Usage(1, 2, 3)
+        halves = [{**stop(), "usage": {name: counts[name]}} for name in list(counts)[:2]]
+        assert ask(chunk("a"), *halves).finish.usage == Usage(1, 2)
         assert ask(chunk("a"), stop()).finish.usage is None
 
     @pytest.mark.parametrize("end", [DONE, b"data: [DONE]", b"data:[DONE]\r\n\r\n", b""])
@@ -575,7 +581,22 @@ class TestThinkingAndTools:
         reading = ask(first, chunk(function_call={"arguments": "}"}), stop("function_call"))
         assert reading.finish.reason == "function_call"
         (call,) = reading.finish.tool_calls
-        assert call["function"] == {"name": "f", "arguments": "{}"}
+        function = {"name": "f", "arguments": "{}"}
+        assert call == {"id": call["id"], "type": "function", "function": function}
+
+    def test_a_call_told_in_both_forms(self) -> None:
+        """It is one call; where the newer form is there but empty, the older one counts."""
+        function = {"name": "f", "arguments": "{}"}
+        for calls in ([{"index": 0, "id": "1", "function": function}], [], {}, None):
+            reading = ask(chunk(tool_calls=calls, function_call=function), stop("tool_calls"))
+            assert [call["function"] for call in reading.finish.tool_calls] == [function]
+
+    def test_the_state_of_functions(self) -> None:
+        """It goes back with the history; what comes in its place later, and is none, is ignored."""
+        first = chunk(function_call={"name": "f"}, functions_state_id="s")
+        for later in ("", None, 7, {}):
+            finish = ask(first, chunk(functions_state_id=later), stop("function_call")).finish
+            assert finish.message["functions_state_id"] == "s"
 
     def test_calls_without_a_reason(self) -> None:
         """Where the service gives no reason, calls of tools are one."""
@@ -587,6 +608,35 @@ class TestThinkingAndTools:
         error = ask(chunk(refusal="I can"), chunk(refusal="not."), stop("content_filter")).error
         assert isinstance(error, RefusedError)
         assert error.detail == "I cannot."
+
+    def test_a_refusal_without_words(self) -> None:
+        """A field for a refusal that holds no words is no refusal."""
+        for blank in ("", None, ["x"], {"x": 1}):
+            finish = ask(chunk("a", refusal=blank), stop()).finish
+            assert (finish.reason, finish.detail) == ("stop", None)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"reasoning": "hm"},
+            {"refusal": "no"},
+            {"tool_calls": [{"index": 0, "id": "1", "function": {"name": "f"}}]},
+            {"images": [{"image_url": "data:image/png;base64,AAEC"}]},
+            {"content": "<think>hm"},
+            {"content": " <thi"},
+            {"content": "b"},
+        ],
+    )
+    def test_a_message_that_repeats_its_piece(self, said: dict[str, Any]) -> None:
+        """What a piece has said is not taken again from the message beside it, whatever it is."""
+        once, twice = (
+            ask({"choices": [{"index": 0, **choice}]}, chunk("</think>a"), stop())
+            for choice in ({"delta": said}, {"delta": said, "message": said})
+        )
+        assert twice.text == once.text
+        for name in ("reasoning", "detail", "tool_calls"):
+            assert getattr(twice.finish, name) == getattr(once.finish, name)
+        assert len(twice.finish.images) == len(once.finish.images)
 
 
 class TestWhole:
@@ -632,8 +682,9 @@ class TestWhole:
             (b"{}", "NoneType where choices was due"),
             (b"\n <html><title>Log in</title>", "Log in"),
             (b'{"choices": [' + b"{}," * 2**17 + b"{}]}", "values"),
+            (b'data: [{"message": "x"}, ' + b"{}," * 2**17 + b"{}]\n\n", "values"),
         ],
-        ids=["list", "number", "nothing", "page", "many"],
+        ids=["list", "number", "nothing", "page", "many", "event"],
     )
     def test_the_error_says_what_it_was(self, body: bytes, words: str) -> None:
         """It says what came in place of a whole reply; a page is told by its title."""
@@ -641,6 +692,24 @@ class TestWhole:
         error = read(provider.create_generator(None, "Hi", stream=False)).error
         assert isinstance(error, ProtocolError)
         assert words in str(error)
+
+    @pytest.mark.parametrize(
+        ("body", "cls", "detail"),
+        [
+            ({"title": "Too many requests", "status": 429}, RateLimitError, "Too many requests"),
+            ([{"message": "slow", "code": 429}], RateLimitError, "slow"),
+            ([{"more": 1}, {"error": {"message": "slow", "code": 429}}], RateLimitError, "slow"),
+            ([{"error": {"code": 429, "message": m}} for m in "ab"], RateLimitError, "a"),
+            ({"error": [{"x": "b"}, {"message": "a", "code": 429}]}, RateLimitError, "a"),
+            ({"choices": [], "message": "busy"}, ServerError, "busy"),
+            ({"message": 7}, ServerError, None),
+        ],
+    )
+    def test_an_error_in_its_place(self, body: Any, cls: type[LLMError], detail: str) -> None:
+        """Words in place of a whole reply are an error, of a list of errors the first one."""
+        reply = Canned(json.dumps(body).encode(), JSON)
+        error = read(canned(OpenAICompatible, reply, base_url=LOCAL).stream("Hi")).error
+        assert (type(error), error.detail) == (cls, detail)
 
 
 class TestErrors:
@@ -679,6 +748,64 @@ class TestErrors:
         for nothing in ({}, {"code": None}, "", None):
             choice = {**chunk("a")["choices"][0], "error": nothing}
             assert ask({"choices": [choice]}, stop()).text == "a"
+
+    @pytest.mark.parametrize(
+        ("told", "cls"),
+        [
+            ({"object": "error"}, ServerError),
+            ({"type": "error"}, ServerError),
+            ({"errors": {"model": ["no"]}}, ServerError),
+            *(({name: 429}, RateLimitError) for name in ("code", "Error-Code", "errCode")),
+            *(({name: 429}, RateLimitError) for name in ("errorCode", "status_code")),
+            *(({"status": status}, RateLimitError) for status in (429, "429")),
+            ({"status": 300}, ServerError),
+            ({"status": "failed"}, ServerError),
+            ({"success": False}, ServerError),
+            ({"base_resp": {"status_code": 1002}}, RateLimitError),
+            ({"error": True}, ServerError),
+        ],
+    )
+    def test_a_message_that_is_an_error(self, told: dict[str, Any], cls: type[LLMError]) -> None:
+        """A message with the mark of a failure ends the reply, before its text and amid it."""
+        event = {"message": "no", **told}
+        assert type(ask(event, chunk("a"), stop()).error) is cls
+        reading = ask(chunk("a"), event, chunk("b"), stop())
+        assert (type(reading.error), reading.text) == (StreamInterrupted, "a")
+        assert "no" in str(reading.error)
+        assert type(ask(chunk("a"), [event], stop()).error) is StreamInterrupted
+        assert type(ask(chunk("a"), stop(), event).error) is StreamInterrupted
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"object": "info"},
+            {"type": "progress", "status": "queued"},
+            {"status": 200},
+            {"status": "299"},
+            {"success": True},
+            {"code": 0, "errCode": "0", "status_code": 200},
+            {"code": "ok", "error": None, "errors": [], "base_resp": {"status_code": 0}},
+        ],
+    )
+    def test_a_message_that_is_none(self, told: dict[str, Any]) -> None:
+        """A message that says how a reply proceeds does no harm, wherever it stands."""
+        event = {"message": "wait", **told}
+        assert ask(event, chunk("a"), event, chunk("b"), stop(), event).text == "ab"
+
+    def test_a_message_and_no_reply(self) -> None:
+        """Of several messages that came instead of a reply the first one is told.
+
+        It is not told where the reply ends for another reason, or where it stood beside text.
+        """
+        told = {"message": "Too many requests"}
+        cut = b'data: {"choi'
+        for end in (b"", DONE, cut):
+            error = ask({"message": 7}, told, {"message": "bye"}, end=end).error
+            assert (type(error), error.detail) == (RateLimitError, "Too many requests")
+        assert type(ask(told, 7).error) is ProtocolError
+        for event in ({**chunk("a"), "message": "fine"}, {"title": "Processing"}):
+            error = ask(chunk("a"), event, end=b"").error
+            assert (type(error), error.detail) == (StreamInterrupted, None)
 
     @pytest.mark.parametrize(
         ("data", "cls", "words"),
@@ -750,6 +877,7 @@ class TestErrors:
             (chunk([{"type": "text", "text": 7}]), "int", "text"),
             (chunk(tool_calls="x"), "str", "tool_calls"),
             (chunk(tool_calls=[7]), "int", "tool_calls"),
+            (chunk(images="x"), "str", "images"),
             (chunk(function_call=[1]), "list", "function"),
             (
                 chunk(tool_calls=[{"index": 0, "function": {"arguments": a}} for a in ([1], "")]),

@@ -25,7 +25,7 @@ from llmproviders import (
     ServerError,
     StreamInterrupted,
 )
-from llmproviders.providers import _finish_words
+from llmproviders.providers import _chat_completions, _finish_words
 from llmproviders.providers._chat_completions import MAX_SILENT_EVENTS
 from llmproviders.providers._chat_parts import MAX_TOOL_CALLS
 from llmproviders.providers._finish_words import FAILED_WORDS, FINISH_WORDS, NO_WORDS, reason_of
@@ -331,6 +331,69 @@ class TestLimits:
         blank = _event({"content": ""})
         error = read(_of(*text[:1], *[blank * 1000] * (MAX_SILENT_EVENTS // 1000 + 1))).error
         assert isinstance(error, ProtocolError)
+
+
+class TestCounts:
+    """Where the limits of a reply lie, with smaller ones."""
+
+    def test_events_that_bring_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As many events as are allowed may bring nothing, and not one more."""
+        monkeypatch.setattr(_chat_completions, "MAX_SILENT_EVENTS", 3)
+        for silent in (b"data: {}\n\n", _event({}), _event({"content": ""})):
+            text = [_event({"content": "hi"}), _end("stop")]
+            assert read(_of(*[silent] * 3, *text)).text == "hi"
+            assert isinstance(read(_of(*[silent] * 4, *text)).error, ProtocolError)
+
+    @pytest.mark.parametrize(
+        "delta",
+        [
+            {"reasoning": "hm"},
+            {"refusal": "no"},
+            {"images": [{"image_url": "data:image/png;base64,AAEC"}]},
+            {"tool_calls": [{"index": 0, **_function("f", "a")}]},
+            {"content": "<think>hm"},
+            {"content": " "},
+            {"content": "a"},
+        ],
+        ids=lambda delta: next(iter(delta)),
+    )
+    def test_events_that_bring_something(
+        self, delta: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Thoughts, refusals, images, calls and a tag that has begun are no silence."""
+        monkeypatch.setattr(_chat_completions, "MAX_SILENT_EVENTS", 1)
+        assert not isinstance(read(_of(*[_event(delta)] * 5, _end("stop"))).error, ProtocolError)
+
+    def test_bytes_that_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As many bytes as are allowed may be kept, and not one more."""
+        monkeypatch.setattr(_chat_completions, "MAX_KEPT", 8)
+        end = [_event({"content": "hi"}), _end("stop")]
+        for delta in ({"reasoning": "\u00e9\u00e9"}, {"refusal": "hm, "}):
+            pieces = [_event(delta)] * 2
+            assert read(_of(*pieces, *end)).text == "hi"
+            error = read(_of(*pieces, _event({"reasoning": "x"}), *end)).error
+            assert isinstance(error, ProtocolError)
+
+
+class Hastened(Canned):
+    """A reply that keeps how often its end was hastened."""
+
+    times = 0
+
+    def hasten(self, seconds: float) -> None:
+        """Note it."""
+        assert 0 < seconds <= 1
+        self.times += 1
+
+
+def test_the_wait_after_the_reason_begins_once() -> None:
+    """What follows a finish reason without text does not prolong the wait for the end."""
+    counts = b'data: {"choices": [], "usage": {"total_tokens": 1}}\n\n'
+    end = _event({}, "stop")
+    for rest, times in ((b"", 1), (counts * 3 + end, 1), (_event({"content": "b"}), 2)):
+        reply = Hastened(_event({"content": "a"}) + end + rest + b"data: [DONE]\n\n")
+        read(canned(OpenAICompatible, reply, base_url="http://x/v1").stream("Hi"))
+        assert reply.times == times
 
 
 def test_an_unknown_word_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

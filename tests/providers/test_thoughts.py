@@ -112,6 +112,12 @@ class TestItems:
         assert "".join(said for kind, said in told if kind == "str") == text
         assert "".join(said for kind, said in told if kind == "Reasoning") == thought
 
+    def test_tags_after_text_in_another_event(self) -> None:
+        """Tags that follow text are text, too, in an event with other fields than those before."""
+        reply = events({"content": "a"}, {"content": "<think>b</think>", "refusal": None})
+        completion = canned(OpenAICompatible, reply, base_url="http://x/v1").complete("Hi")
+        assert (completion.text, completion.reasoning) == ("a<think>b</think>", None)
+
     def test_tags_beside_a_field(self) -> None:
         """Thoughts that stand in a field and in tags at once are told one after the other."""
         reply = events({"reasoning_content": "hm, ", "content": "<think>yes</think>a"})
