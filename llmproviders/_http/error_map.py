@@ -45,10 +45,7 @@ _MOST_WORDS_OF_A_PAGE = 300
 
 _MOST_OF_A_CODE = 100
 
-_MOST_OF_A_PAGE = 65536
-
-_MOST_OF_A_TEXT = 65536
-"""How much of a text in an error object is looked at, in characters."""
+_MOST_OF_A_TEXT = 65536  # parsed, it may take many times as much memory
 
 _MOST_LOOKED_THROUGH = 4000
 
@@ -138,7 +135,7 @@ def _said(value: Any, depth: int) -> str | None:
     if isinstance(value, str):
         if depth and value[:1] in ("{", "["):
             # Gateways put the error of the service behind them into a string.
-            return _said(_inside(value), depth - 1) or value
+            return _said(_parsed(value), depth - 1) or value
         return value.strip() or None
     if not depth:
         return None
@@ -207,22 +204,16 @@ def lowered(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name).lower().replace("-", "_"): value for name, value in fields.items()}
 
 
-def _inside(text: str) -> Any:
-    """The JSON in a text, unless it is long: tiny values take many times its memory."""
-    return None if len(text) > _MOST_OF_A_TEXT else _parsed(text)
-
-
 def _parsed(text: str | bytes) -> Any:
     try:
-        return json.loads(text)
+        return None if type(text) is str and len(text) > _MOST_OF_A_TEXT else json.loads(text)
     except (ValueError, RecursionError) as error:
         let_through(error)
         return None
 
 
 def _one_line(text: str, most: int) -> str | None:
-    # Redacted before it is cut, and a long one is cut between words: half a secret would not be
-    # recognized.
+    # Redacted before it is cut, a long one between words: half a secret would not be recognized.
     if len(text) > _MOST_OF_A_TEXT:
         text = "".join(text.lstrip()[:_MOST_OF_A_TEXT].rsplit(None, 1)[:1])
     words = " ".join(redact(text).split())
@@ -232,7 +223,7 @@ def _one_line(text: str, most: int) -> str | None:
 def _fields(value: Any, depth: int = _DEEPEST, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names and plain values of an error object, from the inside out."""
     if isinstance(value, str) and depth and value[:1] in ("{", "["):
-        value = _inside(value)
+        value = _parsed(value)
     if isinstance(value, list) and depth:
         for item in value[:_DEEPEST]:
             yield from _fields(item, depth - 1, prefix)
@@ -363,7 +354,7 @@ def _code(name: str, value: Any) -> str:
 
 def _title(page: bytes) -> str | None:
     # The table of entities takes longer to load than this module.
-    text = page[:_MOST_OF_A_PAGE].decode(errors="replace")
+    text = page[:_MOST_OF_A_TEXT].decode(errors="replace")
     for name in ("title", "h1", "message"):
         found = re.search(rf"<{name}\b[^>]*>([^<]*)", text, re.IGNORECASE)
         if found is not None and found[1].strip():
