@@ -168,6 +168,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/providers/test_openai_compatible.py::TestModels",
         "tests/providers/test_replies.py::test_a_reply_in_single_bytes",
         "tests/providers/test_replies.py::TestCounts",
+        "tests/providers/test_replies.py::TestLimits::test_an_error_of_many_values",
         "tests/providers/test_replies.py::test_the_wait_after_the_reason_begins_once",
         "tests/providers/test_replies.py::test_a_listing",
         "tests/providers/test_replies.py::test_images",

@@ -255,6 +255,13 @@ class TestReply:
         assert reply.finish_reason.reasoning
         assert reply.finish_reason.reasoning not in reply.text
 
+    def test_reasoning_in_tags(self) -> None:
+        """Thoughts in tags at the start of the text stand apart from it, too."""
+        choice = {"message": {"content": "<think>hm</think>It scatters."}, "finish_reason": "stop"}
+        reply = Canned(json.dumps({"choices": [choice]}).encode(), "application/json")
+        reading = read(with_sender(GigaChat, Sender(reply), access_token="a").stream(QUESTION))
+        assert (reading.text, reading.finish.reasoning) == ("It scatters.", "hm")
+
     def test_filter(self, giga: GigaChat) -> None:
         """A reply that the filter stopped says so; before any text it is an error."""
         reply = giga.complete("Trip the filter")

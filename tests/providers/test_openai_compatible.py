@@ -700,7 +700,7 @@ class TestWhole:
             ([{"message": "slow", "code": 429}], RateLimitError, "slow"),
             ([{"more": 1}, {"error": {"message": "slow", "code": 429}}], RateLimitError, "slow"),
             ([{"error": {"code": 429, "message": m}} for m in "ab"], RateLimitError, "a"),
-            ({"error": [{"x": "b"}, {"message": "a", "code": 429}]}, RateLimitError, "a"),
+            ({"error": [{"message": m, "code": 429} for m in "ab"]}, RateLimitError, "a"),
             ({"choices": [], "message": "busy"}, ServerError, "busy"),
             ({"message": 7}, ServerError, None),
         ],

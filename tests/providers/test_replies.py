@@ -315,6 +315,16 @@ class TestLimits:
         finally:
             tracemalloc.stop()
 
+    def test_an_error_of_many_values(self) -> None:
+        """An error that has more values than an event may have is told without reading them."""
+        body = b"event: error\ndata: [" + b"{}," * 2**19 + b"{}]\n\n"
+        tracemalloc.start()
+        try:
+            assert type(read(_of(body)).error) is ServerError
+            assert tracemalloc.get_traced_memory()[1] < 12 * len(body)
+        finally:
+            tracemalloc.stop()
+
     def test_a_long_text_full_of_commas(self) -> None:
         """A text may hold as many commas and quotes as it likes."""
         text = '{"a": [1, 2]}, ' * 200_000
@@ -526,7 +536,7 @@ def test_words_beside_a_failed_finish() -> None:
     assert type(error) is ServerError
     assert (error.detail, error.status_code) == ("the GPU fell off", 500)
     error = _failing({**failed, "message": {"role": "assistant", "content": "words"}})
-    assert error.detail is None
+    assert (type(error), error.detail) == (ServerError, None)
 
 
 def test_the_tokens_of_a_reply_that_failed() -> None:
