@@ -42,6 +42,9 @@ MAX_SILENT_EVENTS = 250_000
 
 _LONGEST_END = 32
 
+_HEAD = 4096
+"""How many bytes of a body show whether it is a page or a sentence."""
+
 _NOTHING = (b"null", b"[]", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat")
 """Event data that servers send to keep a connection open."""
 
@@ -167,9 +170,10 @@ def decode_answer(data: bytes, *, max_values: int | None = None) -> Any:
         LLMError: it is a web page, or a sentence, which says what is wrong.
         ProtocolError: it is not JSON in UTF-8, or holds too many values.
     """
-    if data.lstrip().startswith(b"<"):
+    head = data[:_HEAD].lstrip()
+    if head.startswith(b"<"):
         raise page_error(data)
-    words = data.lstrip().partition(b"\n")[0]
+    words = head.partition(b"\n")[0]
     if is_sentence(words):
         raise error_in_event(ErrorEvent(words))
     return decode_json(data, max_values=max_values)
