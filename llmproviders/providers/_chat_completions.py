@@ -39,11 +39,9 @@ MAX_KEPT = 16 * 1024 * 1024
 MAX_SILENT_EVENTS = 250_000
 """Most events of a reply without text, thoughts or calls."""
 
-
 _LONGEST_END = 32
 
-_HEAD = 4096
-"""How many bytes of a body show whether it is a page or a sentence."""
+_HEAD = 4096  # bytes of a body that show whether it is a page or a sentence
 
 _NOTHING = (b"null", b"[]", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat")
 """Event data that servers send to keep a connection open."""
@@ -167,15 +165,18 @@ def decode_answer(data: bytes, *, max_values: int | None = None) -> Any:
     """The JSON value in a body that is no stream; arguments as for ``decode_json``.
 
     Raises:
-        LLMError: it is a web page, or a sentence, which says what is wrong.
+        LLMError: it is a web page, or a sentence that says what is wrong.
         ProtocolError: it is not JSON in UTF-8, or holds too many values.
     """
     head = data[:_HEAD].lstrip()
     if head.startswith(b"<"):
         raise page_error(data)
-    words = head.partition(b"\n")[0]
-    if is_sentence(words):
-        raise error_in_event(ErrorEvent(words))
+    if is_sentence(words := head.partition(b"\n")[0]):
+        error = error_in_event(ErrorEvent(words))
+        if type(error) is not ServerError:
+            raise error
+        # Words of any kind; at its root, a server says that it runs.
+        raise ProtocolError(f"the reply is a text, not JSON: {error.detail}", detail=error.detail)
     return decode_json(data, max_values=max_values)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._account.settings import USER_AGENT
-from .._http.decoding import MAX_VALUES, EventTemplate, expect
+from .._http.decoding import ErrorEvent, EventTemplate, decode_object, expect, is_sentence
 from .._http.error_map import error_of
 from .._http.types import HTTPRequest, HTTPResponse
 from .._request import ChatRequest
@@ -17,7 +17,7 @@ from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import without_tools
 from ..provider import Fetch, Provider
 from ..results import FinishReason
-from ._chat_completions import decode_answer, failure_in
+from ._chat_completions import error_in_event, failure_in
 
 _AUTHORIZATION = "Bearer null"
 
@@ -118,7 +118,9 @@ def _text_of(line: bytes) -> str:
     """
     if not line.strip():
         return ""
-    event = expect(decode_answer(line, max_values=MAX_VALUES), dict, "an object")
+    if is_sentence(line):
+        raise error_in_event(ErrorEvent(line.strip()))
+    event = decode_object(line)
     kind = event.get("event")
     if kind == "error" or (kind is None and failure_in(event, whole=True) is not None):
         raise error_of(event)

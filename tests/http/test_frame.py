@@ -143,7 +143,7 @@ class TestStreams:
 
     def test_many_json_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same for lines of JSON."""
-        whole = read_in_full(monkeypatch, flowgpt, "decode_answer")
+        whole = read_in_full(monkeypatch, flowgpt)
         said = [f" {number // 2}" for number in range(200)]
         lines = [json.dumps({"event": "text", "data": text}) for text in said]
         reading = read(canned(FlowGpt, Canned("\n".join(lines).encode())).stream("Hi"))

@@ -1068,8 +1068,9 @@ class TestModels:
         ("said", "cls"),
         [
             ("Rate limit reached. Please try again in 20s.\nSorry.", RateLimitError),
-            ('"Service is down for maintenance"', ServerError),
-            ("Сервис недоступен", ServerError),
+            ("You exceeded your current quota: see https://x.example", QuotaExceededError),
+            ('"Ollama is running"', ProtocolError),
+            ("Сервис недоступен", ProtocolError),
             ("OK", ProtocolError),
         ],
     )
@@ -1079,7 +1080,7 @@ class TestModels:
         with pytest.raises(cls) as caught:
             canned(OpenAICompatible, reply, base_url=LOCAL).list_models()
         assert type(caught.value) is cls
-        words = None if cls is ProtocolError else said.partition("\n")[0].strip('"')
+        words = None if said == "OK" else said.partition("\n")[0].strip('"')
         assert caught.value.detail == words
 
     @pytest.mark.parametrize("status", [404, 405, 501])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from llmproviders import LLMError, Provider
-from llmproviders._http.decoding import decode_json, iter_events, iter_lines
+from llmproviders._http.decoding import decode_json, decode_object, iter_events, iter_lines
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.provider import Call, Reply
 
@@ -65,18 +65,16 @@ class Canned:
         self.closed += 1
 
 
-def read_in_full(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, reader: str = "decode_object"
-) -> list[bytes]:
-    """The events that ``module`` reads in full from now on with ``reader``, as they are read."""
+def read_in_full(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[bytes]:
+    """The events that ``module`` reads in full from now on, as they are read."""
     events: list[bytes] = []
-    decode = getattr(module, reader)
+    decode = decode_object
 
-    def keep(data: bytes, **options: Any) -> Any:
+    def keep(data: bytes) -> dict[str, Any]:
         events.append(data)
-        return decode(data, **options)
+        return decode(data)
 
-    monkeypatch.setattr(module, reader, keep)
+    monkeypatch.setattr(module, "decode_object", keep)
     return events
 
 
