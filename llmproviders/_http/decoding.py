@@ -44,6 +44,12 @@ _OPENING = (*(b"{", b"[", b"<", b"-"), *(b"%d" % digit for digit in range(10)))
 
 _CLOSING = (b"}", b"]")
 
+_MOST_WORDS = 4096  # bytes
+
+_MOST_PRETTY = 1000  # lines
+
+_NAMES_OF_WORDS = (b'"error', b'"message"', b'"msg"', b'"detail"')
+
 Kind = TypeVar("Kind")
 
 _raw_decode = json.JSONDecoder().raw_decode
@@ -184,7 +190,8 @@ def iter_events(
     ``hasten`` is called with the number of seconds to wait for the rest once the reply is complete.
 
     If ``plain`` is true, and the body has a sentence in place of any event, that is yielded as an
-    :class:`ErrorEvent`: proxies say so what is wrong, with status 200 too.
+    :class:`ErrorEvent`: proxies say so what is wrong, with status 200 too. A sentence beside events
+    is yielded last, as a :class:`Tail`.
 
     ``max_line`` also limits an event. Comments and the fields ``id`` and ``retry`` are skipped. An
     event named ``error`` is yielded as an :class:`ErrorEvent`, and so is a field ``error``, which
@@ -200,12 +207,14 @@ def iter_events(
     blocks = iter(blocks)
     head = _head(blocks, max_line)
     if head.lstrip().startswith(_OPENING):
-        yield from _objects(_document(head, blocks, max_line, hasten))
+        whole = read_document(chain((head,), blocks), max_line=max_line, hasten=hasten)
+        yield from _objects(whole)
         return
     data: bytes | None = None
     more: BytesIO | None = None
     failed = is_ping = False
     words = b""
+    pretty: list[bytes] = []
     events = others = 0
     allowed = MOST_IDLE
     for lines in split_blocks(chain((head,), blocks), max_line=max_line):
@@ -247,8 +256,13 @@ def iter_events(
                         yield ErrorEvent(line[6:].strip())
                 elif _is_bare_error(line):
                     yield line.strip()
-                elif not events and not words and plain and is_sentence(line):
-                    words = line.strip()
+                elif pretty or (line == b"{\n" and not events):
+                    pretty.append(line)
+                    if line == b"}\n" or len(pretty) == _MOST_PRETTY:
+                        yield b"".join(pretty)
+                        pretty.clear()
+                elif plain and len(words) < _MOST_WORDS and is_sentence(line):
+                    words += line
                 continue
             if data is None:
                 data = value
@@ -276,8 +290,8 @@ def iter_events(
     if (data is not None or failed) and not is_ping:
         event = _event(data, more, failed)
         yield event if failed else Tail(event)
-    elif words and not events and data is None:
-        yield ErrorEvent(words)
+    elif words and data is None:
+        yield Tail(words.strip()) if events else ErrorEvent(words.strip())
 
 
 def _objects(document: Document) -> Iterator[bytes]:
@@ -352,15 +366,19 @@ def decompress(blocks: Iterable[bytes], coding: str) -> Iterator[bytes]:
 
 def _is_bare_error(line: bytes) -> bool:
     """Whether a line inside a stream is a JSON error without a field name."""
-    return line.startswith(b"{") and b'"error"' in line and line.rstrip().endswith(b"}")
+    is_object = line.startswith(b"{") and line.rstrip().endswith(b"}")
+    return is_object and any(name in line for name in _NAMES_OF_WORDS)
 
 
 def is_sentence(line: bytes) -> bool:
     """Whether a line is words, perhaps in quotes, and no field of an event."""
+    if line[:1] in b"{[<:":
+        return False
     with ignoring(UnicodeDecodeError):
-        text = line.decode().rstrip().removeprefix('"')
+        text = line.decode().rstrip().removeprefix('"').replace("\t", " ").replace("\xa0", " ")
         name = text.partition(":")[0].rstrip()
-        return name[:1].isalpha() and (" " in name or not name.isascii()) and text.isprintable()
+        words = " " in name or not name.isascii() or name.lower().endswith("error")
+        return name[:1].isalnum() and words and text.isprintable()
     return False
 
 
@@ -376,13 +394,16 @@ def _head(blocks: Iterator[bytes], max_line: int) -> bytes:
     return head
 
 
-def _document(
-    head: bytes, blocks: Iterator[bytes], max_line: int, hasten: Callable[[float], None]
+def read_document(
+    blocks: Iterable[bytes], *, max_line: int, hasten: Callable[[float], None]
 ) -> Document:
-    """A body that is one JSON value or a page."""
+    """Read a body that is no stream; a JSON value in it is whole however the connection ends.
+
+    Arguments and errors as for :func:`iter_events`.
+    """
     whole, looked_at, closed = BytesIO(), 0, False
     try:
-        for block in chain((head,), blocks):
+        for block in blocks:
             whole.write(block)
             size = whole.tell()
             if size > max_line:

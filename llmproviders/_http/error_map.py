@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from .. import errors
-from .._log import logger
 from .._redact import redact, redact_data
 from .._signals import let_through
 from .error_rules import (
@@ -26,7 +25,7 @@ from .error_rules import (
     is_challenge,
     names,
 )
-from .types import HTTPRequest, HTTPResponse
+from .types import ErrorReply, HTTPRequest, HTTPResponse
 
 
 def class_of_status(status: int) -> type[errors.LLMError]:
@@ -422,7 +421,7 @@ _PROXIES_SAY = (401, 403, 502, 503, 504)
 
 
 def check_reply(
-    reply: HTTPResponse, call: HTTPRequest, *, now: float, most: int, relay: str = ""
+    reply: ErrorReply, call: HTTPRequest, *, now: float, most: int, relay: str = ""
 ) -> None:
     """Raise an error if a reply's status or content type means one.
 
@@ -439,7 +438,7 @@ def check_reply(
         return
     # Data after a reply without a body does not belong to it. It is not read, so that closing the
     # reply closes the connection.
-    body = b"" if reply.status < 200 or reply.status in _BODILESS else _error_body(reply, most)
+    body = b"" if reply.status < 200 or reply.status in _BODILESS else reply.read_error(most)
     told = _ErrorDetails.of(body)
     is_page = told.is_page or (reply.content_type == "text/html" and b"<" in body)
     kind, _, message = told.look_up(reply.status)
@@ -468,17 +467,6 @@ def check_reply(
         retryable=False if reply.status == 407 else None,
         detail=told.words,
     )
-
-
-def _error_body(reply: HTTPResponse, most: int) -> bytes:
-    try:
-        return reply.read(most)
-    except errors.DeadlineExceeded:
-        raise
-    except errors.LLMError as error:
-        let_through(error)
-        logger.debug("the body of an error reply could not be read: %s", error)
-        return b""
 
 
 # -- how long to wait, in all the forms that services use

@@ -36,7 +36,7 @@ from .._redact import (
 from .._runtime.scope import CancelScope
 from .._signals import Unstoppable, from_handler, let_through
 from .connections import Adapter
-from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines
+from .decoding import CODINGS, decode_json, decompress, iter_events, iter_lines, read_document
 from .error_map import check_reply
 from .failures import BROKEN, opening_error, place_of_proxy, reading_error, root_of
 from .native import Native, foreign
@@ -231,18 +231,37 @@ class HTTPReply:
         Raises:
             ProtocolError: the body exceeds ``Limits.line``, since all of it is held in memory.
         """
+        if limit is None:
+            return read_document(self, max_line=self.limits.line, hasten=self.hasten)
         # A buffer, not a list: blocks may be as small as two bytes.
         body = BytesIO()
-        for block in self:
+        for block in self._first(limit):
             body.write(block)
-            if limit is not None and body.tell() >= limit:
-                return body.getvalue()[:limit]
-            if limit is None and body.tell() > self.limits.line:
-                raise errors.ProtocolError(
-                    f"the reply is not a stream, and larger than {self.limits.line} bytes; "
-                    "if that is right, raise Limits.line"
-                )
         return body.getvalue()
+
+    def read_error(self, limit: int) -> bytes:
+        """As much of the first ``limit`` bytes as arrives: an error is told by its status too.
+
+        Raises:
+            DeadlineExceeded: the scope's deadline passed.
+        """
+        return read_document(self._arrived(limit), max_line=limit, hasten=self.hasten)
+
+    def _arrived(self, limit: int) -> Iterator[bytes]:
+        try:
+            yield from self._first(limit)
+        except errors.DeadlineExceeded:
+            raise
+        except errors.LLMError as error:
+            let_through(error)
+            logger.debug("the body of an error reply could not be read: %s", error)
+
+    def _first(self, limit: int) -> Iterator[bytes]:
+        for block in self:
+            yield block[:limit]
+            limit -= len(block)
+            if limit <= 0:
+                return
 
     def json(self) -> Any:
         """The body as JSON; see :func:`.decoding.decode_json` for the errors."""

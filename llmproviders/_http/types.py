@@ -143,6 +143,13 @@ class HTTPResponse(Protocol):
         """Release the connection if the body was read to its end, else close it."""
 
 
+class ErrorReply(HTTPResponse, Protocol):
+    """An answer whose body may be that of an error."""
+
+    def read_error(self, limit: int) -> bytes:
+        """As much of the body's first ``limit`` bytes as arrives."""
+
+
 class Sender(Protocol):
     """Sends a provider's calls."""
 

@@ -42,6 +42,7 @@ from ..errors import (
     MissingAuthError,
     ProtocolError,
     ProviderTimeout,
+    ServerError,
 )
 from ..failover._health import FileStore, parts_of
 from ..provider import Provider
@@ -461,16 +462,19 @@ def _check_models(settings: ProviderSettings, provider: Provider) -> Iterator[Fi
         if error.status_code is not None:
             yield fail(topic, str(error), _refused_key_remedy(settings, provider))
         return
-    except (InvalidRequestError, ProtocolError, BlockedError) as error:
-        path, _, query = provider.base_url.partition("?")
-        if error.status_code in _NOT_THERE and (query or _VERSION.search(path)):
-            yield warn(topic, str(error), "see whether it answers: llmproviders doctor --live")
-            return
-        remedy = f"base_url is {redact(provider.base_url)}: it usually ends in /v1"
-        yield fail(topic, str(error), "check base_url" if _VERSION.search(path) else remedy)
-        return
     except LLMError as error:
-        yield warn(topic, str(error), "try again later")
+        path, _, query = provider.base_url.partition("?")
+        is_whole = _VERSION.search(path) is not None
+        if isinstance(error, (InvalidRequestError, ProtocolError, BlockedError)):
+            if error.status_code in _NOT_THERE and (query or is_whole):
+                yield warn(topic, str(error), "see whether it answers: llmproviders doctor --live")
+                return
+        elif is_whole or error.status_code is not None or not isinstance(error, ServerError):
+            yield warn(topic, str(error), "try again later")
+            return
+        # A server that is asked at its root may say in words that it runs.
+        remedy = f"base_url is {redact(provider.base_url)}: it usually ends in /v1"
+        yield fail(topic, str(error), "check base_url" if is_whole else remedy)
         return
     model = settings.in_force()["model"].value
     server = local_server_at(provider.base_url, provider.name)

@@ -55,7 +55,7 @@ _CODES = ("code", "error_code", "errorcode", "errcode", "status_code", "statusco
 
 _WORDS = (
     *("message", "msg", "detail", "details", "errors", "error_msg", "errormsg", "errmsg"),
-    *("error_message", "errormessage"),
+    *("error_message", "errormessage", "error_description", "description", "reason"),
 )
 
 _REPLY_FIELDS = ("choices", "delta", "text")
@@ -171,12 +171,8 @@ def decode_answer(data: bytes, *, max_values: int | None = None) -> Any:
     head = data[:_HEAD].lstrip()
     if head.startswith(b"<"):
         raise page_error(data)
-    if is_sentence(words := head.partition(b"\n")[0]):
-        error = error_in_event(ErrorEvent(words))
-        if type(error) is not ServerError:
-            raise error
-        # Words of any kind; at its root, a server says that it runs.
-        raise ProtocolError(f"the reply is a text, not JSON: {error.detail}", detail=error.detail)
+    if is_sentence(head.partition(b"\n")[0]):
+        raise error_in_event(ErrorEvent(head))
     return decode_json(data, max_values=max_values)
 
 
@@ -301,6 +297,10 @@ class _State:
             return {}
         if start == b"[":
             self._check_list(decode_json(data, max_values=MAX_VALUES))
+        if is_sentence(data):
+            if self.raw is None:
+                self._fail(error_in_event(ErrorEvent(data)))
+            return {}
         return decode_object(data)
 
     def _document(self, data: Document) -> dict[str, Any]:

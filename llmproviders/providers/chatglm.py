@@ -8,22 +8,24 @@ from typing import Any, NamedTuple
 
 from .._account.settings import USER_AGENT
 from .._http.decoding import (
+    MAX_VALUES,
     Document,
     ErrorEvent,
     EventTemplate,
     decode_object,
     encodable,
     expect,
+    is_sentence,
     settled,
 )
-from .._http.error_map import error_of, page_error
+from .._http.error_map import error_of
 from .._http.types import HTTPRequest, HTTPResponse
 from .._request import ChatRequest
 from ..errors import LLMError, ProtocolError, StreamInterrupted
 from ..messages import fold
 from ..provider import Fetch, Provider
 from ..results import FinishReason, Image, Reasoning
-from ._chat_completions import Kept, error_in_event, failure_in
+from ._chat_completions import Kept, decode_answer, error_in_event, failure_in
 
 _STATUSES = ("init", "finish", "intervene")
 
@@ -32,9 +34,12 @@ def _event(data: bytes) -> tuple[dict[str, Any], LLMError | None]:
     """The object of an event, or of a body that is not a stream, and its error, if any."""
     if type(data) is ErrorEvent:
         return {}, error_in_event(data)
-    if type(data) is Document and data.lstrip().startswith(b"<"):
-        return {}, page_error(data)
-    event = decode_object(data)
+    if is_sentence(data):
+        return {}, error_in_event(ErrorEvent(data))
+    if type(data) is Document:
+        event = expect(decode_answer(data, max_values=MAX_VALUES), dict, "an object")
+    else:
+        event = decode_object(data)
     status, error = event.get("status"), event.get("last_error")
     if status in _STATUSES:
         return event, None

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from .._account.settings import USER_AGENT
-from .._http.decoding import Document, decode_json, expect
+from .._http.decoding import Document, expect
 from .._http.error_map import error_of, message_of
 from .._http.error_rules import is_challenge
 from .._http.types import HTTPRequest, HTTPResponse
@@ -20,7 +20,7 @@ from ..errors import AuthenticationError, BlockedError, LLMError, ProtocolError
 from ..messages import fold
 from ..provider import Fetch, Provider
 from ..results import FinishReason
-from ._chat_completions import parse_chat
+from ._chat_completions import decode_answer, parse_chat
 
 
 class WidgetTokens(NamedTuple):
@@ -140,7 +140,7 @@ class ChatGptt(Provider):
             raise _stale(f"the site answered {body.decode()}")
         if is_challenge(body):
             raise challenged(self.base_url)
-        answer = expect(decode_json(body), dict, "an object")
+        answer = expect(decode_answer(body), dict, "an object")
         data = answer.get("data")
         if answer.get("status") != "success" or not isinstance(data, str):
             said = message_of(answer)

@@ -271,6 +271,9 @@ class TestNamedEvents:
         [
             (b'{"error": "busy"}', True),
             (b'{"error": "busy"} ', True),
+            (b'{"status": 429, "message": "busy"}', True),
+            (b'{"code": 1302, "msg": "busy"}', True),
+            (b'{"detail": "busy"}', True),
             (b'{"note": "busy"}', False),
             (b'{"error": "bu', False),
             (b'x{"error": "busy"}', False),

@@ -220,6 +220,18 @@ class TestText:
         assert ask(event("finish", *parts)).text == whole
         assert ask(event("init", *parts), event("finish")).text == whole
 
+    def test_a_sentence_as_an_event(self) -> None:
+        """Words in place of JSON are an error with its class; after text they cut the reply."""
+        said = b"data: Rate limit reached\n\n"
+        for before, cls in (
+            (b"", RateLimitError),
+            (stream(growing("a", "a")[:1]), StreamInterrupted),
+        ):
+            error = read(canned(ChatGLM, Canned(before + said)).stream("Hi")).error
+            assert (type(error), error.detail) == (cls, "Rate limit reached")
+        whole = Canned(b"429 Too Many Requests", "text/plain")
+        assert type(read(canned(ChatGLM, whole).stream("Hi")).error) is RateLimitError
+
     def test_images_come_with_the_finish(self) -> None:
         """Images of all events and parts are in the finish, once, in their order."""
 

@@ -370,7 +370,7 @@ class TestReply:
             (7, JSON, ProtocolError, "int where an object was due"),
             (b"{", JSON, ProtocolError, "not JSON"),
             (b"", JSON, ProtocolError, "neither JSON nor events"),
-            (b"<html>Hello</html>", "text/html", ProtocolError, "not JSON"),
+            (b"<html>Hello</html>", "text/html", ProtocolError, "web page"),
             (CHALLENGES[0], "text/html", BlockedError, "stands before https://chatgptt.me"),
             ({"error": {"message": "slow down", "code": 429}}, JSON, RateLimitError, "slow down"),
             ({"status": "error", "msg": "Rate limit reached"}, JSON, RateLimitError, "Rate limit"),

@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ from llmproviders._account.keys import KeyFile
 from tests.conftest import RawServerFactory
 from tests.support.calls import Canned, Sender, canned, with_sender
 from tests.support.golden import goldens, on_the_wire
-from tests.support.http_bytes import http_response
+from tests.support.http_bytes import chunked, content_length, http_response
 from tests.support.promise import Reading, read
-from tests.support.rawserver import keep_alive
+from tests.support.rawserver import Reset, Stall, keep_alive
 
 SHORT = goldens("openaicompatible", name="short")[0]
 KEY = "sk-test-0123456789abcdef"
@@ -792,6 +793,94 @@ class TestErrors:
         event = {"message": "wait", **told}
         assert ask(event, chunk("a"), event, chunk("b"), stop(), event).text == "ab"
 
+    @pytest.mark.parametrize("said", [b"Rate limit reached", b'"Rate limit reached"'])
+    def test_a_sentence_as_an_event(self, said: bytes) -> None:
+        """It is an error; after text it cuts the reply, and after its end it does no harm."""
+        data = b"data: " + said + b"\n\n"
+        for before in ([], [chunk(role="assistant")]):
+            error = ask(*before, data, end=b"").error
+            assert (type(error), error.detail) == (RateLimitError, "Rate limit reached")
+        reading = ask(chunk("Hel"), data)
+        assert (type(reading.error), reading.text) == (StreamInterrupted, "Hel")
+        assert reading.error.detail == "Rate limit reached"
+        assert ask(chunk("a"), stop(), data).text == "a"
+
+    @pytest.mark.parametrize(
+        ("before", "line"),
+        [
+            *product(
+                [
+                    b"",
+                    b": keep-alive\n\n",
+                    events(chunk(role="assistant"), end=b""),
+                    b"data: ping\n\n",
+                ],
+                [
+                    b'{"status": 429, "message": "Slow down, try again in 20 seconds"}',
+                    b'{"code": 1302, "msg": "Slow down, try again in 20 seconds"}',
+                    b"Slow down, try again in 20 seconds",
+                ],
+            ),
+            (
+                b": keep-alive\n\n",
+                b'{\n "error": {\n  "message": "Slow down, try again in 20 seconds"\n }\n}',
+            ),
+        ],
+    )
+    def test_an_error_that_is_no_event(
+        self, raw_server: RawServerFactory, before: bytes, line: bytes
+    ) -> None:
+        """JSON or words on lines of their own keep their class, their words and their wait."""
+        body = before + line + b"\n"
+        server = raw_server(http_response(200, {"Content-Type": "text/event-stream"}, body))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            error = read(provider.stream("Hi")).error
+        assert type(error) is RateLimitError
+        assert (error.detail, error.retry_after) == ("Slow down, try again in 20 seconds", 20)
+
+    def test_words_beside_a_whole_reply(self, raw_server: RawServerFactory) -> None:
+        """What a proxy says beside a reply that ends as it should does no harm."""
+        body = b"Served by a proxy\n\n" + events(chunk("a"), stop(), end=b"Closed by a proxy\n")
+        server = raw_server(http_response(200, {"Content-Type": "text/event-stream"}, body))
+        with OpenAICompatible(base_url=server.url, model="m") as provider:
+            assert provider.complete("Hi").text == "a"
+
+    @pytest.mark.parametrize("status", [400, 429, 500])
+    @pytest.mark.parametrize("end", ["chunk", "length", "stall", "reset"])
+    def test_an_error_that_breaks_off(
+        self, raw_server: RawServerFactory, status: int, end: str
+    ) -> None:
+        """JSON that has arrived in full is read, however its connection ends, and at once."""
+        told = {"error": {"message": "You are out of credit", "code": "insufficient_quota"}}
+        raw = json.dumps(told).encode()
+        long = content_length(raw, announced=len(raw) + 7)
+        body = long if end == "length" else chunked([raw], end=False)
+        rest = {"stall": [Stall()], "reset": [Reset()]}.get(end, [])
+        server = raw_server([*http_response(status, {"Content-Type": JSON}, body), *rest])
+        with OpenAICompatible(base_url=server.url, model="m", timeout=60) as provider:
+            error = read(provider.stream("Hi", deadline=20)).error
+        assert type(error) is QuotaExceededError
+        assert error.detail == "You are out of credit"
+
+    def test_an_error_without_its_words(self, raw_server: RawServerFactory) -> None:
+        """An error whose body is cut has the class of its status, and the words that arrived."""
+        for said, kind in (
+            (b"", RateLimitError),
+            (b"Slow down", RateLimitError),
+            (b"You exceeded your current quota", QuotaExceededError),
+        ):
+            reply = http_response(429, {"Content-Type": "text/plain"}, chunked([said], end=False))
+            with OpenAICompatible(base_url=raw_server(reply).url, model="m") as provider:
+                error = read(provider.stream("Hi")).error
+            assert (type(error), error.detail) == (kind, said.decode() or None)
+
+    def test_a_deadline_in_an_error(self, raw_server: RawServerFactory) -> None:
+        """Where nothing of an error's body has arrived, the deadline of the call holds."""
+        head = http_response(429, {"Content-Type": JSON}, chunked([], end=False))
+        server = raw_server([*head, Stall()])
+        with OpenAICompatible(base_url=server.url, model="m", timeout=60) as provider:
+            assert type(read(provider.stream("Hi", deadline=0.5)).error) is DeadlineExceeded
+
     def test_a_message_and_no_reply(self) -> None:
         """Of several messages that came instead of a reply the first one is told.
 
@@ -918,6 +1007,10 @@ class TestErrors:
             ('"Service is down for maintenance"', ServerError),
             ("Сервис: техническое обслуживание", ServerError),
             ("服务繁忙，请稍后再试", ServerError),
+            ("429 Too Many Requests", RateLimitError),
+            ("Error: rate limit reached", RateLimitError),
+            ("Limite de requêtes\u00a0: rate limit reached", RateLimitError),
+            ("Too many requests.\nTry again in 20 seconds.", RateLimitError),
         ],
     )
     def test_a_sentence_instead_of_a_reply(
@@ -928,7 +1021,8 @@ class TestErrors:
         with OpenAICompatible(base_url=server.url, model="m") as provider:
             error = read(provider.stream("Hi")).error
         assert type(error) is kind
-        assert error.detail == said.strip().strip('"')
+        assert error.detail == " ".join(said.split()).strip('"')
+        assert error.retry_after == (20 if "20" in said else None)
 
     @pytest.mark.parametrize(
         "body",
@@ -1058,6 +1152,19 @@ class TestModels:
         with pytest.raises(cls, match=words):
             provider.list_models()
 
+    def test_a_listing_that_breaks_off(self, raw_server: RawServerFactory) -> None:
+        """A listing that has arrived in full is read, though its connection does not end well."""
+        raw = json.dumps({"data": [{"id": "a"}]}).encode()
+        reply = http_response(200, {"Content-Type": JSON}, chunked([raw], end=False))
+        with OpenAICompatible(base_url=raw_server(reply).url) as provider:
+            assert provider.list_models() == ["a"]
+        cut = http_response(200, {"Content-Type": JSON}, chunked([raw[:-1]], end=False))
+        with (
+            OpenAICompatible(base_url=raw_server(cut).url) as provider,
+            pytest.raises(StreamInterrupted),
+        ):
+            provider.list_models()
+
     def test_a_page_in_place_of_a_listing(self) -> None:
         """A web page is told as one, with its title."""
         page = Canned(b"\n <html><title>Log in</title></html>", "text/html")
@@ -1069,8 +1176,11 @@ class TestModels:
         [
             ("Rate limit reached. Please try again in 20s.\nSorry.", RateLimitError),
             ("You exceeded your current quota: see https://x.example", QuotaExceededError),
-            ('"Ollama is running"', ProtocolError),
-            ("Сервис недоступен", ProtocolError),
+            ('"Ollama is running"', ServerError),
+            ("Сервис недоступен", ServerError),
+            ("429 Too Many Requests", RateLimitError),
+            ("RateLimitError: too many requests", RateLimitError),
+            ("error: rate limit reached", RateLimitError),
             ("OK", ProtocolError),
         ],
     )
@@ -1080,7 +1190,7 @@ class TestModels:
         with pytest.raises(cls) as caught:
             canned(OpenAICompatible, reply, base_url=LOCAL).list_models()
         assert type(caught.value) is cls
-        words = None if said == "OK" else said.partition("\n")[0].strip('"')
+        words = None if said == "OK" else " ".join(said.split()).strip('"')
         assert caught.value.detail == words
 
     @pytest.mark.parametrize("status", [404, 405, 501])

@@ -40,6 +40,8 @@ class StubReply:
         """The whole body."""
         return b"".join(self._blocks)[:limit]
 
+    read_error = read
+
     def json(self) -> Any:
         """The body as JSON."""
         return decode_json(self.read())
