@@ -209,12 +209,47 @@ class TestCalls:
             client = with_sender(GigaChat, Sender(Canned(content, label)), access_token="a-token")
             assert client.download(DRAWN) == content
 
-    @pytest.mark.parametrize("body", [b"", b"OK", b'{"id": "x", "deleted": true}', b"[]"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            *(b"", b" \n", b"OK\n", b'"deleted"', b"true", b"null", b"[]", b"{}"),
+            *(b'{"id": "x", "deleted": true}', b'{"id": "x", "message": "The file is deleted"}'),
+        ],
+    )
     def test_what_a_deletion_answers(self, body: bytes) -> None:
-        """Anything but an error means that the file is gone."""
+        """Nothing, a word, and an object without an error mean that the file is gone."""
         reply = Canned(body, "application/json")
         with_sender(GigaChat, Sender(reply), access_token="some-token").delete(DRAWN)
         assert reply.finished
+
+    @pytest.mark.parametrize(
+        ("body", "kind", "words"),
+        [
+            (b"Rate limit reached, try again in 20 s", RateLimitError, "Rate limit reached"),
+            (b'"Permission denied for this file"', ProtocolError, "Permission denied"),
+            (b"The disk is full", ProtocolError, "The disk is full"),
+            (b"\n<html><title>Log in</title></html>", ProtocolError, r"web page.*Log in"),
+            (b'{"id": "x", "deleted": false}', ServerError, "was not deleted"),
+            (b'{"success": false}', ServerError, "was not deleted"),
+            (b'{"deleted": false, "message": "busy", "id": "x"}', ServerError, "deleted: .*busy"),
+            (b"false", ProtocolError, "bool"),
+            (b'["Rate limit reached"]', ProtocolError, "list"),
+            (b'{"id": ', ProtocolError, "JSON"),
+        ],
+    )
+    def test_a_deletion_that_did_not_happen(
+        self, picture: Path, body: bytes, kind: type[LLMError], words: str
+    ) -> None:
+        """Whatever else is answered is an error, and the file is not forgotten here."""
+        said = {"choices": [{"message": {"content": "A cat."}, "finish_reason": "stop"}]}
+        replies = [Canned(json.dumps(one).encode(), "application/json") for one in (LISTED, said)]
+        sender = Sender(*replies, Canned(body, "text/plain"))
+        client = with_sender(GigaChat, sender, access_token="some-token")
+        client.complete(QUESTION, attach=[picture])
+        with pytest.raises(kind, match=words) as caught:
+            client.delete(DRAWN)
+        assert type(caught.value) is kind
+        assert DRAWN in uploads_file().read_text()
 
     @pytest.mark.parametrize("field", ["filename", "bytes", "created_at", "purpose"])
     def test_only_the_id_is_needed(

@@ -10,8 +10,8 @@ from ..._http.decoding import Kind, decode_json, expect, expect_number
 from ..._http.error_map import error_of
 from ..._http.types import HTTPResponse
 from ..._redact import redact
-from ..._signals import let_through
-from ...errors import ProtocolError
+from ..._signals import ignoring
+from ...errors import ProtocolError, retold
 from .._chat_completions import decode_answer, failure_in
 
 MAX_FILE = 40_000_000
@@ -110,24 +110,33 @@ def read_content(reply: HTTPResponse) -> bytes:
     content = reply.read(MAX_FILE + 1)
     if len(content) > MAX_FILE:
         raise ProtocolError(f"the file is larger than {MAX_FILE} bytes")
+    answer = None
     # A text file may look like an error; its label is another.
     if reply.content_type == "application/json":
-        _check_json(content, None)
+        with ignoring(ProtocolError):
+            answer = decode_json(content)
+    _check(answer, None)
     return content
 
 
 def read_deletion(reply: HTTPResponse) -> None:
-    """Read the answer to a deletion; whatever is no error is a success."""
-    _check_json(reply.read(), "id")
+    """Read the answer to a deletion; nothing, or one word such as ``OK``, means that it is done.
 
-
-def _check_json(data: bytes, due: str | None) -> None:
-    try:
-        answer = decode_json(data)
-    except ProtocolError as error:
-        let_through(error)
+    Raises:
+        LLMError: it is an error, or says that the file was not deleted.
+        ProtocolError: it is anything else.
+    """
+    body = reply.read()
+    word = body.strip(b'" \t\r\n')
+    if not word or (word.isalpha() and word != b"false"):
         return
-    _check(answer, due)
+    answer = decode_answer(body)
+    # PHP writes an empty object as a list.
+    answer = expect({} if answer == [] else answer, dict, "the reply")
+    _check(answer, "id")
+    if answer.get("deleted") is False or answer.get("success") is False:
+        error = error_of(answer)
+        raise retold(error, f"the file was not deleted: {error}")
 
 
 def _check(answer: Any, due: str | None) -> None:
