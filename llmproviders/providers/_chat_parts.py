@@ -219,7 +219,7 @@ class ToolCalls:
             is_next = call.is_whole() and (own_id == name or not call.is_placeholder())
             is_next = is_next and _opens(function) and not call.has_said(own_id, function)
             return None if is_next else call
-        return None if name != known or (call.closes and _opens(function)) else call
+        return None if name != known or (_opens(function) and call.is_whole()) else call
 
     def _elsewhere(
         self, index: int | None, own_id: str, function: Mapping[str, Any]

@@ -162,9 +162,10 @@ class TestOneCall:
             ("1", "2"),
             ('{"', '{": 1}'),
             ('{"a": "', '{"}'),
+            ('{"a": "\\\\frac{1}', '{2}"}'),
         ],
     )
-    @pytest.mark.parametrize("marks", [{"id": "x"}, {"id": "y"}])
+    @pytest.mark.parametrize("marks", [{"id": "x"}, {"id": "y"}, {"name": "f"}])
     def test_an_end_that_is_none(self, cut: tuple[str, str], marks: dict[str, str]) -> None:
         """A bracket inside of the arguments does not end a call, nor what is no object."""
         assert told(called(piece(cut[0], "f", id="x"), piece(cut[1], **marks))) == [

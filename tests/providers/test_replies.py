@@ -259,11 +259,12 @@ class TestLimits:
         assert finished.text == ("a" if opened else "\n" * 480_000 + "a")
         assert time.thread_time() - began < GENEROUS_S
 
-    def test_pieces_that_look_like_calls(self) -> None:
-        """Pieces each of which could begin the next call of the same id cost no more."""
+    @pytest.mark.parametrize("marks", [{"id": "x"}, {}], ids=["id", "name"])
+    def test_pieces_that_look_like_calls(self, marks: dict[str, str]) -> None:
+        """Pieces each of which could begin the next call of the same id or name cost no more."""
         began = time.thread_time()
-        first = {"index": 0, "id": "x", **_function("f", '{"a":"')}
-        piece = {"index": 0, "id": "x", **_function("f", "{" + "x" * 400 + "}")}
+        first = {"index": 0, **marks, **_function("f", '{"a":"')}
+        piece = {"index": 0, **marks, **_function("f", "{" + "x" * 400 + "}")}
         finish = read(_of(_calls(first, *[piece] * 10_000), _end("tool_calls"))).finish
         assert finish is not None
         (call,) = finish.tool_calls
