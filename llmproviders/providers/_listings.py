@@ -8,6 +8,7 @@ from .._http.decoding import expect, expect_number
 from .._http.error_map import error_of
 from ..results import Embedding, Usage
 from ._chat_completions import decode_answer, failure_in
+from ._chat_parts import whole_number
 
 _NAMES = ("id", "name", "model", "model_name", "slug")
 
@@ -51,8 +52,15 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
 
 def parse_embeddings(entries: list[dict[str, Any]]) -> list[Embedding]:
     """The vectors of a listing of ``/embeddings``, in the order of the texts."""
-    entries.sort(key=lambda entry: expect(expect(entry, dict, "data").get("index"), int, "index"))
-    return [Embedding(_vector(entry), _tokens_of(entry)) for entry in entries]
+    in_order = [entry for _, entry in sorted(enumerate(entries), key=_place)]
+    return [Embedding(_vector(entry), _tokens_of(entry)) for entry in in_order]
+
+
+def _place(numbered: tuple[int, Any]) -> int:
+    """The index of an entry, or its position if it has none."""
+    position, entry = numbered
+    index = whole_number(expect(entry, dict, "data").get("index"))
+    return position if index is None else index
 
 
 def _vector(entry: dict[str, Any]) -> list[float]:

@@ -17,6 +17,7 @@ from llmproviders import (
     Attempt,
     DeepSeek,
     FailoverClient,
+    GigaChat,
     InvalidRequestError,
     ModelNotFoundError,
     OpenAICompatible,
@@ -157,8 +158,31 @@ class TestEmbed:
         [
             [{"index": 0, "embedding": "AAAA"}],
             [{"index": 0, "embedding": [None]}],
-            [{"embedding": [1.0]}],
+            [{"index": 0}],
             [],
+    @pytest.mark.parametrize(
+        ("places", "order"),
+        [
+            ([{"index": 1}, {"index": 0}], [1, 0]),
+            ([{"index": "1"}, {"index": "0"}], [1, 0]),
+            ([{"index": 1.0}, {"index": 0.0}], [1, 0]),
+            ([{}, {}], [0, 1]),
+            ([{"index": None}, {"index": 1}], [0, 1]),
+            ([{"index": "b"}, {"index": []}], [0, 1]),
+            ([{"index": 0}, {"index": 0}], [0, 1]),
+        ],
+    )
+    def test_forms_of_an_index(self, places: list[dict[str, Any]], order: list[float]) -> None:
+        """Vectors stand in the order of their indexes, or as they came if they have none."""
+        data = [{"embedding": [number], **place} for number, place in enumerate(places)]
+        reply = Canned(json.dumps({"data": data}).encode(), JSON)
+        for provider in (
+            canned(OpenAICompatible, reply, base_url=LOCAL, model="m"),
+            canned(GigaChat, reply, access_token="some-token"),
+        ):
+            found = provider.embed(["a", "b"])
+            assert [one.vector for one in found] == [[number] for number in order]
+
         ],
     )
     def test_what_is_no_vector(self, data: Any) -> None:

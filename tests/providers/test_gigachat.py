@@ -892,7 +892,6 @@ class TestRest:
             ("count_tokens", ["x"], "NoneType where tokens"),
             ("count_tokens", [{"tokens": -1, "characters": 7}], "a number where tokens"),
             ("embed", ["x"], "str where data"),
-            ("embed", [{"embedding": [7], "index": "0"}], "str where index"),
             ("embed", [{"embedding": 7, "index": 0}], "int where embedding"),
             ("embed", [{"embedding": ["x"], "index": 0}], "str where embedding"),
         ],
