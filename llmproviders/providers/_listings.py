@@ -16,8 +16,8 @@ _NAMES = ("id", "name", "model", "model_name", "slug")
 def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
     """The objects in a listing such as ``{"data": [{"id": ...}, ...]}``, or in a bare list.
 
-    A name instead of an object is read as its ``id``, null as an empty list, and an object as the
-    list of its field names.
+    A name instead of an object is read as its ``id``, null as an empty list (unless a message is
+    beside it), and an object as the list of its field names.
 
     Args:
         data: the body of the reply.
@@ -36,7 +36,7 @@ def parse_list(data: bytes, *fields: str) -> list[dict[str, Any]]:
         field = max(fields, key=lambda name: (bool(listing.get(name)), name in listing))
         nullable = field in listing
         if not listing.get(field):
-            failure = failure_in(listing, whole=not nullable)
+            failure = failure_in(listing, whole=listing.get(field) is None)
         listing = listing.get(field)
     if failure is not None:
         raise error_of(failure)

@@ -143,9 +143,16 @@ class TestEmbed:
         error = InvalidRequestError("no", status_code=status, detail=words)
         assert is_batch_too_large(error) is too_large
 
-    def test_an_error_with_status_200(self) -> None:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"error": {"message": "slow down", "code": 429}},
+            {"data": None, "message": "Rate limit reached: slow down"},
+        ],
+    )
+    def test_an_error_with_status_200(self, answer: Any) -> None:
         """It has the class of its words, and the wait and the id of the reply's headers."""
-        body = json.dumps({"error": {"message": "slow down", "code": 429}}).encode()
+        body = json.dumps(answer).encode()
         reply = Canned(body, JSON, headers={"retry-after": "7"}, request_id="r7")
         provider = with_sender(OpenAICompatible, Sender(reply), base_url=LOCAL, model="m")
         with pytest.raises(RateLimitError, match="slow down") as caught:
@@ -153,13 +160,6 @@ class TestEmbed:
         assert (caught.value.retry_after, caught.value.request_id) == (7, "r7")
         assert reply.closed
 
-    @pytest.mark.parametrize(
-        "data",
-        [
-            [{"index": 0, "embedding": "AAAA"}],
-            [{"index": 0, "embedding": [None]}],
-            [{"index": 0}],
-            [],
     @pytest.mark.parametrize(
         ("places", "order"),
         [
@@ -183,6 +183,13 @@ class TestEmbed:
             found = provider.embed(["a", "b"])
             assert [one.vector for one in found] == [[number] for number in order]
 
+    @pytest.mark.parametrize(
+        "data",
+        [
+            [{"index": 0, "embedding": "AAAA"}],
+            [{"index": 0, "embedding": [None]}],
+            [{"index": 0}],
+            [],
         ],
     )
     def test_what_is_no_vector(self, data: Any) -> None:

@@ -493,6 +493,7 @@ class TestTokenService:
             ({"code": 6, "message": "doesn't match"}, AuthenticationError, "refused the author"),
             ({"error": {"message": "fell off"}}, ServerError, "fell off"),
             ({"message": "fell off"}, ServerError, "fell off"),
+            ({"access_token": None, "message": "fell off"}, ServerError, "fell off"),
         ],
     )
     def test_an_error_with_status_200(
@@ -855,17 +856,25 @@ class TestRest:
                 with pytest.raises(ProtocolError):
                     client.balance()
 
-    @pytest.mark.parametrize("call", ["balance", "count_tokens", "embed", "upload", "list_models"])
-    def test_a_sentence(self, call: str, tmp_path: Path) -> None:
-        """A sentence in place of JSON is an error with its class and its words."""
+    @pytest.mark.parametrize(
+        "call", ["balance", "count_tokens", "embed", "upload", "files", "delete", "list_models"]
+    )
+    @pytest.mark.parametrize("shape", ["sentence", "beside a null"])
+    def test_a_sentence(self, call: str, shape: str, tmp_path: Path) -> None:
+        """A sentence in place of JSON, or beside nothing, is an error with its class and words."""
         path = tmp_path / "notes.txt"
         path.write_text("Hi")
-        arguments = {"balance": (), "list_models": (), "upload": (path,)}.get(call, ("text",))
-        reply = Canned(b"Rate limit reached: wait for 20 seconds\n", "text/plain")
+        arguments: dict[str, tuple[Any, ...]] = {"upload": (path,)}
+        arguments.update(dict.fromkeys(("balance", "list_models", "files"), ()))
+        said = "Rate limit reached: wait for 20 seconds"
+        reply = Canned(f"{said}\n".encode(), "text/plain")
+        if shape != "sentence":
+            answer = {**dict.fromkeys(("data", "balance", "id")), "message": said}
+            reply = Canned(json.dumps(answer).encode(), "application/json")
         client = with_sender(GigaChat, Sender(reply), access_token="some-token")
         with pytest.raises(RateLimitError) as caught:
-            getattr(client, call)(*arguments)
-        assert caught.value.detail == "Rate limit reached: wait for 20 seconds"
+            getattr(client, call)(*arguments.get(call, ("text",)))
+        assert caught.value.detail == said
         assert caught.value.retry_after == 20
 
     def test_a_sentence_in_place_of_a_token(self, raw_server: RawServerFactory) -> None:

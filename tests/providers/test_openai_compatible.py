@@ -1124,6 +1124,7 @@ class TestModels:
             ({"data": [{"id": None, "name": "a"}, {"object": "model"}]}, ["a"]),
             ({"data": ["a"], "code": 7, "message": "fine"}, ["a"]),
             ({"data": [], "message": "none yet"}, []),
+            ({"data": None, "message": ""}, []),
         ],
     )
     def test_every_shape_of_a_listing(self, listing: Any, names: list[str]) -> None:
@@ -1142,6 +1143,8 @@ class TestModels:
             ({"error": {"message": "no", "code": 401}}, AuthenticationError, "no"),
             ({"message": "busy", "status": 503}, ServerError, "busy"),
             ({"message": "busy"}, ServerError, "busy"),
+            ({"data": None, "message": "busy"}, ServerError, "busy"),
+            ({"data": None, "models": None, "detail": "busy"}, ServerError, "busy"),
         ],
     )
     def test_an_error_in_place_of_a_listing(

@@ -148,7 +148,7 @@ def _check(answer: Any, due: str | None) -> None:
             what certainly is an error counts.
     """
     if isinstance(answer, dict):
-        failure = failure_in(answer, whole=due is not None and due not in answer)
+        failure = failure_in(answer, whole=due is not None and answer.get(due) is None)
         if failure is not None:
             raise error_of(failure)
 

@@ -55,7 +55,7 @@ _SCOPE_ADVICE = {
 }
 
 
-_TOKENS = {"access_token", "tok"}
+_TOKENS = ("access_token", "tok")
 
 _STATUS_OF_CODE = {**dict.fromkeys("123457", 400), "6": 401}
 
@@ -158,7 +158,8 @@ class Account(Login):
         try:
             with ReplyReader(fetch(call), fetch.scope) as reply:
                 answer = expect(decode_answer(reply.read()), dict, "a token")
-                failure = None if answer.keys() & _TOKENS else failure_in(answer, whole=True)
+                told = any(answer.get(name) for name in _TOKENS)
+                failure = None if told else failure_in(answer, whole=True)
                 if failure is not None:
                     # Some of its codes say what its status would.
                     status = _STATUS_OF_CODE.get(str(failure.get("code")))
