@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from .._account.arguments import ProviderArguments, masked
@@ -161,10 +161,7 @@ class OpenAICompatible(Provider):
             body = without(body, refused)
         if not request.params.keys().isdisjoint(("extra_body", "tools")):
             body = request.with_extra_body(body)
-        # Some gateways label a stream as text/html; the parser recognizes a web page itself.
-        return self._call(
-            "POST", _CHAT_PATH, json=body, accept="html", own_headers=request.extra_headers
-        )
+        return self._call("POST", _CHAT_PATH, json=body, own_headers=request.extra_headers)
 
     def how_to_send(self, request: ChatRequest) -> dict[str, Any]:
         """The fields that ask for a stream or for the whole reply, depending on ``request``."""
@@ -381,7 +378,6 @@ class OpenAICompatible(Provider):
         method: str,
         path: str,
         json: Any = None,
-        accept: Literal["any", "html"] = "any",
         own_headers: Mapping[str, str] | None = None,
     ) -> HTTPRequest:
 
@@ -392,7 +388,8 @@ class OpenAICompatible(Provider):
             headers=self._headers(),
             json=json,
             authorization=None if key is None else Secret("Bearer " + key),
-            accept=accept,
+            # Some gateways label all they send as text/html; the parsers recognize a web page.
+            accept="html",
         )
 
 

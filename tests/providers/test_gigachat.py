@@ -51,7 +51,7 @@ from tests.support.http_bytes import http_response
 from tests.support.processes import Child
 from tests.support.promise import read
 from tests.support.proxies import Proxy
-from tests.support.rawserver import Script
+from tests.support.rawserver import Script, keep_alive
 
 SHORT = goldens("gigachat", name="short")[0]
 QUESTION = "Why is the sky blue?"
@@ -216,11 +216,46 @@ class TestRequest:
         assert GigaChat().base_url == "http://127.0.0.1:9/v1"
         assert GigaChat(auth_url="http://127.0.0.1:9/oauth").auth_url == "http://127.0.0.1:9/oauth"
 
-    def test_labelled_as_a_page(self, raw_server: RawServerFactory) -> None:
-        """A stream that a gateway labels as a web page is read all the same."""
-        server = raw_server(http_response(200, {"Content-Type": "text/html"}, SHORT.body))
-        with GigaChat(base_url=f"{server.url}/v1", access_token="some-token") as client:
-            assert client.complete(QUESTION).text == SHORT.text
+    def test_labelled_as_a_page(self, raw_server: RawServerFactory, tmp_path: Path) -> None:
+        """What a gateway labels as a web page is read all the same, but for a file's content."""
+        path = tmp_path / "notes.txt"
+        path.write_text("Hi")
+        file = {"id": "x", "filename": "a", "bytes": 1, "created_at": 1, "purpose": "general"}
+        model = {"data": [{"id": "GigaChat-2-Pro"}, {"id": "GigaChat-Pro"}]}
+        answers: list[Any] = [
+            {"access_token": "t", "expires_at": 9_999_999_999_999},
+            *(model, SHORT.body, model, {"balance": [{"usage": "GigaChat", "value": 1}]}),
+            [{"tokens": 1, "characters": 2}],
+            *({"data": [{"embedding": [1], "index": 0}]}, file, [file], {"deleted": True}, b"a"),
+        ]
+        html = {"Content-Type": "text/html; charset=UTF-8"}
+        bodies = [a if isinstance(a, bytes) else json.dumps(a).encode() for a in answers]
+        server = raw_server(keep_alive(*(http_response(200, html, body) for body in bodies)))
+        addresses = {"base_url": f"{server.url}/v1", "auth_url": f"{server.url}/oauth"}
+        with GigaChat(api_key=KEY, **addresses) as client:
+            assert client.complete(QUESTION, model="GigaChat-Pro").text == SHORT.text
+            assert client.list_models() == ["GigaChat-2-Pro", "GigaChat-Pro"]
+            assert client.balance() == [Balance("GigaChat", 1)]
+            assert client.count_tokens("Hi") == [TokenCount(1, 2)]
+            assert client.embed("Hi")[0].vector == [1]
+            assert [client.upload(path)] == client.files()
+            client.delete("x")
+            with pytest.raises(ProtocolError, match="web page"):
+                client.download("x")
+
+    def test_a_page(self, raw_server: RawServerFactory) -> None:
+        """A web page is one whatever was asked for, and however it is labelled."""
+        page = b"<html><title>Log in</title></html>"
+        for label in ("text/html", "text/plain"):
+            server = raw_server(http_response(200, {"Content-Type": label}, page))
+            addresses = {"base_url": f"{server.url}/v1", "auth_url": f"{server.url}/oauth"}
+            with (
+                GigaChat(api_key=KEY, **addresses) as client,
+                GigaChat(access_token="some-token", **addresses) as with_token,
+            ):
+                for call in (client.list_models, with_token.list_models, with_token.balance):
+                    with pytest.raises(ProtocolError, match=r"web page.*Log in"):
+                        call()
 
     @pytest.mark.parametrize("query", ["?tenant=a", "?tenant=a?b"])
     def test_an_address_with_a_query(self, query: str) -> None:

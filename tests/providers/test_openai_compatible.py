@@ -6,7 +6,7 @@ import json
 import logging
 import pickle
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from itertools import product
 from pathlib import Path
@@ -150,16 +150,23 @@ class TestRequest:
         assert not body.keys() & {"top_p", "profanity_check"}
         assert "OpenAICompatible takes no profanity_check; left out" in caplog.messages
 
-    def test_a_stream_with_another_label(self, raw_server: RawServerFactory) -> None:
-        """A chat that comes with the label of a web page is read all the same; a page is none."""
-        html = {"Content-Type": "text/html"}
+    def test_a_reply_with_another_label(self, raw_server: RawServerFactory) -> None:
+        """What comes with the label of a web page is read all the same; a page is none."""
+        html = {"Content-Type": "text/html; charset=UTF-8"}
         page = b"<html><title>Welcome</title></html>"
-        server = raw_server(
-            keep_alive(http_response(200, html, SHORT.body), http_response(200, html, page))
-        )
-        with OpenAICompatible(base_url=f"{server.url}/v1") as provider:
+        models, vectors = b'{"data": [{"id": "a"}]}', b'{"data": [{"index": 0, "embedding": [1]}]}'
+        bodies = (SHORT.body, models, vectors, page)
+        server = raw_server(keep_alive(*(http_response(200, html, body) for body in bodies)))
+        with OpenAICompatible(base_url=f"{server.url}/v1", model="m") as provider:
             assert str(provider.complete("Why?")) == SHORT.text
-            for call in (lambda: provider.complete("Why?"), provider.list_models):
+            assert provider.list_models() == ["a"]
+            assert provider.embed("Why?")[0].vector == [1]
+            calls: list[Callable[[], object]] = [
+                lambda: provider.complete("Why?"),
+                lambda: provider.embed("Why?"),
+                provider.list_models,
+            ]
+            for call in calls:
                 with pytest.raises(ProtocolError, match="web page"):
                     call()
 

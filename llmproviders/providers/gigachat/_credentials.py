@@ -229,6 +229,7 @@ class KeyAccount(Account):
             headers={"Accept": "application/json", "RqUID": str(uuid.uuid4())},
             form={"scope": self.scope},
             authorization=Secret("Basic " + self.key),
+            accept="html",
         )
 
     def _advice_on_refusal(self, said: str) -> str:
@@ -275,6 +276,7 @@ class UserAccount(Account):
             self.login_url,
             headers={"Accept": "application/json"},
             authorization=Secret("Basic " + pair),
+            accept="html",
         )
 
     def _advice_on_refusal(self, said: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from ..._account.arguments import ProviderArguments, file_path, masked
@@ -239,9 +239,8 @@ class GigaChat(Provider):
 
     def _listed(self, fetch: Fetch, authorization: str | None) -> list[dict[str, Any]] | None:
         """The models that the service lists; None if they cannot be listed."""
-        question = HTTPRequest(
-            "GET", self._address_of("/models"), headers=HEADERS, authorization=authorization
-        )
+        url = self._address_of("/models")
+        question = HTTPRequest("GET", url, HEADERS, authorization=authorization, accept="html")
         try:
             with ReplyReader(fetch(question), fetch.scope) as reply:
                 models = parse_models(reply.read())
@@ -322,9 +321,7 @@ class GigaChat(Provider):
                     for one in message["attachments"]
                 ]
         headers = {"X-Session-ID": str(params["session_id"])} if "session_id" in params else {}
-        path = "/chat/completions"
-        # A gateway may label a stream as text/html; the parser recognizes a web page itself.
-        return self._call(fetch, "POST", path, json=body, headers=headers, accept="html")
+        return self._call(fetch, "POST", "/chat/completions", json=body, headers=headers)
 
     def parse(self, reply: HTTPResponse) -> Iterator[str]:
         """Read a stream or a whole reply; see ``parse_chat``. Drawn images are removed."""
@@ -607,7 +604,7 @@ class GigaChat(Provider):
         def make(fetch: Fetch) -> HTTPRequest:
             call = self._call(fetch, "GET", path, headers={"Accept": "*/*"})
             # They may name a client, and only that client can read the file.
-            return replace(call, extra_headers=asked.extra_headers)
+            return replace(call, extra_headers=asked.extra_headers, accept="any")
 
         return self.ask(make, _answers.read_content, request=asked)
 
@@ -668,14 +665,14 @@ class GigaChat(Provider):
         *,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
-        accept: Literal["any", "html"] = "any",
     ) -> HTTPRequest:
         return HTTPRequest(
             method,
             self._address_of(path),
             headers={**HEADERS, "X-Request-ID": str(uuid.uuid4()), **(headers or {})},
             json=json,
-            accept=accept,
+            # A gateway may label all it sends as text/html; the parsers recognize a web page.
+            accept="html",
             authorization=self._authorization(fetch),
         )
 
