@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .._log import logger
+from .._redact import redact
 
 FINISH_WORDS: dict[str, tuple[str, ...]] = {
     "stop": (
@@ -100,4 +101,5 @@ def tell_unknown(word: str) -> None:
     """Log an unknown finish word once."""
     if word not in _unknown_words and len(_unknown_words) < _UNKNOWN_REMEMBERED:
         _unknown_words.add(word)
-        logger.warning("a reply ended with the finish reason %.40r, which is not known", word)
+        said = redact(word)
+        logger.warning("a reply ended with the finish reason %.40r, which is not known", said)

@@ -37,9 +37,11 @@ from llmproviders._redact import Redacted, Secret
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.batch import run_file
 from llmproviders.provider import Call, Fetch, Provider, Reply, Request
+from llmproviders.providers import _finish_words
 from llmproviders.results import FinishReason
 from tests.conftest import RawServerFactory
 from tests.reliability.services import JSON, PAGE, SSE, TEXT, TOKEN, dumps, event
+from tests.support.calls import Canned, Sender, with_sender
 from tests.support.http_bytes import chunked, http_response
 from tests.support.rawserver import Connection, Reset
 
@@ -571,9 +573,15 @@ def _naming(field: str) -> list[bytes]:
 
 @pytest.mark.parametrize("field", ["model", "finish", "request id"])
 def test_a_key_in_what_names_a_reply_is_masked(
-    field: str, raw_server: RawServerFactory, tmp_path: Path
+    field: str,
+    raw_server: RawServerFactory,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A key echoed as model, finish word or request id shows in no result and in no row."""
+    """A key echoed as model, finish word or request id shows in no result, row or log line."""
+    monkeypatch.setattr(_finish_words, "_unknown_words", set())
+    caplog.set_level(logging.DEBUG, "llmproviders")
     server = raw_server(_naming(field))
     provider = _openai(server.url)
     completion = provider.complete("Why?")
@@ -583,7 +591,8 @@ def test_a_key_in_what_names_a_reply_is_masked(
     shown += [str(finish.request_id), repr(completion.attempts[0].as_dict())]
     (tmp_path / "in.jsonl").write_text('"Why?"\n')
     run_file(FailoverClient([provider]), tmp_path / "in.jsonl", tmp_path / "out.jsonl", workers=1)
-    expect_nothing_of(*shown, (tmp_path / "out.jsonl").read_text())
+    expect_nothing_of(*shown, (tmp_path / "out.jsonl").read_text(), caplog.text)
+    assert ("the finish reason 'm ***'" in caplog.text) is (field == "finish")
     named = {"model": finish.model, "finish": finish.raw, "request id": finish.request_id}
     assert named[field] == "m ***"
 
@@ -616,9 +625,10 @@ def test_a_key_beside_a_text_is_masked_and_what_a_model_says_is_not(
 
 
 def test_a_key_as_the_name_of_a_model_or_a_file_is_masked(
-    raw_server: RawServerFactory, tmp_path: Path
+    raw_server: RawServerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key that a listing or an upload echoes is in no name, and in no file of ours."""
+    """A key that a listing or an upload echoes is in no name, in no file of ours and in no log."""
+    caplog.set_level(logging.DEBUG, "llmproviders")
     entry = {**dict.fromkeys(("id", "filename", "purpose", "usage"), KEY), "value": 1}
     entry = {**entry, "bytes": 1, "created_at": 1}
     body = dumps({**entry, "data": [entry], "balance": [entry]})
@@ -634,7 +644,10 @@ def test_a_key_as_the_name_of_a_model_or_a_file_is_masked(
     raised_by(lambda: giga.complete("Why?", attach=[tmp_path / "a.txt"]))
     kept = [path.read_text() for path in Path.home().rglob("gigachat-files.json")]
     assert len(kept) == 1
-    expect_nothing_of(*kept)
+    sender = Sender(InvalidRequestError("gone", status_code=404), Canned(body, JSON))
+    raised_by(lambda: with_sender(GigaChat, sender, access_token=KEY).complete("Why?"))
+    assert "*** is asked instead" in caplog.text
+    expect_nothing_of(*kept, caplog.text)
 
 
 def test_what_a_provider_of_somebody_else_says_is_masked(raw_server: RawServerFactory) -> None:

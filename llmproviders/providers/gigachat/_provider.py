@@ -269,7 +269,7 @@ class GigaChat(Provider):
                 "GIGACHAT_MODEL",
                 self.name,
                 asked,
-                one_line(found),
+                one_line(redact(found)),
             )
             self._stand_in = found
             return "model"
