@@ -8,7 +8,7 @@ from .._account.keys import Site
 from .._request import ChatRequest
 from ..errors import UnsupportedError
 from ..provider import Catalogue
-from ._chat_requests import tool_choice
+from ._chat_requests import TOOL_PARAMS, tool_choice
 from .openai_compatible import OpenAICompatible
 
 _COLDEST, _WARMEST = 0.01, 0.99
@@ -67,7 +67,8 @@ class GLM(OpenAICompatible):
         """Parameters within the ranges that the service accepts."""
         params = super().chat_params(request)
         if params.pop("tool_choice", "auto") == "none":
-            params.pop("tools", None)
+            for name in TOOL_PARAMS:
+                params.pop(name, None)
         if "tools" in params and request.stream:
             params["tool_stream"] = True
         if params.get("temperature") == 0:

@@ -74,6 +74,7 @@ class TestRequest:
             ({"tools": [TOOL]}, {"tools": [TOOL], "tool_stream": True}),
             ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOOL], "tool_stream": True}),
             ({"tools": [TOOL], "tool_choice": "none"}, {}),
+            ({"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": False}, {}),
             ({"tools": [TOOL], "stream": False}, {"tools": [TOOL]}),
             ({"response_format": {"type": "json_object"}},) * 2,
         ],
