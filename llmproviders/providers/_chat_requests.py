@@ -10,7 +10,7 @@ from typing import Any
 
 from .._runtime import files
 from .._signals import let_through
-from ..errors import InvalidRequestError, ModelNotFoundError
+from ..errors import InvalidRequestError, ModelNotFoundError, UnsupportedError
 from ..messages import Message
 
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -187,7 +187,8 @@ def with_images(messages: Sequence[Message], paths: Sequence[str]) -> list[Messa
     """``messages`` with image files as parts of the last one of the user.
 
     Raises:
-        InvalidRequestError: a file is missing, too large, or not an image that services accept.
+        InvalidRequestError: a file is missing or too large.
+        UnsupportedError: it is not an image of a type that these services accept.
     """
     told, last = list(messages), _last_of_user(messages)
     parts = [_image_part(path) for path in paths]
@@ -237,7 +238,7 @@ def _image(path: str, *, first: int | None = None) -> tuple[str, bytes]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "image/webp"
     if kind is None:
-        raise InvalidRequestError(
+        raise UnsupportedError(
             f"the attachment {path} is not a JPEG, PNG, GIF or WebP image; only these can be "
             "sent here"
         )
