@@ -226,8 +226,8 @@ class TestCalls:
         ("body", "kind", "words"),
         [
             (b"Rate limit reached, try again in 20 s", RateLimitError, "Rate limit reached"),
-            (b'"Permission denied for this file"', ProtocolError, "Permission denied"),
-            (b"The disk is full", ProtocolError, "The disk is full"),
+            (b'"Permission denied for this file"', ServerError, "Permission denied"),
+            (b"The disk is full", ServerError, "The disk is full"),
             (b"\n<html><title>Log in</title></html>", ProtocolError, r"web page.*Log in"),
             (b'{"id": "x", "deleted": false}', ServerError, "was not deleted"),
             (b'{"success": false}', ServerError, "was not deleted"),
