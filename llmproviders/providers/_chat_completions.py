@@ -168,7 +168,7 @@ def decode_answer(data: bytes, *, max_values: int | None = None) -> Any:
         LLMError: it is a web page, or a sentence that says what is wrong.
         ProtocolError: it is not JSON in UTF-8, or holds too many values.
     """
-    head = data[:_HEAD].lstrip()
+    head = data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")  # a byte order mark, too
     if head.startswith(b"<"):
         raise page_error(data)
     if is_sentence(head.partition(b"\n")[0]):
@@ -663,7 +663,7 @@ def _first_error(value: Any) -> Any:
 def _has_words(event: dict[str, Any]) -> bool:
     """Whether an object has a field for a message, with anything in it."""
     event = lowered(event)
-    return any(event.get(name) for name in _WORDS)
+    return any(words and words not in _FINE_CODES for words in map(event.get, _WORDS))
 
 
 def _is_blank(error: Any, *, beside_choices: bool) -> bool:

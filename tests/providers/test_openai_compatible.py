@@ -1131,6 +1131,7 @@ class TestModels:
             ({"data": [{"id": None, "name": "a"}, {"object": "model"}]}, ["a"]),
             ({"data": ["a"], "code": 7, "message": "fine"}, ["a"]),
             ({"data": [], "message": "none yet"}, []),
+            ({"code": 0, "message": "success", "data": None}, []),
             ({"data": None, "message": ""}, []),
         ],
     )
@@ -1177,9 +1178,10 @@ class TestModels:
 
     def test_a_page_in_place_of_a_listing(self) -> None:
         """A web page is told as one, with its title."""
-        page = Canned(b"\n <html><title>Log in</title></html>", "text/html")
-        with pytest.raises(ProtocolError, match=r"web page.*Log in"):
-            canned(OpenAICompatible, page, base_url=LOCAL).list_models()
+        for before in (b"\n ", b"\xef\xbb\xbf"):
+            page = Canned(before + b"<html><title>Log in</title></html>", "text/html")
+            with pytest.raises(ProtocolError, match=r"web page.*Log in"):
+                canned(OpenAICompatible, page, base_url=LOCAL).list_models()
 
     @pytest.mark.parametrize(
         ("said", "cls"),
