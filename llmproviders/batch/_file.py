@@ -22,7 +22,7 @@ from ._output import Finished, locked, target_of
 from ._rows import row_of
 from ._run import check_arguments, refuse_table
 from ._summary import BatchStats, Summary, announce, bar_if
-from ._task import BatchResult, Task, request_hash
+from ._task import BatchResult, FinishedTask, Task, request_hash
 
 GRACE_S = 30.0
 
@@ -51,6 +51,9 @@ def run_file(
     On Ctrl-C, SIGTERM and SIGHUP nothing more is sent, not even what only waited for its turn or
     for a retry. The replies to what was sent have ``grace_s`` seconds to arrive and are written;
     then the signal has its usual effect. A second signal ends the wait.
+
+    Whatever else ends the batch, such as an error of ``on_result`` or of the executor, the replies
+    that have arrived are written first.
 
     Args:
         client: a provider or a ``FailoverClient``.
@@ -147,22 +150,26 @@ def answer_into(
                 lambda: flow.stop(within_s=0),
                 then=flow.stop_reading,
             )
-            with (
-                interrupts,
-                open(target, "ab") as rows,
-                flow,
-                bar_if(progress, total=len(asked), skipped=skipped) as bar,
-            ):
-                for outcome in flow.outcomes():
+            with interrupts, open(target, "ab") as rows:
+
+                def keep(outcome: FinishedTask) -> None:
                     rows.write(row_of(*outcome))
                     rows.flush()
                     stats.add(outcome)
-                    if bar is not None:
-                        bar.show(stats)
-                    if on_result is not None:
-                        on_result(outcome.result())
-                    if stats.failed == max_failures:
-                        flow.stop()
+
+                try:
+                    with flow, bar_if(progress, total=len(asked), skipped=skipped) as bar:
+                        for outcome in flow.outcomes():
+                            keep(outcome)
+                            if bar is not None:
+                                bar.show(stats)
+                            if on_result is not None:
+                                on_result(outcome.result())
+                            if stats.failed == max_failures:
+                                flow.stop()
+                finally:
+                    for outcome in flow.arrived():
+                        keep(outcome)
                 os.fsync(rows.fileno())
         interrupts.pass_on()
     except KeyboardInterrupt as interrupt:

@@ -6,9 +6,11 @@ import queue
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._request import ChatRequest
 from .._runtime.scope import CancelScope
 from .._signals import let_through
 from ..client import BaseClient
@@ -28,6 +30,9 @@ _LONGEST_WAIT_S = 0.2
 
 # A request that was not sent yet looks this often, at the latest, whether it still may be.
 _SETTLE_S = 0.5
+
+# An executor that broke may never tell how its other requests ended.
+_BROKEN_GRACE_S = 30.0
 
 
 class _Stopped(NamedTuple):
@@ -78,7 +83,7 @@ class Flow:
             drain=self._drain,
             deadline=deadline,
         )
-        self._input_error: BaseException | None = None
+        self._error: BaseException | None = None
         self._more = True
         self._reading = False
         self._give_up_at = inf
@@ -111,7 +116,8 @@ class Flow:
     def outcomes(self) -> Generator[FinishedTask, None, None]:
         """Yield every task as it ends.
 
-        An error of the input is raised once the tasks before it have ended.
+        An error of the input is raised once the tasks before it have ended, and one of the executor
+        once the replies to what was sent have been yielded.
 
         Raises:
             BrokenExecutor: the executor no longer works.
@@ -127,8 +133,7 @@ class Flow:
                 if task.request is None:
                     yield FinishedTask(task, None, task.error)
                     continue
-                self._under_way += 1
-                self._worker.send(task, task.request)
+                self._send(task, task.request)
                 continue
             if not self._under_way:
                 break
@@ -151,12 +156,28 @@ class Flow:
                 continue
             self._under_way -= 1
             if isinstance(ended, BaseException):
-                raise ended
+                self._break(ended)
+                continue
             sent = None if ended is None else ended.if_sent()
             if sent is not None:
                 yield sent
-        if self._input_error is not None:
-            raise self._input_error
+        if self._error is not None:
+            raise self._error
+
+    def _send(self, task: Task, request: ChatRequest) -> None:
+        self._under_way += 1
+        try:
+            self._worker.send(task, request)
+        except Exception as error:  # noqa: BLE001 - raised at the end
+            let_through(error)
+            self._under_way -= 1
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+            left = self._give_up_at - time.monotonic()
+            self.stop(within_s=min(left, _BROKEN_GRACE_S))
 
     def _next_task(self) -> Task | None:
         try:
@@ -170,8 +191,16 @@ class Flow:
         except Exception as error:  # noqa: BLE001 - raised at the end
             let_through(error)
             self._more = False
-            self._input_error = error
+            self._error = error
         return None
+
+    def arrived(self) -> Iterator[FinishedTask]:
+        """After :meth:`close`: the replies that nobody has taken."""
+        with suppress(queue.Empty):
+            while True:
+                ended = self._ended.get_nowait()
+                if isinstance(ended, FinishedTask) and ended.completion is not None:
+                    yield ended
 
     def close(self) -> None:
         """Cancel the requests in progress."""

@@ -52,7 +52,8 @@ def run(
     On Ctrl-C nothing more is sent, not even what only waited for its turn or for a retry. The
     replies to what was sent have ten seconds to arrive and are yielded, and then
     ``KeyboardInterrupt`` is raised. Its ``results`` are the results still in use, for
-    example all of them if ``list(run(...))`` was interrupted. A second Ctrl-C does not wait.
+    example all of them if ``list(run(...))`` was interrupted, and those that were not yielded yet.
+    A second Ctrl-C does not wait.
 
     Args:
         client: a provider or a ``FailoverClient``.
@@ -79,7 +80,8 @@ def run(
             results of those before it.
         TypeError: not a client; one string, one dict or a DataFrame instead of a list of
             requests; or a client that cannot be sent to the executor's processes.
-        concurrent.futures.BrokenExecutor: while iterating; the executor no longer works.
+        concurrent.futures.BrokenExecutor: while iterating, after the replies that have arrived; the
+            executor no longer works.
 
     >>> from llmproviders.testing import ScriptedProvider
     >>> client = ScriptedProvider(["Because."])
@@ -275,7 +277,8 @@ def _results(
                 del result, outcome
         interrupts.pass_on()
     except KeyboardInterrupt as interrupt:
-        found = sorted(in_use.values(), key=lambda result: result.index)
+        found = [*in_use.values(), *(outcome.result() for outcome in flow.arrived())]
+        found.sort(key=lambda result: result.index)
         interrupt.results = found  # type: ignore[attr-defined]
         be_brief(interrupt, f"Stopped: {count(len(found), 'result')} are in sys.last_value.results")
         raise

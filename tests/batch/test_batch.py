@@ -10,11 +10,9 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import (
     BrokenExecutor,
-    Executor,
-    Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
@@ -35,12 +33,12 @@ from llmproviders import (
     RejectedReplyError,
     ServerError,
 )
-from llmproviders.batch import BatchResult, map, run
+from llmproviders.batch import BatchResult, _flow, map, run
 from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.conftest import RawServerFactory
-from tests.support.batches import WAIT_S, Echo, Gate
+from tests.support.batches import WAIT_S, Echo, Gate, Inline
 from tests.support.rawserver import Stall
 from tests.support.served import SERVED
 
@@ -452,16 +450,6 @@ class TestEnd:
             process.communicate()
 
 
-class Inline(Executor):
-    """Does the work at once, in the thread that submits it."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do it."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
 class Logged(Echo):
     """Writes a line to a file whenever one is made, and one for each request."""
 
@@ -556,6 +544,22 @@ class TestExecutors:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as pool, pytest.raises(BrokenExecutor):
             list(run(client, requests, executor=pool))
+
+    def test_a_pool_that_broke_at_a_submit(self) -> None:
+        """When an executor takes no more requests, the replies to those before come first."""
+        results = run(Echo(), (f"q{n}" for n in range(1000)), executor=Inline(breaks_after=3))
+        assert [str(next(results).completion) for _ in range(3)] == ["q0", "q1", "q2"]
+        with pytest.raises(BrokenExecutor, match="takes no more"):
+            next(results)
+
+    def test_an_executor_that_never_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When an executor broke and does not say how its other requests ended, they are not
+        waited for without end.
+        """
+        monkeypatch.setattr(_flow, "_BROKEN_GRACE_S", 0.0)
+        results = run(Echo(), ["a", "b"], executor=Inline(breaks_after=1, answers=False))
+        with pytest.raises(BrokenExecutor, match="takes no more"):
+            next(results)
 
 
 class TestKeywordsOfACall:

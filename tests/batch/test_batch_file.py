@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 from collections.abc import Generator
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from llmproviders.provider import Request
 from llmproviders.sandbox import Sandbox
 from llmproviders.testing import ScriptedProvider
 from tests.support.actors import Actor
-from tests.support.batches import WAIT_S, Echo, child
+from tests.support.batches import WAIT_S, Echo, Inline, child
 from tests.support.interrupts import Interrupter, interrupted
 
 FIELDS = [
@@ -668,18 +669,40 @@ class TestStop:
         assert not summary.stopped
         assert (summary.done, summary.failed) == (2, 2)
 
-    def test_a_callback_that_raises(self, files: Files) -> None:
-        """An error in on_result ends the batch; the row that it was told of is written."""
+    @pytest.mark.parametrize("ending", ["on_result", "executor"])
+    def test_other_ends(self, files: Files, ending: str) -> None:
+        """When an error of on_result, such as an alarm's, or of the executor ends the batch, every
+        reply that has arrived is written, and a rerun does not pay for it again.
+        """
         files.ask(*questions(100))
 
         def refuse(result: BatchResult) -> None:
+            if ending == "on_result":
+                raise TimeoutError(result.id)
+
+        executor = Inline(breaks_after=None if ending == "on_result" else 7)
+        client, again = Echo(), Echo()
+        with pytest.raises((TimeoutError, BrokenExecutor)):
+            files.run(client, on_result=refuse, executor=executor)
+        assert [row["text"] for row in files.rows()] == client.asked
+        assert len(client.asked) == (16 if ending == "on_result" else 7)
+        assert files.run(again).skipped == len(client.asked)
+        assert set(again.asked).isdisjoint(client.asked)
+        assert len(files.by_id()) == 100
+
+    def test_what_is_broken_off_has_no_row(self, files: Files, sandbox: Sandbox) -> None:
+        """When an error ends the batch, requests still under way are broken off, without a row."""
+        sandbox.fail("openai", stall=True, times=100)
+        files.ask("a", "b", "")
+
+        def refuse(result: BatchResult) -> None:
+            assert sandbox.wait_for(lambda s: s.count("openai", "chat") == 2, timeout_s=WAIT_S)
             raise KeyError(result.id)
 
-        with pytest.raises(KeyError):
-            files.run(Echo(), on_result=refuse)
-        assert len(files.rows()) == 1
-        assert files.run(Echo()).skipped == 1
-        assert len(files.by_id()) == 100
+        client = OpenAICompatible(**sandbox.provider_arguments("openai"))
+        with client, pytest.raises(KeyError):
+            files.run(client, on_result=refuse, workers=2)
+        assert [row["id"] for row in files.rows()] == [3]
 
     def test_in_another_thread(self, files: Files) -> None:
         """Where signals cannot be handled, outside the main thread, a batch runs all the same."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from llmproviders.batch import BatchResult, _flow, run, run_file, table
 from llmproviders.batch import map as batch_map
 from llmproviders.batch._task import FinishedTask, task_of
 from llmproviders.sandbox import Sandbox
-from tests.support.batches import WAIT_S
+from tests.support.batches import WAIT_S, Inline
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
@@ -225,18 +225,9 @@ def test_a_token_that_is_refused(sandbox: Sandbox, monkeypatch: pytest.MonkeyPat
         client.complete("Why?")
         sandbox.expire_tokens()
         with pytest.raises(KeyboardInterrupt):
-            list(run(client, QUESTIONS, workers=1, executor=_Here()))
+            list(run(client, QUESTIONS, workers=1, executor=Inline()))
     assert client.pressed
     assert sandbox.count("gigachat", "chat") == 2
-
-
-class _Here(Executor):
-    """Does each task in the thread that submits it, where a signal's handler runs at once."""
-
-    def submit(self, do: Any, /, *args: Any, **kwargs: Any) -> Any:
-        done: Future[Any] = Future()
-        done.set_result(do(*args, **kwargs))
-        return done
 
 
 def test_waiting_for_a_retry(slow: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from llmproviders._runtime.scope import CancelScope
 from llmproviders.errors import ServerError
@@ -82,6 +84,32 @@ class Gate(Echo):
         """Wait until so many requests are waiting here; whether they came in time."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self.running) >= count, WAIT_S)
+
+
+class Inline(Executor):
+    """Does the work at once, in the thread that submits it, where a signal's handler runs at once.
+
+    Args:
+        breaks_after: takes so many requests, and then breaks; None: takes all.
+        answers: whether it says how the work ended.
+    """
+
+    def __init__(self, breaks_after: int | None = None, *, answers: bool = True) -> None:
+        self._left = breaks_after
+        self._answers = answers
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Do it."""
+        if self._left is not None:
+            if not self._left:
+                raise BrokenExecutor("it takes no more")
+            self._left -= 1
+        future: Future[Any] = Future()
+        if self._answers:
+            future.set_result(fn(*args, **kwargs))
+        else:
+            future.set_running_or_notify_cancel()
+        return future
 
 
 PROGRAM = """
