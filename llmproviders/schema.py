@@ -30,8 +30,6 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-_REFUSING = (400, 422, 500)
-
 # What else a server may not support.
 _OTHER = re.compile(r"tool|function|image|vision|audio|modal|system|file", re.IGNORECASE)
 
@@ -135,6 +133,15 @@ class Schema:
             # Unhashable types, such as Annotated with a list inside, are prepared each time.
             return _of_type.__wrapped__(schema)
 
+    def fields(self) -> list[str]:
+        """The properties of the root as ``data`` names them: by a type's names, not its aliases."""
+        made = self.json_schema
+        if not isinstance(self._given, Mapping):
+            # Loaded since the schema was made.
+            adapter = sys.modules["pydantic"].TypeAdapter(_with_typed_dicts(self._given))
+            made = _root_resolved(adapter.json_schema(by_alias=False))
+        return list(made.get("properties", ()))
+
     def validate(self, text: str, *, wrapped: bool = False) -> Any:
         """Parse and validate a reply.
 
@@ -236,13 +243,12 @@ class Schema:
             return
 
     def _put(self, request: Asked, native: bool, repair: tuple[Message, ...]) -> Asked:
+        messages, params = request.messages, request.params
         if native:
-            params = {**request.params, "response_format": self.response_format}
-            return replace(
-                request, messages=(*request.messages, *repair), params=params, schema=None
-            )
-        messages = (*_instructed(request.messages, self.prompt), *repair)
-        return replace(request, messages=messages, schema=None)
+            params = {**params, "response_format": self.response_format}
+        else:
+            messages = _instructed(messages, self.prompt)
+        return replace(request, messages=(*messages, *repair), params=params, schema=None)
 
     @staticmethod
     def _rejection(fault: str, text: str, finish: FinishReason) -> SchemaError:
@@ -281,7 +287,7 @@ def _refuses_schema(error: LLMError) -> bool:
     words = str(error)
     if isinstance(error, UnsupportedError) and not _OTHER.search(words):
         return True
-    return error.status_code in _REFUSING and _REFUSAL.search(words) is not None
+    return error.status_code in (400, 422, 500) and _REFUSAL.search(words) is not None
 
 
 def _instructed(messages: tuple[Message, ...], prompt: str) -> tuple[Message, ...]:
@@ -302,10 +308,7 @@ def _repair(text: str, fault: str) -> tuple[Message, ...]:
         f"Your reply does not satisfy the JSON Schema: {fault}\n"
         "Reply again with the corrected JSON value, and with nothing else."
     )
-    return (
-        {"role": "assistant", "content": text[:_MOST_SHOWN]},
-        {"role": "user", "content": said},
-    )
+    return {"role": "assistant", "content": text[:_MOST_SHOWN]}, {"role": "user", "content": said}
 
 
 # -- JSON in a reply
@@ -567,9 +570,7 @@ def _with_typed_dicts(kind: Any) -> Any:
 
 
 _MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-
 _LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
-
 _SINGLE = (
     *("items", "additionalProperties", "not", "if", "then", "else", "contains"),
     *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),

@@ -6,9 +6,11 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from .._account.arguments import spelled_out
@@ -71,9 +73,11 @@ def table(
 
     Returns:
         A DataFrame with the index of ``frame``. Its columns are ``text``, or the fields of the
-        schema (``data`` where the schema is not an object), and ``error``: None for a whole reply,
-        else the error's class and message in one line. For a reply that ``max_tokens`` cut or a
-        filter stopped, ``error`` has the finish reason and its meaning, beside the text.
+        schema as its JSON Schema names them (``data``, the whole value, where it names none), and
+        ``error``: None for a whole reply, else the error's class and message in one line. For a
+        reply that ``max_tokens`` cut or a filter stopped, ``error`` has the finish reason and its
+        meaning, beside the text. Where a row failed, the other columns have None, and a column of
+        floats NaN; whole numbers stay whole.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
@@ -116,9 +120,14 @@ def table(
     else:
         answer_into(client, nullcontext(requests.tasks), output, **options)
         found = _rows_of(output, requests)
-    return pandas.DataFrame(
-        {name: [_cell(row, name) for row in found] for name in columns}, index=frame.index
+    replies = pandas.DataFrame(
+        {
+            name: _column(pandas, [None if row is None else cell(row) for row in found])
+            for name, cell in columns.items()
+        }
     )
+    replies.index = frame.index
+    return replies
 
 
 def _pandas() -> Any:
@@ -187,16 +196,24 @@ class _Requests:
         )
 
 
-def _columns(request: Any) -> list[str]:
+_Cell = Callable[[dict[str, Any]], Any]
+
+
+def _columns(request: Any) -> dict[str, _Cell]:
+    """The name of each column, and what takes its value from a row of an output."""
     schema = getattr(request, "schema", None)
     if schema is None:
-        return ["text", "error"]
-    fields = list(schema.json_schema.get("properties", ())) or ["data"]
-    if "error" in fields:
+        return {"text": itemgetter("text"), "error": _error_in}
+    properties = schema.json_schema.get("properties", ())
+    if "error" in properties:
         raise InvalidRequestError(
             "the schema has a field called error, which is the table's own column; rename it"
         )
-    return [*fields, "error"]
+    fields: dict[str, _Cell] = {
+        name: partial(_field_in, (own_name, name))
+        for name, own_name in zip(properties, schema.fields(), strict=True)
+    }
+    return {**(fields or {"data": lambda row: row.get("data")}), "error": _error_in}
 
 
 def _rows_of(output: str | os.PathLike[str], requests: _Requests) -> list[dict[str, Any] | None]:
@@ -222,17 +239,25 @@ def _in_a_line(type: str, message: str) -> str:
     return f"{type}: {'; '.join(causes or lines)}"
 
 
-def _cell(row: dict[str, Any] | None, name: str) -> Any:
-    if row is None:
-        return None
-    if name == "error":
-        if row["error"] is not None:
-            return _in_a_line(**row["error"])
-        half = HALVES.get(row["finish_reason"])
-        return None if half is None else f"{row['finish_reason']}: {half}"
-    if name == "text":
-        return row["text"]
+def _error_in(row: dict[str, Any]) -> str | None:
+    if row["error"] is not None:
+        return _in_a_line(**row["error"])
+    half = HALVES.get(row["finish_reason"])
+    return None if half is None else f"{row['finish_reason']}: {half}"
+
+
+def _field_in(names: Iterable[str], row: dict[str, Any]) -> Any:
+    """The value of a field, under the first of ``names`` that the reply has."""
     data = row.get("data")
-    if name == "data" and not isinstance(data, Mapping):
-        return data
-    return data.get(name) if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping):
+        return None
+    return next((data[name] for name in names if name in data), None)
+
+
+def _column(pandas: Any, values: list[Any]) -> Any:
+    # Beside text pandas would turn None into NaN, and beside None whole numbers into floats, which
+    # changes large ones. A column of floats is left to it, with NaN, since only numbers can be
+    # plotted.
+    gaps = any(value is None for value in values)
+    floats = any(isinstance(value, float) for value in values)
+    return pandas.Series(values, dtype=object if gaps and not floats else None)

@@ -217,11 +217,14 @@ class TestTable:
         assert third.asked == []
 
     def test_failed_rows(self, tmp_path: Path) -> None:
-        """A failed row has its error and no text, with an output and without."""
+        """A failed row has its error and no text, and a whole reply the error None, with an output
+        and without.
+        """
         given = pandas.DataFrame({"c": ["a", "fail", ""]})
         for output in (None, tmp_path / "out.jsonl"):
             replies = table(Echo(), "{c}", given, output=output)
-            assert replies["text"].isna().tolist() == [False, True, True]
+            assert replies["text"].tolist() == ["a", None, None]
+            assert replies["error"][0] is None
             assert replies["error"][1] == "ServerError: told to fail"
             assert replies["error"][2].startswith("InvalidRequestError")
 
