@@ -18,7 +18,7 @@ from ..errors import InvalidRequestError
 from ._flow import Flow
 from ._input import Input, lines_of, pair_digest
 from ._interrupts import Interrupts
-from ._output import Finished, locked, target_of
+from ._output import Finished, appending, locked, target_of
 from ._rows import row_of
 from ._run import check_arguments, refuse_table
 from ._summary import BatchStats, Summary, announce, bar_if
@@ -150,11 +150,10 @@ def answer_into(
                 lambda: flow.stop(within_s=0),
                 then=flow.stop_reading,
             )
-            with interrupts, open(target, "ab") as rows:
+            with interrupts, appending(target) as append:
 
                 def keep(outcome: FinishedTask) -> None:
-                    rows.write(row_of(*outcome))
-                    rows.flush()
+                    append(row_of(*outcome))
                     stats.add(outcome)
 
                 try:
@@ -170,7 +169,6 @@ def answer_into(
                 finally:
                     for outcome in flow.arrived():
                         keep(outcome)
-                os.fsync(rows.fileno())
         interrupts.pass_on()
     except KeyboardInterrupt as interrupt:
         found = ""

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,6 +65,40 @@ def locked(output: str) -> Iterator[None]:
         )
     with held:
         yield
+
+
+@contextlib.contextmanager
+def appending(output: str) -> Iterator[Callable[[bytes], None]]:
+    """Append to a file: each row is handed to the system at once, and all to the disk in the end.
+
+    Raises:
+        OSError: it cannot be written; the error names it.
+    """
+    rows = open(output, "ab")  # noqa: SIM115 - closed below, where an error is named
+
+    def append(row: bytes) -> None:
+        with _naming(output):
+            rows.write(row)
+            rows.flush()
+
+    try:
+        yield append
+        with _naming(output):
+            os.fsync(rows.fileno())
+    finally:
+        with _naming(output):
+            rows.close()
+
+
+@contextlib.contextmanager
+def _naming(output: str) -> Iterator[None]:
+    """Name the file in a system error, which a full disk's does not."""
+    try:
+        yield
+    except OSError as error:
+        let_through(error)
+        error.filename = output
+        raise
 
 
 class Finished:
@@ -125,13 +159,14 @@ class Finished:
         if self._all_stand:
             return
         output = Path(self._output)
-        _files.replace(
-            output,
-            self._write_kept,
-            mode=stat.S_IMODE(output.stat().st_mode),
-            in_place=True,
-            scratch=_files.beside(output, ".{}.new"),
-        )
+        with _naming(self._output):
+            _files.replace(
+                output,
+                self._write_kept,
+                mode=stat.S_IMODE(output.stat().st_mode),
+                in_place=True,
+                scratch=_files.beside(output, ".{}.new"),
+            )
 
     def _write_kept(self, kept: BinaryIO) -> None:
         seen = set()

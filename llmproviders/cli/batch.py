@@ -108,8 +108,19 @@ def command(
             if isinstance(error, LLMError):
                 raise
             raise CommandError(str(error), Exit.USAGE) from error
+        except OSError as error:
+            raise CommandError(_trouble(error, input, output), Exit.UNEXPECTED) from error
     if page is not None:
-        page.write(BatchReport.read(output).to_html())
+        html = BatchReport.read(output).to_html()
+        try:
+            page.write(html)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            message = f"{page.path} cannot be written: {error.strerror or error}"
+            raise CommandError(
+                f"{message}; the replies are in {output}", Exit.UNEXPECTED
+            ) from error
     if choices.verbose or summary.failed or summary.cut or summary.filtered:
         say(_described(summary))
         for reason, count in summary.reasons[:_REASONS]:
@@ -132,6 +143,12 @@ def _cluster(address: str | None) -> Iterator[tuple[Executor | None, int | None]
             message = f"no Dask scheduler at {address}: {error}"
             raise CommandError(message, Exit.TRY_LATER) from error
         yield found
+
+
+def _trouble(error: OSError, input: str, output: str) -> str:
+    if error.filename in (None, input):
+        return str(error)
+    return f"{output} cannot be written: {error.strerror}; a rerun continues"
 
 
 def _described(summary: Summary) -> str:

@@ -58,7 +58,7 @@ def stdout_failed(error: OSError) -> int:
         return _code_of(signalled)
     if error.errno == errno.EPIPE:
         return _reader_left()
-    if not sys.stdout.writable():
+    if error.filename is None and not sys.stdout.writable():
         say(NO_STDOUT)
     else:
         say(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))

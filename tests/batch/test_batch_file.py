@@ -906,8 +906,8 @@ class TestSignals:
         assert len(files.rows()) == 1
 
     def test_full_disk(self, files: Files, sandbox: Sandbox) -> None:
-        """Where a row cannot be written the batch ends with the system's error, and a rerun has
-        every id once.
+        """Where a row cannot be written the batch ends with the system's error, which names the
+        file, and a rerun has every id once.
         """
         files.ask(*questions(100))
         program = (
@@ -921,7 +921,7 @@ class TestSignals:
         with child(files.input, files.output, sandbox.environ(), program=program) as process:
             code, _, err = process.end()
         assert code == 1
-        assert "File too large" in err
+        assert err.rstrip().endswith(f"File too large: {str(files.output)!r}")
         assert files.output.stat().st_size == 5000
         assert files.run(Echo()).skipped > 0
         assert len(files.by_id()) == 100

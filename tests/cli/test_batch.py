@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -100,6 +101,50 @@ def test_a_batch_that_cannot_begin(at_sandbox: Sandbox, rows: Path, tmp_path: Pa
         result = run("batch", str(rows), "-o", out, "--lock", str(tmp_path / "lock"))
     assert (result.code, result.err.count("\n")) == (75, 1)
     assert at_sandbox.count() == 0
+
+
+def test_an_output_that_cannot_be_locked(at_sandbox: Sandbox, rows: Path, tmp_path: Path) -> None:
+    """An error of the system that is not about writing says what it is about; nothing is sent."""
+    (tmp_path / ".out.jsonl.lock").mkdir()
+    result = run("batch", str(rows), "-o", str(tmp_path / "out.jsonl"), "-p", "openai")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("llmproviders: the output cannot be locked: ")
+    assert at_sandbox.count() == 0
+
+
+LIMITED = ("bash", "-c", 'ulimit -f 2; exec "$@"', "-")
+"""Starts a command that can write no file above 2 KiB, as on a full disk."""
+
+WITHOUT_STDOUT = (*LIMITED[:2], f"{LIMITED[2]} >&-", LIMITED[3])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+@pytest.mark.parametrize("before", [LIMITED, WITHOUT_STDOUT], ids=["pipes", "no stdout"])
+@pytest.mark.parametrize("full", ["output", "old output", "report"])
+def test_a_full_disk(
+    at_sandbox: Sandbox, rows: Path, tmp_path: Path, before: tuple[str, ...], full: str
+) -> None:
+    """What cannot be written is named, with the reason, whether or not there is a standard output;
+    the code is 1, and a rerun does the rest.
+    """
+    out, report = tmp_path / "out.jsonl", tmp_path / "report.html"
+    command = ("batch", str(rows), "-o", str(out), "-p", "openai", "--no-state")
+    if full == "old output":
+        assert run(*command).code == 0
+        out.write_bytes(out.read_bytes()[:-1])
+    elif full == "report":
+        rows.write_text('"row 0"\n')
+    asked = at_sandbox.count("openai")
+    with Running(*command, "--report", str(report), before=before) as batch:
+        result = batch.end()
+    place, rest = (report, f"the replies are in {out}")
+    if full != "report":
+        place, rest = out, "a rerun continues"
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"llmproviders: {place} cannot be written: File too large; {rest}\n"
+    assert full != "old output" or at_sandbox.count("openai") == asked
+    assert run(*command, "--report", str(report)).code == 0
+    assert len({str(row["id"]) for row in written(out)}) == (1 if full == "report" else 10)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
