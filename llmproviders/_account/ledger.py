@@ -6,6 +6,7 @@ It contains no prompts, replies or keys; a credential is stored as its hash.
 from __future__ import annotations
 
 import atexit
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -80,9 +81,9 @@ class Ledger:
     """The file, and this process's connection to it.
 
     Every change is one short transaction that other processes see once it returns, so counts
-    survive if a process is killed. If the file cannot be used, there is one warning, and this
-    process goes on in memory, from the counts of the file if it can be read. It tries the file
-    again after a minute, and adds what it has counted meanwhile.
+    survive if a process is killed. If the file cannot be used, that is logged once, as an error if
+    a limit depends on it, and this process goes on in memory, from the counts of the file if it can
+    be read. It tries the file again after a minute, and adds what it has counted meanwhile.
 
     Args:
         path: the file; it and its folder are created on the first count.
@@ -97,35 +98,51 @@ class Ledger:
         self._file = _database(path)
         self._alone: _Memory | None = None
 
-    def change(self, alter: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
+    def change(
+        self,
+        alter: Callable[[sqlite3.Connection], T],
+        scope: CancelScope,
+        *,
+        limited: bool = False,
+    ) -> T:
         """Call ``alter`` in a transaction, which is rolled back if it raises.
 
         Args:
             alter: changes the tables; it may be called more than once.
             scope: how long to wait for other processes.
+            limited: whether a limit depends on it.
 
         Raises:
             LLMError: the scope ended; see :meth:`CancelScope.error`.
         """
-        return self._retried(lambda db: in_transaction(db, alter), scope)
+        return self._retried(lambda db: in_transaction(db, alter), scope, limited)
 
-    def look(self, find: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
+    def look(
+        self,
+        find: Callable[[sqlite3.Connection], T],
+        scope: CancelScope,
+        *,
+        limited: bool = False,
+    ) -> T:
         """Call ``find``, which changes nothing.
 
         Args:
             find: reads the tables; it may be called more than once.
             scope: how long to wait for other processes.
+            limited: whether a limit depends on it.
 
         Raises:
             LLMError: the scope ended; see :meth:`CancelScope.error`.
         """
-        return self._retried(find, scope)
+        return self._retried(find, scope, limited)
 
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         return self.look(lambda db: db.execute(statement, values).fetchall(), CancelScope())
 
-    def _retried(self, use: Callable[[sqlite3.Connection], T], scope: CancelScope) -> T:
+    def _retried(
+        self, use: Callable[[sqlite3.Connection], T], scope: CancelScope, limited: bool
+    ) -> T:
         """Use the file; try again while another process keeps it busy."""
         end = time.monotonic() + _PATIENCE_S
         tries_again = True
@@ -135,6 +152,9 @@ class Ledger:
                 if tries_again and time.monotonic() >= alone.again_at:
                     tries_again = False
                     self._try_file_again(alone)
+                if limited and self.trouble is not None:
+                    # So far only a provider without limits may have found it.
+                    self._tell(self.trouble, limited)
                 done = alone.database.use(partial(self._use_of, alone, use))
                 if done is None:
                     # Its counts have just been added to the file, here or by another thread.
@@ -147,9 +167,16 @@ class Ledger:
                 if is_busy(trouble) and time.monotonic() < end:
                     pause(scope)
                     continue
-                tell_once(self.path, trouble)
+                self._tell(trouble, limited)
                 self.trouble = trouble
                 self._use_memory()
+
+    def _tell(self, trouble: Exception, limited: bool) -> None:
+        if limited:
+            each = f"{trouble}; each process keeps to per_minute and per_day by itself"
+            tell_once(self.path, each, logging.ERROR)
+        else:
+            tell_once(self.path, trouble)
 
     def _use_of(
         self, alone: _Memory, use: Callable[[sqlite3.Connection], T], db: sqlite3.Connection

@@ -213,7 +213,7 @@ class Quota:
         if self._per_day is not None:
             credential, now = _credential_of(provider), scope.clock.wall()
             ledger = _ledger.ledger()
-            ledger.look(lambda db: self._check_day(db, credential, now), scope)
+            ledger.look(lambda db: self._check_day(db, credential, now), scope, limited=True)
 
     def _reserved(
         self,
@@ -224,10 +224,13 @@ class Quota:
         scope: CancelScope,
     ) -> tuple[Reservation, float]:
         """Reserve, after a wait for the per-minute limit; return the seconds waited, too."""
+        limited = self._per_minute is not None or self._per_day is not None
         waited = 0.0
         while True:
             found = ledger.change(
-                lambda db: self._try(db, credential, names, tokens, scope.clock.wall()), scope
+                lambda db: self._try(db, credential, names, tokens, scope.clock.wall()),
+                scope,
+                limited=limited,
             )
             if isinstance(found, Reservation):
                 return found, waited

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import stat
@@ -54,18 +55,18 @@ _OPENED_BY_NUMBER = ("/dev/fd", "/proc/self/fd")
 _inherited: list[BaseFileLock] = []
 
 
-_told: dict[Path, object] = {}
+_told: dict[tuple[Path, int], object] = {}
 
 
 class Unusable(Exception):  # noqa: N818 - it says what the file is, and never reaches a caller
     """A shared file cannot be used; the message says why and, if possible, what to do."""
 
 
-def tell_once(path: Path, trouble: object) -> None:
-    """Warn, once per process, that it goes on without the file ``path``."""
+def tell_once(path: Path, trouble: object, level: int = logging.WARNING) -> None:
+    """Log, once per process and level, that it goes on without the file ``path``."""
     first = object()
-    if _told.setdefault(path, first) is first:
-        logger.warning("%s is not shared between processes: %s", path, trouble)
+    if _told.setdefault((path, level), first) is first:
+        logger.log(level, "%s is not shared between processes: %s", path, trouble)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from .. import _environment as _places
 from .._account.keys import KeyFile, KeyVariable
+from .._account.ledger import Ledger
 from .._account.tokens import TokenFile
 from .._http.certificates import (
     bundle,
@@ -68,6 +70,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS_PORT = 1080
 
 _MOST_MODELS = 8
+
+_LIMITS = frozenset(("per_minute", "per_day"))
 
 _NOT_THERE = (404, 405, 501)
 
@@ -273,6 +277,7 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
             yield fail("token cache", str(trouble), remedy)
         else:
             yield from _check_folder("token cache", path)
+    yield from _check_usage(configuration)
     health = configuration.failover.get("health")
     if health is not None and health.value is not None and not _places.is_nowhere(health.value):
         store = FileStore(health.value)
@@ -291,6 +296,30 @@ def check_state(configuration: Configuration) -> Iterator[Finding]:
             yield warn(
                 "health file", text, "llmproviders health shows it, health --reset forgets it"
             )
+
+
+def _check_usage(configuration: Configuration) -> Iterator[Finding]:
+    """The file of counts: whether the limits hold across processes."""
+    topic, path = "usage file", _places.usage_file()
+    limited = any(not _LIMITS.isdisjoint(settings.given) for settings in configuration.providers)
+    why = _places.why_unwritable(path)
+    if why is not None:
+        if limited:
+            text = f"{why}, so each process keeps to its limits by itself"
+            yield fail(topic, text, "set HOME to a folder of your own")
+    elif os.path.lexists(path):
+        with closing(Ledger(path)) as ledger:
+            # Without a statement that writes, SQLite begins even in a file that it can only read.
+            ledger.change(lambda db: db.execute("DELETE FROM days WHERE 0"), CancelScope())
+        if ledger.trouble is None:
+            yield from _check_folder(topic, path)
+            return
+        so = ", so each process keeps to its limits by itself" if limited else ""
+        text = f"{path} cannot be used{so}: {ledger.trouble}"
+        remedy = f"let this user alone read and write it, or start over: rm {path}*"
+        yield (fail if limited else warn)(topic, text, remedy)
+    elif limited:
+        yield from _check_folder(topic, path)
 
 
 def _check_key(name: str, settings: ProviderSettings, provider: Provider) -> Iterator[Finding]:

@@ -170,8 +170,8 @@ def _streams_meet() -> bool:
 
 
 def usual_level() -> int:
-    """The default log level: warnings, and only at a terminal."""
-    return logging.WARNING if sys.stderr.isatty() else NOTHING
+    """The default log level: errors, and warnings only at a terminal."""
+    return logging.WARNING if sys.stderr.isatty() else logging.ERROR
 
 
 def _page() -> MarkdownPage | None:
@@ -202,8 +202,8 @@ class Notes:
     """Reports on a call.
 
     Args:
-        verbose: 0 prints only warnings, and only at a terminal, since cron mails all output; 1 adds
-            each attempt; 2 adds the library's log.
+        verbose: 0 prints only errors, and at a terminal warnings, since cron mails all output; 1
+            adds each attempt; 2 adds the library's log.
         quiet: print only errors.
     """
 
@@ -212,7 +212,7 @@ class Notes:
         if self.verbose:
             self._level = logging.INFO if self.verbose == 1 else logging.DEBUG
         else:
-            self._level = NOTHING if quiet else usual_level()
+            self._level = logging.ERROR if quiet else usual_level()
         show_logs(self._level)
 
     def warn(self, message: str) -> None:

@@ -748,17 +748,22 @@ class TestTheFile:
     def test_a_file_of_another_kind_is_left_alone(
         self, state: Path, clock: FakeClock, content: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is not changed; there is one warning, and this process counts by itself."""
+        """It is not changed; there is one error, and this process counts by itself.
+
+        Without limits it is a warning, which does not keep the error away.
+        """
         state.parent.mkdir(parents=True, mode=0o700)
         state.write_bytes(content)
         state.chmod(0o600)
+        assert llmproviders.usage() == ()
         client = client_of(Actor(GOOD, per_day=2), clock)
         client.complete("Why?")
         client.complete("Why?")
         spent(client)
         assert state.read_bytes() == content
-        warnings = [r for r in caplog.records if str(state) in r.getMessage()]
-        assert len(warnings) == 1
+        told = [r for r in caplog.records if str(state) in r.getMessage()]
+        assert [r.levelname for r in told] == ["WARNING", "ERROR"]
+        assert "each process keeps to per_minute and per_day by itself" in told[1].getMessage()
 
     def test_somebody_elses_database(self, state: Path, clock: FakeClock) -> None:
         """A database that is not one of usage keeps every table and every row."""

@@ -640,6 +640,24 @@ def test_what_was_used(at_sandbox: Sandbox) -> None:
     assert run("usage", "--since", "yesterday").code == 2
 
 
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_limit_that_does_not_hold(
+    at_sandbox: Sandbox, configure: Configure, quiet: tuple[str, ...]
+) -> None:
+    """It is told in one line also without a terminal, since other runs may pass the limit."""
+    path = usage_file()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text("my notes")
+    path.chmod(0o600)
+    provider = '[[provider]]\ntype = "openai"\n'
+    configure(provider + "per_day = { requests = 1 }\n")
+    result = run("ask", "Why?", *quiet)
+    assert (result.code, result.err.count("\n")) == (0, 1)
+    assert f"{path} is not shared between processes" in result.err
+    configure(provider)
+    assert run("ask", "Why?", env={"LLMPROVIDERS_USAGE": "1"}).err == ""
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_counts_that_cannot_be_read(at_sandbox: Sandbox, options: tuple[str, ...]) -> None:
     """usage says so, and does not say that nothing was counted."""

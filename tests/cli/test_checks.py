@@ -8,8 +8,10 @@ import os
 import socket
 import ssl
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from cryptography.x509.oid import NameOID
 
 from llmproviders import ChatGLM, GigaChat, OpenAICompatible
 from llmproviders._account.keys import KeyFile, KeyVariable
-from llmproviders._environment import token_cache
+from llmproviders._account.ledger import Ledger
+from llmproviders._environment import token_cache, usage_file
 from llmproviders._http import certificates
 from llmproviders.cli.checks import (
     Finding,
@@ -443,6 +446,53 @@ def test_a_health_file_that_is_something_else(tmp_path: Path) -> None:
     assert "a pipe" in finding.text
 
 
+@pytest.mark.parametrize("limited", [True, False])
+def test_counts_that_cannot_be_kept(limited: bool) -> None:
+    """A damaged file of counts is a problem where a limit depends on it, and else a warning."""
+    path = usage_file()
+    provider = settings(OpenAICompatible, **({"per_day": 9} if limited else {}))
+    configuration = Configuration((provider,))
+    assert ("usage file" in found(check_state(configuration))) == limited
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.write_text("garbage")
+    path.chmod(0o600)
+    finding = found(check_state(configuration))["usage file"]
+    assert finding.level is (Level.FAIL if limited else Level.WARN)
+    assert "it belongs to another program, or is damaged" in finding.text
+    assert f"rm {path}*" in finding.remedy
+    path.unlink()
+    with closing(Ledger(path)) as ledger:
+        assert ledger.read("SELECT * FROM days") == []
+    finding = found(check_state(configuration))["usage file"]
+    assert (finding.level, finding.text) == (Level.OK, f"{path} (mode 0600)")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs another user")
+def test_counts_that_can_only_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of counts, or its folder, that cannot be written is a problem for a limit."""
+    configuration = Configuration((settings(OpenAICompatible, per_minute=9),))
+
+    def unprivileged() -> list[str]:
+        become_nobody()
+        told = []
+        with tempfile.TemporaryDirectory() as home:
+            monkeypatch.setenv("XDG_STATE_HOME", home)
+            path = usage_file()
+            with closing(Ledger(path)) as ledger:
+                ledger.read("SELECT * FROM days")
+            for closed, mode in ((path, 0o400), (path.parent, 0o500)):
+                closed.chmod(mode)
+                finding = found(check_state(configuration))["usage file"]
+                told.append(f"{finding.level.name} {finding.text.replace(str(path), 'FILE')}")
+                closed.chmod(0o700 if closed.is_dir() else 0o600)
+        return told
+
+    file, folder = forked(unprivileged)
+    assert file.startswith("FAIL FILE cannot be used, so each process keeps to its limits")
+    assert folder.startswith("FAIL ")
+    assert "cannot be written, so each process keeps to its limits by itself" in folder
+
+
 def test_a_provider_that_rests(tmp_path: Path) -> None:
     """A provider that other runs put last is named, and how to forget that."""
     path = tmp_path / "health.json"
@@ -673,6 +723,9 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         Level.WARN,
         "set HOME to a folder of your own",
     )
+    limited = Configuration((settings(OpenAICompatible, per_day=1),))
+    findings |= found(check_state(limited))
+    assert findings["usage file"].level is Level.FAIL
     assert "/dev/null" not in repr(findings)
     finding = check(GigaChat, **KEY)["GigaChat, certificates"]
     assert "ca_bundle" in finding.remedy
