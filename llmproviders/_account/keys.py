@@ -212,6 +212,22 @@ def pasted_with(key: str) -> str:
     return ""
 
 
+# Of OpenAI and those like it, of Yandex and of Google; else a long run of letters and digits, as in
+# base64 and hex.
+_LIKE_A_KEY = re.compile(
+    r"(?:(?:sk|gsk|hf|xai)[-_]|AQVN|AIza)[\w.=+-]{16,}|(?=.*[0-9])(?=.*[a-z]).*[A-Za-z0-9]{20}.*"
+)
+
+
+def looks_like_key(name: str) -> bool:
+    """Whether the name of a file or variable looks like a key that was put in its place.
+
+    >>> looks_like_key("sk-0123456789abcdef"), looks_like_key("openai-key-2026.txt")
+    (True, False)
+    """
+    return _LIKE_A_KEY.fullmatch(name) is not None
+
+
 def _checked(key: Secret, source: str) -> Secret:
     conceal(key)
     if _NOT_IN_A_KEY.search(key):

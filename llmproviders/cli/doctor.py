@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 
 from .._printable import one_line
+from .._redact import redact
 from ..config._settings import ConfigError, Configuration
 from .checks import (
     Finding,
@@ -75,6 +76,8 @@ def _findings(choices: Choices, *, offline: bool, live: bool) -> Iterator[Findin
 
 def _print(finding: Finding) -> None:
     put(f"{finding.level.value:<4}", end="  ", fg=_COLOURS[finding.level], bold=True)
-    put(wrapped(one_line(f"{finding.topic}: {finding.text}"), indent=_INDENT).lstrip())
+    text = one_line(redact(f"{finding.topic}: {finding.text}"))
+    put(wrapped(text, indent=_INDENT).lstrip())
     if finding.remedy:
-        put(wrapped(f"do: {one_line(finding.remedy)}", indent=_INDENT, hanging=_INDENT + "    "))
+        remedy = one_line(redact(f"do: {finding.remedy}"))
+        put(wrapped(remedy, indent=_INDENT, hanging=_INDENT + "    "))

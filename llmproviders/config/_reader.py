@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .._account.keys import KeyFile, KeyVariable
+from .. import _environment as _environ
+from .._account.keys import KeyFile, KeyVariable, looks_like_key
 from .._account.names import Place, about_unknown
 from .._checks import shown
 from .._log import logger
-from .._redact import conceal_user_info, is_telling
+from .._redact import conceal_user_info, conceal_words, is_telling
 from .._runtime import files as _files
 from .._signals import let_through
 from ..failover._client import FailoverClient
@@ -54,6 +55,8 @@ else:
     import tomli as tomllib
 
 TABLES = ("provider", "failover")
+
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 _WAY_OUT = "name another file with --config or LLMPROVIDERS_CONFIG"
 
@@ -217,8 +220,17 @@ class _Reader:
         if not isinstance(value, str) or not value:
             raise self._error(table, key, f"{key} must be a text, not {shown(value)}")
         if source is KeyVariable:
+            if not _VARIABLE.fullmatch(value):
+                conceal_words(value)
+                raise self._error(
+                    table, key, f"{key} must be the name of an environment variable, not the key"
+                )
+            if _environ.lookup(value) is None:
+                self._hide_key(value, key, table)
             return KeyVariable(value)
         file = str(self._path.parent / os.path.expanduser(value))
+        if not os.path.dirname(value) and not os.path.lexists(file):
+            self._hide_key(value, key, table)
         try:
             found = KeyFile(file)
         except ValueError as error:
@@ -227,6 +239,15 @@ class _Reader:
         if warning:
             self._warnings.append(f"the key file {warning}")
         return found
+
+    def _hide_key(self, name: str, key: str, table: _Table) -> None:
+        """Hide the name of a missing file or variable if it looks like a key."""
+        if looks_like_key(name):
+            conceal_words(name)
+            self._warnings.append(
+                f"{self._place(table, key)}: {key} looks like a key; do: name the file or variable "
+                "that holds it"
+            )
 
     def _refuse_password(self, value: Any, key: str, table: _Table) -> None:
         if not isinstance(value, str) or "@" not in value:

@@ -257,6 +257,26 @@ class TestConfig:
         assert "MY_KEY is not a key or token" in result.out
         assert "planted" not in result.out + result.err
 
+    @pytest.mark.parametrize(
+        ("key", "name"),
+        [
+            ("api_key_env", "sk_planted0123456789"),
+            ("api_key_env", "AQVNplantedABCDEFGHIJ_KLMNOPQR"),
+            ("api_key_file", "sk-planted-0123456789"),
+            ("api_key_file", "0123456789abcdef0123456789abcdef.planted"),
+        ],
+    )
+    def test_a_key_in_the_place_of_a_name(self, configure: Configure, key: str, name: str) -> None:
+        """One that could be the name of a variable or a file is masked wherever it is told."""
+        configure(f'[[provider]]\ntype = "openai"\n{key} = "{name}"\n')
+        said = {
+            command: run(*command.split())
+            for command in ("ask Why? --json", "doctor --offline", "config show", "providers")
+        }
+        assert "planted" not in repr(said)
+        assert "***" in said["ask Why? --json"].out
+        assert f"{key} looks like a key" in said["doctor --offline"].out
+
     def test_what_the_environment_says_is_toml_again(self, home: Path) -> None:
         """Numbers, switches and files of the environment are shown as the file would have them.
 

@@ -350,6 +350,19 @@ class TestErrors:
             "[[provider]]\ntype='openai'\napi_key='sk-secret'\n",
             "FILE:3: api_key must not stand here in clear: write it into a file of its own",
         ),
+        *(
+            (
+                f"[[provider]]\ntype='gigachat'\n{line}\n",
+                f"FILE:{number}: {name} must be the name of an environment variable, not the key",
+            )
+            for line, name, number in (
+                ("api_key_env='sk-secret'", "api_key_env", 3),
+                ("access_token_env='id1.sk-secret'", "access_token_env", 3),
+                ("password_env='hunter22!'", "password_env", 3),
+                ("api_key_env='export KEY=sk-secret'", "api_key_env", 3),
+                ("headers={ x-key_env='sk-secret' }", "x-key_env", 1),
+            )
+        ),
         ("[[provider]]\ntype='openai'\napi_key_file=1\n", "FILE:3: api_key_file must be a text"),
         (
             "[[provider]]\ntype='openai'\napi_key_file='a'\napi_key_env='B'\n",
