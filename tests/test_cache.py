@@ -338,8 +338,9 @@ class TestHits:
             Cached(provider, path, **arguments)
         with pytest.raises(TypeError):
             Cached("first", path)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="path"):
-            Cached(provider, "a\0b")
+        for wrong in ("a\0b", "", " "):
+            with pytest.raises(ValueError, match="path"):
+                Cached(provider, wrong)
         Cached(provider, path)
         assert not path.exists()
 

@@ -97,8 +97,11 @@ def check_path(name: str, path: str | os.PathLike[str]) -> None:
         path: the path.
 
     Raises:
-        ValueError: it contains a NUL, or a character that the file system does not allow.
+        ValueError: it is blank, or contains a NUL, or a character that the file system does not
+            allow.
     """
+    if not os.fspath(path).strip():
+        raise ValueError(f"{name} is blank: name a file")
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:

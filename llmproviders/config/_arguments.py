@@ -80,14 +80,18 @@ class Argument:
         """A description of valid values."""
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
-        kinds = [kind for kind in self.types if not (self.is_path and kind == "str")]
-        return " or ".join(dict.fromkeys(_words(kind) for kind in kinds))
+        return " or ".join(dict.fromkeys(_words(kind) for kind in self._kinds))
+
+    @property
+    def _kinds(self) -> list[str]:
+        """The types, without the text that a path is, too."""
+        return [kind for kind in self.types if not (self.is_path and kind == "str")]
 
     def accepts(self, value: object) -> bool:
         """Whether a value read from TOML has the right type."""
         if self.choices:
             return value in self.choices
-        return any(_is_a(value, kind) for kind in self.types)
+        return any(_is_a(value, kind) for kind in self._kinds)
 
 
 def _part_of(kind: str) -> str:
@@ -121,7 +125,7 @@ def _is_a(value: object, kind: str) -> bool:
         "int": number and isinstance(value, int),
         "float": number,
         "bool": isinstance(value, bool),
-        _PATH: isinstance(value, str),
+        _PATH: isinstance(value, str) and bool(value.strip()),
     }[kind]
 
 
@@ -243,13 +247,14 @@ def _kinds(part: str, known: dict[str, Any]) -> list[str]:
 def as_argument(argument: Argument, value: Any, folder: Path) -> Any:
     """Convert a value from TOML to the constructor's type.
 
-    A relative path is relative to ``folder``; ``"user"`` is not a path but a keyword for the user's
-    folder.
+    A relative path is relative to ``folder``. As ``token_cache``, ``"user"`` is not a path but a
+    keyword for the user's folder.
     """
     if isinstance(value, list):
         paths = f"pair[{_PATH}]" in argument.types
         return tuple(_in_folder(folder, part) if paths else part for part in value)
-    if argument.is_path and isinstance(value, str) and value != "user":
+    is_word = argument.name == "token_cache" and value == "user"
+    if argument.is_path and isinstance(value, str) and not is_word:
         return _in_folder(folder, value)
     return value
 

@@ -171,7 +171,8 @@ class _Reader:
         for key, value in given.items():
             name, source = _key_source(key, known)
             if name in values:
-                raise self._error(table, key, f"{name} is given twice: by {name}_env and by {key}")
+                ways = " and by ".join(name + ending for ending in _SOURCES)
+                raise self._error(table, key, f"{name} is given twice: by {ways}")
             origin = self._place(table, key)
             if source is not None:
                 values[name] = Value(self._key(source, value, key, table), origin)
@@ -217,7 +218,7 @@ class _Reader:
         return values
 
     def _key(self, source: _Source, value: Any, key: str, table: _Table) -> KeyFile | KeyVariable:
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value.strip():
             raise self._error(table, key, f"{key} must be a text, not {shown(value)}")
         if source is KeyVariable:
             if not _VARIABLE.fullmatch(value):

@@ -232,7 +232,10 @@ class TestFromConfig:
         assert {"session", "limits"}.isdisjoint(arguments_of(GigaChat))
 
     def test_paths(self, path: Path, home: Path) -> None:
-        """A relative path lies beside the file, a tilde is the home folder, "user" a word."""
+        """A relative path lies beside the file, a tilde is the home folder.
+
+        As token_cache "user" is a word, and elsewhere the name of a file.
+        """
         path.write_text(
             '[[provider]]\ntype = "gigachat"\ntoken_cache = "user"\nca_bundle = "ca.pem"\n'
             '[failover]\nhealth = "~/health.json"\n'
@@ -241,6 +244,8 @@ class TestFromConfig:
         given = {name: value.value for name, value in found.providers[0].given.items()}
         assert given == {"token_cache": "user", "ca_bundle": str(path.parent / "ca.pem")}
         assert found.failover["health"].value == str(home / "health.json")
+        path.write_text('[failover]\nhealth = "user"\n')
+        assert load(path).failover["health"].value == str(path.parent / "user")
 
     def test_byte_order_mark(self, path: Path) -> None:
         """A file as Windows' editor writes it is read."""
@@ -366,7 +371,20 @@ class TestErrors:
         ("[[provider]]\ntype='openai'\napi_key_file=1\n", "FILE:3: api_key_file must be a text"),
         (
             "[[provider]]\ntype='openai'\napi_key_file='a'\napi_key_env='B'\n",
-            "FILE:4: api_key is given twice",
+            "FILE:4: api_key is given twice: by api_key_env and by api_key_file",
+        ),
+        *(
+            (
+                f"[[provider]]\ntype='gigachat'\n{table}{key}=' '\n",
+                f"{place}: {key} must be a {due}",
+            )
+            for table, place, key, due in (
+                ("", "FILE:3", "ca_bundle", "path"),
+                ("", "FILE:3", "token_cache", "path"),
+                ("", "FILE:3", "cert", "path or a list of two paths"),
+                ("", "FILE:3", "api_key_file", "text"),
+                ("[failover]\n", "FILE:4", "health", "path"),
+            )
         ),
         (
             "[[provider]]\ntype='openai'\n[[provider]]\ntype='openai'\n",

@@ -190,6 +190,7 @@ class TestOrder:
             {"max_retry_after": -1},
             {"failure_threshold": 0},
             {"on_interrupt": "ignore"},
+            {"health": ""},
         ):
             with pytest.raises(ValueError, match=next(iter(arguments))):
                 FailoverClient([ScriptedProvider()], **arguments)  # type: ignore[arg-type]
