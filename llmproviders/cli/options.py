@@ -291,7 +291,8 @@ def _with_choices(function: Function, options: tuple[Callable[[Any], Any], ...])
     def collected(*args: Any, **given: Any) -> Any:
         names = [field.name for field in fields(Choices) if field.name in given]
         chosen = {name: given.pop(name) for name in names}
-        chosen["config"] = chosen["config"] or click.get_current_context().obj
+        if chosen["config"] is None:
+            chosen["config"] = click.get_current_context().obj
         return function(Choices(**chosen), *args, **given)
 
     for option in reversed(options):

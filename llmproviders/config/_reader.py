@@ -76,10 +76,6 @@ def load(path: str | os.PathLike[str] | None = None) -> Configuration:
         ConfigError: the file cannot be read or used.
     """
     file, origin = locate(path)
-    try:
-        _files.check_path("the configuration", file)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if origin == "default" and not _is_there(file):
         return Configuration(providers_of_environment())
     try:

@@ -30,6 +30,7 @@ from .._account.keys import KeyFile, KeyVariable
 from .._checks import nearest
 from .._environment import config_folder
 from .._redact import redact
+from .._runtime.files import check_path
 from .._signals import let_through
 from ..errors import AuthenticationError, MissingAuthError
 from ..failover._client import FailoverClient
@@ -314,13 +315,21 @@ nobody to ask: {where}, and no key in the environment. Do one of these:
 
 
 def locate(path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
-    """The path of the configuration file, which may not exist, and where it comes from."""
-    if path is not None:
-        return Path(os.path.expanduser(path)), "argument"
-    named = _environ.lookup(VARIABLE)
-    if named is not None:
-        return Path(os.path.expanduser(named)), f"environment {VARIABLE}"
-    return config_folder() / "config.toml", "default"
+    """The path of the configuration file, which may not exist, and where it comes from.
+
+    Raises:
+        ConfigError: no file can have this path.
+    """
+    origin = "argument"
+    if path is None:
+        path, origin = _environ.lookup(VARIABLE), f"environment {VARIABLE}"
+    if path is None:
+        return config_folder() / "config.toml", "default"
+    try:
+        check_path("the configuration", path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Path(os.path.expanduser(path)), origin
 
 
 def providers_of_environment() -> tuple[ProviderSettings, ...]:

@@ -153,7 +153,8 @@ def _llm(shell: InteractiveShell, line: str, text: str) -> None:
         return
     if asked.name is not None and not asked.name.isidentifier():
         raise click.UsageError(f"--as {asked.name}: that is no name for a variable")
-    file = None if asked.output is None else WholeFile(asked.output)
+    # The page has the reply anyway, as standard output has it for ask.
+    file = None if asked.output in (None, "-") else WholeFile(asked.output)
     prompt = fill(text, shell.user_ns)
     choices = asked.choices
     with ExitStack() as stack:
@@ -194,7 +195,7 @@ def _client(
         choices.providers
         or choices.deadline
         or choices.first_chunk_timeout
-        or choices.config
+        or choices.config is not None
         or choices.stateless
     )
     if asked.client is not None:
@@ -244,12 +245,21 @@ def _llm_config(shell: InteractiveShell, line: str) -> None:
     if not isinstance(parsed, tuple):
         return
     choices, name, reset = parsed
+    if reset and (name is not None or choices != Choices()):
+        raise click.UsageError("--reset stands alone")
     if name is not None:
         client = _variable(shell, name)
         if isinstance(client, Conversation):
             raise click.UsageError(f"{name} is a Conversation; name it in a cell, with --client")
-        if choices.providers or choices.config or choices.stateless:
-            raise click.UsageError(f"{name} and -p, --config, --no-state: choose one")
+        if (
+            choices.providers
+            or choices.first_chunk_timeout
+            or choices.config is not None
+            or choices.stateless
+        ):
+            raise click.UsageError(
+                f"{name} and -p, --first-chunk-timeout, --config, --no-state: choose one"
+            )
         limit = {} if choices.deadline is None else {"deadline": choices.deadline}
         use(client, **limit, **_of_call(choices))
     elif reset:

@@ -309,6 +309,14 @@ class TestConfig:
         assert '"one"' in run(*before, "config", "show").out
         assert '"two"' in run(*before, "config", "show", "--config", str(home / "two")).out
 
+    @pytest.mark.parametrize("words", [("ask", "Why?"), ("config", "path")])
+    def test_a_blank_config(self, words: tuple[str, ...]) -> None:
+        """A blank --config, as an unset variable of a script leaves it, is refused everywhere."""
+        for line in (("--config", "", *words), (*words, "--config", "")):
+            result = run(*line)
+            assert (result.code, result.out) == (2, "")
+            assert "the configuration is blank" in result.err
+
     def test_errors(self, configure: Configure) -> None:
         """A configuration that cannot be used is 2, told in one line with file and line."""
         path = configure('[[provider]]\ntype = "chatglm"\nmodle = "x"\n')

@@ -469,6 +469,9 @@ class TestErrors:
             ConfigError, match=r"the configuration: no file can be called 'a\\x00b'"
         ):
             load("a\0b")
+        for blank in ("", " "):
+            with pytest.raises(ConfigError, match="the configuration is blank"):
+                load(blank)
 
     def test_no_provider_of_that_name(self, path: Path) -> None:
         """A provider that is neither configured nor a type is told with the nearest one."""

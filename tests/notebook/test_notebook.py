@@ -514,6 +514,10 @@ class TestMagics:
         assert (body["temperature"], body["max_tokens"]) == (0.25, 9)
         assert ran.updates == 3
         assert "cut at its largest length" in ran.markdown
+        notebook.run(f"%cd -q {tmp_path}")
+        assert notebook.run("%%llm -q -o -\nWhy?").ok
+        notebook.run("%cd -q -")
+        assert not (tmp_path / "-").exists()
         assert (tmp_path / "reply.txt").read_text() == ran.displays[0]["text/plain"].split("\n")[
             0
         ] + "\n"
@@ -591,7 +595,8 @@ class TestMagics:
             told = notebook.run("%llm_config mine --deadline 60")
             assert told.stdout == "Mine, deadline=60.0\n"
             assert notebook.run("%%llm\nWhy?").markdown.startswith("Mine.")
-            assert "choose one" in notebook.run("%llm_config mine -p openai").stderr
+            for option in ("-p openai", "--first-chunk-timeout 3", "--config ''", "--no-state"):
+                assert "choose one" in notebook.run(f"%llm_config mine {option}").stderr
         finally:
             notebook.run("%llm_config -p openai")
 
@@ -616,7 +621,11 @@ class TestMagics:
             ("%%llm --client print\nWhy?", "there is no client print"),
             ("%%llm -s 'open\nWhy?", "quotation mark"),
             ("%%llm -o /no/such/folder/file\nWhy?", "there is no folder"),
+            ("%%llm --config ''\nWhy?", "the configuration is blank"),
             ("%llm_config nobody", "there is no client nobody"),
+            ("%llm_config mine --reset", "--reset stands alone"),
+            ("%llm_config --reset -p chatglm -s 'Be brief.'", "--reset stands alone"),
+            ("%llm_config --config ''", "the configuration is blank"),
         ],
     )
     def test_what_is_wrong_is_told_in_a_line(
