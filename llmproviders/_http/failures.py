@@ -73,7 +73,9 @@ _PLAIN_THERE = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|record lay
 # The proxy looks names up.
 _NAMED_THERE = ("socks4a://", "socks5h://")
 
-_CHECK_PROXY = "check proxy=, the session's proxies, HTTP_PROXY and HTTPS_PROXY"
+_CHECK_PROXY = (
+    "check proxy=, LLMPROVIDERS_PROXY, the session's proxies, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+)
 
 
 def opening_error(

@@ -32,4 +32,7 @@ def command(since: str | None, as_json: bool) -> None:
     elif table:
         put(str(table))
     else:
-        say("no requests were counted")
+        say(
+            "no requests were counted; those of providers with per_minute or per_day are, and with "
+            "LLMPROVIDERS_USAGE=1 those of all"
+        )

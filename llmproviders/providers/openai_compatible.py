@@ -228,7 +228,8 @@ class OpenAICompatible(Provider):
                 message += f"`{local.pull.format(asked)}` fetches it; "
             # The caller did not ask for this default.
             message += "" if asked else "name one with model=; "
-            return retold(error, message + "list_models() returns its models")
+            listed = f"list_models(), or `llmproviders models {self.name}`, returns its models"
+            return retold(error, message + listed)
         if type(error) is ConnectionFailed and _is_refused(error):
             local = local_server_at(self.base_url, self.name)
             if local is None:

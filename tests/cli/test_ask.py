@@ -630,7 +630,15 @@ def test_a_reply_from_the_cache(at_sandbox: Sandbox) -> None:
 
 
 def test_what_was_used(at_sandbox: Sandbox) -> None:
-    """usage tells what earlier runs asked, as a table or as objects, and from which day on."""
+    """usage tells what earlier runs asked, as a table or as objects, and from which day on.
+
+    Where there is nothing to tell, it says what is counted.
+    """
+    assert run(*ASK, "Why?").code == 0
+    empty = run("usage")
+    assert (empty.code, empty.out) == (0, "")
+    for condition in ("per_minute", "per_day", "LLMPROVIDERS_USAGE=1"):
+        assert condition in empty.err
     counted = {"LLMPROVIDERS_USAGE": "1"}
     assert run(*ASK, "Why?", env=counted).code == 0
     [row] = json.loads(run("usage", "--json").out)

@@ -407,7 +407,7 @@ class TestNamed:
         assert error.retryable
         assert str(error).startswith(
             f"the proxy failed: the proxy 127.0.0.1:{refused_port} cannot be reached: "
-            "Connection refused; check proxy=, the session's proxies, HTTP_PROXY"
+            "Connection refused; check proxy=, LLMPROVIDERS_PROXY, the session's proxies, HTTP_"
         )
         assert f"(at {FAR}" not in str(error)
 

@@ -265,7 +265,9 @@ class TestLocalServers:
         assert isinstance(error, ModelNotFoundError)
         said = str(error)
         assert said.startswith("OpenAICompatible has no model 'm': ")
-        assert said.endswith("; list_models() returns its models")
+        assert said.endswith(
+            "; list_models(), or `llmproviders models OpenAICompatible`, returns its models"
+        )
         assert "fetches" not in said
         assert "name one" not in said
         assert "model 'm' not found" in str(error.detail)
