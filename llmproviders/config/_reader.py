@@ -222,7 +222,7 @@ class _Reader:
                 raise self._error(
                     table, key, f"{key} must be the name of an environment variable, not the key"
                 )
-            if _environ.lookup(value) is None:
+            if _environ.first_set((value,)) is None:
                 self._hide_key(value, key, table)
             return KeyVariable(value)
         file = str(self._path.parent / os.path.expanduser(value))
