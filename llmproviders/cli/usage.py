@@ -33,6 +33,6 @@ def command(since: str | None, as_json: bool) -> None:
         put(str(table))
     else:
         say(
-            "no requests were counted; those of providers with per_minute or per_day are, and with "
-            "LLMPROVIDERS_USAGE=1 those of all"
+            "no requests were counted; a provider without per_minute or per_day is counted only "
+            "with LLMPROVIDERS_USAGE=1"
         )

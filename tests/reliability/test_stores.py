@@ -298,7 +298,10 @@ def _used(use: Use, bench: Bench, path: Path) -> int:
 def test_nothing_is_changed_and_told_once(
     bench: Bench, store: str, stand: Stand, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A device, a pipe, a folder, a link or a foreign file stays as it is; it is told once."""
+    """A device, a pipe, a folder, a link or a foreign file stays as it is; it is told once.
+
+    It is a warning, and an error where a limit depends on the file.
+    """
     use, name = STORES[store]
     if store == "slots" and stand is _folder:
         return  # a folder is what they are
@@ -309,8 +312,9 @@ def test_nothing_is_changed_and_told_once(
     if not _used(use, bench, path):
         _used(use, bench, path)
     named = path.with_suffix("") if store == "slots" else path
-    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    told = [said for said in warnings if str(named) in said]
+    level = "ERROR" if store == "usage" else "WARNING"
+    records = [r.getMessage() for r in caplog.records if r.levelname == level]
+    told = [said for said in records if str(named) in said]
     # Two caches are two clients, each of which tells its own user.
     assert len(told) == (2 if store == "replies" else 1), told
     after = _everything_in(bench.folder)
