@@ -29,6 +29,8 @@ _LARGEST_COUNT = 2**63 - 1
 
 _LONGEST_SHOWN = 40
 
+_NUMBERS_REQUESTS = re.compile("request-?id|correlation|trace", re.IGNORECASE)
+
 
 def is_finite(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a number that a float can hold; True and False are not numbers.
@@ -137,6 +139,18 @@ def header_fields(name: str, value: object) -> dict[str, str]:
             )
         fields[field] = text
     return fields
+
+
+def counted_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers that make a request another one.
+
+    Those with credentials do not, nor do those that number requests: each run may have new ones.
+    """
+    return {
+        name.lower(): value
+        for name, value in headers.items()
+        if not is_telling(name) and not _NUMBERS_REQUESTS.search(name)
+    }
 
 
 def text(name: str, value: object) -> str:

@@ -189,13 +189,18 @@ def conceal_user_info(url: str | None) -> None:
 _TELLING_IN_QUERY = ("code", "sig")
 
 
+def is_telling_in_query(name: str) -> bool:
+    """Whether a query parameter of this name is likely to contain a credential."""
+    return is_telling(name) or name.lower() in _TELLING_IN_QUERY
+
+
 def conceal_query(url: str) -> None:
     """Mask the values in the query of ``url`` that are likely to be credentials."""
     if "?" not in url:
         return
     query = url[:].partition("?")[2].partition("#")[0]
     for name, value in parse_qsl(query):
-        if is_telling(name) or name.lower() in _TELLING_IN_QUERY:
+        if is_telling_in_query(name):
             conceal(value)
 
 

@@ -415,8 +415,9 @@ class Provider(ProviderBase, BaseClient):
         return sender.open(call, scope, **how)
 
     def identity(self) -> list[Any]:
-        """The class, the name, the address and the model."""
-        return [*super().identity(), self.base_url, self.model or self.default_model]
+        """The class, the name, the address, the model, and the caller's part of every request."""
+        model = self.model or self.default_model
+        return [*super().identity(), self.base_url, model, *self._always_sent()]
 
 
 _NO_TEXT = Transcript()

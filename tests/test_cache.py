@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from llmproviders import (
     Cached,
     DeadlineExceeded,
     FailoverClient,
     FinishReason,
+    GigaChat,
     ModelNotFoundError,
     OpenAICompatible,
     Reasoning,
@@ -242,6 +244,69 @@ class TestHits:
             # The sandbox has models in one folder.
             with Cached(other, path) as client, pytest.raises(ModelNotFoundError):
                 client.complete("Why?")
+
+    def test_what_every_request_has(self, path: Path) -> None:
+        """Headers and a session's headers and parameters are part of the question: two tenants
+        never share a reply. A key is not, nor what only names the program or numbers requests."""
+
+        def session(headers: dict[str, Any] | None = None, params: Any = None) -> requests.Session:
+            made = requests.Session()
+            made.headers.update(headers or {})
+            made.params = params or {}
+            return made
+
+        own_key = {"Authorization": "Bearer other-key", "X-Api-Key": "other-key"}
+        of_the_program = {"User-Agent": "mine/2", "X-Request-ID": "7", "traceparent": "00-1"}
+        different: list[dict[str, Any]] = [
+            {},
+            {"headers": {"X-Tenant": "a"}},
+            {"headers": {"X-Tenant": "b"}},
+            {"session": session({"X-Tenant": "c"})},
+            {"session": session({"X-Tenant": b"d"})},
+            {"session": session(params={"deployment": "a"})},
+            {"session": session(params={"deployment": ["a", "b"]})},
+            {"session": session(params={"X-Tenant": "a"})},
+        ]
+        same: list[tuple[int, dict[str, Any]]] = [
+            (0, {"headers": {**own_key, **of_the_program}}),
+            (0, {"session": session({**own_key, **of_the_program, "X-Tenant": None})}),
+            (0, {"session": session(params={"api_key": "other-key", "sig": "7", "none": None})}),
+            (0, {"session": session(params="ignored=by-requests")}),
+            (1, {"headers": {"x-tenant": "a", **own_key}}),
+            (1, {"headers": {"x-tenant": "a"}, "session": session({"X-Tenant": "c"})}),
+            (3, {"session": session({"x-tenant": "c"})}),
+        ]
+        with Sandbox() as sandbox:
+            local = sandbox.provider_arguments("openai_compatible")
+            for arguments in different:
+                with Cached(OpenAICompatible(**local, **arguments), path) as client:
+                    assert [client.complete("Why?").cached for _ in range(2)] == [False, True]
+            for number, arguments in same:
+                like, other = (
+                    OpenAICompatible(**local, **given) for given in (different[number], arguments)
+                )
+                with Cached(other, path) as client:
+                    assert client.complete("Why?").cached, arguments
+                assert json.dumps(like.identity()) == json.dumps(other.identity())
+                assert "other-key" not in json.dumps(other.identity())
+
+    def test_gigachats_check_in_the_environment(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A field that GigaChat gets with every chat is part of the question."""
+        with Sandbox() as sandbox:
+            for check in ("", "true", "false"):
+                monkeypatch.setenv("GIGACHAT_PROFANITY_CHECK", check)
+                with Cached(GigaChat(**sandbox.provider_arguments("gigachat")), path) as client:
+                    assert [client.complete("Why?").cached for _ in range(2)] == [False, True]
+
+    def test_a_provider_without_such_settings(self) -> None:
+        """Nothing stands for settings that it does not have: files of older versions answer it."""
+        local = OpenAICompatible(base_url="http://localhost:1/v1", session=requests.Session())
+        assert local.identity() == [
+            *("OpenAICompatible", "OpenAICompatible", "http://localhost:1/v1", "gpt-4o-mini"),
+            True,
+        ]
 
     def test_accept_is_asked(self, path: Path, provider: ScriptedProvider) -> None:
         """A kept reply that ``accept`` turns down is asked for again."""

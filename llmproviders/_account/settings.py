@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from .. import _environment as _environ
-from .._checks import header_fields, shown, text
+from .._checks import counted_headers, header_fields, shown, text
 from .._http.types import (
     DEFAULT_TIMEOUT,
     HTTPRequest,
@@ -25,7 +25,7 @@ from .._http.types import (
     check_url,
     warn_unverified,
 )
-from .._redact import Secret, hidden, is_telling, redact
+from .._redact import Secret, hidden, is_telling, is_telling_in_query, redact
 from .._runtime.scope import CancelScope
 from ..errors import InvalidRequestError, LLMError, MissingAuthError, retold
 from .arguments import (
@@ -70,6 +70,9 @@ _REFUSED_KEY = "refused the key"
 
 # What guest services send instead of a key.
 _NO_KEYS = (None, "undefined", "Bearer null")
+
+# They say what sends a request and how its reply is encoded, not what is asked.
+_OF_THE_PROGRAM = ("accept", "accept-encoding", "connection", "user-agent")
 
 _FALSE = ("0", "f", "false", "n", "no", "off")
 
@@ -381,12 +384,42 @@ class ProviderBase:
         Args:
             headers: the caller's headers for this call.
         """
+        value = self._given_header("authorization", headers)
+        if value is not None:
+            return Secret(repr(value[:]))
         session = self._session
-        for given in (headers, self.headers, {} if session is None else session.headers):
-            for name, value in given.items():
-                if name.lower() == "authorization" and value is not None:
-                    return Secret(repr(value[:]))
         return Secret(repr(session.auth)) if session is not None and session.auth else None
+
+    def _given_header(self, wanted: str, headers: Mapping[str, str]) -> Any:
+        """What the caller sets a header to: for this call, for every call, or in the session.
+
+        Args:
+            wanted: its name, in lower case.
+            headers: the caller's headers for this call.
+        """
+        session = {} if self._session is None else self._session.headers
+        for given in (headers, self.headers, session):
+            for name, value in given.items():
+                if name.lower() == wanted and value is not None:
+                    return value
+        return None
+
+    def _always_sent(self) -> list[Any]:
+        """The caller's headers and query parameters in every request, as JSON; empty without any.
+
+        Credentials are left out, and so is what only describes the program that sends them.
+        """
+        session = self._session
+        headers = counted_headers({} if session is None else session.headers)
+        headers |= counted_headers(self.headers)
+        # requests ignores parameters of any other type.
+        given = session is not None and isinstance(session.params, Mapping) and session.params
+        params = {str(n): v for n, v in (given or {}).items() if not is_telling_in_query(str(n))}
+        sent = [
+            {n: str(v) for n, v in headers.items() if v is not None and n not in _OF_THE_PROGRAM},
+            {n: str(v) for n, v in params.items() if v is not None},
+        ]
+        return sent if any(sent) else []
 
     def _sends_key(self, call: HTTPRequest | None, headers: Mapping[str, str]) -> bool:
         """Whether a call contained anything that may be a key."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,9 +12,8 @@ from hashlib import sha256
 from math import inf
 from typing import Any, NamedTuple
 
-from .._checks import boolean
+from .._checks import boolean, counted_headers
 from .._display.text import shorten
-from .._redact import is_telling
 from .._request import ChatRequest
 from .._runtime.files import open_plain
 from .._runtime.scope import STOPPED
@@ -33,9 +31,6 @@ HALVES = {
     "content_filter": "the service's filter stopped the reply",
 }
 """The finish reasons of replies that are not whole, and what each means."""
-
-# A new value in each run is no other request.
-_NUMBERS_REQUESTS = re.compile("request-?id|correlation|trace", re.IGNORECASE)
 
 _BLOCK = 2**20
 
@@ -299,11 +294,7 @@ def request_hash(request: ChatRequest) -> str:
     attached = getattr(request, "attach", ())
     if attached:
         asked["attach"] = [_file_digest(path) for path in attached]
-    headers = {
-        name.lower(): value
-        for name, value in getattr(request, "extra_headers", {}).items()
-        if not is_telling(name) and not _NUMBERS_REQUESTS.search(name)
-    }
+    headers = counted_headers(getattr(request, "extra_headers", {}))
     if headers:
         asked["extra_headers"] = headers
     return sha256(_canonical(asked).encode()).hexdigest()

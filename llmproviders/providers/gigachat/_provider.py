@@ -211,6 +211,10 @@ class GigaChat(Provider):
             return nullcontext(0.0)
         return Slot(login.credential, self.max_concurrency, scope, file=self._credentials.file)
 
+    def identity(self) -> list[Any]:
+        """Also the fields that every chat has."""
+        return [*super().identity(), *self._defaults.items()]
+
     # -- models
 
     def get_model(self, name: str | None) -> str:
@@ -647,15 +651,9 @@ class GigaChat(Provider):
 
     def _uploads(self, scope: CancelScope, extra_headers: Mapping[str, str]) -> Uploads:
         """The remembered uploads of this account, and of the client if one is named."""
-        session = {} if self._session is None else self._session.headers
-        clients = [
-            str(value)
-            for headers in (extra_headers, self.headers, session)
-            for name, value in headers.items()
-            if name.lower() == "x-client-id"
-        ]
-        account = (self._credentials.of(scope).credential, self.base_url, *clients[:1])
-        return Uploads(digest(*account))
+        client = self._given_header("x-client-id", extra_headers)
+        account = (self._credentials.of(scope).credential, self.base_url)
+        return Uploads(digest(*account, *(() if client is None else (str(client),))))
 
     def _call(
         self,
