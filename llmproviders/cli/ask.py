@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from typing import Any
 
@@ -13,7 +12,7 @@ from .. import _environment as _places
 from .._runtime.scope import SYSTEM_CLOCK, CancelScope
 from ..batch import as_row
 from ..client import BaseClient
-from ..config._settings import ConfigError, Configuration, failover_in_force
+from ..config._settings import ConfigError, failover_in_force
 from ..errors import DeadlineExceeded, LLMError
 from ..failover._client import FailoverClient
 from ..results import Completion, FinishReason, StreamText
@@ -21,7 +20,7 @@ from .arguments import FILE, TEXT
 from .exits import CommandError, Exit, exit_of_error, exit_of_reply
 from .files import WholeFile, locked, read_prompt, read_schema
 from .notes import Line, Notes, Trace, check_stdout, explained, say, tell
-from .options import ATTACH, Choices, call_options
+from .options import ATTACH, Choices, call_options, takes_back
 
 _SOON_S = 0.001
 
@@ -95,7 +94,7 @@ def command(
     destination = _Destination(as_json=as_json, file=file, plain=plain or schema is not None)
     try:
         configuration = choices.configuration()
-        whole = whole or _takes_back(configuration)
+        whole = whole or takes_back(configuration)
         deadline = failover_in_force(configuration)["deadline"].value
         scope = CancelScope.lasting(deadline, clock=SYSTEM_CLOCK)
         text = read_prompt(prompt, scope, with_stdin=with_stdin, notes=notes)
@@ -143,12 +142,6 @@ def _ended(finish: FinishReason, notes: Notes, allow_cut: bool) -> Exit:
     hint = ", or take it as it is with --allow-cut"
     notes.reply(finish, allow_cut=allow_cut, hint=hint)
     return exit_of_reply(finish, allow_cut=allow_cut)
-
-
-def _takes_back(configuration: Configuration) -> bool:
-    """Whether a stream may discard text that was already written to a file or pipe."""
-    chosen = configuration.failover.get("on_interrupt")
-    return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
 
 def _stream(client: BaseClient, text: str, params: dict[str, Any], shown: Line) -> FinishReason:

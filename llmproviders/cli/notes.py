@@ -220,6 +220,11 @@ class Notes:
         if self._level <= logging.WARNING:
             say(message, fg="yellow")
 
+    def tell(self, message: str) -> None:
+        """Print a message that is part of a conversation, at a terminal or with -v."""
+        if self._level <= logging.WARNING:
+            tell(message)
+
     def detail(self, message: str) -> None:
         """Print a detail, only with -v."""
         if self.verbose:

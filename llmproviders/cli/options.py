@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -259,6 +260,12 @@ class Choices:
     def client(self, **arguments: Any) -> FailoverClient:
         """The client that the options describe; ``arguments`` of its class win over them."""
         return self.configuration().having(**arguments).client()
+
+
+def takes_back(configuration: Configuration) -> bool:
+    """Whether a stream may discard text that was already written to a file or pipe."""
+    chosen = configuration.failover.get("on_interrupt")
+    return chosen is not None and chosen.value == "restart" and not sys.stdout.isatty()
 
 
 def call_options(function: Function) -> Function:

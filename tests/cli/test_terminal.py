@@ -11,13 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmproviders._account.ledger import Ledger
 from llmproviders._environment import health_file, usage_file
 from llmproviders._runtime.scope import CancelScope
+from llmproviders.cli.exits import Exit
 from llmproviders.sandbox import Sandbox
+from llmproviders.testing import ScriptedProvider
 from tests.cli.conftest import Configure
 from tests.cli.process import Running, Terminal, run
 from tests.support.terminals import ACTING, HOSTILE
@@ -192,6 +195,104 @@ def test_chat_without_a_terminal(at_sandbox: Sandbox) -> None:
     assert "You asked: one." in first
     assert "You asked: два." in second
     assert "There is no /nothing" in result.err
+
+
+def test_a_chat_that_went_well_tells_nothing(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """Without a terminal, standard error has only what was asked for; with -v, all."""
+    saved, words = tmp_path / "talk.json", ("--no-state", "-p", "openai")
+    lines = f"/system Be brief.\n/model sandbox-large\none\n/retry\n/save {saved}\n"
+    for loaded in ((), ("--load", str(saved))):
+        for quiet in ((), ("-q",)):
+            result = run("chat", *words, *quiet, *loaded, stdin=lines)
+            assert (result.code, result.err) == (0, "")
+    assert "Model: sandbox-large" in run("chat", *words, stdin="/model sandbox-large\n/model").err
+    result = run("chat", *words, "-v", "--load", str(saved), stdin=lines)
+    for told in ("Talking to", "Going on after", "System prompt: Be", "Model: sandbox", "Saved"):
+        assert told in result.err
+    with Terminal("chat", *words, "-q", "--load", str(saved)) as terminal:
+        assert plain(terminal.read_until(PROMPT)).strip() == ">"
+
+
+CUT = {"choices": [{"message": {"content": "Be"}, "finish_reason": "length"}]}
+
+
+@pytest.mark.usefixtures("no_retries")
+@pytest.mark.parametrize(
+    ("fault", "lines", "code"),
+    [
+        ({"status": 503, "times": 2}, "one\ntwo\n", Exit.TRY_LATER),
+        ({"status": 503}, "one\ntwo\n", Exit.TRY_LATER),
+        ({"status": 503}, "one\n/quit\ntwo\n", Exit.TRY_LATER),
+        ({"status": 503}, "one\n/retry\n", Exit.OK),
+        ({"status": 503, "times": 2}, "one\n/retry\n", Exit.TRY_LATER),
+        ({"status": 503, "times": 2}, "one\ntwo\n/retry\n", Exit.TRY_LATER),
+        ({"status": 401}, "one\ntwo\n", Exit.CREDENTIALS),
+        ({"cut_after": 3}, "one\n", Exit.INCOMPLETE),
+        ({"status": 200, "body": CUT}, "one\ntwo\n", Exit.INCOMPLETE),
+        (None, "one\n/save /no/such/folder/x\ntwo\n", Exit.USAGE),
+        (None, "one\n/save /no/such/folder/x.json\n/retry\n", Exit.UNEXPECTED),
+    ],
+)
+def test_a_chat_without_a_terminal_that_failed(
+    at_sandbox: Sandbox, fault: dict[str, Any] | None, lines: str, code: Exit
+) -> None:
+    """Its code is that of the last failure, as ``ask`` has it; ``/retry`` makes up for one."""
+    if fault is not None:
+        at_sandbox.fail("openai", **fault)
+    assert run(*CHAT[:2], "openai", "--no-state", stdin=lines).code == code
+
+
+RESTARTING = """
+[[provider]]
+type = "openai"
+[[provider]]
+type = "deepseek"
+[failover]
+on_interrupt = "restart"
+attempts = 1
+"""
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+def test_a_chat_prints_no_void_text_into_a_pipe(
+    at_sandbox: Sandbox, configure: Configure, cuts: int
+) -> None:
+    """With restart, a pipe gets the reply that counts alone; one that broke off for good, too."""
+    configure(RESTARTING)
+    at_sandbox.fail("openai", cut_after=3)
+    if cuts == 2:
+        at_sandbox.fail("deepseek", cut_after=5)
+    result = run("chat", "--no-state", stdin="Why?\n")
+    assert result.out.count("This is the") == 1
+    if cuts == 1:
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith("This is the DeepSeek sandbox")
+        assert result.out.endswith("costs nothing.\n")
+    else:
+        assert result.code == Exit.INCOMPLETE
+        assert "costs nothing" not in result.out
+
+
+def test_a_saved_chat_with_pictures(at_sandbox: Sandbox, tmp_path: Path) -> None:
+    """/save writes the text of messages that have parts, and how many pictures they have."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    client = ScriptedProvider(["Snow."])
+    chat = client.conversation(
+        messages=[
+            {"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]},
+            {"role": "assistant", "content": "Rain."},
+            {"role": "user", "content": [picture, picture]},
+            {"role": "assistant", "content": "Snow."},
+        ]
+    )
+    chat.save(tmp_path / "talk.json")
+    load = ("--load", str(tmp_path / "talk.json"))
+    result = run("chat", "-p", "openai", *load, stdin=f"/save {tmp_path / 'talk.md'}\n")
+    assert result.code == 0
+    assert (tmp_path / "talk.md").read_text() == (
+        "## User\n\nWhat is it?\n\n(1 attachment)\n\n## Assistant\n\nRain.\n\n"
+        "## User\n\n(2 attachments)\n\n## Assistant\n\nSnow.\n"
+    )
 
 
 PLAIN = {"NO_COLOR": "1"}
