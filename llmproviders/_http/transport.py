@@ -240,7 +240,7 @@ class HTTPReply:
         return body.getvalue()
 
     def read_error(self, limit: int) -> bytes:
-        """As much of the first ``limit`` bytes as arrives: an error is told by its status too.
+        """As much of the first ``limit`` bytes as arrives; the status tells that it is an error.
 
         Raises:
             DeadlineExceeded: the scope's deadline passed.

@@ -205,10 +205,8 @@ class Chat:
             else:
                 WholeFile(str(path)).write(_as_markdown(self._conversation))
         except CommandError as error:
-            self._earlier = error.code
             say(str(error))
         except OSError as error:
-            self._earlier = Exit.UNEXPECTED
             say(f"{path}: {error.strerror or error}")
         else:
             self._notes.tell(f"Saved {len(self._conversation.messages)} messages in {path}")

@@ -229,8 +229,6 @@ CUT = {"choices": [{"message": {"content": "Be"}, "finish_reason": "length"}]}
         ({"status": 401}, "one\ntwo\n", Exit.CREDENTIALS),
         ({"cut_after": 3}, "one\n", Exit.INCOMPLETE),
         ({"status": 200, "body": CUT}, "one\ntwo\n", Exit.INCOMPLETE),
-        (None, "one\n/save /no/such/folder/x\ntwo\n", Exit.USAGE),
-        (None, "one\n/save /no/such/folder/x.json\n/retry\n", Exit.UNEXPECTED),
     ],
 )
 def test_a_chat_without_a_terminal_that_failed(
