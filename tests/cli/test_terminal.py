@@ -232,11 +232,10 @@ CUT = {"choices": [{"message": {"content": "Be"}, "finish_reason": "length"}]}
     ],
 )
 def test_a_chat_without_a_terminal_that_failed(
-    at_sandbox: Sandbox, fault: dict[str, Any] | None, lines: str, code: Exit
+    at_sandbox: Sandbox, fault: dict[str, Any], lines: str, code: Exit
 ) -> None:
     """Its code is that of the last failure, as ``ask`` has it; ``/retry`` makes up for one."""
-    if fault is not None:
-        at_sandbox.fail("openai", **fault)
+    at_sandbox.fail("openai", **fault)
     assert run(*CHAT[:2], "openai", "--no-state", stdin=lines).code == code
 
 
