@@ -238,7 +238,7 @@ class ToolCalls:
             return self._calls[-1]
         if name:
             return None
-        if index < len(self._calls) and self._calls[index].index is None:
+        if 0 <= index < len(self._calls) and self._calls[index].index is None:
             return self._calls[index]
         last = self._calls[-1]
         return None if last.is_whole() else last

@@ -16,6 +16,10 @@ FOUND = (
     ("proxy", b"so://u:\xff\xff:\xff\xff@0:1080"),
     ("usage-file", b"\xff~\xffnotes"),
     ("think-tags", b"\x00 \x00"),
+    (
+        "tool-calls",
+        b'[{"function": {"name": "f"}}, {"index": -2, "function": {"arguments": "{}"}}]',
+    ),
     ("drawn-images", b'2<img src="b2' + _DRAWN + b'9f-4a9b" fuse="true"/>'),
 )
 """Inputs that once let another error out, or gave a wrong text."""
