@@ -116,7 +116,9 @@ class _Call:
         """Whether a piece has the rest of its name, as some servers split it."""
         name, known = function.get("name"), self.function.get("name")
         return (
-            bool(name and known and self.id)
+            isinstance(name, str)
+            and isinstance(known, str)
+            and bool(name and known and self.id)
             and name != known
             and not own_id
             and not function.get("arguments")

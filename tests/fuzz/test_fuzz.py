@@ -16,6 +16,7 @@ FOUND = (
     ("proxy", b"so://u:\xff\xff:\xff\xff@0:1080"),
     ("usage-file", b"\xff~\xffnotes"),
     ("think-tags", b"\x00 \x00"),
+    ("tool-calls", b'[{"id": "a", "function": {"name": "f"}}, {"function": {"name": 7}}]'),
     (
         "tool-calls",
         b'[{"function": {"name": "f"}}, {"index": -2, "function": {"arguments": "{}"}}]',
