@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import trustme
@@ -143,14 +144,28 @@ def _alarm(error: BaseException | None) -> Iterator[None]:
         yield
         return
 
-    def ring(*_: object) -> None:
+    def ring(_: int, frame: FrameType | None) -> None:
+        if _loses_errors(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return
         raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _loses_errors(frame: FrameType | None) -> bool:
+    """Whether Python drops what is raised here: in a finalizer, or a weak reference's callback."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename.endswith(("_weakrefset.py", "weakref.py")):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _after(cell: Cell, client: BaseClient, sent: threading.Event) -> str:
